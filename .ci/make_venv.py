@@ -1,0 +1,84 @@
+"""Make `.venv` with the pinned packages, or leave it as it is where the pins have not changed.
+
+Runs on any Python; says in one line what is missing where it cannot go on.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+VENV = os.path.join(ROOT, ".venv")
+PYTHON = os.path.join(VENV, "bin", "python")
+STAMP = os.path.join(VENV, "medseg-stamp")
+LEAST = (3, 11)
+
+
+def stamp():
+    """Return what the environment depends on: the pins, the dependencies, the interpreter, the place."""
+    digest = hashlib.sha256(repr((sys.version_info[:2], ROOT)).encode())
+    for name in ("constraints.txt", "pyproject.toml", ".ci/make_venv.py"):
+        with open(os.path.join(ROOT, name), "rb") as file:
+            digest.update(file.read())
+    return digest.hexdigest()
+
+
+def read_stamp():
+    """Return the stamp of the environment that is there, or nothing."""
+    if not os.path.exists(STAMP) or not os.path.exists(PYTHON):
+        return ""
+    with open(STAMP) as file:
+        return file.read()
+
+
+def main():
+    """Make the environment where it is missing or out of date."""
+    if sys.version_info < LEAST:
+        sys.exit("medseg needs Python %d.%d or newer, this is %s: make PYTHON=python3.11" % (*LEAST, sys.version.split()[0]))
+    wanted = stamp()
+    if read_stamp() == wanted:
+        return
+    print("making .venv (about 8 GB with PyTorch's CUDA build; some minutes)", flush=True)
+    if subprocess.call([sys.executable, "-m", "venv", "--clear", VENV], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL):
+        # Debian and Ubuntu ship Python without ensurepip; pip then comes from the package index
+        subprocess.check_call([sys.executable, "-m", "venv", "--clear", "--without-pip", VENV])
+        bootstrap_pip()
+    pip = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.check_call([*pip, "-c", os.path.join(ROOT, "constraints.txt"), "-e", os.path.join(ROOT, "") + "[dev]"])
+    with open(STAMP, "w") as file:
+        file.write(wanted)
+
+
+def bootstrap_pip():
+    """Put pip into an environment made without it: by a pip that is there, else from the package index's own page."""
+    if subprocess.call([sys.executable, "-m", "pip", "--version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) == 0:
+        subprocess.check_call([sys.executable, "-m", "pip", "--python", PYTHON, "install", "--quiet", "pip"])
+        return
+    import json
+    import re
+    import urllib.parse
+    import urllib.request
+
+    index = os.environ.get("PIP_INDEX_URL", "https://pypi.org/simple").rstrip("/")
+    request = urllib.request.Request(index + "/pip/", headers={"Accept": "application/vnd.pypi.simple.v1+json"})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            files = json.load(answer)["files"]
+        release = re.compile(r"pip-[\d.]+-py3-none-any\.whl$")
+        wheel = [f for f in files if release.match(f["filename"]) and not f.get("yanked")][-1]
+        url = urllib.parse.urljoin(index + "/pip/", wheel["url"])
+        with urllib.request.urlopen(url, timeout=120) as answer:
+            content = answer.read()
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        sys.exit("this Python has no pip and none could be fetched (%s): sudo apt install python3-venv" % error)
+    if hashlib.sha256(content).hexdigest() != wheel["hashes"]["sha256"]:
+        sys.exit("the fetched pip does not have the checksum that the index names")
+    path = os.path.join(VENV, wheel["filename"])
+    with open(path, "wb") as file:
+        file.write(content)
+    subprocess.check_call([PYTHON, os.path.join(path, "pip"), "install", "--quiet", path])
+    os.remove(path)
+
+
+main()

@@ -1,0 +1,41 @@
+# make demo    installs, trains a small LFA U-Net, prints its table (DATA=<Drosophila stack1> for real sections)
+# make test    installs, runs style, types and tests
+PYTHON ?= python3
+RUN := .venv/bin/python
+BUNDLE := bundles/lfa_unet_drosophila
+DEMO := build/demo
+MINUTES ?= $(if $(DATA),5,3)
+export OMP_NUM_THREADS ?= $(shell nproc)
+
+.PHONY: demo test lint venv docs clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+venv:
+	@$(PYTHON) .ci/make_venv.py
+
+demo: venv
+	@rm -rf $(DEMO)
+ifdef DATA
+	@$(RUN) data_scripts/drosophila.py --source "$(DATA)" --output $(DEMO)/data
+else
+	@$(RUN) data_scripts/synthetic.py --output $(DEMO)/data
+endif
+	@$(RUN) -m monai.bundle run --config_file "['$(BUNDLE)/configs/train.yaml','$(BUNDLE)/configs/small.yaml','$(BUNDLE)/configs/demo.yaml']" \
+	  --dataset_dir $(DEMO)/data --output_dir $(DEMO)/run --publish None --max_minutes $(MINUTES)
+	@$(RUN) -m monai.bundle run --config_file "['$(BUNDLE)/configs/train.yaml','$(BUNDLE)/configs/small.yaml','$(BUNDLE)/configs/evaluate.yaml']" \
+	  --dataset_dir $(DEMO)/data --ckpt $(DEMO)/run/model.pt --output_dir $(DEMO)/run/test
+	@.venv/bin/medseg report $(DEMO)/run
+
+test: venv lint
+	@.venv/bin/pytest
+
+lint: venv
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+
+clean:
+	rm -rf build .venv

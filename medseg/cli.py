@@ -1,0 +1,149 @@
+"""The command ``medseg``: parses, calls the package, prints. Each command imports the heavy packages it needs.
+
+A further command is one row of `COMMANDS`: its name, help, and two functions, one that adds arguments and one that
+runs and returns the exit status (0 done, 1 done with errors in the data, 2 wrong usage or input).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medseg import __version__
+from medseg.data.schema import DatalistError
+
+if TYPE_CHECKING:
+    from medseg.data.check import Report
+
+__all__ = ["COMMANDS", "Command", "main"]
+
+_SHOWN_PER_CODE = 10
+OWN_ERRORS = (DatalistError,)
+"""Errors whose message says it all: shown as one line, without a traceback."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of the program."""
+
+    name: str
+    help: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+def _check_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("datalist", type=Path, help="datalist JSON file")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.add_argument(
+        "--fold-key", action="append", metavar="KEY", help="fold scheme that must not split a group (default: fold)"
+    )
+    parser.add_argument("--workers", type=_positive, metavar="N", help="reading threads (default: CPUs, at most 8)")
+    parser.add_argument("--no-cache", action="store_true", help="read every file, whatever is known of it")
+    parser.add_argument("--in-channels", type=_positive, metavar="N", help="channels the network takes")
+    parser.add_argument("--num-classes", type=_positive, metavar="N", help="classes the network gives")
+    parser.add_argument("--roi-size", type=int, nargs="+", metavar="EDGE", help="window edges, -1 for a whole axis")
+    parser.add_argument("--allow-smaller", action="store_true", help="images smaller than the window are a warning")
+
+
+def _check(options: argparse.Namespace) -> int:
+    from medseg.data.check import check_datalist
+    from medseg.data.progress import progress_bar
+
+    with progress_bar("checking") as update:
+        report = check_datalist(
+            options.datalist,
+            fold_keys=options.fold_key,
+            in_channels=options.in_channels,
+            num_classes=options.num_classes,
+            roi_size=options.roi_size,
+            allow_smaller=options.allow_smaller,
+            workers=options.workers,
+            progress=update,
+            cache=not options.no_cache,
+        )
+    if options.json:
+        sys.stdout.write(json.dumps(report.to_dict(), indent=1) + "\n")
+    else:
+        _print_report(report)
+    return 0 if report.ok else 1
+
+
+def _print_report(report: Report) -> None:
+    from collections import Counter
+
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(soft_wrap=not sys.stdout.isatty())
+    table = Table("", "finding", "file, value and remedy", box=None, pad_edge=False)
+    shown: Counter[str] = Counter()
+    for finding in report.findings:
+        shown[finding.code] += 1
+        if shown[finding.code] > _SHOWN_PER_CODE:
+            continue
+        if console.is_terminal:
+            style = "red" if finding.severity == "error" else "yellow"
+            table.add_row(Text(finding.severity, style), finding.code, Text(finding.message, overflow="fold"))
+        else:  # a line for each finding, for grep
+            console.print(Text(f"{finding.severity}: {finding.code}: {finding.message}"))
+    if table.row_count:
+        console.print(table)
+    for code, count in shown.items():
+        if count > _SHOWN_PER_CODE:
+            console.print(Text(f"... and {count - _SHOWN_PER_CODE} more {code}; --json lists all"))
+    known = f" ({report.files - report.files_read} known from an earlier check)" * (report.files_read < report.files)
+    console.print(
+        Text(
+            f"{report.path}: {report.files} files{known}, {len(report.errors)} errors, "
+            f"{len(report.warnings)} warnings, {report.seconds:.1f} s"
+        )
+    )
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value
+
+
+COMMANDS = (Command("check", "report what is wrong with a data set", _check_arguments, _check),)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program.
+
+    Args:
+        arguments: the command line without the program's name; by default that of the process.
+
+    Returns:
+        The exit status.
+    """
+    parser = argparse.ArgumentParser(prog="medseg", description="Attention networks for image segmentation.")
+    parser.add_argument("--version", action="version", version=f"medseg {__version__}")
+    commands = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        below = commands.add_parser(command.name, help=command.help, description=command.help)
+        command.add_arguments(below)
+        below.set_defaults(run=command.run)
+    options = parser.parse_args(arguments)
+    try:
+        status: int = options.run(options)
+    except OWN_ERRORS as error:
+        sys.stderr.write(f"medseg: error: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("medseg: interrupted\n")
+        return 130
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""Integrity check of a data set before anything is trained on it: `medseg check` and the first step of a training."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medseg.data import check_rules
+from medseg.data.check_rules import Case, Finding, Requirements
+from medseg.data.datalist import Datalist, DatalistError
+from medseg.data.file_facts import Progress, cache_folder, measure_all
+
+__all__ = ["Finding", "Report", "check_datalist"]
+
+_LISTED = 10
+
+
+@dataclass(frozen=True)
+class Report:
+    """Result of a check.
+
+    Args:
+        path: the datalist.
+        findings: what was found, errors first.
+        files: number of files that exist.
+        files_read: how many of them were read; the others were known from the cache.
+        seconds: duration of the check.
+    """
+
+    path: Path
+    findings: tuple[Finding, ...]
+    files: int
+    files_read: int
+    seconds: float
+
+    @property
+    def errors(self) -> list[Finding]:
+        """Findings that forbid training."""
+        return [finding for finding in self.findings if finding.severity == "error"]
+
+    @property
+    def warnings(self) -> list[Finding]:
+        """Findings that a person should look at."""
+        return [finding for finding in self.findings if finding.severity == "warning"]
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no error."""
+        return not self.errors
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain values for JSON."""
+        return {
+            "datalist": str(self.path),
+            "ok": self.ok,
+            "errors": len(self.errors),
+            "warnings": len(self.warnings),
+            "files": self.files,
+            "files_read": self.files_read,
+            "seconds": round(self.seconds, 3),
+            "findings": [finding.to_dict() for finding in self.findings],
+        }
+
+    def raise_for_errors(self) -> None:
+        """Raise if there are errors.
+
+        Raises:
+            DatalistError: with the first ten errors.
+        """
+        errors = self.errors
+        if not errors:
+            return
+        lines = [f"  {finding.code}: {finding.message}" for finding in errors[:_LISTED]]
+        if len(errors) > _LISTED:
+            lines.append(f"  ... and {len(errors) - _LISTED} more; `medseg check {self.path}` lists them")
+        plural = "s" if len(errors) > 1 else ""
+        raise DatalistError("\n".join([f"{self.path}: {len(errors)} error{plural} in the data", *lines]))
+
+
+def check_datalist(
+    path: str | os.PathLike[str] | Datalist,
+    *,
+    fold_keys: Sequence[str] | None = None,
+    in_channels: int | None = None,
+    num_classes: int | None = None,
+    roi_size: Sequence[int] | None = None,
+    allow_smaller: bool = False,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    cache: bool = True,
+) -> Report:
+    """Read every file that a datalist names and report what is wrong with them.
+
+    Measurements are kept in `cache_folder` by path, size and modification time: a second check over unchanged files
+    reads none.
+
+    Args:
+        path: the datalist or its file.
+        fold_keys: fold schemes in which a group must not be split; by default ``fold`` where the entries have it, and
+            ``fold`` may be named for a datalist without folds. The three lists are always compared.
+        in_channels: channels the network takes.
+        num_classes: classes the network gives.
+        roi_size: window edges of training and inference in pixels; an edge of -1 means the whole axis.
+        allow_smaller: report images smaller than the window as warnings, for pipelines that pad.
+        workers: threads that read; by default one for each CPU, at most 8.
+        progress: called as ``progress(files done, files in all)``.
+        cache: keep and use measurements.
+
+    Raises:
+        DatalistError: if the datalist itself cannot be used or has no such fold scheme.
+    """
+    start = time.perf_counter()
+    datalist = path if isinstance(path, Datalist) else Datalist.load(path)
+    wanted = ("fold",) if fold_keys is None else fold_keys
+    without = not datalist.fold_keys or fold_keys is None
+    schemes = [key for key in wanted if key in datalist.fold_keys or not (key == "fold" and without)]
+    for key in schemes:
+        datalist.folds(key)
+    places = [
+        (split, index) for split in ("training", "validation", "test") for index in range(len(getattr(datalist, split)))
+    ]
+    entries = [datalist.absolute(entry) for _, entry in datalist.entries()]
+    files = [(Path(entry[key]), key == "label") for entry in entries for key in ("image", "label") if key in entry]
+    cache_file = None
+    if cache:
+        name = hashlib.sha256(str(datalist.path).encode()).hexdigest()[:24]
+        cache_file = cache_folder() / "check" / f"{name}.json"
+    workers = workers if workers is not None else min(8, os.cpu_count() or 1)
+    facts, read = measure_all(files, cache_file=cache_file, workers=workers, progress=progress)
+    cases = [Case.build(split, index, entry, facts) for (split, index), entry in zip(places, entries, strict=True)]
+    requirements = Requirements(in_channels, num_classes, tuple(roi_size) if roi_size else None, allow_smaller)
+    findings = check_rules.find_all(datalist, cases, schemes, requirements)
+    findings.sort(key=lambda finding: finding.severity != "error")
+    return Report(datalist.path, tuple(findings), len(facts), read, time.perf_counter() - start)

@@ -1,0 +1,177 @@
+"""What the integrity check needs to know of a file, measured once and cached by the file's stamp."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medseg.data.atomic import atomic_write
+from medseg.data.images import ImageError, read_image
+
+__all__ = ["CHECKER_VERSION", "MAX_LABEL_VALUES", "FileFacts", "cache_folder", "measure", "measure_all"]
+
+CHECKER_VERSION = 1
+"""Counted up when a measurement changes, so that older cache entries are not used."""
+
+MAX_LABEL_VALUES = 512
+"""How many different values of a label are kept; the smallest ones where there are more."""
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """Measurements of one file.
+
+    Args:
+        shape: spatial shape.
+        channels: number of channels.
+        spacing: size of a pixel along each axis, ``None`` where the format states none.
+        palette: whether the file stores palette indices.
+        not_finite: number of NaN and infinite values.
+        values: a label's different values, ascending; ``None`` for an image.
+        fractions: whether a label holds values that are not integers.
+        sha256: hash of the file's bytes.
+        error: why the file cannot be read, or ``None``; then the rest means nothing.
+    """
+
+    shape: tuple[int, ...] = ()
+    channels: int = 0
+    spacing: tuple[float, ...] | None = None
+    palette: bool = False
+    not_finite: int = 0
+    values: tuple[int, ...] | None = None
+    fractions: bool = False
+    sha256: str = ""
+    error: str | None = None
+
+
+def cache_folder() -> Path:
+    """Return medseg's cache folder: ``$MEDSEG_CACHE``, else ``medseg`` in the user's XDG cache folder."""
+    own = os.environ.get("MEDSEG_CACHE")
+    if own:
+        return Path(own)
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared else Path.home() / ".cache") / "medseg"
+
+
+def measure(path: Path, *, label: bool) -> FileFacts:
+    """Read one file and measure it.
+
+    Args:
+        path: the file, which exists.
+        label: whether it is a label; then its values are listed.
+    """
+    try:
+        image = read_image(path, label=label)
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except (ImageError, OSError) as error:
+        return FileFacts(error=str(error))
+    array = image.array
+    not_finite = 0
+    if array.dtype.kind == "f":
+        not_finite = int(array.size - np.count_nonzero(np.isfinite(array)))
+    values: tuple[int, ...] | None = None
+    fractions = False
+    if label:
+        if array.dtype == np.uint8:
+            found = np.flatnonzero(np.bincount(array.ravel(), minlength=256))
+        else:
+            found = np.unique(array[np.isfinite(array)] if not_finite else array)
+            fractions = found.dtype.kind == "f" and bool(np.any(found != np.rint(found)))
+        values = tuple(int(value) for value in found[:MAX_LABEL_VALUES])
+    return FileFacts(
+        shape=tuple(image.shape),
+        channels=image.channels,
+        spacing=image.spacing,
+        palette=image.palette,
+        not_finite=not_finite,
+        values=values,
+        fractions=fractions,
+        sha256=digest,
+    )
+
+
+def measure_all(
+    files: Iterable[tuple[Path, bool]],
+    *,
+    cache_file: Path | None,
+    workers: int,
+    progress: Progress | None = None,
+) -> tuple[dict[tuple[Path, bool], FileFacts], int]:
+    """Measure files in parallel threads (decoders release the interpreter lock), from the cache where possible.
+
+    A cache entry holds for a file of the same path, size and modification time (ns). A file that could not be read
+    is never cached.
+
+    Args:
+        files: path and whether it is a label; missing files are left out of the result.
+        cache_file: JSON file of earlier measurements, or ``None``.
+        workers: number of threads.
+        progress: called with the number of files done and the number of all, from the calling thread.
+
+    Returns:
+        The facts, and how many files were read.
+    """
+    stamps = {key: stamp for key in dict.fromkeys(files) if (stamp := _stamp(*key)) is not None}
+    cached = _load_cache(cache_file)
+    facts = {key: cached[stamp] for key, stamp in stamps.items() if stamp in cached}
+    todo = [key for key in stamps if key not in facts]
+    if progress is not None:
+        progress(len(facts), len(stamps))
+    with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
+        running = {pool.submit(measure, path, label=label): (path, label) for path, label in todo}
+        for future in as_completed(running):
+            facts[running[future]] = future.result()
+            if progress is not None:
+                progress(len(facts), len(stamps))
+    if cache_file is not None and todo:
+        _save_cache(cache_file, {stamps[key]: value for key, value in facts.items() if value.error is None})
+    return facts, len(todo)
+
+
+def _stamp(path: Path, label: bool) -> str | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return f"{'label' if label else 'image'}|{status.st_size}|{status.st_mtime_ns}|{path}"
+
+
+def _load_cache(cache_file: Path | None) -> dict[str, FileFacts]:
+    if cache_file is None or not cache_file.exists():
+        return {}
+    try:
+        content = json.loads(cache_file.read_text(encoding="utf-8"))
+        if content["version"] != CHECKER_VERSION:
+            return {}
+        return {stamp: FileFacts(**_with_tuples(entry)) for stamp, entry in content["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        logger.warning("%s: damaged cache of the data check (%s); measuring all files again", cache_file, error)
+        return {}
+
+
+def _save_cache(cache_file: Path, facts: dict[str, FileFacts]) -> None:
+    content = {"version": CHECKER_VERSION, "files": {stamp: asdict(entry) for stamp, entry in facts.items()}}
+    try:
+        cache_file.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(cache_file) as temporary:
+            temporary.write_text(json.dumps(content), encoding="utf-8")
+    except OSError as error:
+        logger.warning("%s: cannot keep the data check's cache (%s); set MEDSEG_CACHE", cache_file, error)
+
+
+def _with_tuples(entry: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}

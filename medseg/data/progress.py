@@ -1,0 +1,44 @@
+"""Progress bars for the command line: shown on a terminal, silent elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+__all__ = ["progress_bar"]
+
+
+@contextmanager
+def progress_bar(title: str, *, transfer: bool = False) -> Iterator[Callable[[int, int | None], None]]:
+    """Show a bar on standard error while the body runs.
+
+    Args:
+        title: text before the bar.
+        transfer: count bytes, not items.
+
+    Yields:
+        A function to call with what is done and what there is in all (``None`` if unknown).
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    console = Console(file=sys.stderr)
+    counted: list[ProgressColumn] = [DownloadColumn(), TransferSpeedColumn()] if transfer else [MofNCompleteColumn()]
+    columns = [TextColumn("{task.description}"), BarColumn(), *counted, TimeRemainingColumn()]
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=None)
+
+        def update(done: int, total: int | None) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield update

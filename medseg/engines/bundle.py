@@ -1,0 +1,235 @@
+"""What a bundle's YAML calls before work starts: requirements, a sound configuration, sound data.
+
+MONAI ignores an override that nothing reads (``--max_epoch 5``) and reports bad input as a long trace. Here both end in
+one line that names the value and the remedy.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from medseg.engines.config import ConfigError, check_config, declared_keys
+from medseg.engines.distributed import rank, world_size
+
+logger = logging.getLogger(__name__)
+
+_SHOWN = 5  # warnings of the data check
+
+
+class InputError(ValueError):
+    """Input that a run cannot start with."""
+
+
+# ---------------------------------------------------------------------------------------------- the running workflow
+
+
+def _callers() -> Iterator[Any]:
+    frame = inspect.currentframe()
+    while frame is not None:
+        yield frame.f_locals.get("self")
+        frame = frame.f_back
+
+
+def _parser() -> Any:
+    """Return the `ConfigParser` whose expression is calling, or ``None``."""
+    from monai.bundle import ConfigParser
+
+    return next((caller for caller in _callers() if isinstance(caller, ConfigParser)), None)
+
+
+def _workflow() -> Any:
+    from monai.bundle import ConfigWorkflow
+
+    return next((caller for caller in _callers() if isinstance(caller, ConfigWorkflow)), None)
+
+
+def root() -> str:
+    """Return the bundle's folder: the one whose configuration is running, wherever the program was started.
+
+    Raises:
+        ConfigError: outside a bundle run, where there is none to find.
+    """
+    workflow = _workflow()
+    if workflow is not None:
+        folder = Path(workflow.config_root_path).resolve()
+        return str(folder.parent if folder.name == "configs" else folder)
+    if Path("configs").is_dir():
+        return str(Path.cwd())
+    raise ConfigError("the bundle's folder is not known here; pass --bundle_root")
+
+
+def run_name(prefix: str) -> str:
+    """Return a name for a new run, the same in all processes: ``prefix`` and the time.
+
+    Args:
+        prefix: such as the bundle's name.
+    """
+    names = [f"{prefix}_{time.strftime('%Y%m%d_%H%M%S')}_{time.time_ns() // 1000 % 1000:03d}"]
+    if world_size() > 1:
+        import torch.distributed as dist
+
+        dist.broadcast_object_list(names, src=0)
+    return names[0]
+
+
+def resume_folder(resume: bool | str, runs: str | Path, name: str) -> str:
+    """Return the run's folder: a new one, the named one, or with ``resume`` the newest that is not finished.
+
+    Args:
+        resume: ``False``, ``True``, or a run's folder.
+        runs: folder of all runs.
+        name: of a new run.
+    """
+    if isinstance(resume, str):
+        return resume
+    if resume:
+        open_runs = [p.parent.parent for p in Path(runs).glob("*/checkpoints/last.pt")]
+        if open_runs:
+            return str(max(open_runs, key=lambda p: (p / "checkpoints" / "last.pt").stat().st_mtime))
+        logger.warning("--resume: no run with a checkpoint in %s; starting a new one", Path(runs).name)
+    return str(Path(runs) / name)
+
+
+# ---------------------------------------------------------------------------------------------- before work starts
+
+
+def start() -> None:
+    """Prepare a run: short errors, quiet helpers, requirements (``configs/metadata.json``), configuration.
+
+    Raises:
+        ConfigError: if a required package is missing or too old, or a configuration key has no effect.
+    """
+    sys.excepthook = _short_errors
+    _quieten()
+    parser = _parser()
+    if parser is None:
+        raise ConfigError("medseg.engines.bundle.start is for a bundle's `initialize`; no configuration is running")
+    check_requirements(parser.get("_meta_") or _metadata(root()))
+    workflow = _workflow()
+    if workflow is None:
+        check_config(parser.get(), ("initialize", "run", "finalize"))
+    else:
+        entry_points = (workflow.init_id, workflow.run_id, workflow.final_id)
+        check_config(parser.get(), entry_points, declared_keys(Path(workflow.config_root_path)))
+
+
+def _metadata(bundle_root: str) -> dict[str, Any]:
+    import json
+
+    path = Path(bundle_root) / "configs" / "metadata.json"
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
+
+
+def check_requirements(metadata: Mapping[str, Any]) -> None:
+    """Compare ``required_packages_version`` and MONAI's and PyTorch's with what is installed.
+
+    Args:
+        metadata: the bundle's metadata.
+
+    Raises:
+        ConfigError: naming what to install.
+    """
+    from packaging.version import Version
+
+    needed = dict(metadata.get("required_packages_version", {}))
+    wanting = []
+    for package, least in needed.items():
+        try:
+            installed = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            wanting.append(f"{package}>={least} (not installed)")
+            continue
+        if Version(Version(installed).base_version) < Version(least):
+            wanting.append(f"{package}>={least} (installed: {installed})")
+    if wanting:
+        names = " ".join(f"'{w.split(' ')[0]}'" for w in wanting)
+        raise ConfigError(f"this bundle needs {', '.join(wanting)}: pip install {names}")
+
+
+def check_data(datalist: str, *, fold_key: str = "fold", roi_size: list[int] | None = None) -> None:
+    """Check the datalist and every file in it before training; fast where nothing changed since the last time.
+
+    Channels and classes are compared with those of the running configuration's ``network_def``. Groups must not be
+    split in the scheme ``fold``; another scheme, such as random crops, is a choice, and is only warned of.
+
+    Args:
+        datalist: the JSON file.
+        fold_key: the fold scheme in use.
+        roi_size: window of training, which no image may be smaller than.
+
+    Raises:
+        DatalistError: if the datalist cannot be used, or with what was found.
+    """
+    if rank() != 0:
+        return
+    from medseg.data.check import check_datalist
+
+    parser = _parser()
+    network = (parser.get("network_def") if parser is not None else None) or {}
+    report = check_datalist(
+        datalist,
+        fold_keys=[fold_key] if fold_key == "fold" else [],
+        in_channels=network.get("in_channels"),
+        num_classes=network.get("out_channels"),
+        roi_size=roi_size,
+    )
+    if fold_key != "fold":
+        logger.warning("folds by %s may split a group (patient, section) between training and test", fold_key)
+    for finding in report.warnings[:_SHOWN]:
+        logger.warning("%s: %s", finding.code, finding.message)
+    if len(report.warnings) > _SHOWN:
+        logger.warning("and %d more; `medseg check` lists them", len(report.warnings) - _SHOWN)
+    report.raise_for_errors()
+
+
+def resolved_config() -> dict[str, Any]:
+    """Return the running configuration with what was evaluated to a plain value in place of its expression."""
+    parser = _parser()
+    if parser is None:
+        return {}
+    resolved = parser.ref_resolver.resolved_content
+
+    def walk(value: Any, name: str) -> Any:
+        if isinstance(value, Mapping):
+            return {k: walk(v, f"{name}::{k}" if name else str(k)) for k, v in value.items()}
+        if isinstance(value, list):
+            return [walk(v, f"{name}::{n}") for n, v in enumerate(value)]
+        known = resolved.get(name, value)
+        return known if isinstance(known, str | int | float | bool | None) else value
+
+    skipped = ("imports", "initialize", "run", "finalize", "_meta_")
+    return {k: walk(v, k) for k, v in parser.get().items() if k not in skipped}
+
+
+# ---------------------------------------------------------------------------------------------- errors and noise
+
+
+def _short_errors(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print one line for an error of the input, the trace for anything else."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if type(cause).__module__.split(".")[0] == "medseg":
+            sys.stderr.write(f"error: {cause}\n")
+            return
+        cause = cause.__cause__ or cause.__context__
+    sys.__excepthook__(kind, error, trace)
+
+
+def _quieten() -> None:
+    if rank() != 0:
+        logging.getLogger().setLevel(logging.WARNING)
+    logging.getLogger("medseg").setLevel(logging.WARNING if rank() else logging.INFO)
+    for name in ("ignite", "alembic", "monai.bundle.config_parser"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("medseg.engines.trainer.Trainer", "medseg.engines.evaluator.Evaluator", "monai.engines"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*nvImageCodec.*")

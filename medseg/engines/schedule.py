@@ -1,0 +1,75 @@
+"""Learning-rate schedules per iteration, by iterations or by the wall clock."""
+
+from __future__ import annotations
+
+import math
+
+from torch.optim import Optimizer
+
+KINDS = ("constant", "poly", "cosine")
+
+
+class Schedule:
+    """Set the learning rate of every parameter group from how far training has come.
+
+    The rate is the group's own initial rate times a factor of the progress p in [0, 1]: 1 (``constant``),
+    ``(1 - p) ** power`` (``poly``), ``(1 + cos(pi p)) / 2`` (``cosine``; LFA U-Net, eq. 3). With a budget in minutes
+    the progress is the larger of iterations done over all iterations and seconds spent over the budget, so that the
+    schedule ends when the time does.
+
+    Args:
+        optimizer: its groups' rates at construction are the initial rates.
+        kind: ``"constant"``, ``"poly"`` or ``"cosine"``.
+        iterations: optimiser iterations of the whole training.
+        power: exponent of ``poly``.
+        warmup: iterations over which the rate rises linearly from near zero.
+        max_minutes: wall-clock budget in minutes; ``None`` for none.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        kind: str,
+        iterations: int,
+        *,
+        power: float = 0.9,
+        warmup: int = 0,
+        max_minutes: float | None = None,
+    ) -> None:
+        if kind not in KINDS:
+            raise ValueError(f"schedule is {kind!r}; choose one of {', '.join(KINDS)}")
+        if max_minutes is not None and max_minutes <= 0:
+            raise ValueError(f"max_minutes is {max_minutes}; it must be above 0, or null for no limit")
+        if warmup < 0:
+            raise ValueError(f"warmup is {warmup} iterations; it must not be negative")
+        self.optimizer = optimizer
+        self.kind = kind
+        self.iterations = max(1, iterations)
+        self.power = power
+        self.warmup = warmup
+        self.max_minutes = max_minutes
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+
+    def factor(self, iteration: int, seconds: float) -> float:
+        """Return the factor before iteration ``iteration`` (from 0) after ``seconds`` of training."""
+        progress = iteration / self.iterations
+        if self.max_minutes is not None:
+            progress = max(progress, seconds / (60 * self.max_minutes))
+        progress = min(1.0, progress)
+        rise = min(1.0, (iteration + 1) / self.warmup) if self.warmup else 1.0
+        if self.kind == "poly":
+            return rise * (1 - progress) ** self.power
+        if self.kind == "cosine":
+            return rise * (1 + math.cos(math.pi * progress)) / 2
+        return rise
+
+    def step(self, iteration: int, seconds: float = 0.0) -> float:
+        """Set the rates for iteration ``iteration`` (from 0) and return the first group's."""
+        factor = self.factor(iteration, seconds)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+        return float(self.optimizer.param_groups[0]["lr"])

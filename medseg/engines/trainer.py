@@ -1,0 +1,406 @@
+"""The training engine: MONAI's `SupervisedTrainer` with what a dependable run needs around it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from ignite.engine import Events
+from monai.engines import SupervisedTrainer
+from monai.engines.utils import IterationEvents
+from monai.inferers import Inferer, SimpleInferer
+from torch import Tensor, nn
+
+from medseg.engines.averaging import moving_average
+from medseg.engines.checkpoint import load_weights, save_checkpoint, unwrap
+from medseg.engines.distributed import rank, world_size
+from medseg.engines.loading import SegmentationDataset, make_loader
+from medseg.engines.precision import autocast, network_to_channels_last, resolve_precision, to_memory_format
+from medseg.engines.progress import Progress
+from medseg.engines.schedule import Schedule
+
+if TYPE_CHECKING:
+    from medseg.engines.evaluator import Evaluator
+    from medseg.engines.run import Run
+
+logger = logging.getLogger(__name__)
+
+_CHECK_EVERY = 10  # iterations between looks at the loss, each of which waits for the device
+
+
+class TrainingError(ValueError):
+    """Training that cannot start or cannot go on."""
+
+
+class Trainer(SupervisedTrainer):
+    """Train a network: schedule, precision, averaging, validation, checkpoints, resume, budget, progress, records.
+
+    Everything random depends on (seed, epoch, sample) alone and an epoch is committed by one atomic file, so a run
+    that was killed at any moment and resumed ends with the weights of an uninterrupted one.
+
+    Args:
+        max_epochs: epochs of the whole schedule.
+        device: where to train.
+        dataset: training samples with ``image`` ``(C, *S)`` and ``label`` ``(1, *S)``.
+        network: the network, on ``device``.
+        loss_function: takes what the network returns and the label ``(B, 1, *S)`` (or, where the data set gives
+            further targets, the batch), gives a scalar.
+        optimizer: over the network's parameters.
+        run: the run's folder and records.
+        batch_size: samples a step and process.
+        num_workers: loading processes.
+        inferer: how the training forward is called; MONAI's ``SimpleInferer`` by default.
+        evaluator: validates and picks the best weights; without one, or without validation samples, the last
+            weights are the result.
+        val_interval: epochs between validations.
+        schedule: ``"constant"``, ``"poly"`` or ``"cosine"``.
+        schedule_power: exponent of ``poly``.
+        warmup: iterations of linear rise.
+        max_minutes: wall-clock budget, validation included; the schedule is fitted to it.
+        precision: ``"fp32"``, ``"bf16"``, ``"fp16"`` or ``"auto"`` (bf16 on a GPU that has it, else fp32).
+        channels_last: keep activations channels-last.
+        compile: pass the network through ``torch.compile``.
+        accumulation_steps: batches a step of the optimiser.
+        clip_grad_norm: largest norm of the gradient.
+        ema_decay: average the weights with this decay; validation and the saved best use the average.
+        early_stop: stop after so many validations without a better score.
+        resume: go on from the run's last checkpoint, where there is one.
+        seed: of shuffling, augmentation and dropout.
+
+    Raises:
+        ValueError: if an option is out of range.
+        TrainingError: if there are too few samples, the run's folder is taken, or the loss is no longer finite.
+    """
+
+    def __init__(
+        self,
+        max_epochs: int,
+        device: torch.device,
+        dataset: SegmentationDataset,
+        network: nn.Module,
+        loss_function: Callable[..., Tensor],
+        optimizer: torch.optim.Optimizer,
+        run: Run,
+        *,
+        batch_size: int = 1,
+        num_workers: int = 0,
+        inferer: Inferer | None = None,
+        evaluator: Evaluator | None = None,
+        val_interval: int = 1,
+        schedule: str = "constant",
+        schedule_power: float = 0.9,
+        warmup: int = 0,
+        max_minutes: float | None = None,
+        precision: str = "auto",
+        channels_last: bool = True,
+        compile: bool = False,
+        accumulation_steps: int = 1,
+        clip_grad_norm: float | None = None,
+        ema_decay: float | None = None,
+        early_stop: int | None = None,
+        resume: bool | str = False,
+        seed: int = 0,
+    ) -> None:
+        _at_least(1, max_epochs=max_epochs, batch_size=batch_size, val_interval=val_interval, early_stop=early_stop)
+        self.precision = resolve_precision(precision, device)
+        loader = make_loader(
+            dataset, batch_size, shuffle=True, num_workers=num_workers, seed=seed, pin_memory=device.type == "cuda"
+        )
+        if channels_last:
+            network_to_channels_last(network)
+        super().__init__(
+            device=device,
+            max_epochs=max_epochs,
+            train_data_loader=loader,
+            network=network,
+            optimizer=optimizer,
+            loss_function=loss_function,
+            inferer=_Autocast(inferer or SimpleInferer(), self.precision, device),
+            prepare_batch=_Batch(channels_last),
+            non_blocking=True,
+            decollate=False,
+            amp=self.precision == "fp16" and device.type == "cuda",
+            amp_kwargs={"dtype": torch.float16},
+            compile=compile,
+            accumulation_steps=accumulation_steps,
+        )
+        self.run_record = run
+        self.seed = seed
+        self.batch_size = batch_size
+        self.evaluator = evaluator if evaluator is not None and len(evaluator.dataset) else None
+        self.val_interval = val_interval
+        self.max_minutes = max_minutes
+        self.clip_grad_norm = clip_grad_norm
+        self.early_stop = early_stop
+        self.resume = bool(resume)
+        self.average = None if ema_decay is None else moving_average(unwrap(network), ema_decay)
+        self.schedule = Schedule(
+            optimizer,
+            schedule,
+            max_epochs * len(loader),
+            power=schedule_power,
+            warmup=warmup,
+            max_minutes=max_minutes,
+        )
+        self.progress = Progress(max_epochs, len(loader), enabled=rank() == 0)
+        self._spent_before = 0.0  # seconds of earlier, interrupted parts of this run
+        self._best: dict[str, Any] = {"score": -math.inf, "epoch": 0}
+        self._meter = _Meter()
+        self._register()
+
+    def _register(self) -> None:
+        self.add_event_handler(Events.EPOCH_STARTED, Trainer._start_epoch)
+        self.add_event_handler(Events.GET_BATCH_STARTED, lambda engine: engine._meter.wait_started())
+        self.add_event_handler(Events.GET_BATCH_COMPLETED, lambda engine: engine._meter.wait_completed())
+        self.add_event_handler(Events.ITERATION_STARTED, Trainer._set_rate)
+        if self.clip_grad_norm is not None:
+            self.add_event_handler(IterationEvents.BACKWARD_COMPLETED, Trainer._clip)
+        self.add_event_handler(Events.ITERATION_COMPLETED, Trainer._after_iteration)
+        self.add_event_handler(Events.EPOCH_COMPLETED, Trainer._finish_epoch)
+
+    # ------------------------------------------------------------------ the whole run
+
+    def run(self) -> None:
+        """Train to the end of the schedule or of the budget, then write the report.
+
+        Raises:
+            TrainingError: if the loss is no longer finite, or the folder holds another run.
+        """
+        state = self.run_record.open(resume=self.resume)
+        self._seed(0)
+        if state is not None:
+            self._restore(state)
+        if self.state.epoch >= self.state.max_epochs or (state is not None and state["finished"]):
+            logger.info(
+                "the run in %s is complete after %d epochs; nothing to do", self.run_record.name, self.state.epoch
+            )
+            self.run_record.close("FINISHED")
+            return
+        self._started = time.monotonic()
+        try:
+            with self.progress:
+                super().run()
+            self.run_record.finish_training(self)
+        except KeyboardInterrupt:
+            self.run_record.close("KILLED")
+            raise
+        except BaseException:
+            self.run_record.close("FAILED")
+            raise
+        self.run_record.close("FINISHED")
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training and validation so far, over all parts of the run."""
+        return self._spent_before + time.monotonic() - self._started
+
+    def _limits(self) -> list[float | None]:
+        return [self.state.max_epochs, self.max_minutes, self.early_stop]
+
+    def _seed(self, epoch: int) -> None:
+        # dropout draws from torch's generator; a fresh one an epoch and process leaves no state to carry over
+        state = np.random.SeedSequence([self.seed, epoch, rank()]).generate_state(1)
+        for seed in (random.seed, np.random.seed, torch.manual_seed):
+            seed(int(state[0]))
+
+    # ------------------------------------------------------------------ iterations
+
+    def _start_epoch(self) -> None:
+        self._seed(self.state.epoch)
+        self._meter.start(self.state.device)
+        self.progress.start_epoch(self.state.epoch)
+
+    def _set_rate(self) -> None:
+        self._rate = self.schedule.step(self.state.iteration - 1, self.seconds)
+
+    def _steps_now(self) -> bool:
+        done = (self.state.iteration - 1) % self.state.epoch_length + 1
+        return done % self.accumulation_steps == 0 or done == self.state.epoch_length
+
+    def _clip(self) -> None:
+        if not self._steps_now():
+            return
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, self.clip_grad_norm or 0.0)
+
+    def _after_iteration(self) -> None:
+        if self.average is not None and self._steps_now():
+            self.average.update_parameters(unwrap(self.network))
+        self._meter.add(self.state.output["loss"].detach(), self.state.output["image"].shape[0])
+        if self.state.iteration % _CHECK_EVERY == 0 or self._meter.count == 1:
+            self.progress.advance(self.state.epoch, self._meter.count, self._finite_loss(), self._rate)
+        if self.max_minutes is not None and self._out_of_time():
+            self.terminate_epoch()
+
+    def _out_of_time(self) -> bool:
+        reserve = self._meter.validation_seconds  # as long as the last validation took
+        over = self.seconds + reserve >= 60 * (self.max_minutes or 0)
+        if world_size() > 1:  # all processes stop at the same iteration
+            flag = torch.tensor([float(over)], device=self.state.device)
+            torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
+            over = bool(flag.item())
+        return over
+
+    def _finite_loss(self) -> float:
+        loss = self._meter.mean_loss()
+        if not math.isfinite(loss):
+            last = self.run_record.last_checkpoint
+            kept = f"the last good checkpoint is {last}" if last.exists() else "no epoch was completed"
+            raise TrainingError(
+                f"the loss is {loss} in epoch {self.state.epoch}, iteration {self.state.iteration}, at learning rate "
+                f"{self._rate:.3g}; {kept}. Lower the learning rate, set --clip_grad_norm 1, or use --precision fp32"
+            )
+        return loss
+
+    # ------------------------------------------------------------------ epochs
+
+    def _finish_epoch(self) -> None:
+        over = self.max_minutes is not None and self._out_of_time()
+        last = over or self.state.epoch >= self.state.max_epochs
+        values = self._meter.summary(self._finite_loss(), self._rate, world_size())
+        if self.evaluator is not None and (last or self.state.epoch % self.val_interval == 0):
+            values |= self._validate()
+        stale = self.state.epoch - self._best["epoch"]
+        if self.early_stop is not None and self.evaluator is not None and self._best["epoch"]:
+            last = last or stale >= self.early_stop * self.val_interval
+        values["seconds"] = self.seconds
+        if rank() == 0:
+            self.run_record.record_epoch(self.state.epoch, values)
+            save_checkpoint(self._state(finished=last), self.run_record.last_checkpoint)
+            self.run_record.publish_epoch()
+        self.progress.finish_epoch(self.state.epoch, values, self._best, self.seconds)
+        if last:
+            self.terminate()
+
+    def _validate(self) -> dict[str, float]:
+        assert self.evaluator is not None
+        started = time.monotonic()
+        scores = self.evaluator.score(self.predictor, self.state.epoch)
+        self._meter.validation_seconds = time.monotonic() - started
+        if scores["val_mean_iou"] > self._best["score"]:
+            self._best = {"score": scores["val_mean_iou"], "epoch": self.state.epoch}
+            if rank() == 0:
+                self.run_record.save_best(unwrap(self.predictor).state_dict(), self._best)
+        return scores
+
+    @property
+    def predictor(self) -> nn.Module:
+        """The network to predict with: the average where there is one."""
+        return self.average.module if self.average is not None else unwrap(self.network)
+
+    def _state(self, *, finished: bool) -> dict[str, Any]:
+        return {
+            "format": 1,
+            "epoch": self.state.epoch,
+            "finished": self._limits() if finished else [],
+            "seconds": self.seconds,
+            "best": dict(self._best),
+            "network": unwrap(self.network).state_dict(),
+            "ema": {} if self.average is None else self.average.module.state_dict(),
+            "ema_steps": 0 if self.average is None else int(self.average.n_averaged),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": {} if self.scaler is None else self.scaler.state_dict(),
+        }
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        name = f"checkpoint {self.run_record.last_checkpoint}"
+        load_weights(self.network, state["network"], origin=name)
+        if self.average is not None:
+            load_weights(self.average.module, state["ema"] or state["network"], origin=name)
+            self.average.n_averaged.fill_(state["ema_steps"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"]:
+            self.add_event_handler(Events.STARTED, lambda engine: engine.scaler.load_state_dict(state["scaler"]))
+        self._best = dict(state["best"])
+        self._spent_before = float(state["seconds"])
+        self.state.epoch = int(state["epoch"])
+        self.state.iteration = self.state.epoch * self.state.epoch_length
+        logger.info("resumed %s after epoch %d", self.run_record.name, self.state.epoch)
+
+
+class _Batch:
+    """Bring a batch to the device in the memory format of the network."""
+
+    def __init__(self, channels_last: bool) -> None:
+        self.channels_last = channels_last
+
+    def __call__(
+        self, batch: dict[str, Tensor], device: torch.device, non_blocking: bool, **_: Any
+    ) -> tuple[Tensor, Tensor | dict[str, Tensor]]:
+        moved = {k: v.to(device, non_blocking=non_blocking) for k, v in batch.items() if isinstance(v, Tensor)}
+        image = moved.pop("image").float()
+        if self.channels_last:
+            image = to_memory_format(image)
+        targets: Tensor | dict[str, Tensor] = moved["label"] if len(moved) == 1 else moved
+        return image, targets
+
+
+class _Autocast(Inferer):
+    """Run an inferer in lower precision, and leave the loss to full precision."""
+
+    def __init__(self, inferer: Inferer, precision: str, device: torch.device) -> None:
+        super().__init__()
+        self.inferer = inferer
+        self.precision = precision
+        self.device = device
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        context = autocast(self.precision, self.device) if self.precision == "bf16" else nullcontext()
+        with context:
+            return self.inferer(inputs, network, *args, **kwargs)
+
+
+class _Meter:
+    """Loss, throughput and waiting of one epoch; the loss stays on the device until asked for."""
+
+    def __init__(self) -> None:
+        self.validation_seconds = 0.0
+
+    def start(self, device: torch.device) -> None:
+        self.total = torch.zeros((), device=device)
+        self.count = 0
+        self.images = 0
+        self.waited = 0.0
+        self.started = time.monotonic()
+
+    def wait_started(self) -> None:
+        self._wait_from = time.monotonic()
+
+    def wait_completed(self) -> None:
+        self.waited += time.monotonic() - self._wait_from
+
+    def add(self, loss: Tensor, images: int) -> None:
+        self.total += loss
+        self.count += 1
+        self.images += images
+
+    def mean_loss(self) -> float:
+        return float(self.total) / max(1, self.count)
+
+    def summary(self, loss: float, rate: float, processes: int) -> dict[str, float]:
+        if processes > 1:
+            total = torch.tensor([loss], dtype=torch.float64, device=self.total.device)
+            torch.distributed.all_reduce(total)
+            loss = float(total) / processes
+        seconds = time.monotonic() - self.started
+        return {
+            "loss": loss,
+            "learning_rate": rate,
+            "images_per_second": self.images * processes / seconds,
+            "data_wait_share": self.waited / seconds,
+        }
+
+
+def _at_least(least: int, **values: int | None) -> None:
+    for name, value in values.items():
+        if value is not None and value < least:
+            raise ValueError(f"{name} is {value}; it must be at least {least}")

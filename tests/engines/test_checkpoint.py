@@ -1,0 +1,111 @@
+"""Checkpoints: atomic, safe to read, strict about keys."""
+
+import os
+import pickle
+import resource
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from medseg.engines.checkpoint import CheckpointError, load_checkpoint, load_weights, network_weights, save_checkpoint
+
+
+def test_round_trip_and_average_first(tmp_path: Path) -> None:
+    network = nn.Linear(2, 3)
+    average = {k: v + 1 for k, v in network.state_dict().items()}
+    save_checkpoint({"epoch": 3, "network": network.state_dict(), "ema": average}, tmp_path / "a" / "last.pt")
+    loaded = load_checkpoint(tmp_path / "a" / "last.pt")
+    assert loaded["epoch"] == 3
+    torch.testing.assert_close(network_weights(loaded), average)
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["last.pt"]
+
+
+def test_safetensors_and_wrapped_names(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    network = nn.Linear(2, 3)
+    save_file({f"module.{k}": v.clone() + 1 for k, v in network.state_dict().items()}, tmp_path / "w.safetensors")
+    expected = {k: v + 1 for k, v in network.state_dict().items()}
+    load_weights(network, tmp_path / "w.safetensors")
+    torch.testing.assert_close(dict(network.state_dict()), expected)
+
+
+def test_differing_keys_are_listed(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    torch.save({"weight": torch.zeros(4, 2), "extra": torch.zeros(1)}, path)
+    network = nn.Linear(2, 3)
+    before = network.weight.detach().clone()
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(network, path)
+    message = str(caught.value)
+    assert str(path) in message
+    assert "1 missing from the file: bias" in message
+    assert "1 in the file but not in the network: extra" in message
+    assert "weight (4, 2) instead of (3, 2)" in message
+    torch.testing.assert_close(network.weight.detach(), before)
+
+
+class _Bomb:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str, ...]]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("writer", ["torch", "pickle"])
+def test_malicious_pickle_is_not_executed(tmp_path: Path, writer: str) -> None:
+    path, proof = tmp_path / "w.pt", tmp_path / "executed"
+    bomb = {"network": _Bomb(proof)}
+    if writer == "torch":
+        torch.save(bomb, path)
+    else:
+        path.write_bytes(pickle.dumps(bomb))
+    with pytest.raises(CheckpointError, match=r"w\.pt holds Python objects"):
+        load_checkpoint(path)
+    assert not proof.exists()
+
+
+def test_truncated_missing_and_wrong_content(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    save_checkpoint({"weight": torch.rand(100, 100)}, path)
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(CheckpointError, match="may be truncated"):
+        load_checkpoint(path)
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_checkpoint(tmp_path / "none.pt")
+    torch.save([1, 2], path)
+    with pytest.raises(CheckpointError, match="holds a list"):
+        load_checkpoint(path)
+
+
+def test_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the full disk: the write fails half-way, as it would there."""
+    script = textwrap.dedent(
+        """
+        import resource, signal, sys, torch
+        from medseg.engines.checkpoint import CheckpointError, save_checkpoint
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+        try:
+            save_checkpoint({"w": torch.rand(1000, 1000), "epoch": 2}, sys.argv[1])
+        except CheckpointError as error:
+            print(error)
+            sys.exit(3)
+        """
+    )
+    assert resource.RLIMIT_FSIZE is not None
+    path = tmp_path / "last.pt"
+    save_checkpoint({"w": torch.ones(2), "epoch": 1}, path)
+    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr
+    assert "could not write checkpoint" in done.stdout
+    assert "the earlier last.pt is intact" in done.stdout
+    assert "--resume" in done.stdout
+    assert load_checkpoint(path)["epoch"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
