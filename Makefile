@@ -24,7 +24,7 @@ else
 	@$(RUN) data_scripts/synthetic.py --output $(DEMO)/data
 endif
 	@$(RUN) -m monai.bundle run --config_file "['$(BUNDLE)/configs/train.yaml','$(BUNDLE)/configs/small.yaml','$(BUNDLE)/configs/demo.yaml']" \
-	  --dataset_dir $(DEMO)/data --output_dir $(DEMO)/run --publish None --max_minutes $(MINUTES)
+	  --dataset_dir $(DEMO)/data --output_dir $(DEMO)/run --publish False --max_minutes $(MINUTES)
 	@$(RUN) -m monai.bundle run --config_file "['$(BUNDLE)/configs/train.yaml','$(BUNDLE)/configs/small.yaml','$(BUNDLE)/configs/evaluate.yaml']" \
 	  --dataset_dir $(DEMO)/data --ckpt $(DEMO)/run/model.pt --output_dir $(DEMO)/run/test
 	@.venv/bin/medseg report $(DEMO)/run

@@ -159,7 +159,7 @@ class Datalist:
         return digest.hexdigest()
 
     def split(
-        self, fold: int | None = None, *, fold_key: str = "fold", validation_fold: int | None = None
+        self, fold: int | None = None, *, fold_key: str = "fold", validation_fold: int | str | None = "next"
     ) -> tuple[list[Entry], list[Entry], list[Entry]]:
         """Return training, validation and test entries with absolute paths.
 
@@ -170,17 +170,17 @@ class Datalist:
         Args:
             fold: the fold held out as test set, or ``None`` for the fixed lists.
             fold_key: which fold scheme, see `fold_keys`.
-            validation_fold: the fold used for validation, by default the next one (cyclic). Equal to `fold`, one fold
-                serves as both and all the others are trained on.
+            validation_fold: the fold used for validation: a number, ``"next"`` (the one after `fold`, cyclic), or
+                ``None`` to train on all the others and validate on nothing.
 
         Raises:
             DatalistError: if the fold or scheme does not exist, or training or validation would be empty.
         """
-        if not self.fold_keys and fold_key == "fold" and fold in (None, 0) and validation_fold is None:
+        if not self.fold_keys and fold_key == "fold" and fold in (None, 0) and validation_fold in (None, "next"):
             fold = None
         elif fold is not None:
             return self._split_by_fold(fold, fold_key, validation_fold)
-        elif validation_fold is not None:
+        elif validation_fold not in (None, "next"):
             raise DatalistError(f"{self.path}: validation_fold {validation_fold} needs a fold; pass fold= as well")
         for name in ("training", "validation"):
             if not getattr(self, name):
@@ -189,15 +189,20 @@ class Datalist:
         return tuple([self.absolute(entry) for entry in getattr(self, name)] for name in SPLITS)  # type: ignore[return-value]
 
     def _split_by_fold(
-        self, fold: int, fold_key: str, validation_fold: int | None
+        self, fold: int, fold_key: str, validation_fold: int | str | None
     ) -> tuple[list[Entry], list[Entry], list[Entry]]:
         folds = self.folds(fold_key)
-        if validation_fold is None and fold in folds:
+        if validation_fold == "next" and fold in folds:
             validation_fold = folds[(folds.index(fold) + 1) % len(folds)]
         for name, value in (("fold", fold), ("validation_fold", validation_fold)):
-            if value not in folds:
+            if value not in folds and not (name == "validation_fold" and value is None):
                 known = ", ".join(map(str, folds))
                 raise DatalistError(f"{self.path}: {name} {value} is not in scheme {fold_key!r}; choose one of {known}")
+        if validation_fold == fold:
+            raise DatalistError(
+                f"{self.path}: validation_fold and fold are both {fold}: weights picked on the test set would flatter it; "
+                "choose another, or null for no validation"
+            )
         held_out = {fold, validation_fold}
         training = [self.absolute(entry) for entry in self.training if entry[fold_key] not in held_out]
         if not training:

@@ -117,8 +117,6 @@ def _read_picture(path: Path, label: bool) -> ImageFile:
             palette = image.mode == "P"
             if palette and not label:
                 picture = image.convert("RGB")
-            elif image.mode == "CMYK":
-                picture = image.convert("RGB")
             else:
                 image.load()
                 picture = image

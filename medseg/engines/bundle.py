@@ -102,14 +102,21 @@ def resume_folder(resume: bool | str, runs: str | Path, name: str) -> str:
 # ---------------------------------------------------------------------------------------------- before work starts
 
 
-def start() -> None:
+def start(seed: int | None = None) -> None:
     """Prepare a run: short errors, quiet helpers, requirements (``configs/metadata.json``), configuration.
+
+    Args:
+        seed: of the network's first weights, in every process the same.
 
     Raises:
         ConfigError: if a required package is missing or too old, or a configuration key has no effect.
     """
     sys.excepthook = _short_errors
     _quieten()
+    if seed is not None:
+        from monai.utils import set_determinism
+
+        set_determinism(seed, use_deterministic_algorithms=None)
     parser = _parser()
     if parser is None:
         raise ConfigError("medseg.engines.bundle.start is for a bundle's `initialize`; no configuration is running")

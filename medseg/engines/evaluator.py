@@ -14,6 +14,7 @@ from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor, nn
 
 from medseg.engines.loading import SegmentationDataset, make_loader
+from medseg.engines.memory import keep_freed_memory
 from medseg.engines.precision import autocast, resolve_precision, to_memory_format
 from medseg.metrics.confusion_matrix import ConfusionMatrix
 
@@ -55,6 +56,7 @@ class Evaluator(SupervisedEvaluator):
         channels_last: bool = True,
         shown: int = 4,
     ) -> None:
+        keep_freed_memory(device)
         self.dataset = dataset
         self.class_names = [labels[index] for index in sorted(labels)]
         self.precision = resolve_precision(precision, device)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from medseg.engines.bundle import InputError
 from medseg.engines.checkpoint import load_weights
 from medseg.engines.masks import image_suffix, mask_path, write_mask
+from medseg.engines.memory import keep_freed_memory
 from medseg.engines.precision import autocast, network_to_channels_last, resolve_precision
 from medseg.transforms.load import PIXEL_SUFFIXES
 
@@ -108,6 +109,7 @@ class Predictor(SupervisedEvaluator):
         precision: str = "auto",
         val_handlers: Sequence[Any] | None = None,
     ) -> None:
+        keep_freed_memory(device)
         if ckpt is not None:
             load_weights(network, ckpt)
         network_to_channels_last(network)

@@ -26,7 +26,7 @@ from medseg.engines.run_folder import CONFIG, RunFolder, hide_credentials, to_pl
 logger = logging.getLogger(__name__)
 
 RECORD = "mlflow_run.json"
-_QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true"}
+_QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
 _IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 _SERVERS = {"http", "https", "databricks", "databricks-uc"}
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}

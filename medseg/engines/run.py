@@ -40,7 +40,8 @@ class Run:
         config: returns the resolved configuration, asked when the run opens.
         datalist: whose fingerprint is recorded.
         split: numbers of the fold scheme, for the record.
-        publish: file that gets the run's weights at the end (the bundle's ``models/model.pt``); ``None`` for none.
+        publish: file that gets the run's weights at the end (the bundle's ``models/model.pt``); ``None`` or ``False``
+            for none.
         tracking: whether MLflow is told.
         tracking_uri: of an MLflow server; by default a database file beside the runs.
         experiment: name of the MLflow experiment.
@@ -53,14 +54,14 @@ class Run:
         config: Callable[[], dict[str, Any]] = dict,
         datalist: Datalist | None = None,
         split: Mapping[str, Any] | None = None,
-        publish: str | Path | None = None,
+        publish: str | Path | bool | None = None,
         tracking: bool = True,
         tracking_uri: str | None = None,
         experiment: str = "medseg",
     ) -> None:
         self.folder = Path(folder)
         self.name = self.folder.name
-        self.publish = None if publish is None else Path(publish)
+        self.publish = Path(publish) if isinstance(publish, str | Path) else None
         self._config = config
         self._datalist = datalist
         self._split = dict(split or {})

@@ -87,7 +87,8 @@ class MLflowTracker:
         elif (self._folder / METRICS).is_file():
             run = self._run
             self._attempt(run.replay)
-        logger.info("MLflow: mlflow ui --backend-store-uri %s", hide_credentials(self.uri))
+        command = "" if self.uri.startswith("http") else "mlflow ui --backend-store-uri "
+        logger.info("MLflow run %r: %s%s", self._run.name, command, hide_credentials(self.uri))
 
     def log_params(self, config: Mapping[str, Any]) -> None:
         """Log a configuration under dotted keys (long values cut) and ``config.yaml`` of the run folder whole."""

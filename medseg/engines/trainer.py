@@ -22,6 +22,7 @@ from medseg.engines.averaging import moving_average
 from medseg.engines.checkpoint import load_weights, save_checkpoint, unwrap
 from medseg.engines.distributed import rank, world_size
 from medseg.engines.loading import SegmentationDataset, make_loader
+from medseg.engines.memory import keep_freed_memory
 from medseg.engines.precision import autocast, network_to_channels_last, resolve_precision, to_memory_format
 from medseg.engines.progress import Progress
 from medseg.engines.schedule import Schedule
@@ -109,6 +110,7 @@ class Trainer(SupervisedTrainer):
         seed: int = 0,
     ) -> None:
         _at_least(1, max_epochs=max_epochs, batch_size=batch_size, val_interval=val_interval, early_stop=early_stop)
+        keep_freed_memory(device)
         self.precision = resolve_precision(precision, device)
         loader = make_loader(
             dataset, batch_size, shuffle=True, num_workers=num_workers, seed=seed, pin_memory=device.type == "cuda"

@@ -33,6 +33,8 @@ class ConvBlock(nn.Sequential):
         act: str | tuple[str, dict[str, Any]] = "relu",
         norm: str | tuple[str, dict[str, Any]] | None = "batch",
     ) -> None:
+        if act == "relu":  # saves a feature map: neither the normalisation nor the convolution before needs it back
+            act = ("relu", {"inplace": True})
         layers: list[nn.Module] = []
         for channels in (in_channels, out_channels):
             layers.append(Conv[Conv.CONV, spatial_dims](channels, out_channels, 3, padding=1, bias=norm is None))
@@ -53,9 +55,9 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
         ``(B, C, *S)`` to ``(B, C, *S')`` with every S' a multiple.
     """
     padding: list[int] = []
-    for size in reversed(x.shape[2:]):
-        padding += [0, (-size) % multiple]
-    return nn.functional.pad(x, padding, mode="replicate") if any(padding) else x
+    for axis in range(x.dim() - 1, 1, -1):
+        padding += [0, (-x.size(axis)) % multiple]
+    return nn.functional.pad(x, padding, mode="replicate") if sum(padding) > 0 else x
 
 
 def crop_to(x: Tensor, size: list[int]) -> Tensor:

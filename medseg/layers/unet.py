@@ -77,7 +77,7 @@ class UNetSkeleton(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits at the input's size."""
-        size = x.shape[2:]
+        size: list[int] = list(x.shape[2:])
         x = pad_to_multiple(x, self.stride)
         skips: list[Tensor] = []
         for level, block in enumerate(self.encoder):
@@ -86,6 +86,6 @@ class UNetSkeleton(nn.Module):
                 x = self.pool(x)
             x = block(x)
         x = self.dropout(x)
-        for up, merge, block in zip(self.up, self.merge, self.decoder, strict=True):
-            x = block(merge(skips.pop(), up(x)))
-        return crop_to(self.head(x), list(size))
+        for step, (up, merge, block) in enumerate(zip(self.up, self.merge, self.decoder)):  # noqa: B905 - TorchScript
+            x = block(merge(skips[-1 - step], up(x)))
+        return crop_to(self.head(x), size)

@@ -38,27 +38,35 @@ class WindowedAttention(nn.Module):
     def forward(self, query: Tensor, context: Tensor) -> Tensor:
         """Return, for each pixel of ``query``, the values of ``context`` that it attends to."""
         if query.shape != context.shape:
-            raise ValueError(f"the maps have shapes {tuple(query.shape)} and {tuple(context.shape)}; they must agree")
-        size = list(query.shape[2:])
+            raise ValueError(f"the maps have shapes {list(query.shape)} and {list(context.shape)}; they must agree")
+        size: list[int] = list(query.shape[2:])
         # projections before padding, pixel by pixel: (B, *S, C), a free view of a channels-last map
         q = self.query(query.movedim(1, -1))
         k = self.key(context.movedim(1, -1))
         v = self.value(context.movedim(1, -1))
-        if self.window_size is None:
+        edge = self.window_size
+        if edge is None:
             attended = scaled_dot_product_attention(
-                q.flatten(1, -2)[:, None], k.flatten(1, -2)[:, None], v.flatten(1, -2)[:, None], scale=self.scale
+                q.flatten(1, -2).unsqueeze(1),
+                k.flatten(1, -2).unsqueeze(1),
+                v.flatten(1, -2).unsqueeze(1),
+                scale=self.scale,
             )
             return attended.reshape(q.shape).movedim(-1, 1)
-        window = [self.window_size] * len(size)
-        padded = [s + (-s) % self.window_size for s in size]
-        q, k, v = (to_windows(pad_end(t, window), window) for t in (q, k, v))
-        real = real_keys(size, window, query.device)
-        if real is not None:  # (B * windows, 1, 1, keys), the same for every query
-            real = real.repeat(query.shape[0], 1)[:, None, None, :]
+        real: Tensor | None = None
+        padded: list[int] = []
+        for length in size:
+            padded.append(length + (-length) % edge)
+        if sum(padded) > sum(size):  # (B * windows, 1, 1, keys), the same for every query
+            real = real_keys(size, edge, query.device).repeat(query.size(0), 1).unsqueeze(1).unsqueeze(1)
         attended = scaled_dot_product_attention(
-            q[:, None], k[:, None], v[:, None], attn_mask=real, scale=self.scale
+            to_windows(pad_end(q, edge), edge).unsqueeze(1),
+            to_windows(pad_end(k, edge), edge).unsqueeze(1),
+            to_windows(pad_end(v, edge), edge).unsqueeze(1),
+            attn_mask=real,
+            scale=self.scale,
         )  # (B * windows, 1, pixels, C)
-        joined = from_windows(attended[:, 0], window, padded)  # (B, *S', C)
+        joined = from_windows(attended.squeeze(1), edge, padded)  # (B, *S', C)
         for axis, length in enumerate(size):
             joined = joined.narrow(axis + 1, 0, length)
         return joined.movedim(-1, 1)

@@ -1,8 +1,8 @@
 """Class colours that colour-blind readers can tell apart.
 
 The first seven are those of M. Okabe, K. Ito, "Color Universal Design" (https://jfly.uni-koeln.de/color/), similar ones
-last. The next thirteen were chosen one after another, each as far as possible from all before it in CIELAB as seen with normal
-vision, protanopia and deuteranopia (simulated after Machado et al. 2009, https://doi.org/10.1109/TVCG.2009.113).
+last. The next thirteen were chosen one after another, each as far as possible from all before it in CIELAB as seen with
+normal vision, protanopia and deuteranopia (simulated after Machado et al. 2009, doi:10.1109/TVCG.2009.113).
 """
 
 from __future__ import annotations

@@ -56,9 +56,10 @@ def test_split_by_fold(tmp_path):
     assert training[0]["image"] == str(tmp_path / "i2.png")
     assert training[0]["group"] == "g1"
     assert datalist.split(2, validation_fold=1)[1] != validation
-    both = datalist.split(0, validation_fold=0)
-    assert both[1] == both[2]
-    assert {e["fold"] for e in both[0]} == {1, 2}
+    training, validation, test = datalist.split(0, validation_fold=None)
+    assert {e["fold"] for e in training} == {1, 2}
+    assert validation == []
+    assert {e["fold"] for e in test} == {0}
 
 
 def test_split_lists(tmp_path):
@@ -77,6 +78,7 @@ def test_split_lists(tmp_path):
     [
         ({"fold": 3}, r"fold 3 is not in scheme 'fold'; choose one of 0, 1, 2"),
         ({"fold": 0, "validation_fold": 7}, r"validation_fold 7 is not in scheme"),
+        ({"fold": 0, "validation_fold": 0}, r"validation_fold and fold are both 0"),
         ({"fold": 0, "fold_key": "fold_site"}, r"no fold scheme 'fold_site'; it has fold, fold_random"),
         ({"fold": 0, "fold_key": "fold_random"}, r"nothing is left to train on"),
         ({}, r"the validation list is empty; pass fold= \(schemes: fold, fold_random\)"),

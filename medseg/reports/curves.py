@@ -1,0 +1,114 @@
+"""Training curves as a picture: loss, learning rate, and validation IoU."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medseg.reports.figures import default_style, new_figure, to_image
+from medseg.reports.palette import class_colours
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MEAN = "val_mean_iou"
+CLASS = "val_iou_"
+RATES = ("learning_rate", "lr")
+_LISTED = 20  # classes that a legend can hold
+_INK = "#1a1a1a"
+
+
+def curves_picture(rows: Sequence[Mapping[str, float]], *, title: str = "") -> Image:
+    """Draw the curves of a training over its epochs.
+
+    Args:
+        rows: one an epoch, with ``epoch`` and any of: names that hold ``loss``, ``learning_rate``, ``val_mean_iou``
+            and ``val_iou_<class>``; NaN leaves a gap.
+        title: heading.
+
+    Returns:
+        The picture.
+
+    Raises:
+        ValueError: if no row holds any of these.
+    """
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    losses = [key for key in keys if "loss" in key]
+    rates = [key for key in keys if key in RATES]
+    scores = [key for key in keys if key == MEAN or key.startswith(CLASS)]
+    left = [(names, label) for names, label in ((losses, "loss"), (rates, "learning rate")) if names]
+    if not left and not scores:
+        raise ValueError(
+            f"{len(rows)} epochs without loss, learning rate or validation IoU (found: {', '.join(keys) or 'nothing'})"
+        )
+    with default_style():
+        return to_image(_figure(rows, left, scores, title))
+
+
+def save_curves(rows: Sequence[Mapping[str, float]], path: str | Path, *, title: str = "") -> None:
+    """Save `curves_picture` to ``path``, whose suffix chooses the format."""
+    curves_picture(rows, title=title).save(path)
+
+
+def _figure(
+    rows: Sequence[Mapping[str, float]], left: Sequence[tuple[list[str], str]], scores: Sequence[str], title: str
+) -> Any:
+    columns = 2 if left and scores else 1
+    figure = new_figure(6.25 * columns + 1.25 * (columns == 1), 5.2)
+    grid = figure.add_gridspec(max(1, len(left)), columns, width_ratios=[1, 1.35][:columns])
+    for index, (names, label) in enumerate(left):
+        axes = figure.add_subplot(grid[index, 0])
+        for name, colour in zip(names, class_colours(len(names)), strict=True):
+            _plot(axes, rows, name, [part / 255 for part in colour] if len(names) > 1 else _INK)
+        _finish(axes, label, legend=len(names) > 1, last=index == len(left) - 1)
+    if scores:
+        _draw_scores(figure.add_subplot(grid[:, -1]), rows, scores)
+    if title:
+        figure.suptitle(title, fontweight="bold", fontsize=13)
+    return figure
+
+
+def _draw_scores(axes: Any, rows: Sequence[Mapping[str, float]], scores: Sequence[str]) -> None:
+    classes = [key for key in scores if key != MEAN]
+    for name, colour in zip(classes, class_colours(len(classes)), strict=True):
+        _plot(axes, rows, name, [part / 255 for part in colour], label=name.removeprefix(CLASS).replace("_", " "))
+    if MEAN in scores:
+        best = max(
+            (row for row in rows if math.isfinite(row.get(MEAN, math.nan))), key=lambda row: row[MEAN], default=None
+        )
+        label = "mean" if best is None else f"mean (best {best[MEAN]:.3f}, epoch {best['epoch']:.0f})"
+        _plot(axes, rows, MEAN, _INK, label=label, linewidth=2.6)
+        if best is not None:
+            axes.plot([best["epoch"]], [best[MEAN]], "o", color=_INK, markersize=8, zorder=5)
+    axes.set_ylim(0, 1)
+    _finish(axes, "validation IoU", legend=len(classes) <= _LISTED, last=True)
+
+
+def _plot(
+    axes: Any, rows: Sequence[Mapping[str, float]], key: str, colour: Any, *, label: str = "", linewidth: float = 1.6
+) -> None:
+    points = [(row["epoch"], row[key]) for row in rows if math.isfinite(row.get(key, math.nan))]
+    if not points:
+        return
+    marker = "o" if len(points) <= 30 else ""
+    axes.plot(
+        *zip(*points, strict=True), color=colour, linewidth=linewidth, marker=marker, markersize=3.5, label=label or key
+    )
+
+
+def _finish(axes: Any, label: str, *, legend: bool, last: bool) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_ylabel(label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    axes.ticklabel_format(axis="y", scilimits=(-3, 4))
+    axes.grid(color="#e4e4e4", linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    if last:
+        axes.set_xlabel("epoch")
+    if legend and axes.lines:
+        axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))

@@ -1,0 +1,84 @@
+"""What every network of medseg keeps to."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+
+def assert_contract(network: nn.Module, x: Tensor, out_channels: int) -> None:
+    """Check one network on one input ``(B, C, *S)``.
+
+    Training gives a tensor or a flat dict with ``pred``; gradients reach every parameter; evaluation gives finite logits
+    ``(B, out_channels, *S)``, sample by sample, also in bf16; weights round-trip safely; the network can be copied.
+    """
+    expected = (x.shape[0], out_channels, *x.shape[2:])
+    torch.manual_seed(0)
+    _check_training(network, x, expected)
+    network.eval()
+    with torch.no_grad():
+        logits = network(x)
+        assert isinstance(logits, Tensor), "in evaluation a network returns `pred` alone"
+        assert logits.shape == expected
+        assert torch.isfinite(logits).all()
+        torch.testing.assert_close(network(x), logits, rtol=0, atol=0)
+        torch.testing.assert_close(network(x[:1]), logits[:1], rtol=1e-4, atol=1e-5)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.isfinite(network(x).float()).all()
+    _check_weights(network, x, logits)
+
+
+def _check_training(network: nn.Module, x: Tensor, expected: tuple[int, ...]) -> None:
+    network.train()
+    outputs = network(x)
+    named = {"pred": outputs} if isinstance(outputs, Tensor) else outputs
+    assert isinstance(named, dict)
+    assert "pred" in named
+    assert all(isinstance(value, Tensor) for value in named.values())
+    assert named["pred"].shape == expected
+    network.zero_grad()
+    # random targets: a plain sum would leave what feeds a normalisation without gradient
+    sum((value * torch.randn_like(value)).sum() for value in named.values()).backward()  # type: ignore[union-attr]
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, f"no gradient reaches {name}"
+        assert torch.isfinite(parameter.grad).all(), f"the gradient of {name} is not finite"
+        assert parameter.grad.abs().sum() > 0, f"the gradient of {name} is zero everywhere"
+    network.zero_grad()
+
+
+def _check_weights(network: nn.Module, x: Tensor, logits: Tensor) -> None:
+    buffer = io.BytesIO()
+    torch.save(network.state_dict(), buffer)
+    buffer.seek(0)
+    other = copy.deepcopy(network)
+    with torch.no_grad():
+        for value in other.state_dict().values():
+            value.zero_()
+    other.load_state_dict(torch.load(buffer, weights_only=True))
+    with torch.no_grad():
+        torch.testing.assert_close(other(x), logits, rtol=0, atol=0)
+
+
+def assert_exports(network: nn.Module, x: Tensor) -> None:
+    """Check that ``torch.export``, TorchScript and ONNX give what the network gives."""
+    network.eval()
+    with torch.no_grad():
+        expected = network(x)
+        exported = torch.export.export(network, (x,)).module()
+        torch.testing.assert_close(exported(x), expected, rtol=1e-4, atol=1e-5)
+        scripted = torch.jit.script(network)
+        torch.testing.assert_close(scripted(x), expected, rtol=1e-4, atol=1e-5)
+        odd = x[..., : math.ceil(x.shape[-1] * 0.7)]
+        torch.testing.assert_close(scripted(odd), network(odd), rtol=1e-4, atol=1e-5)
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (pip install medseg[export])")
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed (pip install medseg[export])")
+    program = torch.onnx.export(network, (x,), dynamo=True, verbose=False)
+    assert program is not None
+    session = runtime.InferenceSession(program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    result = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
+    torch.testing.assert_close(torch.from_numpy(result), expected, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,134 @@
+"""LFA U-Net against the paper's numbers and against attention written out by hand."""
+
+import itertools
+
+import pytest
+import torch
+from networks.contract import assert_contract, assert_exports
+from torch import Tensor
+
+from medseg.layers.windowed_attention import WindowedAttention
+from medseg.networks.lfa_unet import LFAUNet, LocalFeatureAggregation
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*torch.jit.*deprecated:DeprecationWarning",  # MONAI's ckpt_export still goes through TorchScript
+    "ignore:.*torch.jit.*deprecated:FutureWarning",
+)
+
+
+def attention_by_hand(layer: WindowedAttention, asking: Tensor, giving: Tensor, scale: float) -> Tensor:
+    """Eq. 1-2 of the paper, window by window and pixel by pixel, over real pixels alone."""
+    size = asking.shape[2:]
+    edge = layer.window_size or max(size)
+    result = torch.zeros_like(asking)
+    for image in range(asking.shape[0]):
+        for corner in itertools.product(*(range(0, length, edge) for length in size)):
+            cut = tuple(slice(c, c + edge) for c in corner)
+            p = asking[(image, slice(None), *cut)]
+            q = giving[(image, slice(None), *cut)].flatten(1).T  # (pixels, C)
+            pixels = p.flatten(1).T
+            weights = torch.softmax(scale * layer.query(pixels) @ layer.key(q).T, dim=-1)
+            result[(image, slice(None), *cut)] = (weights @ layer.value(q)).T.reshape(p.shape)
+    return result
+
+
+@pytest.mark.parametrize("size", [(37, 64), (5, 6), (16, 32, 32), (64, 64)])
+def test_contract(size: tuple[int, ...]) -> None:
+    network = LFAUNet(len(size), 1, 5, channels=(8, 16, 32))
+    assert_contract(network, torch.rand(2, 1, *size), out_channels=5)
+
+
+@pytest.mark.parametrize(("window_size", "size"), [(7, (20, 24)), (4, (16, 16)), (None, (16, 16))])
+def test_exports(window_size: int | None, size: tuple[int, ...]) -> None:
+    assert_exports(LFAUNet(2, 1, 3, channels=(4, 8), window_size=window_size), torch.rand(1, 1, *size))
+
+
+def test_parameters_are_the_papers() -> None:
+    with torch.device("meta"):
+        network = LFAUNet(2, 1, 5)
+    assert sum(p.numel() for p in network.parameters()) == pytest.approx(28.95e6, rel=0.01)
+
+
+@pytest.mark.parametrize("window_size", [3, 4, 7, None])
+@pytest.mark.parametrize("size", [(8, 12), (5, 9), (4, 6, 5)])
+@pytest.mark.parametrize("scale", [1.0, None])
+def test_equals_attention_by_hand(window_size: int | None, size: tuple[int, ...], scale: float | None) -> None:
+    torch.manual_seed(1)
+    layer = WindowedAttention(6, window_size, scale)
+    asking, giving = torch.randn(2, 2, 6, *size)
+    expected = attention_by_hand(layer, asking, giving, 6**-0.5 if scale is None else scale)
+    torch.testing.assert_close(layer(asking, giving), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_one_window_is_torch_multihead_attention() -> None:
+    torch.manual_seed(2)
+    layer = WindowedAttention(8, window_size=6, scale=None)
+    reference = torch.nn.MultiheadAttention(8, 1, batch_first=True)
+    with torch.no_grad():
+        reference.in_proj_weight.copy_(torch.cat([layer.query.weight, layer.key.weight, layer.value.weight]))
+        reference.in_proj_bias.copy_(torch.cat([layer.query.bias, layer.key.bias, layer.value.bias]))
+        reference.out_proj.weight.copy_(torch.eye(8))
+        reference.out_proj.bias.zero_()
+    asking, giving = torch.randn(2, 3, 8, 6, 6)
+    expected, _ = reference(*(t.flatten(2).transpose(1, 2) for t in (asking, giving, giving)))
+    torch.testing.assert_close(layer(asking, giving).flatten(2).transpose(1, 2), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_padding_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever stands in the padded pixels, no real pixel sees it."""
+    import medseg.layers.windowed_attention as module
+
+    layer = WindowedAttention(4, window_size=7)
+    asking, giving = torch.randn(2, 1, 4, 10, 9)
+    expected = layer(asking, giving)
+
+    def pad_with_noise(x: Tensor, edge: int) -> Tensor:
+        padding = [0, 0]
+        for size in reversed(x.shape[1:-1]):
+            padding += [0, (-size) % edge]
+        return torch.nn.functional.pad(x, padding, value=1e4)
+
+    monkeypatch.setattr(module, "pad_end", pad_with_noise)
+    torch.testing.assert_close(layer(asking, giving), expected)
+
+
+@pytest.mark.parametrize("query", ["encoder", "decoder"])
+@pytest.mark.parametrize("residual", ["encoder", "decoder", "none"])
+def test_query_and_residual(query: str, residual: str) -> None:
+    torch.manual_seed(3)
+    layer = LocalFeatureAggregation(4, 3, query, residual)
+    maps = {"encoder": torch.randn(1, 4, 6, 6), "decoder": torch.randn(1, 4, 6, 6)}
+    other = "decoder" if query == "encoder" else "encoder"
+    expected = attention_by_hand(layer.attention, maps[query], maps[other], 1.0)
+    if residual != "none":
+        expected = expected + maps[residual]
+    torch.testing.assert_close(layer(maps["encoder"], maps["decoder"]), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_channels_last_stays_channels_last() -> None:
+    layer = WindowedAttention(8, 7)
+    maps = torch.randn(2, 2, 8, 14, 21)
+    asking, giving = (m.contiguous(memory_format=torch.channels_last) for m in maps)
+    out = layer(asking, giving)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(out, layer(*maps))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"query": "both"}, "query is 'both'; choose one of encoder, decoder"),
+        ({"residual": "sum"}, "residual is 'sum'; choose one of encoder, decoder, none"),
+        ({"window_size": 0}, "window_size is 0"),
+        ({"channels": (8,)}, "two or more levels"),
+        ({"dropout": 1.0}, "dropout is 1.0"),
+    ],
+)
+def test_bad_options(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LFAUNet(2, 1, 5, **options)  # type: ignore[arg-type]
+
+
+def test_maps_must_agree() -> None:
+    with pytest.raises(ValueError, match="must agree"):
+        WindowedAttention(4)(torch.rand(1, 4, 6, 6), torch.rand(1, 4, 6, 7))

@@ -1,0 +1,32 @@
+"""The plain U-Net."""
+
+import pytest
+import torch
+from networks.contract import assert_contract, assert_exports
+
+from medseg.networks.unet import UNet
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*torch.jit.*deprecated:DeprecationWarning",  # MONAI's ckpt_export still goes through TorchScript
+    "ignore:.*torch.jit.*deprecated:FutureWarning",
+)
+
+
+@pytest.mark.parametrize("size", [(37, 64), (3, 9), (16, 32, 32)])
+def test_contract(size: tuple[int, ...]) -> None:
+    assert_contract(UNet(len(size), 2, 3, channels=(8, 16, 32), dropout=0.1), torch.rand(2, 2, *size), out_channels=3)
+
+
+def test_exports() -> None:
+    assert_exports(UNet(2, 1, 3, channels=(4, 8)), torch.rand(1, 1, 20, 24))
+
+
+def test_parameters_are_the_papers() -> None:
+    with torch.device("meta"):
+        network = UNet(2, 1, 5)
+    assert sum(p.numel() for p in network.parameters()) == pytest.approx(31.04e6, rel=0.01)
+
+
+def test_bad_spatial_dims() -> None:
+    with pytest.raises(ValueError, match="spatial_dims is 4"):
+        UNet(4, 1, 2)

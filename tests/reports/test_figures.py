@@ -1,0 +1,103 @@
+import math
+import subprocess
+import sys
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from PIL import Image
+
+from medseg.reports.confusion import confusion_picture, save_confusion, short_count
+from medseg.reports.curves import curves_picture, save_curves
+from medseg.reports.palette import class_colours
+
+NAMES = ["membrane", "mitochondria", "synapse"]
+MATRIX = np.array([[900, 100, 0], [50, 40, 10], [0, 0, 0]])
+
+
+def has(picture, colour):
+    return bool((np.abs(np.asarray(picture).astype(int) - np.asarray(colour)) <= 2).all(axis=2).any())
+
+
+def test_rows_are_normalised():
+    picture = np.asarray(confusion_picture(MATRIX, NAMES))
+    scaled = np.asarray(confusion_picture(MATRIX * 1000, NAMES))
+    blues = mpl.colormaps["Blues"]
+    for share in (0.9, 0.1, 0.5, 0.4):
+        colour = (np.asarray(blues(share)[:3]) * 255).round()
+        assert has(picture, colour)
+        assert has(scaled, colour)
+    assert has(picture, (0xEC, 0xEC, 0xEC))  # the class without a pixel
+
+
+@pytest.mark.parametrize("number", [1, 16, 17, 61, 150])
+def test_any_number_of_classes(number):
+    picture = confusion_picture(np.eye(number, dtype=int) * 10, [f"class {index}" for index in range(number)])
+    assert max(picture.size) <= 2500
+
+
+def test_bad_matrices():
+    with pytest.raises(ValueError, match=r"is \(3, 3\), expected \(2, 2\) for 2 classes"):
+        confusion_picture(MATRIX, NAMES[:2])
+    with pytest.raises(ValueError, match="holds -50"):
+        confusion_picture(MATRIX - 50, NAMES)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0"), (999, "999"), (1234, "1.2k"), (99_960, "100k"), (999_700, "1.0M"), (3_040_000_000, "3.0G")],
+)
+def test_counts_are_short(count, text):
+    assert short_count(count) == text
+
+
+def make_rows(epochs=12):
+    return [
+        {
+            "epoch": epoch,
+            "time": 0.0,
+            "loss": 1 / epoch,
+            "learning_rate": 1e-3 / epoch,
+            "val_mean_iou": 0.5 if epoch % 2 else math.nan,
+            "val_iou_glia_x": 0.1 * epoch / epochs,
+            "val_iou_synapse": 0.2,
+        }
+        for epoch in range(1, epochs + 1)
+    ]
+
+
+def test_curves_of_a_training():
+    picture = curves_picture(make_rows(), title="run")
+    for colour in class_colours(2):
+        assert has(picture, colour)
+
+
+@pytest.mark.parametrize("keys", [{"loss"}, {"val_mean_iou"}, {"lr"}, {"loss", "loss_aux", "learning_rate"}])
+def test_curves_of_what_is_there(keys):
+    rows = [{"epoch": epoch, **dict.fromkeys(keys, 1 / epoch)} for epoch in (1, 2)]
+    empty = [{"epoch": epoch, **dict.fromkeys(keys, math.nan)} for epoch in (1, 2)]
+    assert not np.array_equal(np.asarray(curves_picture(rows)), np.asarray(curves_picture(empty)))
+
+
+def test_curves_of_nothing():
+    with pytest.raises(ValueError, match=r"1 epochs without loss, .* \(found: epoch, seconds\)"):
+        curves_picture([{"epoch": 1, "seconds": 2.0}])
+
+
+def test_files_and_determinism(tmp_path):
+    with mpl.rc_context({"font.size": 30, "axes.facecolor": "red"}):
+        save_curves(make_rows(), tmp_path / "curves.png")
+        save_confusion(MATRIX, NAMES, tmp_path / "confusion.png", title="x")
+        assert mpl.rcParams["font.size"] == 30
+    with Image.open(tmp_path / "curves.png") as saved:
+        np.testing.assert_array_equal(np.asarray(saved), np.asarray(curves_picture(make_rows())))
+    with Image.open(tmp_path / "confusion.png") as saved:
+        np.testing.assert_array_equal(np.asarray(saved), np.asarray(confusion_picture(MATRIX, NAMES, title="x")))
+
+
+def test_pyplot_stays_out():
+    code = (
+        "import sys\nfrom medseg.reports.confusion import confusion_picture\n"
+        "confusion_picture([[1]], ['a'])\nprint('matplotlib.pyplot' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
