@@ -114,7 +114,31 @@ def _positive(text: str) -> int:
     return value
 
 
-COMMANDS = (Command("check", "report what is wrong with a data set", _check_arguments, _check),)
+def _report_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="folder of a run or of an evaluation")
+    parser.add_argument("--json", action="store_true", help="print the scores as JSON")
+
+
+def _report(options: argparse.Namespace) -> int:
+    import json
+
+    from medseg.reports.summary import SummaryError, summarise
+
+    try:
+        text, scores = summarise(options.folder)
+    except SummaryError as error:
+        sys.stderr.write(f"medseg: error: {error}\n")
+        return 2
+    mean = scores["mean_iou"]
+    last = "mean IoU absent" if mean is None else f"mean IoU {mean:.3f}"
+    sys.stdout.write((json.dumps(scores, indent=1) if options.json else f"{text}\n\n{last}") + "\n")
+    return 0
+
+
+COMMANDS = (
+    Command("check", "report what is wrong with a data set", _check_arguments, _check),
+    Command("report", "print the scores of a run and where its pictures are", _report_arguments, _report),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

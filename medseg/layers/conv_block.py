@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from monai.networks.layers.factories import Conv
+from monai.networks.layers.factories import Act, Conv, LayerFactory, Norm
 from monai.networks.layers.utils import get_act_layer, get_norm_layer
-from torch import Tensor, nn
+from torch import nn
+
+Named = str | tuple[str, dict[str, Any]]
+"""A layer by MONAI's name, or its name and arguments: ``"relu"``, ``("leakyrelu", {"negative_slope": 0.1})``."""
 
 
 class ConvBlock(nn.Sequential):
@@ -21,6 +25,9 @@ class ConvBlock(nn.Sequential):
         act: MONAI's name of the activation, or name and arguments.
         norm: MONAI's name of the normalisation, or name and arguments; ``None`` for none.
 
+    Raises:
+        ValueError: if MONAI knows no layer of that name.
+
     Shape:
         ``(B, in_channels, *S)`` to ``(B, out_channels, *S)``.
     """
@@ -30,11 +37,12 @@ class ConvBlock(nn.Sequential):
         spatial_dims: int,
         in_channels: int,
         out_channels: int,
-        act: str | tuple[str, dict[str, Any]] = "relu",
-        norm: str | tuple[str, dict[str, Any]] | None = "batch",
+        act: Named = "relu",
+        norm: Named | None = "batch",
     ) -> None:
-        if act == "relu":  # saves a feature map: neither the normalisation nor the convolution before needs it back
-            act = ("relu", {"inplace": True})
+        _check_name("act", act, Act)
+        if norm is not None:
+            _check_name("norm", norm, Norm)
         layers: list[nn.Module] = []
         for channels in (in_channels, out_channels):
             layers.append(Conv[Conv.CONV, spatial_dims](channels, out_channels, 3, padding=1, bias=norm is None))
@@ -44,32 +52,8 @@ class ConvBlock(nn.Sequential):
         super().__init__(*layers)
 
 
-def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """Pad at the end of each spatial axis to a multiple, by repeating the border.
-
-    Args:
-        x: ``(B, C, *S)``.
-        multiple: of pixels.
-
-    Shape:
-        ``(B, C, *S)`` to ``(B, C, *S')`` with every S' a multiple.
-    """
-    padding: list[int] = []
-    for axis in range(x.dim() - 1, 1, -1):
-        padding += [0, (-x.size(axis)) % multiple]
-    return nn.functional.pad(x, padding, mode="replicate") if sum(padding) > 0 else x
-
-
-def crop_to(x: Tensor, size: list[int]) -> Tensor:
-    """Take back what `pad_to_multiple` added.
-
-    Args:
-        x: ``(B, C, *S')``.
-        size: S.
-
-    Shape:
-        ``(B, C, *S')`` to ``(B, C, *S)``.
-    """
-    for axis, length in enumerate(size):
-        x = x.narrow(axis + 2, 0, length)
-    return x
+def _check_name(option: str, layer: str | Sequence[Any], factory: LayerFactory) -> None:
+    name = layer if isinstance(layer, str) else layer[0]
+    if str(name).upper() not in factory.names:
+        choices = ", ".join(sorted(known.lower() for known in factory.names))
+        raise ValueError(f"{option} is {name!r}; choose one of {choices}")

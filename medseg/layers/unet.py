@@ -1,16 +1,15 @@
-"""Encoder and decoder of the U-Net family, with the merge of skip and decoder features left open."""
+"""The U-Net family's skeleton: encoder, decoder, head, with the merge of skip and decoder features left open."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from monai.networks.layers.factories import Conv, Dropout, Pool
+from monai.networks.layers.factories import Conv, Dropout
 from torch import Tensor, nn
 
-from medseg.layers.conv_block import ConvBlock, crop_to, pad_to_multiple
-
-Named = str | tuple[str, dict[str, Any]]
+from medseg.layers.conv_block import Named
+from medseg.layers.unet_decoder import DecoderLevel
+from medseg.layers.unet_encoder import UNetEncoder
 
 
 class UNetSkeleton(nn.Module):
@@ -23,9 +22,9 @@ class UNetSkeleton(nn.Module):
         channels: features of each level, from the finest.
         merge: called with the channels of a level, returns a module that takes ``(encoder, decoder)`` maps of that
             many channels each and gives one map.
-        merged_channels: called with the channels of a level, returns the channels that ``merge`` gives.
-        act: activation.
-        norm: normalisation.
+        merged: called with the channels of a level, returns the channels that its merge gives.
+        act: MONAI's name of the activation, or name and arguments.
+        norm: MONAI's name of the normalisation, or name and arguments; ``None`` for none.
         dropout: probability of dropping a channel at the bottom.
 
     Raises:
@@ -43,49 +42,33 @@ class UNetSkeleton(nn.Module):
         *,
         channels: Sequence[int],
         merge: Callable[[int], nn.Module],
-        merged_channels: Callable[[int], int],
+        merged: Callable[[int], int],
         act: Named = "relu",
         norm: Named | None = "batch",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if spatial_dims not in (2, 3):
-            raise ValueError(f"spatial_dims is {spatial_dims}; it must be 2 or 3")
-        if len(channels) < 2 or min(*channels, in_channels, out_channels) < 1:
-            raise ValueError(
-                f"channels {tuple(channels)}, in_channels {in_channels}, out_channels {out_channels}: two or more "
-                "levels are needed, of at least one channel each"
-            )
+            raise ValueError(f"spatial_dims is {spatial_dims!r}; choose 2 or 3")
+        if in_channels < 1 or out_channels < 1:
+            raise ValueError(f"in_channels is {in_channels}, out_channels is {out_channels}; both must be at least 1")
+        if len(channels) < 2 or min(channels) < 1:
+            raise ValueError(f"channels is {tuple(channels)}; give two or more levels, each of at least one channel")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout is {dropout}; it must be in [0, 1)")
-        self.stride = 2 ** (len(channels) - 1)
-        pairs = list(zip(channels, channels[1:], strict=False))
-        self.encoder = nn.ModuleList(
-            ConvBlock(spatial_dims, below, above, act, norm)
-            for below, above in zip((in_channels, *channels), channels, strict=False)
-        )
-        self.pool = Pool[Pool.MAX, spatial_dims](2)
+        self.encoder = UNetEncoder(spatial_dims, in_channels, channels, act, norm)
         self.dropout = Dropout[Dropout.DROPOUT, spatial_dims](dropout) if dropout else nn.Identity()
-        self.up = nn.ModuleList(
-            Conv[Conv.CONVTRANS, spatial_dims](coarse, fine, 2, stride=2) for fine, coarse in reversed(pairs)
-        )
-        self.merge = nn.ModuleList(merge(fine) for fine, _ in reversed(pairs))
         self.decoder = nn.ModuleList(
-            ConvBlock(spatial_dims, merged_channels(fine), fine, act, norm) for fine, _ in reversed(pairs)
+            DecoderLevel(spatial_dims, coarse, fine, merge(fine), merged(fine), act, norm)
+            for fine, coarse in reversed(list(zip(channels[:-1], channels[1:], strict=True)))
         )
         self.head = Conv[Conv.CONV, spatial_dims](channels[0], out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits at the input's size."""
-        size: list[int] = list(x.shape[2:])
-        x = pad_to_multiple(x, self.stride)
-        skips: list[Tensor] = []
-        for level, block in enumerate(self.encoder):
-            if level > 0:
-                skips.append(x)
-                x = self.pool(x)
-            x = block(x)
-        x = self.dropout(x)
-        for step, (up, merge, block) in enumerate(zip(self.up, self.merge, self.decoder)):  # noqa: B905 - TorchScript
-            x = block(merge(skips[-1 - step], up(x)))
-        return crop_to(self.head(x), size)
+        features: list[Tensor] = self.encoder(x)
+        x = self.dropout(features.pop())
+        for level in self.decoder:
+            x = level(features.pop(), x)
+        logits: Tensor = self.head(x)
+        return logits

@@ -5,13 +5,14 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from medseg.layers.windows import from_windows, pad_end, real_keys, to_windows
+from medseg.layers.windows import from_windows, pad_to_windows, real_tokens, to_windows
 
 
 class WindowedAttention(nn.Module):
     """One-head attention with keys and values from ``context``, inside non-overlapping windows.
 
-    Windows that reach over the edge are padded; padded keys never enter the softmax.
+    Windows that reach over the edge are padded; padded keys never enter the softmax. The result is laid out
+    channels-last in memory, as the projections want it.
 
     Args:
         channels: channels C of both maps.
@@ -28,45 +29,37 @@ class WindowedAttention(nn.Module):
     def __init__(self, channels: int, window_size: int | None = 7, scale: float | None = None) -> None:
         super().__init__()
         if window_size is not None and window_size < 1:
-            raise ValueError(f"window_size is {window_size}; it must be at least 1, or null for the whole map")
+            raise ValueError(f"window_size is {window_size}; it must be at least 1, or None for the whole map")
         self.window_size = window_size
         self.scale = scale
         self.query = nn.Linear(channels, channels)
-        self.key = nn.Linear(channels, channels)
+        self.key = nn.Linear(channels, channels)  # its bias shifts all products of a query alike: softmax drops it
         self.value = nn.Linear(channels, channels)
 
     def forward(self, query: Tensor, context: Tensor) -> Tensor:
         """Return, for each pixel of ``query``, the values of ``context`` that it attends to."""
         if query.shape != context.shape:
             raise ValueError(f"the maps have shapes {list(query.shape)} and {list(context.shape)}; they must agree")
-        size: list[int] = list(query.shape[2:])
-        # projections before padding, pixel by pixel: (B, *S, C), a free view of a channels-last map
+        # pixel by pixel, before padding: (B, *S, C), a view without copy where the map is channels-last
         q = self.query(query.movedim(1, -1))
         k = self.key(context.movedim(1, -1))
         v = self.value(context.movedim(1, -1))
         edge = self.window_size
         if edge is None:
-            attended = scaled_dot_product_attention(
-                q.flatten(1, -2).unsqueeze(1),
-                k.flatten(1, -2).unsqueeze(1),
-                v.flatten(1, -2).unsqueeze(1),
-                scale=self.scale,
-            )
-            return attended.reshape(q.shape).movedim(-1, 1)
-        real: Tensor | None = None
-        padded: list[int] = []
-        for length in size:
-            padded.append(length + (-length) % edge)
-        if sum(padded) > sum(size):  # (B * windows, 1, 1, keys), the same for every query
-            real = real_keys(size, edge, query.device).repeat(query.size(0), 1).unsqueeze(1).unsqueeze(1)
-        attended = scaled_dot_product_attention(
-            to_windows(pad_end(q, edge), edge).unsqueeze(1),
-            to_windows(pad_end(k, edge), edge).unsqueeze(1),
-            to_windows(pad_end(v, edge), edge).unsqueeze(1),
-            attn_mask=real,
-            scale=self.scale,
-        )  # (B * windows, 1, pixels, C)
-        joined = from_windows(attended.squeeze(1), edge, padded)  # (B, *S', C)
-        for axis, length in enumerate(size):
-            joined = joined.narrow(axis + 1, 0, length)
-        return joined.movedim(-1, 1)
+            attended = self._attend(q.flatten(1, -2), k.flatten(1, -2), v.flatten(1, -2), None).reshape(q.shape)
+        else:
+            size = list(q.shape[1:-1])
+            real = real_tokens(size, edge, q.device)
+            q = to_windows(pad_to_windows(q, edge), edge)
+            k = to_windows(pad_to_windows(k, edge), edge)
+            v = to_windows(pad_to_windows(v, edge), edge)
+            if real is not None:
+                real = real.repeat(query.shape[0], 1)[:, None]  # (B * windows, 1, keys), the same for every query
+            attended = from_windows(self._attend(q, k, v, real), edge, size)
+        return attended.movedim(-1, 1)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor | None) -> Tensor:
+        mask = None if real is None else real[:, None]
+        # one head: (N, 1, tokens, C)
+        attended = scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], attn_mask=mask, scale=self.scale)
+        return attended[:, 0]

@@ -9,10 +9,10 @@ does not say); q, k and v have biases (28.95 M parameters at 1 input channel and
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor, nn
 
+from medseg.layers.conv_block import Named
 from medseg.layers.unet import UNetSkeleton
 from medseg.layers.windowed_attention import WindowedAttention
 
@@ -98,8 +98,8 @@ class LFAUNet(UNetSkeleton):
         query: str = "encoder",
         residual: str = "encoder",
         scale: float | None = 1.0,
-        act: str | tuple[str, dict[str, Any]] = "relu",
-        norm: str | tuple[str, dict[str, Any]] | None = "batch",
+        act: Named = "relu",
+        norm: Named | None = "batch",
         dropout: float = 0.0,
     ) -> None:
         super().__init__(
@@ -108,7 +108,7 @@ class LFAUNet(UNetSkeleton):
             out_channels,
             channels=channels,
             merge=lambda fine: LocalFeatureAggregation(fine, window_size, query, residual, scale),
-            merged_channels=lambda fine: fine,
+            merged=lambda fine: fine,
             act=act,
             norm=norm,
             dropout=dropout,

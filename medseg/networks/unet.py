@@ -8,11 +8,11 @@ normalisation, as LFA U-Net's comparison has it (31.04 M parameters at 1 input c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from medseg.layers.conv_block import Named
 from medseg.layers.unet import UNetSkeleton
 
 
@@ -50,8 +50,8 @@ class UNet(UNetSkeleton):
         out_channels: int,
         *,
         channels: Sequence[int] = (64, 128, 256, 512, 1024),
-        act: str | tuple[str, dict[str, Any]] = "relu",
-        norm: str | tuple[str, dict[str, Any]] | None = "batch",
+        act: Named = "relu",
+        norm: Named | None = "batch",
         dropout: float = 0.0,
     ) -> None:
         super().__init__(
@@ -60,7 +60,7 @@ class UNet(UNetSkeleton):
             out_channels,
             channels=channels,
             merge=lambda _: Concatenation(),
-            merged_channels=lambda fine: 2 * fine,
+            merged=lambda fine: 2 * fine,
             act=act,
             norm=norm,
             dropout=dropout,

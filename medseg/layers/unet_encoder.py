@@ -1,0 +1,51 @@
+"""The contracting path of the U-Net family."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from monai.networks.layers.factories import Pool
+from torch import Tensor, nn
+
+from medseg.layers.conv_block import ConvBlock, Named
+
+
+class UNetEncoder(nn.Module):
+    """Blocks of two convolutions with max-pooling by 2 between them.
+
+    Pooling rounds sizes up: at an odd edge it takes the maximum of the pixels that are there, so that no padding is
+    needed for any size.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: channels of the image.
+        channels: features of each level, from the finest.
+        act: MONAI's name of the activation, or name and arguments.
+        norm: MONAI's name of the normalisation, or name and arguments; ``None`` for none.
+
+    Shape:
+        ``(B, in_channels, *S)`` to a list of ``(B, channels[i], *ceil(S / 2^i))``, finest first.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        channels: Sequence[int],
+        act: Named = "relu",
+        norm: Named | None = "batch",
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            ConvBlock(spatial_dims, before, after, act, norm)
+            for before, after in zip((in_channels, *channels[:-1]), channels, strict=True)
+        )
+        self.pool = Pool[Pool.MAX, spatial_dims](2, ceil_mode=True)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Return the features of each level, finest first."""
+        features: list[Tensor] = []
+        for level, block in enumerate(self.blocks):
+            x = block(x) if level == 0 else block(self.pool(x))
+            features.append(x)
+        return features

@@ -1,0 +1,45 @@
+"""What a run's folder holds, in a few lines for the terminal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from medseg.reports.tables import to_text
+
+
+class SummaryError(ValueError):
+    """A folder that holds no run."""
+
+
+def summarise(folder: Path) -> tuple[str, dict[str, Any]]:
+    """Return the text of a run's scores and places, and the scores themselves.
+
+    The scores are those of the test set if it was evaluated, else of the validation set.
+
+    Args:
+        folder: of a run or of an evaluation.
+
+    Raises:
+        SummaryError: if it holds no scores.
+    """
+    places = [folder / "test", folder, folder / "report"]
+    found = next((p for p in places if (p / "scores.json").is_file()), None)
+    if found is None:
+        raise SummaryError(
+            f"{folder} holds no scores.json, nor do its folders test and report; train or evaluate with "
+            f"--output_dir {folder} first"
+        )
+    scores = json.loads((found / "scores.json").read_text())
+    lines = [str(scores.get("title", "")), to_text(scores).rstrip(), ""]
+    for what, name in (("picture", "overlays.png"), ("confusion", "confusion_matrix.png"), ("table", "table.md")):
+        if (found / name).is_file():
+            lines.append(f"{what:<10} {found / name}")
+    if (folder / "curves.png").is_file():
+        lines.append(f"{'curves':<10} {folder / 'curves.png'}")
+    record = folder / "mlflow_run.json"
+    if record.is_file():
+        held = json.loads(record.read_text())
+        lines.append(f"{'MLflow':<10} run {held.get('run_id')}: mlflow ui --backend-store-uri {held.get('tracking_uri')}")
+    return "\n".join(lines), scores
