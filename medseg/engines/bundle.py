@@ -205,13 +205,18 @@ def resolved_config() -> dict[str, Any]:
         return {}
     resolved = parser.ref_resolver.resolved_content
 
+    def plain(value: Any, name: str) -> Any:
+        known = resolved.get(name, value)
+        if isinstance(known, str) and known.startswith("@"):
+            known = resolved.get(known[1:].replace("#", "::"), known)
+        return known if isinstance(known, str | int | float | bool | None) else value
+
     def walk(value: Any, name: str) -> Any:
         if isinstance(value, Mapping):
             return {k: walk(v, f"{name}::{k}" if name else str(k)) for k, v in value.items()}
         if isinstance(value, list):
             return [walk(v, f"{name}::{n}") for n, v in enumerate(value)]
-        known = resolved.get(name, value)
-        return known if isinstance(known, str | int | float | bool | None) else value
+        return plain(value, name)
 
     skipped = ("imports", "initialize", "run", "finalize", "_meta_")
     return {k: walk(v, k) for k, v in parser.get().items() if k not in skipped}

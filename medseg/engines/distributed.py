@@ -19,7 +19,7 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def pick_device(name: str | None = None) -> torch.device:
+def pick_device(name: str | torch.device | None = None) -> torch.device:
     """Return the device to run on: the named one, else this process's GPU, else the CPU.
 
     Args:
@@ -66,7 +66,7 @@ def stop_processes() -> None:
         dist.destroy_process_group()
 
 
-def parallel(network: nn.Module, device: torch.device) -> nn.Module:
+def parallel(network: nn.Module, device: torch.device | str) -> nn.Module:
     """Wrap a network for several processes: one gradient, and on GPUs one batch statistic, over all of them.
 
     On the CPU batch normalisation sees its own process's part of the batch: PyTorch synchronises it on GPUs alone.
@@ -75,6 +75,7 @@ def parallel(network: nn.Module, device: torch.device) -> nn.Module:
         network: the network, on ``device``.
         device: this process's device.
     """
+    device = pick_device(device)
     if device.type == "cuda":
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         return nn.parallel.DistributedDataParallel(network, device_ids=[device.index])

@@ -13,6 +13,7 @@ from monai.engines import SupervisedEvaluator
 from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor, nn
 
+from medseg.engines.distributed import pick_device
 from medseg.engines.loading import SegmentationDataset, make_loader
 from medseg.engines.memory import keep_freed_memory
 from medseg.engines.precision import autocast, resolve_precision, to_memory_format
@@ -43,7 +44,7 @@ class Evaluator(SupervisedEvaluator):
 
     def __init__(
         self,
-        device: torch.device,
+        device: torch.device | str,
         dataset: SegmentationDataset,
         network: nn.Module,
         labels: Mapping[int, str],
@@ -56,6 +57,7 @@ class Evaluator(SupervisedEvaluator):
         channels_last: bool = True,
         shown: int = 4,
     ) -> None:
+        device = pick_device(device)
         keep_freed_memory(device)
         self.dataset = dataset
         self.class_names = [labels[index] for index in sorted(labels)]

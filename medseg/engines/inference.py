@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from medseg.engines.bundle import InputError
 from medseg.engines.checkpoint import load_weights
 from medseg.engines.masks import image_suffix, mask_path, write_mask
+from medseg.engines.distributed import pick_device
 from medseg.engines.memory import keep_freed_memory
 from medseg.engines.precision import autocast, network_to_channels_last, resolve_precision
 from medseg.transforms.load import PIXEL_SUFFIXES
@@ -98,7 +99,7 @@ class Predictor(SupervisedEvaluator):
 
     def __init__(
         self,
-        device: torch.device,
+        device: torch.device | str,
         dataset: ImageFolder,
         network: nn.Module,
         inferer: Inferer,
@@ -109,6 +110,7 @@ class Predictor(SupervisedEvaluator):
         precision: str = "auto",
         val_handlers: Sequence[Any] | None = None,
     ) -> None:
+        device = pick_device(device)
         keep_freed_memory(device)
         if ckpt is not None:
             load_weights(network, ckpt)

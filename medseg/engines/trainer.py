@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from medseg.engines.averaging import moving_average
 from medseg.engines.checkpoint import load_weights, save_checkpoint, unwrap
-from medseg.engines.distributed import rank, world_size
+from medseg.engines.distributed import pick_device, rank, world_size
 from medseg.engines.loading import SegmentationDataset, make_loader
 from medseg.engines.memory import keep_freed_memory
 from medseg.engines.precision import autocast, network_to_channels_last, resolve_precision, to_memory_format
@@ -83,7 +83,7 @@ class Trainer(SupervisedTrainer):
     def __init__(
         self,
         max_epochs: int,
-        device: torch.device,
+        device: torch.device | str,
         dataset: SegmentationDataset,
         network: nn.Module,
         loss_function: Callable[..., Tensor],
@@ -110,6 +110,7 @@ class Trainer(SupervisedTrainer):
         seed: int = 0,
     ) -> None:
         _at_least(1, max_epochs=max_epochs, batch_size=batch_size, val_interval=val_interval, early_stop=early_stop)
+        device = pick_device(device)
         keep_freed_memory(device)
         self.precision = resolve_precision(precision, device)
         loader = make_loader(

@@ -43,6 +43,8 @@ class ConvBlock(nn.Sequential):
         _check_name("act", act, Act)
         if norm is not None:
             _check_name("norm", norm, Norm)
+        if act == "relu":  # saves a feature map: neither the normalisation nor the convolution before needs it back
+            act = ("relu", {"inplace": True})
         layers: list[nn.Module] = []
         for channels in (in_channels, out_channels):
             layers.append(Conv[Conv.CONV, spatial_dims](channels, out_channels, 3, padding=1, bias=norm is None))

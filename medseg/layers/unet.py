@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from monai.networks.layers.factories import Conv, Dropout
 from torch import Tensor, nn
@@ -60,7 +61,7 @@ class UNetSkeleton(nn.Module):
         self.dropout = Dropout[Dropout.DROPOUT, spatial_dims](dropout) if dropout else nn.Identity()
         self.decoder = nn.ModuleList(
             DecoderLevel(spatial_dims, coarse, fine, merge(fine), merged(fine), act, norm)
-            for fine, coarse in reversed(list(zip(channels[:-1], channels[1:], strict=True)))
+            for fine, coarse in reversed(list(pairwise(channels)))
         )
         self.head = Conv[Conv.CONV, spatial_dims](channels[0], out_channels, 1)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.jit import is_scripting  # type: ignore[attr-defined]
 
 from medseg.layers.crop import crop_end
 
@@ -42,7 +43,8 @@ def to_windows(x: Tensor, edge: int) -> Tensor:
     Shape:
         ``(B, *S, C)`` to ``(B * windows, pixels of a window, C)``.
     """
-    shape, outer, inner, pixels = [x.shape[0]], [0], torch.jit.annotate(list[int], []), 1
+    shape, outer, pixels = [x.shape[0]], [0], 1
+    inner: list[int] = []
     for axis in range(1, x.ndim - 1):
         shape.append(x.shape[axis] // edge)
         shape.append(edge)
@@ -75,8 +77,8 @@ def from_windows(windows: Tensor, edge: int, size: list[int]) -> Tensor:
         order.append(1 + axis)
         order.append(1 + axis + dims)
     # (B, windows, windows, edge, edge, C) to (B, windows, edge, windows, edge, C)
-    parts = windows.reshape(counts + [edge] * dims + [channels]).permute(order + [2 * dims + 1])
-    return crop_end(parts.reshape(whole + [channels]), size, 1)
+    parts = windows.reshape(counts + [edge] * dims + [channels]).permute(order + [2 * dims + 1])  # noqa: RUF005  TorchScript has no `*order`
+    return crop_end(parts.reshape(whole + [channels]), size, 1)  # noqa: RUF005
 
 
 def real_tokens(size: list[int], edge: int, device: torch.device) -> Tensor | None:
@@ -104,7 +106,7 @@ def fits(size: list[int], edge: int) -> bool:
             network is right for every size.
         edge: of a window in pixels.
     """
-    if not torch.jit.is_scripting() and any(isinstance(length, torch.SymInt | Tensor) for length in size):
+    if not is_scripting() and any(isinstance(length, torch.SymInt | Tensor) for length in size):
         return False
     for length in size:  # noqa: SIM110  TorchScript knows no generators
         if length % edge != 0:

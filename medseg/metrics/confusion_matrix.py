@@ -18,9 +18,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Scores:
-    """What a confusion matrix says; per class a list in class order, NaN where a class is absent.
+    """What a confusion matrix says; per class a list in class order, NaN where a score is not defined.
 
-    A class is absent if it is neither in the labels nor in the predictions; means leave it out.
+    A class is absent if it is neither in the labels nor in the predictions; means leave it out. A class that is never
+    predicted has no precision, one that is not in the labels no recall.
     """
 
     iou: list[float]
@@ -95,31 +96,44 @@ class ConfusionMatrix:
         """Count a batch.
 
         Args:
-            prediction: logits ``(B, C, *S)`` in floating point, or class indices of the label's shape.
+            prediction: logits ``(B, C, *S)`` in floating point, or class indices ``(B, 1, *S)`` or ``(B, *S)``.
             label: class indices ``(B, 1, *S)`` or ``(B, *S)``.
         """
-        if prediction.is_floating_point():
+        from_logits = prediction.is_floating_point()
+        if from_logits:
             if prediction.ndim < 2 or prediction.shape[1] != self.num_classes:
                 raise ValueError(f"logits of shape {tuple(prediction.shape)} do not hold {self.num_classes} classes")
             prediction = prediction.max(dim=1).indices  # several times faster than argmax on a CPU
-        if prediction.numel() != label.numel():
-            raise ValueError(f"prediction {tuple(prediction.shape)} and label {tuple(label.shape)} differ in size")
+        if _without_channel(prediction, label) != _without_channel(label, prediction):
+            raise ValueError(f"prediction {tuple(prediction.shape)} and label {tuple(label.shape)} differ in shape")
         truth = label.reshape(-1).to(self.matrix.device, torch.int64)
         guess = prediction.reshape(-1).to(self.matrix.device, torch.int64)
         if self.ignore_index is not None:
             kept = truth != self.ignore_index
             truth, guess = truth[kept], guess[kept]
-        for name, values in (("label", truth), ("prediction", guess)):
-            if values.numel() and (int(values.min()) < 0 or int(values.max()) >= self.num_classes):
-                wrong = sorted({int(v) for v in values.unique() if not 0 <= v < self.num_classes})
-                raise ValueError(
-                    f"{name} values {wrong[:10]} are no classes (0 to {self.num_classes - 1}); map them, or set ignore_index"
-                )
+        self._check("label", truth)
+        if not from_logits:
+            self._check("prediction", guess)
         counts = torch.bincount(truth * self.num_classes + guess, minlength=self.num_classes**2)
         self.matrix += counts.reshape(self.num_classes, self.num_classes)
 
+    def _check(self, name: str, values: Tensor) -> None:
+        if not values.numel():
+            return
+        low, high = torch.stack(values.aminmax()).tolist()  # one wait for the device
+        if low < 0 or high >= self.num_classes:
+            wrong = sorted(value for value in set(values.tolist()) if not 0 <= value < self.num_classes)
+            raise ValueError(
+                f"{name} values {wrong[:10]} are no classes (0 to {self.num_classes - 1}); "
+                "map them, or set ignore_index"
+            )
+
     def merge(self, other: ConfusionMatrix) -> None:
-        """Add the counts of another matrix."""
+        """Add the counts of another matrix of as many classes."""
+        if other.num_classes != self.num_classes:
+            raise ValueError(
+                f"cannot add counts of {other.num_classes} classes to counts of {self.num_classes} classes"
+            )
         self.matrix += other.matrix.to(self.matrix.device)
 
     def all_reduce(self) -> None:
@@ -150,6 +164,12 @@ class ConfusionMatrix:
             mean_accuracy=_mean(recall),
             frequency_weighted_iou=sum(frequency),
         )
+
+
+def _without_channel(x: Tensor, other: Tensor) -> tuple[int, ...]:
+    """Return the shape ``(B, *S)``, also where ``x`` has an axis of one channel that ``other`` lacks."""
+    shape = tuple(x.shape)
+    return (shape[0], *shape[2:]) if x.ndim == other.ndim + 1 and shape[1] == 1 else shape
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -88,7 +88,7 @@ def test_padding_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
             padding += [0, (-size) % edge]
         return torch.nn.functional.pad(x, padding, value=1e4)
 
-    monkeypatch.setattr(module, "pad_end", pad_with_noise)
+    monkeypatch.setattr(module, "pad_to_windows", pad_with_noise)
     torch.testing.assert_close(layer(asking, giving), expected)
 
 

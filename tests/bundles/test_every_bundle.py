@@ -1,0 +1,192 @@
+"""What every bundle keeps to: MONAI's commands from any folder, with the bundle copied elsewhere."""
+
+import json
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+import torch
+import yaml
+from bundles.helpers import SMALL_CHANNELS, configs, monai_bundle, small
+from PIL import Image
+
+from medseg.engines.config import check_config, declared_keys
+
+CHANNELS = {"network_def__channels": SMALL_CHANNELS}
+
+
+def test_folder_is_complete(trained: Path) -> None:
+    for name in ("LICENSE", "docs/README.md", "configs/metadata.json", "configs/logging.conf"):
+        assert (trained / name).is_file(), name
+    metadata = json.loads((trained / "configs" / "metadata.json").read_text())
+    assert metadata["version"] in metadata["changelog"]
+    assert "medseg" in metadata["required_packages_version"]
+
+
+def test_metadata_is_verified(trained: Path, tmp_path: Path) -> None:
+    """MONAI's command, with a schema of the same demands from a file: the real one is on the network."""
+    schema = Path(__file__).with_name("metadata_schema.json")
+    jsonschema.Draft7Validator.check_schema(json.loads(schema.read_text()))
+    metadata = json.loads((trained / "configs" / "metadata.json").read_text())
+    assert metadata["schema"].startswith("https://github.com/Project-MONAI/")
+    for change, ok in (({}, True), ({"monai_version": 1}, False)):
+        copy = tmp_path / "metadata.json"
+        copy.write_text(json.dumps({**metadata, **change, "schema": schema.as_uri()}))
+        done = monai_bundle(
+            "verify_metadata", cwd=tmp_path, ok=ok, meta_file=str(copy), filepath=str(tmp_path / "schema.json")
+        )
+        assert (done.returncode == 0) is ok
+        (tmp_path / "schema.json").unlink()
+
+
+def test_every_key_is_read(trained: Path) -> None:
+    """A typing error in a bundle's own files is an error too."""
+    folder = trained / "configs"
+    for name in ("train.yaml", "inference.yaml"):
+        config = yaml.safe_load((folder / name).read_text())
+        check_config(config, ("initialize", "run", "finalize"))
+        assert set(config) <= declared_keys(folder)
+
+
+def test_overlays_override_what_is_there(trained: Path) -> None:
+    folder = trained / "configs"
+    known = declared_keys(folder) | {"initialize", "run", "finalize", "evaluation"}
+    overlays = [p for p in folder.rglob("*.yaml") if p.name not in ("train.yaml", "inference.yaml")]
+    assert overlays
+    for path in overlays:
+        assert set(yaml.safe_load(path.read_text())) <= known, path.name
+
+
+def test_training_left_a_whole_run(trained: Path) -> None:
+    run = trained / "runs" / "first"
+    names = {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()}
+    wanted = {"config.yaml", "environment.json", "data.json", "metrics.jsonl", "curves.png", "model.pt"}
+    wanted |= {"checkpoints/last.pt", "checkpoints/best.pt", "mlflow_run.json"}
+    wanted |= {f"report/{n}" for n in ("scores.json", "table.md", "table.csv", "confusion_matrix.png", "overlays.png")}
+    assert wanted <= names
+    assert (trained / "models" / "model.pt").read_bytes() == (run / "model.pt").read_bytes()
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["network_def"]["channels"] == SMALL_CHANNELS
+    assert config["train"]["trainer"]["max_epochs"] == 2
+    assert json.loads((run / "data.json").read_text())["fingerprint"]
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")  # MLflow's own database models
+def test_mlflow_holds_the_same(trained: Path) -> None:
+    import mlflow
+
+    held = json.loads((trained / "runs" / "first" / "mlflow_run.json").read_text())
+    client = mlflow.MlflowClient(held["tracking_uri"])
+    run = client.get_run(held["run_id"])
+    assert run.info.status == "FINISHED"
+    assert json.loads(run.data.params["network_def.channels"]) == SMALL_CHANNELS
+    assert {"loss", "learning_rate", "images_per_second", "data_wait_share", "val_mean_iou"} <= set(run.data.metrics)
+    assert len(client.get_metric_history(held["run_id"], "loss")) == 2
+    assert "data.fingerprint" in run.data.params
+    tops = {a.path for a in client.list_artifacts(held["run_id"])}
+    assert {"config.yaml", "metrics.jsonl", "report", "model.pt"} <= tops
+    assert {"report/overlays.png", "report/confusion_matrix.png"} <= {
+        a.path for a in client.list_artifacts(held["run_id"], "report")
+    }
+
+
+def test_evaluate(trained: Path, sections: Path, tmp_path: Path) -> None:
+    options = {k: v for k, v in small(trained).items() if k not in ("batch_size", "publish")}
+    monai_bundle(
+        "run",
+        cwd=tmp_path,
+        config_file=configs(trained, "train.yaml", "evaluate.yaml"),
+        dataset_dir=str(sections),
+        output_dir=str(tmp_path / "scores"),
+        **options,
+    )
+    scores = json.loads((tmp_path / "scores" / "scores.json").read_text())
+    assert np.sum(scores["confusion_matrix"]) == 4 * 32 * 32  # the test fold's four crops
+    assert (tmp_path / "scores" / "overlays.png").is_file()
+
+
+def test_inference_stands_alone(trained: Path, tmp_path: Path) -> None:
+    """Only inference.yaml, metadata.json and the weights are there, as other hosts have it."""
+    alone = tmp_path / "alone"
+    (alone / "configs").mkdir(parents=True)
+    for name in ("inference.yaml", "metadata.json"):
+        (alone / "configs" / name).write_bytes((trained / "configs" / name).read_bytes())
+    images, masks = tmp_path / "images", tmp_path / "masks"
+    (images / "deep").mkdir(parents=True)
+    channels = yaml.safe_load((alone / "configs" / "inference.yaml").read_text())["network_def"]["in_channels"]
+    noise = np.random.default_rng(0).integers(0, 256, (300, 270, channels), dtype=np.uint8)
+    for name in ("a.png", "deep/b.tif"):
+        Image.fromarray(noise[..., 0] if channels == 1 else noise).save(images / name)
+    (images / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n cut short")
+    options = {"dataset_dir": str(images), "output_dir": str(masks), "device": "cpu", **CHANNELS}
+    options |= {"config_file": configs(alone, "inference.yaml"), "ckpt": str(trained / "models" / "model.pt")}
+    first = monai_bundle("run", cwd=tmp_path, ok=False, **options)
+    assert first.returncode != 0
+    assert "1 of 3 images could not be done" in first.stderr
+    assert "broken.png" in first.stderr
+    assert "Traceback" not in first.stderr
+    for name in ("a.png", "deep/b.tif"):
+        with Image.open(masks / name) as mask:
+            assert mask.size == (270, 300)
+            assert np.array(mask).max() < 256
+    assert sorted(p.name for p in masks.rglob("*") if p.is_file()) == ["a.png", "b.tif"]
+    (images / "broken.png").unlink()
+    stamp = (masks / "a.png").stat().st_mtime_ns
+    second = monai_bundle("run", cwd=tmp_path, **options)
+    assert "2 images have masks already" in second.stdout + second.stderr
+    assert (masks / "a.png").stat().st_mtime_ns == stamp
+
+
+def test_network_in_and_out(trained: Path, tmp_path: Path) -> None:
+    monai_bundle(
+        "verify_net_in_out",
+        cwd=tmp_path,
+        net_id="network_def",
+        meta_file=str(trained / "configs" / "metadata.json"),
+        config_file=configs(trained, "inference.yaml"),
+        n=2,
+        device="cpu",
+        **CHANNELS,
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:FutureWarning")  # what ckpt_export still writes
+def test_exports_equal_the_network(trained: Path, tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (pip install medseg[export])")
+    weights = trained / "models" / "model.pt"
+    options = {
+        "net_id": "network_def",
+        "ckpt_file": str(weights),
+        "meta_file": str(trained / "configs" / "metadata.json"),
+        "config_file": configs(trained, "inference.yaml"),
+        **CHANNELS,
+    }
+    monai_bundle("ckpt_export", cwd=tmp_path, filepath=str(tmp_path / "model.ts"), **options)
+    monai_bundle(
+        "onnx_export", cwd=tmp_path, filepath=str(tmp_path / "model.onnx"), input_shape=[1, 1, 64, 64], **options
+    )
+    network = _network(trained)
+    x = torch.rand(1, 1, 64, 64)
+    with torch.no_grad():
+        expected = network(x)
+        script = torch.jit.load(tmp_path / "model.ts")
+        torch.testing.assert_close(script(x), expected, rtol=1e-4, atol=1e-4)
+        odd = torch.rand(2, 1, 50, 41)
+        torch.testing.assert_close(script(odd), network(odd), rtol=1e-4, atol=1e-4)
+    session = runtime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    (result,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(result), expected, rtol=1e-4, atol=1e-4)
+
+
+def _network(bundle: Path) -> torch.nn.Module:
+    from monai.bundle import ConfigParser
+
+    from medseg.engines.checkpoint import load_weights
+
+    parser = ConfigParser()
+    parser.read_config(str(bundle / "configs" / "inference.yaml"))
+    parser["network_def#channels"] = SMALL_CHANNELS
+    network: torch.nn.Module = parser.get_parsed_content("network_def")
+    load_weights(network, bundle / "models" / "model.pt")
+    return network.eval()

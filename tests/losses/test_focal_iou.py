@@ -1,0 +1,321 @@
+"""Focal + IoU loss against the definitions written out by hand, and against MONAI's focal loss."""
+
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from monai.losses import FocalLoss
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from medseg.losses.focal_iou import FocalIoULoss
+
+CLASSES = 4
+IGNORE = 255
+
+
+def random_batch(
+    seed: int, ignored: float = 0.0, size: tuple[int, ...] = (5, 6), batch: int = 3
+) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = 2 * torch.randn(batch, CLASSES, *size, generator=generator)
+    label = torch.randint(0, CLASSES, (batch, 1, *size), generator=generator)
+    label[torch.rand(label.shape, generator=generator) < ignored] = IGNORE
+    return logits, label
+
+
+def focal_by_hand(logits: Tensor, label: Tensor, gamma: float, weight: list[float] | None = None) -> Tensor:
+    """Lin et al., eq. 4, pixel by pixel; ignored pixels are not there at all."""
+    terms = []
+    for image, truth in zip(logits, label, strict=True):
+        for scores, value in zip(image.flatten(1).T, truth.flatten().tolist(), strict=True):
+            if value != IGNORE:
+                p = (scores.exp() / scores.exp().sum())[value]
+                terms.append(-((1 - p) ** gamma) * p.log() * (weight[value] if weight else 1.0))
+    return torch.stack(terms).mean()
+
+
+def iou_by_hand(logits: Tensor, label: Tensor, batch: bool, classes: str = "present", smooth: float = 0.0) -> Tensor:
+    """Mean over classes, those in the label or all, of ``1 - sum(p g) / sum(p + g - p g)``."""
+    groups = [range(len(logits))] if batch else [[i] for i in range(len(logits))]
+    terms = []
+    for group in groups:
+        for c in range(CLASSES):
+            intersection, union, present = torch.zeros((), dtype=logits.dtype), torch.zeros((), dtype=logits.dtype), 0
+            for i in group:
+                p, truth = logits[i].softmax(0)[c].flatten(), label[i].flatten()
+                for probability, value in zip(p, truth.tolist(), strict=True):
+                    g = float(value == c)
+                    if value != IGNORE:
+                        intersection = intersection + probability * g
+                        union = union + probability + g - probability * g
+                        present += int(g)
+            if present or classes == "all":
+                terms.append(1 - (intersection + smooth) / (union + smooth))
+    return torch.stack(terms).mean()
+
+
+def value_and_gradient(loss: nn.Module, logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    leaf = logits.detach().clone().requires_grad_()
+    value = loss(leaf, label)
+    value.backward()
+    assert leaf.grad is not None
+    return value.detach(), leaf.grad
+
+
+def iou_alone(loss: FocalIoULoss, logits: Tensor, label: Tensor) -> Tensor:
+    without = FocalIoULoss(loss.gamma, iou_weight=0.0, ignore_index=loss.ignore_index)
+    result: Tensor = loss(logits, label) - without(logits, label)
+    return result
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0, 2.5])
+@pytest.mark.parametrize("weight", [None, [0.5, 2.0, 1.0, 3.0]])
+def test_focal_equals_the_definition(gamma: float, weight: list[float] | None) -> None:
+    logits, label = random_batch(1, ignored=0.3)
+    loss = FocalIoULoss(gamma, weight, iou_weight=0.0, ignore_index=IGNORE)
+    value, gradient = value_and_gradient(loss, logits, label)
+    exact = logits.double().requires_grad_()
+    expected = focal_by_hand(exact, label, gamma, weight)
+    expected.backward()
+    torch.testing.assert_close(value.double(), expected.detach(), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(gradient.double(), exact.grad, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("size", [(5, 6), (3, 4, 5)])
+def test_focal_equals_monai(size: tuple[int, ...]) -> None:
+    logits, label = random_batch(2, size=size)
+    monai = FocalLoss(gamma=2.0, to_onehot_y=True, use_softmax=True, include_background=True)
+    ours, gradient = value_and_gradient(FocalIoULoss(iou_weight=0.0), logits, label)
+    theirs, expected = value_and_gradient(monai, logits, label)
+    # MONAI averages over classes too, of which all but the label's add nothing
+    torch.testing.assert_close(ours, theirs * CLASSES, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(gradient, expected * CLASSES, rtol=1e-4, atol=1e-7)
+
+
+def test_gamma_0_is_cross_entropy() -> None:
+    logits, label = random_batch(3, ignored=0.4)
+    expected = nn.functional.cross_entropy(logits, label[:, 0], ignore_index=IGNORE)
+    torch.testing.assert_close(FocalIoULoss(0.0, iou_weight=0.0, ignore_index=IGNORE)(logits, label), expected)
+
+
+@pytest.mark.parametrize("batch", [True, False])
+@pytest.mark.parametrize("ignored", [0.0, 0.3])
+@pytest.mark.parametrize("absent", [False, True])
+def test_iou_equals_the_definition(batch: bool, ignored: float, absent: bool) -> None:
+    logits, label = random_batch(4, ignored)
+    if absent:
+        label[label == 2] = 1  # nowhere
+        label[0][label[0] == 3] = 0  # in some images
+    loss = FocalIoULoss(iou_weight=0.7, ignore_index=IGNORE, batch=batch)
+    exact = logits.double().requires_grad_()
+    expected = focal_by_hand(exact, label, 2.0) + 0.7 * iou_by_hand(exact, label, batch)
+    expected.backward()
+    value, gradient = value_and_gradient(loss, logits, label)
+    torch.testing.assert_close(value.double(), expected.detach(), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(gradient.double(), exact.grad, rtol=1e-4, atol=1e-7)
+    if not ignored:
+        torch.testing.assert_close(FocalIoULoss(iou_weight=0.7, batch=batch)(logits, label), value)
+
+
+@pytest.mark.parametrize("batch", [True, False])
+@pytest.mark.parametrize("classes", ["present", "all"])
+@pytest.mark.parametrize("smooth", [0.0, 0.5])
+def test_counted_classes_and_smoothing(batch: bool, classes: str, smooth: float) -> None:
+    logits, label = random_batch(17, ignored=0.3)
+    label[label == 2] = 1  # nowhere
+    label[0][label[0] == 3] = 0  # in some images
+    loss = FocalIoULoss(ignore_index=IGNORE, batch=batch, classes=classes, smooth=smooth)
+    exact = logits.double().requires_grad_()
+    expected = focal_by_hand(exact, label, 2.0) + iou_by_hand(exact, label, batch, classes, smooth)
+    expected.backward()
+    value, gradient = value_and_gradient(loss, logits.double(), label)
+    torch.testing.assert_close(value, expected.detach())
+    torch.testing.assert_close(gradient, exact.grad)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 3.0])
+@pytest.mark.parametrize("batch", [True, False])
+@pytest.mark.parametrize("weight", [None, [0.5, 2.0, 1.0, 3.0]])
+def test_gradient_equals_finite_differences(gamma: float, batch: bool, weight: list[float] | None) -> None:
+    logits, label = random_batch(5, ignored=0.2, size=(2, 3), batch=2)
+    loss = FocalIoULoss(gamma, weight, ignore_index=IGNORE, batch=batch)
+    assert torch.autograd.gradcheck(lambda z: loss(z, label), (logits.double().requires_grad_(),))
+
+
+def test_large_maps_keep_float32_accuracy() -> None:
+    """Sums over a million pixels: as exact as in float64."""
+    logits, label = random_batch(18, ignored=0.1, size=(512, 512), batch=4)
+    loss = FocalIoULoss(ignore_index=IGNORE)
+    torch.testing.assert_close(loss(logits, label).double(), loss(logits.double(), label), rtol=1e-5, atol=0)
+
+
+def test_iou_is_0_for_a_perfect_and_1_for_a_wrong_prediction() -> None:
+    label = torch.arange(CLASSES).repeat(6).reshape(1, 1, 4, 6)
+    right = 50.0 * nn.functional.one_hot(label[:, 0], CLASSES).movedim(-1, 1)
+    assert float(iou_alone(FocalIoULoss(gamma=5), right, label)) == pytest.approx(0, abs=1e-6)
+    assert float(iou_alone(FocalIoULoss(gamma=5), right, (label + 1) % CLASSES)) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("batch", [True, False])
+def test_ignored_pixels_are_as_if_cut_off(batch: bool) -> None:
+    logits, label = random_batch(6)
+    label[..., 4:] = IGNORE
+    loss = FocalIoULoss(ignore_index=IGNORE, batch=batch)
+    value, gradient = value_and_gradient(loss, logits, label)
+    expected, cut = value_and_gradient(loss, logits[..., :4], label[..., :4])
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(gradient[..., :4], cut)
+    assert not gradient[..., 4:].any()
+
+
+@pytest.mark.parametrize("batch", [True, False])
+@pytest.mark.parametrize("iou_weight", [0.0, 1.0])
+def test_all_pixels_ignored(batch: bool, iou_weight: float) -> None:
+    logits, label = random_batch(7)
+    loss = FocalIoULoss(iou_weight=iou_weight, ignore_index=IGNORE, batch=batch)
+    value, gradient = value_and_gradient(loss, logits, torch.full_like(label, IGNORE))
+    assert float(value) == 0
+    assert not gradient.any()
+
+
+def test_one_image_ignored_counts_for_nothing() -> None:
+    logits, label = random_batch(8)
+    label[1] = IGNORE
+    kept = torch.tensor([0, 2])
+    for batch in (True, False):
+        loss = FocalIoULoss(ignore_index=IGNORE, batch=batch)
+        torch.testing.assert_close(loss(logits, label), loss(logits[kept], label[kept]))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("size", [1e4, 1e36])
+@pytest.mark.parametrize("right", [True, False])
+def test_extreme_logits_stay_finite(gamma: float, size: float, right: bool) -> None:
+    label = torch.arange(CLASSES).repeat(6).reshape(1, 1, 4, 6)
+    shown = label if right else (label + 1) % CLASSES
+    logits = size * (nn.functional.one_hot(shown[:, 0], CLASSES).movedim(-1, 1) - 0.5)
+    value, gradient = value_and_gradient(FocalIoULoss(gamma), logits, label)
+    assert torch.isfinite(value)
+    assert torch.isfinite(gradient).all()
+    assert float(value) == 0 if right else float(value) >= 0.9 * size
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_logits_are_summed_in_float32(dtype: torch.dtype) -> None:
+    """In half precision a sum over so many pixels would stand still or overflow."""
+    logits, label = random_batch(9, size=(150, 300), batch=2)
+    half = logits.to(dtype)
+    value, gradient = value_and_gradient(FocalIoULoss(), half, label)
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, FocalIoULoss()(half.float(), label))
+    assert gradient.dtype == dtype
+    assert torch.isfinite(gradient).all()
+
+
+def test_autocast_changes_nothing() -> None:
+    logits, label = random_batch(10)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = FocalIoULoss()(logits, label)
+    torch.testing.assert_close(value, FocalIoULoss()(logits, label), rtol=0, atol=0)
+
+
+def test_label_layouts() -> None:
+    logits, label = random_batch(11)
+    expected = FocalIoULoss()(logits, label)
+    for other in (label[:, 0], label.to(torch.uint8), label.float()):
+        torch.testing.assert_close(FocalIoULoss()(logits, other), expected, rtol=0, atol=0)
+    swapped = logits.contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(FocalIoULoss()(swapped, label), expected)
+
+
+@pytest.mark.parametrize(
+    "shape", [(3, 1, 6, 5), (3, 6, 5), (2, 1, 5, 6), (3, 4, 5, 6), (3, 1, 5), (3, 1, 1, 5, 6), (1, 3, 5, 6)]
+)
+def test_shapes_must_fit(shape: tuple[int, ...]) -> None:
+    logits, _ = random_batch(12)
+    with pytest.raises(ValueError, match=r"logits have shape \(3, 4, 5, 6\) and the label"):
+        FocalIoULoss()(logits, torch.zeros(shape, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("value", [CLASSES, IGNORE, -1])
+def test_label_without_a_logit(value: int) -> None:
+    logits, label = random_batch(13)
+    label[0, 0, 0, 0] = value
+    with pytest.raises(ValueError, match=rf"label values \[{value}\].*4 classes"):
+        FocalIoULoss(ignore_index=None if value == IGNORE else IGNORE)(logits, label)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gamma": -1.0}, "gamma is -1.0"),
+        ({"gamma": float("nan")}, "gamma is nan"),
+        ({"iou_weight": -0.5}, "iou_weight is -0.5"),
+        ({"smooth": -1e-5}, "smooth is -1e-05"),
+        ({"classes": "some"}, "classes is 'some'; choose one of present, all"),
+        ({"weight": []}, "weight"),
+    ],
+)
+def test_bad_options(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FocalIoULoss(**options)  # type: ignore[arg-type]
+
+
+def test_weights_must_be_one_a_class() -> None:
+    logits, label = random_batch(14)
+    with pytest.raises(ValueError, match="3 class weights for 4 classes"):
+        FocalIoULoss(weight=[1.0, 2.0, 3.0])(logits, label)
+
+
+def small_network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(CLASSES, 6, 3, padding=1), nn.Tanh(), nn.Conv2d(6, CLASSES, 1))
+
+
+def uneven_batch() -> tuple[Tensor, Tensor]:
+    """Four images; the first half has few ignored pixels, the second half many and no pixel of class 3."""
+    image, label = random_batch(15, batch=4)
+    _, holes = random_batch(16, ignored=0.7, batch=4)
+    label[2:][(holes == IGNORE)[2:] | (label[2:] == 3)] = IGNORE
+    label[0, 0, 0, :2] = IGNORE
+    return image, label
+
+
+def train_a_share(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    image, label = uneven_batch()
+    half = slice(2 * rank, 2 * rank + 2)
+    results = []
+    for weight in (None, [0.5, 2.0, 1.0, 3.0]):
+        network = DistributedDataParallel(small_network())
+        loss = FocalIoULoss(weight=weight, ignore_index=IGNORE)(network(image[half]), label[half])
+        loss.backward()
+        results.append({"loss": loss.detach()} | {n: p.grad for n, p in network.module.named_parameters()})
+    torch.save(results, os.path.join(folder, f"{rank}.pt"))
+    dist.destroy_process_group()
+
+
+def test_two_processes_have_the_gradient_of_one(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=train_a_share, args=(rank, str(tmp_path))) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    image, label = uneven_batch()
+    ignored = (label == IGNORE).flatten(1).sum(1)
+    assert int(ignored[:2].sum()) * 5 < int(ignored[2:].sum())  # else the test would not tell
+    expected = []
+    for weight in (None, [0.5, 2.0, 1.0, 3.0]):
+        network = small_network()
+        loss = FocalIoULoss(weight=weight, ignore_index=IGNORE)(network(image), label)
+        loss.backward()
+        expected.append({"loss": loss.detach()} | {n: p.grad for n, p in network.named_parameters()})
+    for worker in workers:
+        worker.join(120)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    for rank in range(2):
+        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt", weights_only=True), expected)

@@ -1,0 +1,277 @@
+"""The dataset-level scores against torchmetrics and against counting by hand."""
+
+import json
+import math
+import multiprocessing
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from PIL import Image
+from torch import Tensor
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassF1Score,
+    MulticlassJaccardIndex,
+    MulticlassPrecision,
+    MulticlassRecall,
+)
+
+from medseg.metrics.confusion_matrix import ConfusionMatrix, Scores
+
+CLASSES = 4
+IGNORE = 255
+DROSOPHILA = {0: 0, 32: 0, 64: 0, 96: 0, 128: 0, 191: 1, 223: 2, 159: 3, 255: 4}
+
+
+def random_batch(seed: int, ignored: bool, classes: int = CLASSES) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(3, classes, 9, 11, generator=generator)
+    label = torch.randint(0, classes, (3, 1, 9, 11), generator=generator)
+    # agree more often than by chance, so that the scores differ between the classes
+    agree = torch.rand(3, 1, 9, 11, generator=generator) < 0.5
+    label = torch.where(agree, logits.argmax(1, keepdim=True), label)
+    if ignored:
+        label[torch.rand(label.shape, generator=generator) < 0.3] = IGNORE
+    return logits, label
+
+
+def counted_by_hand(batches: list[tuple[Tensor, Tensor]], classes: int, ignore: int | None) -> list[list[int]]:
+    matrix = [[0] * classes for _ in range(classes)]
+    for logits, label in batches:
+        for guess, truth in zip(logits.argmax(1).flatten().tolist(), label.flatten().tolist(), strict=True):
+            if truth != ignore:
+                matrix[truth][guess] += 1
+    return matrix
+
+
+def scores_of(batches: list[tuple[Tensor, Tensor]], classes: int = CLASSES, ignore: int | None = None) -> Scores:
+    counter = ConfusionMatrix(classes, ignore)
+    for prediction, label in batches:
+        counter.update(prediction, label)
+    return counter.compute()
+
+
+def assert_same_scores(one: Scores, other: Scores) -> None:
+    """Compare to the last bit, NaN equal to NaN."""
+    assert json.dumps(one.to_dict()) == json.dumps(other.to_dict())
+
+
+@pytest.mark.parametrize("ignore", [None, IGNORE])
+def test_equals_torchmetrics(ignore: int | None) -> None:
+    batches = [random_batch(seed, ignore is not None) for seed in range(3)]
+    ours = scores_of(batches, ignore=ignore)
+    common = {"num_classes": CLASSES, "ignore_index": ignore}
+    for values, metric in [
+        (ours.iou, MulticlassJaccardIndex(average=None, **common)),
+        (ours.dice, MulticlassF1Score(average=None, **common)),
+        (ours.precision, MulticlassPrecision(average=None, **common)),
+        (ours.recall, MulticlassRecall(average=None, **common)),
+        ([ours.mean_iou], MulticlassJaccardIndex(average="macro", **common)),
+        ([ours.mean_dice], MulticlassF1Score(average="macro", **common)),
+        ([ours.mean_accuracy], MulticlassAccuracy(average="macro", **common)),
+        ([ours.pixel_accuracy], MulticlassAccuracy(average="micro", **common)),
+        ([ours.frequency_weighted_iou], MulticlassJaccardIndex(average="weighted", **common)),
+    ]:
+        for logits, label in batches:
+            metric.update(logits.argmax(1), label[:, 0])
+        torch.testing.assert_close(torch.tensor(values), metric.compute().reshape(-1), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("ignore", [None, IGNORE])
+def test_equals_counting_by_hand(ignore: int | None) -> None:
+    batches = [random_batch(seed, ignore is not None) for seed in range(2)]
+    counter = ConfusionMatrix(CLASSES, ignore)
+    for logits, label in batches:
+        counter.update(logits, label)
+    matrix = counted_by_hand(batches, CLASSES, ignore)
+    assert counter.matrix.tolist() == matrix
+
+    ours = counter.compute()
+    total = sum(map(sum, matrix))
+    weighted = 0.0
+    for c in range(CLASSES):
+        hit, support, guessed = matrix[c][c], sum(matrix[c]), sum(row[c] for row in matrix)
+        assert ours.support[c] == support
+        assert ours.iou[c] == pytest.approx(hit / (support + guessed - hit))
+        assert ours.dice[c] == pytest.approx(2 * hit / (support + guessed))
+        assert ours.precision[c] == pytest.approx(hit / guessed)
+        assert ours.recall[c] == pytest.approx(hit / support)
+        weighted += support / total * hit / (support + guessed - hit)
+    assert ours.frequency_weighted_iou == pytest.approx(weighted)
+    assert ours.pixel_accuracy == pytest.approx(sum(matrix[c][c] for c in range(CLASSES)) / total)
+    assert ours.absent == []
+
+
+def test_is_the_datasets_iou_and_not_the_mean_over_images() -> None:
+    """One image of 90 pixels all right, one of 10 all wrong: IoU 0.9 of a class, not the mean of 1 and 0."""
+    right = torch.zeros(1, 9, 10, dtype=torch.int64)
+    wrong = torch.ones(1, 1, 10, dtype=torch.int64)
+    ours = scores_of([(right, right), (wrong, torch.zeros_like(wrong))], classes=2)
+    assert ours.iou == [0.9, 0.0]
+    assert ours.mean_iou == pytest.approx(0.45)
+
+
+def test_absent_classes_are_named_and_left_out_of_means() -> None:
+    label = torch.tensor([[0, 0, 1, 1, 1]])
+    prediction = torch.tensor([[0, 1, 1, 1, 3]])  # 2 is nowhere, 3 is predicted alone
+    ours = scores_of([(prediction, label)])
+    assert ours.absent == [2]
+    assert [math.isnan(v) for v in ours.iou] == [False, False, True, False]
+    assert ours.iou[3] == 0  # predicted where it is not: wrong, not absent
+    assert ours.mean_iou == pytest.approx((1 / 2 + 2 / 4 + 0) / 3)
+    assert ours.mean_dice == pytest.approx((2 / 3 + 4 / 6 + 0) / 3)
+    assert math.isnan(ours.recall[3])  # no pixel to recall
+    assert ours.mean_accuracy == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert ours.frequency_weighted_iou == pytest.approx(2 / 5 * 1 / 2 + 3 / 5 * 2 / 4)
+
+    plain = ours.to_dict(["a", "b", "c", "d"])
+    assert plain["absent"] == ["c"]
+    assert plain["classes"][2] == {
+        "name": "c",
+        "iou": None,
+        "dice": None,
+        "precision": None,
+        "recall": None,
+        "support": 0,
+    }
+    assert plain["classes"][3]["recall"] is None
+    json.dumps(plain, allow_nan=False)
+
+
+def test_never_predicted_class_has_no_precision() -> None:
+    ours = scores_of([(torch.tensor([[0, 0]]), torch.tensor([[0, 1]]))], classes=2)
+    assert math.isnan(ours.precision[1])
+    assert ours.iou[1] == ours.dice[1] == ours.recall[1] == 0
+    assert ours.absent == []
+
+
+def test_nothing_counted_gives_no_numbers() -> None:
+    label = torch.full((1, 1, 3, 3), IGNORE)
+    ours = scores_of([(torch.rand(1, CLASSES, 3, 3), label)], ignore=IGNORE)
+    assert ours.absent == list(range(CLASSES))
+    for name in ("mean_iou", "mean_dice", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou"):
+        assert math.isnan(getattr(ours, name)), name
+    json.dumps(ours.to_dict(), allow_nan=False)
+
+
+def test_logits_and_indices_of_any_layout_count_alike() -> None:
+    logits, label = random_batch(5, ignored=True)
+    expected = scores_of([(logits, label)], ignore=IGNORE)
+    index = logits.argmax(1)
+    for prediction, truth in [
+        (index, label[:, 0]),
+        (index[:, None], label),
+        (index.to(torch.uint8), label.to(torch.uint8)),
+        (logits.to(memory_format=torch.channels_last), label),
+        (logits.requires_grad_().softmax(1), label),
+        (logits, label.to(torch.float32)),
+    ]:
+        assert_same_scores(scores_of([(prediction, truth)], ignore=IGNORE), expected)
+
+
+def test_3d() -> None:
+    logits, label = torch.randn(2, CLASSES, 4, 5, 6), torch.randint(0, CLASSES, (2, 1, 4, 5, 6))
+    counter = ConfusionMatrix(CLASSES)
+    counter.update(logits, label)
+    assert counter.matrix.tolist() == counted_by_hand([(logits, label)], CLASSES, None)
+
+
+def test_merge_and_reset() -> None:
+    batches = [random_batch(seed, ignored=False) for seed in range(4)]
+    first, second = ConfusionMatrix(CLASSES), ConfusionMatrix(CLASSES)
+    for logits, label in batches[:2]:
+        first.update(logits, label)
+    for logits, label in batches[2:]:
+        second.update(logits, label)
+    first.merge(second)
+    assert_same_scores(first.compute(), scores_of(batches))
+    first.reset()
+    assert first.compute().support == [0] * CLASSES
+
+
+def test_matrices_of_other_sizes_do_not_merge() -> None:
+    with pytest.raises(ValueError, match=r"1 classes .* 3 classes"):
+        ConfusionMatrix(3).merge(ConfusionMatrix(1))  # would broadcast
+
+
+@pytest.mark.parametrize(
+    ("prediction", "label", "message"),
+    [
+        (torch.zeros(1, 3, dtype=torch.int64), torch.tensor([[0, 7, 255]]), r"label values \[7, 255\].*0 to 3"),
+        (torch.zeros(1, 3, dtype=torch.int64), torch.tensor([[0, -1, 1]]), r"label values \[-1\]"),
+        (torch.tensor([[0, 4, 1]]), torch.zeros(1, 3, dtype=torch.int64), r"prediction values \[4\]"),
+        (torch.rand(1, 3, 2, 2), torch.zeros(1, 2, 2, dtype=torch.int64), "do not hold 4 classes"),
+        (torch.zeros(1, 2, 3, dtype=torch.int64), torch.zeros(1, 2, 2, dtype=torch.int64), "differ in"),
+        (torch.zeros(1, 2, 3, dtype=torch.int64), torch.zeros(1, 3, 2, dtype=torch.int64), "differ in"),
+        (torch.rand(1, 4, 2, 3), torch.zeros(1, 1, 3, 2, dtype=torch.int64), "differ in"),
+    ],
+)
+def test_bad_input(prediction: Tensor, label: Tensor, message: str) -> None:
+    counter = ConfusionMatrix(CLASSES)
+    with pytest.raises(ValueError, match=message):
+        counter.update(prediction, label)
+    assert int(counter.matrix.sum()) == 0  # nothing half counted
+
+
+def test_ignored_label_is_never_out_of_range() -> None:
+    counter = ConfusionMatrix(2, ignore_index=IGNORE)
+    with pytest.raises(ValueError, match=r"label values \[7\]"):
+        counter.update(torch.zeros(1, 3, dtype=torch.int64), torch.tensor([[0, 7, IGNORE]]))
+
+
+def test_bad_options() -> None:
+    with pytest.raises(ValueError, match="num_classes is 0"):
+        ConfusionMatrix(0)
+    with pytest.raises(ValueError, match="3 class names for 2 classes"):
+        ConfusionMatrix(2).compute().to_dict(["a", "b", "c"])
+
+
+def test_real_labels(real_data: Path) -> None:
+    """Two real sections, one taken as the prediction of the other."""
+    files = sorted((real_data / "drosophila_vnc" / "labels").iterdir())[:2]
+    table = np.full(256, -1, dtype=np.int64)
+    for value, index in DROSOPHILA.items():
+        table[value] = index
+    truth, guess = (torch.from_numpy(table[np.asarray(Image.open(file))])[None] for file in files)
+    ours = scores_of([(guess, truth)], classes=5)
+    theirs = MulticlassJaccardIndex(num_classes=5, average=None)(guess, truth)
+    torch.testing.assert_close(torch.tensor(ours.iou), theirs, rtol=1e-5, atol=1e-6)
+    assert sum(ours.support) == truth.numel()
+    assert ours.absent == []
+
+
+def count_a_share(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    counter = ConfusionMatrix(CLASSES, IGNORE)
+    for seed in range(rank, 3, 2):  # two batches here, one there
+        counter.update(*random_batch(seed, ignored=True))
+    counter.all_reduce()
+    torch.save(counter.matrix, os.path.join(folder, f"{rank}.pt"))
+    dist.destroy_process_group()
+
+
+def test_two_processes_count_as_one(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=count_a_share, args=(rank, str(tmp_path))) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    alone = ConfusionMatrix(CLASSES, IGNORE)
+    for seed in range(3):
+        alone.update(*random_batch(seed, ignored=True))
+    for rank in range(2):
+        assert torch.equal(torch.load(tmp_path / f"{rank}.pt", weights_only=True), alone.matrix)
+
+
+def test_all_reduce_of_one_process_changes_nothing() -> None:
+    counter = ConfusionMatrix(CLASSES)
+    counter.update(*random_batch(0, ignored=False))
+    before = counter.matrix.clone()
+    counter.all_reduce()
+    assert torch.equal(counter.matrix, before)
