@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from medseg.engines.precision import network_to_channels_last
+
 
 def rank() -> int:
     """Return this process's number, 0 where there is one process."""
@@ -61,8 +63,9 @@ def start_processes() -> None:
 
 
 def stop_processes() -> None:
-    """Leave the process group, if there is one."""
+    """Leave the process group, if there is one, together: the first process has the reports to write."""
     if dist.is_initialized():
+        dist.barrier()
         dist.destroy_process_group()
 
 
@@ -76,6 +79,9 @@ def parallel(network: nn.Module, device: torch.device | str) -> nn.Module:
         device: this process's device.
     """
     device = pick_device(device)
+    # before wrapping: DistributedDataParallel keeps gradients in the layout that the weights have now, and a later
+    # change of the weights' layout would put each gradient on another weight
+    network_to_channels_last(network)
     if device.type == "cuda":
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         return nn.parallel.DistributedDataParallel(network, device_ids=[device.index])

@@ -36,15 +36,17 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
 
 
 def to_memory_format(image: Tensor) -> Tensor:
-    """Return an image batch ``(B, C, H, W)`` or ``(B, C, H, W, D)`` in channels-last memory format."""
-    if image.ndim == 4:
-        return image.contiguous(memory_format=torch.channels_last)
-    if image.ndim == 5:
-        return image.contiguous(memory_format=torch.channels_last_3d)
-    return image
+    """Return an image batch ``(B, C, H, W)`` or ``(B, C, H, W, D)`` in channels-last memory format, others plain."""
+    return image.contiguous(memory_format=_format(image))
+
+
+def _format(tensor: Tensor) -> torch.memory_format:
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    return formats.get(tensor.ndim, torch.contiguous_format)
 
 
 def network_to_channels_last(network: nn.Module) -> None:
     """Store the convolution weights of a 2D or 3D network channels-last, in place."""
     for parameter in network.parameters():
-        parameter.data = to_memory_format(parameter.data)
+        if not parameter.is_contiguous(memory_format=_format(parameter)):
+            parameter.data = to_memory_format(parameter.data)

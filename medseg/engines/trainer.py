@@ -116,7 +116,7 @@ class Trainer(SupervisedTrainer):
         loader = make_loader(
             dataset, batch_size, shuffle=True, num_workers=num_workers, seed=seed, pin_memory=device.type == "cuda"
         )
-        if channels_last:
+        if channels_last and not isinstance(network, nn.parallel.DistributedDataParallel):  # `parallel` has done it
             network_to_channels_last(network)
         super().__init__(
             device=device,

@@ -12,13 +12,6 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 from torch import Tensor
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassF1Score,
-    MulticlassJaccardIndex,
-    MulticlassPrecision,
-    MulticlassRecall,
-)
 
 from medseg.metrics.confusion_matrix import ConfusionMatrix, Scores
 
@@ -62,19 +55,21 @@ def assert_same_scores(one: Scores, other: Scores) -> None:
 
 @pytest.mark.parametrize("ignore", [None, IGNORE])
 def test_equals_torchmetrics(ignore: int | None) -> None:
+    from torchmetrics import classification as theirs  # slow to load, and the processes below do without
+
     batches = [random_batch(seed, ignore is not None) for seed in range(3)]
     ours = scores_of(batches, ignore=ignore)
     common = {"num_classes": CLASSES, "ignore_index": ignore}
     for values, metric in [
-        (ours.iou, MulticlassJaccardIndex(average=None, **common)),
-        (ours.dice, MulticlassF1Score(average=None, **common)),
-        (ours.precision, MulticlassPrecision(average=None, **common)),
-        (ours.recall, MulticlassRecall(average=None, **common)),
-        ([ours.mean_iou], MulticlassJaccardIndex(average="macro", **common)),
-        ([ours.mean_dice], MulticlassF1Score(average="macro", **common)),
-        ([ours.mean_accuracy], MulticlassAccuracy(average="macro", **common)),
-        ([ours.pixel_accuracy], MulticlassAccuracy(average="micro", **common)),
-        ([ours.frequency_weighted_iou], MulticlassJaccardIndex(average="weighted", **common)),
+        (ours.iou, theirs.MulticlassJaccardIndex(average=None, **common)),
+        (ours.dice, theirs.MulticlassF1Score(average=None, **common)),
+        (ours.precision, theirs.MulticlassPrecision(average=None, **common)),
+        (ours.recall, theirs.MulticlassRecall(average=None, **common)),
+        ([ours.mean_iou], theirs.MulticlassJaccardIndex(average="macro", **common)),
+        ([ours.mean_dice], theirs.MulticlassF1Score(average="macro", **common)),
+        ([ours.mean_accuracy], theirs.MulticlassAccuracy(average="macro", **common)),
+        ([ours.pixel_accuracy], theirs.MulticlassAccuracy(average="micro", **common)),
+        ([ours.frequency_weighted_iou], theirs.MulticlassJaccardIndex(average="weighted", **common)),
     ]:
         for logits, label in batches:
             metric.update(logits.argmax(1), label[:, 0])
@@ -232,6 +227,8 @@ def test_bad_options() -> None:
 
 def test_real_labels(real_data: Path) -> None:
     """Two real sections, one taken as the prediction of the other."""
+    from torchmetrics.classification import MulticlassJaccardIndex
+
     files = sorted((real_data / "drosophila_vnc" / "labels").iterdir())[:2]
     table = np.full(256, -1, dtype=np.int64)
     for value, index in DROSOPHILA.items():

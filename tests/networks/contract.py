@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import math
+import pickle
 
 import pytest
 import torch
@@ -14,8 +15,9 @@ from torch import Tensor, nn
 def assert_contract(network: nn.Module, x: Tensor, out_channels: int) -> None:
     """Check one network on one input ``(B, C, *S)``.
 
-    Training gives a tensor or a flat dict with ``pred``; gradients reach every parameter; evaluation gives finite logits
-    ``(B, out_channels, *S)``, sample by sample, also in bf16; weights round-trip safely; the network can be copied.
+    Training gives a tensor or a flat dict with ``pred``; gradients reach every parameter; evaluation gives finite
+    logits ``(B, out_channels, *S)``, sample by sample, also in bf16; weights round-trip safely; the network can be copied
+    and pickled.
     """
     expected = (x.shape[0], out_channels, *x.shape[2:])
     torch.manual_seed(0)
@@ -55,7 +57,7 @@ def _check_weights(network: nn.Module, x: Tensor, logits: Tensor) -> None:
     buffer = io.BytesIO()
     torch.save(network.state_dict(), buffer)
     buffer.seek(0)
-    other = copy.deepcopy(network)
+    other = pickle.loads(pickle.dumps(copy.deepcopy(network)))
     with torch.no_grad():
         for value in other.state_dict().values():
             value.zero_()

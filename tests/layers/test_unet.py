@@ -1,0 +1,82 @@
+"""The U-Net's parts: names of layers, sizes on the way down, and the whole against its definition."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, conv_transpose2d, max_pool2d
+
+from medseg.layers.conv_block import ConvBlock
+from medseg.layers.unet_decoder import DecoderLevel
+from medseg.layers.unet_encoder import UNetEncoder
+from medseg.networks.unet import UNet
+
+
+def test_block_leaves_out_biases_that_a_normalisation_takes_away() -> None:
+    def biases(block: ConvBlock) -> list[bool]:
+        return [layer.bias is not None for layer in block if isinstance(layer, nn.Conv2d)]
+
+    assert biases(ConvBlock(2, 1, 4)) == [False, False]
+    assert biases(ConvBlock(2, 1, 4, norm=None)) == [True, True]
+
+
+def test_layers_by_name_and_arguments() -> None:
+    block = ConvBlock(3, 1, 4, act=("leakyrelu", {"negative_slope": 0.2}), norm=("group", {"num_groups": 2}))
+    kinds = [type(layer) for layer in block]
+    assert kinds == [nn.Conv3d, nn.GroupNorm, nn.LeakyReLU] * 2
+    assert block[2].negative_slope == 0.2
+
+
+@pytest.mark.parametrize("option", ["act", "norm"])
+def test_unknown_layers_are_named_with_the_choices(option: str) -> None:
+    with pytest.raises(ValueError, match=rf"{option} is 'bathc'; choose one of .*, "):
+        ConvBlock(2, 1, 4, **{option: "bathc"})
+    with pytest.raises(ValueError, match="bathc"):
+        UNet(2, 1, 2, channels=(4, 8), **{option: ("bathc", {})})
+
+
+@pytest.mark.parametrize("size", [(37, 50), (1, 3), (5, 6, 7)])
+def test_pooling_rounds_up(size: tuple[int, ...]) -> None:
+    encoder = UNetEncoder(len(size), 1, (2, 3, 4), norm=None)
+    features = encoder(torch.rand(1, 1, *size))
+    expected = [(1, c, *(-(-s // 2**level) for s in size)) for level, c in enumerate((2, 3, 4))]
+    assert [tuple(f.shape) for f in features] == expected
+
+
+def test_an_odd_edge_is_pooled_over_the_pixels_that_are_there() -> None:
+    """Negative features would lose against zeros, if there were any."""
+    pool = UNetEncoder(2, 1, (2, 3)).pool
+    x = -torch.rand(1, 1, 5, 5) - 1
+    assert torch.equal(pool(x)[0, 0, 2], torch.stack([x[0, 0, 4, :2].max(), x[0, 0, 4, 2:4].max(), x[0, 0, 4, 4]]))
+
+
+def test_decoder_takes_the_encoders_size() -> None:
+    level = DecoderLevel(2, 8, 4, _Sum(), 4)
+    assert level(torch.rand(2, 4, 5, 7), torch.rand(2, 8, 3, 4)).shape == (2, 4, 5, 7)
+
+
+class _Sum(nn.Module):
+    def forward(self, encoder: Tensor, decoder: Tensor) -> Tensor:
+        return encoder + decoder
+
+
+def test_equals_the_definition() -> None:
+    """The U-Net written out with functions, over the network's own weights."""
+    network = UNet(2, 1, 3, channels=(4, 6, 8), norm=None)
+    weights = dict(network.named_parameters())
+
+    def block(x: Tensor, name: str) -> Tensor:
+        for layer in ("0", "2"):
+            x = conv2d(x, weights[f"{name}.{layer}.weight"], weights[f"{name}.{layer}.bias"], padding=1).relu()
+        return x
+
+    def up(x: Tensor, name: str) -> Tensor:
+        return conv_transpose2d(x, weights[f"{name}.up.weight"], weights[f"{name}.up.bias"], stride=2)
+
+    x = torch.rand(2, 1, 12, 16)
+    fine = block(x, "encoder.blocks.0")
+    middle = block(max_pool2d(fine, 2), "encoder.blocks.1")
+    deep = block(max_pool2d(middle, 2), "encoder.blocks.2")
+    middle = block(torch.cat([middle, up(deep, "decoder.0")], 1), "decoder.0.block")
+    fine = block(torch.cat([fine, up(middle, "decoder.1")], 1), "decoder.1.block")
+    expected = conv2d(fine, weights["head.weight"], weights["head.bias"])
+    torch.testing.assert_close(network(x), expected)
