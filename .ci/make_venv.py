@@ -1,6 +1,7 @@
+# ruff: noqa: UP031
 """Make `.venv` with the pinned packages, or leave it as it is where the pins have not changed.
 
-Runs on any Python; says in one line what is missing where it cannot go on.
+Written for any Python 3, so that one too old gets as far as saying so in one line.
 """
 
 import hashlib
@@ -35,12 +36,16 @@ def read_stamp():
 def main():
     """Make the environment where it is missing or out of date."""
     if sys.version_info < LEAST:
-        sys.exit("medseg needs Python %d.%d or newer, this is %s: make PYTHON=python3.11" % (*LEAST, sys.version.split()[0]))
+        sys.exit(
+            "medseg needs Python %d.%d or newer, this is %s: make PYTHON=python3.11" % (*LEAST, sys.version.split()[0])
+        )
     wanted = stamp()
     if read_stamp() == wanted:
         return
     print("making .venv (about 8 GB with PyTorch's CUDA build; some minutes)", flush=True)
-    if subprocess.call([sys.executable, "-m", "venv", "--clear", VENV], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL):
+    if subprocess.call(
+        [sys.executable, "-m", "venv", "--clear", VENV], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    ):
         # Debian and Ubuntu ship Python without ensurepip; pip then comes from the package index
         subprocess.check_call([sys.executable, "-m", "venv", "--clear", "--without-pip", VENV])
         bootstrap_pip()
@@ -52,7 +57,12 @@ def main():
 
 def bootstrap_pip():
     """Put pip into an environment made without it: by a pip that is there, else from the package index's own page."""
-    if subprocess.call([sys.executable, "-m", "pip", "--version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) == 0:
+    if (
+        subprocess.call(
+            [sys.executable, "-m", "pip", "--version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        == 0
+    ):
         subprocess.check_call([sys.executable, "-m", "pip", "--python", PYTHON, "install", "--quiet", "pip"])
         return
     import json

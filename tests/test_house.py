@@ -38,7 +38,11 @@ MAY_IMPORT = {
 OWN_ROOM_FORBIDDEN = {"networks"}
 
 HEAVY_AT_LAUNCH = ("mlflow", "itk", "onnx", "matplotlib")
-MONAIS_OWN: dict[str, str] = {}  # package: why `import monai` loads it whatever we do
+MONAIS_OWN = {  # package: why `import monai` loads it whatever we do
+    "matplotlib": "monai.utils.jupyter_utils imports it for plots in notebooks",
+    "itk": "monai.data.image_writer imports it for its ITK writer",
+    "mlflow": "monai.handlers.mlflow_handler imports it for its handler",
+}
 
 
 def name_of(path: Path) -> str:

@@ -200,7 +200,7 @@ class Datalist:
                 raise DatalistError(f"{self.path}: {name} {value} is not in scheme {fold_key!r}; choose one of {known}")
         if validation_fold == fold:
             raise DatalistError(
-                f"{self.path}: validation_fold and fold are both {fold}: weights picked on the test set would flatter it; "
+                f"{self.path}: validation_fold and fold are both {fold}: weights picked on the test set flatter it; "
                 "choose another, or null for no validation"
             )
         held_out = {fold, validation_fold}

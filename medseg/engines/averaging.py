@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
 
 def moving_average(network: nn.Module, decay: float) -> AveragedModel:
     """Return an averaged copy of ``network``; call ``update_parameters(network)`` after each optimiser step.
@@ -24,15 +26,15 @@ def moving_average(network: nn.Module, decay: float) -> AveragedModel:
         raise ValueError(f"ema_decay is {decay}; it must be in [0, 1), or null for none")
 
     @torch.no_grad()
-    def update(averaged: list[Tensor], current: list[Tensor], steps: Tensor | int) -> None:
+    def update(averaged: Tensors, current: Tensors, steps: Tensor | int) -> None:
         n = int(steps)
         share = 1 - min(decay, (1 + n) / (10 + n))
         if torch.is_floating_point(averaged[0]):
-            torch._foreach_lerp_(averaged, current, share)  # type: ignore[arg-type]
+            torch._foreach_lerp_(averaged, current, share)
         else:  # counters
             for target, source in zip(averaged, current, strict=True):
                 target.copy_(source)
 
-    average = AveragedModel(network, multi_avg_fn=update, use_buffers=True)  # type: ignore[arg-type]
+    average = AveragedModel(network, multi_avg_fn=update, use_buffers=True)
     average.requires_grad_(False)
     return average

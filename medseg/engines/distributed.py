@@ -83,6 +83,6 @@ def parallel(network: nn.Module, device: torch.device | str) -> nn.Module:
     # change of the weights' layout would put each gradient on another weight
     network_to_channels_last(network)
     if device.type == "cuda":
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         return nn.parallel.DistributedDataParallel(network, device_ids=[device.index])
     return nn.parallel.DistributedDataParallel(network)

@@ -68,6 +68,7 @@ class Evaluator(SupervisedEvaluator):
         self.cases: list[dict[str, Any]] = []
         self._batch_size = batch_size
         self._num_workers = num_workers
+        self._loader_made = False
         super().__init__(
             device=device,
             val_data_loader=[],
@@ -106,7 +107,8 @@ class Evaluator(SupervisedEvaluator):
         Args:
             global_epoch: epoch of the training that asks.
         """
-        if isinstance(self.data_loader, list):
+        if not self._loader_made:
+            self._loader_made = True
             pinned = self.state.device.type == "cuda"
             self.data_loader = make_loader(
                 self.dataset, self._batch_size, shuffle=False, num_workers=self._num_workers, pin_memory=pinned

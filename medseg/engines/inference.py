@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from medseg.engines.bundle import InputError
 from medseg.engines.checkpoint import load_weights
-from medseg.engines.masks import image_suffix, mask_path, write_mask
 from medseg.engines.distributed import pick_device
+from medseg.engines.masks import image_suffix, mask_path, write_mask
 from medseg.engines.memory import keep_freed_memory
 from medseg.engines.precision import autocast, network_to_channels_last, resolve_precision
 from medseg.transforms.load import PIXEL_SUFFIXES

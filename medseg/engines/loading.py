@@ -81,7 +81,7 @@ class SegmentationDataset(torch.utils.data.Dataset[dict[str, Any]]):
         if self.augmentation is not None:
             state = np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)
             self.augmentation.set_random_state(seed=int(state[0]))
-            sample = self.augmentation(sample)  # type: ignore[assignment]
+            sample = self.augmentation(sample)
         return _plain_tensors(sample)
 
 
@@ -92,7 +92,7 @@ class _Plain:
         self.transform = transform
 
     def __call__(self, entry: dict[str, Any]) -> dict[str, Any]:
-        return _plain_tensors(self.transform(dict(entry)))  # type: ignore[arg-type]
+        return _plain_tensors(self.transform(dict(entry)))
 
 
 def _plain_tensors(sample: dict[str, Any]) -> dict[str, Any]:

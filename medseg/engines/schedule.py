@@ -62,7 +62,7 @@ class Schedule:
         progress = min(1.0, progress)
         rise = min(1.0, (iteration + 1) / self.warmup) if self.warmup else 1.0
         if self.kind == "poly":
-            return rise * (1 - progress) ** self.power
+            return float(rise * (1 - progress) ** self.power)
         if self.kind == "cosine":
             return rise * (1 + math.cos(math.pi * progress)) / 2
         return rise

@@ -7,7 +7,6 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,9 +22,10 @@ from medseg.engines.checkpoint import load_weights, save_checkpoint, unwrap
 from medseg.engines.distributed import pick_device, rank, world_size
 from medseg.engines.loading import SegmentationDataset, make_loader
 from medseg.engines.memory import keep_freed_memory
-from medseg.engines.precision import autocast, network_to_channels_last, resolve_precision, to_memory_format
+from medseg.engines.precision import network_to_channels_last, resolve_precision
 from medseg.engines.progress import Progress
 from medseg.engines.schedule import Schedule
+from medseg.engines.training_parts import AutocastInferer, EpochMeter, PrepareBatch
 
 if TYPE_CHECKING:
     from medseg.engines.evaluator import Evaluator
@@ -125,8 +125,8 @@ class Trainer(SupervisedTrainer):
             network=network,
             optimizer=optimizer,
             loss_function=loss_function,
-            inferer=_Autocast(inferer or SimpleInferer(), self.precision, device),
-            prepare_batch=_Batch(channels_last),
+            inferer=AutocastInferer(inferer or SimpleInferer(), self.precision, device),
+            prepare_batch=PrepareBatch(channels_last),
             non_blocking=True,
             decollate=False,
             amp=self.precision == "fp16" and device.type == "cuda",
@@ -155,7 +155,7 @@ class Trainer(SupervisedTrainer):
         self.progress = Progress(max_epochs, len(loader), enabled=rank() == 0)
         self._spent_before = 0.0  # seconds of earlier, interrupted parts of this run
         self._best: dict[str, Any] = {"score": -math.inf, "epoch": 0}
-        self._meter = _Meter()
+        self._meter = EpochMeter()
         self._register()
 
     def _register(self) -> None:
@@ -225,7 +225,7 @@ class Trainer(SupervisedTrainer):
 
     def _steps_now(self) -> bool:
         done = (self.state.iteration - 1) % self.state.epoch_length + 1
-        return done % self.accumulation_steps == 0 or done == self.state.epoch_length
+        return bool(done % self.accumulation_steps == 0 or done == self.state.epoch_length)
 
     def _clip(self) -> None:
         if not self._steps_now():
@@ -328,79 +328,6 @@ class Trainer(SupervisedTrainer):
         self.state.epoch = int(state["epoch"])
         self.state.iteration = self.state.epoch * self.state.epoch_length
         logger.info("resumed %s after epoch %d", self.run_record.name, self.state.epoch)
-
-
-class _Batch:
-    """Bring a batch to the device in the memory format of the network."""
-
-    def __init__(self, channels_last: bool) -> None:
-        self.channels_last = channels_last
-
-    def __call__(
-        self, batch: dict[str, Tensor], device: torch.device, non_blocking: bool, **_: Any
-    ) -> tuple[Tensor, Tensor | dict[str, Tensor]]:
-        moved = {k: v.to(device, non_blocking=non_blocking) for k, v in batch.items() if isinstance(v, Tensor)}
-        image = moved.pop("image").float()
-        if self.channels_last:
-            image = to_memory_format(image)
-        targets: Tensor | dict[str, Tensor] = moved["label"] if len(moved) == 1 else moved
-        return image, targets
-
-
-class _Autocast(Inferer):
-    """Run an inferer in lower precision, and leave the loss to full precision."""
-
-    def __init__(self, inferer: Inferer, precision: str, device: torch.device) -> None:
-        super().__init__()
-        self.inferer = inferer
-        self.precision = precision
-        self.device = device
-
-    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        context = autocast(self.precision, self.device) if self.precision == "bf16" else nullcontext()
-        with context:
-            return self.inferer(inputs, network, *args, **kwargs)
-
-
-class _Meter:
-    """Loss, throughput and waiting of one epoch; the loss stays on the device until asked for."""
-
-    def __init__(self) -> None:
-        self.validation_seconds = 0.0
-
-    def start(self, device: torch.device) -> None:
-        self.total = torch.zeros((), device=device)
-        self.count = 0
-        self.images = 0
-        self.waited = 0.0
-        self.started = time.monotonic()
-
-    def wait_started(self) -> None:
-        self._wait_from = time.monotonic()
-
-    def wait_completed(self) -> None:
-        self.waited += time.monotonic() - self._wait_from
-
-    def add(self, loss: Tensor, images: int) -> None:
-        self.total += loss
-        self.count += 1
-        self.images += images
-
-    def mean_loss(self) -> float:
-        return float(self.total) / max(1, self.count)
-
-    def summary(self, loss: float, rate: float, processes: int) -> dict[str, float]:
-        if processes > 1:
-            total = torch.tensor([loss], dtype=torch.float64, device=self.total.device)
-            torch.distributed.all_reduce(total)
-            loss = float(total) / processes
-        seconds = time.monotonic() - self.started
-        return {
-            "loss": loss,
-            "learning_rate": rate,
-            "images_per_second": self.images * processes / seconds,
-            "data_wait_share": self.waited / seconds,
-        }
 
 
 def _at_least(least: int, **values: int | None) -> None:

@@ -45,13 +45,13 @@ class SlidingWindow(SlidingWindowInferer):
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Predict the whole image."""
         spatial = inputs.ndim - 2
-        window = len(self.roi_size)  # type: ignore[arg-type]
+        window = len(self.roi_size)
         if spatial == window:
             return super().__call__(inputs, _ChannelsLast(network), *args, **kwargs)
         if (window, spatial) != (2, 3):
             raise ValueError(
                 f"the image has {spatial} spatial dimensions {tuple(inputs.shape[2:])}, the window has {window} "
-                f"{tuple(self.roi_size)}; a 2D window takes images and volumes, a 3D window volumes"  # type: ignore[arg-type]
+                f"{tuple(self.roi_size)}; a 2D window takes images and volumes, a 3D window volumes"
             )
         depth = inputs.shape[-1]
         parts = []

@@ -41,5 +41,5 @@ def summarise(folder: Path) -> tuple[str, dict[str, Any]]:
     record = folder / "mlflow_run.json"
     if record.is_file():
         held = json.loads(record.read_text())
-        lines.append(f"{'MLflow':<10} run {held.get('run_id')}: mlflow ui --backend-store-uri {held.get('tracking_uri')}")
+        lines.append(f"{'MLflow':<10} mlflow ui --backend-store-uri {held['tracking_uri']}  (run {held['run_name']})")
     return "\n".join(lines), scores

@@ -1,7 +1,7 @@
 """Load images and labels of any format in one step: (C, H, W) or (C, H, W, D), labels as indices.
 
-MONAI's loader turns a PNG on its side unless told otherwise, hands TIFF to ITK (on its side too) and starts every reader
-it knows. This one has two: MONAI's for NIfTI, and one for pixel formats that keeps rows first.
+MONAI's loader turns a PNG on its side unless told otherwise, hands TIFF to ITK (on its side too) and starts every
+reader it knows. This one has two: MONAI's for NIfTI, and one for pixel formats that keeps rows first.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Run `monai.bundle run` in this process and kill it (SIGKILL) at a chosen moment.
 
-Usage: kill_driver.py MOMENT -m monai.bundle run --config_file ...; MOMENT is ``none``, ``iteration:N`` (before the N-th optimiser step),
+Usage: kill_driver.py MOMENT -m monai.bundle run --config_file ...
+MOMENT is ``none``, ``iteration:N`` (before the N-th optimiser step),
 ``during:NAME:N`` (the N-th write of a file is half done), ``after:NAME:N`` (the N-th file has just got its name).
 """
 

@@ -1,0 +1,245 @@
+"""What attention inside windows saves: LFA U-Net with windows of 7 pixels against attention over the whole map.
+
+FLOPs (2 per multiply-add) are counted without computing; the counter's share of the attention is checked against
+``4 L^2 C`` a window of L tokens. Seconds and peak memory are those of a fresh process each, one image, float32,
+channels-last. Two ways to compute attention are measured: torch's fused kernel, which never holds the products of
+queries and keys, and the ``math`` backend, which does, as implementations of the paper's time did. At 256x256 the
+global variant's products alone take 65536^2 x 4 bytes = 17 GB a copy, so both variants are measured in this way at the
+largest halving of the size that fits.
+
+    python benchmarks/lfa_cost.py --json lfa_cost.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import resource
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+WINDOW = 7
+PAPERS_CHANNELS = (64, 128, 256, 512, 1024)
+PAPERS_RATIO = 0.0466  # section III-C; the paper does not say how it counts
+EXPECTED_FLOP_RATIO = 0.063  # of the whole network at 256x256 and the paper's widths
+COPIES = 4  # of the products that the math backend holds at its peak, with some room
+ENOUGH_SECONDS = 10.0
+MOST_RUNS = 5
+VARIANTS = {"local": WINDOW, "global": None}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=256, help="edge of the image in pixels (256)")
+    parser.add_argument("--channels", type=int, nargs="+", default=list(PAPERS_CHANNELS), help="widths (the paper's)")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the result there too")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        sys.stdout.write(json.dumps(work(json.loads(options.child))))
+        return 0
+    # this process stays small: a child's `ru_maxrss` starts at its parent's (torch and rich come after the children)
+    result = measure_all(options.size, options.channels)
+    from medseg.engines.provenance import collect
+
+    result |= {"command": shlex.join(["python", *sys.argv]), "provenance": collect()}
+    show(result)
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def measure_all(size: int, channels: list[int]) -> dict[str, Any]:
+    """Return counts, measurements, and the ratios of local to global."""
+    flops = {name: child(task="count", size=size, channels=channels, variant=name) for name in VARIANTS}
+    fitting = largest_materialised(size)
+    plan = [(variant, size, "fused", False) for variant in VARIANTS]
+    plan += [("local", size, "fused", True)]
+    plan += [(variant, fitting, "fused", False) for variant in VARIANTS if fitting != size]
+    plan += [(variant, fitting, "materialised", False) for variant in VARIANTS]
+    rows = [measure(channels, *step) for step in plan]
+    ratios = [{"what": "FLOPs", "size": size, "ratio": flops["local"]["total"] / flops["global"]["total"]}]
+    for attention, edge in dict.fromkeys((row["attention"], row["size"]) for row in rows):
+        pair = {
+            row["variant"]: row
+            for row in rows
+            if (row["attention"], row["size"], row["pass"]) == (attention, edge, "forward")
+        }
+        for key, what in (("seconds", "seconds"), ("peak_mib", "peak memory")):
+            ratio = pair["local"][key] / pair["global"][key]
+            ratios.append({"what": f"{what}, {attention}", "size": edge, "ratio": ratio})
+    return {
+        "benchmark": "lfa_cost",
+        "settings": {"size": size, "channels": channels, "in_channels": 1, "out_channels": 5, "window_size": WINDOW}
+        | {"batch": 1, "dtype": "float32", "materialised_size": fitting},
+        "paper_ratio": {"value": PAPERS_RATIO, "note": "stated in the paper; how it was counted is not"},
+        "expected_flop_ratio": {"value": EXPECTED_FLOP_RATIO, "note": "whole network, 256x256, the paper's widths"},
+        "flops": flops,
+        "measurements": rows,
+        "ratios": ratios,
+    }
+
+
+def measure(channels: list[int], variant: str, size: int, attention: str, backward: bool) -> dict[str, Any]:
+    """Run one measurement and its baseline, each in its own process."""
+    common = {"size": size, "channels": channels, "variant": variant, "attention": attention, "backward": backward}
+    idle = child(task="idle", **common)
+    busy = child(task="run", **common)
+    return {
+        "variant": variant,
+        "size": size,
+        "attention": attention,
+        "pass": "forward + backward" if backward else "forward",
+        "seconds": statistics.median(busy["seconds"]),
+        "runs": busy["seconds"],
+        "peak_mib": (busy["peak_bytes"] - idle["peak_bytes"]) / 2**20,
+        "baseline_mib": idle["peak_bytes"] / 2**20,
+        "kernel": busy["kernel"],
+    }
+
+
+def child(**task: Any) -> Any:
+    """Do a task in a fresh process."""
+    command = [sys.executable, "-W", "ignore", __file__, "--child", json.dumps(task)]
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if result.returncode:
+        raise SystemExit(f"{task} ended with status {result.returncode}; memory may be short: try a smaller --size")
+    return json.loads(result.stdout)
+
+
+def largest_materialised(size: int) -> int:
+    """Halve the size until the copies of all products of the global variant fit half of the free memory."""
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    while COPIES * 4 * size**4 > free / 2:
+        size //= 2
+    return size
+
+
+def work(task: dict[str, Any]) -> dict[str, Any]:
+    """Do what a child process is for."""
+    if task["task"] == "count":
+        return count(task["size"], task["channels"], VARIANTS[task["variant"]])
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    network = build(task["channels"], VARIANTS[task["variant"]])
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    image = torch.rand(1, 1, task["size"], task["size"])
+    backends = [SDPBackend.MATH] if task["attention"] == "materialised" else [SDPBackend.FLASH_ATTENTION]
+    with sdpa_kernel(backends):
+        kernel = warm_up(network, task["backward"])
+        seconds: list[float] = []
+        while task["task"] == "run" and len(seconds) < MOST_RUNS and sum(seconds) < ENOUGH_SECONDS:
+            start = time.perf_counter()
+            step(network, image, task["backward"])
+            seconds.append(time.perf_counter() - start)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "seconds": seconds} | kernel
+
+
+def build(channels: list[int], window: int | None) -> nn.Module:
+    from medseg.networks.lfa_unet import LFAUNet
+
+    return LFAUNet(2, 1, 5, channels=channels, window_size=window)
+
+
+def step(network: nn.Module, image: Tensor, backward: bool) -> None:
+    import torch
+
+    network.train(backward)
+    with torch.inference_mode(not backward):
+        logits = network(image)
+        if backward:
+            network.zero_grad(set_to_none=True)
+            logits.square().mean().backward()
+
+
+def warm_up(network: nn.Module, backward: bool) -> dict[str, str]:
+    """Run a tiny image, so that the baseline holds the libraries' code and the gradients; name the kernel that ran."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    edge = 2 ** (len(network.encoder.blocks))  # type: ignore[arg-type]
+    with FlopCounterMode(display=False) as counter:
+        step(network, torch.rand(1, 1, edge, edge), backward)
+    names = [str(name) for name in counter.get_flop_counts()["Global"]]
+    fused = [name for name in names if "attention" in name and "backward" not in name]
+    return {"kernel": fused[0] if fused else "two matrix products and a softmax"}
+
+
+def count(size: int, channels: list[int], window: int | None) -> dict[str, Any]:
+    """Count FLOPs on the meta device, and check there that none of the attention is missed."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from medseg.layers.windowed_attention import WindowedAttention
+
+    with torch.device("meta"):
+        network, image = build(channels, window).eval(), torch.rand(1, 1, size, size)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(image)
+    maps = [(math.ceil(size / 2**level), width) for level, width in enumerate(channels[:-1])]
+    attention = sum(attention_flops(edge, width, window) for edge, width in maps)
+    with torch.no_grad(), FlopCounterMode(display=False) as alone:
+        for edge, width in maps:
+            layer = WindowedAttention(width, window).to("meta")
+            layer(*torch.rand(2, 1, width, edge, edge, device="meta"))
+    projections = sum(3 * 2 * edge**2 * width**2 for edge, width in maps)
+    if alone.get_total_flops() != attention + projections:
+        raise SystemExit(f"torch counts {alone.get_total_flops()} FLOPs where {attention + projections} are needed")
+    return {"total": counter.get_total_flops(), "attention": attention, "projections": projections}
+
+
+def attention_flops(edge: int, width: int, window: int | None) -> int:
+    """Return ``4 L^2 C`` for each window of L tokens, padding included: queries by keys, weights by values."""
+    if window is None:
+        return 4 * edge**4 * width
+    return int(math.ceil(edge / window) ** 2 * 4 * window**4 * width)
+
+
+def show(result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    console.print(f"LFA U-Net, widths {result['settings']['channels']}, one image, 1 channel in, 5 classes out")
+    table = Table("variant", "size", "FLOPs", "of which attention", title="counted")
+    for name, counted in result["flops"].items():
+        gigas = (f"{counted[key] / 1e9:,.2f} G" for key in ("total", "attention"))
+        table.add_row(name, str(result["settings"]["size"]), *gigas)
+    console.print(table)
+    table = Table(
+        "variant", "size", "attention", "pass", "seconds", "peak MiB above baseline", "runs", title="measured"
+    )
+    for row in result["measurements"]:
+        numbers = (f"{row['seconds']:.3f}", f"{row['peak_mib']:,.0f}", str(len(row["runs"])))
+        table.add_row(row["variant"], str(row["size"]), row["attention"], row["pass"], *numbers)
+    console.print(table)
+    table = Table("local / global", "size", "ours", title="ratios")
+    for row in result["ratios"]:
+        table.add_row(row["what"], str(row["size"]), f"{row['ratio']:.4f}")
+    table.add_row("stated in the paper", "256", f"{PAPERS_RATIO}")
+    table.add_row("expected FLOPs, the paper's widths", "256", f"{EXPECTED_FLOP_RATIO}")
+    console.print(table)
+    fitting = result["settings"]["materialised_size"]
+    if fitting != result["settings"]["size"]:
+        need = 4 * result["settings"]["size"] ** 4 / 1e9
+        size = result["settings"]["size"]
+        console.print(
+            f"Materialised at {size}: {need:.1f} GB a copy of the global products do not fit; measured at {fitting}."
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

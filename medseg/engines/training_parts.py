@@ -1,0 +1,95 @@
+"""Parts of the training engine: how a batch gets to the network, in which precision, and what is measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from monai.inferers import Inferer
+from torch import Tensor
+
+from medseg.engines.precision import autocast, to_memory_format
+
+
+class PrepareBatch:
+    """Bring a batch to the device in the memory format of the network."""
+
+    def __init__(self, channels_last: bool) -> None:
+        self.channels_last = channels_last
+
+    def __call__(
+        self, batch: dict[str, Tensor], device: torch.device, non_blocking: bool, **_: Any
+    ) -> tuple[Tensor, Tensor | dict[str, Tensor]]:
+        """Return the image and what the loss needs: the label, or all targets where there are more."""
+        moved = {k: v.to(device, non_blocking=non_blocking) for k, v in batch.items() if isinstance(v, Tensor)}
+        image = moved.pop("image").float()
+        if self.channels_last:
+            image = to_memory_format(image)
+        targets: Tensor | dict[str, Tensor] = moved["label"] if len(moved) == 1 else moved
+        return image, targets
+
+
+class AutocastInferer(Inferer):
+    """Run an inferer in lower precision, and leave the loss to full precision."""
+
+    def __init__(self, inferer: Inferer, precision: str, device: torch.device) -> None:
+        super().__init__()
+        self.inferer = inferer
+        self.precision = precision
+        self.device = device
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run the wrapped inferer."""
+        context = autocast(self.precision, self.device) if self.precision == "bf16" else nullcontext()
+        with context:
+            return self.inferer(inputs, network, *args, **kwargs)
+
+
+class EpochMeter:
+    """Loss, throughput and waiting of one epoch; the loss stays on the device until asked for."""
+
+    def __init__(self) -> None:
+        self.validation_seconds = 0.0
+
+    def start(self, device: torch.device) -> None:
+        """Begin an epoch."""
+        self.total = torch.zeros((), device=device)
+        self.count = 0
+        self.images = 0
+        self.waited = 0.0
+        self.started = time.monotonic()
+
+    def wait_started(self) -> None:
+        """Note that the loop asks for a batch."""
+        self._wait_from = time.monotonic()
+
+    def wait_completed(self) -> None:
+        """Note that the batch has come."""
+        self.waited += time.monotonic() - self._wait_from
+
+    def add(self, loss: Tensor, images: int) -> None:
+        """Count one iteration."""
+        self.total += loss
+        self.count += 1
+        self.images += images
+
+    def mean_loss(self) -> float:
+        """Return the mean loss so far; waits for the device."""
+        return float(self.total) / max(1, self.count)
+
+    def summary(self, loss: float, rate: float, processes: int) -> dict[str, float]:
+        """Return the epoch's values over all processes."""
+        if processes > 1:
+            total = torch.tensor([loss], dtype=torch.float64, device=self.total.device)
+            torch.distributed.all_reduce(total)
+            loss = float(total) / processes
+        seconds = time.monotonic() - self.started
+        return {
+            "loss": loss,
+            "learning_rate": rate,
+            "images_per_second": self.images * processes / seconds,
+            "data_wait_share": self.waited / seconds,
+        }
