@@ -1,5 +1,6 @@
 # make demo    installs, trains a small LFA U-Net, prints its table (DATA=<Drosophila stack1> for real sections)
 # make test    installs, runs style, types and tests
+# make bench   measures speed; results in docs/results
 PYTHON ?= python3
 RUN := .venv/bin/python
 BUNDLE := bundles/lfa_unet_drosophila
@@ -7,7 +8,7 @@ DEMO := build/demo
 MINUTES ?= $(if $(DATA),5,3)
 export OMP_NUM_THREADS ?= $(shell nproc)
 
-.PHONY: demo test lint venv docs clean
+.PHONY: help demo test lint venv bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -39,3 +40,8 @@ lint: venv
 
 clean:
 	rm -rf build .venv
+
+bench: venv
+	@for name in startup trainer sliding_window zoo_style lfa_cost; do \
+	  $(RUN) -m benchmarks.$$name --json docs/results/$${name}_cpu.json || exit 1; done
+	@$(RUN) -m benchmarks.trainer --allocator --channels 16 32 64 128 --batch-size 8 --json docs/results/allocator_cpu.json

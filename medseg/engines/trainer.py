@@ -180,16 +180,14 @@ class Trainer(SupervisedTrainer):
         self._seed(0)
         if state is not None:
             self._restore(state)
-        if self.state.epoch >= self.state.max_epochs or (state is not None and state["finished"]):
-            logger.info(
-                "the run in %s is complete after %d epochs; nothing to do", self.run_record.name, self.state.epoch
-            )
-            self.run_record.close("FINISHED")
-            return
+        stopped = state is not None and state["finished"] == self._limits()
         self._started = time.monotonic()
         try:
-            with self.progress:
-                super().run()
+            if stopped or self.state.epoch >= self.state.max_epochs:
+                logger.info("%s is complete after %d epochs", self.run_record.name, self.state.epoch)
+            else:
+                with self.progress:
+                    super().run()
             self.run_record.finish_training(self)
         except KeyboardInterrupt:
             self.run_record.close("KILLED")

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from medseg.losses.focal_iou import FocalIoULoss
 
 CLASSES = 4
 IGNORE = 255
+SHARED_OPTIONS: list[dict[str, Any]] = [{}, {"weight": [0.5, 2.0, 1.0, 3.0]}, {"batch": False}, {"classes": "all"}]
 
 
 def random_batch(
@@ -291,9 +293,9 @@ def train_a_share(rank: int, folder: str) -> None:
     image, label = uneven_batch()
     half = slice(2 * rank, 2 * rank + 2)
     results = []
-    for weight in (None, [0.5, 2.0, 1.0, 3.0]):
+    for options in SHARED_OPTIONS:
         network = DistributedDataParallel(small_network())
-        loss = FocalIoULoss(weight=weight, ignore_index=IGNORE)(network(image[half]), label[half])
+        loss = FocalIoULoss(**options, ignore_index=IGNORE)(network(image[half]), label[half])
         loss.backward()
         results.append({"loss": loss.detach()} | {n: p.grad for n, p in network.module.named_parameters()})
     torch.save(results, os.path.join(folder, f"{rank}.pt"))
@@ -309,9 +311,9 @@ def test_two_processes_have_the_gradient_of_one(tmp_path: Path) -> None:
     ignored = (label == IGNORE).flatten(1).sum(1)
     assert int(ignored[:2].sum()) * 5 < int(ignored[2:].sum())  # else the test would not tell
     expected = []
-    for weight in (None, [0.5, 2.0, 1.0, 3.0]):
+    for options in SHARED_OPTIONS:
         network = small_network()
-        loss = FocalIoULoss(weight=weight, ignore_index=IGNORE)(network(image), label)
+        loss = FocalIoULoss(**options, ignore_index=IGNORE)(network(image), label)
         loss.backward()
         expected.append({"loss": loss.detach()} | {n: p.grad for n, p in network.named_parameters()})
     for worker in workers:

@@ -1,0 +1,63 @@
+"""What the benchmarks share: repeated timing, and a record of where it was measured."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def alternate(first: Callable[[], None], second: Callable[[], None], repeats: int) -> dict[str, Any]:
+    """Time two pieces of work in turn, so that a machine whose speed drifts treats both alike.
+
+    Args:
+        first: numerator of the ratio.
+        second: denominator.
+        repeats: pairs, after one that is not counted.
+
+    Returns:
+        Medians in seconds and the median of the ratios pair by pair.
+    """
+    pairs = []
+    for number in range(repeats + 1):
+        times = []
+        for work in (first, second):
+            start = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - start)
+        if number:
+            pairs.append(times)
+    return {
+        "seconds_first": statistics.median(p[0] for p in pairs),
+        "seconds_second": statistics.median(p[1] for p in pairs),
+        "ratio": statistics.median(p[0] / p[1] for p in pairs),
+        "ratios": [round(p[0] / p[1], 4) for p in pairs],
+    }
+
+
+def report(name: str, result: Mapping[str, Any], json_path: Path | None) -> None:
+    """Print a result as a table and write it with its provenance.
+
+    Args:
+        name: of the benchmark.
+        result: values by name.
+        json_path: where to write, or ``None``.
+    """
+    from medseg.engines.provenance import collect
+
+    width = max(len(key) for key in result)
+    lines = [name, *(f"  {key:<{width}}  {_short(value)}" for key, value in result.items())]
+    sys.stdout.write("\n".join(lines) + "\n")
+    if json_path is not None:
+        command = " ".join(["python", *(Path(a).name if n == 0 else a for n, a in enumerate(sys.argv))])
+        record = {"benchmark": name, "command": command, "result": dict(result), "environment": collect()}
+        json_path.parent.mkdir(parents=True, exist_ok=True)
+        json_path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
