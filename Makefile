@@ -8,7 +8,7 @@ DEMO := build/demo
 MINUTES ?= $(if $(DATA),5,3)
 export OMP_NUM_THREADS ?= $(shell nproc)
 
-.PHONY: help demo test lint venv bench clean
+.PHONY: help demo test lint venv docs bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -40,6 +40,9 @@ lint: venv
 
 clean:
 	rm -rf build .venv
+
+docs: venv
+	@$(RUN) .ci/update_readme.py
 
 bench: venv
 	@for name in startup trainer sliding_window zoo_style lfa_cost; do \

@@ -37,12 +37,8 @@ MAY_IMPORT = {
 # One paper a file: a network that takes over a class of another paper moves it to `layers` instead.
 OWN_ROOM_FORBIDDEN = {"networks"}
 
-HEAVY_AT_LAUNCH = ("mlflow", "itk", "onnx", "matplotlib")
-MONAIS_OWN = {  # package: why `import monai` loads it whatever we do
-    "matplotlib": "monai.utils.jupyter_utils imports it for plots in notebooks",
-    "itk": "monai.data.image_writer imports it for its ITK writer",
-    "mlflow": "monai.handlers.mlflow_handler imports it for its handler",
-}
+HEAVY = {"mlflow", "itk", "onnx", "onnxruntime", "matplotlib"}  # what most commands do without
+FRAMEWORKS = {"torch", "torchvision", "monai", "ignite", "timm"}  # seconds each: the data room does without
 
 
 def name_of(path: Path) -> str:
@@ -180,25 +176,44 @@ def test_every_network_names_its_paper(path: Path) -> None:
     assert "eviation" in header, f"the header of {identify(path)} does not say how it deviates from the paper"
 
 
-def loaded_by(module: str) -> list[str]:
-    """Import a module in a fresh process and return the packages that came with it."""
-    code = f"import sys, {module}; sys.stdout.write(' '.join(sorted({{m.split('.')[0] for m in sys.modules}})))"
-    result = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
-    return result.stdout.split()
+def at_import(tree: ast.AST) -> Iterator[str]:
+    """Yield the packages that a module loads when it is imported."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield (node.module or "").split(".")[0]
+        yield from at_import(node)
 
 
-def test_training_loads_nothing_that_it_may_not_need() -> None:
-    loaded = loaded_by("medseg.engines.trainer")
-    assert "torch" in loaded
-    assert [name for name in HEAVY_AT_LAUNCH if name in loaded and name not in MONAIS_OWN] == []
+@pytest.mark.parametrize("path", MODULES, ids=identify)
+def test_heavy_packages_are_loaded_where_they_are_used(path: Path) -> None:
+    barred = HEAVY | (FRAMEWORKS if name_of(path).split(".")[0] in {"__init__", "cli", "data"} else set())
+    loaded = barred.intersection(at_import(ast.parse(path.read_text(encoding="utf-8"))))
+    assert loaded == set(), f"{identify(path)} loads {sorted(loaded)} at import; move that into the function"
 
 
-@pytest.mark.parametrize("module", ["medseg", "medseg.cli", "medseg.data.check"])
-def test_the_command_line_loads_no_framework(module: str) -> None:
-    heavy = {*HEAVY_AT_LAUNCH, "torch", "monai", "ignite", "torchvision", "timm", "scipy", "skimage"}
-    assert heavy.intersection(loaded_by(module)) == set()
+def loaded_by(*modules: str) -> list[set[str]]:
+    """Import modules one after the other in a fresh process; return the packages that are there after each."""
+    code = "import sys, importlib\nfor name in sys.argv[1:]:\n importlib.import_module(name)\n"
+    code += " sys.stdout.write(' '.join({m.split('.')[0] for m in sys.modules}) + '\\n')"
+    command = [sys.executable, "-W", "ignore", "-c", code, *modules]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    return [set(line.split()) for line in result.stdout.splitlines()]
 
 
-@pytest.mark.parametrize("package", sorted(MONAIS_OWN))
-def test_exemptions_are_still_needed(package: str) -> None:
-    assert package in loaded_by("monai"), f"monai no longer loads {package}: take it out of MONAIS_OWN"
+def test_the_trainer_loads_nothing_that_training_may_not_need() -> None:
+    """Nothing heavy beyond what ``import monai`` loads by itself: monai.utils.jupyter_utils tries matplotlib,
+    monai.data.image_writer itk and monai.handlers.mlflow_handler mlflow, whatever of MONAI one imports."""
+    monais, ours = loaded_by("monai", "medseg.engines.trainer")
+    assert "torch" in ours
+    assert HEAVY & ours - monais == set()
+
+
+def test_the_command_line_loads_no_framework() -> None:
+    *_, loaded = loaded_by("medseg", "medseg.cli", "medseg.data.check")
+    assert (HEAVY | FRAMEWORKS | {"scipy", "skimage"}) & loaded == set()

@@ -1,12 +1,13 @@
 """Data whose randomness depends on seed, epoch and sample alone."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from engines.conftest import LOAD
 from monai.data import MetaTensor
-from monai.transforms import RandFlipd, RandGaussianNoised
+from monai.transforms import MapTransform, RandFlipd, RandGaussianNoised
 
 import medseg.engines.loading as loading
 from medseg.engines.loading import SegmentationDataset, make_loader
@@ -77,3 +78,57 @@ def test_too_few_samples(entries: Entries) -> None:
         make_loader(SegmentationDataset([], LOAD), 1, shuffle=True)
     with pytest.raises(ValueError, match=r"batch_size 9 x 1 process\(es\) is more than the 8 training samples"):
         make_loader(SegmentationDataset(entries, LOAD), 9, shuffle=True)
+
+
+class Counting(MapTransform):
+    """Count how often it is asked."""
+
+    calls = 0
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        self.calls += 1
+        return data
+
+
+def test_the_cache_saves_reading(entries: Entries, monkeypatch: pytest.MonkeyPatch) -> None:
+    def calls(**options: Any) -> int:
+        counting = Counting(keys="image")
+        data = SegmentationDataset(entries, [*LOAD, counting], [RandFlipd(keys="image", prob=0.5)], **options)
+        for epoch in (1, 2, 3):
+            for index in range(len(entries)):
+                assert data[(epoch, index)]["image"].shape == (1, 16, 16)
+        return counting.calls
+
+    assert calls() <= len(entries) + 1  # one more, to see how large a sample is
+    assert calls(cache=False) == 3 * len(entries)
+    monkeypatch.setattr(loading, "_MEMORY_SHARE", 0.0)
+    assert calls() == 3 * len(entries) + 1
+
+
+def test_augmentation_leaves_the_cache_alone(entries: Entries) -> None:
+    data = noisy(entries)
+    first = [data[(1, index)] for index in range(len(entries))]
+    for index in range(len(entries)):
+        data[(2, index)]["image"].zero_()
+    torch.testing.assert_close([data[(1, index)] for index in range(len(entries))], first, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_loading_draws_no_random_numbers_of_the_network(entries: Entries, num_workers: int) -> None:
+    """Otherwise dropout would depend on the workers, and on where a run was resumed."""
+    torch.manual_seed(7)
+    torch.rand(3)
+    before = torch.random.get_rng_state()
+    loader = make_loader(noisy(entries), 2, shuffle=True, num_workers=num_workers)
+    for epoch in (1, 2):
+        batches(loader, epoch)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_bad_file_is_named(entries: Entries) -> None:
+    image = Path(entries[2]["image"])
+    image.write_bytes(image.read_bytes()[:60])
+    loader = make_loader(SegmentationDataset(entries, LOAD, cache=False), 2, shuffle=False)
+    with pytest.raises(RuntimeError) as caught:
+        list(loader)
+    assert f"image {image} cannot be read" in str(caught.value.__cause__)
