@@ -1,11 +1,13 @@
 # make demo    installs, trains a small LFA U-Net, prints its table (DATA=<Drosophila stack1> for real sections)
 # make test    installs, runs style, types and tests
 # make bench   measures speed; results in docs/results
+# make docs    puts the last demo's table and picture into the README
 PYTHON ?= python3
 RUN := .venv/bin/python
 BUNDLE := bundles/lfa_unet_drosophila
 DEMO := build/demo
 MINUTES ?= $(if $(DATA),5,3)
+export MLFLOW_DISABLE_TELEMETRY ?= true
 export OMP_NUM_THREADS ?= $(shell nproc)
 
 .PHONY: help demo test lint venv docs bench clean
