@@ -69,7 +69,10 @@ def measure_all(size: int, channels: list[int]) -> dict[str, Any]:
     plan += [(variant, fitting, "fused", False) for variant in VARIANTS if fitting != size]
     plan += [(variant, fitting, "materialised", False) for variant in VARIANTS]
     rows = [measure(channels, *step) for step in plan]
-    ratios = [{"what": "FLOPs", "size": size, "ratio": flops["local"]["total"] / flops["global"]["total"]}]
+    ratios = [
+        {"what": what, "size": size, "ratio": flops["local"][key] / flops["global"][key]}
+        for key, what in (("total", "FLOPs"), ("attention", "FLOPs of the attention alone"))
+    ]
     for attention, edge in dict.fromkeys((row["attention"], row["size"]) for row in rows):
         pair = {
             row["variant"]: row

@@ -6,6 +6,7 @@ one line that names the value and the remedy.
 
 from __future__ import annotations
 
+import dis
 import importlib.metadata
 import inspect
 import logging
@@ -92,11 +93,17 @@ def resume_folder(resume: bool | str, runs: str | Path, name: str) -> str:
     if isinstance(resume, str):
         return resume
     if resume:
-        open_runs = [p.parent.parent for p in Path(runs).glob("*/checkpoints/last.pt")]
-        if open_runs:
-            return str(max(open_runs, key=lambda p: (p / "checkpoints" / "last.pt").stat().st_mtime))
-        logger.warning("--resume: no run with a checkpoint in %s; starting a new one", Path(runs).name)
+        begun = sorted(Path(runs).glob("*/checkpoints/last.pt"), key=lambda p: p.stat().st_mtime_ns)
+        unfinished = [last.parent.parent for last in begun if not _finished(last)]
+        if unfinished:
+            return str(unfinished[-1])
+        logger.warning("--resume: no unfinished run in %s; starting a new one", Path(runs).name)
     return str(Path(runs) / name)
+
+
+def _finished(last: Path) -> bool:
+    weights = last.parent.parent / "model.pt"  # the last file that a run writes
+    return weights.is_file() and weights.stat().st_mtime_ns >= last.stat().st_mtime_ns
 
 
 # ---------------------------------------------------------------------------------------------- before work starts
@@ -137,7 +144,7 @@ def _metadata(bundle_root: str) -> dict[str, Any]:
 
 
 def check_requirements(metadata: Mapping[str, Any]) -> None:
-    """Compare ``required_packages_version`` and MONAI's and PyTorch's with what is installed.
+    """Compare ``required_packages_version`` with what is installed.
 
     Args:
         metadata: the bundle's metadata.
@@ -229,11 +236,25 @@ def _short_errors(kind: type[BaseException], error: BaseException, trace: Traceb
     """Print one line for an error of the input, the trace for anything else."""
     cause: BaseException | None = error
     while cause is not None:
-        if type(cause).__module__.split(".")[0] == "medseg":
+        if _is_ours(cause):
             sys.stderr.write(f"error: {cause}\n")
             return
         cause = cause.__cause__ or cause.__context__
     sys.__excepthook__(kind, error, trace)
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Return whether an error is one of medseg's classes, or a `ValueError` that medseg itself raised."""
+    if type(error).__module__.split(".")[0] == "medseg":
+        return True
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None or not isinstance(error, ValueError):
+        return False
+    frame = trace.tb_frame
+    raised = dis.opname[frame.f_code.co_code[trace.tb_lasti]] == "RAISE_VARARGS"  # not one of a call, such as int("x")
+    return raised and str(frame.f_globals.get("__name__", "")).split(".")[0] == "medseg"
 
 
 def _quieten() -> None:

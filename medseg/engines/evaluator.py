@@ -90,11 +90,16 @@ class Evaluator(SupervisedEvaluator):
             epoch: number shown in records.
 
         Raises:
-            ValueError: if the data set is empty.
+            ValueError: if the data set is empty, or nothing in it is labelled.
         """
         self.network = network
         self.run(epoch)
         table = self.table()
+        if table["mean_iou"] is None:
+            raise ValueError(
+                f"none of the {len(self.dataset)} images has a labelled pixel, so there is nothing to score; check "
+                "ignore_index and the split"
+            )
         values = {"val_mean_iou": float(table["mean_iou"])}
         for row in table["classes"]:
             if row["iou"] is not None:
@@ -114,8 +119,11 @@ class Evaluator(SupervisedEvaluator):
                 self.dataset, self._batch_size, shuffle=False, num_workers=self._num_workers, pin_memory=pinned
             )
             self.state.epoch_length = len(self.data_loader)
-        with autocast(self.precision, self.state.device):
-            super().run(global_epoch)
+        if len(self.data_loader):
+            with autocast(self.precision, self.state.device):
+                super().run(global_epoch)
+        else:  # fewer images than processes
+            self._reset()
         self.matrix.all_reduce()
 
     def table(self) -> dict[str, Any]:

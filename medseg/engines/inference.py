@@ -48,8 +48,9 @@ class ImageFolder(torch.utils.data.Dataset[dict[str, Any]]):
         files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
         self.folder = root.parent if root.is_file() else root
         self.output_dir = Path(output_dir).resolve()
-        own = [p for p in files if self.output_dir == self.folder or self.output_dir not in p.parents]
-        images = [p for p in own if image_suffix(p) in _SUFFIXES and not p.name.startswith(".")]
+        if self.folder in self.output_dir.parents:  # masks are no images
+            files = [p for p in files if self.output_dir not in p.parents]
+        images = [p for p in files if image_suffix(p) in _SUFFIXES and not p.name.startswith(".")]
         if not images:
             raise InputError(f"{folder} holds no image; read are {', '.join(_SUFFIXES)}")
         if self.output_dir == self.folder:
@@ -61,6 +62,8 @@ class ImageFolder(torch.utils.data.Dataset[dict[str, Any]]):
             if target in targets:
                 raise InputError(f"{image.name} and {targets[target].name} would both write {target.name}; rename one")
             targets[target] = image
+        if replaced := sorted(set(targets) & set(images)):
+            raise InputError(f"output_dir {output_dir} would replace the image {replaced[0]} by a mask; name another")
         self.skipped = 0 if overwrite else sum(target.exists() for target in targets)
         self.data = [{"image": i, "target": t} for t, i in targets.items() if overwrite or not t.exists()]
 

@@ -69,13 +69,14 @@ def _write_nifti(mask: NDArray[Any], image: Path, target: Path) -> None:
     import nibabel
 
     original = nibabel.load(image)
-    if mask.shape != original.shape[: mask.ndim] or original.shape[mask.ndim :] not in ((), (1,)):
+    if mask.shape != original.shape[: mask.ndim]:
         raise ValueError(f"the mask of {image} has shape {mask.shape}, the image {original.shape}")
     header = original.header.copy()
     header.set_data_dtype(mask.dtype)
     header.set_slope_inter(1, 0)
     header["cal_max"] = header["cal_min"] = 0
-    written = type(original)(mask.reshape(original.shape), original.affine, header)
+    single = all(size == 1 for size in original.shape[mask.ndim :])  # otherwise the channels of the image
+    written = type(original)(mask.reshape(original.shape) if single else mask, original.affine, header)
     with atomic_write(target) as temporary:
         nibabel.save(written, temporary)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,6 +108,8 @@ class Run:
         if rank() == 0:
             if resume and not held:
                 logger.warning("%s holds no completed epoch; starting from the beginning", self.name)
+            if not held:  # left by a run that was killed in its first epoch
+                self.best_checkpoint.unlink(missing_ok=True)
             self._open_records(0 if state is None else int(state["epoch"]))
         return state
 
@@ -166,12 +166,9 @@ class Run:
             write_report(self.files, trainer.evaluator, "report", title=f"{self.name}, validation")
         else:
             logger.info("no validation samples: the last weights are the result; score them with evaluate.yaml")
-        save_checkpoint(weights, self.folder / "model.pt")
         if self.publish is not None:
-            self.publish.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self.publish.with_name(f".{self.publish.name}.{os.getpid()}")
-            shutil.copyfile(self.folder / "model.pt", temporary)
-            os.replace(temporary, self.publish)
+            save_checkpoint(weights, self.publish)
+        save_checkpoint(weights, self.folder / "model.pt")  # last: it marks the run as finished
         logger.info("weights, metrics and pictures of the run are in %s", _short(self.folder))
 
     def _draw_curves(self) -> None:

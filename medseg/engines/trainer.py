@@ -7,7 +7,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
@@ -68,6 +68,7 @@ class Trainer(SupervisedTrainer):
         precision: ``"fp32"``, ``"bf16"``, ``"fp16"`` or ``"auto"`` (bf16 on a GPU that has it, else fp32).
         channels_last: keep activations channels-last.
         compile: pass the network through ``torch.compile``.
+        compile_kwargs: arguments of ``torch.compile``.
         accumulation_steps: batches a step of the optimiser.
         clip_grad_norm: largest norm of the gradient.
         ema_decay: average the weights with this decay; validation and the saved best use the average.
@@ -102,6 +103,7 @@ class Trainer(SupervisedTrainer):
         precision: str = "auto",
         channels_last: bool = True,
         compile: bool = False,
+        compile_kwargs: dict[str, Any] | None = None,
         accumulation_steps: int = 1,
         clip_grad_norm: float | None = None,
         ema_decay: float | None = None,
@@ -132,6 +134,7 @@ class Trainer(SupervisedTrainer):
             amp=self.precision == "fp16" and device.type == "cuda",
             amp_kwargs={"dtype": torch.float16},
             compile=compile,
+            compile_kwargs=compile_kwargs,
             accumulation_steps=accumulation_steps,
         )
         self.run_record = run
@@ -177,12 +180,12 @@ class Trainer(SupervisedTrainer):
             TrainingError: if the loss is no longer finite, or the folder holds another run.
         """
         state = self.run_record.open(resume=self.resume)
-        self._seed(0)
-        if state is not None:
-            self._restore(state)
-        stopped = state is not None and state["finished"] == self._limits()
         self._started = time.monotonic()
         try:
+            self._seed(0)
+            if state is not None:
+                self._restore(state)
+            stopped = state is not None and state["finished"] == self._limits()
             if stopped or self.state.epoch >= self.state.max_epochs:
                 logger.info("%s is complete after %d epochs", self.run_record.name, self.state.epoch)
             else:
@@ -254,13 +257,23 @@ class Trainer(SupervisedTrainer):
     def _finite_loss(self) -> float:
         loss = self._meter.mean_loss()
         if not math.isfinite(loss):
-            last = self.run_record.last_checkpoint
-            kept = f"the last good checkpoint is {last}" if last.exists() else "no epoch was completed"
-            raise TrainingError(
-                f"the loss is {loss} in epoch {self.state.epoch}, iteration {self.state.iteration}, at learning rate "
-                f"{self._rate:.3g}; {kept}. Lower the learning rate, set --clip_grad_norm 1, or use --precision fp32"
-            )
+            self._diverged(f"the loss is {loss}")
         return loss
+
+    def _check_weights(self) -> None:
+        # the last step of an epoch may spoil the weights after a loss that was still finite
+        with torch.no_grad():
+            norms = torch._foreach_norm(list(self.network.parameters()))
+            if not bool(torch.stack([norm.float() for norm in norms]).isfinite().all()):
+                self._diverged("weights are no longer finite")
+
+    def _diverged(self, what: str) -> NoReturn:
+        last = self.run_record.last_checkpoint
+        kept = f"the last good checkpoint is {last}" if last.exists() else "no epoch was completed"
+        raise TrainingError(
+            f"{what} in epoch {self.state.epoch}, iteration {self.state.iteration}, at learning rate "
+            f"{self._rate:.3g}; {kept}. Lower the learning rate, set --clip_grad_norm 1, or use --precision fp32"
+        )
 
     # ------------------------------------------------------------------ epochs
 
@@ -268,6 +281,7 @@ class Trainer(SupervisedTrainer):
         over = self.max_minutes is not None and self._out_of_time()
         last = over or self.state.epoch >= self.state.max_epochs
         values = self._meter.summary(self._finite_loss(), self._rate, world_size())
+        self._check_weights()
         if self.evaluator is not None and (last or self.state.epoch % self.val_interval == 0):
             values |= self._validate()
         stale = self.state.epoch - self._best["epoch"]
@@ -285,6 +299,9 @@ class Trainer(SupervisedTrainer):
     def _validate(self) -> dict[str, float]:
         assert self.evaluator is not None
         started = time.monotonic()
+        if world_size() > 1:  # batch statistics of the first process, which are the ones that are saved
+            for buffer in self.predictor.buffers():
+                torch.distributed.broadcast(buffer, src=0)
         scores = self.evaluator.score(self.predictor, self.state.epoch)
         self._meter.validation_seconds = time.monotonic() - started
         if scores["val_mean_iou"] > self._best["score"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -45,7 +45,14 @@ class AutocastInferer(Inferer):
         """Run the wrapped inferer."""
         context = autocast(self.precision, self.device) if self.precision == "bf16" else nullcontext()
         with context:
-            return self.inferer(inputs, network, *args, **kwargs)
+            output = self.inferer(inputs, network, *args, **kwargs)
+        if isinstance(output, Mapping):
+            return {name: _full(value) for name, value in output.items()}
+        return _full(output)
+
+
+def _full(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) and value.dtype == torch.bfloat16 else value
 
 
 class EpochMeter:

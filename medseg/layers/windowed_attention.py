@@ -40,22 +40,28 @@ class WindowedAttention(nn.Module):
         """Return, for each pixel of ``query``, the values of ``context`` that it attends to."""
         if query.shape != context.shape:
             raise ValueError(f"the maps have shapes {list(query.shape)} and {list(context.shape)}; they must agree")
-        # pixel by pixel, before padding: (B, *S, C), a view without copy where the map is channels-last
-        q = self.query(query.movedim(1, -1))
-        k = self.key(context.movedim(1, -1))
-        v = self.value(context.movedim(1, -1))
+        # projected pixel by pixel, before padding: (B, *S, C), a view without copy where the map is channels-last
+        asking, giving = query.movedim(1, -1), context.movedim(1, -1)
         edge = self.window_size
         if edge is None:
-            attended = self._attend(q.flatten(1, -2), k.flatten(1, -2), v.flatten(1, -2), None).reshape(q.shape)
+            attended = self._attend(
+                self.query(asking).flatten(1, -2),
+                self.key(giving).flatten(1, -2),
+                self.value(giving).flatten(1, -2),
+                None,
+            ).reshape(asking.shape)
         else:
-            size = list(q.shape[1:-1])
-            real = real_tokens(size, edge, q.device)
-            q = to_windows(pad_to_windows(q, edge), edge)
-            k = to_windows(pad_to_windows(k, edge), edge)
-            v = to_windows(pad_to_windows(v, edge), edge)
+            size = list(asking.shape[1:-1])
+            real = real_tokens(size, edge, query.device)
             if real is not None:
                 real = real.repeat(query.shape[0], 1)[:, None]  # (B * windows, 1, keys), the same for every query
-            attended = from_windows(self._attend(q, k, v, real), edge, size)
+            attended = self._attend(  # nothing of it has a name here, so that each map is freed as soon as it is cut
+                to_windows(pad_to_windows(self.query(asking), edge), edge),
+                to_windows(pad_to_windows(self.key(giving), edge), edge),
+                to_windows(pad_to_windows(self.value(giving), edge), edge),
+                real,
+            )
+            attended = from_windows(attended, edge, size)
         return attended.movedim(-1, 1)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor | None) -> Tensor:

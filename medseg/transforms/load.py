@@ -40,7 +40,11 @@ class PixelReader(PILReader):
         if frames > 1:
             image.close()
             raise ValueError(f"{image.filename} holds {frames} pages; split it into one file a page, or store a volume")  # type: ignore[attr-defined]
-        image.load()  # closes the file
+        try:
+            image.load()  # closes the file, unless it is broken
+        except BaseException:
+            image.close()
+            raise
         if image.mode == "P" and not self.indices:
             return image.convert("RGB")
         return image.convert("L") if image.mode == "1" and not self.indices else image
@@ -82,7 +86,7 @@ class LoadImagesd(MapTransform):
             path = loaded[key]
             try:
                 value = _load(path, self._label if key in self.label_keys else self._image)
-            except (OSError, ValueError, RuntimeError, SyntaxError) as error:
+            except Exception as error:  # PIL, nibabel and zlib each raise errors of their own, which name no file
                 reason = str(error).strip().splitlines() or [type(error).__name__]
                 raise ValueError(f"{key} {path} cannot be read: {reason[0]}") from error
             loaded[key] = _as_indices(value, path) if key in self.label_keys else value.float()

@@ -131,4 +131,7 @@ def test_a_bad_file_is_named(entries: Entries) -> None:
     loader = make_loader(SegmentationDataset(entries, LOAD, cache=False), 2, shuffle=False)
     with pytest.raises(RuntimeError) as caught:
         list(loader)
-    assert f"image {image} cannot be read" in str(caught.value.__cause__)
+    cause: BaseException = caught.value
+    while cause.__cause__ is not None and not isinstance(cause, ValueError):
+        cause = cause.__cause__
+    assert f"image {image} cannot be read" in str(cause)

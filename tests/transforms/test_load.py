@@ -73,3 +73,19 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
     frames[0].save(tmp_path / "pages.tif", save_all=True, append_images=frames[1:])
     with pytest.raises(ValueError, match="holds 2 pages"):
         LoadImagesd(keys="image")({"image": tmp_path / "pages.tif"})
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_broken_volumes_are_named(tmp_path: Path, suffix: str) -> None:
+    volume = np.random.default_rng(0).integers(0, 200, (20, 20, 20)).astype(np.int16)
+    path = tmp_path / f"v{suffix}"
+    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), path)
+    whole = path.read_bytes()
+    broken = {"half": whole[: len(whole) // 2], "head": whole[:100], "empty": b"", "text": b"no volume " * 50}
+    if suffix == ".nii.gz":
+        broken["flipped"] = whole[:500] + bytes(255 - b for b in whole[500:1500]) + whole[1500:]
+    for name, content in broken.items():
+        path = tmp_path / f"{name}{suffix}"
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"image .*{name}{suffix} cannot be read: \S"):
+            LoadImagesd(keys="image")({"image": path})
