@@ -1,11 +1,11 @@
 """What attention inside windows saves: LFA U-Net with windows of 7 pixels against attention over the whole map.
 
 FLOPs (2 per multiply-add) are counted without computing; the counter's share of the attention is checked against
-``4 L^2 C`` a window of L tokens. Seconds and peak memory are those of a fresh process each, one image, float32,
-channels-last. Two ways to compute attention are measured: torch's fused kernel, which never holds the products of
-queries and keys, and the ``math`` backend, which does, as implementations of the paper's time did. At 256x256 the
-global variant's products alone take 65536^2 x 4 bytes = 17 GB a copy, so both variants are measured in this way at the
-largest halving of the size that fits.
+``4 L^2 C`` a window of L tokens. Seconds (the fastest of a few runs) and peak memory are those of a fresh process each,
+one image, float32, channels-last. Two ways to compute attention are measured: torch's fused kernel, which never holds
+the products of queries and keys, and the ``math`` backend, which does. At 256x256 the global variant's products alone
+take 65536^2 x 4 bytes = 17 GB a copy, so both variants are measured in this way at the largest halving of the size that
+fits.
 
     python benchmarks/lfa_cost.py --json lfa_cost.json
 """
@@ -17,7 +17,6 @@ import json
 import math
 import resource
 import shlex
-import statistics
 import subprocess
 import sys
 import time
@@ -33,7 +32,7 @@ PAPERS_RATIO = 0.0466  # section IV; the paper does not say what it counts
 EXPECTED_FLOP_RATIO = 0.063  # of the whole network at 256x256 and the paper's widths
 COPIES = 4  # of the products that the math backend holds at its peak, with some room
 ENOUGH_SECONDS = 10.0
-MOST_RUNS = 5
+LEAST_RUNS, MOST_RUNS = 3, 8
 TINY = 32  # edge of the image that warms a process up: with five levels, 2x2 pixels at the bottom, as training needs
 VARIANTS = {"local": WINDOW, "global": None}
 
@@ -62,17 +61,21 @@ def main() -> int:
 
 def measure_all(size: int, channels: list[int]) -> dict[str, Any]:
     """Return counts, measurements, and the ratios of local to global."""
-    flops = {name: child(task="count", size=size, channels=channels, variant=name) for name in VARIANTS}
     fitting = largest_materialised(size)
+    flops = [
+        {"size": edge} | {name: child(task="count", size=edge, channels=channels, variant=name) for name in VARIANTS}
+        for edge in dict.fromkeys((size, fitting))
+    ]
     plan = [(variant, size, "fused", False) for variant in VARIANTS]
     plan += [("local", size, "fused", True)]
     plan += [(variant, fitting, "fused", False) for variant in VARIANTS if fitting != size]
     plan += [(variant, fitting, "materialised", False) for variant in VARIANTS]
     rows = [measure(channels, *step) for step in plan]
-    ratios = [
-        {"what": what, "size": size, "ratio": flops["local"][key] / flops["global"][key]}
-        for key, what in (("total", "FLOPs"), ("attention", "FLOPs of the attention alone"))
-    ]
+    ratios: list[dict[str, Any]] = []
+    for counted in flops:
+        for key, what in (("total", "FLOPs"), ("attention", "FLOPs of the attention alone")):
+            ratio = counted["local"][key] / counted["global"][key]
+            ratios.append({"what": what, "size": counted["size"], "ratio": ratio})
     for attention, edge in dict.fromkeys((row["attention"], row["size"]) for row in rows):
         pair = {
             row["variant"]: row
@@ -104,7 +107,7 @@ def measure(channels: list[int], variant: str, size: int, attention: str, backwa
         "size": size,
         "attention": attention,
         "pass": "forward + backward" if backward else "forward",
-        "seconds": statistics.median(busy["seconds"]),
+        "seconds": min(busy["seconds"]),  # other load only adds
         "runs": busy["seconds"],
         "peak_mib": (busy["peak_bytes"] - idle["peak_bytes"]) / 2**20,
         "baseline_mib": idle["peak_bytes"] / 2**20,
@@ -144,12 +147,16 @@ def work(task: dict[str, Any]) -> dict[str, Any]:
     with sdpa_kernel(backends):
         kernel = warm_up(network, task["backward"])
         seconds: list[float] = []
-        while task["task"] == "run" and len(seconds) < MOST_RUNS and sum(seconds) < ENOUGH_SECONDS:
+        while task["task"] == "run" and wants_more(seconds):
             start = time.perf_counter()
             step(network, image, task["backward"])
             seconds.append(time.perf_counter() - start)
     unit = 1 if sys.platform == "darwin" else 1024
     return {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "seconds": seconds} | kernel
+
+
+def wants_more(seconds: list[float]) -> bool:
+    return len(seconds) < LEAST_RUNS or (len(seconds) < MOST_RUNS and sum(seconds) < ENOUGH_SECONDS)
 
 
 def build(channels: list[int], window: int | None) -> nn.Module:
@@ -218,12 +225,20 @@ def show(result: dict[str, Any]) -> None:
     console = Console()
     console.print(f"LFA U-Net, widths {result['settings']['channels']}, one image, 1 channel in, 5 classes out")
     table = Table("variant", "size", "FLOPs", "of which attention", title="counted")
-    for name, counted in result["flops"].items():
-        gigas = (f"{counted[key] / 1e9:,.2f} G" for key in ("total", "attention"))
-        table.add_row(name, str(result["settings"]["size"]), *gigas)
+    for counted in result["flops"]:
+        for name in VARIANTS:
+            gigas = (f"{counted[name][key] / 1e9:,.2f} G" for key in ("total", "attention"))
+            table.add_row(name, str(counted["size"]), *gigas)
     console.print(table)
     table = Table(
-        "variant", "size", "attention", "pass", "seconds", "peak MiB above baseline", "runs", title="measured"
+        "variant",
+        "size",
+        "attention",
+        "pass",
+        "seconds",
+        "peak MiB",
+        "runs",
+        title="measured (memory: above a process that has only built the network)",
     )
     for row in result["measurements"]:
         numbers = (f"{row['seconds']:.3f}", f"{row['peak_mib']:,.0f}", str(len(row["runs"])))

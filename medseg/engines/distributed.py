@@ -28,13 +28,16 @@ def pick_device(name: str | torch.device | None = None) -> torch.device:
         name: such as ``"cpu"`` or ``"cuda:1"``; ``None`` picks.
 
     Raises:
-        ValueError: if the named device is not there.
+        ValueError: if there is no such device.
     """
     if name is None or name == "auto":
         if not torch.cuda.is_available():
             return torch.device("cpu")
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device {str(name)!r} is none that PyTorch knows; use cpu, cuda or cuda:N") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(
             f"device {name} was asked for, but {torch.cuda.device_count()} GPU(s) are visible; --device cpu"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from medseg.transforms.load import PIXEL_SUFFIXES
 
 logger = logging.getLogger(__name__)
 
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _SUFFIXES = (*PIXEL_SUFFIXES, ".nii", ".nii.gz")
 
 
@@ -79,7 +81,7 @@ class ImageFolder(torch.utils.data.Dataset[dict[str, Any]]):
             if not bool(torch.isfinite(image).all()):
                 raise ValueError("it holds NaN or infinite values")
         except Exception as error:  # whatever is wrong with one file must not end the others
-            return {**entry, "error": _first_line(error)}
+            return {**entry, "error": _reason(error)}
         return {**entry, "image_tensor": image}
 
 
@@ -139,7 +141,7 @@ class Predictor(SupervisedEvaluator):
         """Predict all images; those that fail are listed at the end.
 
         Raises:
-            InputError: at the end, if a file could not be done; the others are.
+            InputError: at the end, if a file could not be done; the others are. At once, if the disk is full.
         """
         if self.folder.skipped:
             logger.info(
@@ -164,8 +166,13 @@ class Predictor(SupervisedEvaluator):
                 logits = self.inferer(batch, self.network)[0].float()
             mask = self.finish({"image": image, "pred": logits.cpu()})["pred"]
             write_mask(mask[0].cpu().numpy(), case["image"], case["target"])
-        except (ValueError, RuntimeError) as error:  # wrong channels, too little memory, a file that has changed
-            self._fail(case["image"], _first_line(error))
+        except (ValueError, RuntimeError, OSError) as error:  # wrong channels, too little memory, a file has changed
+            if isinstance(error, OSError) and error.errno in _NO_SPACE:
+                raise InputError(
+                    f"{case['target']} cannot be written: {error.strerror}. The {len(self.written)} masks so far are "
+                    "whole; make room and run again, it skips them"
+                ) from error
+            self._fail(case["image"], _reason(error))
             return {}
         self.written.append(case["target"])
         return {}
@@ -179,6 +186,9 @@ class Predictor(SupervisedEvaluator):
             logger.info("%d of %d images", done, len(self.folder))
 
 
-def _first_line(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
+    """Return the first line of what is wrong, not of MONAI's "applying transform ..." around it."""
+    while isinstance(error, RuntimeError) and error.__cause__ is not None:
+        error = error.__cause__
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

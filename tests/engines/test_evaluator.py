@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from engines.conftest import LOAD
+from PIL import Image
 from torch import Tensor, nn
 
+from medseg.engines import loading
 from medseg.engines.evaluator import Evaluator
 from medseg.engines.loading import SegmentationDataset
 
@@ -46,3 +48,71 @@ def test_scores_are_those_of_the_whole_set(
     assert len(evaluator.cases) == min(4, -(-8 // batch_size))
     evaluator.score(network)
     np.testing.assert_array_equal(evaluator.matrix.matrix.numpy(), expected)  # a second time counts anew
+
+
+def test_images_of_different_sizes(entries: list[dict[str, Any]]) -> None:
+    for number, size in enumerate([(16, 16), (9, 20), (31, 7)]):
+        for path in entries[number].values():
+            with Image.open(path) as picture:
+                resized = picture.resize(size, Image.Resampling.NEAREST)
+            resized.save(path)
+    data = SegmentationDataset(entries[:3], LOAD)
+    network = Threshold()
+    evaluator = Evaluator(torch.device("cpu"), data, network, LABELS, precision="fp32", shown=2)
+    evaluator.score(network)
+    assert int(evaluator.matrix.matrix.sum()) == 16 * 16 + 9 * 20 + 31 * 7
+    assert [case["name"] for case in evaluator.cases] == ["case 0", "case 2"]
+    for case, index in zip(evaluator.cases, (0, 2), strict=True):
+        sample = data[index]
+        np.testing.assert_array_equal(case["image"], sample["image"].numpy())
+        np.testing.assert_array_equal(case["label"], sample["label"][0].numpy())
+        np.testing.assert_array_equal(case["prediction"], network(sample["image"][None])[0].argmax(0).numpy())
+    together = Evaluator(torch.device("cpu"), data, network, LABELS, batch_size=3, precision="fp32")
+    with pytest.raises(RuntimeError, match="size"):
+        together.score(network)
+
+
+def test_absent_classes_are_left_out(entries: list[dict[str, Any]]) -> None:
+    network = nn.Conv2d(1, 4, 1)
+    with torch.no_grad():
+        network.weight.zero_()
+        network.bias.copy_(torch.tensor([1.0, 0, 0, 0]))
+    labels = {**LABELS, 3: "never there"}
+    evaluator = Evaluator(torch.device("cpu"), SegmentationDataset(entries, LOAD), network, labels, precision="fp32")
+    values = evaluator.score(network)
+    assert set(values) == {"val_mean_iou", "val_iou_none", "val_iou_bright", "val_iou_dark"}
+    assert evaluator.table()["absent"] == ["never there"]
+    assert values["val_mean_iou"] == pytest.approx(values["val_iou_none"] / 3)
+
+
+def test_nothing_labelled_is_an_error(entries: list[dict[str, Any]]) -> None:
+    for entry in entries[:2]:
+        Image.new("L", (16, 16), 255).save(entry["label"])
+    data = SegmentationDataset(entries[:2], LOAD)
+    evaluator = Evaluator(torch.device("cpu"), data, Threshold(), LABELS, ignore_index=255, precision="fp32")
+    with pytest.raises(ValueError, match="none of the 2 images has a labelled pixel"):
+        evaluator.score(evaluator.network)
+
+
+def test_a_process_without_images_counts_nothing(
+    entries: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "world_size", lambda: 3)
+    counts = []
+    for number in range(3):
+        monkeypatch.setattr(loading, "rank", lambda number=number: number)
+        data = SegmentationDataset(entries[:2], LOAD)
+        evaluator = Evaluator(torch.device("cpu"), data, Threshold(), LABELS, precision="fp32")
+        evaluator.run()
+        counts.append(int(evaluator.matrix.matrix.sum()))
+    assert counts == [256, 256, 0]
+
+
+def test_the_network_keeps_its_mode_and_weights(entries: list[dict[str, Any]]) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 3, 1), nn.BatchNorm2d(3), nn.Dropout(0.5))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    evaluator = Evaluator(torch.device("cpu"), SegmentationDataset(entries, LOAD), network, LABELS, precision="fp32")
+    first, second = evaluator.score(network), evaluator.score(network)
+    assert first == second
+    assert network.training
+    torch.testing.assert_close(dict(network.state_dict()), before, rtol=0, atol=0)

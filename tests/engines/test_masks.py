@@ -50,3 +50,22 @@ def test_wrong_size_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the mask of .*i\.png is 6 x 5, the image 5 x 6"):
         write_mask(MASK, tmp_path / "i.png", tmp_path / "o.png")
     assert not (tmp_path / "o.png").exists()
+
+
+def test_images_of_several_channels_get_one_mask(tmp_path: Path) -> None:
+    image = nibabel.Nifti1Image(np.zeros((5, 6, 3, 4), np.float32), np.diag([1.0, 2.0, 3.0, 1.0]))
+    nibabel.save(image, tmp_path / "v.nii.gz")
+    write_mask(np.stack([MASK] * 3, -1), tmp_path / "v.nii.gz", tmp_path / "m.nii.gz")
+    written = nibabel.load(tmp_path / "m.nii.gz")
+    assert written.shape == (5, 6, 3)
+    assert written.header.get_zooms() == (1, 2, 3)
+    np.testing.assert_allclose(written.affine, image.affine)
+    with pytest.raises(ValueError, match=r"has shape \(5, 6, 2\), the image \(5, 6, 3, 4\)"):
+        write_mask(np.stack([MASK] * 2, -1), tmp_path / "v.nii.gz", tmp_path / "n.nii.gz")
+
+
+def test_many_classes_need_sixteen_bits(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((5, 6), np.uint8)).save(tmp_path / "i.png")
+    write_mask(MASK + 300, tmp_path / "i.png", tmp_path / "o.png")
+    with Image.open(tmp_path / "o.png") as written:
+        np.testing.assert_array_equal(np.array(written), MASK + 300)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from engines.conftest import LOAD
 from ignite.engine import Events
+from monai.engines.utils import IterationEvents
 from monai.transforms import RandFlipd
 from torch import nn
 
@@ -82,12 +83,14 @@ def test_equals_a_plain_loop(entries: Entries, tmp_path: Path) -> None:
     torch.testing.assert_close(dict(trainer.network.state_dict()), dict(network.state_dict()), rtol=1e-3, atol=1e-4)
 
 
-def test_accumulation_equals_the_larger_batch(entries: Entries, tmp_path: Path) -> None:
+@pytest.mark.parametrize("extra", [{}, {"clip_grad_norm": 0.05}, {"ema_decay": 0.5}])
+def test_accumulation_equals_the_larger_batch(entries: Entries, tmp_path: Path, extra: dict[str, Any]) -> None:
     weights = []
     for name, options in (("one", {"batch_size": 4}), ("two", {"batch_size": 2, "accumulation_steps": 2})):
-        trainer = build(entries, tmp_path / name, norm=None, optimizer=torch.optim.SGD, validate=False, **options)
+        options |= {"norm": None, "optimizer": torch.optim.SGD, "validate": False, **extra}
+        trainer = build(entries, tmp_path / name, **options)
         trainer.run()
-        weights.append(dict(trainer.network.state_dict()))
+        weights.append(dict(trainer.predictor.state_dict()))
     torch.testing.assert_close(weights[1], weights[0])
 
 
@@ -107,8 +110,52 @@ def test_average_is_what_is_validated_and_saved(entries: Entries, tmp_path: Path
     torch.testing.assert_close(torch.load(tmp_path / "run" / "model.pt", weights_only=True)["head.bias"], expected)
 
 
-def test_resume_equals_uninterrupted(entries: Entries, tmp_path: Path) -> None:
-    options = {"max_epochs": 4, "dropout": 0.3, "augment": True, "ema_decay": 0.9, "schedule": "cosine"}
+def test_the_average_is_scored(entries: Entries, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored = []
+    score = Evaluator.score
+
+    def spy(self: Evaluator, network: nn.Module, epoch: int = 1) -> dict[str, float]:
+        scored.append({name: value.clone() for name, value in network.state_dict().items()})
+        return score(self, network, epoch)
+
+    monkeypatch.setattr(Evaluator, "score", spy)
+    trainer = build(entries, tmp_path / "run", max_epochs=1, ema_decay=0.9)
+    trainer.run()
+    average = dict(trainer.predictor.state_dict())
+    assert not torch.equal(average["head.bias"], trainer.network.state_dict()["head.bias"])
+    best = load_checkpoint(tmp_path / "run" / "checkpoints" / "best.pt")
+    for weights in (*scored, best["network"], load_checkpoint(tmp_path / "run" / "model.pt")):
+        torch.testing.assert_close(dict(weights), average, rtol=0, atol=0)
+
+
+def test_the_best_of_an_earlier_part_stays_the_best(
+    entries: Entries, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score = Evaluator.score
+
+    def told(self: Evaluator, network: nn.Module, epoch: int = 1) -> dict[str, float]:
+        return {**score(self, network, epoch), "val_mean_iou": [0.5, 0.9, 0.3, 0.4][epoch - 1]}
+
+    monkeypatch.setattr(Evaluator, "score", told)
+    build(entries, tmp_path / "run", max_epochs=2).run()
+    best = load_checkpoint(tmp_path / "run" / "checkpoints" / "best.pt")
+    assert best["best"] == {"score": 0.9, "epoch": 2}
+    build(entries, tmp_path / "run", max_epochs=4, resume=True).run()
+    assert [row["val_mean_iou"] for row in rows(tmp_path / "run")] == [0.5, 0.9, 0.3, 0.4]
+    torch.testing.assert_close(load_checkpoint(tmp_path / "run" / "checkpoints" / "best.pt"), best, rtol=0, atol=0)
+    torch.testing.assert_close(load_checkpoint(tmp_path / "run" / "model.pt"), best["network"], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_resume_equals_uninterrupted(entries: Entries, tmp_path: Path, num_workers: int) -> None:
+    options = {
+        "num_workers": num_workers,
+        "max_epochs": 4,
+        "dropout": 0.3,
+        "augment": True,
+        "ema_decay": 0.9,
+        "schedule": "cosine",
+    }
     build(entries, tmp_path / "whole", **options).run()
 
     class StopNowError(Exception):
@@ -152,9 +199,14 @@ def test_budget_ends_the_run_with_the_schedule(
     assert (tmp_path / "run" / "report" / "overlays.png").is_file()
 
 
-def test_early_stop(entries: Entries, tmp_path: Path) -> None:
-    build(entries, tmp_path / "run", max_epochs=50, rate=0.0, optimizer=torch.optim.SGD, early_stop=2).run()
-    assert len(rows(tmp_path / "run")) <= 12
+@pytest.mark.parametrize("val_interval", [1, 2])
+def test_early_stop(entries: Entries, tmp_path: Path, val_interval: int) -> None:
+    """Weights that do not move: the first validation stays the best, and two more end the run."""
+    options = {"rate": 0.0, "optimizer": torch.optim.SGD, "norm": None, "val_interval": val_interval}
+    build(entries, tmp_path / "run", max_epochs=50, early_stop=2, **options).run()
+    recorded = rows(tmp_path / "run")
+    assert len(recorded) == 3 * val_interval
+    assert ["val_mean_iou" in row for row in recorded] == [row["epoch"] % val_interval == 0 for row in recorded]
 
 
 def test_loss_that_is_not_finite(entries: Entries, tmp_path: Path) -> None:
@@ -173,6 +225,25 @@ def test_loss_that_is_not_finite(entries: Entries, tmp_path: Path) -> None:
     state = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")
     assert state["epoch"] == 1
     assert all(torch.isfinite(v).all() for v in state["network"].values())
+    best = load_checkpoint(tmp_path / "run" / "checkpoints" / "best.pt")
+    assert best["best"]["epoch"] == 1
+    assert [row["epoch"] for row in rows(tmp_path / "run")] == [1]
+
+
+def test_weights_spoilt_by_the_last_step_are_not_kept(entries: Entries, tmp_path: Path) -> None:
+    """The loss is finite to the end of the epoch; what its last gradient did to the weights is not."""
+    trainer = build(entries, tmp_path / "run", max_epochs=3)
+
+    def spoil() -> None:
+        if trainer.state.iteration == 8:  # the last of epoch 2
+            trainer.optimizer.param_groups[0]["params"][0].grad.fill_(math.inf)
+
+    trainer.add_event_handler(IterationEvents.BACKWARD_COMPLETED, spoil)
+    with pytest.raises(TrainingError, match="weights are no longer finite in epoch 2, iteration 8"):
+        trainer.run()
+    state = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")
+    assert state["epoch"] == 1
+    assert all(torch.isfinite(v).all() for v in state["network"].values())
 
 
 def test_checkpoint_of_another_network(entries: Entries, tmp_path: Path) -> None:
@@ -186,6 +257,105 @@ def test_without_validation_the_last_weights_count(entries: Entries, tmp_path: P
     last = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")
     torch.testing.assert_close(load_checkpoint(tmp_path / "run" / "model.pt"), dict(last["network"]))
     assert not (tmp_path / "run" / "checkpoints" / "best.pt").exists()
+
+
+def test_the_folder_holds_the_whole_run(entries: Entries, tmp_path: Path) -> None:
+    trainer = build(entries, tmp_path / "run")
+    trainer.run_record.publish = tmp_path / "bundle" / "models" / "model.pt"
+    trainer.run()
+    folder = tmp_path / "run"
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert names == {
+        *("config.yaml", "environment.json", "data.json", "metrics.jsonl", "curves.png", "model.pt"),
+        *("checkpoints/last.pt", "checkpoints/best.pt"),
+        *(
+            f"report/{name}"
+            for name in ("scores.json", "table.md", "table.csv", "confusion_matrix.png", "overlays.png")
+        ),
+    }
+    published = load_checkpoint(tmp_path / "bundle" / "models" / "model.pt")
+    torch.testing.assert_close(published, load_checkpoint(folder / "model.pt"))
+    scores = json.loads((folder / "report" / "scores.json").read_text())
+    assert scores["mean_iou"] == pytest.approx(max(row["val_mean_iou"] for row in rows(folder)))
+    for row in rows(folder):
+        assert row["images_per_second"] > 0
+        assert 0 <= row["data_wait_share"] <= 1
+
+
+def test_leftovers_of_a_run_killed_in_its_first_epoch(entries: Entries, tmp_path: Path) -> None:
+    build(entries, tmp_path / "run").run()
+    (tmp_path / "run" / "checkpoints" / "last.pt").unlink()
+    build(entries, tmp_path / "run", validate=False, rate=1e-3).run()
+    last = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")
+    torch.testing.assert_close(load_checkpoint(tmp_path / "run" / "model.pt"), dict(last["network"]))
+    assert [row["epoch"] for row in rows(tmp_path / "run")] == [1, 2]
+
+
+def test_killed_while_it_wrote_the_report(entries: Entries, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "_draw_curves", dies)
+        with pytest.raises(KeyboardInterrupt):
+            build(entries, tmp_path / "run").run()
+    assert not (tmp_path / "run" / "model.pt").exists()
+    build(entries, tmp_path / "run", resume=True).run()
+    assert (tmp_path / "run" / "report" / "overlays.png").is_file()
+    assert (tmp_path / "run" / "model.pt").is_file()
+    assert [row["epoch"] for row in rows(tmp_path / "run")] == [1, 2]
+
+
+def test_the_schedule_goes_by_iterations(entries: Entries, tmp_path: Path) -> None:
+    trainer = build(entries, tmp_path / "run", max_epochs=3, schedule="poly", schedule_power=2.0, warmup=2)
+    seen = []
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda engine: seen.append(engine.optimizer.param_groups[0]["lr"])
+    )
+    trainer.run()
+    assert seen == pytest.approx([0.01 * min(1.0, (n + 1) / 2) * (1 - n / 12) ** 2 for n in range(12)])
+    assert [row["learning_rate"] for row in rows(tmp_path / "run")] == pytest.approx([seen[3], seen[7], seen[11]])
+
+
+def test_clipping(entries: Entries, tmp_path: Path) -> None:
+    """Norms of the gradient that each step uses, of one batch and of two added up."""
+    for accumulation in (1, 2):
+        options = {"clip_grad_norm": 0.01, "accumulation_steps": accumulation, "optimizer": torch.optim.SGD}
+        trainer = build(entries, tmp_path / str(accumulation), max_epochs=1, **options)
+        norms: list[float] = []
+
+        def step(_: Any, network: nn.Module = trainer.network, norms: list[float] = norms) -> None:
+            norms.append(float(torch.cat([p.grad.flatten() for p in network.parameters()]).norm()))
+
+        trainer.optimizer.register_step_pre_hook(lambda _optimizer, _args, _kwargs, step=step: step(None))
+        trainer.run()
+        assert norms == pytest.approx([0.01] * (4 // accumulation), rel=1e-3)
+
+
+def test_compiled_equals_eager(entries: Entries, tmp_path: Path) -> None:
+    """With the backend "eager", which needs no compiler: names of weights, saving and resuming are what is tested."""
+    build(entries, tmp_path / "plain", max_epochs=3).run()
+    options = {"compile": True, "compile_kwargs": {"backend": "eager"}}
+    build(entries, tmp_path / "compiled", **options).run()
+    build(entries, tmp_path / "compiled", resume=True, max_epochs=3, **options).run()
+    one, other = (load_checkpoint(tmp_path / name / "model.pt") for name in ("plain", "compiled"))
+    torch.testing.assert_close(other, one)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_loss_is_in_full_precision(entries: Entries, tmp_path: Path, precision: str) -> None:
+    seen = []
+
+    def loss(outputs: dict[str, torch.Tensor], label: torch.Tensor) -> torch.Tensor:
+        seen.append({value.dtype for value in outputs.values()})
+        return loss_function(outputs["pred"], label) + loss_function(outputs["aux"], label)
+
+    trainer = build(entries, tmp_path / "run", max_epochs=1, precision=precision, validate=False, loss_function=loss)
+    trainer.network.register_forward_hook(
+        lambda module, _, output: {"pred": output, "aux": output} if module.training else output
+    )
+    trainer.run()
+    assert seen == [{torch.float32}] * 4
 
 
 def test_bf16(entries: Entries, tmp_path: Path) -> None:
