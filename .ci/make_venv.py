@@ -65,26 +65,24 @@ def bootstrap_pip():
     ):
         subprocess.check_call([sys.executable, "-m", "pip", "--python", PYTHON, "install", "--quiet", "pip"])
         return
-    import json
     import re
     import urllib.parse
     import urllib.request
 
-    index = os.environ.get("PIP_INDEX_URL", "https://pypi.org/simple").rstrip("/")
-    request = urllib.request.Request(index + "/pip/", headers={"Accept": "application/vnd.pypi.simple.v1+json"})
+    page = os.environ.get("PIP_INDEX_URL", "https://pypi.org/simple").rstrip("/") + "/pip/"
+    release = re.compile(r'href="([^"]*/(pip-[\d.]+-py3-none-any\.whl))#sha256=([0-9a-f]{64})"(?![^>]*data-yanked)')
     try:
+        request = urllib.request.Request(page, headers={"Accept": "text/html"})
         with urllib.request.urlopen(request, timeout=60) as answer:
-            files = json.load(answer)["files"]
-        release = re.compile(r"pip-[\d.]+-py3-none-any\.whl$")
-        wheel = [f for f in files if release.match(f["filename"]) and not f.get("yanked")][-1]
-        url = urllib.parse.urljoin(index + "/pip/", wheel["url"])
-        with urllib.request.urlopen(url, timeout=120) as answer:
+            found = release.findall(answer.read().decode())
+        link, name, checksum = found[-1]
+        with urllib.request.urlopen(urllib.parse.urljoin(page, link), timeout=120) as answer:
             content = answer.read()
-    except (OSError, ValueError, KeyError, IndexError) as error:
+    except (OSError, ValueError, IndexError) as error:
         sys.exit("this Python has no pip and none could be fetched (%s): sudo apt install python3-venv" % error)
-    if hashlib.sha256(content).hexdigest() != wheel["hashes"]["sha256"]:
+    if hashlib.sha256(content).hexdigest() != checksum:
         sys.exit("the fetched pip does not have the checksum that the index names")
-    path = os.path.join(VENV, wheel["filename"])
+    path = os.path.join(VENV, name)
     with open(path, "wb") as file:
         file.write(content)
     subprocess.check_call([PYTHON, os.path.join(path, "pip"), "install", "--quiet", path])

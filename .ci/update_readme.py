@@ -1,5 +1,6 @@
 """Put the result of the last `make demo` into the README: its table, and its picture as docs/demo.jpg."""
 
+import json
 import re
 from pathlib import Path
 
@@ -12,16 +13,57 @@ RUN = ROOT / "build" / "demo" / "run"
 WIDTH = 1000
 
 
+RESULTS = ROOT / "docs" / "results"
+# file, key in its result, what it is, the target
+SPEED = (
+    ("trainer_cpu", "trainer_over_bare", "trainer step / bare PyTorch loop, the paper's network", "at most 1.05"),
+    ("trainer_cpu", "real_over_synthetic", "real data / tensors in memory, same trainer", "at most 1.03"),
+    ("sliding_window_cpu", "ratio", "sliding window over 1024 x 1024 / bare forwards", "at most 1.10"),
+    ("zoo_style_cpu", "ratio", "images/s, medseg / model-zoo style configuration", "at least 1.5"),
+    ("allocator_cpu", "ratio", "CPU step, allocator as it comes / keeping freed memory", ""),
+    ("startup_cpu", "medseg_help", "`medseg --help`, seconds", "under 0.5"),
+    ("startup_cpu", "import_monai_bundle", "`monai.bundle run`: importing MONAI, seconds", ""),
+    ("startup_cpu", "import_medseg_on_top", "importing medseg on top, seconds", ""),
+    ("startup_cpu", "configuration_checks_and_assembly", "configuration, data check, assembly, seconds", ""),
+)
+
+
+def put(text: str, name: str, block: str) -> str:
+    """Replace what stands between the marks of ``name``."""
+    marked = f"<!-- {name} -->\n{block}\n<!-- /{name} -->"
+    return re.sub(rf"<!-- {name} -->.*<!-- /{name} -->", lambda _: marked, text, flags=re.DOTALL)
+
+
+def speed() -> str:
+    """Return the table of what was measured."""
+    rows = ["| what | measured | target |", "| --- | --- | --- |"]
+    for file, key, what, target in SPEED:
+        path = RESULTS / f"{file}.json"
+        if path.is_file():
+            value = json.loads(path.read_text())["result"][key]
+            rows.append(f"| {what} | {value:.3g} | {target} |")
+    path = RESULTS / "lfa_cost_cpu.json"
+    if path.is_file():
+        for row in json.loads(path.read_text())["ratios"]:
+            target = "expected 0.063; the paper states 0.0466" if row["what"] == "FLOPs" and row["size"] == 256 else ""
+            rows.append(
+                f"| LFA local / global, {row['what']}, {row['size']} x {row['size']} | {row['ratio']:.3g} | {target} |"
+            )
+    return "\n".join(rows)
+
+
 def main() -> None:
     """Update README.md and docs/demo.jpg."""
-    text, scores = summarise(RUN)
-    table = text.split("\n\n")[0]
-    block = f"<!-- demo -->\n```\n{table}\n\nmean IoU {scores['mean_iou']:.3f}\n```\n<!-- /demo -->"
     readme = ROOT / "README.md"
-    readme.write_text(re.sub(r"<!-- demo -->.*<!-- /demo -->", lambda _: block, readme.read_text(), flags=re.DOTALL))
-    with Image.open(RUN / "test" / "overlays.png") as picture:
-        height = round(picture.height * WIDTH / picture.width)
-        picture.convert("RGB").resize((WIDTH, height)).save(ROOT / "docs" / "demo.jpg", quality=88)
+    text = put(readme.read_text(), "speed", speed())
+    if (RUN / "test" / "scores.json").is_file():
+        summary, scores = summarise(RUN)
+        table = summary.split("\n\n")[0]
+        text = put(text, "demo", f"```\n{table}\n\nmean IoU {scores['mean_iou']:.3f}\n```")
+        with Image.open(RUN / "test" / "overlays.png") as picture:
+            height = round(picture.height * WIDTH / picture.width)
+            picture.convert("RGB").resize((WIDTH, height)).save(ROOT / "docs" / "demo.jpg", quality=88)
+    readme.write_text(text)
 
 
 main()

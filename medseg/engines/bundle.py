@@ -260,7 +260,12 @@ def _is_ours(error: BaseException) -> bool:
 def _quieten() -> None:
     if rank() != 0:
         logging.getLogger().setLevel(logging.WARNING)
-    logging.getLogger("medseg").setLevel(logging.WARNING if rank() else logging.INFO)
+    ours = logging.getLogger("medseg")
+    ours.setLevel(logging.WARNING if rank() else logging.INFO)
+    if not ours.hasHandlers():  # a bundle that came without its logging.conf
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+        ours.addHandler(handler)
     for name in ("ignite", "alembic", "monai.bundle.config_parser"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for name in ("medseg.engines.trainer.Trainer", "medseg.engines.evaluator.Evaluator", "monai.engines"):

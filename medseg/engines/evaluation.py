@@ -9,6 +9,7 @@ from typing import Any
 from medseg.engines.checkpoint import load_weights
 from medseg.engines.distributed import rank
 from medseg.engines.evaluator import Evaluator
+from medseg.engines.loading import stop_workers
 from medseg.engines.tracking import MLflowTracker, RunFolder
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,8 @@ def evaluate(
         if tracker is not None:
             tracker.finish("FAILED")
         raise
+    finally:
+        stop_workers(evaluator)
     if tracker is not None:
         tracker.finish("FINISHED")
     return scores

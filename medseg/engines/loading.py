@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from ignite.engine import Engine
 from monai.data import CacheDataset, DataLoader, Dataset
 from monai.transforms import Compose, Transform
 from torch import Tensor
@@ -155,3 +156,16 @@ def make_loader(
         own = torch.utils.data.Subset(dataset, range(rank(), len(dataset), processes))
         return DataLoader(own, batch_size=batch_size, **options)
     return DataLoader(dataset, batch_size=batch_size, **options)
+
+
+def stop_workers(engine: Engine) -> None:
+    """End the loading processes of an engine's loader; the next run of the engine starts new ones.
+
+    Left to the garbage collector, each is waited for until PyTorch kills it after five seconds.
+
+    Args:
+        engine: with a ``data_loader``.
+    """
+    engine._dataloader_iter = None
+    if isinstance(engine.data_loader, DataLoader):
+        engine.data_loader._iterator = None

@@ -48,5 +48,5 @@ def _format(tensor: Tensor) -> torch.memory_format:
 def network_to_channels_last(network: nn.Module) -> None:
     """Store the convolution weights of a 2D or 3D network channels-last, in place."""
     for parameter in network.parameters():
-        if not parameter.is_contiguous(memory_format=_format(parameter)):
-            parameter.data = to_memory_format(parameter.data)
+        # a copy: of a 1x1 kernel `contiguous` would keep strides that gradients do not have
+        parameter.data = parameter.data.clone(memory_format=_format(parameter))

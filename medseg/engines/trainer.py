@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from medseg.engines.averaging import moving_average
 from medseg.engines.checkpoint import load_weights, save_checkpoint, unwrap
 from medseg.engines.distributed import pick_device, rank, world_size
-from medseg.engines.loading import SegmentationDataset, make_loader
+from medseg.engines.loading import SegmentationDataset, make_loader, stop_workers
 from medseg.engines.memory import keep_freed_memory
 from medseg.engines.precision import network_to_channels_last, resolve_precision
 from medseg.engines.progress import Progress
@@ -198,6 +198,10 @@ class Trainer(SupervisedTrainer):
         except BaseException:
             self.run_record.close("FAILED")
             raise
+        finally:
+            for engine in (self, self.evaluator):
+                if engine is not None:
+                    stop_workers(engine)
         self.run_record.close("FINISHED")
 
     @property

@@ -2,6 +2,8 @@
 
 import json
 import math
+from contextlib import nullcontext
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +177,21 @@ def test_resume_equals_uninterrupted(entries: Entries, tmp_path: Path, num_worke
         one, other = (load_checkpoint(tmp_path / run / name) for run in ("whole", "parts"))
         torch.testing.assert_close(other, one, rtol=0, atol=0)
     assert [r["loss"] for r in rows(tmp_path / "parts")] == [r["loss"] for r in rows(tmp_path / "whole")]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_no_loading_process_is_left(entries: Entries, tmp_path: Path, fails: bool) -> None:
+    def loss(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        return loss_function(logits, label) * (math.nan if fails else 1.0)
+
+    trainer = build(entries, tmp_path / "run", num_workers=2, loss_function=loss)
+    trainer.evaluator._num_workers = 2  # type: ignore[union-attr]
+    started = []
+    trainer.add_event_handler(Events.GET_BATCH_COMPLETED, lambda: started.append(len(active_children())))
+    with pytest.raises(TrainingError) if fails else nullcontext():
+        trainer.run()
+    assert started[-1] == (2 if fails else 4)
+    assert active_children() == []
 
 
 def test_finished_run_stays_and_can_be_prolonged(entries: Entries, tmp_path: Path) -> None:
