@@ -1,6 +1,7 @@
 """Reads image and label files of every supported format into arrays, with errors that name the file.
 
-Palette PNGs are read as indices where they are labels and as colours where they are images.
+Palette PNGs are read as indices where they are labels and as colours where they are images. An alpha channel that is
+opaque everywhere is left out.
 """
 
 from __future__ import annotations
@@ -119,7 +120,8 @@ def _read_picture(path: Path, label: bool) -> ImageFile:
                 picture = image.convert("RGB")
             else:
                 image.load()
-                picture = image
+                opaque = image.mode in ("RGBA", "LA") and image.getextrema()[-1] == (255, 255)
+                picture = image.convert(image.mode[:-1]) if opaque else image
             array = np.asarray(picture)
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path}: {error}; if the file is not damaged, cut it into parts") from error

@@ -20,6 +20,7 @@ from typing import Any
 
 from medseg.engines.config import ConfigError, check_config, declared_keys
 from medseg.engines.distributed import rank, world_size
+from medseg.engines.options import Options
 
 logger = logging.getLogger(__name__)
 
@@ -68,13 +69,35 @@ def root() -> str:
     raise ConfigError("the bundle's folder is not known here; pass --bundle_root")
 
 
-def run_name(prefix: str) -> str:
-    """Return a name for a new run, the same in all processes: ``prefix`` and the time.
+def options() -> Options:
+    """Return the options of the running configuration: its own values, and defaults for the others."""
+    parser = _parser()
+    if parser is None:
+        return Options()
+    given = parser.get() or {}
+    return Options.of({name: parser.get_parsed_content(name) for name in Options.names() if name in given})
+
+
+def datalist_path(dataset_dir: str | Path) -> str:
+    """Return the datalist's file: the option ``datalist``, else ``datalist.json`` of the folder.
 
     Args:
-        prefix: such as the bundle's name.
+        dataset_dir: folder of the data set.
     """
-    names = [f"{prefix}_{time.strftime('%Y%m%d_%H%M%S')}_{time.time_ns() // 1000 % 1000:03d}"]
+    return options().datalist or str(Path(dataset_dir) / "datalist.json")
+
+
+def run_folder() -> str:
+    """Return the run's folder, the same in all processes, by ``output_dir``, ``resume``, ``runs_dir``, ``run_name``."""
+    wanted = options()
+    if wanted.output_dir:
+        return wanted.output_dir
+    bundle_root = Path(root())
+    return resume_folder(wanted.resume, wanted.runs_dir or bundle_root / "runs", wanted.run_name or _name(bundle_root))
+
+
+def _name(bundle_root: Path) -> str:
+    names = [f"{bundle_root.name}_{time.strftime('%Y%m%d_%H%M%S')}_{time.time_ns() // 1000 % 1000:03d}"]
     if world_size() > 1:
         import torch.distributed as dist
 
@@ -109,21 +132,14 @@ def _finished(last: Path) -> bool:
 # ---------------------------------------------------------------------------------------------- before work starts
 
 
-def start(seed: int | None = None) -> None:
-    """Prepare a run: short errors, quiet helpers, requirements (``configs/metadata.json``), configuration.
-
-    Args:
-        seed: of the network's first weights, in every process the same.
+def start() -> None:
+    """Prepare a run: short errors, quiet helpers, requirements (``configs/metadata.json``), configuration, seed.
 
     Raises:
         ConfigError: if a required package is missing or too old, or a configuration key has no effect.
     """
     sys.excepthook = _short_errors
     _quieten()
-    if seed is not None:
-        from monai.utils import set_determinism
-
-        set_determinism(seed, use_deterministic_algorithms=None)
     parser = _parser()
     if parser is None:
         raise ConfigError("medseg.engines.bundle.start is for a bundle's `initialize`; no configuration is running")
@@ -134,6 +150,9 @@ def start(seed: int | None = None) -> None:
     else:
         entry_points = (workflow.init_id, workflow.run_id, workflow.final_id)
         check_config(parser.get(), entry_points, declared_keys(Path(workflow.config_root_path)))
+    from monai.utils import set_determinism
+
+    set_determinism(options().seed, use_deterministic_algorithms=None)  # first weights, in every process the same
 
 
 def _metadata(bundle_root: str) -> dict[str, Any]:
@@ -169,16 +188,14 @@ def check_requirements(metadata: Mapping[str, Any]) -> None:
         raise ConfigError(f"this bundle needs {', '.join(wanting)}: pip install {names}")
 
 
-def check_data(datalist: str, *, fold_key: str = "fold", roi_size: list[int] | None = None) -> None:
+def check_data(dataset_dir: str | Path) -> None:
     """Check the datalist and every file in it before training; fast where nothing changed since the last time.
 
     Channels and classes are compared with those of the running configuration's ``network_def``. Groups must not be
     split in the scheme ``fold``; another scheme, such as random crops, is a choice, and is only warned of.
 
     Args:
-        datalist: the JSON file.
-        fold_key: the fold scheme in use.
-        roi_size: window of training, which no image may be smaller than.
+        dataset_dir: folder of the data set.
 
     Raises:
         DatalistError: if the datalist cannot be used, or with what was found.
@@ -189,12 +206,13 @@ def check_data(datalist: str, *, fold_key: str = "fold", roi_size: list[int] | N
 
     parser = _parser()
     network = (parser.get("network_def") if parser is not None else None) or {}
+    datalist, fold_key = datalist_path(dataset_dir), options().fold_key
     report = check_datalist(
         datalist,
         fold_keys=[fold_key] if fold_key == "fold" else [],
         in_channels=network.get("in_channels"),
         num_classes=network.get("out_channels"),
-        roi_size=roi_size,
+        roi_size=options().roi_size,
     )
     if fold_key != "fold":
         logger.warning("folds by %s may split a group (patient, section) between training and test", fold_key)
@@ -226,7 +244,9 @@ def resolved_config() -> dict[str, Any]:
         return plain(value, name)
 
     skipped = ("imports", "initialize", "run", "finalize", "_meta_")
-    return {k: walk(v, k) for k, v in parser.get().items() if k not in skipped}
+    given = {k: walk(v, k) for k, v in parser.get().items() if k not in skipped}
+    trains = "trainer" in (parser.get("train") or {})
+    return {**given, **(options().only(*Options.names()) if trains else {})}
 
 
 # ---------------------------------------------------------------------------------------------- errors and noise

@@ -168,3 +168,36 @@ def _listing(what: str, keys: list[str]) -> str:
         return ""
     more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
     return f"{len(keys)} {what}: {', '.join(keys[:_SHOWN])}{more}"
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Load an optimiser's state; its settings (rate, decay, momentum) stay as configured now, with a word of changes.
+
+    Args:
+        optimizer: built from the present configuration.
+        state: of the interrupted run.
+
+    Raises:
+        CheckpointError: if it is the state of another kind of optimiser.
+    """
+    configured = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    lacking = sorted(set().union(*configured) - set().union(*state["param_groups"]))
+    if lacking or len(state["param_groups"]) != len(configured):
+        what = f"has no {', '.join(lacking)}" if lacking else f"has {len(state['param_groups'])} parameter groups"
+        raise CheckpointError(
+            f"the optimiser's state in the checkpoint {what}, but {type(optimizer).__name__} is configured now with "
+            f"{len(configured)} group(s); go on with the optimiser of the run, or start a new one"
+        )
+    optimizer.load_state_dict(dict(state))
+    for number, (group, settings) in enumerate(zip(optimizer.param_groups, configured, strict=True)):
+        for name, value in settings.items():
+            before = group.get(name)
+            if name != "lr" and _plain(before) != _plain(value):  # the schedule sets `lr` from `initial_lr`
+                logger.warning(
+                    "%s of parameter group %d was %s so far and is %s from now on", name, number, before, value
+                )
+            group[name] = value
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, list | tuple) else value

@@ -9,6 +9,8 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from medseg.engines.options import Options
+
 _REFERENCE = re.compile(r"@((?:\w+|#|::)+)")
 # ids that other programs read, or MONAI itself
 _STANDARD = {
@@ -17,7 +19,8 @@ _STANDARD = {
     "handlers", "train", "validate", "val_interval",
 }  # fmt: skip
 _SECTIONS = ("train", "validate")
-_ENGINES = ("train#trainer", "validate#evaluator")  # what an overlay may leave aside without making its keys unknown
+_TRAINER = "train#trainer"
+_ENGINES = (_TRAINER, "validate#evaluator")  # what an overlay may leave aside without making its keys unknown
 
 
 class ConfigError(ValueError):
@@ -60,10 +63,11 @@ def check_config(
         ConfigError: naming the key and the nearest right one.
     """
     used = _references(config, (*entry_points, *_ENGINES))
-    known = {name.split("#")[0] for name in used} | _STANDARD | set(declared)
+    options = set(Options.names()) if _TRAINER in used else set()
+    known = {name.split("#")[0] for name in used} | _STANDARD | options | set(declared)
     for key in config:
         if key not in known:
-            raise ConfigError(_unknown(f"key `{key}`", key, sorted(known & set(config))))
+            raise ConfigError(_unknown(f"key `{key}`", key, sorted((known & set(config)) | options)))
     for section in _SECTIONS:
         children = config.get(section)
         if not isinstance(children, Mapping) or section in used:

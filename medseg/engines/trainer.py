@@ -18,7 +18,7 @@ from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor, nn
 
 from medseg.engines.averaging import moving_average
-from medseg.engines.checkpoint import load_weights, save_checkpoint, unwrap
+from medseg.engines.checkpoint import load_weights, restore_optimizer, save_checkpoint, unwrap
 from medseg.engines.distributed import pick_device, rank, world_size
 from medseg.engines.loading import SegmentationDataset, make_loader, stop_workers
 from medseg.engines.memory import keep_freed_memory
@@ -339,7 +339,7 @@ class Trainer(SupervisedTrainer):
         if self.average is not None:
             load_weights(self.average.module, state["ema"] or state["network"], origin=name)
             self.average.n_averaged.fill_(state["ema_steps"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore_optimizer(self.optimizer, state["optimizer"])
         if state["scaler"]:
             self.add_event_handler(Events.STARTED, lambda engine: engine.scaler.load_state_dict(state["scaler"]))
         self._best = dict(state["best"])

@@ -9,7 +9,7 @@ import torch
 from monai.inferers import SlidingWindowInferer
 from torch import Tensor
 
-_SLICES_AT_ONCE = 8
+from medseg.inferers.slices import fit_dimensions
 
 
 class SlidingWindow(SlidingWindowInferer):
@@ -44,24 +44,8 @@ class SlidingWindow(SlidingWindowInferer):
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Predict the whole image."""
-        spatial = inputs.ndim - 2
-        window = len(self.roi_size)
-        if spatial == window:
-            return super().__call__(inputs, _ChannelsLast(network), *args, **kwargs)
-        if (window, spatial) != (2, 3):
-            raise ValueError(
-                f"the image has {spatial} spatial dimensions {tuple(inputs.shape[2:])}, the window has {window} "
-                f"{tuple(self.roi_size)}; a 2D window takes images and volumes, a 3D window volumes"
-            )
-        depth = inputs.shape[-1]
-        parts = []
-        for first in range(0, depth, _SLICES_AT_ONCE):
-            slices = inputs[..., first : first + _SLICES_AT_ONCE]  # (B, C, H, W, d)
-            count = slices.shape[-1]
-            flat = slices.permute(0, 4, 1, 2, 3).flatten(0, 1)  # (B * d, C, H, W)
-            logits = super().__call__(flat, _ChannelsLast(network), *args, **kwargs)
-            parts.append(logits.unflatten(0, (-1, count)).permute(0, 2, 3, 4, 1))  # (B, classes, H, W, d)
-        return torch.cat(parts, dim=-1)
+        whole = super().__call__
+        return fit_dimensions(inputs, self.roi_size, lambda x: whole(x, _ChannelsLast(network), *args, **kwargs))
 
 
 class _ChannelsLast:

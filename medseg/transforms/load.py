@@ -20,7 +20,7 @@ PIXEL_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 
 class PixelReader(PILReader):
-    """Read PNG, JPEG, BMP and TIFF as ``(H, W)`` or ``(H, W, C)``.
+    """Read PNG, JPEG, BMP and TIFF as ``(H, W)`` or ``(H, W, C)``; an opaque alpha channel is left out.
 
     Args:
         indices: keep palette indices (labels) instead of the palette's colours (images).
@@ -47,6 +47,8 @@ class PixelReader(PILReader):
             raise
         if image.mode == "P" and not self.indices:
             return image.convert("RGB")
+        if image.mode in ("RGBA", "LA") and image.getextrema()[-1] == (255, 255):
+            return image.convert(image.mode[:-1])
         return image.convert("L") if image.mode == "1" and not self.indices else image
 
     def _get_spatial_shape(self, img: Image.Image) -> np.ndarray[Any, Any]:

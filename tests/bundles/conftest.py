@@ -1,12 +1,15 @@
 """Data and trained weights for the tests of all bundles."""
 
+import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-from bundles.helpers import BUNDLES, ROOT, configs, monai_bundle, small
+from bundles.helpers import BUNDLES, ROOT, configs, monai_bundle, network_channels, small
+from PIL import Image
 
 
 @pytest.fixture(scope="session")
@@ -17,6 +20,33 @@ def sections(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = ["--output", str(folder), "--sections", "5", "--size", "64", "--crop-size", "32"]
     subprocess.run([sys.executable, str(script), *options], check=True, capture_output=True)
     return folder
+
+
+def data_for(bundle: Path, sections: Path, folder: Path) -> Path:
+    """Return the synthetic sections with as many channels and classes as a bundle's network has."""
+    channels, classes = network_channels(bundle)
+    content = json.loads((sections / "datalist.json").read_text())
+    if (channels, classes) == (1, len(content["labels"])):
+        return sections
+    target = folder / f"sections_{channels}_{classes}"
+    if target.exists():
+        return target
+    content["labels"] = {str(n): content["labels"].get(str(n), f"class {n}") for n in range(classes)}
+    for entry in content["training"]:
+        for key in ("image", "label"):
+            with Image.open(sections / entry[key]) as picture:
+                pixels = np.array(picture)
+            pixels = np.minimum(pixels, classes - 1) if key == "label" else np.stack([pixels] * channels, -1)
+            (target / entry[key]).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.squeeze()).save(target / entry[key])
+    (target / "datalist.json").write_text(json.dumps(content))
+    return target
+
+
+@pytest.fixture(scope="session")
+def bundle_data(trained: Path, sections: Path) -> Path:
+    """The data that `trained` was trained on."""
+    return data_for(trained, sections, sections.parent)
 
 
 @pytest.fixture(scope="session", params=BUNDLES, ids=lambda path: path.name)
@@ -30,7 +60,7 @@ def trained(request: pytest.FixtureRequest, sections: Path, tmp_path_factory: py
         "run",
         cwd=tmp_path_factory.mktemp("cwd"),
         config_file=configs(bundle, "train.yaml"),
-        dataset_dir=str(sections),
+        dataset_dir=str(data_for(bundle, sections, sections.parent)),
         output_dir=str(bundle / "runs" / "first"),
         max_epochs=2,
         **options,

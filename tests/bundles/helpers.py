@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 ROOT = Path(__file__).parents[2]
 BUNDLES = sorted(p for p in (ROOT / "bundles").iterdir() if (p / "configs" / "train.yaml").is_file())
@@ -16,31 +21,75 @@ SMALL_CHANNELS = [4, 8]
 SECONDS = 240
 
 
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
 def monai_bundle(
     command: str,
     *,
     cwd: Path,
-    launcher: Sequence[str] = (sys.executable, "-m"),
+    launcher: Sequence[str] | None = None,
     ok: bool = True,
     env: dict[str, str] | None = None,
     **options: Any,
 ) -> subprocess.CompletedProcess[str]:
-    """Run one of MONAI's bundle commands; by default it must succeed."""
-    words = [*launcher, "monai.bundle", command]
+    """Run one of MONAI's bundle commands; by default it must succeed.
+
+    Without `launcher` and `env` it runs in a fork of a process that has imported MONAI already.
+    """
+    words = [command]
     for name, value in options.items():
         words += [f"--{name.replace('__', '#')}", value if isinstance(value, str) else json.dumps(value)]
-    done = subprocess.run(
-        words,
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true", **(env or {})},
-    )
+    if launcher is None and env is None:
+        done = _forked(words, cwd)
+    else:
+        done = subprocess.run(
+            [*(launcher or (sys.executable, "-m")), "monai.bundle", *words],
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+            env={**os.environ, **ENVIRONMENT, **(env or {})},
+        )
     if ok:
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return done
+
+
+@functools.cache
+def _server() -> subprocess.Popen[str]:
+    server = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("fork_server.py"))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # what its imports say
+        text=True,
+        env={**os.environ, **ENVIRONMENT},
+    )
+
+    def stop() -> None:
+        server.kill()
+        server.communicate()
+
+    atexit.register(stop)
+    return server
+
+
+def _forked(words: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    server = _server()
+    assert server.stdin is not None
+    assert server.stdout is not None
+    with tempfile.TemporaryDirectory() as folder:
+        files = {name: str(Path(folder) / name) for name in ("stdout", "stderr")}
+        server.stdin.write(json.dumps({"words": words, "cwd": str(cwd), "timeout": SECONDS, **files}) + "\n")
+        server.stdin.flush()
+        answer = server.stdout.readline()
+        assert answer, "the server of the bundle commands has died"
+        said = {name: Path(path).read_text() for name, path in files.items()}
+    if int(answer) == 124:
+        raise TimeoutError(f"{words} took more than {SECONDS} s")
+    return subprocess.CompletedProcess(words, int(answer), **said)
 
 
 def configs(bundle: Path, *names: str) -> str:
@@ -49,15 +98,24 @@ def configs(bundle: Path, *names: str) -> str:
     return files[0] if len(files) == 1 else repr(files)
 
 
+def network_channels(bundle: Path) -> tuple[int, int]:
+    """Return the input channels and classes of a bundle's network."""
+    network = yaml.safe_load((bundle / "configs" / "train.yaml").read_text())["network_def"]
+    return network["in_channels"], network["out_channels"]
+
+
 def small(bundle: Path) -> dict[str, Any]:
     """Return overrides that make any bundle's training a matter of seconds."""
-    return {
+    options = {
         "network_def__channels": SMALL_CHANNELS,
         "batch_size": 4,
         "mlflow": "False",
         "publish": "False",
         "device": "cpu",
     }
+    if "size" in yaml.safe_load((bundle / "configs" / "train.yaml").read_text()):
+        options["size"] = [32, 32]
+    return options
 
 
 def losses(run: Path) -> list[float]:

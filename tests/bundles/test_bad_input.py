@@ -12,6 +12,8 @@ import torch
 from bundles.helpers import ROOT, configs, monai_bundle, small
 from PIL import Image
 
+from medseg.networks.lfa_unet import LFAUNet
+
 BUNDLE = ROOT / "bundles" / "lfa_unet_drosophila"
 
 
@@ -105,8 +107,9 @@ def test_image_smaller_than_the_window(data: Path, tmp_path: Path) -> None:
     assert "64" in message
 
 
-def test_checkpoint_of_another_network(trained: Path, sections: Path, tmp_path: Path) -> None:
-    options = {"ckpt": str(trained / "models" / "model.pt"), "network_def__channels": [4, 8, 16]}
+def test_checkpoint_of_another_network(sections: Path, tmp_path: Path) -> None:
+    torch.save(LFAUNet(2, 1, 5, channels=[4, 8]).state_dict(), tmp_path / "model.pt")
+    options = {"ckpt": str(tmp_path / "model.pt"), "network_def__channels": [4, 8, 16]}
     message = refused(tmp_path, sections, "train.yaml", "evaluate.yaml", **options)
     assert "does not fit LFAUNet" in message
     assert "missing from the file" in message

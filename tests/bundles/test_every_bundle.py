@@ -1,6 +1,7 @@
 """What every bundle keeps to: MONAI's commands from any folder, with the bundle copied elsewhere."""
 
 import json
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from bundles.helpers import SMALL_CHANNELS, configs, monai_bundle, small
+from bundles.helpers import BUNDLES, SMALL_CHANNELS, configs, monai_bundle, network_channels, small
 from PIL import Image
 
 from medseg.engines.config import check_config, declared_keys
@@ -91,13 +92,13 @@ def test_mlflow_holds_the_same(trained: Path) -> None:
     }
 
 
-def test_evaluate(trained: Path, sections: Path, tmp_path: Path) -> None:
+def test_evaluate(trained: Path, bundle_data: Path, tmp_path: Path) -> None:
     options = {k: v for k, v in small(trained).items() if k not in ("batch_size", "publish")}
     monai_bundle(
         "run",
         cwd=tmp_path,
         config_file=configs(trained, "train.yaml", "evaluate.yaml"),
-        dataset_dir=str(sections),
+        dataset_dir=str(bundle_data),
         output_dir=str(tmp_path / "scores"),
         **options,
     )
@@ -114,7 +115,7 @@ def test_inference_stands_alone(trained: Path, tmp_path: Path) -> None:
         (alone / "configs" / name).write_bytes((trained / "configs" / name).read_bytes())
     images, masks = tmp_path / "images", tmp_path / "masks"
     (images / "deep").mkdir(parents=True)
-    channels = yaml.safe_load((alone / "configs" / "inference.yaml").read_text())["network_def"]["in_channels"]
+    channels, _ = network_channels(trained)
     noise = np.random.default_rng(0).integers(0, 256, (300, 270, channels), dtype=np.uint8)
     for name in ("a.png", "deep/b.tif"):
         Image.fromarray(noise[..., 0] if channels == 1 else noise).save(images / name)
@@ -155,6 +156,8 @@ def test_network_in_and_out(trained: Path, tmp_path: Path) -> None:
 def test_exports_equal_the_network(trained: Path, tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (pip install medseg[export])")
     weights = trained / "models" / "model.pt"
+    channels, _ = network_channels(trained)
+    x = torch.rand(1, channels, 64, 64)
     options = {
         "net_id": "network_def",
         "ckpt_file": str(weights),
@@ -164,15 +167,14 @@ def test_exports_equal_the_network(trained: Path, tmp_path: Path) -> None:
     }
     monai_bundle("ckpt_export", cwd=tmp_path, filepath=str(tmp_path / "model.ts"), **options)
     monai_bundle(
-        "onnx_export", cwd=tmp_path, filepath=str(tmp_path / "model.onnx"), input_shape=[1, 1, 64, 64], **options
+        "onnx_export", cwd=tmp_path, filepath=str(tmp_path / "model.onnx"), input_shape=list(x.shape), **options
     )
     network = _network(trained)
-    x = torch.rand(1, 1, 64, 64)
     with torch.no_grad():
         expected = network(x)
         script = torch.jit.load(tmp_path / "model.ts")
         torch.testing.assert_close(script(x), expected, rtol=1e-4, atol=1e-4)
-        odd = torch.rand(2, 1, 50, 41)
+        odd = torch.rand(2, channels, 50, 41)
         torch.testing.assert_close(script(odd), network(odd), rtol=1e-4, atol=1e-4)
     session = runtime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     (result,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
@@ -190,3 +192,32 @@ def _network(bundle: Path) -> torch.nn.Module:
     network: torch.nn.Module = parser.get_parsed_content("network_def")
     load_weights(network, bundle / "models" / "model.pt")
     return network.eval()
+
+
+def test_overlays_of_networks_build(trained: Path) -> None:
+    """Every other network fits the bundle's data: same channels, same classes."""
+    from monai.bundle import ConfigParser
+
+    for path in sorted((trained / "configs" / "networks").glob("*.yaml")):
+        parser = ConfigParser(yaml.safe_load(path.read_text()))
+        definition = parser.get("network_def")
+        assert (definition["in_channels"], definition["out_channels"]) == network_channels(trained), path.name
+        with torch.device("meta"):
+            assert isinstance(parser.get_parsed_content("network_def"), torch.nn.Module), path.name
+
+
+def test_the_command_line_itself(tmp_path: Path) -> None:
+    """The other tests call it in a fork; here it is `python -m monai.bundle` as a user types it."""
+    bundle = BUNDLES[0]
+    done = monai_bundle(
+        "run",
+        cwd=tmp_path,
+        ok=False,
+        launcher=(sys.executable, "-m"),
+        config_file=configs(bundle, "train.yaml"),
+        dataset_dir=str(tmp_path / "nowhere"),
+        output_dir=str(tmp_path / "run"),
+    )
+    assert done.returncode == 1
+    assert "no such datalist" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -28,9 +28,20 @@ def test_jpeg(tmp_path):
 
 @pytest.mark.parametrize(("mode", "channels"), [("RGB", 3), ("RGBA", 4), ("LA", 2)])
 def test_colour(tmp_path, mode, channels):
-    Image.fromarray(GREY).convert(mode).save(tmp_path / "a.png")
+    picture = Image.fromarray(GREY).convert(mode)
+    if mode.endswith("A"):
+        picture.putalpha(100)
+    picture.save(tmp_path / "a.png")
     image = read_image(tmp_path / "a.png")
     assert (image.shape, image.channels, image.array.shape) == ((6, 9), channels, (6, 9, channels))
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("RGBA", 3), ("LA", 1)])
+def test_opaque_alpha_is_left_out(tmp_path, mode, channels):
+    Image.fromarray(GREY).convert(mode).save(tmp_path / "a.png")
+    image = read_image(tmp_path / "a.png")
+    assert (image.shape, image.channels) == ((6, 9), channels)
+    np.testing.assert_array_equal(image.array.reshape(6, 9, -1)[..., 0], GREY)
 
 
 def test_one_bit_and_sixteen_bit(tmp_path):

@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from medseg.data.datalist import DatalistError
 from medseg.engines import bundle
 from medseg.engines.config import ConfigError
+from medseg.engines.options import Options
 from medseg.engines.precision import resolve_precision
 
 CONFIG = {
@@ -30,7 +32,9 @@ CONFIG = {
     "network_def": {"_target_": "torch.nn.Conv2d", "in_channels": 1, "out_channels": 3, "kernel_size": 1},
     "network": "$@network_def.to('cpu')",
     "optimizer": {"_target_": "torch.optim.SGD", "params": "$@network.parameters()", "lr": "@rate"},
-    "initialize": ["$bundle.start(seed=3)"],
+    "initialize": ["$bundle.start()"],
+    "train": {"trainer": "$@network"},  # options are those of a training
+    "seed": 3,
     "run": ["$(@optimizer, @output_dir, @channels, @copy, bundle.resolved_config())"],
 }
 METADATA = {"version": "0.1.0", "required_packages_version": {"medseg": "0.0.1"}}
@@ -71,7 +75,11 @@ def test_a_bundle_runs_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ((_, output_dir, channels, copy, resolved),) = running.run()
     assert output_dir == str(tmp_path / "a bundle" / "out")
     assert (channels, copy) == ([2, 2.0], 0.125)
+    defaults = {name: getattr(Options(), name) for name in Options.names()}
     assert resolved == {
+        **defaults,
+        "seed": 3,
+        "train": CONFIG["train"],
         "bundle_root": str(tmp_path / "a bundle"),
         "output_dir": output_dir,
         "rate": 0.25,
@@ -108,6 +116,15 @@ def test_a_plain_parser_is_found(tmp_path: Path) -> None:
     parser = ConfigParser({"imports": CONFIG["imports"], "rate": 0.5, "run": ["$bundle.resolved_config()"]})
     assert parser.get_parsed_content("run") == [{"rate": 0.5}]
     assert bundle.resolved_config() == {}
+
+
+def test_options_are_no_unknown_keys(tmp_path: Path) -> None:
+    workflow(make(tmp_path / "b"), schedule="poly").initialize()
+    with pytest.raises(RuntimeError) as caught:
+        workflow(make(tmp_path / "c"), schedul="poly").initialize()
+    assert "unknown configuration key `schedul`: nothing reads it; did you mean `schedule`?" in str(
+        caught.value.__cause__
+    )
 
 
 def test_unknown_override_is_an_error(tmp_path: Path) -> None:
@@ -151,10 +168,32 @@ def test_requirements(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_run_names() -> None:
-    names = {bundle.run_name("lfa") for _ in range(3)}
-    assert all(name.startswith("lfa_20") for name in names)
+def asked(expression: str, **config: Any) -> Any:
+    """Evaluate an expression in a running configuration."""
+    parser = ConfigParser({"imports": CONFIG["imports"], **config, "run": f"${expression}"})
+    return parser.get_parsed_content("run")
+
+
+def test_options() -> None:
+    assert bundle.options() == Options()
+    options = asked("bundle.options()", half=0.5, fold="$1 + 2", clip_grad_norm="@half", schedule="cosine")
+    assert options == Options(fold=3, clip_grad_norm=0.5, schedule="cosine")
+    assert options.only("fold", "seed") == {"fold": 3, "seed": 0}
+
+
+def test_datalist_path(tmp_path: Path) -> None:
+    assert bundle.datalist_path(tmp_path) == str(tmp_path / "datalist.json")
+    assert asked(f"bundle.datalist_path({str(tmp_path)!r})", datalist="/other.json") == "/other.json"
+
+
+def test_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lfa" / "configs").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "lfa")
+    names = {Path(bundle.run_folder()) for _ in range(3)}
+    assert all(name.parent == tmp_path / "lfa" / "runs" and name.name.startswith("lfa_20") for name in names)
     assert len(names) > 1  # two runs begun in one second
+    assert asked("bundle.run_folder()", runs_dir=str(tmp_path), run_name="a") == str(tmp_path / "a")
+    assert asked("bundle.run_folder()", runs_dir=str(tmp_path), output_dir="/run") == "/run"
 
 
 def test_resume_takes_the_newest_unfinished_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -200,7 +239,8 @@ def test_data_are_compared_with_the_network(datalist: Path) -> None:
             {
                 "imports": CONFIG["imports"],
                 "network_def": network,
-                "run": [f"$bundle.check_data({str(datalist)!r}, roi_size=[8, 8])"],
+                "roi_size": [8, 8],
+                "run": [f"$bundle.check_data({str(datalist.parent)!r})"],
             }
         )
         parser.get_parsed_content("run")
@@ -214,13 +254,15 @@ def test_data_are_compared_with_the_network(datalist: Path) -> None:
 
 
 def test_data_are_checked(datalist: Path, caplog: pytest.LogCaptureFixture) -> None:
-    bundle.check_data(str(datalist))
-    bundle.check_data(str(datalist), fold_key="fold_random")
+    folder = str(datalist.parent)
+    bundle.check_data(folder)
+    asked(f"bundle.check_data({folder!r})", fold_key="fold_random")
     assert "folds by fold_random may split a group" in caplog.text
-    with pytest.raises(DatalistError, match="64"):
-        bundle.check_data(str(datalist), roi_size=[64, 64])
-    with pytest.raises(DatalistError, match=r"none\.json"):
-        bundle.check_data(str(datalist.with_name("none.json")))
+    for options, message in (({"roi_size": [64, 64]}, "64"), ({"datalist": f"{folder}/none.json"}, r"none\.json")):
+        with pytest.raises(RuntimeError) as caught:
+            asked(f"bundle.check_data({folder!r})", **options)
+        assert isinstance(caught.value.__cause__, DatalistError)
+        assert re.search(message, str(caught.value.__cause__))
 
 
 # ---------------------------------------------------------------------------------------------- short errors

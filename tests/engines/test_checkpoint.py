@@ -12,7 +12,14 @@ import pytest
 import torch
 from torch import nn
 
-from medseg.engines.checkpoint import CheckpointError, load_checkpoint, load_weights, network_weights, save_checkpoint
+from medseg.engines.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    load_weights,
+    network_weights,
+    restore_optimizer,
+    save_checkpoint,
+)
 
 
 def test_round_trip_and_average_first(tmp_path: Path) -> None:
@@ -109,3 +116,24 @@ def test_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
     assert "--resume" in done.stdout
     assert load_checkpoint(path)["epoch"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_settings_stay_as_configured(caplog: pytest.LogCaptureFixture) -> None:
+    network = torch.nn.Linear(2, 1)
+    before = torch.optim.Adam(network.parameters(), lr=0.1, betas=(0.9, 0.99))
+    before.param_groups[0]["initial_lr"] = 0.1
+    network(torch.ones(1, 2)).sum().backward()
+    before.step()
+    now = torch.optim.Adam(network.parameters(), lr=0.01, betas=(0.9, 0.99))
+    now.param_groups[0]["initial_lr"] = 0.01
+    restore_optimizer(now, before.state_dict())
+    assert now.param_groups[0]["initial_lr"] == 0.01
+    assert now.state_dict()["state"][0]["step"] == 1
+    assert [r.getMessage() for r in caplog.records] == [
+        "initial_lr of parameter group 0 was 0.1 so far and is 0.01 from now on"
+    ]
+    with pytest.raises(CheckpointError, match=r"has no .*momentum.*, but SGD is configured"):
+        restore_optimizer(torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9), before.state_dict())
+    groups = [{"params": [network.weight]}, {"params": [network.bias]}]
+    with pytest.raises(CheckpointError, match=r"has 1 parameter groups, but Adam is configured now with 2"):
+        restore_optimizer(torch.optim.Adam(groups, lr=0.1), torch.optim.Adam(network.parameters()).state_dict())

@@ -37,5 +37,5 @@ def test_windows_are_channels_last() -> None:
 def test_bad_use() -> None:
     with pytest.raises(ValueError, match="overlap is 1"):
         SlidingWindow([8, 8], overlap=1.0)
-    with pytest.raises(ValueError, match="a 3D window volumes"):
+    with pytest.raises(ValueError, match="three take volumes"):
         SlidingWindow([8, 8, 8])(torch.rand(1, 1, 16, 16), pixelwise)

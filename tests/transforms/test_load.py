@@ -32,6 +32,17 @@ def test_sixteen_bit_and_colour(tmp_path: Path) -> None:
     np.testing.assert_array_equal(load({"image": tmp_path / "colour.png"})["image"].numpy(), np.moveaxis(colour, -1, 0))
 
 
+def test_opaque_alpha_is_left_out(tmp_path: Path) -> None:
+    colours = np.random.default_rng(0).integers(0, 255, (5, 7, 4), dtype=np.uint8)
+    colours[..., 3] = 255
+    Image.fromarray(colours).save(tmp_path / "opaque.png")
+    colours[0, 0, 3] = 254
+    Image.fromarray(colours).save(tmp_path / "clear.png")
+    load = LoadImagesd(keys="image")
+    assert load({"image": tmp_path / "opaque.png"})["image"].shape == (3, 5, 7)
+    assert load({"image": tmp_path / "clear.png"})["image"].shape == (4, 5, 7)
+
+
 def test_palette_is_indices_for_labels_and_colours_for_images(tmp_path: Path) -> None:
     picture = Image.fromarray(GREY % 3, mode=None)
     picture.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
