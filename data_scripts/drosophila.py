@@ -18,19 +18,16 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from medseg.data.archives import ArchiveError, extract
-from medseg.data.datalist import DatalistError
-from medseg.data.download import DownloadError, download
-from medseg.data.images import ImageError, read_image
+from medseg.data.download import DownloadError
+from medseg.data.images import read_image
+from medseg.data.prepare import SourceError, open_sources
 from medseg.data.progress import progress_bar
 from medseg.data.sections import Layout, Section, SectionSource, is_complete, remove_layout, write_layout
 
@@ -66,10 +63,6 @@ PIXEL_HASHES: Sequence[tuple[str, str]] = (
 )
 
 Hashes = Sequence[tuple[str, str]]
-
-
-class SourceError(ValueError):
-    """The source is not the Drosophila release, or not all of it."""
 
 
 def find_stack(folder: Path) -> Path:
@@ -174,32 +167,11 @@ def prepare(
     Returns:
         Number of sections written.
     """
-    if "://" in source:
-        archive = output / "download" / (source.rstrip("/").rsplit("/", 1)[-1] or "archive")
-        with progress_bar("downloading", transfer=True) as update:
-            place = download(source, archive, sha256=sha256, progress=update)
-    else:
-        place = Path(source)
-    if place.is_dir():
-        return _lay_out(place, output, layout, allow_partial, hashes)
-    output.mkdir(parents=True, exist_ok=True)
-    if sha256 is not None and "://" not in source:
-        with place.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != sha256.lower():
-            raise SourceError(f"{place}: sha256 is {found}, but {sha256} was expected; take another copy")
-    temporary = Path(tempfile.mkdtemp(dir=output, prefix=".unpacked."))
-    try:
-        stack = extract(place, temporary / "archive", max_bytes=4 * 2**30, max_files=10_000)
-        return _lay_out(stack, output, layout, allow_partial, hashes)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _lay_out(folder: Path, output: Path, layout: Layout, allow_partial: bool, hashes: Hashes | None) -> int:
-    pairs = find_pairs(find_stack(folder), allow_partial=allow_partial)
-    with progress_bar("cutting sections") as update:
-        write_layout(read_sections(pairs, hashes), output, SOURCE, layout, progress=update)
+    hashes_of_sources = None if sha256 is None else [sha256]
+    with open_sources([source], output, sha256=hashes_of_sources, max_bytes=4 * 2**30) as (folder,):
+        pairs = find_pairs(find_stack(folder), allow_partial=allow_partial)
+        with progress_bar("cutting sections") as update:
+            write_layout(read_sections(pairs, hashes), output, SOURCE, layout, progress=update)
     return len(pairs)
 
 
@@ -236,7 +208,7 @@ def main(arguments: Sequence[str] | None = None, *, hashes: Hashes | None = PIXE
             sha256=options.sha256,
             hashes=hashes,
         )
-    except (ArchiveError, DatalistError, DownloadError, ImageError, SourceError, ValueError, OSError) as error:
+    except (DownloadError, ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
     say(f"{options.output / 'datalist.json'}: {count} sections, {count * (SHAPE[0] // options.crop_size) ** 2} crops\n")

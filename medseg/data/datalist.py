@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from medseg.data.atomic import atomic_write
-from medseg.data.schema import DatalistError, read_json, validate
+from medseg.data.schema import PATH_KEYS, DatalistError, read_json, validate
 
 __all__ = ["SPLITS", "Datalist", "DatalistError", "Entry"]
 
@@ -36,7 +36,8 @@ class Datalist:
         source: DOI, URL or a sentence that says where the data come from.
         labels: class index to class name, 0 to C - 1 without gaps.
         ignore_index: label value of pixels that count nowhere, or ``None``.
-        training: entries ``{"image", "label", "group", "fold", ...}``, paths relative to the JSON file.
+        training: entries ``{"image", "label", "group", "fold", ...}``, paths relative to the JSON file; where objects
+            are told apart, ``instances`` names the map of their numbers.
         validation: entries of a fixed validation list.
         test: entries of a fixed test list; the only ones that may lack a label.
         path: where the JSON file is (or will be); relative paths start at its folder.
@@ -128,9 +129,13 @@ class Datalist:
         """Return every entry with the name of its list, in the order of the file."""
         return [(split, entry) for split in SPLITS for entry in getattr(self, split)]
 
+    def files(self) -> list[str]:
+        """Return the path of every file that the entries name, relative to the JSON file, each once, sorted."""
+        return sorted({entry[key] for _, entry in self.entries() for key in PATH_KEYS if key in entry})
+
     def absolute(self, entry: Entry) -> Entry:
         """Return a copy of an entry with absolute paths."""
-        paths: Entry = {key: str(self.root / entry[key]) for key in ("image", "label") if key in entry}
+        paths: Entry = {key: str(self.root / entry[key]) for key in PATH_KEYS if key in entry}
         return {**entry, **paths}
 
     def fingerprint(self) -> str:
@@ -145,9 +150,7 @@ class Datalist:
         """
         content = self._content()
         digest = hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode())
-        for relative in sorted(
-            {entry[key] for _, entry in self.entries() for key in ("image", "label") if key in entry}
-        ):
+        for relative in self.files():
             try:
                 size = (self.root / relative).stat().st_size
             except OSError as error:

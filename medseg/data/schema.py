@@ -7,7 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-__all__ = ["DatalistError", "read_json", "validate"]
+__all__ = ["PATH_KEYS", "DatalistError", "read_json", "validate"]
+
+PATH_KEYS = ("image", "label", "instances")
+"""Entry keys that name a file: ``instances`` is a map of object numbers 1 to n, 0 where there is none."""
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "name": (str,),
@@ -114,7 +117,7 @@ def _validate_entry(entry: Any, split: str, where: str) -> None:
     for key in required:
         if key not in entry:
             raise DatalistError(f"{where} lacks {key!r}; every {split} entry needs {' and '.join(required)}")
-    for key in ("image", "label"):
+    for key in PATH_KEYS:
         if key in entry:
             _validate_path(entry[key], where, key)
     if "group" in entry:

@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from medseg.losses.processes import sum_over_processes
+from medseg.losses.targets import check_factors, class_factors, class_indices, full_precision
 
 
 class FocalIoULoss(nn.Module):
@@ -62,20 +64,19 @@ class FocalIoULoss(nn.Module):
                 raise ValueError(f"{name} is {value}; it must be at least 0")
         if classes not in ("present", "all"):
             raise ValueError(f"classes is {classes!r}; choose one of present, all")
-        if weight is not None and (len(weight) == 0 or not min(weight) >= 0):
-            raise ValueError(f"weight is {list(weight)}; give one factor a class, none negative")
         self.gamma = gamma
         self.iou_weight = iou_weight
         self.ignore_index = ignore_index
         self.batch = batch
         self.classes = classes
         self.smooth = smooth
-        self.register_buffer("weight", None if weight is None else torch.tensor(weight, dtype=torch.float32))
+        self.register_buffer("weight", class_factors(weight))
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         """Return the loss."""
-        index, valid = self._indices(logits, label)
-        logits = logits if logits.dtype == torch.float64 else logits.float()
+        index, valid = class_indices(logits, label, self.ignore_index)
+        check_factors(self.weight, logits.shape[1])
+        logits = full_precision(logits)
         weight = None if self.weight is None else self.weight.to(logits)
         focal, intersection, predicted, present = cast(
             tuple[Tensor, Tensor, Tensor, Tensor], _PixelSums.apply(logits, index, valid, weight, self.gamma)
@@ -83,11 +84,11 @@ class FocalIoULoss(nn.Module):
         count = present.sum()
         if self.batch:
             merged = torch.cat([focal[None], count[None], intersection.sum(0), predicted.sum(0), present.sum(0)])
-            merged = _over_processes(merged)
+            merged = sum_over_processes(merged)
             intersection, predicted, present = merged[2:].view(3, 1, -1).unbind()
             lost, terms = self._lost(intersection, predicted, present)
         else:
-            merged = _over_processes(torch.stack([focal, count, *self._lost(intersection, predicted, present)]))
+            merged = sum_over_processes(torch.stack([focal, count, *self._lost(intersection, predicted, present)]))
             lost, terms = merged[2], merged[3]
         return merged[0] / merged[1].clamp(min=1) + self.iou_weight * lost / terms.clamp(min=1)
 
@@ -95,33 +96,8 @@ class FocalIoULoss(nn.Module):
         """Sum ``1 - IoU`` over images and counted classes: three times (images, C) to the sum and what it is over."""
         union = predicted + present - intersection
         counted = (present > 0) if self.classes == "present" else (present.sum(1, keepdim=True) > 0).expand_as(present)
-        iou = (intersection + self.smooth) / (union + self.smooth).clamp(min=1e-12)
-        return (1 - iou).where(counted, 0.0).sum(), counted.to(iou.dtype).sum()
-
-    def _indices(self, logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor | None]:
-        if label.ndim == logits.ndim and label.shape[1] == 1:
-            label = label[:, 0]
-        if label.shape != (logits.shape[0], *logits.shape[2:]):
-            raise ValueError(
-                f"logits have shape {tuple(logits.shape)} and the label {tuple(label.shape)}; "
-                "the label needs the same batch and spatial size"
-            )
-        classes = logits.shape[1]
-        if self.weight is not None and len(self.weight) != classes:
-            raise ValueError(f"{len(self.weight)} class weights for {classes} classes; give one a class")
-        index = label.long()
-        valid = None if self.ignore_index is None else index != self.ignore_index
-        if valid is not None:
-            index = index.where(valid, 0)
-        if index.device.type == "cpu" and index.numel():
-            low, high = (int(end) for end in index.aminmax())
-            if low < 0 or high >= classes:
-                wrong = sorted(value for value in set(index.flatten().tolist()) if not 0 <= value < classes)
-                raise ValueError(
-                    f"label values {wrong[:10]} have no logit: the network gives {classes} classes "
-                    f"(0 to {classes - 1}); map the values, or set ignore_index"
-                )
-        return index, valid
+        lost = (union - intersection) / (union + self.smooth).clamp(min=1e-12)  # 0, not 1, where a class is nowhere
+        return lost.where(counted, 0.0).sum(), counted.to(lost.dtype).sum()
 
 
 class _PixelSums(torch.autograd.Function):
@@ -178,26 +154,3 @@ class _PixelSums(torch.autograd.Function):
         gradient.addcmul_(p, everywhere, value=-1)
         gradient.scatter_add_(1, index[:, None], at_label[:, None])
         return gradient, None, None, None, None
-
-
-class _SumOverProcesses(torch.autograd.Function):
-    """Sum over all processes; the gradient is summed too, which DistributedDataParallel's mean then brings to scale."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        total = x.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].clone()
-        dist.all_reduce(total)
-        return total
-
-
-def _over_processes(x: Tensor) -> Tensor:
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        return cast(Tensor, _SumOverProcesses.apply(x))
-    return x

@@ -126,6 +126,8 @@ ENTRY = {"image": "a.png", "label": "b.png"}
         (content(training=[{**ENTRY, "image": ""}]), "give a path relative"),
         (content(training=[{**ENTRY, "image": "/etc/a.png"}]), "'/etc/a.png' is absolute"),
         (content(training=[{**ENTRY, "label": "x/../../a.png"}]), r"'x/../../a.png' leaves the datalist's folder"),
+        (content(training=[{**ENTRY, "instances": 3}]), "instances is an integer"),
+        (content(training=[{**ENTRY, "instances": "../a.png"}]), r"'../a.png' leaves the datalist's folder"),
         (content(training=[{**ENTRY, "fold": "0"}]), "fold is a string"),
         (content(training=[{**ENTRY, "fold": -1}]), "folds are numbered from 0"),
         (content(training=[{**ENTRY, "fold": 0}, ENTRY]), r"training\[1\] lacks 'fold'"),
@@ -163,6 +165,23 @@ def test_fingerprint(tmp_path):
     assert datalist.fingerprint() != first
     (tmp_path / "b.png").write_bytes(b"34")
     assert Datalist.load(write(tmp_path, {**data, "labels": {"0": "x"}})).fingerprint() != first
+
+
+def test_instances_are_files_too(tmp_path):
+    entry = {"image": "a.png", "label": "b.png", "instances": "c.png", "original": "far/away.jpg"}
+    datalist = Datalist.load(write(tmp_path, content(training=[entry])))
+    absolute = datalist.absolute(entry)
+    assert absolute["instances"] == str(tmp_path / "c.png")
+    assert absolute["original"] == "far/away.jpg"
+    assert datalist.files() == ["a.png", "b.png", "c.png"]
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"12")
+    with pytest.raises(DatalistError, match=r"names c\.png, but .* cannot be read"):
+        datalist.fingerprint()
+    (tmp_path / "c.png").write_bytes(b"12")
+    first = datalist.fingerprint()
+    (tmp_path / "c.png").write_bytes(b"123")
+    assert datalist.fingerprint() != first
 
 
 def test_failed_save_keeps_the_old_file(tmp_path, monkeypatch):

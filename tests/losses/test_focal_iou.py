@@ -218,6 +218,37 @@ def test_half_precision_logits_are_summed_in_float32(dtype: torch.dtype) -> None
     assert torch.isfinite(gradient).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("classes", ["present", "all"])
+@pytest.mark.parametrize("batch", [True, False])
+@pytest.mark.parametrize("smooth", [0.0, 1e-5])
+@pytest.mark.parametrize("right", [True, False])
+def test_empty_classes_under_saturated_half_precision(
+    dtype: torch.dtype, classes: str, batch: bool, smooth: float, right: bool
+) -> None:
+    """Classes 2 and 3 are nowhere: unpredicted they cost nothing, predicted they stay finite."""
+    label = torch.arange(2).repeat(12).reshape(1, 1, 4, 6)
+    shown = label if right else label + 2
+    logits = (2e4 * (nn.functional.one_hot(shown[:, 0], CLASSES).movedim(-1, 1) - 0.5)).to(dtype)
+    loss = FocalIoULoss(classes=classes, batch=batch, smooth=smooth)
+    value, gradient = value_and_gradient(loss, logits, label)
+    assert torch.isfinite(gradient).all()
+    if right:
+        assert float(value) == 0
+        assert not gradient.any()
+    else:
+        assert float(value) == pytest.approx(2e4 + 1, rel=1e-2)
+        assert gradient.any()
+
+
+@pytest.mark.parametrize("classes", ["present", "all"])
+def test_empty_classes_have_the_gradient_of_finite_differences(classes: str) -> None:
+    logits, label = random_batch(19, size=(2, 3), batch=2)
+    label[label > 1] = 0
+    loss = FocalIoULoss(classes=classes, smooth=0.2)
+    assert torch.autograd.gradcheck(lambda z: loss(z, label), (logits.double().requires_grad_(),))
+
+
 def test_autocast_changes_nothing() -> None:
     logits, label = random_batch(10)
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -1,0 +1,40 @@
+"""Checks of the options that all networks have, before anything is built."""
+
+from __future__ import annotations
+
+from monai.networks.layers.factories import Act, Norm
+
+from medseg.layers.conv_block import Named, _check_name
+
+
+def check_network_options(
+    spatial_dims: int,
+    in_channels: int,
+    out_channels: int,
+    *,
+    act: Named,
+    norm: Named | None,
+    dropout: float,
+) -> None:
+    """Refuse what no network can be built from.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: channels of the image.
+        out_channels: classes.
+        act: MONAI's name of the activation, or name and arguments.
+        norm: MONAI's name of the normalisation, or name and arguments; ``None`` for none.
+        dropout: probability of dropping a value.
+
+    Raises:
+        ValueError: if an option is out of range; names it, its value and the choices.
+    """
+    if spatial_dims not in (2, 3):
+        raise ValueError(f"spatial_dims is {spatial_dims!r}; choose 2 or 3")
+    if in_channels < 1 or out_channels < 1:
+        raise ValueError(f"in_channels is {in_channels}, out_channels is {out_channels}; both must be at least 1")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout is {dropout}; it must be in [0, 1)")
+    _check_name("act", act, Act)
+    if norm is not None:
+        _check_name("norm", norm, Norm)
