@@ -29,6 +29,21 @@ def test_parameters_are_the_papers() -> None:
     assert parameters == 31_036_741  # what the weights of a release fit
 
 
+@pytest.mark.parametrize(
+    ("widths", "paper", "exact"),
+    [
+        ((32, 64, 128, 256, 512), 7.94e6, 7_763_041),  # FocusNet++, table 2
+        ((35, 70, 140, 280, 560), 9.13e6, 9_286_096),  # the wide U-Net that UNet++ is compared with
+    ],
+)
+def test_parameters_of_other_papers(widths: tuple[int, ...], paper: float, exact: int) -> None:
+    with torch.device("meta"):
+        network = UNet(2, 3, 1, channels=widths)
+    parameters = sum(p.numel() for p in network.parameters())
+    assert parameters == pytest.approx(paper, rel=0.05)
+    assert parameters == exact  # what the weights of a release fit
+
+
 def test_bad_spatial_dims() -> None:
     with pytest.raises(ValueError, match="spatial_dims is 4"):
         UNet(4, 1, 2)
