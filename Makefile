@@ -1,7 +1,7 @@
 # make demo    installs, trains a small LFA U-Net, prints its table (DATA=<Drosophila stack1> for real sections)
 # make test    installs, runs style, types and tests
 # make bench   measures speed; results in docs/results
-# make docs    puts the last demo's table and picture into the README
+# make docs    puts the last demo's table and picture into the README, writes docs/networks.md
 PYTHON ?= python3
 RUN := .venv/bin/python
 BUNDLE := bundles/lfa_unet_drosophila
@@ -45,6 +45,7 @@ clean:
 
 docs: venv
 	@$(RUN) .ci/update_readme.py
+	@$(RUN) .ci/make_networks_doc.py
 
 bench: venv
 	@for name in startup trainer sliding_window zoo_style lfa_cost; do \

@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from medseg.reports.summary import summarise
+from medseg.studies.comparison import to_markdown
 
 ROOT = Path(__file__).parents[1]
 RUN = ROOT / "build" / "demo" / "run"
@@ -52,10 +53,26 @@ def speed() -> str:
     return "\n".join(rows)
 
 
+def recipes() -> str:
+    """Return a table for each result of `benchmarks.recipes`."""
+    parts = []
+    for path in sorted(RESULTS.glob("recipes_*.json")):
+        record = json.loads(path.read_text())
+        held = record["result"]
+        data = held["data"]
+        parts.append(
+            f"`{held['bundle']}` on {data['name']}, {data['images']} {data['split']} images, fold {data['fold']} of "
+            f"{data['fold_key']}, at most {held['minutes']:g} minutes of training, seed {held['seed']} "
+            f"(docs/results/{path.name}):\n\n{to_markdown(held['rows'])}"
+        )
+    return "\n".join(parts)
+
+
 def main() -> None:
     """Update README.md and docs/demo.jpg."""
     readme = ROOT / "README.md"
     text = put(readme.read_text(), "speed", speed())
+    text = put(text, "recipes", recipes())
     if (RUN / "test" / "scores.json").is_file():
         summary, scores = summarise(RUN)
         table = summary.split("\n\n")[0]

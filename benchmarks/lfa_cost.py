@@ -1,13 +1,13 @@
 """What attention inside windows saves: LFA U-Net with windows of 7 pixels against attention over the whole map.
 
 FLOPs (2 per multiply-add) are counted without computing; the counter's share of the attention is checked against
-``4 L^2 C`` a window of L tokens. Seconds (the fastest of a few runs) and peak memory are those of a fresh process each,
-one image, float32, channels-last. Two ways to compute attention are measured: torch's fused kernel, which never holds
-the products of queries and keys, and the ``math`` backend, which does. At 256x256 the global variant's products alone
-take 65536^2 x 4 bytes = 17 GB a copy, so both variants are measured in this way at the largest halving of the size that
-fits.
+``4 L^2 C`` a window of L tokens. Seconds (the fastest of a few runs) and peak memory (of the tensors that a run makes)
+are those of a fresh process each, one image, float32, channels-last. Two ways to compute attention are measured:
+torch's fused kernel, which never holds the products of queries and keys, and the ``math`` backend, which does. At
+256x256 the global variant's products alone take 65536^2 x 4 bytes = 17 GB a copy, so both variants are measured in this
+way at the largest halving of the size that fits.
 
-    python benchmarks/lfa_cost.py --json lfa_cost.json
+    python -m benchmarks.lfa_cost --json lfa_cost.json
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import resource
 import shlex
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from medseg.studies.isolated import isolated
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -42,16 +42,11 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=256, help="edge of the image in pixels (256)")
     parser.add_argument("--channels", type=int, nargs="+", default=list(PAPERS_CHANNELS), help="widths (the paper's)")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the result there too")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.child:
-        sys.stdout.write(json.dumps(work(json.loads(options.child))))
-        return 0
-    # this process stays small: a child's `ru_maxrss` starts at its parent's (torch and rich come after the children)
     result = measure_all(options.size, options.channels)
     from medseg.engines.provenance import collect
 
-    result |= {"command": shlex.join(["python", "benchmarks/lfa_cost.py", *sys.argv[1:]]), "provenance": collect()}
+    result |= {"command": shlex.join(["python", "-m", "benchmarks.lfa_cost", *sys.argv[1:]]), "provenance": collect()}
     show(result)
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
@@ -62,8 +57,8 @@ def main() -> int:
 def measure_all(size: int, channels: list[int]) -> dict[str, Any]:
     """Return counts, measurements, and the ratios of local to global."""
     fitting = largest_materialised(size)
-    flops = [
-        {"size": edge} | {name: child(task="count", size=edge, channels=channels, variant=name) for name in VARIANTS}
+    flops: list[dict[str, Any]] = [
+        {"size": edge} | {name: isolated(count, edge, channels, window) for name, window in VARIANTS.items()}
         for edge in dict.fromkeys((size, fitting))
     ]
     plan = [(variant, size, "fused", False) for variant in VARIANTS]
@@ -98,30 +93,18 @@ def measure_all(size: int, channels: list[int]) -> dict[str, Any]:
 
 
 def measure(channels: list[int], variant: str, size: int, attention: str, backward: bool) -> dict[str, Any]:
-    """Run one measurement and its baseline, each in its own process."""
-    common = {"size": size, "channels": channels, "variant": variant, "attention": attention, "backward": backward}
-    idle = child(task="idle", **common)
-    busy = child(task="run", **common)
+    """Run one measurement in a process of its own."""
+    found = isolated(work, channels, VARIANTS[variant], size, attention, backward)
     return {
         "variant": variant,
         "size": size,
         "attention": attention,
         "pass": "forward + backward" if backward else "forward",
-        "seconds": min(busy["seconds"]),  # other load only adds
-        "runs": busy["seconds"],
-        "peak_mib": (busy["peak_bytes"] - idle["peak_bytes"]) / 2**20,
-        "baseline_mib": idle["peak_bytes"] / 2**20,
-        "kernel": busy["kernel"],
+        "seconds": min(found["seconds"]),  # other load only adds
+        "runs": found["seconds"],
+        "peak_mib": found["peak_bytes"] / 2**20,
+        "kernel": found["kernel"],
     }
-
-
-def child(**task: Any) -> Any:
-    """Do a task in a fresh process."""
-    command = [sys.executable, "-W", "ignore", __file__, "--child", json.dumps(task)]
-    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if result.returncode:
-        raise SystemExit(f"{task} ended with status {result.returncode}; memory may be short: try a smaller --size")
-    return json.loads(result.stdout)
 
 
 def largest_materialised(size: int) -> int:
@@ -133,26 +116,25 @@ def largest_materialised(size: int) -> int:
     return size
 
 
-def work(task: dict[str, Any]) -> dict[str, Any]:
-    """Do what a child process is for."""
-    if task["task"] == "count":
-        return count(task["size"], task["channels"], VARIANTS[task["variant"]])
+def work(channels: list[int], window: int | None, size: int, attention: str, backward: bool) -> dict[str, Any]:
+    """Time one variant, then record the memory of one more run."""
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    network = build(task["channels"], VARIANTS[task["variant"]])
-    network = network.to(memory_format=torch.channels_last)
-    image = torch.rand(1, 1, task["size"], task["size"])
-    backends = [SDPBackend.MATH] if task["attention"] == "materialised" else [SDPBackend.FLASH_ATTENTION]
+    from medseg.studies.measures import peak_bytes
+
+    network = build(channels, window).to(memory_format=torch.channels_last)
+    image = torch.rand(1, 1, size, size)
+    backends = [SDPBackend.MATH] if attention == "materialised" else [SDPBackend.FLASH_ATTENTION]
     with sdpa_kernel(backends):
-        kernel = warm_up(network, task["backward"])
+        kernel = warm_up(network, backward)
         seconds: list[float] = []
-        while task["task"] == "run" and wants_more(seconds):
+        while wants_more(seconds):
             start = time.perf_counter()
-            step(network, image, task["backward"])
+            step(network, image, backward)
             seconds.append(time.perf_counter() - start)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "seconds": seconds} | kernel
+        peak = peak_bytes(lambda: step(network, image, backward), image.device)
+    return {"peak_bytes": peak, "seconds": seconds} | kernel
 
 
 def wants_more(seconds: list[float]) -> bool:
@@ -177,7 +159,7 @@ def step(network: nn.Module, image: Tensor, backward: bool) -> None:
 
 
 def warm_up(network: nn.Module, backward: bool) -> dict[str, str]:
-    """Run a tiny image, so that the baseline holds the libraries' code and the gradients; name the kernel that ran."""
+    """Run a tiny image, so that gradients and the libraries' code are there before; name the kernel that ran."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -191,24 +173,21 @@ def warm_up(network: nn.Module, backward: bool) -> dict[str, str]:
 def count(size: int, channels: list[int], window: int | None) -> dict[str, Any]:
     """Count FLOPs on the meta device, and check there that none of the attention is missed."""
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
     from medseg.layers.windowed_attention import WindowedAttention
+    from medseg.studies.measures import macs
 
     with torch.device("meta"):
-        network, image = build(channels, window).eval(), torch.rand(1, 1, size, size)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(image)
-    maps = [(math.ceil(size / 2**level), width) for level, width in enumerate(channels[:-1])]
+        total = 2 * macs(build(channels, window), (1, 1, size, size))
+        maps = [(math.ceil(size / 2**level), width) for level, width in enumerate(channels[:-1])]
+        shapes = [(1, width, edge, edge) for edge, width in maps]
+        layers = [WindowedAttention(width, window) for _, width in maps]
+    alone = sum(2 * macs(layer, shape, shape) for layer, shape in zip(layers, shapes, strict=True))
     attention = sum(attention_flops(edge, width, window) for edge, width in maps)
-    with torch.no_grad(), FlopCounterMode(display=False) as alone:
-        for edge, width in maps:
-            layer = WindowedAttention(width, window).to("meta")
-            layer(*torch.rand(2, 1, width, edge, edge, device="meta"))
     projections = sum(3 * 2 * edge**2 * width**2 for edge, width in maps)
-    if alone.get_total_flops() != attention + projections:
-        raise SystemExit(f"torch counts {alone.get_total_flops()} FLOPs where {attention + projections} are needed")
-    return {"total": counter.get_total_flops(), "attention": attention, "projections": projections}
+    if alone != attention + projections:
+        raise SystemExit(f"torch counts {alone} FLOPs where {attention + projections} are needed")
+    return {"total": total, "attention": attention, "projections": projections}
 
 
 def attention_flops(edge: int, width: int, window: int | None) -> int:
@@ -238,7 +217,7 @@ def show(result: dict[str, Any]) -> None:
         "seconds",
         "peak MiB",
         "runs",
-        title="measured (memory: above a process that has only built the network)",
+        title="measured (memory: of the tensors that a run makes)",
     )
     for row in result["measurements"]:
         numbers = (f"{row['seconds']:.3f}", f"{row['peak_mib']:,.0f}", str(len(row["runs"])))

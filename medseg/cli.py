@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medseg import __version__
 from medseg.data.schema import DatalistError
@@ -135,8 +135,103 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
+def _complexity_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help="class or module (default: every network)")
+    parser.add_argument("--table", help="rows of a paper's table: 2 or 3 of FocusNet++, lfa_unet")
+    parser.add_argument(
+        "--measure",
+        nargs="+",
+        choices=("parameters", "macs", "memory", "throughput"),
+        default=("parameters", "macs"),
+        help="what to measure (default: parameters macs; the others compute, which takes long on a CPU)",
+    )
+    parser.add_argument("--size", type=_positive, nargs="+", metavar="EDGE", help="of the image (256 in 2D, 64 in 3D)")
+    parser.add_argument("--spatial-dims", type=_positive, metavar="N", help="2 or 3 (default: as --size has, or 2)")
+    parser.add_argument("--in-channels", type=_positive, metavar="N", help="channels of the image (1)")
+    parser.add_argument("--out-channels", type=_positive, metavar="N", help="classes (5)")
+    parser.add_argument("--batch-size", type=_positive, metavar="N", default=2, help="images at a time (2)")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU where there is one)")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, with the machine's description")
+
+
+def _complexity(options: argparse.Namespace) -> int:
+    from medseg.data.progress import progress_bar
+    from medseg.studies.complexity import ComplexityError, choose_rows, measure
+
+    channels = {"in_channels": options.in_channels, "out_channels": options.out_channels}
+    shape = {"size": options.size, "spatial_dims": options.spatial_dims}
+    try:
+        rows = choose_rows(options.networks, table=options.table, **shape, **channels)
+        with progress_bar("measuring") as update:
+            result = measure(
+                rows, options.measure, batch_size=options.batch_size, device=options.device, progress=update
+            )
+    except ComplexityError as error:
+        sys.stderr.write(f"medseg: error: {error}\n")
+        return 2
+    if options.json:
+        from medseg.engines.provenance import collect
+
+        sys.stdout.write(json.dumps(result | {"environment": collect()}, indent=1) + "\n")
+    else:
+        _print_costs(result)
+    return 1 if any(row["errors"] for row in result["rows"]) else 0
+
+
+def _print_costs(result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from medseg.studies.complexity_table import cells, notes
+
+    headings, rows = cells(result)
+    table = Table(box=None, pad_edge=False)
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console = Console(soft_wrap=not sys.stdout.isatty())
+    console.print(table, *map(Text, notes(result)), sep="\n")
+
+
+def _compare_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="evaluations of the same images")
+    parser.add_argument(
+        "--otsu", type=Path, metavar="DATALIST", help="add Otsu's threshold on the same images as a row"
+    )
+    parser.add_argument(
+        "--foreground", choices=("minority", "bright", "dark"), default="minority", help="side of Otsu's"
+    )
+    parser.add_argument("--format", choices=("text", "markdown", "csv", "json"), default="text", help="of the table")
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from medseg.studies import comparison
+
+    try:
+        methods = [comparison.load_method(folder) for folder in options.folders]
+        comparison.check_same_data(methods)
+        if options.otsu is not None:
+            methods.insert(0, comparison.otsu_method(methods, options.otsu, options.foreground))
+    except comparison.ComparisonError as error:
+        sys.stderr.write(f"medseg: error: {error}\n")
+        return 2
+    rows = comparison.rows_of(methods)
+    formats: dict[str, Callable[[], str]] = {
+        "text": lambda: comparison.to_text(rows) + "\n",
+        "markdown": lambda: comparison.to_markdown(rows),
+        "csv": lambda: comparison.to_csv(rows),
+        "json": lambda: json.dumps(rows, indent=1) + "\n",
+    }
+    sys.stdout.write(formats[options.format]())
+    return 0
+
+
 COMMANDS = (
     Command("check", "report what is wrong with a data set", _check_arguments, _check),
+    Command("compare", "put evaluations of the same images into one table", _compare_arguments, _compare),
+    Command("complexity", "measure what networks cost", _complexity_arguments, _complexity),
     Command("report", "print the scores of a run and where its pictures are", _report_arguments, _report),
 )
 

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "metrics": ({ATOMIC}, set()),
     "data": (set(), set()),
     "transforms": ({ATOMIC}, set()),
-    "inferers": ({ATOMIC}, set()),
+    "inferers": ({ATOMIC, "transforms"}, set()),  # a network must see what its training's transforms showed it
     "encoders": ({ATOMIC}, set()),
     "dicom": ({ATOMIC}, set()),
     "networks": ({"encoders", "layers"}, set()),

@@ -119,23 +119,42 @@ def evaluator(
     return Evaluator(device, dataset, network, data.labels, ignore_index=data.ignore_index, inferer=inferer, **settings)
 
 
-def evaluation(evaluator: Evaluator, data: Datalist, ckpt: str | Path) -> dict[str, Any]:
+def evaluation(
+    evaluator: Evaluator,
+    data: Datalist,
+    ckpt: str | Path,
+    instances: dict[str, Any] | None = None,
+    scored: str = "test",
+) -> dict[str, Any]:
     """Score weights on the evaluator's samples and write the report into ``output_dir``.
 
     Args:
         evaluator: over the split to score.
         data: the datalist, for the title.
         ckpt: weights.
+        instances: arguments of `InstanceCounter`, for instance scores too.
+        scored: which part of the split the evaluator's samples are: ``"test"`` or ``"validation"``, for the record.
 
     Returns:
         The scores, as in ``scores.json``.
     """
     options = bundle.options()
     output = options.output_dir or str(Path(bundle.root()) / "evaluation")
-    title = f"{data.name}, test fold {options.fold} of {options.fold_key}"
-    if not data.fold_keys:
-        title = f"{data.name}, test list"
-    return evaluate(evaluator, ckpt, output, title=title, tracking=options.mlflow, **_tracking())
+    lists = options.fold is None or not data.fold_keys
+    title = (
+        f"{data.name}, {scored} list" if lists else f"{data.name}, {scored} fold {options.fold} of {options.fold_key}"
+    )
+    record = {"name": data.name, "fingerprint": data.fingerprint(), "split": scored, "images": len(evaluator.dataset)}
+    return evaluate(
+        evaluator,
+        ckpt,
+        output,
+        title=title,
+        tracking=options.mlflow,
+        data={**record, **options.only("fold_key", "fold", "validation_fold")},
+        instances=instances,
+        **_tracking(),
+    )
 
 
 def _tracking() -> dict[str, Any]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from medseg.engines.checkpoint import load_weights
 from medseg.engines.distributed import rank
 from medseg.engines.evaluator import Evaluator
+from medseg.engines.instance_scores import InstanceCounter
 from medseg.engines.loading import stop_workers
 from medseg.engines.tracking import MLflowTracker, RunFolder
 
@@ -24,6 +26,8 @@ def evaluate(
     tracking: bool = True,
     tracking_uri: str | None = None,
     experiment: str = "medseg",
+    data: Mapping[str, Any] | None = None,
+    instances: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Load weights, evaluate, and write ``scores.json``, tables, confusion matrix and overlays.
 
@@ -35,10 +39,13 @@ def evaluate(
         tracking: whether MLflow is told, as a run of its own.
         tracking_uri: as in `Run`.
         experiment: as in `Run`.
+        data: what was scored, for ``data.json``: fingerprint and split.
+        instances: arguments of `InstanceCounter`, for instance scores too.
 
     Returns:
         The scores, as in ``scores.json``.
     """
+    counter = None if instances is None else InstanceCounter(evaluator, **instances)
     load_weights(evaluator.network, ckpt)
     folder = RunFolder(output_dir)
     tracker = None
@@ -47,12 +54,18 @@ def evaluate(
         tracker.start()
     try:
         evaluator.score(evaluator.network)
-        scores = evaluator.table()
+        scores = {**evaluator.table(), **({} if counter is None else {"instances": counter.scores()})}
         if rank() == 0:
-            write_report(folder, evaluator, ".", title=title)
+            if data is not None:
+                folder.write_json("data.json", dict(data))
+            write_report(
+                folder, evaluator, ".", title=title, more={k: v for k, v in scores.items() if k == "instances"}
+            )
             if tracker is not None:
                 rows = {f"test_iou_{row['name'].replace(' ', '_')}": row["iou"] for row in scores["classes"]}
                 rows["test_mean_iou"] = scores["mean_iou"]
+                if counter is not None:
+                    rows["test_instance_ap"] = scores["instances"]["per_image"]["average_precision"]
                 tracker.log_metrics({k: v for k, v in rows.items() if v is not None}, step=0)
                 for path in sorted(folder.path.glob("*.*")):
                     tracker.log_artifact(path)
@@ -67,7 +80,9 @@ def evaluate(
     return scores
 
 
-def write_report(folder: RunFolder, evaluator: Evaluator, where: str, *, title: str) -> None:
+def write_report(
+    folder: RunFolder, evaluator: Evaluator, where: str, *, title: str, more: Mapping[str, Any] | None = None
+) -> None:
     """Write what an evaluation found: scores and tables, the confusion matrix, a sheet of overlays.
 
     Args:
@@ -75,8 +90,10 @@ def write_report(folder: RunFolder, evaluator: Evaluator, where: str, *, title: 
         evaluator: after an evaluation.
         where: subfolder.
         title: heading of the pictures.
+        more: further scores for ``scores.json``, such as ``instances``.
     """
     from medseg.reports.confusion import save_confusion
+    from medseg.reports.instances import instances_to_text
     from medseg.reports.overlays import overlay_sheet
     from medseg.reports.tables import to_csv, to_markdown, to_text
 
@@ -84,7 +101,9 @@ def write_report(folder: RunFolder, evaluator: Evaluator, where: str, *, title: 
     target.mkdir(parents=True, exist_ok=True)
     table = evaluator.table()
     matrix = evaluator.matrix.matrix.cpu().numpy()
-    folder.write_json(f"{where}/scores.json", {**table, "confusion_matrix": matrix.tolist(), "title": title})
+    folder.write_json(
+        f"{where}/scores.json", {**table, **(more or {}), "confusion_matrix": matrix.tolist(), "title": title}
+    )
     folder.write_text(f"{where}/table.md", to_markdown(table))
     folder.write_text(f"{where}/table.csv", to_csv(table))
     save_confusion(matrix, evaluator.class_names, target / "confusion_matrix.png", title=title)
@@ -93,3 +112,5 @@ def write_report(folder: RunFolder, evaluator: Evaluator, where: str, *, title: 
     )
     sheet.save(target / "overlays.png")
     logger.info("%s\n%s", title, to_text(table))
+    if more and "instances" in more:
+        logger.info("%s", instances_to_text(more["instances"]))

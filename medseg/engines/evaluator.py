@@ -66,7 +66,7 @@ class Evaluator(SupervisedEvaluator):
         self.shown = shown
         self.matrix = ConfusionMatrix(len(self.class_names), ignore_index=ignore_index, device=device)
         self.cases: list[dict[str, Any]] = []
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self._num_workers = num_workers
         self._loader_made = False
         super().__init__(
@@ -116,7 +116,7 @@ class Evaluator(SupervisedEvaluator):
             self._loader_made = True
             pinned = self.state.device.type == "cuda"
             self.data_loader = make_loader(
-                self.dataset, self._batch_size, shuffle=False, num_workers=self._num_workers, pin_memory=pinned
+                self.dataset, self.batch_size, shuffle=False, num_workers=self._num_workers, pin_memory=pinned
             )
             self.state.epoch_length = len(self.data_loader)
         if len(self.data_loader):
@@ -148,7 +148,7 @@ class Evaluator(SupervisedEvaluator):
         prediction = output["pred"].max(dim=1, keepdim=True).indices
         self.matrix.update(prediction, output["label"])
         if (self.state.iteration - 1) % self.state.epoch_length in self._picked:
-            number = (self.state.iteration - 1) % self.state.epoch_length * self._batch_size
+            number = (self.state.iteration - 1) % self.state.epoch_length * self.batch_size
             self.cases.append(
                 {
                     "name": f"case {number}",

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from monai.inferers import Inferer, SimpleInferer
-from monai.transforms import Resize
 from torch import Tensor
 
 from medseg.inferers.slices import fit_dimensions
+from medseg.transforms.resize import resize_images
 
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
@@ -18,8 +18,8 @@ _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 class ResizeInferer(Inferer):
     """Resize the image, run another inferer, bring the logits back to the image's size.
 
-    The image is resized as MONAI's ``Resized(mode="bilinear", anti_aliasing=True)`` does it in training, so that the
-    network sees what it was trained on; logits come back by linear interpolation.
+    The image is resized as `medseg.transforms.resize.ResizeImagesd` does it in training, so that the network sees what
+    it was trained on; logits come back by linear interpolation.
 
     Args:
         spatial_size: size in pixels that the network runs at, one edge an axis.
@@ -39,8 +39,6 @@ class ResizeInferer(Inferer):
             raise ValueError(f"spatial_size is {list(spatial_size)}; give an edge of at least 1 pixel for each axis")
         self.spatial_size = tuple(spatial_size)
         self.inferer = inferer or SimpleInferer()
-        mode = _MODES.get(len(self.spatial_size), "bilinear")
-        self._resize = Resize(self.spatial_size, mode=mode, anti_aliasing=True)
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
         """Return logits at the size of ``inputs``."""
@@ -48,9 +46,7 @@ class ResizeInferer(Inferer):
 
     def _predict(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
         size = inputs.shape[2:]
+        logits: Tensor = self.inferer(resize_images(inputs.float(), self.spatial_size), network, *args, **kwargs)
         if tuple(size) == self.spatial_size:
-            same: Tensor = self.inferer(inputs, network, *args, **kwargs)
-            return same
-        resized = torch.stack([torch.as_tensor(self._resize(image)) for image in inputs])
-        logits: Tensor = self.inferer(resized, network, *args, **kwargs)
+            return logits
         return torch.nn.functional.interpolate(logits.float(), size=size, mode=_MODES[len(size)], align_corners=False)

@@ -33,8 +33,9 @@ def fit_dimensions(inputs: Tensor, size: Sequence[int], predict: Callable[[Tenso
             f"{tuple(size)}; two edges take images and volumes, three take volumes"
         )
     parts = []
-    for slices in inputs.split(_SLICES_AT_ONCE, dim=-1):  # (B, C, H, W, d)
+    for slices in torch.split(inputs, _SLICES_AT_ONCE, dim=-1):  # (B, C, H, W, d)
         flat = slices.permute(0, 4, 1, 2, 3).flatten(0, 1)  # (B * d, C, H, W)
         logits = predict(flat)
-        parts.append(logits.unflatten(0, (-1, slices.shape[-1])).permute(0, 2, 3, 4, 1))  # (B, classes, H, W, d)
+        images = logits.reshape(inputs.shape[0], -1, *logits.shape[1:])  # (B, d, classes, H, W)
+        parts.append(images.permute(0, 2, 3, 4, 1))  # (B, classes, H, W, d)
     return torch.cat(parts, dim=-1)

@@ -1,8 +1,8 @@
-"""Two convolutions with normalisation and activation: the block of the U-Net family."""
+"""Two convolutions with normalisation and activation: the block of the U-Net family, and what it is made of."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from monai.networks.layers.factories import Act, Conv, LayerFactory, Norm
@@ -12,11 +12,55 @@ from torch import nn
 Named = str | tuple[str, dict[str, Any]]
 """A layer by MONAI's name, or its name and arguments: ``"relu"``, ``("leakyrelu", {"negative_slope": 0.1})``."""
 
+BlockFactory = Callable[[int, int, int, Named, Named | None], nn.Module]
+"""Makes the block of a level; called as :class:`ConvBlock` is: spatial_dims, in_channels, out_channels, act, norm."""
+
+
+def norm_act(spatial_dims: int, channels: int, act: Named, norm: Named | None) -> list[nn.Module]:
+    """Make a normalisation, unless it is ``None``, and an activation.
+
+    Args:
+        spatial_dims: 2 or 3.
+        channels: of the map.
+        act: MONAI's name of the activation, or name and arguments.
+        norm: MONAI's name of the normalisation, or name and arguments; ``None`` for none.
+
+    Raises:
+        ValueError: if MONAI knows no layer of that name.
+    """
+    _check_name("act", act, Act)
+    if act == "relu":  # saves a feature map: neither the normalisation nor the convolution before needs it back
+        act = ("relu", {"inplace": True})
+    activation: nn.Module = get_act_layer(act)
+    if norm is None:
+        return [activation]
+    _check_name("norm", norm, Norm)
+    return [get_norm_layer(norm, spatial_dims, channels), activation]
+
+
+def conv_norm_act(
+    spatial_dims: int, in_channels: int, out_channels: int, act: Named, norm: Named | None
+) -> list[nn.Module]:
+    """Make a 3x3 convolution, a normalisation, unless it is ``None``, and an activation.
+
+    The convolution before a normalisation has no bias: the normalisation would take it away.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        act: MONAI's name of the activation, or name and arguments.
+        norm: MONAI's name of the normalisation, or name and arguments; ``None`` for none.
+
+    Raises:
+        ValueError: if MONAI knows no layer of that name.
+    """
+    convolution = Conv[Conv.CONV, spatial_dims](in_channels, out_channels, 3, padding=1, bias=norm is None)
+    return [convolution, *norm_act(spatial_dims, out_channels, act, norm)]
+
 
 class ConvBlock(nn.Sequential):
     """``(3x3 convolution, normalisation, activation)`` twice.
-
-    Convolutions before a normalisation have no bias: the normalisation would take it away.
 
     Args:
         spatial_dims: 2 or 3.
@@ -40,18 +84,10 @@ class ConvBlock(nn.Sequential):
         act: Named = "relu",
         norm: Named | None = "batch",
     ) -> None:
-        _check_name("act", act, Act)
-        if norm is not None:
-            _check_name("norm", norm, Norm)
-        if act == "relu":  # saves a feature map: neither the normalisation nor the convolution before needs it back
-            act = ("relu", {"inplace": True})
-        layers: list[nn.Module] = []
-        for channels in (in_channels, out_channels):
-            layers.append(Conv[Conv.CONV, spatial_dims](channels, out_channels, 3, padding=1, bias=norm is None))
-            if norm is not None:
-                layers.append(get_norm_layer(norm, spatial_dims, out_channels))
-            layers.append(get_act_layer(act))
-        super().__init__(*layers)
+        super().__init__(
+            *conv_norm_act(spatial_dims, in_channels, out_channels, act, norm),
+            *conv_norm_act(spatial_dims, out_channels, out_channels, act, norm),
+        )
 
 
 def _check_name(option: str, layer: str | Sequence[Any], factory: LayerFactory) -> None:

@@ -1,4 +1,4 @@
-"""The U-Net family's skeleton: encoder, decoder, head, with the merge of skip and decoder features left open."""
+"""The U-Net family's skeleton: encoder, decoder, head; blocks, merges and enlargement can be replaced."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from itertools import pairwise
 from monai.networks.layers.factories import Conv, Dropout
 from torch import Tensor, nn
 
-from medseg.layers.conv_block import Named
-from medseg.layers.unet_decoder import DecoderLevel
+from medseg.layers.conv_block import BlockFactory, ConvBlock, Named
+from medseg.layers.unet_decoder import Concatenation, DecoderLevel
 from medseg.layers.unet_encoder import UNetEncoder
 
 
 class UNetSkeleton(nn.Module):
-    """U-Net with max-pooling and transposed convolutions; what joins skip and decoder is an argument.
+    """U-Net with max-pooling and transposed convolutions; what a network changes of it is an argument.
 
     Args:
         spatial_dims: 2 or 3.
@@ -22,8 +22,12 @@ class UNetSkeleton(nn.Module):
         out_channels: classes.
         channels: features of each level, from the finest.
         merge: called with the channels of a level, returns a module that takes ``(encoder, decoder)`` maps of that
-            many channels each and gives one map.
+            many channels each and gives one map; concatenates by default.
         merged: called with the channels of a level, returns the channels that its merge gives.
+        block: makes the block of each level of encoder and decoder.
+        bottom: makes the block of the coarsest level; ``None`` for ``block``.
+        up: called with the channels of a level and of the next finer one, returns a module that doubles the size of
+            a map and gives the finer level's channels; ``None`` for a transposed convolution.
         act: MONAI's name of the activation, or name and arguments.
         norm: MONAI's name of the normalisation, or name and arguments; ``None`` for none.
         dropout: probability of dropping a channel at the bottom.
@@ -42,8 +46,11 @@ class UNetSkeleton(nn.Module):
         out_channels: int,
         *,
         channels: Sequence[int],
-        merge: Callable[[int], nn.Module],
-        merged: Callable[[int], int],
+        merge: Callable[[int], nn.Module] = lambda _: Concatenation(),
+        merged: Callable[[int], int] = lambda fine: 2 * fine,
+        block: BlockFactory = ConvBlock,
+        bottom: BlockFactory | None = None,
+        up: Callable[[int, int], nn.Module] | None = None,
         act: Named = "relu",
         norm: Named | None = "batch",
         dropout: float = 0.0,
@@ -57,10 +64,12 @@ class UNetSkeleton(nn.Module):
             raise ValueError(f"channels is {tuple(channels)}; give two or more levels, each of at least one channel")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout is {dropout}; it must be in [0, 1)")
-        self.encoder = UNetEncoder(spatial_dims, in_channels, channels, act, norm)
+        self.encoder = UNetEncoder(spatial_dims, in_channels, channels, act, norm, block, bottom)
         self.dropout = Dropout[Dropout.DROPOUT, spatial_dims](dropout) if dropout else nn.Identity()
         self.decoder = nn.ModuleList(
-            DecoderLevel(spatial_dims, coarse, fine, merge(fine), merged(fine), act, norm)
+            DecoderLevel(
+                spatial_dims, coarse, fine, merge(fine), merged(fine), act, norm, block, up and up(coarse, fine)
+            )
             for fine, coarse in reversed(list(pairwise(channels)))
         )
         self.head = Conv[Conv.CONV, spatial_dims](channels[0], out_channels, 1)

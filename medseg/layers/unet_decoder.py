@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import torch
 from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 
-from medseg.layers.conv_block import ConvBlock, Named
+from medseg.layers.conv_block import BlockFactory, ConvBlock, Named
 from medseg.layers.crop import crop_end
 
 
+class Concatenation(nn.Module):
+    """Join the maps of encoder and decoder channel-wise: twice ``(B, C, *S)`` to ``(B, 2 C, *S)``."""
+
+    def forward(self, encoder: Tensor, decoder: Tensor) -> Tensor:
+        """Return both maps."""
+        return torch.cat([encoder, decoder], dim=1)
+
+
 class DecoderLevel(nn.Module):
-    """Enlarge by a transposed convolution, merge with the encoder's features, two convolutions.
+    """Enlarge by a transposed convolution, merge with the encoder's features, then a block.
 
     Args:
         spatial_dims: 2 or 3.
@@ -20,6 +29,8 @@ class DecoderLevel(nn.Module):
         merged: channels that ``merge`` gives.
         act: MONAI's name of the activation, or name and arguments.
         norm: MONAI's name of the normalisation, or name and arguments; ``None`` for none.
+        block: makes the block.
+        up: doubles the size of a map of ``coarse`` channels and gives ``fine``; ``None`` for a transposed convolution.
 
     Shape:
         encoder ``(B, fine, *S)``, decoder ``(B, coarse, *ceil(S / 2))`` to ``(B, fine, *S)``.
@@ -34,11 +45,13 @@ class DecoderLevel(nn.Module):
         merged: int,
         act: Named = "relu",
         norm: Named | None = "batch",
+        block: BlockFactory = ConvBlock,
+        up: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.up = Conv[Conv.CONVTRANS, spatial_dims](coarse, fine, 2, stride=2)
+        self.up = Conv[Conv.CONVTRANS, spatial_dims](coarse, fine, 2, stride=2) if up is None else up
         self.merge = merge
-        self.block = ConvBlock(spatial_dims, merged, fine, act, norm)
+        self.block = block(spatial_dims, merged, fine, act, norm)
 
     def forward(self, encoder: Tensor, decoder: Tensor) -> Tensor:
         """Return this level's features."""

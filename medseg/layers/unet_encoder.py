@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from monai.networks.layers.factories import Pool
 from torch import Tensor, nn
 
-from medseg.layers.conv_block import ConvBlock, Named
+from medseg.layers.conv_block import BlockFactory, ConvBlock, Named
 
 
 class UNetEncoder(nn.Module):
-    """Blocks of two convolutions with max-pooling by 2 between them.
+    """Blocks of convolutions with max-pooling by 2 between them.
 
     Pooling rounds sizes up: at an odd edge it takes the maximum of the pixels that are there, so that no padding is
     needed for any size.
@@ -22,6 +22,8 @@ class UNetEncoder(nn.Module):
         channels: features of each level, from the finest.
         act: MONAI's name of the activation, or name and arguments.
         norm: MONAI's name of the normalisation, or name and arguments; ``None`` for none.
+        block: makes the block of each level.
+        bottom: makes the block of the coarsest level; ``None`` for ``block``.
 
     Shape:
         ``(B, in_channels, *S)`` to a list of ``(B, channels[i], *ceil(S / 2^i))``, finest first.
@@ -34,11 +36,14 @@ class UNetEncoder(nn.Module):
         channels: Sequence[int],
         act: Named = "relu",
         norm: Named | None = "batch",
+        block: BlockFactory = ConvBlock,
+        bottom: BlockFactory | None = None,
     ) -> None:
         super().__init__()
+        factories = [block] * (len(channels) - 1) + [bottom or block]
         self.blocks = nn.ModuleList(
-            ConvBlock(spatial_dims, before, after, act, norm)
-            for before, after in zip((in_channels, *channels[:-1]), channels, strict=True)
+            factory(spatial_dims, before, after, act, norm)
+            for factory, before, after in zip(factories, (in_channels, *channels[:-1]), channels, strict=True)
         )
         self.pool = Pool[Pool.MAX, spatial_dims](2, ceil_mode=True)
 

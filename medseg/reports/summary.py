@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from medseg.reports.instances import instances_to_text
 from medseg.reports.tables import to_text
 
 
@@ -33,6 +34,8 @@ def summarise(folder: Path) -> tuple[str, dict[str, Any]]:
         )
     scores = json.loads((found / "scores.json").read_text())
     lines = [str(scores.get("title", "")), to_text(scores).rstrip(), ""]
+    if "instances" in scores:
+        lines += [instances_to_text(scores["instances"]), ""]
     for what, name in (("picture", "overlays.png"), ("confusion", "confusion_matrix.png"), ("table", "table.md")):
         if (found / name).is_file():
             lines.append(f"{what:<10} {found / name}")

@@ -39,6 +39,8 @@ def data_for(bundle: Path, sections: Path, folder: Path) -> Path:
             pixels = np.minimum(pixels, classes - 1) if key == "label" else np.stack([pixels] * channels, -1)
             (target / entry[key]).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels.squeeze()).save(target / entry[key])
+        if classes == 2:  # as a data set of cells has them
+            entry["instances"] = entry["label"]
     (target / "datalist.json").write_text(json.dumps(content))
     return target
 

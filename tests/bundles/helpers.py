@@ -104,17 +104,25 @@ def network_channels(bundle: Path) -> tuple[int, int]:
     return network["in_channels"], network["out_channels"]
 
 
+def small_network(bundle: Path) -> dict[str, Any]:
+    """Return overrides that make a bundle's network tiny."""
+    options: dict[str, Any] = {"network_def__channels": SMALL_CHANNELS}
+    if "focusnet_pp" in bundle.name:
+        options |= {"network_def__blocks": [1, 1], "network_def__se_ratio": 4}
+    return options
+
+
 def small(bundle: Path) -> dict[str, Any]:
     """Return overrides that make any bundle's training a matter of seconds."""
     options = {
-        "network_def__channels": SMALL_CHANNELS,
+        **small_network(bundle),
         "batch_size": 4,
         "mlflow": "False",
         "publish": "False",
         "device": "cpu",
     }
-    if "size" in yaml.safe_load((bundle / "configs" / "train.yaml").read_text()):
-        options["size"] = [32, 32]
+    settings = yaml.safe_load((bundle / "configs" / "train.yaml").read_text())
+    options |= {"size": [32, 32]} if "size" in settings else {}
     return options
 
 

@@ -9,12 +9,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from bundles.helpers import BUNDLES, SMALL_CHANNELS, configs, monai_bundle, network_channels, small
+from bundles.helpers import BUNDLES, SMALL_CHANNELS, configs, monai_bundle, network_channels, small, small_network
 from PIL import Image
 
 from medseg.engines.config import check_config, declared_keys
-
-CHANNELS = {"network_def__channels": SMALL_CHANNELS}
 
 
 def test_folder_is_complete(trained: Path) -> None:
@@ -103,6 +101,8 @@ def test_evaluate(trained: Path, bundle_data: Path, tmp_path: Path) -> None:
         **options,
     )
     scores = json.loads((tmp_path / "scores" / "scores.json").read_text())
+    held = json.loads((tmp_path / "scores" / "data.json").read_text())
+    assert (held["fold"], held["images"]) == (0, 4)
     assert np.sum(scores["confusion_matrix"]) == 4 * 32 * 32  # the test fold's four crops
     assert (tmp_path / "scores" / "overlays.png").is_file()
 
@@ -120,7 +120,7 @@ def test_inference_stands_alone(trained: Path, tmp_path: Path) -> None:
     for name in ("a.png", "deep/b.tif"):
         Image.fromarray(noise[..., 0] if channels == 1 else noise).save(images / name)
     (images / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n cut short")
-    options = {"dataset_dir": str(images), "output_dir": str(masks), "device": "cpu", **CHANNELS}
+    options = {"dataset_dir": str(images), "output_dir": str(masks), "device": "cpu", **small_network(trained)}
     options |= {"config_file": configs(alone, "inference.yaml"), "ckpt": str(trained / "models" / "model.pt")}
     first = monai_bundle("run", cwd=tmp_path, ok=False, **options)
     assert first.returncode != 0
@@ -148,7 +148,7 @@ def test_network_in_and_out(trained: Path, tmp_path: Path) -> None:
         config_file=configs(trained, "inference.yaml"),
         n=2,
         device="cpu",
-        **CHANNELS,
+        **small_network(trained),
     )
 
 
@@ -163,7 +163,7 @@ def test_exports_equal_the_network(trained: Path, tmp_path: Path) -> None:
         "ckpt_file": str(weights),
         "meta_file": str(trained / "configs" / "metadata.json"),
         "config_file": configs(trained, "inference.yaml"),
-        **CHANNELS,
+        **small_network(trained),
     }
     monai_bundle("ckpt_export", cwd=tmp_path, filepath=str(tmp_path / "model.ts"), **options)
     monai_bundle(
@@ -188,7 +188,8 @@ def _network(bundle: Path) -> torch.nn.Module:
 
     parser = ConfigParser()
     parser.read_config(str(bundle / "configs" / "inference.yaml"))
-    parser["network_def#channels"] = SMALL_CHANNELS
+    for name, value in small_network(bundle).items():
+        parser[name.replace("__", "#")] = value
     network: torch.nn.Module = parser.get_parsed_content("network_def")
     load_weights(network, bundle / "models" / "model.pt")
     return network.eval()

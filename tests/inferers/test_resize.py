@@ -3,10 +3,10 @@
 import pytest
 import torch
 from monai.inferers import SlidingWindowInferer
-from monai.transforms import Resize
 from torch import Tensor
 
 from medseg.inferers.resize import ResizeInferer
+from medseg.transforms.resize import ResizeImagesd
 
 
 def twice(x: Tensor) -> Tensor:
@@ -17,8 +17,8 @@ def test_network_sees_what_training_shows_it() -> None:
     image = torch.rand(2, 1, 37, 50)
     seen: list[Tensor] = []
     logits = ResizeInferer((16, 24))(image, lambda x: seen.append(x) or twice(x))  # type: ignore[func-returns-value]
-    expected = Resize((16, 24), mode="bilinear", anti_aliasing=True)(image[1])
-    torch.testing.assert_close(seen[0][1], torch.as_tensor(expected))
+    expected = ResizeImagesd("image", (16, 24))({"image": image[1]})["image"]
+    torch.testing.assert_close(seen[0][1], expected)
     assert logits.shape == (2, 2, 37, 50)
     torch.testing.assert_close(logits[:, 0], -logits[:, 1])
 

@@ -5,8 +5,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d, max_pool2d
 
-from medseg.layers.conv_block import ConvBlock
-from medseg.layers.unet_decoder import DecoderLevel
+from medseg.layers.conv_block import ConvBlock, Named
+from medseg.layers.unet import UNetSkeleton
+from medseg.layers.unet_decoder import Concatenation, DecoderLevel
 from medseg.layers.unet_encoder import UNetEncoder
 from medseg.networks.unet import UNet
 
@@ -80,3 +81,60 @@ def test_equals_the_definition() -> None:
     fine = block(torch.cat([fine, up(middle, "decoder.1")], 1), "decoder.1.block")
     expected = conv2d(fine, weights["head.weight"], weights["head.bias"])
     torch.testing.assert_close(network(x), expected)
+
+
+def test_the_skeleton_alone_is_the_unet() -> None:
+    skeleton, network = UNetSkeleton(2, 1, 3, channels=(4, 6, 8)).eval(), UNet(2, 1, 3, channels=(4, 6, 8)).eval()
+    skeleton.load_state_dict(network.state_dict())
+    x = torch.rand(1, 1, 9, 10)
+    assert torch.equal(skeleton(x), network(x))
+
+
+def test_names_of_weights_are_those_of_released_networks() -> None:
+    names = {name.rsplit(".", 1)[0] for name, _ in UNet(2, 1, 3, channels=(4, 6)).named_parameters()}
+    blocks = ("encoder.blocks.0", "encoder.blocks.1", "decoder.0.block")
+    assert names == {f"{block}.{layer}" for block in blocks for layer in (0, 1, 3, 4)} | {"decoder.0.up", "head"}
+
+
+def test_blocks_can_be_replaced() -> None:
+    made: list[tuple[object, ...]] = []
+
+    def make(kind: str, dims: int, before: int, after: int, act: Named, norm: Named | None) -> nn.Module:
+        made.append((kind, dims, before, after, act, norm))
+        return nn.Conv2d(before, after, 1)
+
+    network = UNetSkeleton(
+        2,
+        3,
+        2,
+        channels=(4, 6, 8),
+        block=lambda *given: make("block", *given),
+        bottom=lambda *given: make("bottom", *given),
+        act="prelu",
+        norm="instance",
+    )
+    options = ("prelu", "instance")
+    assert made == [
+        ("block", 2, 3, 4, *options),
+        ("block", 2, 4, 6, *options),
+        ("bottom", 2, 6, 8, *options),
+        ("block", 2, 12, 6, *options),
+        ("block", 2, 8, 4, *options),
+    ]
+    assert network(torch.rand(1, 3, 7, 5)).shape == (1, 2, 7, 5)
+
+
+def test_enlargement_can_be_replaced() -> None:
+    def up(coarse: int, fine: int) -> nn.Module:
+        return nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(coarse, fine, 1))
+
+    network = UNetSkeleton(2, 1, 2, channels=(4, 6, 8), up=up)
+    assert [(level.up[1].in_channels, level.up[1].out_channels) for level in network.decoder] == [(8, 6), (6, 4)]
+    assert network(torch.rand(2, 1, 7, 5)).shape == (2, 2, 7, 5)
+
+
+def test_concatenation_puts_the_encoder_first() -> None:
+    encoder, decoder = torch.rand(2, 1, 3, 4, 4)
+    joined = Concatenation()(encoder, decoder)
+    assert torch.equal(joined[:, :3], encoder)
+    assert torch.equal(joined[:, 3:], decoder)

@@ -1,0 +1,91 @@
+"""Train one bundle by several recipes or networks for the same minutes, and score all of them on the same images.
+
+    python -m benchmarks.recipes focusnet_pp_dsb2018 --dataset_dir DATA --minutes 9 --methods demo modern networks/unet
+
+A method is one or several overlays of the bundle, joined by ``+``; ``train`` is the paper's recipe. What is in the
+work folder already is not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.common import report
+from medseg.studies import comparison
+
+BUNDLES = Path(__file__).parents[1] / "bundles"
+
+
+def run(bundle: Path, overlays: list[str], options: list[str]) -> None:
+    """Run one of the bundle's workflows."""
+    files = [str(bundle / "configs" / f"{name}.yaml") for name in ("train", *overlays)]
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", repr(files), "--mlflow", "False", *options]
+    subprocess.run(command, check=True)
+
+
+def train_and_score(bundle: Path, method: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Train by one method, score it, and return what the run says of itself."""
+    overlays = [name for name in method.split("+") if name != "train"]
+    overlays = [*options.overlays, *overlays]
+    data = ["--dataset_dir", str(options.dataset_dir), *options.more]
+    if not (folder / "model.pt").is_file():
+        limits = ["--max_minutes", str(options.minutes), "--seed", str(options.seed), "--resume", "True"]
+        run(bundle, overlays, [*data, *limits, "--output_dir", str(folder), "--publish", "False"])
+    if not (folder / "test" / "scores.json").is_file():
+        weights = ["--ckpt", str(folder / "model.pt"), "--output_dir", str(folder / "test")]
+        run(bundle, [*overlays, "evaluate"], [*data, *weights])
+    epochs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {
+        "overlays": overlays,
+        "epochs": len(epochs),
+        "minutes": epochs[-1]["seconds"] / 60,
+        "images_per_second": sorted(epoch["images_per_second"] for epoch in epochs)[len(epochs) // 2],
+        "scores": json.loads((folder / "test" / "scores.json").read_text()),
+        "data": json.loads((folder / "test" / "data.json").read_text()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", help="name of a folder of bundles")
+    parser.add_argument("--dataset_dir", type=Path, required=True)
+    parser.add_argument("--methods", nargs="+", default=["train"])
+    parser.add_argument("--overlays", nargs="*", default=[], help="under every method, such as small")
+    parser.add_argument("--minutes", type=float, default=9)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--otsu", action="store_true", help="Otsu's threshold as a row")
+    parser.add_argument("--work", type=Path, default=Path("build/recipes"))
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--more", nargs=argparse.REMAINDER, default=[], help="further options of monai.bundle run")
+    options = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    bundle = BUNDLES / options.bundle
+    results: dict[str, Any] = {}
+    for method in options.methods:
+        folder = options.work / options.bundle / f"{method.replace('/', '_')}_{options.minutes:g}min_seed{options.seed}"
+        started = time.monotonic()
+        results[method] = train_and_score(bundle, method, folder, options)
+        results[method]["wall_minutes"] = (time.monotonic() - started) / 60
+    methods = [comparison.Method(name, held["scores"], held["data"]) for name, held in results.items()]
+    comparison.check_same_data(methods)
+    if options.otsu:
+        methods.insert(0, comparison.otsu_method(methods, options.dataset_dir / "datalist.json"))
+    rows = comparison.rows_of(methods)
+    for row, held in zip(rows[-len(results) :], results.values(), strict=True):
+        row |= {key: held[key] for key in ("epochs", "minutes", "images_per_second")}
+    sys.stdout.write(comparison.to_text(rows) + "\n")
+    shown = {"bundle": options.bundle, "minutes": options.minutes, "seed": options.seed, "data": methods[-1].data}
+    report(f"{options.bundle}: {', '.join(results)}", {**shown, "rows": rows}, options.json)
+
+
+if __name__ == "__main__":
+    main()

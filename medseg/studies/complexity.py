@@ -1,0 +1,249 @@
+"""Measure what networks cost: those of the package, or the rows of a paper's table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medseg.engines.memory import keep_freed_memory
+from medseg.engines.precision import network_to_channels_last, to_memory_format
+from medseg.studies.discovery import UnknownNetworkError, find, load, networks
+from medseg.studies.isolated import isolated
+from medseg.studies.measures import TrainingStep, macs, parameters, peak_bytes, seconds
+from medseg.studies.paper_figures import ROWS, Row
+
+MEASURES = ("parameters", "macs", "memory", "throughput")
+QUICK = ("parameters", "macs")
+"""Measures that compute nothing."""
+IN_CHANNELS, OUT_CHANNELS = 1, 5  # what LFA U-Net's paper compares networks at
+EDGES = {2: 256, 3: 64}  # of the image in pixels, by number of axes
+BATCH_SIZE = 2  # some networks normalise one value a channel and image, which takes two images
+
+
+class ComplexityError(ValueError):
+    """A question that cannot be answered: an unknown network, table or device, or options that contradict."""
+
+
+def choose_rows(
+    names: Sequence[str] = (),
+    *,
+    table: str | None = None,
+    size: Sequence[int] | None = None,
+    spatial_dims: int | None = None,
+    in_channels: int | None = None,
+    out_channels: int | None = None,
+) -> list[Row]:
+    """Return what to measure: networks as their constructors have them by default, or rows of a paper's table.
+
+    Args:
+        names: of networks (class, module or dotted path); all if none is given.
+        table: of a paper; see `medseg.studies.paper_figures`.
+        size: of the image in pixels, an edge for each axis or one for all; by default 256 in 2D, 64 in 3D, or the
+            table's.
+        spatial_dims: 2 or 3; by default as many as there are edges, or 2.
+        in_channels: channels of the image (1); not for a table, which says it.
+        out_channels: classes (5); not for a table.
+
+    Raises:
+        ComplexityError: if nothing fits, or if options contradict.
+    """
+    edges = _edges(size, spatial_dims)
+    try:
+        found = find(names, networks()) if names else networks()
+    except UnknownNetworkError as error:
+        raise ComplexityError(str(error)) from error
+    if table is None:
+        channels = in_channels or IN_CHANNELS, out_channels or OUT_CHANNELS
+        return [Row(network.name, network.target, *channels, edges) for network in found]
+    if in_channels or out_channels or spatial_dims:
+        raise ComplexityError(f"table {table} says channels and dimensions itself; leave those options out")
+    rows = [row for row in ROWS if row.table == table]
+    if not rows:
+        tables = dict.fromkeys(row.table for row in ROWS)
+        raise ComplexityError(f"there is no table {table!r}; choose from {', '.join(tables)}")
+    targets = {network.target for network in found}
+    rows = [row for row in rows if not names or row.target in targets]
+    if not rows:
+        raise ComplexityError(f"table {table} has no row of {', '.join(names)}")
+    return [replace(row, size=edges) for row in rows] if size is not None else rows
+
+
+def _edges(size: Sequence[int] | None, spatial_dims: int | None) -> tuple[int, ...]:
+    """Return an edge for each axis."""
+    given = tuple(size or ())
+    dims = spatial_dims or (len(given) if len(given) > 1 else 2)
+    if dims not in EDGES:
+        raise ComplexityError(f"the image has {dims} axes; networks take 2 or 3")
+    if len(given) not in (0, 1, dims):
+        raise ComplexityError(f"size {' '.join(map(str, given))} is no image of {dims} axes; give 1 or {dims} edges")
+    return given if len(given) == dims else (given or (EDGES[dims],)) * dims
+
+
+def measure(
+    rows: Sequence[Row],
+    measures: Sequence[str] = QUICK,
+    *,
+    batch_size: int = BATCH_SIZE,
+    device: str | None = None,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> dict[str, Any]:
+    """Measure networks one by one; one that fails does not stop the others.
+
+    Memory and throughput are each measured in a process of its own.
+
+    Args:
+        rows: what to measure.
+        measures: some of `MEASURES`.
+        batch_size: images at a time, for memory and throughput.
+        device: for memory and throughput; by default a GPU where there is one.
+        progress: called with what is done and what there is in all.
+
+    Returns:
+        ``settings`` and ``rows``, ready for JSON. A row has the fields of `Row` (the paper's under ``paper``) and a
+        key for each measure: ``parameters``; ``macs`` of one image; ``memory_bytes``, the peak of a training step;
+        ``throughput``, images/s ``forward`` and ``training``. What failed is ``None``, its reason under ``errors``.
+
+    Raises:
+        ComplexityError: if a measure or the device is unknown.
+    """
+    unknown = [name for name in measures if name not in MEASURES]
+    if unknown:
+        raise ComplexityError(f"there is no measure {unknown[0]!r}; choose from {', '.join(MEASURES)}")
+    if batch_size < 1:
+        raise ComplexityError(f"batch_size is {batch_size}; it must be at least 1")
+    place = _device(device)
+    results, total = [], len(rows) * len(measures)
+    for number, row in enumerate(rows):
+        record = _describe(row)
+        for done, name in enumerate(measures):
+            if progress:
+                progress(number * len(measures) + done, total)
+            value, error = _attempt(name, row, batch_size, place)
+            record["memory_bytes" if name == "memory" else name] = value
+            if error:
+                record["errors"][name] = error
+        results.append(record)
+    if progress:
+        progress(total, total)
+    return {"settings": _settings(measures, batch_size, place), "rows": results}
+
+
+def _device(name: str | None) -> torch.device:
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise ComplexityError(f"there is no device {name!r}; choose cpu or cuda") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ComplexityError(f"the device is {device}; cpu and cuda can be measured")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ComplexityError(f"torch finds {torch.cuda.device_count()} GPUs, the device is {device}; choose cpu")
+    return device
+
+
+def _describe(row: Row) -> dict[str, Any]:
+    figures = {"parameters": row.paper_parameters, "macs": row.paper_macs, "flops_as_printed": row.paper_flops}
+    return {
+        "name": row.name,
+        "target": row.target,
+        "kwargs": dict(row.kwargs),
+        "in_channels": row.in_channels,
+        "out_channels": row.out_channels,
+        "size": list(row.size),
+        "paper": {"source": row.source} | {key: float(value) if value else None for key, value in figures.items()}
+        if row.source
+        else None,
+        "errors": {},
+    }
+
+
+def _settings(measures: Sequence[str], batch_size: int, device: torch.device) -> dict[str, Any]:
+    settings: dict[str, Any] = {"measures": list(measures)}
+    if set(measures) - set(QUICK):
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+        tf32 = device.type == "cuda" and torch.backends.cudnn.allow_tf32
+        settings |= {"batch_size": batch_size, "device": str(device), "device_name": name}
+        settings |= {"threads": torch.get_num_threads(), "memory_format": "channels_last", "optimizer": "Adam"}
+        settings["precision"] = "float32, convolutions in TF32" if tf32 else "float32"
+    return settings
+
+
+def _attempt(measure: str, row: Row, batch_size: int, device: torch.device) -> tuple[Any, str | None]:
+    """Return a measure and ``None``, or ``None`` and why there is none."""
+    try:
+        if measure in QUICK:
+            return _QUICK[measure](row), None
+        result: tuple[Any, str | None] = isolated(_slow, measure, row, batch_size, str(device))
+        return result
+    except Exception as error:  # whatever is wrong with one network, the others are measured
+        return None, f"{type(error).__name__}: {error}"
+
+
+def _slow(measure: str, row: Row, batch_size: int, device: str) -> tuple[Any, str | None]:
+    """Do what a process of its own is for; errors go back as text, since not all of them can be pickled."""
+    try:
+        return _SLOW[measure](row, batch_size, torch.device(device)), None
+    except Exception as error:
+        if _wants_memory(error):
+            edges = " x ".join(map(str, row.size))
+            where = f"in the memory of {device}"
+            return None, f"a batch of {batch_size}, {edges} pixels, does not fit {where}; try a smaller one"
+        return None, f"{type(error).__name__}: {error}"
+
+
+def _wants_memory(error: Exception) -> bool:
+    signs = ("allocate memory", "bad_alloc", "could not create a memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(sign in str(error) for sign in signs)
+
+
+def build(row: Row, device: torch.device | str) -> nn.Module:
+    """Construct the network of a row on a device."""
+    network = load(row.target)
+    with torch.device(device):
+        return network(len(row.size), row.in_channels, row.out_channels, **row.kwargs)
+
+
+def _parameters(row: Row) -> int:
+    return parameters(build(row, "meta"))
+
+
+def _macs(row: Row) -> int:
+    return macs(build(row, "meta"), (1, row.in_channels, *row.size))
+
+
+def _prepared(row: Row, batch_size: int, device: torch.device) -> tuple[nn.Module, Tensor]:
+    """Return network and images in the memory format that the trainer uses."""
+    network = build(row, "cpu").to(device)
+    network_to_channels_last(network)
+    return network, to_memory_format(torch.rand(batch_size, row.in_channels, *row.size, device=device))
+
+
+def _memory(row: Row, batch_size: int, device: torch.device) -> int:
+    def work() -> None:
+        step = TrainingStep(*_prepared(row, batch_size, device))
+        step()
+        step()  # from here on the optimiser's state is there in the forward pass too
+
+    return peak_bytes(work, device)
+
+
+def _throughput(row: Row, batch_size: int, device: torch.device) -> dict[str, float]:
+    keep_freed_memory(device)
+    network, image = _prepared(row, batch_size, device)
+    network.eval()
+    with torch.inference_mode():
+        forward, forward_runs = seconds(lambda: network(image), device)
+    training, training_runs = seconds(TrainingStep(network, image), device)
+    return {
+        "forward": batch_size / forward,
+        "forward_runs": forward_runs,
+        "training": batch_size / training,
+        "training_runs": training_runs,
+    }
+
+
+_QUICK: Mapping[str, Callable[[Row], int]] = {"parameters": _parameters, "macs": _macs}
+_SLOW: Mapping[str, Callable[[Row, int, torch.device], Any]] = {"memory": _memory, "throughput": _throughput}

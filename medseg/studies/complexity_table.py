@@ -1,0 +1,95 @@
+"""The costs of networks as cells of a table, for the terminal and for Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_MISSING = "-"
+
+
+def cells(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows of what `medseg.studies.complexity.measure` gave; what failed or is unknown is ``-``.
+
+    Columns that the paper has no figure for are left out.
+
+    Args:
+        result: of the measurement.
+    """
+    measures, rows = result["settings"]["measures"], result["rows"]
+    columns = [("network", [row["name"] for row in rows])]
+    papers = [row["paper"] or {} for row in rows]
+    if "parameters" in measures:
+        columns.append(("parameters", [_number(row["parameters"], ",d") for row in rows]))
+        columns.append(("paper's, 10^6", [_number(paper.get("parameters"), ".2f") for paper in papers]))
+    if "macs" in measures:
+        columns.append(("GMAC", [_number(row["macs"], ",.2f", 1e9) for row in rows]))
+        columns.append(("paper's GMAC", [_number(paper.get("macs"), ".2f") for paper in papers]))
+        columns.append(('paper\'s "FLOPs", 10^6', [_number(paper.get("flops_as_printed"), ".2f") for paper in papers]))
+    if "memory" in measures:
+        columns.append(("peak MiB", [_number(row["memory_bytes"], ",.0f", 2**20) for row in rows]))
+    if "throughput" in measures:
+        for key in ("forward", "training"):
+            speeds = [(row["throughput"] or {}).get(key) for row in rows]
+            columns.append((f"images/s {key}", [_number(speed, ".3g") for speed in speeds]))
+    columns = [c for c in columns if not c[0].startswith("paper's") or any(cell != _MISSING for cell in c[1])]
+    headings, values = zip(*columns, strict=True)
+    return list(headings), [list(row) for row in zip(*values, strict=True)]
+
+
+def notes(result: Mapping[str, Any]) -> list[str]:
+    """Return what a reader must know of the numbers: settings, what is counted, and what failed.
+
+    Args:
+        result: of the measurement.
+    """
+    settings, rows = result["settings"], result["rows"]
+    inputs = dict.fromkeys(
+        f"{row['in_channels']} in, {row['out_channels']} out, {' x '.join(map(str, row['size']))}" for row in rows
+    )
+    lines = [f"channels and size: {'; '.join(inputs)}"]
+    if "macs" in settings["measures"]:
+        lines.append(MACS)
+    if "batch_size" in settings:
+        device = f"{settings['device']} ({settings['device_name']})" if settings["device_name"] else settings["device"]
+        lines.append(
+            f"{settings['batch_size']} images at a time on {device}, {settings['threads']} threads, "
+            f"{settings['precision']}, {settings['memory_format']}"
+        )
+    if "memory" in settings["measures"]:
+        lines.append(MEMORY)
+    if "throughput" in settings["measures"]:
+        lines.append(THROUGHPUT)
+    if any(row["paper"] and row["paper"]["flops_as_printed"] is not None for row in rows):
+        lines.append(FLOPS)
+    return lines + [f"{row['name']}: no {name}: {error}" for row in rows for name, error in row["errors"].items()]
+
+
+def to_markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Write a table; columns of numbers are aligned on the right.
+
+    Args:
+        headings: of the columns.
+        rows: of cells.
+    """
+    numbers = [all(cell == _MISSING or cell[0].isdigit() for cell in column) for column in zip(*rows, strict=True)]
+    rule = ["---:" if number else "---" for number in numbers]
+    return "".join("| " + " | ".join(row) + " |\n" for row in (headings, rule, *rows))
+
+
+MACS = (
+    "GMAC: 10^9 multiply-adds of one image's forward pass in evaluation, in convolutions, linear layers, matrix "
+    "products and attention; element-wise work, normalisation, pooling and interpolation are not counted"
+)
+MEMORY = (
+    "peak MiB: tensors at the peak of a training step (weights, gradients, Adam's state, feature maps), without what "
+    "libraries take for themselves"
+)
+THROUGHPUT = "images/s: median after warming up; training is forward, backward and a step of Adam"
+FLOPS = 'the paper\'s "FLOPs" know no image size (2 per parameter, more or less) and do not compare with GMAC'
+
+
+def _number(value: float | None, form: str, unit: float = 1) -> str:
+    if value is None:
+        return _MISSING
+    return format(value if unit == 1 else value / unit, form)

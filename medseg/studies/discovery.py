@@ -1,0 +1,136 @@
+"""Which networks there are: read from the modules of `medseg.networks`, so that a new one needs no list.
+
+A network is a public ``nn.Module`` whose constructor is that of the house, ``(spatial_dims, in_channels,
+out_channels, *, ...)`` with defaults for all the rest, and of which no other class of its module is built.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import ModuleType
+
+from torch import nn
+
+PACKAGE = "medseg.networks"
+_FIRST = ("spatial_dims", "in_channels", "out_channels")
+
+
+class UnknownNetworkError(ValueError):
+    """A name that no network has."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network and where it is.
+
+    Attributes:
+        name: of the class; of the module where it cannot be imported.
+        module: dotted path of the module.
+    """
+
+    name: str
+    module: str
+
+    @property
+    def target(self) -> str:
+        """Dotted path, as ``_target_`` of a bundle has it."""
+        return f"{self.module}.{self.name}"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What a user may call it."""
+        return self.name, self.module.rpartition(".")[2], self.target
+
+
+def networks(package: str = PACKAGE) -> list[Network]:
+    """Return every network of a package, by module and class name.
+
+    A module that cannot be imported stands in the list too, under its own name: building it says why.
+
+    Args:
+        package: dotted path.
+    """
+    found = []
+    for info in sorted(pkgutil.iter_modules(importlib.import_module(package).__path__), key=lambda info: info.name):
+        path = f"{package}.{info.name}"
+        try:
+            module = importlib.import_module(path)
+        except Exception:  # shown by whoever builds it, beside the networks that work
+            found.append(Network(info.name, path))
+            continue
+        found += [Network(name, path) for name in networks_of(module)]
+    return found
+
+
+def networks_of(module: ModuleType) -> list[str]:
+    """Return the names of the classes of a module that are networks."""
+    own = {
+        name: value
+        for name, value in vars(module).items()
+        if inspect.isclass(value) and issubclass(value, nn.Module) and value.__module__ == module.__name__
+    }
+    parts = _used_by_others(ast.parse(inspect.getsource(module)))
+    return sorted(n for n, c in own.items() if not n.startswith("_") and n not in parts and _has_signature(c))
+
+
+def find(names: Sequence[str], among: Sequence[Network]) -> list[Network]:
+    """Return the networks called so, in the order of the names.
+
+    Args:
+        names: of classes or modules, in any case, or dotted paths of classes.
+        among: the networks there are.
+
+    Raises:
+        UnknownNetworkError: if a name fits none.
+    """
+    by_name: dict[str, list[Network]] = {}
+    for network in among:
+        for name in dict.fromkeys(name.lower() for name in network.names):
+            by_name.setdefault(name, []).append(network)
+    found: dict[Network, None] = {}
+    for name in names:
+        if name.lower() not in by_name:
+            near = difflib.get_close_matches(name.lower(), by_name, 1, cutoff=0)
+            hint = f"; the nearest is {by_name[near[0]][0].name}" if near else ""
+            known = ", ".join(network.name for network in among)
+            raise UnknownNetworkError(f"there is no network {name!r}{hint}; choose from {known}")
+        found |= dict.fromkeys(by_name[name.lower()])
+    return list(found)
+
+
+def load(target: str) -> type[nn.Module]:
+    """Return the class at a dotted path.
+
+    Raises:
+        ImportError: if there is none.
+    """
+    module, _, name = target.rpartition(".")
+    network: object = getattr(importlib.import_module(module), name, None)
+    if not (inspect.isclass(network) and issubclass(network, nn.Module)):
+        raise ImportError(f"{module} has no network {name}")
+    return network
+
+
+def _has_signature(network: type[nn.Module]) -> bool:
+    first, rest = (parameters := list(inspect.signature(network).parameters.values()))[:3], parameters[3:]
+    return tuple(parameter.name for parameter in first) == _FIRST and all(
+        parameter.kind is parameter.KEYWORD_ONLY and parameter.default is not parameter.empty for parameter in rest
+    )
+
+
+def _used_by_others(tree: ast.Module) -> set[str]:
+    """Return the names that a class or function uses, other than its own; what a class inherits is no use."""
+    used = set()
+    for definition in tree.body:
+        if isinstance(definition, ast.ClassDef | ast.FunctionDef):
+            names = {
+                node.id for part in definition.body for node in ast.walk(part) if isinstance(node, ast.Name)
+            }  # annotations count: what takes a network as an argument is no network's part either way
+            used |= names - {definition.name}
+    return used

@@ -1,0 +1,60 @@
+"""Work in a process of its own: what it allocates ends with it, and so does a failure for want of memory."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class EndedError(RuntimeError):
+    """The process went away without a result."""
+
+
+def isolated(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """Call a function in a fresh process.
+
+    Under Linux the process is refused memory that the machine does not have, which raises an error there instead of
+    making the system end some process.
+
+    Args:
+        function: of a module, with arguments and result that can be pickled.
+        args: for it.
+        kwargs: for it.
+
+    Returns:
+        What it returns; what it raises is raised here.
+
+    Raises:
+        EndedError: if the process was ended from outside.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_prepare) as pool:
+        try:
+            return pool.submit(function, *args, **kwargs).result()
+        except BrokenProcessPool as error:
+            raise EndedError("its process was ended from outside, as systems do when memory runs out") from error
+
+
+def _prepare() -> None:
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler reports the absence of a GPU as an error
+    if sys.platform != "linux":
+        return
+    import resource
+
+    kib = _kib("/proc/meminfo", "MemAvailable") + _kib("/proc/self/status", "VmData")
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    limit = kib * 1024 if hard == resource.RLIM_INFINITY else min(kib * 1024, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
+def _kib(path: str, key: str) -> int:
+    lines = Path(path).read_text(encoding="ascii", errors="replace").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))

@@ -1,0 +1,133 @@
+"""What a network costs: parameters, multiply-adds, peak memory, seconds."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+_WARM_UP = 2
+_LEAST, _MOST, _ENOUGH_SECONDS = 3, 20, 5.0
+_CPU = 0  # number of the device type in torch's traces
+
+
+def parameters(network: nn.Module) -> int:
+    """Return the number of learned values; running statistics are not among them."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def macs(network: nn.Module, *shapes: Sequence[int]) -> int:
+    """Count the multiply-adds of one forward pass in evaluation, without computing.
+
+    Those of convolutions, linear layers, matrix products and attention are counted, half of what torch's counter
+    gives. Element-wise work, normalisation, pooling and interpolation are not.
+
+    Args:
+        network: on the ``meta`` device.
+        shapes: of its inputs.
+
+    Raises:
+        ValueError: if the network is not on the ``meta`` device.
+    """
+    devices = {str(tensor.device) for tensor in (*network.parameters(), *network.buffers())} - {"meta"}
+    if devices:
+        raise ValueError(f"the network is on {', '.join(devices)}; build it under torch.device('meta')")
+    inputs = [torch.empty(*shape, device="meta") for shape in shapes]
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network.eval()(*inputs)
+    return int(counter.get_total_flops()) // 2
+
+
+def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
+    """Return how much memory tensors take at most while ``work`` runs, above what they took before.
+
+    Counted is what is asked of torch's allocator: tensors and the scratch memory of torch's own kernels, not that of
+    libraries (oneDNN) nor the process itself.
+
+    Args:
+        work: called once.
+        device: where it allocates, CPU or CUDA.
+
+    Raises:
+        ValueError: if the device keeps no such record.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        work()
+        torch.cuda.synchronize(device)
+        return int(torch.cuda.max_memory_allocated(device) - before)
+    if device.type != "cpu":
+        raise ValueError(f"memory is measured on cpu and cuda; the device is {device}")
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        work()
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.json"
+        record.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
+    changes = [e for e in events if e["name"] == "[memory]" and e["args"]["Device Type"] == _CPU]
+    if not changes:
+        return 0
+    first = min(changes, key=lambda event: float(event["ts"]))["args"]
+    before = first["Total Allocated"] - first["Bytes"]
+    return int(max(event["args"]["Total Allocated"] for event in changes) - before)
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> tuple[float, int]:
+    """Time work that has been warmed up.
+
+    Args:
+        work: called twice uncounted, then 3 to 20 times, fewer the longer it takes.
+        device: waited for where it computes by itself.
+
+    Returns:
+        Median in seconds and the number of runs.
+    """
+
+    def once() -> float:
+        start = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    for _ in range(_WARM_UP):
+        once()
+    times: list[float] = []
+    while len(times) < _LEAST or (len(times) < _MOST and sum(times) < _ENOUGH_SECONDS):
+        times.append(once())
+    return statistics.median(times), len(times)
+
+
+class TrainingStep:
+    """Forward, backward and one step of Adam, on the same images each time.
+
+    The loss is the mean of the squared outputs, so that the figures are the network's.
+
+    Args:
+        network: put into training.
+        image: batch ``(B, C, *S)``.
+    """
+
+    def __init__(self, network: nn.Module, image: Tensor) -> None:
+        self.network = network.train()
+        self.image = image
+        self.optimizer = torch.optim.Adam(network.parameters())
+
+    def __call__(self) -> None:
+        """Train one step."""
+        self.optimizer.zero_grad(set_to_none=True)
+        outputs = self.network(self.image)
+        values = [outputs] if isinstance(outputs, Tensor) else list(outputs.values())
+        loss = torch.stack([value.square().mean() for value in values]).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()

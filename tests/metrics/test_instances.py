@@ -1,0 +1,500 @@
+"""Instance scores against counting by hand and against a dense reference; splitting of masks into instances."""
+
+import functools
+import io
+import json
+import math
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+from scipy.optimize import linear_sum_assignment
+from skimage.measure import label as skimage_label
+
+from medseg.metrics.instances import (
+    IOU_THRESHOLDS,
+    SCORES,
+    InstanceMatching,
+    InstanceScores,
+    label_instances,
+)
+
+Array = NDArray[Any]
+
+DSB_TOUCHING = ("97158b2fe387", "9f073db4acd7", "b67a6e5da8b1")  # 256 x 256, with nuclei that touch
+
+
+def strip(*runs: tuple[int, int], rows: int = 10) -> Array:
+    """Return bands side by side, each an id and a number of columns."""
+    return np.repeat(np.concatenate([np.full(width, index) for index, width in runs])[None], rows, axis=0)
+
+
+def scores_of(*images: tuple[Array, Array], thresholds: tuple[float, ...] = IOU_THRESHOLDS) -> InstanceScores:
+    counter = InstanceMatching(thresholds)
+    for prediction, truth in images:
+        counter.update(prediction, truth)
+    return counter.compute()
+
+
+def blobs(seed: int, objects: int, shape: tuple[int, ...] = (14, 15), background: float = 0.3) -> Array:
+    """Return touching objects: every pixel belongs to the nearest of some random points, some to none."""
+    rng = np.random.default_rng(seed)
+    points = rng.uniform(0, 1, (objects, len(shape))) * shape
+    grid = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"), -1)
+    distance = np.linalg.norm(grid[..., None, :] - points, axis=-1)
+    nearest = distance.argmin(-1) + 1
+    nearest[distance.min(-1) > (1 - background) * distance.min(-1).max()] = 0
+    return nearest
+
+
+def disturbed(truth: Array, seed: int) -> Array:
+    """Return a guess of the truth: shifted, with objects merged, lost and cut."""
+    rng = np.random.default_rng(seed)
+    guess = np.roll(truth, rng.integers(-1, 2, truth.ndim), tuple(range(truth.ndim)))
+    guess[guess == rng.integers(1, 7)] = 0
+    guess[guess == rng.integers(1, 7)] = 3
+    corner = tuple(slice(None, n // 2) for n in truth.shape)
+    guess[corner] += 10 * (guess[corner] > 0)
+    return guess
+
+
+def dense_iou(prediction: Array, truth: Array) -> Array:
+    """Compare every true mask with every predicted mask."""
+    rows = [
+        [
+            ((truth == t) & (prediction == p)).sum() / ((truth == t) | (prediction == p)).sum()
+            for p in np.unique(prediction[prediction > 0])
+        ]
+        for t in np.unique(truth[truth > 0])
+    ]
+    return np.array(rows).reshape(len(rows), len(np.unique(prediction[prediction > 0])))
+
+
+def most_matches(iou: Array, threshold: float) -> tuple[int, float]:
+    """Try all assignments: the most matches, and the largest sum of their IoU."""
+
+    @functools.cache
+    def best(row: int, taken: frozenset[int]) -> tuple[int, float]:
+        if row == len(iou):
+            return 0, 0.0
+        found = [best(row + 1, taken)]
+        for column in set(range(iou.shape[1])) - taken:
+            if iou[row, column] >= threshold:
+                count, total = best(row + 1, taken | {column})
+                found.append((count + 1, total + float(iou[row, column])))
+        return max(found)
+
+    return best(0, frozenset())
+
+
+def assert_same_scores(one: InstanceScores, other: InstanceScores) -> None:
+    """Compare to the last bit, NaN equal to NaN."""
+    assert json.dumps(one.to_dict()) == json.dumps(other.to_dict())
+
+
+def test_thresholds_are_the_decimals() -> None:
+    assert IOU_THRESHOLDS == (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+    assert InstanceMatching(np.arange(0.5, 1.0, 0.05)).thresholds == IOU_THRESHOLDS  # 0.6000000000000001 and the like
+
+
+def test_perfect() -> None:
+    truth = strip((1, 4), (2, 4), (0, 2), (7, 3))
+    ours = scores_of((truth, truth))
+    assert ours.true_positives == [3] * 10
+    assert ours.false_positives == ours.false_negatives == [0] * 10
+    for average in (ours.pooled, ours.per_image):
+        for name in SCORES:
+            assert getattr(average, name) == [1.0] * 10
+        assert average.means == dict.fromkeys(SCORES, 1.0)
+
+
+def test_merged_pair() -> None:
+    """A (100 pixels) and B (60) touch and are predicted as one, IoU(A, AB) = 100 / 160 = 0.625; C is right.
+
+    0.5, 0.55, 0.6: A and C are found, B is missed: AP 2/3. From 0.65: C alone, AB is invented, A and B are missed: 1/4.
+    """
+    truth = strip((1, 10), (2, 6), (0, 1), (3, 10))
+    prediction = strip((5, 16), (0, 1), (6, 10))
+    ours = scores_of((prediction, truth))
+    assert ours.true_positives == [2] * 3 + [1] * 7
+    assert ours.false_positives == [0] * 3 + [1] * 7
+    assert ours.false_negatives == [1] * 3 + [2] * 7
+    assert ours.pooled.average_precision == pytest.approx([2 / 3] * 3 + [1 / 4] * 7)
+    assert ours.pooled.precision == pytest.approx([1] * 3 + [1 / 2] * 7)
+    assert ours.pooled.recall == pytest.approx([2 / 3] * 3 + [1 / 3] * 7)
+    assert ours.pooled.f1 == pytest.approx([4 / 5] * 3 + [2 / 5] * 7)
+    assert ours.pooled.mean_matched_iou == pytest.approx([(1 + 0.625) / 2] * 3 + [1] * 7)
+    assert ours.pooled.panoptic_quality == pytest.approx([1.625 / 2.5] * 3 + [1 / 2.5] * 7)  # 2.5 = (3 + 2) / 2
+    assert ours.pooled.means["average_precision"] == pytest.approx((3 * 2 / 3 + 7 / 4) / 10)  # 0.375
+    assert ours.image_average_precision == pytest.approx([0.375])
+
+
+def test_split() -> None:
+    """One object cut 7 to 3: the larger part has IoU 0.7, a match up to and with 0.7."""
+    ours = scores_of((strip((1, 7), (2, 3)), strip((1, 10))))
+    assert ours.true_positives == [1] * 5 + [0] * 5
+    assert ours.false_positives == [1] * 5 + [2] * 5
+    assert ours.false_negatives == [0] * 5 + [1] * 5
+    assert ours.pooled.average_precision == [0.5] * 5 + [0.0] * 5
+    assert ours.pooled.mean_matched_iou[:5] == pytest.approx([0.7] * 5)
+    assert all(math.isnan(value) for value in ours.pooled.mean_matched_iou[5:])
+    assert ours.pooled.means["mean_matched_iou"] == pytest.approx(0.7)  # where nothing matches there is no IoU
+
+
+def test_missed() -> None:
+    ours = scores_of((strip((1, 10), (0, 10)), strip((1, 10), (0, 5), (2, 5))))
+    assert ours.pooled.precision == [1.0] * 10
+    assert ours.pooled.recall == ours.pooled.average_precision == [0.5] * 10
+    assert ours.pooled.f1 == pytest.approx([2 / 3] * 10)
+
+
+def test_shifted_square() -> None:
+    """8 columns shifted by 2: 6 of 10 in common, IoU 0.6, which still counts at 0.6."""
+    truth, prediction = strip((0, 3), (1, 8), (0, 5)), strip((0, 5), (1, 8), (0, 3))
+    ours = scores_of((prediction, truth))
+    assert ours.pooled.average_precision == [1.0] * 3 + [0.0] * 7
+    assert ours.pooled.means["average_precision"] == pytest.approx(0.3)
+    assert ours.pooled.panoptic_quality == pytest.approx([0.6] * 3 + [0.0] * 7)
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 100])
+def test_an_iou_on_the_threshold_is_a_match(width: int) -> None:
+    for threshold in IOU_THRESHOLDS:
+        part = round(width * threshold)  # width is a multiple of 20, so that the share is exact
+        ours = scores_of((strip((1, part), (0, width - part), rows=3), strip((1, width), rows=3)))
+        assert ours.true_positives == [int(other <= threshold) for other in IOU_THRESHOLDS]
+
+
+def test_pooled_and_per_image_differ() -> None:
+    """One of one found, none of three: pooled AP 1/4, mean of the images (1 + 0) / 2."""
+    one = strip((1, 5), (0, 5))
+    three = strip((1, 3), (0, 1), (2, 3), (3, 3))
+    ours = scores_of((one, one), (np.zeros_like(three), three))
+    assert (ours.images, ours.true_objects, ours.predicted_objects, ours.empty_images) == (2, 4, 1, 0)
+    assert ours.pooled.average_precision == ours.pooled.recall == [0.25] * 10
+    assert ours.pooled.precision == [1.0] * 10
+    for name in ("precision", "recall", "f1", "average_precision", "panoptic_quality"):
+        assert getattr(ours.per_image, name) == [0.5] * 10, name
+    assert ours.per_image.mean_matched_iou == [1.0] * 10  # of the image that has a match
+    assert ours.image_average_precision == [1.0, 0.0]
+
+
+def test_two_halves_of_one_prediction_are_one_match() -> None:
+    """Both true halves have IoU 0.5 with the whole; a prediction is matched once."""
+    ours = scores_of((strip((1, 10)), strip((1, 5), (2, 5))))
+    assert ours.true_positives == [1] + [0] * 9
+    assert ours.false_negatives == [1] + [2] * 9
+    assert ours.pooled.average_precision[0] == 0.5
+
+
+def test_low_thresholds_take_the_most_matches_and_not_the_best_pair_first() -> None:
+    """IoU(t1, p1) = 7/14 is the largest, but t1-p2 (3/10) and t2-p1 (4/17) are two matches."""
+    truth, prediction = strip((1, 10), (2, 10)), strip((2, 3), (1, 11), (0, 6))
+    ours = scores_of((prediction, truth), thresholds=(0.2, 0.25, 0.5))
+    assert ours.true_positives == [2, 1, 1]
+    assert ours.pooled.mean_matched_iou == pytest.approx([(3 / 10 + 4 / 17) / 2, 7 / 14, 7 / 14])
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("shape", [(14, 15), (6, 7, 8)])
+def test_equals_trying_all_assignments(seed: int, shape: tuple[int, ...]) -> None:
+    truth = blobs(seed, 6, shape)
+    prediction = disturbed(truth, seed)
+    thresholds = (0.05, 0.1, 0.2, 0.3, *IOU_THRESHOLDS)
+    ours = scores_of((prediction, truth), thresholds=thresholds)
+    iou = dense_iou(prediction, truth)
+    best = [most_matches(iou, threshold) for threshold in thresholds]
+    assert ours.true_positives == [count for count, _ in best]
+    objects = (ours.true_objects + ours.predicted_objects) / 2
+    assert ours.pooled.panoptic_quality == pytest.approx([total / objects for _, total in best])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_equals_one_dense_assignment(seed: int) -> None:
+    """Many objects: the published recipe, an assignment over all pairs (StarDist, Cellpose)."""
+    truth = blobs(seed, 120, (90, 100))
+    prediction = disturbed(np.roll(truth, 1, 0), seed)
+    ours = scores_of((prediction, truth))
+    iou = dense_iou(prediction, truth)
+    for threshold, hits in zip(IOU_THRESHOLDS, ours.true_positives, strict=True):
+        rows, columns = linear_sum_assignment(-(iou >= threshold).astype(float) - iou / (2 * min(iou.shape)))
+        assert hits == (iou[rows, columns] >= threshold).sum()
+    assert (ours.true_objects, ours.predicted_objects) == iou.shape
+    assert ours.true_positives[0] > ours.true_positives[-1]  # the case is not trivial
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.int32, np.uint32, np.int64, np.uint64])
+def test_ids_are_names(dtype: Any) -> None:
+    """Other ids, with gaps up to 65,535, in any integer type: the same scores."""
+    truth = blobs(3, 9)
+    prediction = disturbed(truth, 3)
+    expected = scores_of((prediction, truth))
+    rng = np.random.default_rng(0)
+    top = min(np.iinfo(dtype).max, 65535)
+    lookup = np.append(0, rng.choice(np.arange(1, top), 30, replace=False))
+    lookup[1:][rng.integers(30)] = top
+    assert_same_scores(scores_of((lookup[prediction].astype(dtype), lookup[::-1][30 - truth].astype(dtype))), expected)
+    assert_same_scores(scores_of((np.asfortranarray(prediction), truth[::1].astype(dtype))), expected)
+
+
+def test_order_of_axes_does_not_matter_and_swapping_roles_swaps_errors() -> None:
+    truth = blobs(5, 12, (10, 11, 12))
+    prediction = disturbed(truth, 5)
+    ours = scores_of((prediction, truth))
+    assert_same_scores(scores_of((prediction.T, truth.T)), ours)
+    swapped = scores_of((truth, prediction))
+    assert swapped.false_positives == ours.false_negatives != ours.false_positives
+    assert swapped.pooled.precision == ours.pooled.recall
+    assert swapped.pooled.average_precision == ours.pooled.average_precision
+
+
+def test_3d_shift() -> None:
+    """A cube of 8 x 4 x 4 shifted by 2 along its first axis: 6 of 10 slices in common."""
+    truth = np.zeros((12, 6, 6), dtype=np.uint16)
+    truth[1:9, 1:5, 1:5] = 65535
+    assert scores_of((np.roll(truth, 2, 0), truth)).pooled.average_precision == [1.0] * 3 + [0.0] * 7
+
+
+def test_empty_images() -> None:
+    none, some = np.zeros((4, 6), dtype=np.int64), strip((1, 3), (0, 3), rows=4)
+    rates = ("precision", "recall", "f1", "average_precision", "panoptic_quality")
+    for prediction, truth, expected in [(none, some, 0.0), (some, none, 0.0), (none, none, 1.0)]:
+        ours = scores_of((prediction, truth))
+        for name in rates:
+            assert getattr(ours.pooled, name) == getattr(ours.per_image, name) == [expected] * 10, name
+        assert all(math.isnan(value) for value in ours.pooled.mean_matched_iou)
+        assert ours.to_dict()["pooled"]["mean_matched_iou"] is None
+    ours = scores_of((none, none), (none, some), (some, none), (some, some))
+    assert ours.empty_images == 1
+    assert ours.per_image.average_precision == [0.5] * 10  # (1 + 0 + 0 + 1) / 4
+    assert ours.pooled.average_precision == pytest.approx([1 / 3] * 10)  # TP 1, FP 1, FN 1
+    assert ours.image_average_precision == [1.0, 0.0, 0.0, 1.0]
+
+
+def test_nothing_counted_gives_no_numbers() -> None:
+    ours = InstanceMatching().compute()
+    assert (ours.images, ours.true_objects, ours.true_positives) == (0, 0, [0] * 10)
+    plain = ours.to_dict()
+    assert plain["pooled"] == plain["per_image"] == dict.fromkeys(SCORES)
+    json.dumps(plain, allow_nan=False)
+
+
+def test_to_dict() -> None:
+    plain = scores_of((strip((1, 7), (2, 3)), strip((1, 10)))).to_dict()
+    assert json.loads(json.dumps(plain, allow_nan=False)) == plain
+    row = plain["thresholds"][4]
+    assert (row["threshold"], row["true_positives"], row["false_positives"], row["false_negatives"]) == (0.7, 1, 1, 0)
+    assert row["pooled"]["recall"] == row["per_image"]["recall"] == 1.0
+    assert plain["thresholds"][5]["pooled"]["mean_matched_iou"] is None
+    assert plain["pooled"]["average_precision"] == plain["per_image"]["average_precision"] == 0.25
+
+
+def test_merge_and_reset() -> None:
+    images = [(disturbed(blobs(seed, 5 + seed), seed), blobs(seed, 5 + seed)) for seed in range(4)]
+    first, second = InstanceMatching(), InstanceMatching()
+    for image in images[:2]:
+        first.update(*image)
+    for image in images[2:]:
+        second.update(*image)
+    first.merge(second)
+    assert_same_scores(first.compute(), scores_of(*images))
+    first.reset()
+    assert first.compute().images == 0
+    assert second.compute().images == 2
+    with pytest.raises(ValueError, match=r"IoU \(0.5,\) to counts at IoU \(0.5, 0.55"):
+        first.merge(InstanceMatching([0.5]))
+
+
+@pytest.mark.parametrize(
+    ("prediction", "truth", "error", "message"),
+    [
+        (np.zeros((3, 4), int), np.zeros((4, 3), int), ValueError, r"prediction \(3, 4\) and truth \(4, 3\) differ"),
+        (np.zeros((3, 4), int), np.full((3, 4), -1), ValueError, "the truth holds the instance id -1"),
+        (np.full((3, 4), 2**31), np.zeros((3, 4), int), ValueError, "id 2147483648, above 2147483647"),
+        (np.zeros((3, 4)), np.zeros((3, 4), int), TypeError, "the prediction is float64, not a numpy array of integer"),
+        (np.zeros((3, 4), int), np.zeros((3, 4), bool), TypeError, "the truth is bool.*label_instances"),
+        (torch.zeros(3, 4), np.zeros((3, 4), int), TypeError, "the prediction is Tensor"),
+        (np.zeros((1, 1, 3, 4), int), np.zeros((1, 1, 3, 4), int), ValueError, r"\(1, 1, 3, 4\) is no 2D or 3D image"),
+        (np.zeros((0, 4), int), np.zeros((0, 4), int), ValueError, r"\(0, 4\) is no 2D or 3D image"),
+    ],
+)
+def test_bad_maps(prediction: Any, truth: Any, error: type[Exception], message: str) -> None:
+    counter = InstanceMatching()
+    with pytest.raises(error, match=message):
+        counter.update(prediction, truth)
+    assert counter.compute().images == 0  # nothing half counted
+
+
+@pytest.mark.parametrize("thresholds", [(), (0.0,), (0.5, 1.1), (0.6, 0.5), (0.5, 0.5), (math.nan,)])
+def test_bad_thresholds(thresholds: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match=r"IoU thresholds .* must be in \(0, 1\] and ascend"):
+        InstanceMatching(thresholds)
+
+
+def balls(shape: tuple[int, ...], *centres_and_radius: tuple[tuple[float, ...], float]) -> Array:
+    grid = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"), -1)
+    mask = np.zeros(shape, dtype=bool)
+    for centre, radius in centres_and_radius:
+        mask |= np.linalg.norm(grid - np.array(centre), axis=-1) <= radius
+    return mask
+
+
+def assert_partition(instances: Array, mask: Array, connectivity: int = 1) -> None:
+    """Hold that ids are 1 ... n, cover the mask and are connected."""
+    assert instances.dtype == np.int32
+    assert np.array_equal(instances > 0, mask > 0)
+    assert np.array_equal(np.unique(instances[instances > 0]), np.arange(1, instances.max(initial=0) + 1))
+    for index in range(1, instances.max(initial=0) + 1):
+        assert skimage_label(instances == index, connectivity=connectivity).max() == 1
+
+
+@pytest.mark.parametrize("shape", [(30, 31), (11, 12, 13)])
+def test_components(shape: tuple[int, ...]) -> None:
+    mask = np.random.default_rng(0).random(shape) < 0.3
+    for connectivity in range(1, len(shape) + 1):
+        ours = label_instances(mask, connectivity=connectivity)
+        assert_partition(ours, mask, connectivity)
+        assert ours.max() == skimage_label(mask, connectivity=connectivity).max()
+    for same in (mask.astype(np.uint8) * 255, mask.astype(np.int64), np.asfortranarray(mask)):
+        assert np.array_equal(label_instances(same), label_instances(mask))
+
+
+@pytest.mark.parametrize("method", ["components", "watershed"])
+def test_corner_to_corner(method: Any) -> None:
+    mask = np.zeros((8, 8), dtype=bool)
+    mask[:4, :4] = mask[4:, 4:] = True
+    assert label_instances(mask, method).max() == 2
+    assert label_instances(mask, connectivity=2).max() == 1
+
+
+def test_min_size() -> None:
+    mask = strip((1, 1), (0, 1), (1, 2), (0, 1), (1, 3), rows=2)  # 2, 4 and 6 pixels
+    for min_size, sizes in [(0, [2, 4, 6]), (2, [2, 4, 6]), (3, [4, 6]), (5, [6]), (7, [])]:
+        ours = label_instances(mask, min_size=min_size)
+        assert np.bincount(ours.ravel())[1:].tolist() == sizes
+        assert np.array_equal(ours, label_instances(mask, "watershed", min_size=min_size))
+
+
+@pytest.mark.parametrize(
+    ("shape", "centres"),
+    [((40, 61), ((20, 20), (20, 40))), ((30, 30, 51), ((15, 15, 15), (15, 15, 35)))],
+)
+def test_watershed_cuts_two_balls_in_the_middle(shape: tuple[int, ...], centres: tuple[tuple[float, ...], ...]) -> None:
+    mask = balls(shape, *((centre, 12) for centre in centres))
+    assert label_instances(mask).max() == 1
+    ours = label_instances(mask, "watershed")
+    assert_partition(ours, mask)
+    left, right = np.bincount(ours.ravel())[1:]
+    plane = mask[..., (centres[0][-1] + centres[1][-1]) // 2].sum()  # pixels as far from one as from the other
+    assert abs(int(left) - int(right)) <= plane
+    assert label_instances(mask, "watershed", h=8).max() == 1  # the neck is not 8 pixels below the centres
+
+
+def test_h_is_the_depth_of_the_neck() -> None:
+    """Chambers of half-width 6 and a passage of half-width 3: the neck is 3 below the peaks."""
+    mask = np.zeros((15, 41), dtype=bool)
+    mask[2:13, 2:13] = mask[2:13, 28:39] = True
+    mask[5:10, 13:28] = True  # 5 rows: the middle one is 3 from the background, of 11 rows it is 6
+    assert label_instances(mask, "watershed", h=2.9).max() == 2
+    assert label_instances(mask, "watershed", h=3.0).max() == 1
+    assert label_instances(mask, "watershed", h=5.8, spacing=(2, 2)).max() == 2  # in the unit of the spacing
+    assert label_instances(mask, "watershed", h=6.0, spacing=(2, 2)).max() == 1
+
+
+def test_equal_peaks_of_one_dome_are_one_object() -> None:
+    """Two chambers whose neck is less than h below their equal peaks; skimage's h_maxima gives two markers here."""
+    from skimage.morphology import h_maxima
+
+    mask = np.zeros((11, 25), dtype=bool)
+    mask[1:10, 1:10] = mask[1:10, 15:24] = True
+    mask[2:9, 10:15] = True  # 7 rows between 9: the neck is 1 below
+    assert skimage_label(h_maxima(ndimage.distance_transform_edt(mask), 1.5)).max() == 2
+    assert label_instances(mask, "watershed", h=1.5).max() == 1
+    assert label_instances(mask, "watershed", h=0.9).max() == 2
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (2, 2), (2, 9), (6, 6), (6, 17), (3, 4, 5)])
+def test_watershed_keeps_convex_and_thin_objects_whole(shape: tuple[int, ...]) -> None:
+    for margin in (1, 3):
+        mask = np.pad(np.ones(shape, dtype=bool), margin)
+        for h in (0.1, 1.0, 50.0):
+            assert np.array_equal(label_instances(mask, "watershed", h=h), mask.astype(np.int32))
+
+
+@pytest.mark.parametrize("method", ["components", "watershed"])
+@pytest.mark.parametrize("shape", [(5, 6), (4, 5, 6), (0, 5)])
+def test_nothing_and_everything(method: Any, shape: tuple[int, ...]) -> None:
+    for value in (False, True):
+        ours = label_instances(np.full(shape, value), method)
+        assert ours.dtype == np.int32
+        assert np.array_equal(ours, np.full(shape, int(value)))
+
+
+def test_watershed_refines_components() -> None:
+    mask = balls((60, 60), *(((5 + 7 * (i % 8), 6 + 9 * (i // 8)), 3.0 + i % 4) for i in range(48)))
+    whole, cut = label_instances(mask), label_instances(mask, "watershed", h=0.5)
+    assert_partition(cut, mask)
+    assert cut.max() > whole.max()
+    for index in range(1, cut.max() + 1):
+        assert len(np.unique(whole[cut == index])) == 1
+
+
+@pytest.mark.parametrize(
+    ("mask", "options", "error", "message"),
+    [
+        (np.zeros((3, 3)), {}, TypeError, "the mask is float64, not .* threshold it first"),
+        (torch.zeros(3, 3), {}, TypeError, "the mask is Tensor"),
+        (np.zeros((1, 1, 3, 3), bool), {}, ValueError, r"\(1, 1, 3, 3\) is neither 2D nor 3D"),
+        (np.array([[0, 1], [2, 2]]), {}, ValueError, r"classes \[1, 2\].*mask == 1"),
+        (np.ones((3, 3), bool), {"method": "flow"}, ValueError, "method is 'flow'"),
+        (np.ones((3, 3), bool), {"connectivity": 3}, ValueError, "connectivity is 3; it must be 1 to 2"),
+        (np.ones((3, 3), bool), {"min_size": -1}, ValueError, "min_size is -1"),
+        (np.ones((3, 3), bool), {"h": 2.0}, ValueError, "h is 2.0 and .* no use for them; set method='watershed'"),
+        (np.ones((3, 3), bool), {"spacing": (1, 1)}, ValueError, "'components' has no use for them"),
+        (np.ones((3, 3), bool), {"method": "watershed", "h": 0}, ValueError, "h is 0; it must be above 0"),
+        (np.ones((3, 3), bool), {"method": "watershed", "h": math.nan}, ValueError, "h is nan"),
+        (np.ones((3, 3), bool), {"method": "watershed", "spacing": (1, 1, 1)}, ValueError, "must hold 2 values"),
+        (np.ones((3, 3), bool), {"method": "watershed", "spacing": (1, 0)}, ValueError, "above 0 for a 2D mask"),
+    ],
+)
+def test_bad_masks_and_options(mask: Any, options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        label_instances(mask, **options)
+
+
+@pytest.fixture(scope="module")
+def nuclei(real_data: Path) -> list[Array]:
+    """Return instance maps of three images of the 2018 Data Science Bowl, one mask file a nucleus."""
+    path = real_data / "dsb2018" / "stage1_train.zip"
+    if not path.is_file():
+        pytest.skip(f"no {path}")
+    maps = []
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        for image in DSB_TOUCHING:
+            masks = [name for name in names if name.startswith(f"stage1_train/{image}") and "/masks/" in name]
+            truth = np.zeros((256, 256), dtype=np.uint16)
+            for index, name in enumerate(sorted(masks), start=1):
+                truth[np.asarray(Image.open(io.BytesIO(archive.read(name)))) > 0] = index
+            maps.append(truth)
+    return maps
+
+
+def test_real_nuclei(nuclei: list[Array]) -> None:
+    perfect = scores_of(*((truth, truth) for truth in nuclei))
+    assert perfect.true_objects == perfect.predicted_objects == sum(int(truth.max()) for truth in nuclei) == 44
+    assert perfect.pooled.means == perfect.per_image.means == dict.fromkeys(SCORES, 1.0)
+
+    joined = scores_of(*((label_instances(truth > 0), truth) for truth in nuclei))
+    cut = scores_of(*((label_instances(truth > 0, "watershed"), truth) for truth in nuclei))
+    assert all(score < 1 for score in joined.image_average_precision)  # each image has nuclei that touch
+    assert joined.predicted_objects < perfect.true_objects
+    for average in ("pooled", "per_image"):
+        parted = getattr(cut, average).means["average_precision"]
+        assert getattr(joined, average).means["average_precision"] < parted < 1
