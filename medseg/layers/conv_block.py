@@ -28,13 +28,13 @@ def norm_act(spatial_dims: int, channels: int, act: Named, norm: Named | None) -
     Raises:
         ValueError: if MONAI knows no layer of that name.
     """
-    _check_name("act", act, Act)
+    check_name("act", act, Act)
     if act == "relu":  # saves a feature map: neither the normalisation nor the convolution before needs it back
         act = ("relu", {"inplace": True})
     activation: nn.Module = get_act_layer(act)
     if norm is None:
         return [activation]
-    _check_name("norm", norm, Norm)
+    check_name("norm", norm, Norm)
     return [get_norm_layer(norm, spatial_dims, channels), activation]
 
 
@@ -90,7 +90,17 @@ class ConvBlock(nn.Sequential):
         )
 
 
-def _check_name(option: str, layer: str | Sequence[Any], factory: LayerFactory) -> None:
+def check_name(option: str, layer: str | Sequence[Any], factory: LayerFactory) -> None:
+    """Refuse a layer that MONAI does not know by name.
+
+    Args:
+        option: the argument's name, for the message.
+        layer: name, or name and arguments.
+        factory: MONAI's, such as ``Act``.
+
+    Raises:
+        ValueError: naming the nearest or all known names.
+    """
     name = layer if isinstance(layer, str) else layer[0]
     if str(name).upper() not in factory.names:
         choices = ", ".join(sorted(known.lower() for known in factory.names))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from monai.networks.layers.factories import Act, Norm
 
-from medseg.layers.conv_block import Named, _check_name
+from medseg.layers.conv_block import Named, check_name
 
 
 def check_network_options(
@@ -35,6 +35,6 @@ def check_network_options(
         raise ValueError(f"in_channels is {in_channels}, out_channels is {out_channels}; both must be at least 1")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout is {dropout}; it must be in [0, 1)")
-    _check_name("act", act, Act)
+    check_name("act", act, Act)
     if norm is not None:
-        _check_name("norm", norm, Norm)
+        check_name("norm", norm, Norm)

@@ -9,6 +9,7 @@ from monai.networks.layers.factories import Conv, Dropout
 from torch import Tensor, nn
 
 from medseg.layers.conv_block import BlockFactory, ConvBlock, Named
+from medseg.layers.network_options import check_network_options
 from medseg.layers.unet_decoder import Concatenation, DecoderLevel
 from medseg.layers.unet_encoder import UNetEncoder
 
@@ -56,14 +57,9 @@ class UNetSkeleton(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if spatial_dims not in (2, 3):
-            raise ValueError(f"spatial_dims is {spatial_dims!r}; choose 2 or 3")
-        if in_channels < 1 or out_channels < 1:
-            raise ValueError(f"in_channels is {in_channels}, out_channels is {out_channels}; both must be at least 1")
+        check_network_options(spatial_dims, in_channels, out_channels, act=act, norm=norm, dropout=dropout)
         if len(channels) < 2 or min(channels) < 1:
             raise ValueError(f"channels is {tuple(channels)}; give two or more levels, each of at least one channel")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout is {dropout}; it must be in [0, 1)")
         self.encoder = UNetEncoder(spatial_dims, in_channels, channels, act, norm, block, bottom)
         self.dropout = Dropout[Dropout.DROPOUT, spatial_dims](dropout) if dropout else nn.Identity()
         self.decoder = nn.ModuleList(

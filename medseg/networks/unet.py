@@ -9,19 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor, nn
-
 from medseg.layers.conv_block import Named
 from medseg.layers.unet import UNetSkeleton
-
-
-class Concatenation(nn.Module):
-    """Join the maps of encoder and decoder channel-wise: twice ``(B, C, *S)`` to ``(B, 2 C, *S)``."""
-
-    def forward(self, encoder: Tensor, decoder: Tensor) -> Tensor:
-        """Return both maps."""
-        return torch.cat([encoder, decoder], dim=1)
 
 
 class UNet(UNetSkeleton):
@@ -59,8 +48,6 @@ class UNet(UNetSkeleton):
             in_channels,
             out_channels,
             channels=channels,
-            merge=lambda _: Concatenation(),
-            merged=lambda fine: 2 * fine,
             act=act,
             norm=norm,
             dropout=dropout,
