@@ -162,7 +162,7 @@ class Predictor(SupervisedEvaluator):
         image: Tensor = case["image_tensor"]
         try:
             with torch.inference_mode(), autocast(self.precision, self.state.device):
-                batch = image[None].to(self.state.device)
+                batch = image[None].to(self.state.device).float()
                 logits = self.inferer(batch, self.network)[0].float()
             mask = self.finish({"image": image, "pred": logits.cpu()})["pred"]
             write_mask(mask[0].cpu().numpy(), case["image"], case["target"])

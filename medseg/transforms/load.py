@@ -62,12 +62,15 @@ class LoadImagesd(MapTransform):
         keys: of paths.
         label_keys: which of them are labels: read as indices and kept as integers.
         allow_missing_keys: skip keys that are not there.
+        keep_uint8: leave images of 8 bits as they are, a quarter of the memory; they are then normalised on the device
+            (`medseg.transforms.normalise`).
 
     Raises:
         ValueError: if a file cannot be read; the message names it.
 
     Shape:
-        images ``(C, *S)`` float32; labels ``(1, *S)`` uint8, or int32 where a value is above 255 or negative.
+        images ``(C, *S)`` float32, or uint8 where ``keep_uint8`` says so; labels ``(1, *S)`` uint8, or int32 where a
+        value is above 255 or negative.
     """
 
     def __init__(
@@ -75,9 +78,11 @@ class LoadImagesd(MapTransform):
         keys: Sequence[Hashable] | Hashable,
         label_keys: Sequence[Hashable] = ("label",),
         allow_missing_keys: bool = False,
+        keep_uint8: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.label_keys = tuple(label_keys)
+        self.keep_uint8 = keep_uint8
         self._image = (PixelReader(), NibabelReader())
         self._label = (PixelReader(indices=True), NibabelReader())
 
@@ -91,7 +96,11 @@ class LoadImagesd(MapTransform):
             except Exception as error:  # PIL, nibabel and zlib each raise errors of their own, which name no file
                 reason = str(error).strip().splitlines() or [type(error).__name__]
                 raise ValueError(f"{key} {path} cannot be read: {reason[0]}") from error
-            loaded[key] = _as_indices(value, path) if key in self.label_keys else value.float()
+            if key in self.label_keys:
+                value = _as_indices(value, path)
+            elif not (self.keep_uint8 and value.dtype == torch.uint8):
+                value = value.float()
+            loaded[key] = value
         return loaded
 
 

@@ -241,6 +241,57 @@ def test_real_labels(real_data: Path) -> None:
     assert ours.absent == []
 
 
+def theirs_of(name: str, average: str | None, batches: list[tuple[Tensor, Tensor]], classes: int) -> Tensor:
+    """Return what torchmetrics counts from indices ``(B, *S)``."""
+    from torchmetrics import classification
+
+    metric = getattr(classification, name)(num_classes=classes, average=average, ignore_index=IGNORE)
+    for prediction, label in batches:
+        metric.update(prediction, label)
+    value: Tensor = metric.compute()
+    return value
+
+
+def test_real_labels_with_ignored_pixels_equal_torchmetrics(real_data: Path) -> None:
+    """VOC labels, where 255 runs round every object and most classes are absent; moved ones are the predictions."""
+    folder = real_data / "pascal_voc2012" / "VOCdevkit" / "VOC2012" / "SegmentationClass"
+    batches = []
+    for path in sorted(folder.iterdir()):
+        label = torch.from_numpy(np.array(Image.open(path)).astype(np.int64))[None]
+        batches.append((torch.where(label == IGNORE, 0, label).roll((9, -14), dims=(1, 2)), label))
+    ours = scores_of(batches, 21, IGNORE)
+    assert sum(ours.support) == sum(int((label != IGNORE).sum()) for _, label in batches)
+    assert sum(ours.support) < sum(label.numel() for _, label in batches)
+    assert 5 < len(ours.absent) < 15
+    assert 0.3 < ours.mean_iou < 0.95
+
+    iou = torch.tensor(ours.iou).nan_to_num(0.0)  # torchmetrics gives absent classes 0, and leaves them out of the mean
+    torch.testing.assert_close(theirs_of("MulticlassJaccardIndex", None, batches, 21), iou, rtol=1e-5, atol=1e-6)
+    for value, name, average in [
+        (ours.mean_iou, "MulticlassJaccardIndex", "macro"),
+        (ours.frequency_weighted_iou, "MulticlassJaccardIndex", "weighted"),
+        (ours.pixel_accuracy, "MulticlassAccuracy", "micro"),
+        (ours.mean_accuracy, "MulticlassAccuracy", "macro"),
+    ]:
+        assert float(theirs_of(name, average, batches, 21)) == pytest.approx(value, rel=1e-5), (name, average)
+
+
+def test_classes_that_are_not_in_the_labels_against_torchmetrics() -> None:
+    """Of six classes, 4 is predicted alone and 5 is nowhere."""
+    logits, label = random_batch(7, ignored=True)
+    guess = logits.argmax(1)
+    guess[0, :2] = 4
+    batches = [(guess, label[:, 0])]
+    ours = scores_of(batches, 6, IGNORE)
+    assert ours.absent == [5]
+    assert ours.iou[4] == 0
+    macro = float(theirs_of("MulticlassJaccardIndex", "macro", batches, 6))
+    assert ours.mean_iou == pytest.approx(macro, rel=1e-5)
+    # there is nothing to recall of class 4: left out here, the usual mean accuracy; torchmetrics counts it as 0
+    accuracy = float(theirs_of("MulticlassAccuracy", "macro", batches, 6))
+    assert ours.mean_accuracy == pytest.approx(accuracy * 5 / 4, rel=1e-5)
+
+
 def count_a_share(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     counter = ConfusionMatrix(CLASSES, IGNORE)

@@ -1,0 +1,34 @@
+"""Normalisation on the device as part of inference: the one place that training, evaluation and prediction share.
+
+All three call their network through an inferer, after the batch has come to the device; so do programs that read a
+bundle's ``network_def``, ``preprocessing`` and ``inferer`` alone. Overlays and masks keep the images as they were read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from monai.inferers import Inferer, SimpleInferer
+from torch import Tensor
+
+
+class NormalisingInferer(Inferer):
+    """Normalise the image, then run another inferer; padding of that one is then in normalised values: 0 is the mean.
+
+    Args:
+        normalise: such as `medseg.transforms.normalise.ImageNormalisation`; the same for training and inference.
+        inferer: runs the network on the normalised image; MONAI's ``SimpleInferer`` by default.
+
+    Shape:
+        as the other inferer.
+    """
+
+    def __init__(self, normalise: Callable[[Tensor], Tensor], inferer: Inferer | None = None) -> None:
+        super().__init__()
+        self.normalise = normalise
+        self.inferer = inferer or SimpleInferer()
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Return what the network gives for the normalised ``inputs``."""
+        return self.inferer(self.normalise(inputs), network, *args, **kwargs)
