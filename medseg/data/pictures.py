@@ -6,6 +6,8 @@ Resizing: pictures with Lanczos over the area that falls into a new pixel, the f
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,17 @@ import numpy.typing as npt
 
 from medseg.data.images import ImageError, read_image
 
-__all__ = ["Mask", "Pixels", "read_grey", "read_mask", "resize_image", "resize_mask", "write_png"]
+__all__ = [
+    "Mask",
+    "Pixels",
+    "link_image",
+    "read_grey",
+    "read_indices",
+    "read_mask",
+    "resize_image",
+    "resize_mask",
+    "write_png",
+]
 
 Pixels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -32,9 +44,30 @@ def read_grey(path: Path, *, label: bool) -> Pixels:
             raise ImageError(f"{path}: is transparent in places; store it as a grey picture")
         pixels = pixels[..., 0]
     if pixels.ndim != 2 or pixels.dtype != np.uint8:
-        kind = "a colour picture" if file.channels > 1 else f"of type {pixels.dtype}"
+        depth = f"of type {pixels.dtype}" + (", as instance numbers are" if label else "")
+        kind = "a colour picture" if file.channels > 1 else depth
         wanted = "a palette or grey PNG of class indices" if label else "an 8-bit grey picture"
         raise ImageError(f"{path}: is {kind}, but the release has {wanted}; take the file from the release again")
+    return pixels
+
+
+def read_indices(path: Path, image: Path, shape: tuple[int, ...]) -> Pixels:
+    """Read a label of class indices.
+
+    Args:
+        path: the label.
+        image: its image, for messages.
+        shape: height and width of the image.
+
+    Raises:
+        ImageError: if it is a colour picture, not 8 bit, or of another size than its image.
+    """
+    pixels = read_grey(path, label=True)
+    if pixels.shape != shape:
+        raise ImageError(
+            f"{path}: is {pixels.shape[0]}x{pixels.shape[1]}, but its image {image.name} is {shape[0]}x{shape[1]}; "
+            "take both from the release again"
+        )
     return pixels
 
 
@@ -51,6 +84,45 @@ def read_mask(path: Path) -> Mask:
         raise ImageError(f"{path}: holds the value {odd}, but masks are 0 and 255; take it from the release again")
     mask: Mask = pixels > 0
     return mask
+
+
+def link_image(source: Path, output: Path, stem: str) -> tuple[str, tuple[int, ...]]:
+    """Bring an 8-bit picture of a release into ``images`` of the output folder.
+
+    A colour picture keeps its bytes: it becomes a hard link, which takes no space, or a copy where the file system has
+    none. A grey one becomes a PNG of three equal channels, since networks for colour pictures take three.
+
+    Args:
+        source: the picture.
+        output: folder of the datalist.
+        stem: name of the new file without its suffix.
+
+    Returns:
+        The new file's path relative to `output`, and height and width.
+
+    Raises:
+        ImageError: if it is damaged, not 8 bit, of another number of channels, or the new file itself.
+    """
+    file = read_image(source)
+    if file.array.dtype != np.uint8 or file.channels not in (1, 3):
+        raise ImageError(
+            f"{source}: is {file.array.dtype} with {file.channels} channels, but the release has 8-bit RGB or grey "
+            "pictures; take the file from the release again"
+        )
+    name = f"images/{stem}{source.suffix if file.channels == 3 else '.png'}"
+    target = output / name
+    if target.resolve() == source.resolve():
+        raise ImageError(f"{source}: would be overwritten by what is made of it; choose another --output")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)  # an earlier run's link: writing into it would write into the release
+    if file.channels == 1:
+        write_png(target, np.repeat(file.array[..., None], 3, axis=2))
+    else:
+        try:
+            os.link(source.resolve(), target)
+        except OSError:
+            shutil.copyfile(source, target)
+    return name, file.shape
 
 
 def resize_image(pixels: Pixels, size: int) -> Pixels:

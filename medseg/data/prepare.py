@@ -22,7 +22,17 @@ from medseg.data.datalist import Datalist, DatalistError
 from medseg.data.download import DownloadError, download
 from medseg.data.progress import progress_bar
 
-__all__ = ["SourceError", "clear", "convert", "find_one", "is_complete", "make_parser", "open_sources", "run"]
+__all__ = [
+    "SourceError",
+    "check_counts",
+    "clear",
+    "convert",
+    "find_one",
+    "is_complete",
+    "make_parser",
+    "open_sources",
+    "run",
+]
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -32,18 +42,24 @@ class SourceError(ValueError):
     """The source is not the release that a data script expects, or not all of it."""
 
 
-def make_parser(description: str | None, where: str, source: Sequence[str] | None = None) -> argparse.ArgumentParser:
+def make_parser(
+    description: str | None, where: str, source: Sequence[str] | None = None, *, fixed: bool = False
+) -> argparse.ArgumentParser:
     """Return the command line of a data script; its own options are added to it.
 
     Args:
         description: text whose first line says what the script does.
         where: where the release is had.
         source: default sources, where the release can be fetched without a login.
+        fixed: the release fixes its lists: ``--allow-partial`` for `check_counts` instead of a seed.
     """
     made = argparse.ArgumentParser(description=(description or "").split("\n", 1)[0])
     made.add_argument("--source", nargs="+", default=source, help=f"folders, archives or URLs; {where}")
     made.add_argument("--output", type=Path, required=True, help="folder to write to")
-    made.add_argument("--seed", type=int, default=0, help="seed of the random divisions (default: %(default)s)")
+    if fixed:
+        made.add_argument("--allow-partial", action="store_true", help="take a release that lacks images")
+    else:
+        made.add_argument("--seed", type=int, default=0, help="seed of the random divisions (default: %(default)s)")
     made.add_argument("--sha256", nargs="+", help="expected hash of each source")
     made.add_argument("--overwrite", action="store_true", help="write again what is there")
     made.set_defaults(where=where)
@@ -146,6 +162,28 @@ def find_one(folders: Sequence[Path], pattern: str, *, is_folder: bool) -> Path 
         several = ", ".join(map(str, sorted(found)))
         raise SourceError(f"{pattern} is there {len(found)} times ({several}); name the folder of one as --source")
     return found.pop() if found else None
+
+
+def check_counts(found: Mapping[str, int], official: Mapping[str, int], *, where: Path, allow_partial: bool) -> str:
+    """Compare the images of a source with the numbers of the whole release; returns them in words.
+
+    Args:
+        found: images of each list.
+        official: images of each list of the release.
+        where: what was counted, for messages.
+        allow_partial: take other numbers, but not nothing at all.
+
+    Raises:
+        SourceError: if the numbers differ, or there is no image.
+    """
+    if dict(found) == dict(official):
+        return " and ".join(f"{count} {name}" for name, count in found.items()) + " images"
+    counts = " and ".join(f"{found[name]} of {count} {name}" for name, count in official.items()) + " images"
+    if not any(found.values()):
+        raise SourceError(f"{where}: has {counts}; unpack the release again")
+    if not allow_partial:
+        raise SourceError(f"{where}: has {counts}; complete it, or take what is there with --allow-partial")
+    return counts
 
 
 def is_complete(target: Path, record: Mapping[str, Any]) -> bool:

@@ -73,6 +73,7 @@ def trainer(
         evaluator: validates.
     """
     options = bundle.options()
+    dataset.seed = options.seed
     publish = options.publish if options.publish is not None else str(Path(bundle.root()) / "models" / "model.pt")
     run = Run(
         bundle.run_folder(),

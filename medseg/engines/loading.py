@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Engine
-from monai.data import CacheDataset, DataLoader, Dataset
+from monai.data import CacheDataset, DataLoader, Dataset, get_track_meta, set_track_meta
 from monai.transforms import Compose, Transform
 from torch import Tensor
 from torch.utils.data import DistributedSampler
@@ -82,7 +82,12 @@ class SegmentationDataset(torch.utils.data.Dataset[dict[str, Any]]):
         if self.augmentation is not None:
             state = np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)
             self.augmentation.set_random_state(seed=int(state[0]))
-            sample = self.augmentation(sample)
+            tracked = get_track_meta()
+            set_track_meta(False)  # samples are plain tensors here; tracking each operation doubles its time
+            try:
+                sample = self.augmentation(sample)
+            finally:
+                set_track_meta(tracked)
         return _plain_tensors(sample)
 
 

@@ -85,7 +85,11 @@ class Progress:
         parts.append(f"{values['images_per_second']:.1f} images/s")
         parts.append(f"waiting for data {100 * values['data_wait_share']:.1f} %")
         parts.append(f"{_clock(seconds)} spent, at most {_clock(pace * (self.epochs - epoch))} left")
+        if self._bar is not None:  # the line would be written into the bar's
+            self._bar.stop()
         logger.info("  ".join(parts))
+        if self._bar is not None:
+            self._bar.start()
 
 
 def _clock(seconds: float) -> str:

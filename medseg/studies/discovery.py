@@ -11,7 +11,7 @@ import difflib
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -118,19 +118,29 @@ def load(target: str) -> type[nn.Module]:
 
 
 def _has_signature(network: type[nn.Module]) -> bool:
-    first, rest = (parameters := list(inspect.signature(network).parameters.values()))[:3], parameters[3:]
+    parameters = list(inspect.signature(network).parameters.values())
+    first, rest = parameters[:3], parameters[3:]
     return tuple(parameter.name for parameter in first) == _FIRST and all(
-        parameter.kind is parameter.KEYWORD_ONLY and parameter.default is not parameter.empty for parameter in rest
+        parameter.kind is parameter.VAR_KEYWORD
+        or (parameter.kind is parameter.KEYWORD_ONLY and parameter.default is not parameter.empty)
+        for parameter in rest
     )
 
 
 def _used_by_others(tree: ast.Module) -> set[str]:
-    """Return the names that a class or function uses, other than its own; what a class inherits is no use."""
+    """Return the names that a class or function uses, other than its own; to inherit or annotate is no use."""
     used = set()
     for definition in tree.body:
         if isinstance(definition, ast.ClassDef | ast.FunctionDef):
-            names = {
-                node.id for part in definition.body for node in ast.walk(part) if isinstance(node, ast.Name)
-            }  # annotations count: what takes a network as an argument is no network's part either way
-            used |= names - {definition.name}
+            used |= {name for part in definition.body for name in _names(part)} - {definition.name}
     return used
+
+
+def _names(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Name):
+        yield node.id
+    for field, value in ast.iter_fields(node):
+        if field not in ("annotation", "returns"):
+            for child in value if isinstance(value, list) else [value]:
+                if isinstance(child, ast.AST):
+                    yield from _names(child)

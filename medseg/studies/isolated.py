@@ -44,7 +44,9 @@ def isolated(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) ->
 
 
 def _prepare() -> None:
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler reports the absence of a GPU as an error
+    # torch's profiler reports the absence of a GPU as an error, and memory that was there before as a surprise
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if sys.platform != "linux":
         return
     import resource

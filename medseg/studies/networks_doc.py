@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import inspect
 import re
+from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
 from medseg.studies.complexity import EDGES, IN_CHANNELS, OUT_CHANNELS, choose_rows, measure
 from medseg.studies.complexity_table import FLOPS, MACS, cells, to_markdown
+from medseg.studies.discovery import load
 from medseg.studies.paper_figures import ROWS, Row
 
 _LINK = re.compile(r"https://[^\s,;)\]]+")
@@ -29,6 +32,7 @@ def networks_doc() -> str:
         NetworksDocError: if a network cannot be measured, or its module names no paper.
     """
     rows = choose_rows()
+    modules = Counter(_module(row) for row in rows)
     parts = [
         f"<!-- Written by `{_REMAKE}`; do not edit. -->\n# Networks\n",
         "What `medseg complexity` measures of every network of `medseg.networks`, and what the papers print.\n",
@@ -36,7 +40,7 @@ def networks_doc() -> str:
         "## Every network as it comes\n",
         f"{IN_CHANNELS} channel in, {OUT_CHANNELS} classes, {EDGES[2]} x {EDGES[2]} pixels, constructor defaults.\n",
         _table(rows),
-        "\n".join(_line(row) for row in rows) + "\n",
+        "\n".join(_line(row, shared=modules[_module(row)] > 1) for row in rows) + "\n",
         "## Beside the papers\n",
         _papers(),
     ]
@@ -63,16 +67,26 @@ def _inputs(rows: Sequence[Row]) -> str:
     return f"{row.in_channels} in, {row.out_channels} out, {' x '.join(map(str, row.size))} pixels.\n"
 
 
-def _line(row: Row) -> str:
-    """Return module, the first line of its docstring, and its first link: the paper, or what stands for it."""
-    module = row.target.rpartition(".")[0]
+def _module(row: Row) -> str:
+    return row.target.rpartition(".")[0]
+
+
+def _line(row: Row, shared: bool) -> str:
+    """Return what a network is, and the first link of its module: the paper, or what stands for it.
+
+    Args:
+        row: with the network.
+        shared: its module has several: each is described by its own docstring.
+    """
+    module = _module(row)
     header = _docstring(module)
     link = _LINK.search(header)
     if link is None:
         raise NetworksDocError(f"the header of {module} has no link to its paper")
     address = link.group().rstrip(".:")
     label = "paper" if any(site in address for site in _PAPERS) else "source"
-    return f"- **{row.name}** (`{module}`, [{label}]({address})): {header.splitlines()[0]}"
+    what = (inspect.getdoc(load(row.target)) or header) if shared else header
+    return f"- **{row.name}** (`{module}`, [{label}]({address})): {what.splitlines()[0]}"
 
 
 def _papers() -> str:

@@ -20,6 +20,13 @@ R. Furukawa, K. Hotta, "Localized Feature Aggregation Module for Semantic Segmen
 https://arxiv.org/abs/2112.01702, compares six networks and prints neither parameters nor operations of any (only that
 local windows cost 0.0466 of attention over whole maps); its rows are here so that they can be measured under its
 settings.
+
+N. R. Gurram, "Learning context with factorization techniques in semantic segmentation" (MFNet), figure 6, prints the
+parameters of networks on ResNet-50 at output stride 16 for the 21 classes of PASCAL VOC.
+
+Z. Xiong et al., "Differentiating Features for Scene Segmentation Based on Dedicated Attention Mechanisms" (DF-DAM),
+https://arxiv.org/abs/1911.08149, tables 4 and 6, prints "GFLOPs" at 3x640x320. They are multiply-adds: the bare ResNets
+alone take 7.40 and 31.83 of them, and twice as many operations.
 """
 
 from __future__ import annotations
@@ -65,11 +72,24 @@ _HALF, _QUARTER = (32, 64, 128, 256, 512), (16, 32, 64, 128, 256)  # of U-Net's 
 _ISIC = Row("", "", 3, 1, table="2", source="FocusNet++, table 2")
 _NUCLEI = Row("", "", 3, 1, table="3", source="FocusNet++, table 3")
 _DROSOPHILA = Row("", "", 1, 5, table="lfa_unet", source="LFA U-Net, table 1")
+_VOC = Row("", "", 3, 21, (513, 513), table="mfnet", source="MFNet, figure 6")
+_CITYSCAPES = Row("", "", 3, 19, (640, 320), table="df_dam", source="DF-DAM, table 4")
+_VOC_DAM = Row("", "", 3, 21, (640, 320), table="df_dam", source="DF-DAM, table 6")
 
 
-def _row(like: Row, name: str, network: str, parameters: str = "", flops: str = "", **kwargs: Any) -> Row:
-    target = f"{_NETWORKS}.{network}"
-    return replace(like, name=name, target=target, paper_parameters=parameters, paper_flops=flops, kwargs=kwargs)
+def _row(
+    like: Row, name: str, network: str, parameters: str = "", flops: str = "", macs: str = "", **kwargs: Any
+) -> Row:
+    """Return a row with the settings of its table."""
+    return replace(
+        like,
+        name=name,
+        target=f"{_NETWORKS}.{network}",
+        kwargs=kwargs,
+        paper_parameters=parameters,
+        paper_flops=flops,
+        paper_macs=macs,
+    )
 
 
 ROWS = (
@@ -90,4 +110,9 @@ ROWS = (
     _row(_DROSOPHILA, "SA-UNet", "sa_unet.SAUNet"),
     _row(_DROSOPHILA, "U-Net + self-attention", "self_attention_unet.SelfAttentionUNet"),
     _row(_DROSOPHILA, "LFA U-Net", "lfa_unet.LFAUNet"),
+    _row(_VOC, "MFNet", "mfnet.MFNet", "29.73"),
+    _row(_VOC, "DeepLabv3+", "deeplabv3_plus.DeepLabV3Plus", "40.45"),
+    _row(_VOC, "EMANet", "emanet.EMANet", "34.65"),
+    _row(_CITYSCAPES, "DF-DAM, ResNet-18", "df_dam.DFDAM", "11.57", macs="10.31"),
+    _row(_VOC_DAM, "DF-DAM, ResNet-101", "df_dam.DFDAM", "43.24", macs="35.52", encoder="resnet101"),
 )

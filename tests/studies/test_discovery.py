@@ -50,7 +50,11 @@ def package(tmp_path, monkeypatch):
         "        super().__init__()\n"
         "        self.block = Block(spatial_dims, in_channels, out_channels, act=act)\n"
         "class Variant(Plain):\n"
-        "    pass\n"
+        "    def __init__(self, spatial_dims, in_channels, out_channels, **options):\n"
+        "        super().__init__(spatial_dims, in_channels, out_channels, **options)\n"
+        "def weights_of(network: Plain) -> Plain:\n"
+        "    same: Plain = network\n"
+        "    return same\n"
     )
     (folder / "fails.py").write_text("import a_package_that_is_not_there\n")
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -1,0 +1,58 @@
+"""The bar on a terminal and the lines beside it."""
+
+import io
+import logging
+import re
+import sys
+
+import pytest
+
+from medseg.engines.progress import Progress
+
+VALUES = {"loss": 0.5, "learning_rate": 0.01, "val_mean_iou": 0.25, "images_per_second": 8.0, "data_wait_share": 0.125}
+BEST = {"score": 0.25, "epoch": 1}
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def train(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Show two epochs of three iterations; returns what a reader of the stream gets."""
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    logger = logging.getLogger("medseg.engines.progress")
+    handler = logging.StreamHandler(stream)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        with Progress(2, 3) as progress:
+            for epoch in (1, 2):
+                progress.start_epoch(epoch)
+                progress.advance(epoch, 2, 0.75, 0.01)
+                progress.finish_epoch(epoch, VALUES, BEST, 61.0)
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(logging.NOTSET)
+    return stream.getvalue()
+
+
+def test_a_terminal_gets_a_bar_and_clean_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = train(Terminal(), monkeypatch)
+    assert "epoch 1/2" in text
+    assert "2/3" in text
+    assert "loss 0.7500  lr 1.00e-02" in text
+    for epoch in (1, 2):
+        before, _ = text.split(f"epoch {epoch}/2  loss 0.5000", 1)
+        after_the_bar = re.split(r"lr 1\.00e-02", before)[-1]
+        assert "\x1b[2K" in after_the_bar, "the bar's line is cleared before the epoch's line is written"
+
+
+def test_a_file_gets_one_line_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = train(io.StringIO(), monkeypatch).splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("epoch 1/2  loss 0.5000  lr 1.00e-02  mean IoU 0.2500 (best 0.2500, epoch 1)")
+    assert "8.0 images/s  waiting for data 12.5 %  0:01:01 spent" in lines[0]
+    assert lines[1].endswith("at most 0:00:00 left")
