@@ -195,5 +195,6 @@ class EMANet(nn.Module):
         """
         features = self.em_attention.first(self.reduce(self.encoder(x)[-1]))
         responsibilities, _ = self.em_attention.fit(features)
-        maps = responsibilities.transpose(1, 2).unflatten(2, features.shape[2:])  # (B, N, K) to (B, K, h, w)
+        maps = responsibilities.transpose(1, 2)  # (B, N, K) to (B, K, N)
+        maps = maps.reshape(maps.shape[0], maps.shape[1], *features.shape[2:])
         return {"responsibilities": maps}

@@ -55,7 +55,7 @@ class Factorisation(nn.Module):
         """Return X_in and X'."""
         factors = self.factor_maps(list(x.shape[2:]))
         low_rank = torch.matmul(self.bases, factors.flatten(2))  # (C, K) with (1, K, N) to (1, C, N)
-        return self.conv1(x), low_rank.unflatten(2, factors.shape[2:])
+        return self.conv1(x), low_rank.reshape(1, -1, factors.shape[2], factors.shape[3])
 
     def factor_maps(self, size: list[int]) -> Tensor:
         """Return Z for features of a size, ``(1, K, *size)``."""
