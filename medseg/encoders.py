@@ -110,9 +110,9 @@ def create_encoder(
         in_channels: channels of the image. With weights for 3 channels, the first filters are summed over them for 1,
             else repeated and scaled by ``3 / in_channels``, as timm does.
         output_stride: stride of the coarsest features, 8, 16 or 32.
-        weights: ``None`` for random ones; ``"imagenet"`` for timm's, fetched over the network or from its cache; or a
-            file (``.safetensors``, ``.pth``) with timm's or torchvision's names. They expect RGB in [0, 1], normalised
-            with the mean and standard deviation that timm gives for them.
+        weights: ``None`` or ``"random"`` for random ones; ``"imagenet"`` for timm's, fetched over the network or from
+            its cache; or a file (``.safetensors``, ``.pth``) with timm's or torchvision's names. They expect RGB in
+            [0, 1], normalised with the mean and standard deviation that timm gives for them.
         out_indices: which features to return, such as ``(1, 3, 4)`` (timm's count: 0 is the stem of a ResNet, the
             first stage of a VGG); layers beyond the last are left out. ``None`` for all.
         freeze_stem: freeze the first layers (what timm calls the stem: the first convolution, in a ResNet also its
@@ -125,6 +125,7 @@ def create_encoder(
             fit.
     """
     _check(name, in_channels, output_stride)
+    weights = None if weights == "random" else weights  # MONAI's command line cannot say None
     options = {"in_chans": in_channels, **options}
     features = {} if out_indices is None else {"out_indices": tuple(out_indices)}
     if weights == "imagenet":
@@ -310,7 +311,7 @@ def _load(body: nn.Module, name: str, path: Path, options: Mapping[str, Any]) ->
 def _read(path: Path) -> dict[str, Tensor]:
     """Read a file of weights without running any code that it may carry."""
     if not path.is_file():
-        raise ValueError(f"weights {path} do not exist; give a .safetensors or .pth file, 'imagenet', or None")
+        raise ValueError(f"weights {path} do not exist; give a .safetensors or .pth file, 'imagenet', or 'random'")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

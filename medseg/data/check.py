@@ -106,7 +106,8 @@ def check_datalist(
         in_channels: channels the network takes.
         num_classes: classes the network gives.
         roi_size: window edges of training and inference in pixels; an edge of -1 means the whole axis.
-        allow_smaller: report images smaller than the window as warnings, for pipelines that pad.
+        allow_smaller: report images smaller than the window as warnings, for pipelines that pad; where the datalist
+            has an ignore label, which padded pixels can get, it is one warning in any case.
         workers: threads that read; by default one for each CPU, at most 8.
         progress: called as ``progress(files done, files in all)``.
         cache: keep and use measurements.

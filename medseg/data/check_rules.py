@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from medseg.data.check_labels import listed, looks_raw, remedy
 from medseg.data.datalist import Datalist, Entry
 from medseg.data.file_facts import FileFacts
 
@@ -100,9 +101,10 @@ def find_all(
     findings: list[Finding] = []
     for case in cases:
         findings += _files(case)
-        findings += _image(case, requirements)
+        findings += _image(case, requirements, datalist.ignore_index)
         findings += _label(case, datalist)
         findings += _pair(case)
+    findings += _padded(datalist, cases, requirements)
     findings += _classes(datalist, cases, requirements)
     findings += _groups(cases, fold_keys)
     findings += _twins(cases, fold_keys)
@@ -132,7 +134,7 @@ def _files(case: Case) -> Iterator[Finding]:
         yield _error("label-is-image", message, case.image)
 
 
-def _image(case: Case, requirements: Requirements) -> Iterator[Finding]:
+def _image(case: Case, requirements: Requirements, ignore_index: int | None) -> Iterator[Finding]:
     facts = case.readable_image
     if facts is None:
         return
@@ -150,10 +152,16 @@ def _image(case: Case, requirements: Requirements) -> Iterator[Finding]:
         )
         yield _error("wrong-channels", message, case.image)
     if requirements.roi_size is not None:
-        yield from _window(case, facts, requirements.roi_size, requirements.allow_smaller)
+        yield from _window(case, facts, requirements.roi_size, requirements.allow_smaller, ignore_index)
 
 
-def _window(case: Case, facts: FileFacts, roi_size: tuple[int, ...], allow_smaller: bool) -> Iterator[Finding]:
+def _smaller(shape: tuple[int, ...], roi_size: tuple[int, ...]) -> bool:
+    return len(shape) == len(roi_size) and any(edge < roi for edge, roi in zip(shape, roi_size, strict=True))
+
+
+def _window(
+    case: Case, facts: FileFacts, roi_size: tuple[int, ...], allow_smaller: bool, ignore_index: int | None
+) -> Iterator[Finding]:
     window = "x".join(map(str, roi_size))
     if len(roi_size) != len(facts.shape):
         message = (
@@ -161,13 +169,30 @@ def _window(case: Case, facts: FileFacts, roi_size: tuple[int, ...], allow_small
             f"{len(roi_size)}; give one edge for each axis"
         )
         yield _error("wrong-dimensions", message, case.image)
-    elif any(edge < wanted for edge, wanted in zip(facts.shape, roi_size, strict=True)):
+    elif ignore_index is None and _smaller(facts.shape, roi_size):
         message = (
-            f"{case.image}: {_shape(facts.shape)} is smaller than the window {window}; "
-            "take a smaller roi_size, pad the image or leave it out"
+            f"{case.image}: {_shape(facts.shape)} is smaller than the window {window}, and without an ignore label "
+            "padded pixels would count as a class; take a smaller roi_size, set the datalist's ignore_index, pad the "
+            "image or leave it out"
         )
         make = _warning if allow_smaller else _error
         yield make("smaller-than-window", message, case.image)
+
+
+def _padded(datalist: Datalist, cases: Sequence[Case], requirements: Requirements) -> Iterator[Finding]:
+    """Tell once of images smaller than the window where an ignore label allows to pad them."""
+    roi_size = requirements.roi_size
+    if roi_size is None or datalist.ignore_index is None:
+        return
+    shapes = {case.image: facts.shape for case in cases if (facts := case.readable_image) is not None}
+    smaller = [path for path, shape in shapes.items() if _smaller(shape, roi_size)]
+    if smaller:
+        message = (
+            f"{_count(len(smaller), 'image')} of {len(shapes)} ({_names(smaller)}) smaller than the window "
+            f"{'x'.join(map(str, roi_size))}: what is missing must be padded with the ignore label "
+            f"{datalist.ignore_index}, as RandPadCropd does"
+        )
+        yield _warning("smaller-than-window", message, *smaller)
 
 
 def _label(case: Case, datalist: Datalist) -> Iterator[Finding]:
@@ -176,8 +201,9 @@ def _label(case: Case, datalist: Datalist) -> Iterator[Finding]:
         return
     if facts.channels != 1:
         message = (
-            f"{path}: label with {facts.channels} channels; store one channel of class indices "
-            f"(0-{datalist.num_classes - 1}), not colours"
+            f"{path}: label with {facts.channels} channels, as a coloured picture has; store one channel of class "
+            f"indices (0-{datalist.num_classes - 1}): map each colour to its class, or prepare a public data set with "
+            "its script in data_scripts/"
         )
         yield _error("label-channels", message, path)
         return
@@ -188,12 +214,10 @@ def _label(case: Case, datalist: Datalist) -> Iterator[Finding]:
     known = set(range(datalist.num_classes)) | ({datalist.ignore_index} - {None})
     unknown = [value for value in facts.values if value not in known]
     if unknown:
-        shown = ", ".join(map(str, unknown[:_LISTED])) + (" ..." if len(unknown) > _LISTED else "")
         ignored = "" if datalist.ignore_index is None else f" and the ignore label {datalist.ignore_index}"
         message = (
-            f"{path}: label holds value{'s' * (len(unknown) > 1)} {shown}, but the datalist names "
-            f"{datalist.num_classes} classes (0-{datalist.num_classes - 1}){ignored}; map it to a class, "
-            "or set ignore_index if these pixels count nowhere"
+            f"{path}: label holds value{'s' * (len(unknown) > 1)} {listed(unknown)}, but the datalist names "
+            f"{datalist.num_classes} classes (0-{datalist.num_classes - 1}){ignored}; {remedy(unknown, datalist)}"
         )
         yield _error("label-value", message, path)
     present = [value for value in facts.values if value != datalist.ignore_index]
@@ -233,7 +257,8 @@ def _classes(datalist: Datalist, cases: Sequence[Case], requirements: Requiremen
     if wanted is not None and wanted != datalist.num_classes:
         message = (
             f"{datalist.path}: names {datalist.num_classes} classes, but the network gives {wanted}; "
-            f"set out_channels to {datalist.num_classes}"
+            f"set out_channels to {datalist.num_classes}, or, for weights of {wanted} classes, take the datalist that "
+            "they were trained with"
         )
         yield _error("wrong-classes", message, datalist.path)
     labels = [facts for case in cases if (facts := case.readable_label) is not None]
@@ -242,6 +267,13 @@ def _classes(datalist: Datalist, cases: Sequence[Case], requirements: Requiremen
     if labels and absent:
         message = f"{datalist.path}: no label holds class {', '.join(absent)}; it can be neither learned nor scored"
         yield _warning("absent-class", message, datalist.path)
+    if looks_raw(present, datalist):
+        message = (
+            f"{datalist.path}: no label holds the ignore label {datalist.ignore_index}, but 0; raw ADE20K annotations "
+            "are so, with 0 = other and classes from 1, and would put every class one off: if these are raw, prepare "
+            "them with data_scripts/ade20k.py"
+        )
+        yield _warning("raw-ade20k", message, datalist.path)
 
 
 def _sides(case: Case, fold_keys: Sequence[str]) -> Iterator[tuple[str, Hashable]]:

@@ -6,7 +6,7 @@ the running configuration's options (`medseg.engines.options`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ def trainer(
     optimizer: torch.optim.Optimizer,
     inferer: Inferer | None = None,
     evaluator: Evaluator | None = None,
+    handlers: Sequence[Any] = (),
 ) -> Trainer:
     """Build the trainer and its run's record.
 
@@ -71,6 +72,7 @@ def trainer(
         optimizer: over the network's parameters.
         inferer: of the training forward.
         evaluator: validates.
+        handlers: further ones, such as `FactorisationWarmUp`: each is attached to the trainer.
     """
     options = bundle.options()
     dataset.seed = options.seed
@@ -84,7 +86,7 @@ def trainer(
         tracking=options.mlflow,
         **_tracking(),
     )
-    return Trainer(
+    built = Trainer(
         max_epochs,
         device,
         dataset,
@@ -96,6 +98,9 @@ def trainer(
         evaluator=evaluator,
         **options.only(*_TRAINER),
     )
+    for handler in handlers:
+        handler.attach(built)
+    return built
 
 
 def evaluator(
@@ -126,6 +131,7 @@ def evaluation(
     ckpt: str | Path,
     instances: dict[str, Any] | None = None,
     scored: str = "test",
+    boundary: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Score weights on the evaluator's samples and write the report into ``output_dir``.
 
@@ -135,6 +141,7 @@ def evaluation(
         ckpt: weights.
         instances: arguments of `InstanceCounter`, for instance scores too.
         scored: which part of the split the evaluator's samples are: ``"test"`` or ``"validation"``, for the record.
+        boundary: arguments of `BoundaryCounter`, for boundary F-scores too; ``{}`` for its defaults.
 
     Returns:
         The scores, as in ``scores.json``.
@@ -154,6 +161,7 @@ def evaluation(
         tracking=options.mlflow,
         data={**record, **options.only("fold_key", "fold", "validation_fold")},
         instances=instances,
+        boundary=boundary,
         **_tracking(),
     )
 

@@ -206,12 +206,16 @@ def check_data(dataset_dir: str | Path) -> None:
 
     parser = _parser()
     network = (parser.get("network_def") if parser is not None else None) or {}
+    in_channels, classes = (
+        parser.get_parsed_content(f"network_def#{name}") if name in network else None
+        for name in ("in_channels", "out_channels")
+    )
     datalist, fold_key = datalist_path(dataset_dir), options().fold_key
     report = check_datalist(
         datalist,
         fold_keys=[fold_key] if fold_key == "fold" else [],
-        in_channels=network.get("in_channels"),
-        num_classes=network.get("out_channels"),
+        in_channels=in_channels,
+        num_classes=classes,
         roi_size=options().roi_size,
     )
     if fold_key != "fold":

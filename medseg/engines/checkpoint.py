@@ -142,25 +142,34 @@ def load_weights(network: nn.Module, source: str | Path | Mapping[str, Tensor], 
         weights, place = network_weights(load_checkpoint(source)), f"checkpoint {source}"
     target = unwrap(network)
     own = target.state_dict()
+    shapes = {k: (tuple(weights[k].shape), tuple(own[k].shape)) for k in own if k in weights}
+    other = {k: pair for k, pair in shapes.items() if pair[0] != pair[1]}
     problems = [
         _listing("missing from the file", [k for k in own if k not in weights]),
         _listing("in the file but not in the network", [k for k in weights if k not in own]),
-        _listing(
-            "of another shape",
-            [
-                f"{k} {tuple(weights[k].shape)} instead of {tuple(own[k].shape)}"
-                for k in own
-                if k in weights and weights[k].shape != own[k].shape
-            ],
-        ),
+        _listing("of another shape", [f"{k} {theirs} instead of {ours}" for k, (theirs, ours) in other.items()]),
     ]
     found = [p for p in problems if p]
     if found:
-        raise CheckpointError(
-            f"{place} does not fit {type(target).__name__}: {'; '.join(found)}. Use the network_def (and its channels "
-            "and out_channels) that the checkpoint was trained with"
-        )
+        classes = _classes(list(other.values())) if found == problems[2:] else None
+        way_out = "Use the network_def (and its channels and out_channels) that the checkpoint was trained with"
+        if classes is not None:
+            way_out = (
+                f"The file's layers have {classes[0]} where the network's have {classes[1]}, as weights for "
+                f"{classes[0]} classes do in a network for {classes[1]}: use the datalist and out_channels that the "
+                f"checkpoint was trained with, or train anew for {classes[1]} classes"
+            )
+        raise CheckpointError(f"{place} does not fit {type(target).__name__}: {'; '.join(found)}. {way_out}")
     target.load_state_dict(weights)
+
+
+def _classes(shapes: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> tuple[int, int] | None:
+    """Return the numbers (file, network) that all differing edges are, if they are one pair and an output has it."""
+    if any(len(theirs) != len(ours) for theirs, ours in shapes):
+        return None
+    pairs = {pair for theirs, ours in shapes for pair in zip(theirs, ours, strict=True) if pair[0] != pair[1]}
+    outputs = any(theirs[0] != ours[0] for theirs, ours in shapes)
+    return pairs.pop() if len(pairs) == 1 and outputs else None
 
 
 def _listing(what: str, keys: list[str]) -> str:

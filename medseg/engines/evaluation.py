@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from medseg.engines.boundary_scores import BoundaryCounter
 from medseg.engines.checkpoint import load_weights
 from medseg.engines.distributed import rank
 from medseg.engines.evaluator import Evaluator
@@ -28,6 +30,7 @@ def evaluate(
     experiment: str = "medseg",
     data: Mapping[str, Any] | None = None,
     instances: Mapping[str, Any] | None = None,
+    boundary: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Load weights, evaluate, and write ``scores.json``, tables, confusion matrix and overlays.
 
@@ -41,11 +44,19 @@ def evaluate(
         experiment: as in `Run`.
         data: what was scored, for ``data.json``: fingerprint and split.
         instances: arguments of `InstanceCounter`, for instance scores too.
+        boundary: arguments of `BoundaryCounter`, for boundary F-scores too; ``{}`` for its defaults.
 
     Returns:
         The scores, as in ``scores.json``.
+
+    Raises:
+        ValueError: if ``instances`` or ``boundary`` holds what its counter does not take.
+        CheckpointError: if the weights do not fit.
     """
-    counter = None if instances is None else InstanceCounter(evaluator, **instances)
+    wanted = {"instances": (InstanceCounter, instances), "boundary": (BoundaryCounter, boundary)}
+    counters = {
+        name: _counter(name, kind, evaluator, given) for name, (kind, given) in wanted.items() if given is not None
+    }
     load_weights(evaluator.network, ckpt)
     folder = RunFolder(output_dir)
     tracker = None
@@ -54,19 +65,14 @@ def evaluate(
         tracker.start()
     try:
         evaluator.score(evaluator.network)
-        scores = {**evaluator.table(), **({} if counter is None else {"instances": counter.scores()})}
+        more = {name: counter.scores() for name, counter in counters.items()}
+        scores = {**evaluator.table(), **more}
         if rank() == 0:
             if data is not None:
                 folder.write_json("data.json", dict(data))
-            write_report(
-                folder, evaluator, ".", title=title, more={k: v for k, v in scores.items() if k == "instances"}
-            )
+            write_report(folder, evaluator, ".", title=title, more=more)
             if tracker is not None:
-                rows = {f"test_iou_{row['name'].replace(' ', '_')}": row["iou"] for row in scores["classes"]}
-                rows["test_mean_iou"] = scores["mean_iou"]
-                if counter is not None:
-                    rows["test_instance_ap"] = scores["instances"]["per_image"]["average_precision"]
-                tracker.log_metrics({k: v for k, v in rows.items() if v is not None}, step=0)
+                tracker.log_metrics(_logged(scores), step=0)
                 for path in sorted(folder.path.glob("*.*")):
                     tracker.log_artifact(path)
     except BaseException:
@@ -80,6 +86,28 @@ def evaluate(
     return scores
 
 
+def _logged(scores: Mapping[str, Any]) -> dict[str, float]:
+    """Return what of the scores MLflow is told."""
+    rows = {f"test_iou_{row['name'].replace(' ', '_')}": row["iou"] for row in scores["classes"]}
+    rows["test_mean_iou"] = scores["mean_iou"]
+    if "instances" in scores:
+        rows["test_instance_ap"] = scores["instances"]["per_image"]["average_precision"]
+    if "boundary" in scores:
+        rows["test_boundary_f"] = scores["boundary"]["mean_f_score"]
+    return {name: value for name, value in rows.items() if value is not None}
+
+
+def _counter(name: str, kind: Callable[..., Any], evaluator: Evaluator, given: object) -> Any:
+    """Build a counter of further scores, or raise ValueError saying which arguments it takes."""
+    takes = list(inspect.signature(kind).parameters)[1:]
+    if not isinstance(given, Mapping):
+        raise ValueError(f"`{name}` is {given!r}; give its options ({', '.join(takes)}), {{}} for their defaults")
+    unknown = [key for key in given if key not in takes]
+    if unknown:
+        raise ValueError(f"`{name}` has no option {unknown[0]!r}; it takes {', '.join(takes)}")
+    return kind(evaluator, **given)
+
+
 def write_report(
     folder: RunFolder, evaluator: Evaluator, where: str, *, title: str, more: Mapping[str, Any] | None = None
 ) -> None:
@@ -90,7 +118,7 @@ def write_report(
         evaluator: after an evaluation.
         where: subfolder.
         title: heading of the pictures.
-        more: further scores for ``scores.json``, such as ``instances``.
+        more: further scores for ``scores.json``: ``instances`` and ``boundary``.
     """
     from medseg.reports.confusion import save_confusion
     from medseg.reports.instances import instances_to_text
@@ -99,11 +127,9 @@ def write_report(
 
     target = folder.path / where
     target.mkdir(parents=True, exist_ok=True)
-    table = evaluator.table()
+    table = {**evaluator.table(), **(more or {})}
     matrix = evaluator.matrix.matrix.cpu().numpy()
-    folder.write_json(
-        f"{where}/scores.json", {**table, **(more or {}), "confusion_matrix": matrix.tolist(), "title": title}
-    )
+    folder.write_json(f"{where}/scores.json", {**table, "confusion_matrix": matrix.tolist(), "title": title})
     folder.write_text(f"{where}/table.md", to_markdown(table))
     folder.write_text(f"{where}/table.csv", to_csv(table))
     save_confusion(matrix, evaluator.class_names, target / "confusion_matrix.png", title=title)
@@ -112,5 +138,5 @@ def write_report(
     )
     sheet.save(target / "overlays.png")
     logger.info("%s\n%s", title, to_text(table))
-    if more and "instances" in more:
-        logger.info("%s", instances_to_text(more["instances"]))
+    if "instances" in table:
+        logger.info("%s", instances_to_text(table["instances"]))

@@ -39,7 +39,7 @@ class Evaluator(SupervisedEvaluator):
         shown: cases to keep for pictures, evenly over the set.
 
     Raises:
-        ValueError: if an option is out of range.
+        ValueError: if an option is out of range, or, when it runs, if the network gives another number of classes.
     """
 
     def __init__(
@@ -145,6 +145,12 @@ class Evaluator(SupervisedEvaluator):
 
     def _count(self) -> None:
         output = self.state.output
+        given, named = output["pred"].shape[1], len(self.class_names)
+        if given != named:
+            raise ValueError(
+                f"the network gives {given} classes, but the data set names {named}; set the network's out_channels to "
+                f"{named}, or score it on the data set that it was trained for"
+            )
         prediction = output["pred"].max(dim=1, keepdim=True).indices
         self.matrix.update(prediction, output["label"])
         if (self.state.iteration - 1) % self.state.epoch_length in self._picked:

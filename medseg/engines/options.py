@@ -22,7 +22,7 @@ class Options:
         fold: the fold that is left out for the test.
         validation_fold: the fold that picks the best weights: a number, ``next`` (the one after the test fold), or
             ``None`` (``null`` in YAML) for none.
-        roi_size: window that no training image may be smaller than.
+        roi_size: window that no image may be smaller than, unless there is an ignore label to pad with.
         batch_size: samples a step and process.
         num_workers: loading processes.
         val_interval: epochs between validations.

@@ -32,6 +32,9 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 from torch import Tensor
 
+TOLERANCE = 0.0075
+"""The paper's share of the diagonal."""
+
 _NO_CLASS = -1
 
 
@@ -41,7 +44,8 @@ class BoundaryScores:
 
     A class is absent if it has a boundary neither in the labels nor in the predictions, so also if it fills every image
     that it is in; means leave it out. ``support`` counts true boundary pixels. ``mean_image_f_score`` is the mean over
-    images of the mean over the classes that have a boundary there.
+    images of the mean over the classes that have a boundary there. ``tolerance`` is the share of the diagonal,
+    ``tolerance_pixels`` what it came to in the smallest and in the largest image, ``None`` before any was counted.
     """
 
     f_score: list[float]
@@ -51,6 +55,8 @@ class BoundaryScores:
     absent: list[int]
     mean_f_score: float
     mean_image_f_score: float
+    tolerance: float
+    tolerance_pixels: tuple[float, float] | None
 
     def to_dict(self, class_names: Sequence[str] | None = None) -> dict[str, Any]:
         """Return plain values for JSON: ``None`` stands for NaN.
@@ -79,6 +85,8 @@ class BoundaryScores:
             "mean_f_score": _plain(self.mean_f_score),
             "mean_image_f_score": _plain(self.mean_image_f_score),
             "absent": [names[i] for i in self.absent],
+            "tolerance": self.tolerance,
+            "tolerance_pixels": None if self.tolerance_pixels is None else list(self.tolerance_pixels),
         }
 
 
@@ -99,7 +107,7 @@ class BoundaryFScore:
         self,
         num_classes: int,
         ignore_index: int | None = None,
-        tolerance: float = 0.0075,
+        tolerance: float = TOLERANCE,
         device: torch.device | str | None = None,
     ) -> None:
         if num_classes < 1:
@@ -112,11 +120,14 @@ class BoundaryFScore:
         # predicted boundary pixels that are near, all predicted, true ones that are near, all true
         self.counts = torch.zeros(num_classes, 4, dtype=torch.int64, device=device)
         self.images = torch.zeros(2, dtype=torch.float64, device=device)  # sum of scores, number of images
+        # tolerance in pixels, minus the least and the most: a maximum gives both
+        self.reaches = torch.full((2,), -math.inf, dtype=torch.float64, device=device)
 
     def reset(self) -> None:
         """Forget everything."""
         self.counts.zero_()
         self.images.zero_()
+        self.reaches.fill_(-math.inf)
 
     def update(self, prediction: Tensor, label: Tensor) -> None:
         """Count a batch.
@@ -154,6 +165,7 @@ class BoundaryFScore:
 
     def _count(self, guess: NDArray[np.int64], truth: NDArray[np.int64]) -> None:
         reach = self.tolerance * math.dist([0.0] * truth.ndim, truth.shape)
+        self._widen(torch.tensor([-reach, reach], dtype=torch.float64))
         found, wanted = _boundary_points(guess), _boundary_points(truth)
         nothing = np.empty((0, truth.ndim), np.int64)
         scores = []
@@ -166,6 +178,9 @@ class BoundaryFScore:
             image = torch.tensor([sum(scores) / len(scores), 1.0], dtype=torch.float64)
             self.images += image.to(self.images.device)
 
+    def _widen(self, reaches: Tensor) -> None:
+        self.reaches = torch.maximum(self.reaches, reaches.to(self.reaches.device))
+
     def merge(self, other: BoundaryFScore) -> None:
         """Add the counts of another accumulator of as many classes and the same tolerance."""
         if (other.num_classes, other.tolerance) != (self.num_classes, self.tolerance):
@@ -175,17 +190,20 @@ class BoundaryFScore:
             )
         self.counts += other.counts.to(self.counts.device)
         self.images += other.images.to(self.images.device)
+        self._widen(other.reaches)
 
     def all_reduce(self) -> None:
         """Add up the counts of all processes, if there are several."""
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             dist.all_reduce(self.counts)
             dist.all_reduce(self.images)
+            dist.all_reduce(self.reaches, op=dist.ReduceOp.MAX)
 
     def compute(self) -> BoundaryScores:
         """Return the scores."""
         rows = self.counts.tolist()
         total, images = self.images.tolist()
+        least, most = self.reaches.tolist()
         scores = [_f_score(*row) for row in rows]
         there = [score for score in scores if not math.isnan(score)]
         return BoundaryScores(
@@ -196,6 +214,8 @@ class BoundaryFScore:
             absent=[index for index, score in enumerate(scores) if math.isnan(score)],
             mean_f_score=sum(there) / len(there) if there else math.nan,
             mean_image_f_score=total / images if images else math.nan,
+            tolerance=self.tolerance,
+            tolerance_pixels=(-least, most) if math.isfinite(most) else None,
         )
 
 

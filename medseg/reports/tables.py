@@ -2,8 +2,9 @@
 
 The scores are a plain mapping: ``classes`` (a list of ``name``, ``iou``, ``dice``, ``precision``, ``recall`` and
 ``support``), ``mean_iou``, ``mean_dice``, ``pixel_accuracy``, ``mean_accuracy``, ``frequency_weighted_iou`` and
-``absent`` (names of classes that occur neither in labels nor in predictions). What is undefined is ``None``: an absent
-class is written ``absent``, a single undefined score ``-``; neither is ever 0 or 1.
+``absent`` (names of classes that occur neither in labels nor in predictions). Where they hold ``boundary``
+(`medseg.metrics.boundary.BoundaryScores`), it is one more column, and a row names the tolerance. What is undefined is
+``None``: an absent class is written ``absent``, a single undefined score ``-``; neither is ever 0 or 1.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ def to_text(scores: Mapping[str, Any], *, digits: int = 3) -> str:
         digits: after the decimal point.
     """
     classes, summary = _cells(scores, digits)
-    rows = [list(_HEADINGS), *classes, *summary]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
+    rows = [_headings(scores), *classes, *summary]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(_aligned(cell, width, index) for index, (cell, width) in enumerate(zip(row, widths, strict=True)))
         for row in rows
@@ -48,7 +49,8 @@ def to_markdown(scores: Mapping[str, Any], *, digits: int = 3) -> str:
         digits: after the decimal point.
     """
     classes, summary = _cells(scores, digits)
-    rows = [list(_HEADINGS), ["---", *["---:"] * (len(_HEADINGS) - 1)]]
+    headings = _headings(scores)
+    rows = [headings, ["---", *["---:"] * (len(headings) - 1)]]
     rows += [[cell.replace("|", "\\|") for cell in row] for row in classes]
     rows += [[f"**{cell}**" if cell else "" for cell in row] for row in summary]
     return "".join("| " + " | ".join(row) + " |\n" for row in rows)
@@ -59,7 +61,8 @@ def to_csv(scores: Mapping[str, Any]) -> str:
     classes, summary = _cells(scores, None)
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerows([["class", *COLUMNS, "support"], *classes, *summary])
+    boundary = ["boundary_f"] if "boundary" in scores else []
+    writer.writerows([["class", *COLUMNS, *boundary, "support"], *classes, *summary])
     return file.getvalue()
 
 
@@ -68,10 +71,16 @@ def to_json(scores: Mapping[str, Any]) -> str:
     return json.dumps(_no_nan(dict(scores)), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
+def _headings(scores: Mapping[str, Any]) -> list[str]:
+    *first, last = _HEADINGS
+    return [*first, *(["boundary F"] if "boundary" in scores else []), last]
+
+
 def _cells(scores: Mapping[str, Any], digits: int | None) -> tuple[list[list[str]], list[list[str]]]:
     """Return the rows of the classes and those of the summary as text.
 
-    Mean accuracy is the mean of the recalls and pixel accuracy the recall over all pixels, so both stand under recall.
+    Mean accuracy is the mean of the recalls and pixel accuracy the recall over all pixels, so both stand under recall;
+    the mean has a row by its name too.
     """
     absent = set(scores["absent"])
     classes = []
@@ -89,9 +98,32 @@ def _cells(scores: Mapping[str, Any], digits: int | None) -> tuple[list[list[str
     summary = [
         [mean, value("mean_iou"), value("mean_dice"), "", value("mean_accuracy"), _count(total, digits)],
         ["pixel accuracy", "", "", "", value("pixel_accuracy"), ""],
+        ["mean accuracy", "", "", "", value("mean_accuracy"), ""],
         ["frequency-weighted IoU", value("frequency_weighted_iou"), "", "", "", ""],
     ]
+    if "boundary" in scores:
+        _add_boundary(classes, summary, scores["boundary"], digits)
     return classes, summary
+
+
+def _add_boundary(
+    classes: list[list[str]], summary: list[list[str]], boundary: Mapping[str, Any], digits: int | None
+) -> None:
+    """Put boundary F-scores before the support, in place, and their mean into a row of its own."""
+    for row, entry in zip(classes, boundary["classes"], strict=True):
+        row.insert(-1, ABSENT if entry["name"] in boundary["absent"] else _number(entry["f_score"], digits, UNDEFINED))
+    for row in summary:
+        row.insert(-1, "")
+    blanks = [""] * len(COLUMNS)
+    summary.append([_within(boundary), *blanks, _number(boundary["mean_f_score"], digits, UNDEFINED), ""])
+
+
+def _within(boundary: Mapping[str, Any]) -> str:
+    """Name the tolerance of boundary F-scores; it grows with the image."""
+    if boundary["tolerance_pixels"] is None:
+        return "boundary F"
+    least, most = (f"{pixels:.1f}" for pixels in boundary["tolerance_pixels"])
+    return f"boundary F within {least if least == most else f'{least} to {most}'} px"
 
 
 def _number(value: float | None, digits: int | None, blank: str) -> str:

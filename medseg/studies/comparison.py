@@ -46,7 +46,7 @@ def load_method(folder: Path) -> Method:
 
 
 def check_same_data(methods: Sequence[Method]) -> None:
-    """Raise unless all rows were scored on the same images.
+    """Raise unless all rows were scored on the same images, and boundaries within the same tolerance.
 
     Raises:
         ComparisonError: naming the two that differ, and in what.
@@ -59,6 +59,14 @@ def check_same_data(methods: Sequence[Method]) -> None:
                     f"{first.name} and {other.name} were scored on different data: {key} is "
                     f"{first.data.get(key)!r} and {other.data.get(key)!r}; evaluate both on one split"
                 )
+    bounded = [method for method in methods if "boundary" in method.scores]
+    for other in bounded[1:]:
+        one, two = (method.scores["boundary"]["tolerance"] for method in (bounded[0], other))
+        if one != two:
+            raise ComparisonError(
+                f"{bounded[0].name} and {other.name} have boundary F-scores of different tolerance, {one} and {two} of "
+                "the diagonal; evaluate both with one"
+            )
 
 
 def otsu_method(methods: Sequence[Method], datalist: Path, foreground: str = "minority") -> Method:
@@ -96,7 +104,9 @@ def rows_of(methods: Sequence[Method]) -> list[dict[str, Any]]:
         row |= {"mean IoU": method.scores["mean_iou"]}
         if len(classes) == 2:
             row |= {name: classes[1][name.lower()] for name in ("Dice", "precision", "recall")}
-        row |= {"pixel accuracy": method.scores["pixel_accuracy"]}
+        row |= {"pixel accuracy": method.scores["pixel_accuracy"], "mean accuracy": method.scores["mean_accuracy"]}
+        if "boundary" in method.scores:
+            row |= {"boundary F": method.scores["boundary"]["mean_f_score"]}
         if "instances" in method.scores:
             found = method.scores["instances"]
             half = next(entry for entry in found["thresholds"] if entry["threshold"] == 0.5)

@@ -117,7 +117,7 @@ def _resize_label(label: Tensor, size: Sequence[int]) -> Tensor:
 
 
 class RandPadCropd(SceneTransform):
-    """Cut a window of fixed size at a random place; where the sample is smaller, it is padded at its end.
+    """Cut a window of fixed size at a random place; where the sample is smaller, it is padded.
 
     Args:
         keys: of images and labels.
@@ -126,6 +126,7 @@ class RandPadCropd(SceneTransform):
             images. Rounded for integer images.
         ignore_index: label of padded pixels; with ``None`` no label may be smaller than the window.
         label_keys: which of them are labels.
+        method: where to pad: at the ``"end"`` of an axis, or ``"symmetric"``, at both ends as `SlidingWindow` does.
 
     Raises:
         ValueError: if an option is out of range or does not fit the sample.
@@ -141,13 +142,17 @@ class RandPadCropd(SceneTransform):
         image_fill: float | Sequence[float] = 0.0,
         ignore_index: int | None = None,
         label_keys: Sequence[Hashable] = ("label",),
+        method: str = "end",
     ) -> None:
         super().__init__(keys, label_keys)
+        if method not in ("end", "symmetric"):
+            raise ValueError(f"method is {method!r}; choose 'end' or 'symmetric'")
         if not roi_size or min(roi_size) < 1:
             raise ValueError(f"roi_size is {list(roi_size)}; give an edge of at least 1 pixel for each axis")
         self.roi_size = tuple(roi_size)
         self.image_fill = tuple(image_fill) if isinstance(image_fill, Sequence) else (image_fill,)
         self.ignore_index = ignore_index
+        self.method = method
         self._start: tuple[int, ...] = ()
 
     def randomize(self, data: Any) -> None:
@@ -174,7 +179,10 @@ class RandPadCropd(SceneTransform):
             return part.clone(memory_format=torch.contiguous_format)
         padded = tensor.new_empty((tensor.shape[0], *self.roi_size))
         padded[:] = self._fill(tensor, key)
-        padded[(slice(None), *[slice(edge) for edge in part.shape[1:]])] = part
+        edges = list(zip(part.shape[1:], self.roi_size, strict=True))
+        before = [0 if self.method == "end" else (roi - edge) // 2 for edge, roi in edges]
+        where = [slice(first, first + edge) for first, (edge, _) in zip(before, edges, strict=True)]
+        padded[(slice(None), *where)] = part
         return padded
 
     def _fill(self, tensor: Tensor, key: Hashable) -> Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundles.helpers import BUNDLES, ROOT, configs, monai_bundle, network_channels, small
+from bundles.helpers import BUNDLES, ROOT, configs, monai_bundle, network_channels, small, takes_photographs
 from PIL import Image
 
 
@@ -28,10 +28,12 @@ def data_for(bundle: Path, sections: Path, folder: Path) -> Path:
     content = json.loads((sections / "datalist.json").read_text())
     if (channels, classes) == (1, len(content["labels"])):
         return sections
-    target = folder / f"sections_{channels}_{classes}"
+    ignored = 255 if takes_photographs(bundle) else None
+    target = folder / f"sections_{channels}_{classes}_{ignored}"
     if target.exists():
         return target
     content["labels"] = {str(n): content["labels"].get(str(n), f"class {n}") for n in range(classes)}
+    content["ignore_index"] = ignored
     for entry in content["training"]:
         for key in ("image", "label"):
             with Image.open(sections / entry[key]) as picture:

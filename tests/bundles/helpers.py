@@ -18,6 +18,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 BUNDLES = sorted(p for p in (ROOT / "bundles").iterdir() if (p / "configs" / "train.yaml").is_file())
 SMALL_CHANNELS = [4, 8]
+SMALL_ENCODER = "test_resnet"  # timm's own, for tests
 SECONDS = 240
 
 
@@ -104,9 +105,18 @@ def network_channels(bundle: Path) -> tuple[int, int]:
     return network["in_channels"], network["out_channels"]
 
 
+def takes_photographs(bundle: Path) -> bool:
+    """Return whether a bundle's network has one of timm's encoders."""
+    return "encoder_weights" in yaml.safe_load((bundle / "configs" / "train.yaml").read_text())
+
+
 def small_network(bundle: Path) -> dict[str, Any]:
     """Return overrides that make a bundle's network tiny."""
-    options: dict[str, Any] = {"network_def__channels": SMALL_CHANNELS}
+    if takes_photographs(bundle):
+        options: dict[str, Any] = {"network_def__encoder": SMALL_ENCODER}
+        options |= {"network_def__head_options": {"channels": 8}} if bundle.name == "refine_multi_scale_voc" else {}
+        return {**options, "network_def__channels": 8}
+    options = {"network_def__channels": SMALL_CHANNELS}
     if "focusnet_pp" in bundle.name:
         options |= {"network_def__blocks": [1, 1], "network_def__se_ratio": 4}
     return options
@@ -123,6 +133,7 @@ def small(bundle: Path) -> dict[str, Any]:
     }
     settings = yaml.safe_load((bundle / "configs" / "train.yaml").read_text())
     options |= {"size": [32, 32]} if "size" in settings else {}
+    options |= {"crop_size": [32, 32], "encoder_weights": "random"} if takes_photographs(bundle) else {}
     return options
 
 

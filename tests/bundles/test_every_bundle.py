@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from bundles.helpers import BUNDLES, SMALL_CHANNELS, configs, monai_bundle, network_channels, small, small_network
+from bundles.helpers import (
+    BUNDLES,
+    SMALL_ENCODER,
+    configs,
+    monai_bundle,
+    network_channels,
+    small,
+    small_network,
+    takes_photographs,
+)
 from PIL import Image
 
 from medseg.engines.config import check_config, declared_keys
@@ -66,7 +75,8 @@ def test_training_left_a_whole_run(trained: Path) -> None:
     assert wanted <= names
     assert (trained / "models" / "model.pt").read_bytes() == (run / "model.pt").read_bytes()
     config = yaml.safe_load((run / "config.yaml").read_text())
-    assert config["network_def"]["channels"] == SMALL_CHANNELS
+    for key, value in small_network(trained).items():
+        assert config["network_def"][key.removeprefix("network_def__")] == value
     assert config["train"]["trainer"]["max_epochs"] == 2
     assert json.loads((run / "data.json").read_text())["fingerprint"]
 
@@ -79,7 +89,7 @@ def test_mlflow_holds_the_same(trained: Path) -> None:
     client = mlflow.MlflowClient(held["tracking_uri"])
     run = client.get_run(held["run_id"])
     assert run.info.status == "FINISHED"
-    assert json.loads(run.data.params["network_def.channels"]) == SMALL_CHANNELS
+    assert json.loads(run.data.params["network_def.channels"]) == small_network(trained)["network_def__channels"]
     assert {"loss", "learning_rate", "images_per_second", "data_wait_share", "val_mean_iou"} <= set(run.data.metrics)
     assert len(client.get_metric_history(held["run_id"], "loss")) == 2
     assert "data.fingerprint" in run.data.params
@@ -200,11 +210,36 @@ def test_overlays_of_networks_build(trained: Path) -> None:
     from monai.bundle import ConfigParser
 
     for path in sorted((trained / "configs" / "networks").glob("*.yaml")):
-        parser = ConfigParser(yaml.safe_load(path.read_text()))
+        parser = ConfigParser({"encoder_weights": "random", **yaml.safe_load(path.read_text())})
         definition = parser.get("network_def")
         assert (definition["in_channels"], definition["out_channels"]) == network_channels(trained), path.name
         with torch.device("meta"):
             assert isinstance(parser.get_parsed_content("network_def"), torch.nn.Module), path.name
+
+
+@pytest.mark.parametrize("bundle", [path for path in BUNDLES if takes_photographs(path)], ids=lambda path: path.name)
+def test_overlays_fit_the_loss(bundle: Path) -> None:
+    """Networks of scenes give different outputs: each overlay's loss names those that its network has."""
+    from monai.bundle import ConfigParser
+
+    folder = bundle / "configs"
+    overlays = [*sorted((folder / "networks").glob("*.yaml")), *sorted(folder.glob("ablate_*.yaml"))]
+    assert overlays
+    for path in overlays:
+        parser = ConfigParser()
+        parser.read_config([str(folder / "train.yaml"), str(path)])
+        classes = parser["network_def"]["out_channels"]
+        parser["encoder_weights"] = "random"
+        parser["network_def#encoder"] = SMALL_ENCODER
+        parser["cross_entropy#ignore_index"] = 255
+        network = parser.get_parsed_content("network_def").train()
+        label = torch.randint(0, classes, (2, 1, 33, 33))
+        label[:, :, :4] = 255
+        loss = parser.get_parsed_content("loss")(network(torch.rand(2, 3, 33, 33)), {"label": label})
+        assert torch.isfinite(loss), path.name
+        loss.backward()
+        handlers = parser["handlers"]
+        assert bool(handlers) == hasattr(network, "factorise"), path.name
 
 
 def test_the_command_line_itself(tmp_path: Path) -> None:

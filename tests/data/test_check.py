@@ -227,8 +227,10 @@ def test_requirements(data):
     assert "names 3 classes, but the network gives 5" in only(data.check(num_classes=5), "wrong-classes").message
     data.put("i1.png", pixels(1, (16, 12)))
     data.put("l1.png", pixels(2, (16, 12)) % 3)
+    data.ignore_index = None
     finding = only(data.check(roi_size=(16, 16)), "smaller-than-window")
-    assert "i1.png: 16x12 is smaller than the window 16x16" in finding.message
+    assert "i1.png: 16x12 is smaller than the window 16x16, and without an ignore label padded" in finding.message
+    assert "take a smaller roi_size, set the datalist's ignore_index, pad the image or leave it out" in finding.message
     assert only(data.check(roi_size=(16, 16), allow_smaller=True), "smaller-than-window", "warning")
     assert data.check(roi_size=(16, -1)).ok
     assert {finding.code for finding in data.check(roi_size=(8, 8, 8)).errors} == {"wrong-dimensions"}

@@ -57,6 +57,27 @@ def test_differing_keys_are_listed(tmp_path: Path) -> None:
     torch.testing.assert_close(network.weight.detach(), before)
 
 
+def test_another_number_of_classes_is_named(tmp_path: Path) -> None:
+    """Weights for 19 classes, of a head of its own and one behind it, in a network for the 21 of a datalist."""
+
+    def network(classes: int) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, classes, 1), nn.ConvTranspose2d(classes, classes, 2))
+
+    path = tmp_path / "model.pt"
+    torch.save(network(19).state_dict(), path)
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(network(21), path)
+    message = str(caught.value)
+    assert message.startswith(f"checkpoint {path} does not fit Sequential: 4 of another shape: 1.weight (19, 8, 1, 1)")
+    assert "as weights for 19 classes do in a network for 21: use the datalist and out_channels that" in message
+    assert "or train anew for 21 classes" in message
+    for other in (nn.Conv2d(1, 8, 3), nn.Conv2d(3, 16, 5), nn.Linear(3, 8)):  # channels, two edges, no edges
+        with pytest.raises(CheckpointError, match="of another shape") as caught:
+            load_weights(nn.Sequential(other), {"0.weight": torch.zeros(8, 3, 3, 3), "0.bias": torch.zeros(8)})
+        assert "classes" not in str(caught.value)
+        assert "Use the network_def" in str(caught.value)
+
+
 class _Bomb:
     def __init__(self, path: Path) -> None:
         self.path = path

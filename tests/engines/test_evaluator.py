@@ -85,6 +85,14 @@ def test_absent_classes_are_left_out(entries: list[dict[str, Any]]) -> None:
     assert values["val_mean_iou"] == pytest.approx(values["val_iou_none"] / 3)
 
 
+@pytest.mark.parametrize("named", [2, 4])
+def test_another_number_of_classes_is_an_error(entries: list[dict[str, Any]], named: int) -> None:
+    labels = dict(enumerate("abcd"[:named]))
+    evaluator = Evaluator(torch.device("cpu"), SegmentationDataset(entries, LOAD), Threshold(), labels)
+    with pytest.raises(ValueError, match=rf"gives 3 classes, but the data set names {named}; set .* out_channels to"):
+        evaluator.score(evaluator.network)
+
+
 def test_nothing_labelled_is_an_error(entries: list[dict[str, Any]]) -> None:
     for entry in entries[:2]:
         Image.new("L", (16, 16), 255).save(entry["label"])

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filter, generate_binary_structure
 from torch import Tensor
 
 from medseg.metrics import boundary
@@ -69,6 +70,27 @@ def reference(
     return totals, sum(images) / len(images)
 
 
+def by_distance_transform(
+    pairs: list[tuple[NDArray[np.int64], NDArray[np.int64]]], classes: int, ignore: int | None, tolerance: float
+) -> list[float]:
+    """Return the F-score of each class: boundaries by erosion, nearness by the distance to the other boundary."""
+    totals = np.zeros((classes, 4), np.int64)
+    for prediction, label in pairs:
+        reach = tolerance * math.sqrt(sum(edge**2 for edge in label.shape))
+        faces = generate_binary_structure(label.ndim, 1)
+        for index in range(classes):
+            masks = [(values == index) & (label != ignore) for values in (prediction, label)]
+            ours, theirs = (mask & ~binary_erosion(mask, faces, border_value=1) for mask in masks)
+            for column, (one, other) in enumerate([(ours, theirs), (theirs, ours)]):
+                near = distance_transform_edt(~other)[one] <= reach if other.any() else np.zeros(int(one.sum()))
+                totals[index, 2 * column : 2 * column + 2] += int(near.sum()), int(one.sum())
+    scores = []
+    for near_ours, n_ours, near_theirs, n_theirs in totals.tolist():
+        p, r = near_ours / max(1, n_ours), near_theirs / max(1, n_theirs)
+        scores.append(math.nan if not n_ours + n_theirs else 2 * p * r / (p + r) if p + r else 0.0)
+    return scores
+
+
 def scores_of(
     pairs: list[tuple[NDArray[np.int64], NDArray[np.int64]]], ignore: int | None = None, tolerance: float = 0.0075
 ) -> BoundaryScores:
@@ -94,6 +116,35 @@ def test_equals_brute_force(sizes: list[tuple[int, ...]], ignored: bool, toleran
     assert found.mean_f_score == pytest.approx(sum(found.f_score) / CLASSES)
     assert found.mean_image_f_score == pytest.approx(mean_over_images)
     assert 0.05 < found.mean_f_score < 1  # neither all right nor all wrong, so that the comparison says something
+
+
+@pytest.mark.parametrize("size", [(61, 83), (11, 17, 13)])
+@pytest.mark.parametrize("ignore", [None, IGNORE])
+def test_random_labels_equal_the_distance_transform(size: tuple[int, ...], ignore: int | None) -> None:
+    pairs = [blobs(seed, size, ignore is not None) for seed in range(2)]
+    rng = np.random.default_rng(3)
+    pairs.append((rng.integers(0, CLASSES, size), rng.integers(0, CLASSES, size)))  # a boundary at every pixel
+    for tolerance in (0.0, 0.0075, 0.03):
+        found = scores_of(pairs, ignore, tolerance)
+        np.testing.assert_allclose(found.f_score, by_distance_transform(pairs, CLASSES, ignore, tolerance))
+    assert max(found.f_score) > min(found.f_score) > 0
+
+
+def test_the_tolerance_is_named_in_pixels() -> None:
+    counter = BoundaryFScore(CLASSES, tolerance=0.01)
+    assert counter.compute().tolerance_pixels is None
+    assert counter.compute().to_dict()["tolerance_pixels"] is None
+    for size in ((300, 400), (60, 80), (90, 120)):
+        label = torch.zeros(1, *size, dtype=torch.int64)
+        counter.update(label, label)
+    found = counter.compute().to_dict()
+    assert found["tolerance"] == 0.01
+    assert found["tolerance_pixels"] == pytest.approx([1.0, 5.0])
+    other = BoundaryFScore(CLASSES, tolerance=0.01)
+    other.merge(counter)
+    assert other.compute().tolerance_pixels == counter.compute().tolerance_pixels
+    counter.reset()
+    assert counter.compute().tolerance_pixels is None
 
 
 def test_the_tolerance_is_a_share_of_the_diagonal() -> None:
@@ -186,7 +237,7 @@ def test_merge_reset_and_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(parts[0].counts, once)
     monkeypatch.setattr(boundary.dist, "is_initialized", lambda: True)
     monkeypatch.setattr(boundary.dist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(boundary.dist, "all_reduce", lambda tensor: tensor.mul_(2))
+    monkeypatch.setattr(boundary.dist, "all_reduce", lambda tensor, op=None: None if op else tensor.mul_(2))
     parts[0].all_reduce()
     assert torch.equal(parts[0].counts, 2 * once)
     assert parts[0].images[1] == 6
@@ -238,3 +289,54 @@ def test_real_labels(real_data: Path) -> None:
         assert {index for index in range(21) if index not in found.absent} == there
     assert means[0] == 1.0
     assert means[0] > means[1] > means[2] > 0
+
+
+def test_real_labels_equal_the_distance_transform(real_data: Path) -> None:
+    """VOC masks, palette PNG with 255 round every object; the guess is moved, and wrong in blobs."""
+    folder = real_data / "pascal_voc2012" / "VOCdevkit" / "VOC2012" / "SegmentationClass"
+    rng = np.random.default_rng(0)
+    counter, pairs = BoundaryFScore(21, IGNORE), []
+    for path in sorted(folder.iterdir())[:5]:
+        with Image.open(path) as picture:
+            assert picture.mode == "P"
+            label = np.array(picture).astype(np.int64)
+        guess = np.roll(np.where(label == IGNORE, 0, label), (2, -3), axis=(0, 1))
+        guess[gaussian_filter(rng.normal(size=label.shape), 8) > 0.04] = 15
+        counter.update(torch.from_numpy(guess)[None, None], torch.from_numpy(label)[None, None])
+        pairs.append((guess, label))
+    found = counter.compute()
+    np.testing.assert_allclose(found.f_score, by_distance_transform(pairs, 21, IGNORE, 0.0075), equal_nan=True)
+    assert 0.05 < found.mean_f_score < 0.95
+    assert 10 < len(found.absent) < 20
+    assert found.tolerance_pixels == pytest.approx((0.0075 * 513 * math.sqrt(2),) * 2)
+
+
+SIZES = [(20, 31), (26, 17), (40, 30)]
+
+
+def count_a_share(rank: int, folder: str) -> None:
+    boundary.dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    counter = BoundaryFScore(CLASSES, IGNORE)
+    for seed in range(rank, 3, 2):  # two images here, one there
+        prediction, label = (torch.from_numpy(each)[None] for each in blobs(seed, SIZES[seed], ignored=True))
+        counter.update(prediction, label)
+    counter.all_reduce()
+    Path(folder, f"{rank}.json").write_text(json.dumps(counter.compute().to_dict()))
+    boundary.dist.destroy_process_group()
+
+
+def test_two_processes_count_as_one(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=count_a_share, args=(rank, str(tmp_path))) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    alone = scores_of([blobs(seed, size, ignored=True) for seed, size in enumerate(SIZES)], IGNORE).to_dict()
+    mean = alone.pop("mean_image_f_score")
+    for rank in range(2):
+        together = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert together.pop("mean_image_f_score") == pytest.approx(mean)  # sums of another order
+        assert together == alone
+    assert alone["tolerance_pixels"] == pytest.approx([0.0075 * math.hypot(26, 17), 0.0075 * 50])

@@ -116,5 +116,6 @@ def test_no_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 def test_undefined_is_a_dash_in_text_and_methods_may_differ_in_columns() -> None:
     row = {"name": "a", "iou": None, "dice": None, "precision": None, "recall": None}
-    three = Method("m", {"classes": [row] * 3, "mean_iou": 0.5, "pixel_accuracy": 0.25}, {})
-    assert to_csv(rows_of([three])).splitlines() == ["method,IoU a,mean IoU,pixel accuracy", "m,-,0.5,0.25"]
+    three = Method("m", {"classes": [row] * 3, "mean_iou": 0.5, "pixel_accuracy": 0.25, "mean_accuracy": None}, {})
+    expected = ["method,IoU a,mean IoU,pixel accuracy,mean accuracy", "m,-,0.5,0.25,-"]
+    assert to_csv(rows_of([three])).splitlines() == expected

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from medseg.engines.loading import SegmentationDataset
+from medseg.inferers.sliding_window import SlidingWindow
 from medseg.losses.cross_entropy import CrossEntropyLoss
 from medseg.metrics.confusion_matrix import ConfusionMatrix
 from medseg.transforms.load import LoadImagesd
@@ -262,3 +263,20 @@ def test_only_8_bit_images_stay_as_they_are(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 5), 1000, np.uint16)).save(tmp_path / "deep.png")
     load = LoadImagesd("image", keep_uint8=True)
     assert load({"image": tmp_path / "deep.png"})["image"].dtype == torch.float32
+
+
+def test_symmetric_padding_is_that_of_the_sliding_window() -> None:
+    """What a network saw at a place in training it sees there in inference."""
+    sample = random_pixels(5, 8)
+    cropped = RandPadCropd(KEYS, [10, 9], image_fill=0.0, ignore_index=IGNORE, method="symmetric")(sample)
+    seen: list[Tensor] = []
+
+    def network(window: Tensor) -> Tensor:
+        seen.append(window.clone())  # what is returned is weighted in place
+        return window
+
+    SlidingWindow([10, 9])(sample["image"][None].float(), network)
+    assert torch.equal(seen[0][0], cropped["image"].float())
+    assert (cropped["label"] == IGNORE).sum() == 10 * 9 - 5 * 8
+    with pytest.raises(ValueError, match="method is 'centre'; choose 'end' or 'symmetric'"):
+        RandPadCropd(KEYS, [4, 4], method="centre")
