@@ -5,7 +5,8 @@ FLOPs (2 per multiply-add) are counted without computing; the counter's share of
 are those of a fresh process each, one image, float32, channels-last. Two ways to compute attention are measured:
 torch's fused kernel, which never holds the products of queries and keys, and the ``math`` backend, which does. At
 256x256 the global variant's products alone take 65536^2 x 4 bytes = 17 GB a copy, so both variants are measured in this
-way at the largest halving of the size that fits.
+way at the largest halving of the size that fits; at the whole size their memory is counted, with tensors that have no
+values (``materialised, counted``: the most that is alive at a time beside the weights).
 
     python -m benchmarks.lfa_cost --json lfa_cost.json
 """
@@ -80,6 +81,9 @@ def measure_all(size: int, channels: list[int]) -> dict[str, Any]:
         for key, what in (("seconds", "seconds"), ("peak_mib", "peak memory")):
             ratio = pair["local"][key] / pair["global"][key]
             ratios.append({"what": f"{what}, {attention}", "size": edge, "ratio": ratio})
+    counted_peaks = {name: isolated(count_peak, size, channels, window) for name, window in VARIANTS.items()}
+    ratio = counted_peaks["local"] / counted_peaks["global"]
+    ratios.append({"what": "peak memory, materialised, counted", "size": size, "ratio": ratio})
     return {
         "benchmark": "lfa_cost",
         "settings": {"size": size, "channels": channels, "in_channels": 1, "out_channels": 5, "window_size": WINDOW}
@@ -87,6 +91,7 @@ def measure_all(size: int, channels: list[int]) -> dict[str, Any]:
         "paper_ratio": {"value": PAPERS_RATIO, "note": "stated in the paper; how it was counted is not"},
         "expected_flop_ratio": {"value": EXPECTED_FLOP_RATIO, "note": "whole network, 256x256, the paper's widths"},
         "flops": flops,
+        "counted_peak_bytes": {"size": size, "attention": "materialised", **counted_peaks},
         "measurements": rows,
         "ratios": ratios,
     }
@@ -188,6 +193,24 @@ def count(size: int, channels: list[int], window: int | None) -> dict[str, Any]:
     if alone != attention + projections:
         raise SystemExit(f"torch counts {alone} FLOPs where {attention + projections} are needed")
     return {"total": total, "attention": attention, "projections": projections}
+
+
+def count_peak(size: int, channels: list[int], window: int | None) -> int:
+    """Count the most bytes alive at a time, weights apart, where the products of attention are held."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.distributed._tools.mem_tracker import MemTracker
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with FakeTensorMode():
+        network = build(channels, window).eval()
+        tracker = MemTracker()
+        tracker.track_external(network)
+        with torch.no_grad(), sdpa_kernel([SDPBackend.MATH]), tracker:
+            network(torch.empty(1, 1, size, size))
+        (peak,) = tracker.get_tracker_snapshot("peak").values()
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in (*network.parameters(), *network.buffers()))
+    return int(peak["Total"]) - weights
 
 
 def attention_flops(edge: int, width: int, window: int | None) -> int:

@@ -1,6 +1,6 @@
 """Train every bundle of natural images on a few real images until it knows them: proof that its network can learn.
 
-    python -m benchmarks.overfit --voc DATA --ade DATA --encoder resnet18 --minutes 4
+    python -m benchmarks.overfit --voc DATA --ade DATA --minutes 4
 
 DATA are folders that data_scripts/voc2012.py and ade20k.py wrote (``--allow-partial`` will do). Each bundle trains with
 its own loss, network and transforms; what is changed is said in the result: few images, a small encoder from random
@@ -72,7 +72,7 @@ def changes(bundle: str, options: argparse.Namespace) -> dict[str, Any]:
     """Return what is changed of a bundle's recipe, as an overlay."""
     changed: dict[str, Any] = {
         "encoder_weights": "random",
-        "network_def#encoder": "vgg11_bn" if bundle == "refine_multi_scale_voc" else options.encoder,
+        "network_def#encoder": options.encoder,
         "crop_size": [options.edge, options.edge],
         "learning_rate": options.learning_rate,
         "optimizer": {"_target_": "torch.optim.Adam", "params": "$@network.parameters()", "lr": "@learning_rate"},
@@ -94,6 +94,10 @@ def changes(bundle: str, options: argparse.Namespace) -> dict[str, Any]:
     changed["augmentation"] = [crop]
     if bundle in OTHER_CLASSES:
         changed["network_def#out_channels"] = OTHER_CLASSES[bundle]
+    if "multi_scale" in bundle:  # the paper's widths take seconds a step on a CPU
+        changed |= {"network_def#scale_channels": 64, "network_def#channels": 128}
+    if bundle == "refine_multi_scale_voc":
+        changed["network_def#head_options"] = {"channels": 256}
     if "warmup_epochs" in yaml.safe_load((BUNDLES / bundle / "configs" / "train.yaml").read_text()):
         changed["warmup_epochs"] = min(10, options.epochs // 4)
         changed["network_def#factor_size"] = [-(-options.edge // 16)] * 2
@@ -178,7 +182,7 @@ def main() -> None:
     parser.add_argument("--bundles", nargs="+", default=list(SCENES), choices=SCENES)
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--edge", type=int, default=161)
-    parser.add_argument("--encoder", default="resnet18")
+    parser.add_argument("--encoder", default="test_resnet", help="by timm's name (its smallest ResNet)")
     parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--learning_rate", type=float, default=0.001)

@@ -48,7 +48,9 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--in-channels", type=_positive, metavar="N", help="channels the network takes")
     parser.add_argument("--num-classes", type=_positive, metavar="N", help="classes the network gives")
     parser.add_argument("--roi-size", type=int, nargs="+", metavar="EDGE", help="window edges, -1 for a whole axis")
-    parser.add_argument("--allow-smaller", action="store_true", help="images smaller than the window are a warning")
+    parser.add_argument(
+        "--allow-smaller", action="store_true", help="smaller images are a warning, as with an ignore label"
+    )
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -228,10 +230,71 @@ def _compare(options: argparse.Namespace) -> int:
     return 0
 
 
+def _explain_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", type=Path, help="folder of the bundle, with weights")
+    parser.add_argument(
+        "--image", type=Path, nargs="+", action="extend", required=True, metavar="PATH", help="images or folders"
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the sheets and arrays")
+    parser.add_argument("--ckpt", type=Path, metavar="FILE", help="weights (default: those of the bundle's inference)")
+    parser.add_argument(
+        "--config",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FILE",
+        help="overlays on inference.yaml, such as small.yaml",
+    )
+    parser.add_argument(
+        "--maps", nargs="+", action="extend", default=[], metavar="NAME", help="which maps to show (default: all)"
+    )
+    parser.add_argument(
+        "--roi", type=_positive, nargs="+", default=(), metavar="EDGE", help="look at a centred region of that size"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="also do images whose files are there")
+    parser.add_argument("--json", action="store_true", help="print what was written as JSON")
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from medseg.data.progress import progress_bar
+    from medseg.engines.bundle import InputError
+    from medseg.engines.checkpoint import CheckpointError
+    from medseg.engines.config import ConfigError
+    from medseg.studies.explain import explain
+    from medseg.studies.explainable import load_bundle
+
+    try:
+        bundle = load_bundle(options.bundle, ckpt=options.ckpt, overlays=options.config)
+        with progress_bar("explaining") as update:
+            done = explain(
+                bundle,
+                options.image,
+                options.output,
+                maps=options.maps,
+                roi=options.roi,
+                overwrite=options.overwrite,
+                progress=update,
+            )
+    except (CheckpointError, ConfigError, InputError) as error:
+        sys.stderr.write(f"medseg: error: {error}\n")
+        return 2
+    if options.json:
+        sys.stdout.write(json.dumps(done, indent=1) + "\n")
+    else:
+        for entry in done["written"]:
+            sys.stdout.write(f"{entry['sheet']}: {', '.join(entry['maps'])}\n")
+        if done["skipped"]:
+            sys.stdout.write(f"{len(done['skipped'])} skipped: their files are there (--overwrite does them again)\n")
+    for failure in done["failures"]:
+        sys.stderr.write(f"medseg: error: {failure['image']}: {failure['reason']}\n")
+    return 1 if done["failures"] else 0
+
+
 COMMANDS = (
     Command("check", "report what is wrong with a data set", _check_arguments, _check),
     Command("compare", "put evaluations of the same images into one table", _compare_arguments, _compare),
     Command("complexity", "measure what networks cost", _complexity_arguments, _complexity),
+    Command("explain", "draw what a bundle's network attends to in images", _explain_arguments, _explain),
     Command("report", "print the scores of a run and where its pictures are", _report_arguments, _report),
 )
 

@@ -1,8 +1,10 @@
 import argparse
 import json
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,11 @@ from PIL import Image
 import medseg
 from medseg.cli import COMMANDS, main
 from medseg.data.datalist import Datalist
+from medseg.engines.checkpoint import save_checkpoint
+from medseg.networks.df_dam import DFDAM
 from medseg.studies import complexity
+
+BUNDLE = Path(__file__).parents[1] / "bundles" / "lfa_unet_drosophila"
 
 
 @pytest.fixture
@@ -126,6 +132,55 @@ def test_complexity_measures_what_the_studies_can():
     assert tuple(action.choices) == complexity.MEASURES
     assert tuple(options.measure) == complexity.QUICK
     assert options.batch_size == complexity.BATCH_SIZE
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    """A bundle with a tiny DF-DAM, its weights, and an image."""
+    folder = tmp_path / "toy_bundle"
+    shutil.copytree(BUNDLE, folder, ignore=shutil.ignore_patterns("models", "runs"))
+    options = {"spatial_dims": 2, "in_channels": 1, "out_channels": 5, "encoder": "test_resnet", "channels": 8}
+    network = {"_target_": "medseg.networks.df_dam.DFDAM", **options}
+    (folder / "configs" / "tiny.yaml").write_text(json.dumps({"network_def": network, "device": "cpu"}))
+    save_checkpoint(DFDAM(**options).state_dict(), folder / "models" / "model.pt")
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 56), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    return folder
+
+
+def test_explain(bundle, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["explain", str(bundle), "--image", str(tmp_path / "x.png"), "--output", str(out)]
+    arguments += ["--config", "tiny.yaml"]
+    assert main([*arguments, "--roi", "33"]) == 0
+    assert capsys.readouterr().out == f"{out}/x.png: dafm_3_high, dafm_3_low, confidence\n"
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == "1 skipped: their files are there (--overwrite does them again)\n"
+    (tmp_path / "y.png").write_bytes(b"no picture")
+    more = ["--image", str(tmp_path / "y.png"), "--overwrite", "--json"]
+    assert main([*arguments, *more, "--maps", "confidence"]) == 1
+    said = capsys.readouterr()
+    done = json.loads(said.out)
+    assert done["written"][0]["maps"]["confidence"]["shape"] == [1, 10, 14]
+    assert [failure["image"] for failure in done["failures"]] == [str(tmp_path / "y.png")]
+    assert said.err.startswith(f"medseg: error: {tmp_path}/y.png: image {tmp_path}/y.png cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--maps", "confidense"], "DFDAM gives no map 'confidense'; did you mean confidence?"),
+        (["--config", "networks/unet.yaml"], "UNet has no attention to show; these networks have: "),
+        (["--ckpt", "nowhere.pt"], "checkpoint nowhere.pt does not exist; train the bundle to make it"),
+    ],
+)
+def test_explain_refuses(bundle, tmp_path, capsys, arguments, message):
+    start = ["explain", str(bundle), "--image", str(tmp_path / "x.png"), "--output", str(tmp_path / "out")]
+    assert main([*start, "--config", "tiny.yaml", *arguments]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"medseg: error: {message}")
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("arguments", [[], ["chekc"], ["check"], ["check", "a.json", "--workers", "0"]])

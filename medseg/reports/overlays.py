@@ -58,7 +58,7 @@ def overlay_sheet(
 
     if not cases:
         raise ValueError("there is no case to show; give at least one")
-    palette = _palette(class_names, colours)
+    palette = class_palette(class_names, colours)
     views = [make_view(case, len(class_names), ignore_index) for case in cases]
     sizes = [_fit(view.truth.shape, cell) for view in views]
     width = 2 * _MARGIN + 4 * cell + 3 * _GAP
@@ -70,7 +70,7 @@ def overlay_sheet(
     sheet = Image.new("RGB", (width, height), _BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     if title:
-        draw.text((_MARGIN, _MARGIN), _shorten(title, _TITLE, width - 2 * _MARGIN), _INK, _font(_TITLE, bold=True))
+        draw.text((_MARGIN, _MARGIN), shorten(title, _TITLE, width - 2 * _MARGIN), _INK, _font(_TITLE, bold=True))
     lefts = [_MARGIN + index * (cell + _GAP) for index in range(4)]
     for left, heading in zip(lefts, COLUMNS, strict=True):
         draw.text((left + cell / 2, top), heading, _INK, _font(_HEADING, bold=True), anchor="ma")
@@ -85,7 +85,16 @@ def overlay_sheet(
     return sheet
 
 
-def _palette(names: Sequence[str], colours: Sequence[str | Sequence[int]] | None) -> list[Colour | None]:
+def class_palette(names: Sequence[str], colours: Sequence[str | Sequence[int]] | None) -> list[Colour | None]:
+    """Return a colour for each class, ``None`` for the background.
+
+    Args:
+        names: of the classes.
+        colours: the wanted ones; ``None`` for distinct ones.
+
+    Raises:
+        ValueError: if there is not one for each class.
+    """
     if colours is not None and len(colours) != len(names):
         raise ValueError(f"{len(colours)} colours for {len(names)} classes; give one a class, or none")
     coloured = [name for name in names if not _is_background(name)]
@@ -135,7 +144,7 @@ def _sample(array: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 
 def _caption(draw: ImageDraw, view: View, lefts: Sequence[int], cell: int, y: int) -> None:
     share = view.wrong_share
-    name = _shorten(view.name, _TEXT, 3 * cell)
+    name = shorten(view.name, _TEXT, 3 * cell)
     draw.text((lefts[0], y), name, _SOFT, _font(_TEXT))
     text = "no labelled pixel" if share is None else f"{100 * share:.1f} % of pixels wrong"
     draw.text((lefts[3] + cell, y), text, _SOFT, _font(_TEXT), anchor="ra")
@@ -167,7 +176,7 @@ def _legend_rows(
     rows: list[list[tuple[int, str, Colour | None]]] = [[]]
     x = _MARGIN
     for text, colour in entries:
-        text = _shorten(text, _TEXT, width // 3)
+        text = shorten(text, _TEXT, width // 3)
         step = _SWATCH + 10 + round(_font(_TEXT).getlength(text)) + 30
         if rows[-1] and x + step - 30 > width - _MARGIN:
             rows.append([])
@@ -191,7 +200,14 @@ def _draw_legend(draw: ImageDraw, rows: Sequence[Sequence[tuple[int, str, Colour
         y += _SWATCH + 14
 
 
-def _shorten(text: str, size: int, width: int) -> str:
+def shorten(text: str, size: int, width: int) -> str:
+    """Cut a text to a width in pixels, with an ellipsis.
+
+    Args:
+        text: one line.
+        size: of the letters in pixels.
+        width: to fit in.
+    """
     font = _font(size)
     if font.getlength(text) <= width:
         return text

@@ -81,8 +81,8 @@ def make_view(case: Mapping[str, Any], classes: int, ignore_index: int | None) -
     if truth.ndim == 3:
         axis, index = richest_slice(np.where(ignored, -1, truth))
         name = f"{name}, slice {index + 1} of {truth.shape[axis]}"
-        truth, prediction, ignored = (_cut(array, axis, index) for array in (truth, prediction, ignored))
-        image = np.stack([_cut(channel, axis, index) for channel in image])
+        truth, prediction, ignored = (cut_plane(array, axis, index) for array in (truth, prediction, ignored))
+        image = np.stack([cut_plane(channel, axis, index) for channel in image])
     return View(name, _to_rgb(image), truth, prediction, ignored)
 
 
@@ -165,8 +165,14 @@ def _indices(array: Any) -> NDArray[np.int64]:
     return np.asarray(label[0] if label.ndim > 2 and label.shape[0] == 1 else label).astype(np.int64)
 
 
-def _cut(volume: NDArray[Any], axis: int, index: int) -> NDArray[Any]:
-    """Take a slice; one along the last axis is turned, for volumes come as ``(x, y, z)`` with y upwards."""
+def cut_plane(volume: NDArray[Any], axis: int, index: int) -> NDArray[Any]:
+    """Take a slice; one along the last axis is turned, for volumes come as ``(x, y, z)`` with y upwards.
+
+    Args:
+        volume: ``(X, Y, Z)``.
+        axis: that the slice is perpendicular to.
+        index: of the slice.
+    """
     piece = np.take(volume, index, axis=axis)
     return np.rot90(piece) if axis == 2 else piece
 

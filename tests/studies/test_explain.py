@@ -1,0 +1,429 @@
+"""What a bundle's network attends to: what it is shown, what is written, and what is refused."""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+import yaml
+from monai.inferers import Inferer, PatchInferer, SimpleInferer
+from monai.transforms import AsDiscreted, Compose
+from PIL import Image
+from torch import Tensor, nn
+
+from medseg.engines.bundle import InputError
+from medseg.engines.checkpoint import CheckpointError, save_checkpoint
+from medseg.engines.config import ConfigError
+from medseg.inferers.multi_scale_flip import MultiScaleFlipInferer
+from medseg.inferers.normalise import NormalisingInferer
+from medseg.inferers.resize import ResizeInferer
+from medseg.inferers.sliding_window import SlidingWindow
+from medseg.networks.df_dam import DFDAM
+from medseg.studies.explain import attend, explain
+from medseg.studies.explainable import Explainable, load_bundle, networks_with_attention, without_windows
+from medseg.transforms.load import LoadImagesd
+from medseg.transforms.normalise import ImageNormalisation
+from medseg.transforms.resize import resize_images
+
+BUNDLE = Path(__file__).parents[2] / "bundles" / "lfa_unet_drosophila"
+NETWORK = {
+    "_target_": "medseg.networks.df_dam.DFDAM", "spatial_dims": 2, "in_channels": 1, "out_channels": 5,
+    "encoder": "test_resnet", "channels": 8,
+}  # fmt: skip
+MAPS = ["dafm_3_high", "dafm_3_low", "confidence"]
+
+
+class Watcher(nn.Module):
+    """Classes by a threshold at 100; its attention says what it saw."""
+
+    def __init__(self, spatial_dims: int = 2) -> None:
+        super().__init__()
+        self.scales = [1.0, 0.5]
+        self.conv = (nn.Conv2d, nn.Conv3d)[spatial_dims - 2](1, 2, 1)
+        with torch.no_grad():
+            self.conv.weight.zero_()[1] = 1.0
+            self.conv.bias.copy_(torch.tensor([100.0, 0.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.conv(x)
+        return logits
+
+    def attention(self, x: Tensor) -> dict[str, Tensor]:
+        assert not torch.is_grad_enabled()
+        half = x[(..., *[slice(None, None, 2)] * (x.ndim - 2))]
+        return {"saw": half, "weights": x.flatten(2).mean(2), "scale_weights": torch.cat([half * 0 + 0.5] * 2, 1)}
+
+
+def make(network: nn.Module, inferer: Inferer | None = None, spatial_dims: int = 2) -> Explainable:
+    whole = without_windows(inferer or SimpleInferer())
+    return Explainable(
+        name="toy",
+        network=network.eval(),
+        checkpoint=Path("model.pt"),
+        inferer=whole,
+        preprocessing=Compose([LoadImagesd(keys="image")]),
+        postprocessing=Compose([AsDiscreted(keys="pred", argmax=True)]),
+        spatial_dims=spatial_dims,
+        in_channels=1,
+        class_names=("background", "nucleus"),
+        resized_to=getattr(whole, "spatial_size", None),
+    )
+
+
+def grey(*shape: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(sum(shape)).integers(0, 256, shape).astype(np.uint8)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "in"
+    (folder / "deep").mkdir(parents=True)
+    Image.fromarray(grey(20, 30)).save(folder / "one.png")
+    Image.fromarray(grey(16, 12)).save(folder / "deep" / "two.tif")
+    return folder
+
+
+# ---------------------------------------------------------------------------------------------- what is written
+
+
+def test_sheets_and_raw_maps(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    told: list[tuple[int, int | None]] = []
+    done = explain(make(Watcher()), [pictures], out, progress=lambda *counts: told.append(counts))
+    assert files(out) == ["deep/two.npz", "deep/two.png", "one.npz", "one.png"]  # and no temporary file
+    assert told == [(0, 2), (1, 2), (2, 2)]
+    json.dumps(done)
+    assert (done["network"], done["skipped"], done["failures"]) == ("Watcher", [], [])
+    (entry,) = [entry for entry in done["written"] if entry["image"].endswith("one.png")]
+    values = grey(20, 30)[::2, ::2]
+    assert entry["maps"]["saw"] == {"shape": [1, 10, 15], "low": float(values.min()), "high": float(values.max())}
+    with np.load(out / "one.npz", allow_pickle=False) as arrays:
+        assert list(arrays) == ["saw", "weights", "scale_weights"]
+        np.testing.assert_array_equal(arrays["saw"][0], values)
+        assert arrays["weights"] == pytest.approx([grey(20, 30).mean()], rel=1e-6)
+    with Image.open(entry["sheet"]) as sheet:
+        assert (sheet.format, sheet.mode) == ("PNG", "RGB")
+        assert sheet.width > 1000
+
+
+def test_finished_images_are_skipped_unless_asked(pictures: Path, tmp_path: Path) -> None:
+    out, bundle = tmp_path / "out", make(Watcher())
+    explain(bundle, [pictures], out)
+    before = {name: (out / name).stat().st_mtime_ns for name in files(out)}
+    (out / "one.png").unlink()  # half an output is none
+    second = explain(bundle, [pictures], out)
+    assert [Path(entry["image"]).name for entry in second["written"]] == ["one.png"]
+    assert [Path(path).name for path in second["skipped"]] == ["two.tif"]
+    assert (out / "deep" / "two.png").stat().st_mtime_ns == before["deep/two.png"]
+    third = explain(bundle, [pictures], out, overwrite=True)
+    assert (len(third["written"]), third["skipped"]) == (2, [])
+
+
+def test_chosen_maps(pictures: Path, tmp_path: Path) -> None:
+    done = explain(make(Watcher()), [pictures / "one.png"], tmp_path / "out", maps=["weights", "saw", "saw"])
+    assert list(done["written"][0]["maps"]) == ["weights", "saw"]
+    with np.load(tmp_path / "out" / "one.npz") as arrays:
+        assert set(arrays) == {"weights", "saw"}
+
+
+@pytest.mark.parametrize(
+    ("roi", "rows", "columns"),
+    [((8,), slice(6, 14), slice(11, 19)), ((40, 10), slice(0, 20), slice(10, 20))],
+)
+def test_a_centred_region(pictures: Path, tmp_path: Path, roi: tuple[int, ...], rows: slice, columns: slice) -> None:
+    explain(make(Watcher(), SlidingWindow([16, 16])), [pictures / "one.png"], tmp_path / "out", roi=roi)
+    with np.load(tmp_path / "out" / "one.npz") as arrays:
+        np.testing.assert_array_equal(arrays["saw"][0], grey(20, 30)[rows, columns][::2, ::2])
+
+
+def test_volumes(tmp_path: Path) -> None:
+    values = grey(12, 10, 7).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "v.nii.gz")
+    explain(make(Watcher(3), spatial_dims=3), [tmp_path / "v.nii.gz"], tmp_path / "whole")
+    with np.load(tmp_path / "whole" / "v.npz") as arrays:
+        np.testing.assert_array_equal(arrays["saw"][0], values[::2, ::2, ::2])
+    explain(make(Watcher()), [tmp_path / "v.nii.gz"], tmp_path / "slice")
+    with np.load(tmp_path / "slice" / "v.npz") as arrays:
+        np.testing.assert_array_equal(arrays["saw"][0], values[::2, ::2, 3])  # the middle of 7
+
+
+# ---------------------------------------------------------------------------------------------- what the network sees
+
+
+def norm(x: Tensor) -> Tensor:
+    return ImageNormalisation([0.5], [0.25])(x)
+
+
+def small(x: Tensor) -> Tensor:
+    return resize_images(x, [8, 6])
+
+
+def same(x: Tensor) -> Tensor:
+    return x
+
+
+@pytest.mark.parametrize(
+    ("inferer", "seen"),
+    [
+        (SimpleInferer(), same),
+        (SlidingWindow([8, 8]), same),
+        (NormalisingInferer(ImageNormalisation([0.5], [0.25]), SlidingWindow([8, 8])), norm),
+        (ResizeInferer([8, 6]), small),
+        (NormalisingInferer(ImageNormalisation([0.5], [0.25]), ResizeInferer([8, 6])), lambda x: small(norm(x))),
+        (ResizeInferer([8, 6], NormalisingInferer(ImageNormalisation([0.5], [0.25]))), lambda x: norm(small(x))),
+        (NormalisingInferer(norm, MultiScaleFlipInferer([0.5, 2.0], inferer=SlidingWindow([8, 8]))), norm),
+    ],
+)
+def test_the_network_sees_what_the_inferer_shows(inferer: Inferer, seen: Callable[[Tensor], Tensor]) -> None:
+    image = torch.from_numpy(grey(20, 30)).float()[None]
+    network = Watcher()
+    logits, maps = attend(make(network, inferer), image)
+    expected = seen(image[None])
+    torch.testing.assert_close(maps["saw"], expected[:, :, ::2, ::2])
+    assert logits.shape == (2, 20, 30)
+    if expected.shape[2:] == (20, 30):
+        with torch.no_grad():
+            torch.testing.assert_close(logits, network(expected)[0])
+
+
+def test_the_bundles_inferer_stays_as_it_is() -> None:
+    window = SlidingWindow([8, 8])
+    inferer = NormalisingInferer(norm, window)
+    assert without_windows(inferer) is not inferer
+    assert inferer.inferer is window
+
+
+class Padding(Inferer):
+    """Does something to the image that nobody here knows of."""
+
+    inferer = SimpleInferer()
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return self.inferer(nn.functional.pad(inputs, (1, 1)), network)
+
+
+@pytest.mark.parametrize("inferer", [Padding(), NormalisingInferer(norm, PatchInferer())])
+def test_unknown_inferers(inferer: Inferer) -> None:
+    with pytest.raises(InputError, match=r"inferer (Padding|PatchInferer) is not known to give the network a whole"):
+        without_windows(inferer)
+
+
+# ---------------------------------------------------------------------------------------------- images that are refused
+
+
+def test_bad_images_are_reported_and_the_others_done(pictures: Path, tmp_path: Path) -> None:
+    (pictures / "broken.png").write_bytes(b"no picture")
+    Image.fromarray(grey(8, 8, 3)).save(pictures / "colour.png")
+    nan = np.full((8, 8, 2), np.nan, np.float32)
+    nibabel.save(nibabel.Nifti1Image(nan, np.eye(4)), pictures / "nan.nii")
+    done = explain(make(Watcher()), [pictures], tmp_path / "out")
+    assert files(tmp_path / "out") == ["deep/two.npz", "deep/two.png", "one.npz", "one.png"]
+    reasons = {Path(failure["image"]).name: failure["reason"] for failure in done["failures"]}
+    assert set(reasons) == {"broken.png", "colour.png", "nan.nii"}
+    assert "cannot be read" in reasons["broken.png"]
+    assert reasons["colour.png"].startswith("it has 3 channels, but the network takes 1; convert it")
+    assert reasons["nan.nii"] == "it holds NaN or infinite values"
+
+
+def test_a_picture_for_a_network_of_volumes(pictures: Path, tmp_path: Path) -> None:
+    done = explain(make(Watcher(3), spatial_dims=3), [pictures / "one.png"], tmp_path / "out")
+    assert done["failures"][0]["reason"] == "it has 2 spatial dimensions, 20x30, but the network takes 3"
+
+
+class Greedy(Watcher):
+    """Wants more memory than there is."""
+
+    def attention(self, x: Tensor) -> dict[str, Tensor]:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:1] can't allocate memory: you tried to allocate 1 bytes.")
+
+
+class Diverged(Watcher):
+    """Has lost its weights to infinity."""
+
+    def attention(self, x: Tensor) -> dict[str, Tensor]:
+        return {"saw": x / 0}
+
+
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [(Greedy(), "too little memory for the whole image"), (Diverged(), "map saw holds NaN or infinite values")],
+)
+def test_maps_that_cannot_be_had(pictures: Path, tmp_path: Path, network: nn.Module, reason: str) -> None:
+    done = explain(make(network), [pictures / "one.png"], tmp_path / "out")
+    assert done["failures"][0]["reason"].startswith(reason)
+    assert not (tmp_path / "out").exists()
+
+
+# ---------------------------------------------------------------------------------------------- questions refused
+
+
+@pytest.mark.parametrize(
+    ("maps", "message"),
+    [
+        (["wieghts"], r"Watcher gives no map 'wieghts'; did you mean weights\? It gives saw, weights, scale_weights"),
+        (["x"], r"Watcher gives no map 'x'; It gives saw"),
+    ],
+)
+def test_unknown_maps(pictures: Path, tmp_path: Path, maps: Sequence[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        explain(make(Watcher()), [pictures], tmp_path / "out", maps=maps)
+
+
+def test_a_network_whose_options_leave_no_map(pictures: Path, tmp_path: Path) -> None:
+    network = DFDAM(2, 1, 2, encoder="test_resnet", channels=8, fusion="sum")
+    with pytest.raises(InputError, match="DFDAM gives no map with the options of its network_def"):
+        explain(make(network), [pictures], tmp_path / "out")
+
+
+def test_regions_that_do_not_fit(pictures: Path, tmp_path: Path) -> None:
+    resized = make(Watcher(), ResizeInferer([8, 6]))
+    with pytest.raises(InputError, match=r"--roi 8 is for images .* toy resizes whole images to 8x6: leave --roi out"):
+        explain(resized, [pictures], tmp_path / "out", roi=[8])
+    for roi in ([8, 8, 8], [0]):
+        with pytest.raises(InputError, match="does not fit a network of 2 dimensions; give one edge"):
+            explain(make(Watcher()), [pictures], tmp_path / "out", roi=roi)
+
+
+def test_paths_that_cannot_be_used(pictures: Path, tmp_path: Path) -> None:
+    bundle = make(Watcher())
+    with pytest.raises(InputError, match="none does not exist; name images or folders of images with --image"):
+        explain(bundle, [tmp_path / "none"], tmp_path / "out")
+    for images in (pictures, pictures / "one.png"):
+        with pytest.raises(InputError, match="is the folder of the images; name another for the sheets"):
+            explain(bundle, [images], pictures)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="empty holds no image"):
+        explain(bundle, [tmp_path / "empty"], tmp_path / "out")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"one\.png cannot be written: "):
+        explain(bundle, [pictures / "one.png"], tmp_path / "file")
+    with pytest.raises(InputError, match=r"one\.png is there without one\.npz, so it is no sheet of an earlier run"):
+        explain(bundle, [_copy(pictures / "one.png", tmp_path / "x")], pictures, overwrite=True)
+    _copy(pictures / "deep" / "two.tif", pictures / "in" / "deep")
+    Image.fromarray(grey(8, 8)).save(pictures / "deep" / "two.png")
+    (pictures / "deep" / "two.tif").unlink()
+    with pytest.raises(InputError, match=r"would replace the image .*two\.png by a sheet; name another"):
+        explain(bundle, [pictures], tmp_path)
+    Image.fromarray(grey(8, 8)).save(pictures / "one.tif")
+    with pytest.raises(InputError, match=r"one\.png and .*one\.tif would both write .*one\.png; rename one"):
+        explain(bundle, [pictures], tmp_path / "out")
+
+
+def _copy(image: Path, folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    return Path(shutil.copy(image, folder))
+
+
+def test_the_same_image_twice_is_one(pictures: Path, tmp_path: Path) -> None:
+    done = explain(make(Watcher()), [pictures, pictures], tmp_path / "out")
+    assert len(done["written"]) == 2
+
+
+# ---------------------------------------------------------------------------------------------- bundles
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """A copy of a bundle with a tiny DF-DAM and its weights."""
+    folder = tmp_path / "toy_bundle"
+    shutil.copytree(BUNDLE, folder, ignore=shutil.ignore_patterns("models", "runs"))
+    (folder / "configs" / "tiny.yaml").write_text(yaml.safe_dump({"network_def": NETWORK, "device": "cpu"}))
+    torch.manual_seed(0)
+    network = DFDAM(2, 1, 5, encoder="test_resnet", channels=8)
+    save_checkpoint({"network": network.state_dict()}, folder / "models" / "model.pt")
+    return folder
+
+
+def test_a_bundle(bundle: Path, tmp_path: Path) -> None:
+    loaded = load_bundle(bundle, overlays=["tiny.yaml"])
+    assert (loaded.name, loaded.spatial_dims, loaded.in_channels, loaded.resized_to) == ("toy_bundle", 2, 1, None)
+    assert loaded.class_names[:2] == ("membrane", "mitochondria")
+    assert not loaded.network.training
+    weights = torch.load(bundle / "models" / "model.pt", weights_only=True)["network"]
+    torch.testing.assert_close(loaded.network.state_dict(), weights)
+    Image.fromarray(grey(33, 48)).save(tmp_path / "x.png")
+    explain(loaded, [tmp_path / "x.png"], tmp_path / "out")
+    network = DFDAM(2, 1, 5, encoder="test_resnet", channels=8).eval()
+    network.load_state_dict(weights)
+    with torch.no_grad():
+        expected = network.attention(torch.from_numpy(grey(33, 48))[None, None] / 255)
+    with np.load(tmp_path / "out" / "x.npz") as arrays:
+        assert list(arrays) == MAPS
+        for name in MAPS:
+            np.testing.assert_allclose(arrays[name], expected[name][0].numpy(), atol=1e-5)
+
+
+def test_overlays_add_up(bundle: Path, tmp_path: Path) -> None:
+    overlay = tmp_path / "more.yaml"
+    resize = {"_target_": "medseg.inferers.resize.ResizeInferer", "spatial_size": [24, 16]}
+    overlay.write_text(yaml.safe_dump({"inferer": resize}))
+    loaded = load_bundle(bundle, overlays=["tiny.yaml", str(overlay)], ckpt=bundle / "models" / "model.pt")
+    assert loaded.resized_to == (24, 16)
+
+
+def test_names_that_are_not_those_of_the_network(bundle: Path) -> None:
+    (bundle / "configs" / "two.yaml").write_text(yaml.safe_dump({"network_def#out_channels": 2}))
+    save_checkpoint(DFDAM(2, 1, 2, encoder="test_resnet", channels=8).state_dict(), bundle / "models" / "model.pt")
+    assert load_bundle(bundle, overlays=["tiny.yaml", "two.yaml"]).class_names == ("class 0", "class 1")
+
+
+def test_a_network_without_attention(bundle: Path) -> None:
+    with pytest.raises(InputError, match=r"UNet has no attention to show; these networks have: .*DFDAM.*MFNet"):
+        load_bundle(bundle, overlays=["networks/unet.yaml"])
+    names = networks_with_attention()
+    assert {"DFDAM", "EMANet", "MFNet", "MultiScaleRefinement"} <= set(names)
+    assert not {"UNet", "MultiScalePooling"} & set(names)
+
+
+def test_missing_weights(bundle: Path) -> None:
+    (bundle / "models" / "model.pt").unlink()
+    with pytest.raises(InputError) as caught:
+        load_bundle(bundle, overlays=["tiny.yaml"])
+    said = str(caught.value)
+    assert said.startswith(f"checkpoint {bundle}/models/model.pt does not exist; train the bundle to make it (python")
+    assert f"--config_file {bundle}/configs/train.yaml" in said
+    with pytest.raises(InputError, match=r"checkpoint nowhere\.pt does not exist"):
+        load_bundle(bundle, overlays=["tiny.yaml"], ckpt="nowhere.pt")
+
+
+def test_weights_of_another_network(bundle: Path) -> None:
+    save_checkpoint({"a": torch.zeros(1)}, bundle / "models" / "model.pt")
+    with pytest.raises(CheckpointError, match="does not fit DFDAM"):
+        load_bundle(bundle, overlays=["tiny.yaml"])
+
+
+def test_folders_and_overlays_that_are_none(bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"is no bundle: it has no configs/inference\.yaml"):
+        load_bundle(tmp_path)
+    with pytest.raises(InputError, match=r"--config tny\.yaml is no file, .*there are .*small\.yaml.*tiny\.yaml"):
+        load_bundle(bundle, overlays=["tny.yaml"])
+    (tmp_path / "odd.yaml").write_text("[1, 2")
+    with pytest.raises(InputError, match=r"odd\.yaml cannot be read as a configuration"):
+        load_bundle(bundle, overlays=[str(tmp_path / "odd.yaml")])
+    (tmp_path / "odd.yaml").write_text("text")
+    with pytest.raises(InputError, match=r"odd\.yaml holds no keys"):
+        load_bundle(bundle, overlays=[str(tmp_path / "odd.yaml")])
+    (tmp_path / "odd.yaml").write_text("network_deff: 1")
+    with pytest.raises(ConfigError, match="did you mean `network_def`"):
+        load_bundle(bundle, overlays=[str(tmp_path / "odd.yaml")])
+    (tmp_path / "odd.yaml").write_text("network_def#channels: -1")
+    with pytest.raises(InputError, match="`network_def` of the bundle cannot be made: channels is -1"):
+        load_bundle(bundle, overlays=["tiny.yaml", str(tmp_path / "odd.yaml")])
+
+
+def test_a_bundle_without_a_part(bundle: Path) -> None:
+    config = yaml.safe_load((bundle / "configs" / "inference.yaml").read_text())
+    del config["postprocessing"]
+    config["evaluator"].pop("postprocessing")
+    (bundle / "configs" / "inference.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(InputError, match=r"the bundle's inference\.yaml has no `postprocessing`"):
+        load_bundle(bundle, overlays=["tiny.yaml"])
