@@ -68,11 +68,33 @@ def recipes() -> str:
     return "\n".join(parts)
 
 
+def overfit() -> str:
+    """Return the table of `benchmarks.overfit`."""
+    path = RESULTS / "overfit_scenes_cpu.json"
+    if not path.is_file():
+        return ""
+    record = json.loads(path.read_text())
+    heads = ["bundle", "images", "encoder", "steps", "minutes", "mean IoU", "with scales and flip", "boundary F"]
+    heads.append("pixels right in the written masks")
+    lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
+    scores = ("mean_iou", "mean_iou_multi_scale_flip", "boundary_f", "agreement_of_masks")
+    for name, row in sorted(record["result"].items()):
+        values = (f"{row[key]:.3f}" for key in scores)
+        lines.append(
+            f"| `{name}` | {row['images']} of {row['data']} | {row['encoder']} | {row['steps']} "
+            f"| {row['minutes']:.1f} | "
+            + " | ".join(values)
+            + " |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Update README.md and docs/demo.jpg."""
     readme = ROOT / "README.md"
     text = put(readme.read_text(), "speed", speed())
     text = put(text, "recipes", recipes())
+    text = put(text, "overfit", overfit())
     if (RUN / "test" / "scores.json").is_file():
         summary, scores = summarise(RUN)
         table = summary.split("\n\n")[0]

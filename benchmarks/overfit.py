@@ -147,6 +147,7 @@ def overfit(name: str, options: argparse.Namespace, run: Callable[..., None] = m
     epochs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     row = {
         "bundle": name,
+        "data": Datalist.load(data / "datalist.json").name,
         "images": len(masks),
         "edge": options.edge,
         "encoder": changed["network_def#encoder"],

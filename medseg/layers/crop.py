@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+from torch.jit import is_scripting, is_tracing  # type: ignore[attr-defined]
 
 
 def crop_end(x: Tensor, size: list[int], first_axis: int) -> Tensor:
@@ -17,5 +19,9 @@ def crop_end(x: Tensor, size: list[int], first_axis: int) -> Tensor:
         ``(B, C, *S')`` to ``(B, C, *S)``, or the same with C last.
     """
     for axis, length in enumerate(size):
-        x = x.narrow(first_axis + axis, 0, length)
+        if is_scripting() or is_tracing() or torch.compiler.is_compiling():  # type: ignore[no-untyped-call]
+            x = x.narrow(first_axis + axis, 0, length)
+        else:
+            if x.shape[first_axis + axis] != length:  # the gradient of a narrow is a copy of the whole map
+                x = x.narrow(first_axis + axis, 0, length)
     return x

@@ -63,6 +63,19 @@ class LocalFeatureAggregation(nn.Module):
             result = result + decoder
         return result
 
+    def received(self, encoder: Tensor, decoder: Tensor) -> Tensor:
+        """Return how much attention each pixel of the map that gives keys receives.
+
+        Args:
+            encoder: ``(B, C, *S)``.
+            decoder: ``(B, C, *S)``.
+
+        Returns:
+            ``(B, 1, *S)`` as :meth:`WindowedAttention.received`.
+        """
+        asking, giving = (encoder, decoder) if self.encoder_asks else (decoder, encoder)
+        return self.attention.received(asking, giving)
+
 
 class LFAUNet(UNetSkeleton):
     """U-Net whose skip connections are local feature aggregation (paper, fig. 2).
@@ -113,3 +126,31 @@ class LFAUNet(UNetSkeleton):
             norm=norm,
             dropout=dropout,
         )
+
+    def attention(self, x: Tensor) -> dict[str, Tensor]:
+        """Return how much attention each pixel receives inside its window, at each level of the decoder.
+
+        The network runs in the mode it is in: call ``eval()`` first for what evaluation uses.
+
+        Args:
+            x: image ``(B, in_channels, *S)``.
+
+        Returns:
+            ``window_<i>`` for level i, 0 the finest, ``(B, 1, *S_i)`` at the level's size: 1 where a pixel receives as
+            much as every other pixel of its window, and 1 on average over each. It is the decoder's map that receives,
+            or the encoder's if ``query`` is ``"decoder"``.
+        """
+        maps: dict[str, Tensor] = {}
+        merges = [module for module in self.decoder.modules() if isinstance(module, LocalFeatureAggregation)]
+
+        def keep(merge: LocalFeatureAggregation, inputs: tuple[Tensor, Tensor]) -> None:
+            level = len(merges) - 1 - merges.index(merge)  # the decoder begins with the coarsest
+            maps[f"window_{level}"] = merge.received(*inputs)
+
+        hooks = [merge.register_forward_pre_hook(keep) for merge in merges]
+        try:
+            self(x)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return maps

@@ -85,3 +85,28 @@ class SelfAttentionUNet(UNetSkeleton):
             norm=norm,
             dropout=dropout,
         )
+
+    def attention(self, x: Tensor) -> dict[str, Tensor]:
+        """Return how much attention each pixel of the bottom receives from all others.
+
+        The network runs in the mode it is in: call ``eval()`` first for what evaluation uses.
+
+        Args:
+            x: image ``(B, in_channels, *S)``.
+
+        Returns:
+            ``bottom``, ``(B, 1, *S')`` at the bottom's size: 1 where a pixel receives as much as every other, and 1 on
+            average.
+        """
+        maps: dict[str, Tensor] = {}
+
+        def keep(layer: WindowedAttention, inputs: tuple[Tensor, Tensor]) -> None:
+            maps["bottom"] = layer.received(*inputs)
+
+        (layer,) = (module for module in self.encoder.modules() if isinstance(module, WindowedAttention))
+        hook = layer.register_forward_pre_hook(keep)
+        try:
+            self.encoder(x)
+        finally:
+            hook.remove()
+        return maps

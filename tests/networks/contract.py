@@ -9,6 +9,7 @@ import pickle
 
 import pytest
 import torch
+from monai.data import MetaTensor
 from torch import Tensor, nn
 
 
@@ -16,7 +17,7 @@ def assert_contract(network: nn.Module, x: Tensor, out_channels: int) -> None:
     """Check one network on one input ``(B, C, *S)``.
 
     Training gives a tensor or a flat dict with ``pred``; gradients reach every parameter; evaluation gives finite
-    logits ``(B, out_channels, *S)``, sample by sample, also in bf16; weights round-trip safely; the network can be
+    logits ``(B, out_channels, *S)``, sample by sample, also in bf16 and for a ``MetaTensor``; weights round-trip safely; the network can be
     copied and pickled.
     """
     expected = (x.shape[0], out_channels, *x.shape[2:])
@@ -30,6 +31,8 @@ def assert_contract(network: nn.Module, x: Tensor, out_channels: int) -> None:
         assert torch.isfinite(logits).all()
         torch.testing.assert_close(network(x), logits, rtol=0, atol=0)
         torch.testing.assert_close(network(x[:1]), logits[:1], rtol=1e-4, atol=1e-5)
+        tracked = network(MetaTensor(x))  # as MONAI's own engines and inferers hand images over
+        torch.testing.assert_close(torch.Tensor(tracked), logits, rtol=0, atol=0)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert torch.isfinite(network(x).float()).all()
     _check_weights(network, x, logits)

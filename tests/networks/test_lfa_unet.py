@@ -1,5 +1,6 @@
 """LFA U-Net against the paper's numbers and against attention written out by hand."""
 
+import io
 import itertools
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from medseg.layers.windowed_attention import WindowedAttention
+from medseg.layers.windows import to_windows
 from medseg.networks.lfa_unet import LFAUNet, LocalFeatureAggregation
 
 pytestmark = pytest.mark.filterwarnings(
@@ -42,6 +44,87 @@ def test_contract(size: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(("window_size", "size"), [(7, (20, 24)), (4, (16, 16)), (None, (16, 16))])
 def test_exports(window_size: int | None, size: tuple[int, ...]) -> None:
     assert_exports(LFAUNet(2, 1, 3, channels=(4, 8), window_size=window_size), torch.rand(1, 1, *size))
+
+
+@pytest.mark.filterwarnings(
+    # MONAI's onnx_export takes this way with a torch below 2.9; the exporter is deprecated, and warns of what it does
+    "ignore:.*legacy TorchScript-based ONNX export:DeprecationWarning",
+    "ignore:The feature will be removed. Please remove usage of this function:DeprecationWarning",
+    "ignore:.*aten..index:UserWarning",
+)
+@pytest.mark.parametrize(
+    ("window_size", "size", "other"),
+    [(7, (20, 24), (33, 14)), (4, (16, 16), (7, 9)), (None, (20, 24), (9, 14)), (3, (6, 5, 7), (9, 4, 6))],
+)
+def test_exports_from_torchscript_to_onnx(
+    window_size: int | None, size: tuple[int, ...], other: tuple[int, ...]
+) -> None:
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (pip install medseg[export])")
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed (pip install medseg[export])")
+    network = LFAUNet(len(size), 1, 3, channels=(4, 6, 8), window_size=window_size)
+    with torch.no_grad():
+        network(torch.rand(2, 1, *size))  # settles the normalisation
+    network.eval()
+    file = io.BytesIO()
+    axes = {"image": dict(enumerate(("batch", "channel", *"dhw"[-len(size) :])))}
+    del axes["image"][1]
+    script = torch.jit.script(network)
+    torch.onnx.export(script, (torch.rand(1, 1, *size),), file, dynamo=False, input_names=["image"], dynamic_axes=axes)
+    session = runtime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+    for image in (torch.rand(1, 1, *size), torch.rand(2, 1, *other)):
+        with torch.no_grad():
+            expected = network(image)
+        (result,) = session.run(None, {"image": image.numpy()})
+        torch.testing.assert_close(torch.from_numpy(result), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("window_size", "size"), [(7, (20, 24)), (None, (20, 24))])
+def test_an_export_with_open_sizes(window_size: int | None, size: tuple[int, ...]) -> None:
+    """One export serves all sizes that are alike in what is cropped and padded, as torch's guards then say."""
+    network = LFAUNet(len(size), 1, 3, channels=(4, 8), window_size=window_size).eval()
+    free = dict.fromkeys(range(2, 2 + len(size)), torch.export.Dim.DYNAMIC)
+    exported = torch.export.export(network, (torch.rand(1, 1, *size),), dynamic_shapes=(free,)).module()
+    for other in (size, (26, 18), (10, 38)):
+        image = torch.rand(1, 1, *other)
+        with torch.no_grad():
+            torch.testing.assert_close(exported(image), network(image), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("query", ["encoder", "decoder"])
+@pytest.mark.parametrize(("window_size", "size"), [(7, (21, 26)), (None, (10, 12)), (3, (6, 5, 7))])
+def test_attention_is_what_the_levels_receive(query: str, window_size: int | None, size: tuple[int, ...]) -> None:
+    torch.manual_seed(4)
+    network = LFAUNet(len(size), 2, 3, channels=(4, 6, 8), window_size=window_size, query=query, norm="instance")
+    image = torch.rand(2, 2, *size)
+    with torch.no_grad():
+        for level in network.decoder:
+            torch.nn.init.normal_(level.merge.attention.query.weight)
+        features = network.encoder(image)
+        x, expected = features.pop(), {}
+        for i, level in ((1, network.decoder[0]), (0, network.decoder[1])):
+            fine = features.pop()
+            enlarged = level.up(x)[(..., *(slice(length) for length in fine.shape[2:]))]
+            maps = (fine, enlarged) if query == "encoder" else (enlarged, fine)
+            expected[f"window_{i}"] = level.merge.attention.received(*maps)
+            x = level.block(level.merge(fine, enlarged))
+        shown = network.attention(image)
+    assert {name: m.shape for name, m in shown.items()} == {
+        "window_0": (2, 1, *size),
+        "window_1": (2, 1, *((length + 1) // 2 for length in size)),
+    }
+    torch.testing.assert_close(shown, expected)
+    assert all(float(m.std()) > 0.01 for m in shown.values())
+    for level in network.decoder:
+        assert not level.merge._forward_pre_hooks
+
+
+def test_attention_runs_in_the_mode_the_network_is_in() -> None:
+    network = LFAUNet(2, 1, 3, channels=(4, 8))
+    image = torch.rand(2, 1, 16, 16)
+    trained = network.attention(image)["window_0"]
+    assert network.training
+    assert not torch.allclose(network.eval().attention(image)["window_0"], trained)
+    assert not network.training
 
 
 def test_parameters_are_the_papers() -> None:
@@ -85,14 +168,16 @@ def test_padding_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     asking, giving = torch.randn(2, 1, 4, 10, 9)
     expected = layer(asking, giving)
 
-    def pad_with_noise(x: Tensor, edge: int) -> Tensor:
+    def cut_with_noise(x: Tensor, edge: int) -> Tensor:
         padding = [0, 0]
         for size in reversed(x.shape[1:-1]):
             padding += [0, (-size) % edge]
-        return torch.nn.functional.pad(x, padding, value=1e4)
+        return to_windows(torch.nn.functional.pad(x, padding, value=1e4), edge)
 
-    monkeypatch.setattr(module, "pad_to_windows", pad_with_noise)
+    received = layer.received(asking, giving)
+    monkeypatch.setattr(module, "cut_windows", cut_with_noise)
     torch.testing.assert_close(layer(asking, giving), expected)
+    torch.testing.assert_close(layer.received(asking, giving), received)
 
 
 @pytest.mark.parametrize("query", ["encoder", "decoder"])

@@ -63,6 +63,31 @@ def test_without_values_it_is_the_unet() -> None:
     torch.testing.assert_close(network(x), unet(x), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("size", [(13, 18), (5, 9, 6)])
+def test_attention_is_torch_multihead_attentions_weights(size: tuple[int, ...]) -> None:
+    torch.manual_seed(2)
+    network = SelfAttentionUNet(len(size), 1, 3, channels=(4, 6, 8), scale=None, norm="instance")
+    image = torch.rand(2, 1, *size)
+    block, layer = network.encoder.blocks[-1][0], network.encoder.blocks[-1][1].attention
+    reference = torch.nn.MultiheadAttention(8, 1, batch_first=True)
+    with torch.no_grad():
+        torch.nn.init.normal_(layer.query.weight)
+        reference.in_proj_weight.copy_(torch.cat([layer.query.weight, layer.key.weight, layer.value.weight]))
+        reference.in_proj_bias.copy_(torch.cat([layer.query.bias, layer.key.bias, layer.value.bias]))
+        x = image
+        for finer in network.encoder.blocks[:-1]:
+            x = network.encoder.pool(finer(x))
+        x = block(x)
+        tokens = x.flatten(2).transpose(1, 2)
+        _, weights = reference(tokens, tokens, tokens)  # (B, queries, keys)
+        shown = network.attention(image)
+    assert set(shown) == {"bottom"}
+    expected = (weights.mean(1) * weights.shape[2]).reshape(2, 1, *x.shape[2:])
+    assert float(expected.std()) > 0.01
+    torch.testing.assert_close(shown["bottom"], expected)
+    assert not layer._forward_pre_hooks
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
