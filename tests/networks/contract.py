@@ -17,8 +17,8 @@ def assert_contract(network: nn.Module, x: Tensor, out_channels: int) -> None:
     """Check one network on one input ``(B, C, *S)``.
 
     Training gives a tensor or a flat dict with ``pred``; gradients reach every parameter; evaluation gives finite
-    logits ``(B, out_channels, *S)``, sample by sample, also in bf16 and for a ``MetaTensor``; weights round-trip safely; the network can be
-    copied and pickled.
+    logits ``(B, out_channels, *S)``, sample by sample, also in bf16 and for a ``MetaTensor``; weights round-trip
+    safely; the network can be copied and pickled.
     """
     expected = (x.shape[0], out_channels, *x.shape[2:])
     torch.manual_seed(0)
