@@ -42,7 +42,7 @@ def train_and_score(bundle: Path, method: str, folder: Path, options: argparse.N
         run(bundle, overlays, [*data, *limits, "--output_dir", str(folder), "--publish", "False"])
     if not (folder / "test" / "scores.json").is_file():
         weights = ["--ckpt", str(folder / "model.pt"), "--output_dir", str(folder / "test")]
-        run(bundle, [*overlays, "evaluate"], [*data, *weights])
+        run(bundle, [*overlays, "evaluate", *options.scored], [*data, *weights])
     epochs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return {
         "overlays": overlays,
@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--dataset_dir", type=Path, required=True)
     parser.add_argument("--methods", nargs="+", default=["train"])
     parser.add_argument("--overlays", nargs="*", default=[], help="under every method, such as small")
+    parser.add_argument("--scored", nargs="*", default=[], help="overlays after evaluate, such as paper_split")
     parser.add_argument("--minutes", type=float, default=9)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--otsu", action="store_true", help="Otsu's threshold as a row")
