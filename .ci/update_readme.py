@@ -60,10 +60,11 @@ def recipes() -> str:
         record = json.loads(path.read_text())
         held = record["result"]
         data = held["data"]
+        fold = "" if data["fold"] is None else f", fold {data['fold']} of {data['fold_key']}"
         parts.append(
-            f"`{held['bundle']}` on {data['name']}, {data['images']} {data['split']} images, fold {data['fold']} of "
-            f"{data['fold_key']}, at most {held['minutes']:g} minutes of training, seed {held['seed']} "
-            f"(docs/results/{path.name}):\n\n{to_markdown(held['rows'])}"
+            f"`{held['bundle']}` on {data['name']}, {data['images']} {data['split']} images{fold}, at most "
+            f"{held['minutes']:g} minutes of training, {record['environment']['threads']} thread(s), seed "
+            f"{held['seed']} (docs/results/{path.name}):\n\n{to_markdown(held['rows'])}"
         )
     return "\n".join(parts)
 
@@ -82,9 +83,7 @@ def overfit() -> str:
         values = (f"{row[key]:.3f}" for key in scores)
         lines.append(
             f"| `{name}` | {row['images']} of {row['data']} | {row['encoder']} | {row['steps']} "
-            f"| {row['minutes']:.1f} | "
-            + " | ".join(values)
-            + " |"
+            f"| {row['minutes']:.1f} | " + " | ".join(values) + " |"
         )
     return "\n".join(lines)
 

@@ -53,7 +53,9 @@ def report(name: str, result: Mapping[str, Any], json_path: Path | None) -> None
     lines = [name, *(f"  {key:<{width}}  {_short(value)}" for key, value in result.items())]
     sys.stdout.write("\n".join(lines) + "\n")
     if json_path is not None:
-        command = " ".join(["python", *(Path(a).name if n == 0 else a for n, a in enumerate(sys.argv))])
+        module, *arguments = sys.argv
+        shown = [Path(a).name if Path(a).is_absolute() else a for a in arguments]
+        command = " ".join(["python", "-m", f"benchmarks.{Path(module).stem}", *shown])
         record = {"benchmark": name, "command": command, "result": dict(result), "environment": collect()}
         json_path.parent.mkdir(parents=True, exist_ok=True)
         json_path.write_text(json.dumps(record, indent=1) + "\n")
