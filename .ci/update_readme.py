@@ -96,6 +96,8 @@ def main() -> None:
     text = put(text, "overfit", overfit())
     if (RUN / "test" / "scores.json").is_file():
         summary, scores = summarise(RUN)
+        if not summary.startswith("synthetic"):
+            raise SystemExit(f"{RUN} holds no synthetic sections: real ones may not be published here; run `make demo`")
         table = summary.split("\n\n")[0]
         text = put(text, "demo", f"```\n{table}\n\nmean IoU {scores['mean_iou']:.3f}\n```")
         with Image.open(RUN / "test" / "overlays.png") as picture:

@@ -4,7 +4,8 @@
 
 DATA are folders that data_scripts/voc2012.py and ade20k.py wrote (``--allow-partial`` will do). Each bundle trains with
 its own loss, network and transforms; what is changed is said in the result: few images, a small encoder from random
-weights, Adam, no random scale, a window of the images' size, of ADE20K's classes those that occur; Cityscapes cannot be
+weights, Adam, no random scale, a window of the images' size, of ADE20K's classes those that occur (and windows of
+images, as there are three in its sample); Cityscapes cannot be
 had without a login, and its bundle is given VOC's images. The same images are then scored with
 several scales and flips, and predicted by ``inference.yaml``. What is in the work folder already is not done again.
 """
@@ -30,37 +31,40 @@ from medseg.data.datalist import Datalist
 
 BUNDLES = Path(__file__).parents[1] / "bundles"
 _MANY_CLASSES = 100  # ADE20K's 150, of which three images have 15: the logits of the others would be most of the time
+_LEAST_SHARE = 0.01  # of a window's pixels
 SCENES = ("df_dam_cityscapes", "df_dam_voc", "mfnet_voc", "refine_multi_scale_ade20k", "refine_multi_scale_voc")
 
 
 def few_images(source: Path, folder: Path, images: int, edge: int) -> Path:
-    """Write ``images`` labelled images, their longer edge ``edge`` pixels, as training list.
+    """Write a training list of ``images`` labelled images.
 
+    They are the first ones, scaled to a longer edge of ``edge`` pixels; where there are fewer, windows of ``edge``
+    pixels as they are: those with most classes of which each covers 1 % or more (at stride 8 a network cannot draw what
+    covers a few pixels).
     A validation list there must be, and no image may be in both: it is the mirror image of the first.
 
     Args:
         source: folder of a datalist.
         folder: to write to.
-        images: how many, the first that are labelled.
+        images: how many.
         edge: in pixels; labels by nearest neighbour.
     """
     data = Datalist.load(source / "datalist.json")
-    entries = [entry for _, entry in data.entries() if "label" in entry][:images]
+    entries = [data.absolute(entry) for _, entry in data.entries() if "label" in entry]
+    if len(entries) >= images:
+        pairs = [_scaled(entry, edge) for entry in entries[:images]]
+    else:
+        pairs = _windows(entries, edge, data.ignore_index)[:images]
     content = json.loads((source / "datalist.json").read_text())
     kept = []
-    for number, entry in enumerate(entries):
+    for number, pair in enumerate(pairs):
         made = {}
-        for key, method in (("image", Image.Resampling.LANCZOS), ("label", Image.Resampling.NEAREST)):
-            path = Path(data.absolute(entry)[key])
-            with Image.open(path) as picture:
-                scale = edge / max(picture.size)
-                size = (round(picture.width * scale), round(picture.height * scale))
-                small = picture.resize(size, method)
-                made[key] = f"{key}s/{number}.png"
-                (folder / f"{key}s").mkdir(parents=True, exist_ok=True)
-                small.save(folder / made[key])
-                if not number:
-                    small.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(folder / f"mirrored_{key}.png")
+        for key, picture in zip(("image", "label"), pair, strict=True):
+            made[key] = f"{key}s/{number}.png"
+            (folder / f"{key}s").mkdir(parents=True, exist_ok=True)
+            picture.save(folder / made[key])
+            if not number:
+                picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(folder / f"mirrored_{key}.png")
         kept.append({**made, "group": str(number)})
     mirrored = {"image": "mirrored_image.png", "label": "mirrored_label.png", "group": "mirrored"}
     content |= {"training": kept, "validation": [mirrored], "test": []}
@@ -69,6 +73,33 @@ def few_images(source: Path, folder: Path, images: int, edge: int) -> Path:
         content["labels"] = _leave_out_absent(folder, data)
     (folder / "datalist.json").write_text(json.dumps(content))
     return folder
+
+
+def _opened(entry: dict[str, Any]) -> tuple[Image.Image, Image.Image]:
+    with Image.open(entry["image"]) as image, Image.open(entry["label"]) as label:
+        return image.copy(), label.copy()
+
+
+def _scaled(entry: dict[str, Any], edge: int) -> tuple[Image.Image, Image.Image]:
+    image, label = _opened(entry)
+    scale = edge / max(image.size)
+    size = (round(image.width * scale), round(image.height * scale))
+    return image.resize(size, Image.Resampling.LANCZOS), label.resize(size, Image.Resampling.NEAREST)
+
+
+def _windows(entries: list[dict[str, Any]], edge: int, ignored: int | None) -> list[tuple[Image.Image, Image.Image]]:
+    """Return windows that do not overlap and whose classes all cover enough, those with most classes first."""
+    found = []
+    for entry in entries:
+        image, label = _opened(entry)
+        for top in range(0, label.height - edge + 1, edge):
+            for left in range(0, label.width - edge + 1, edge):
+                box = (left, top, left + edge, top + edge)
+                values, counts = np.unique(np.asarray(label.crop(box)), return_counts=True)
+                counts = counts[values != ignored]
+                if len(counts) and counts.min() >= _LEAST_SHARE * edge**2:
+                    found.append((len(counts), image.crop(box), label.crop(box)))
+    return [(image, label) for _, image, label in sorted(found, key=lambda window: -window[0])]
 
 
 def _leave_out_absent(folder: Path, data: Datalist) -> dict[str, str]:
