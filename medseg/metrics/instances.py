@@ -335,12 +335,20 @@ class InstanceMatching:
         self._objects.append((found.true_objects, found.predicted_objects))
         self._matches.append([(len(iou), float(iou.sum())) for iou in matched])
 
-    def merge(self, other: InstanceMatching) -> None:
-        """Add the images of another count with the same thresholds."""
-        if other.thresholds != self.thresholds:
-            raise ValueError(f"cannot add counts at IoU {other.thresholds} to counts at IoU {self.thresholds}")
-        self._objects += other._objects
-        self._matches += other._matches
+    def take_turns(self, others: Sequence[InstanceMatching]) -> None:
+        """Add the images of several counts in turn: the first of each, the second of each, as processes share them.
+
+        Raises:
+            ValueError: if their thresholds are others.
+        """
+        for other in others:
+            if other.thresholds != self.thresholds:
+                raise ValueError(f"cannot add counts at IoU {other.thresholds} to counts at IoU {self.thresholds}")
+        for number in range(max((len(other._objects) for other in others), default=0)):
+            for other in others:
+                if number < len(other._objects):
+                    self._objects.append(other._objects[number])
+                    self._matches.append(other._matches[number])
 
     def compute(self) -> InstanceScores:
         """Return the scores."""

@@ -295,20 +295,20 @@ def test_to_dict() -> None:
     assert plain["pooled"]["average_precision"] == plain["per_image"]["average_precision"] == 0.25
 
 
-def test_merge_and_reset() -> None:
-    images = [(disturbed(blobs(seed, 5 + seed), seed), blobs(seed, 5 + seed)) for seed in range(4)]
-    first, second = InstanceMatching(), InstanceMatching()
-    for image in images[:2]:
-        first.update(*image)
-    for image in images[2:]:
-        second.update(*image)
-    first.merge(second)
-    assert_same_scores(first.compute(), scores_of(*images))
-    first.reset()
-    assert first.compute().images == 0
-    assert second.compute().images == 2
+def test_counts_of_processes_take_turns() -> None:
+    images = [(disturbed(blobs(seed, 5 + seed), seed), blobs(seed, 5 + seed)) for seed in range(5)]
+    parts = [InstanceMatching(), InstanceMatching()]
+    for number, image in enumerate(images):
+        parts[number % 2].update(*image)
+    whole = InstanceMatching()
+    whole.take_turns(parts)
+    assert_same_scores(whole.compute(), scores_of(*images))
+    assert whole.compute().image_average_precision == scores_of(*images).image_average_precision
+    whole.reset()
+    assert whole.compute().images == 0
+    assert parts[0].compute().images == 3
     with pytest.raises(ValueError, match=r"IoU \(0.5,\) to counts at IoU \(0.5, 0.55"):
-        first.merge(InstanceMatching([0.5]))
+        whole.take_turns([InstanceMatching([0.5])])
 
 
 @pytest.mark.parametrize(

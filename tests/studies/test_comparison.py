@@ -19,6 +19,7 @@ from medseg.studies.comparison import (
     check_same_data,
     load_method,
     otsu_method,
+    paired_interval,
     rows_of,
     to_csv,
 )
@@ -89,6 +90,8 @@ def test_table(data: Datalist, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(["compare", str(folder), "--otsu", str(data.path), "--format", "csv"]) == 0
     otsu, mine = csv.DictReader(io.StringIO(capsys.readouterr().out))
     assert (otsu.pop("method"), mine.pop("method")) == ("Otsu's threshold (minority)", "mine")
+    assert otsu.pop("AP above the first (95 %)") == "-"
+    assert mine.pop("AP above the first (95 %)") == "+0.000 (+0.000 to +0.000)"
     assert otsu == mine
     assert float(mine["IoU square"]) == pytest.approx(0.36)
     assert float(mine["AP 0.5"]) == 0.5
@@ -98,6 +101,20 @@ def test_table(data: Datalist, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert json.loads(capsys.readouterr().out)[0]["F1 0.5"] == pytest.approx(2 / 3)
     assert main(["compare", str(folder), "--format", "markdown"]) == 0
     assert capsys.readouterr().out.startswith("| method | IoU none |")
+
+
+def test_paired_interval() -> None:
+    """Against the normal approximation of many images, and where every image says the same."""
+    generator = np.random.default_rng(3)
+    first = generator.uniform(0, 1, 400)
+    gains = generator.normal(0.05, 0.2, 400)
+    mean, low, high = paired_interval(first, first + gains)
+    error = gains.std() / 20
+    assert mean == pytest.approx(gains.mean())
+    assert (low, high) == pytest.approx((mean - 1.96 * error, mean + 1.96 * error), abs=error / 10)
+    assert paired_interval([0.1, 0.5], [0.2, 0.6]) == pytest.approx((0.1, 0.1, 0.1))
+    with pytest.raises(ValueError, match="2 and 3 images cannot be paired"):
+        paired_interval([0.1, 0.2], [0.1, 0.2, 0.3])
 
 
 def test_only_the_same_data_stand_in_one_table(data: Datalist, tmp_path: Path) -> None:
