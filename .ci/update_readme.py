@@ -64,7 +64,7 @@ def recipes() -> str:
         parts.append(
             f"`{held['bundle']}` on {data['name']}, {data['images']} {data['split']} images{fold}, at most "
             f"{held['minutes']:g} minutes of training, {record['environment']['threads']} thread(s), seed "
-            f"{held['seed']} (docs/results/{path.name}):\n\n{to_markdown(held['rows'])}"
+            f"{held['seed']} (docs/results/{path.name}), by `{record['command']}`:\n\n{to_markdown(held['rows'])}"
         )
     return "\n".join(parts)
 
