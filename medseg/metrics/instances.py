@@ -336,19 +336,13 @@ class InstanceMatching:
         self._matches.append([(len(iou), float(iou.sum())) for iou in matched])
 
     def take_turns(self, others: Sequence[InstanceMatching]) -> None:
-        """Add the images of several counts in turn: the first of each, the second of each, as processes share them.
-
-        Raises:
-            ValueError: if their thresholds are others.
-        """
+        """Add the images of counts with the same thresholds in turn, the first of each, then the second of each."""
         for other in others:
             if other.thresholds != self.thresholds:
                 raise ValueError(f"cannot add counts at IoU {other.thresholds} to counts at IoU {self.thresholds}")
-        for number in range(max((len(other._objects) for other in others), default=0)):
-            for other in others:
-                if number < len(other._objects):
-                    self._objects.append(other._objects[number])
-                    self._matches.append(other._matches[number])
+        order = sorted((number, turn) for turn, other in enumerate(others) for number in range(len(other._objects)))
+        self._objects += [others[turn]._objects[number] for number, turn in order]
+        self._matches += [others[turn]._matches[number] for number, turn in order]
 
     def compute(self) -> InstanceScores:
         """Return the scores."""
@@ -397,9 +391,8 @@ def _scores(objects: Ints, matches: Floats) -> dict[str, Floats]:
 def _mean(values: Floats) -> Floats:
     """Return the mean over the first axis, NaN left out, and NaN where nothing is left."""
     there = ~np.isnan(values)
-    number = there.sum(0)
     total = np.where(there, values, 0).sum(0)
-    mean: Floats = np.divide(total, number, out=np.full(np.shape(total), math.nan), where=number > 0)
+    mean: Floats = np.divide(total, there.sum(0), out=np.full(np.shape(total), math.nan), where=there.any(0))
     return mean
 
 
