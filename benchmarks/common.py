@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+BUNDLES = Path(__file__).parents[1] / "bundles"
 
 
 def alternate(first: Callable[[], None], second: Callable[[], None], repeats: int) -> dict[str, Any]:
@@ -37,6 +40,20 @@ def alternate(first: Callable[[], None], second: Callable[[], None], repeats: in
         "ratio": statistics.median(p[0] / p[1] for p in pairs),
         "ratios": [round(p[0] / p[1], 4) for p in pairs],
     }
+
+
+def run_bundle(bundle: Path, configs: Sequence[Path | str], words: Sequence[str] = (), **options: Any) -> None:
+    """Run one of a bundle's workflows in a process of its own.
+
+    Args:
+        bundle: its folder.
+        configs: names of files in its ``configs``, or paths of others.
+        words: of the command line of ``monai.bundle run``.
+        options: of it too, by name.
+    """
+    files = [str(bundle / "configs" / name) if isinstance(name, str) else str(name) for name in configs]
+    words = [*words, *(word for key, value in options.items() for word in (f"--{key}", str(value)))]
+    subprocess.run([sys.executable, "-m", "monai.bundle", "run", "--config_file", repr(files), *words], check=True)
 
 
 def report(name: str, result: Mapping[str, Any], json_path: Path | None) -> None:

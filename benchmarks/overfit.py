@@ -5,9 +5,9 @@
 DATA are folders that data_scripts/voc2012.py and ade20k.py wrote (``--allow-partial`` will do). Each bundle trains with
 its own loss, network and transforms; what is changed is said in the result: few images, a small encoder from random
 weights, Adam, no random scale, a window of the images' size, of ADE20K's classes those that occur (and windows of
-images, as there are three in its sample); Cityscapes cannot be
-had without a login, and its bundle is given VOC's images. The same images are then scored with
-several scales and flips, and predicted by ``inference.yaml``. What is in the work folder already is not done again.
+images, as there are three in its sample); Cityscapes cannot be had without a login, and its bundle is given VOC's
+images. The same images are then scored with several scales and flips, and predicted by ``inference.yaml``. What is in
+the work folder already is not done again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -26,10 +25,9 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from benchmarks.common import report
+from benchmarks.common import BUNDLES, report, run_bundle
 from medseg.data.datalist import Datalist
 
-BUNDLES = Path(__file__).parents[1] / "bundles"
 _MANY_CLASSES = 100  # ADE20K's 150, of which three images have 15: the logits of the others would be most of the time
 _LEAST_SHARE = 0.01  # of a window's pixels
 SCENES = ("df_dam_cityscapes", "df_dam_voc", "mfnet_voc", "refine_multi_scale_ade20k", "refine_multi_scale_voc")
@@ -148,15 +146,7 @@ def changes(bundle: str, options: argparse.Namespace) -> dict[str, Any]:
     return changed
 
 
-def monai(bundle: Path, overlays: list[Path | str], **options: Any) -> None:
-    """Run one of the bundle's workflows."""
-    files = [str(bundle / "configs" / name) if isinstance(name, str) else str(name) for name in overlays]
-    words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", repr(files), *words]
-    subprocess.run(command, check=True)
-
-
-def overfit(name: str, options: argparse.Namespace, run: Callable[..., None] = monai) -> dict[str, Any]:
+def overfit(name: str, options: argparse.Namespace, run: Callable[..., None] = run_bundle) -> dict[str, Any]:
     """Train a bundle on few images, score it on the same, predict them, and return the row; what is there is kept."""
     work = options.work / name
     if (work / "row.json").is_file():
@@ -201,19 +191,18 @@ def overfit(name: str, options: argparse.Namespace, run: Callable[..., None] = m
         "mean_iou_multi_scale_flip": scores["multi_scale_flip"]["mean_iou"],
         "boundary_f": scores["single_scale"]["boundary"]["mean_f_score"],
         "classes_present": sum(row["iou"] is not None for row in scores["single_scale"]["classes"]),
-        "agreement_of_masks": _agreement(masks, data),
+        "agreement_of_masks": _agreement(masks, data / "labels", few.ignore_index),
         "overlay": changed,
     }
     (work / "row.json").write_text(json.dumps(row))
     return row
 
 
-def _agreement(masks: list[Path], data: Path) -> float:
+def _agreement(masks: list[Path], labels: Path, ignored: int | None) -> float:
     """Return the share of labelled pixels that the written masks have right."""
     right = total = 0
-    ignored = Datalist.load(data / "datalist.json").ignore_index
     for path in masks:
-        label, mask = (np.asarray(Image.open(p)) for p in (data / "labels" / path.name, path))
+        label, mask = (np.asarray(Image.open(p)) for p in (labels / path.name, path))
         counted = label != ignored
         right += int((label == mask)[counted].sum())
         total += int(counted.sum())

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,17 +18,13 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import report
+from benchmarks.common import BUNDLES, report, run_bundle
 from medseg.studies import comparison
 
-BUNDLES = Path(__file__).parents[1] / "bundles"
 
-
-def run(bundle: Path, overlays: list[str], options: list[str]) -> None:
-    """Run one of the bundle's workflows."""
-    files = [str(bundle / "configs" / f"{name}.yaml") for name in ("train", *overlays)]
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", repr(files), "--mlflow", "False", *options]
-    subprocess.run(command, check=True)
+def run(bundle: Path, overlays: list[str], words: list[str]) -> None:
+    """Run one of the bundle's workflows, training with overlays, without MLflow."""
+    run_bundle(bundle, [f"{name}.yaml" for name in ("train", *overlays)], ["--mlflow", "False", *words])
 
 
 def train_and_score(bundle: Path, method: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.hooks import RemovableHandle
 
 from medseg.layers.windows import cut_windows, join_windows, real_tokens
 
@@ -121,3 +124,30 @@ class WindowedAttention(nn.Module):
                     weights *= real[some, row : row + rows, None]
                 sums[some] += weights.sum(1)
         return sums
+
+
+def received_in(layers: Mapping[str, WindowedAttention], run: Callable[[], object]) -> dict[str, Tensor]:
+    """Return what `WindowedAttention.received` gives for the maps that reach each layer while ``run`` runs.
+
+    Args:
+        layers: by the name of their map.
+        run: calls the network.
+
+    Returns:
+        ``(B, 1, *S)`` by name, in the order in which the layers ran.
+    """
+    maps: dict[str, Tensor] = {}
+
+    def watch(name: str, layer: WindowedAttention) -> RemovableHandle:
+        def keep(_: nn.Module, inputs: tuple[Tensor, Tensor]) -> None:
+            maps[name] = layer.received(*inputs)
+
+        return layer.register_forward_pre_hook(keep)
+
+    hooks = [watch(name, layer) for name, layer in layers.items()]
+    try:
+        run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return maps

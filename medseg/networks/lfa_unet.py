@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from medseg.layers.conv_block import Named
 from medseg.layers.unet import UNetSkeleton
-from medseg.layers.windowed_attention import WindowedAttention
+from medseg.layers.windowed_attention import WindowedAttention, received_in
 
 _QUERIES = ("encoder", "decoder")
 _RESIDUALS = ("encoder", "decoder", "none")
@@ -62,19 +62,6 @@ class LocalFeatureAggregation(nn.Module):
         elif self.residual == "decoder":
             result = result + decoder
         return result
-
-    def received(self, encoder: Tensor, decoder: Tensor) -> Tensor:
-        """Return how much attention each pixel of the map that gives keys receives.
-
-        Args:
-            encoder: ``(B, C, *S)``.
-            decoder: ``(B, C, *S)``.
-
-        Returns:
-            ``(B, 1, *S)`` as :meth:`WindowedAttention.received`.
-        """
-        asking, giving = (encoder, decoder) if self.encoder_asks else (decoder, encoder)
-        return self.attention.received(asking, giving)
 
 
 class LFAUNet(UNetSkeleton):
@@ -140,17 +127,7 @@ class LFAUNet(UNetSkeleton):
             much as every other pixel of its window, and 1 on average over each. It is the decoder's map that receives,
             or the encoder's if ``query`` is ``"decoder"``.
         """
-        maps: dict[str, Tensor] = {}
         merges = [module for module in self.decoder.modules() if isinstance(module, LocalFeatureAggregation)]
-
-        def keep(merge: LocalFeatureAggregation, inputs: tuple[Tensor, Tensor]) -> None:
-            level = len(merges) - 1 - merges.index(merge)  # the decoder begins with the coarsest
-            maps[f"window_{level}"] = merge.received(*inputs)
-
-        hooks = [merge.register_forward_pre_hook(keep) for merge in merges]
-        try:
-            self(x)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return maps
+        levels = range(len(merges) - 1, -1, -1)  # the decoder begins with the coarsest
+        layers = {f"window_{level}": merge.attention for level, merge in zip(levels, merges, strict=True)}
+        return received_in(layers, lambda: self(x))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from medseg.layers.conv_block import ConvBlock, Named
 from medseg.layers.unet import UNetSkeleton
-from medseg.layers.windowed_attention import WindowedAttention
+from medseg.layers.windowed_attention import WindowedAttention, received_in
 
 
 class SelfAttention(nn.Module):
@@ -98,15 +98,5 @@ class SelfAttentionUNet(UNetSkeleton):
             ``bottom``, ``(B, 1, *S')`` at the bottom's size: 1 where a pixel receives as much as every other, and 1 on
             average.
         """
-        maps: dict[str, Tensor] = {}
-
-        def keep(layer: WindowedAttention, inputs: tuple[Tensor, Tensor]) -> None:
-            maps["bottom"] = layer.received(*inputs)
-
         (layer,) = (module for module in self.encoder.modules() if isinstance(module, WindowedAttention))
-        hook = layer.register_forward_pre_hook(keep)
-        try:
-            self.encoder(x)
-        finally:
-            hook.remove()
-        return maps
+        return received_in({"bottom": layer}, lambda: self.encoder(x))
