@@ -64,7 +64,7 @@ def report(name: str, result: Mapping[str, Any], json_path: Path | None) -> None
         result: values by name.
         json_path: where to write, or ``None``.
     """
-    from medseg.engines.provenance import collect
+    from medseg.runs.provenance import collect
 
     width = max(len(key) for key in result)
     lines = [name, *(f"  {key:<{width}}  {_short(value)}" for key, value in result.items())]

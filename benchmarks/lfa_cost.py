@@ -45,7 +45,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the result there too")
     options = parser.parse_args()
     result = measure_all(options.size, options.channels)
-    from medseg.engines.provenance import collect
+    from medseg.runs.provenance import collect
 
     result |= {"command": shlex.join(["python", "-m", "benchmarks.lfa_cost", *sys.argv[1:]]), "provenance": collect()}
     show(result)

@@ -24,11 +24,11 @@ from medseg.data.datalist import Datalist
 from medseg.engines.loading import SegmentationDataset
 from medseg.engines.memory import keep_freed_memory
 from medseg.engines.precision import network_to_channels_last
-from medseg.engines.run import Run
 from medseg.engines.trainer import Trainer
+from medseg.io.load import LoadImagesd
 from medseg.losses.focal_iou import FocalIoULoss
 from medseg.networks.lfa_unet import LFAUNet
-from medseg.transforms.load import LoadImagesd
+from medseg.runs.run import Run
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

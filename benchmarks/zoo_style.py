@@ -42,11 +42,11 @@ from monai.transforms import (
 from benchmarks.common import report
 from benchmarks.trainer import sections
 from medseg.engines.loading import SegmentationDataset
-from medseg.engines.run import Run
 from medseg.engines.trainer import Trainer
+from medseg.io.load import LoadImagesd
 from medseg.losses.focal_iou import FocalIoULoss
 from medseg.networks.lfa_unet import LFAUNet
-from medseg.transforms.load import LoadImagesd
+from medseg.runs.run import Run
 
 KEYS = ["image", "label"]
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

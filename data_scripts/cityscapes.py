@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 
 from medseg.data.datalist import Datalist, Entry
-from medseg.data.pictures import Pixels, link_image, read_indices, write_png
-from medseg.data.prepare import SourceError, check_counts, clear, convert, find_one, make_parser, run
+from medseg.releases.pictures import Pixels, link_image, read_indices, write_png
+from medseg.releases.prepare import SourceError, check_counts, clear, convert, find_one, make_parser, run
 
 IMAGES, LABELS = "leftImg8bit", "gtFine"
 WHERE = (

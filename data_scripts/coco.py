@@ -33,8 +33,8 @@ from typing import Any
 import numpy as np
 
 from medseg.data.datalist import Datalist, Entry
-from medseg.data.pictures import Mask, Pixels, link_image, write_png
-from medseg.data.prepare import SourceError, check_counts, clear, convert, find_one, make_parser, run
+from medseg.releases.pictures import Mask, Pixels, link_image, write_png
+from medseg.releases.prepare import SourceError, check_counts, clear, convert, find_one, make_parser, run
 
 WHERE = (
     "the folder or archives with train2017, val2017 and annotations/instances_{train,val}2017.json of "

@@ -47,9 +47,9 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.data.datalist import Datalist, Entry
-from medseg.data.images import read_image
-from medseg.data.pictures import Pixels, read_grey, write_png
-from medseg.data.prepare import SourceError, clear, convert, find_one, make_parser, run
+from medseg.io.images import read_image
+from medseg.releases.pictures import Pixels, read_grey, write_png
+from medseg.releases.prepare import SourceError, clear, convert, find_one, make_parser, run
 
 WHERE = (
     "a folder with tr_im.nii.gz, tr_mask.nii.gz and tr_lungmasks_updated.nii.gz of "

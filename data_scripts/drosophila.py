@@ -25,11 +25,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from medseg.data.download import DownloadError
-from medseg.data.images import read_image
-from medseg.data.prepare import SourceError, open_sources
-from medseg.data.progress import progress_bar
-from medseg.data.sections import Layout, Section, SectionSource, is_complete, remove_layout, write_layout
+from medseg.io.images import read_image
+from medseg.releases.download import DownloadError
+from medseg.releases.prepare import SourceError, open_sources
+from medseg.releases.sections import Layout, Section, SectionSource, is_complete, remove_layout, write_layout
+from medseg.reports.progress import progress_bar
 
 URL = "https://github.com/unidesigner/groundtruth-drosophila-vnc/archive/4a5f051.zip"
 SOURCE = SectionSource(name="drosophila_vnc", licence="CC-BY-NC-SA-3.0", source="doi:10.6084/m9.figshare.856713")

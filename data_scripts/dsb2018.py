@@ -12,8 +12,8 @@ Where masks overlap, the pixel goes to the smaller nucleus, of two equally large
 A mask of which no pixel is left gets no number; the script says how many there were.
 
 Size: 256x256, as in FocusNet++ (https://arxiv.org/abs/1912.02079): images with anti-aliasing, labels by area
-(`medseg.data.pictures`), instances by the nearest pixel, so that the two may differ at a nucleus' border. ``--size 0``
-keeps the sizes; ``original_size`` of the entry is height before width.
+(`medseg.releases.pictures`), instances by the nearest pixel, so that the two may differ at a nucleus' border.
+``--size 0`` keeps the sizes; ``original_size`` of the entry is height before width.
 
 Division: the paper's 540 for training and 130 for validation (of fewer images the same shares) are the two lists, read
 with ``Datalist.split(None)``. ``fold`` divides the training list into five for ``Datalist.split(0)`` to ``split(4)``;
@@ -40,9 +40,9 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.data.datalist import Datalist, Entry
-from medseg.data.images import read_image
-from medseg.data.pictures import Pixels, read_mask, resize_image, resize_mask, write_png
-from medseg.data.prepare import SourceError, clear, convert, make_parser, run
+from medseg.io.images import read_image
+from medseg.releases.pictures import Pixels, read_mask, resize_image, resize_mask, write_png
+from medseg.releases.prepare import SourceError, clear, convert, make_parser, run
 
 WHERE = (
     "stage1_train.zip of https://bbbc.broadinstitute.org/BBBC038 or (with a login) of "

@@ -9,10 +9,10 @@ Division, as in FocusNet++ (https://arxiv.org/abs/1912.02079): 1815 images for t
 the test, three fixed lists. The paper does not say which: they are drawn with a fixed seed over the sorted names. Of
 fewer images the same shares are drawn, and the script says so. The release names no patients: every image is a group.
 
-Size: 256x256 with anti-aliasing (`medseg.data.pictures`), the aspect ratio is lost, as in the paper; a mask's pixel is
-lesion where more than half of it was. ``--size 0`` keeps size and bytes of the images. Each entry names its file in the
-release (``original``) and the size there, height before width (``original_size``), so that predictions can be judged
-at full size where the release is still at hand; downloaded archives stay in the folder ``download``.
+Size: 256x256 with anti-aliasing (`medseg.releases.pictures`), the aspect ratio is lost, as in the paper; a mask's pixel
+is lesion where more than half of it was. ``--size 0`` keeps size and bytes of the images. Each entry names its file in
+the release (``original``) and the size there, height before width (``original_size``), so that predictions can be
+judged at full size where the release is still at hand; downloaded archives stay in the folder ``download``.
 
 Classes: 0 skin, 1 lesion.
 
@@ -37,9 +37,9 @@ from typing import Any
 import numpy as np
 
 from medseg.data.datalist import SPLITS, Datalist, Entry
-from medseg.data.images import read_image
-from medseg.data.pictures import read_mask, resize_image, resize_mask, write_png
-from medseg.data.prepare import SourceError, clear, convert, find_one, make_parser, run
+from medseg.io.images import read_image
+from medseg.releases.pictures import read_mask, resize_image, resize_mask, write_png
+from medseg.releases.prepare import SourceError, clear, convert, find_one, make_parser, run
 
 IMAGES = "ISIC2018_Task1-2_Training_Input"
 LABELS = "ISIC2018_Task1_Training_GroundTruth"

@@ -55,7 +55,7 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _check(options: argparse.Namespace) -> int:
     from medseg.data.check import check_datalist
-    from medseg.data.progress import progress_bar
+    from medseg.reports.progress import progress_bar
 
     with progress_bar("checking") as update:
         report = check_datalist(
@@ -157,7 +157,7 @@ def _complexity_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _complexity(options: argparse.Namespace) -> int:
-    from medseg.data.progress import progress_bar
+    from medseg.reports.progress import progress_bar
     from medseg.studies.complexity import ComplexityError, choose_rows, measure
 
     channels = {"in_channels": options.in_channels, "out_channels": options.out_channels}
@@ -172,7 +172,7 @@ def _complexity(options: argparse.Namespace) -> int:
         sys.stderr.write(f"medseg: error: {error}\n")
         return 2
     if options.json:
-        from medseg.engines.provenance import collect
+        from medseg.runs.provenance import collect
 
         sys.stdout.write(json.dumps(result | {"environment": collect()}, indent=1) + "\n")
     else:
@@ -256,10 +256,10 @@ def _explain_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    from medseg.data.progress import progress_bar
-    from medseg.engines.bundle import InputError
-    from medseg.engines.checkpoint import CheckpointError
-    from medseg.engines.config import ConfigError
+    from medseg.bundle.config import ConfigError
+    from medseg.bundle.start import InputError
+    from medseg.reports.progress import progress_bar
+    from medseg.runs.checkpoint import CheckpointError
     from medseg.studies.explain import explain
     from medseg.studies.explainable import load_bundle
 

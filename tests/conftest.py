@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["pairs"]
+
 ROOT = Path(__file__).parent.parent
 
 

@@ -13,8 +13,8 @@ from PIL import Image
 import medseg
 from medseg.cli import COMMANDS, main
 from medseg.data.datalist import Datalist
-from medseg.engines.checkpoint import save_checkpoint
 from medseg.networks.df_dam import DFDAM
+from medseg.runs.checkpoint import save_checkpoint
 from medseg.studies import complexity
 
 BUNDLE = Path(__file__).parents[1] / "bundles" / "lfa_unet_drosophila"

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medseg.data.images import ImageError, read_image
+from medseg.errors import MedsegError
+from medseg.io.images import ImageError, read_image
 
 __all__ = ["class_weights", "count_pixels"]
 
@@ -52,11 +53,11 @@ def class_weights(
         ImageError: if a label cannot be read or holds anything but class indices.
     """
     if scheme not in SCHEMES:
-        raise ValueError(f"scheme is {scheme!r}; choose one of {', '.join(SCHEMES)}")
+        raise MedsegError(f"scheme is {scheme!r}; choose one of {', '.join(SCHEMES)}")
     counts = count_pixels(entries, num_classes, ignore_index, workers=workers)
     pixels = counts.sum(axis=0)
     if not pixels.any():
-        raise ValueError(
+        raise MedsegError(
             f"all pixels of the {len(entries)} labels have the ignore label {ignore_index}, so that nothing can be "
             "weighed; correct ignore_index or the entries"
         )
@@ -101,12 +102,12 @@ def count_pixels(
         ImageError: if a label cannot be read or holds anything but class indices.
     """
     if num_classes < 1:
-        raise ValueError(f"num_classes is {num_classes}; it must be at least 1")
+        raise MedsegError(f"num_classes is {num_classes}; it must be at least 1")
     if not entries:
-        raise ValueError("there are no entries to count class pixels in; name those of the training part")
+        raise MedsegError("there are no entries to count class pixels in; name those of the training part")
     for position, entry in enumerate(entries):
         if "label" not in entry:
-            raise ValueError(f"entry {position} ({entry.get('image', 'no image')}) has no label; leave it out")
+            raise MedsegError(f"entry {position} ({entry.get('image', 'no image')}) has no label; leave it out")
     workers = workers if workers is not None else min(8, os.cpu_count() or 1)
     count = partial(_count_file, num_classes=num_classes, ignore_index=ignore_index)
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:

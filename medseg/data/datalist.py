@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from medseg.data.atomic import atomic_write
+from medseg.atomic import atomic_write
 from medseg.data.schema import PATH_KEYS, DatalistError, read_json, validate
 
 __all__ = ["SPLITS", "Datalist", "DatalistError", "Entry"]

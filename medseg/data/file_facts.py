@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from medseg.data.atomic import atomic_write
-from medseg.data.images import ImageError, read_image
+from medseg.atomic import atomic_write
+from medseg.io.images import ImageError, read_image
 
 __all__ = ["CHECKER_VERSION", "MAX_LABEL_VALUES", "FileFacts", "cache_folder", "measure", "measure_all"]
 

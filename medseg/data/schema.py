@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from medseg.errors import MedsegError
+
 __all__ = ["PATH_KEYS", "DatalistError", "read_json", "validate"]
 
 PATH_KEYS = ("image", "label", "instances")
@@ -27,7 +29,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 _JSON_NAMES = {str: "a string", int: "an integer", list: "a list", dict: "an object", type(None): "null"}
 
 
-class DatalistError(ValueError):
+class DatalistError(MedsegError):
     """A datalist, or what it names, cannot be used."""
 
 

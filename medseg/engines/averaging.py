@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from medseg.errors import MedsegError
+
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
@@ -23,7 +25,7 @@ def moving_average(network: nn.Module, decay: float) -> AveragedModel:
         ValueError: if ``decay`` is out of range.
     """
     if not 0 <= decay < 1:
-        raise ValueError(f"ema_decay is {decay}; it must be in [0, 1), or null for none")
+        raise MedsegError(f"ema_decay is {decay}; it must be in [0, 1), or null for none")
 
     @torch.no_grad()
     def update(averaged: Tensors, current: Tensors, steps: Tensor | int) -> None:

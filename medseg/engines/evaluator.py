@@ -13,11 +13,13 @@ from monai.engines import SupervisedEvaluator
 from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor, nn
 
-from medseg.engines.distributed import pick_device
 from medseg.engines.loading import SegmentationDataset, make_loader
 from medseg.engines.memory import keep_freed_memory
 from medseg.engines.precision import autocast, resolve_precision, to_memory_format
+from medseg.errors import MedsegError
 from medseg.metrics.confusion_matrix import ConfusionMatrix
+from medseg.runs.processes import pick_device
+from medseg.runs.report import Result
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +98,7 @@ class Evaluator(SupervisedEvaluator):
         self.run(epoch)
         table = self.table()
         if table["mean_iou"] is None:
-            raise ValueError(
+            raise MedsegError(
                 f"none of the {len(self.dataset)} images has a labelled pixel, so there is nothing to score; check "
                 "ignore_index and the split"
             )
@@ -130,6 +132,20 @@ class Evaluator(SupervisedEvaluator):
         """Return the scores of the last evaluation, per class and overall, as plain values."""
         return self.matrix.compute().to_dict(self.class_names)
 
+    def result(self, more: Mapping[str, Any] | None = None) -> Result:
+        """Return everything that the last evaluation found.
+
+        Args:
+            more: further scores by name, such as ``instances``.
+        """
+        return Result(
+            {**self.table(), **(more or {})},
+            self.matrix.matrix.cpu().numpy(),
+            self.class_names,
+            self.cases,
+            self.matrix.ignore_index,
+        )
+
     def _prepare(
         self, batch: dict[str, Tensor], device: torch.device, non_blocking: bool, **_: Any
     ) -> tuple[Tensor, Tensor]:
@@ -147,7 +163,7 @@ class Evaluator(SupervisedEvaluator):
         output = self.state.output
         given, named = output["pred"].shape[1], len(self.class_names)
         if given != named:
-            raise ValueError(
+            raise MedsegError(
                 f"the network gives {given} classes, but the data set names {named}; set the network's out_channels to "
                 f"{named}, or score it on the data set that it was trained for"
             )

@@ -8,10 +8,11 @@ import torch
 from ignite.engine import Events
 from numpy.typing import NDArray
 
-from medseg.data.images import read_image
-from medseg.engines.distributed import rank, world_size
 from medseg.engines.evaluator import Evaluator
+from medseg.errors import MedsegError
+from medseg.io.images import read_image
 from medseg.metrics.instances import InstanceMatching, label_instances
+from medseg.runs.processes import rank, world_size
 
 
 class InstanceCounter:
@@ -32,7 +33,7 @@ class InstanceCounter:
     def __init__(self, evaluator: Evaluator, method: str = "components", min_size: int = 0) -> None:
         missing = [entry for entry in evaluator.dataset.data if "instances" not in entry]
         if missing:
-            raise ValueError(
+            raise MedsegError(
                 f"instance scores were asked for, but {len(missing)} of {len(evaluator.dataset)} entries name no "
                 f"`instances`, the first of image {missing[0].get('image')}; prepare the data with instance maps, or "
                 "leave `instances` out"
@@ -52,7 +53,7 @@ class InstanceCounter:
             path = self._evaluator.dataset.data[index]["instances"]
             truth = read_image(path, label=True).array
             if truth.shape != prediction.shape:
-                raise ValueError(
+                raise MedsegError(
                     f"instance map {path} has the size {truth.shape}, its image's prediction {prediction.shape}; they "
                     "must agree: prepare the data set again"
                 )

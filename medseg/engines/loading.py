@@ -19,7 +19,8 @@ from monai.transforms import Compose, Transform
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
-from medseg.engines.distributed import rank, world_size
+from medseg.errors import MedsegError
+from medseg.runs.processes import rank, world_size
 
 logger = logging.getLogger(__name__)
 
@@ -142,10 +143,10 @@ def make_loader(
         ValueError: if there is no sample, or fewer than one batch.
     """
     if len(dataset) == 0:
-        raise ValueError("the split holds no sample; check the datalist, `fold` and `validation_fold`")
+        raise MedsegError("the split holds no sample; check the datalist, `fold` and `validation_fold`")
     processes = world_size()
     if shuffle and batch_size * processes > len(dataset):
-        raise ValueError(
+        raise MedsegError(
             f"batch_size {batch_size} x {processes} process(es) is more than the {len(dataset)} training samples; "
             "lower --batch_size"
         )

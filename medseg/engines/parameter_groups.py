@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import nn
 
+from medseg.errors import MedsegError
+
 ENCODER = "encoder"
 
 
@@ -39,12 +41,12 @@ def parameter_groups(
         ValueError: if a number is out of range, the network has no encoder, or every parameter is frozen.
     """
     if lr <= 0 or decoder_factor <= 0:
-        raise ValueError(f"lr is {lr} and decoder_factor {decoder_factor}; both must be above 0")
+        raise MedsegError(f"lr is {lr} and decoder_factor {decoder_factor}; both must be above 0")
     if weight_decay is not None and weight_decay < 0:
-        raise ValueError(f"weight_decay is {weight_decay}; it must not be negative")
+        raise MedsegError(f"weight_decay is {weight_decay}; it must not be negative")
     encoders = [module for name, module in network.named_modules() if name.rpartition(".")[2] == ENCODER]
     if not encoders:
-        raise ValueError(
+        raise MedsegError(
             f"{type(network).__name__} has no module called {ENCODER!r}, so that one learning rate fits all: pass "
             "network.parameters() to the optimiser"
         )
@@ -62,5 +64,5 @@ def parameter_groups(
             groups[f"{part}_no_decay" if spared else part]["params"].append(parameter)
     filled = [group for group in groups.values() if group["params"]]
     if not filled:
-        raise ValueError(f"every parameter of {type(network).__name__} is frozen; there is nothing to train")
+        raise MedsegError(f"every parameter of {type(network).__name__} is frozen; there is nothing to train")
     return filled

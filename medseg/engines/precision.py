@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from medseg.errors import MedsegError
+
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
@@ -20,12 +22,12 @@ def resolve_precision(precision: str, device: torch.device) -> str:
         ValueError: if the name is unknown or the device cannot do it.
     """
     if precision not in PRECISIONS:
-        raise ValueError(f"precision is {precision!r}; choose one of {', '.join(PRECISIONS)}")
+        raise MedsegError(f"precision is {precision!r}; choose one of {', '.join(PRECISIONS)}")
     cuda = device.type == "cuda"
     if precision == "auto":
         return "bf16" if cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     if precision == "fp16" and not cuda:
-        raise ValueError(f"precision fp16 needs a GPU, the device is {device}; use fp32 or bf16")
+        raise MedsegError(f"precision fp16 needs a GPU, the device is {device}; use fp32 or bf16")
     return precision
 
 

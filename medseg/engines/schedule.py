@@ -6,6 +6,8 @@ import math
 
 from torch.optim import Optimizer
 
+from medseg.errors import MedsegError
+
 KINDS = ("constant", "poly", "cosine")
 
 
@@ -40,11 +42,11 @@ class Schedule:
         max_minutes: float | None = None,
     ) -> None:
         if kind not in KINDS:
-            raise ValueError(f"schedule is {kind!r}; choose one of {', '.join(KINDS)}")
+            raise MedsegError(f"schedule is {kind!r}; choose one of {', '.join(KINDS)}")
         if max_minutes is not None and max_minutes <= 0:
-            raise ValueError(f"max_minutes is {max_minutes}; it must be above 0, or null for no limit")
+            raise MedsegError(f"max_minutes is {max_minutes}; it must be above 0, or null for no limit")
         if warmup < 0:
-            raise ValueError(f"warmup is {warmup} iterations; it must not be negative")
+            raise MedsegError(f"warmup is {warmup} iterations; it must not be negative")
         self.optimizer = optimizer
         self.kind = kind
         self.iterations = max(1, iterations)

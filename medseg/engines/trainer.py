@@ -7,7 +7,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -18,25 +18,24 @@ from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor, nn
 
 from medseg.engines.averaging import moving_average
-from medseg.engines.checkpoint import load_weights, restore_optimizer, save_checkpoint, unwrap
-from medseg.engines.distributed import pick_device, rank, world_size
+from medseg.engines.evaluator import Evaluator
 from medseg.engines.loading import SegmentationDataset, make_loader, stop_workers
 from medseg.engines.memory import keep_freed_memory
 from medseg.engines.precision import network_to_channels_last, resolve_precision
 from medseg.engines.progress import Progress
 from medseg.engines.schedule import Schedule
 from medseg.engines.training_parts import AutocastInferer, EpochMeter, PrepareBatch
-
-if TYPE_CHECKING:
-    from medseg.engines.evaluator import Evaluator
-    from medseg.engines.run import Run
+from medseg.errors import MedsegError
+from medseg.runs.checkpoint import load_weights, restore_optimizer, save_checkpoint, unwrap
+from medseg.runs.processes import pick_device, rank, world_size
+from medseg.runs.run import Run
 
 logger = logging.getLogger(__name__)
 
 _CHECK_EVERY = 10  # iterations between looks at the loss, each of which waits for the device
 
 
-class TrainingError(ValueError):
+class TrainingError(MedsegError):
     """Training that cannot start or cannot go on."""
 
 
@@ -191,7 +190,7 @@ class Trainer(SupervisedTrainer):
             else:
                 with self.progress:
                     super().run()
-            self.run_record.finish_training(self)
+            self._conclude()
         except KeyboardInterrupt:
             self.run_record.close("KILLED")
             raise
@@ -203,6 +202,16 @@ class Trainer(SupervisedTrainer):
                 if engine is not None:
                     stop_workers(engine)
         self.run_record.close("FINISHED")
+
+    def _conclude(self) -> None:
+        weights, origin = self.run_record.weights_to_use()
+        load_weights(self.predictor, weights, origin=origin)
+        result = None
+        if self.evaluator is not None:
+            self.evaluator.score(self.predictor, self.state.epoch)
+            result = self.evaluator.result()
+        if rank() == 0:
+            self.run_record.finish_training(weights, result)
 
     @property
     def seconds(self) -> float:
@@ -352,4 +361,4 @@ class Trainer(SupervisedTrainer):
 def _at_least(least: int, **values: int | None) -> None:
     for name, value in values.items():
         if value is not None and value < least:
-            raise ValueError(f"{name} is {value}; it must be at least {least}")
+            raise MedsegError(f"{name} is {value}; it must be at least {least}")

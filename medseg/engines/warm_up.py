@@ -9,7 +9,8 @@ from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 from torch import Tensor, nn
 
-from medseg.engines.checkpoint import unwrap
+from medseg.errors import MedsegError
+from medseg.runs.checkpoint import unwrap
 
 
 class FactorisationWarmUp:
@@ -28,7 +29,7 @@ class FactorisationWarmUp:
 
     def __init__(self, epochs: int = 10) -> None:
         if epochs < 0:
-            raise ValueError(f"warm-up is {epochs} epochs; it must not be negative")
+            raise MedsegError(f"warm-up is {epochs} epochs; it must not be negative")
         self.epochs = epochs
 
     def attach(self, engine: Engine) -> None:
@@ -60,7 +61,7 @@ def _parts(engine: Engine) -> tuple[Tensor, nn.Module]:
     factorise = dict(network.named_buffers()).get("factorise")
     factorisation = dict(network.named_children()).get("factorisation")
     if factorise is None or factorisation is None:
-        raise ValueError(
+        raise MedsegError(
             f"{type(network).__name__} has no buffer `factorise` and module `factorisation`; the warm-up is for MFNet"
         )
     return factorise, factorisation

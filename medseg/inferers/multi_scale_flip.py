@@ -16,6 +16,7 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor
 
+from medseg.errors import MedsegError
 from medseg.inferers.slices import fit_dimensions
 from medseg.transforms.resize import resize_images
 
@@ -56,11 +57,11 @@ class MultiScaleFlipInferer(Inferer):
     ) -> None:
         super().__init__()
         if not scales or min(scales) <= 0:
-            raise ValueError(f"scales are {list(scales)}; give at least one, each above 0")
+            raise MedsegError(f"scales are {list(scales)}; give at least one, each above 0")
         if size_divisor < 1:
-            raise ValueError(f"size_divisor is {size_divisor}; it must be at least 1")
+            raise MedsegError(f"size_divisor is {size_divisor}; it must be at least 1")
         if spatial_dims not in (None, 2, 3):
-            raise ValueError(f"spatial_dims is {spatial_dims}; it must be 2 or 3")
+            raise MedsegError(f"spatial_dims is {spatial_dims}; it must be 2 or 3")
         self.scales = tuple(scales)
         self.flip_axes = tuple(flip_axes)
         self.inferer = inferer or SimpleInferer()
@@ -96,7 +97,7 @@ class MultiScaleFlipInferer(Inferer):
         beyond = [axis for axis in self.flip_axes if not -spatial <= axis < spatial]
         axes = {axis % spatial + 2 for axis in self.flip_axes}
         if beyond or len(axes) != len(self.flip_axes):
-            raise ValueError(
+            raise MedsegError(
                 f"flip_axes are {list(self.flip_axes)}; an image of {spatial} spatial dimensions has the axes "
                 f"{-spatial} to {spatial - 1}, each to be named once"
             )

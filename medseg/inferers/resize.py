@@ -9,6 +9,7 @@ import torch
 from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor
 
+from medseg.errors import MedsegError
 from medseg.inferers.slices import fit_dimensions
 from medseg.transforms.resize import resize_images
 
@@ -36,7 +37,7 @@ class ResizeInferer(Inferer):
     def __init__(self, spatial_size: Sequence[int], inferer: Inferer | None = None) -> None:
         super().__init__()
         if not spatial_size or min(spatial_size) < 1:
-            raise ValueError(f"spatial_size is {list(spatial_size)}; give an edge of at least 1 pixel for each axis")
+            raise MedsegError(f"spatial_size is {list(spatial_size)}; give an edge of at least 1 pixel for each axis")
         self.spatial_size = tuple(spatial_size)
         self.inferer = inferer or SimpleInferer()
 

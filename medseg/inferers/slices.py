@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from medseg.errors import MedsegError
+
 _SLICES_AT_ONCE = 8
 
 
@@ -28,7 +30,7 @@ def fit_dimensions(inputs: Tensor, size: Sequence[int], predict: Callable[[Tenso
     if spatial == len(size):
         return predict(inputs)
     if (len(size), spatial) != (2, 3):
-        raise ValueError(
+        raise MedsegError(
             f"the image has {spatial} spatial dimensions {tuple(inputs.shape[2:])}, the inferer has {len(size)} "
             f"{tuple(size)}; two edges take images and volumes, three take volumes"
         )

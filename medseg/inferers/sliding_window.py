@@ -9,6 +9,7 @@ import torch
 from monai.inferers import SlidingWindowInferer
 from torch import Tensor
 
+from medseg.errors import MedsegError
 from medseg.inferers.slices import fit_dimensions
 
 
@@ -39,7 +40,7 @@ class SlidingWindow(SlidingWindowInferer):
         **options: Any,
     ) -> None:
         if not 0 <= overlap < 1:
-            raise ValueError(f"overlap is {overlap}; it must be in [0, 1)")
+            raise MedsegError(f"overlap is {overlap}; it must be in [0, 1)")
         super().__init__(tuple(roi_size), sw_batch_size, overlap, mode, **options)
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -16,6 +16,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from medseg.errors import MedsegError
 from medseg.losses.processes import sum_over_processes
 from medseg.losses.targets import class_indices, full_precision
 
@@ -72,15 +73,15 @@ class ALLHLLoss(nn.Module):
         super().__init__()
         for name, value in (("k", k), ("omega_bce", omega_bce)):
             if not 0 <= value <= 1:
-                raise ValueError(f"{name} is {value}; it must be between 0 and 1")
+                raise MedsegError(f"{name} is {value}; it must be between 0 and 1")
         for name, value in (("alpha", alpha), ("beta", beta), ("gamma", gamma), ("smooth", smooth)):
             if not 0 <= value < math.inf:
-                raise ValueError(f"{name} is {value}; it must be at least 0")
+                raise MedsegError(f"{name} is {value}; it must be at least 0")
         for name, value in (("omega", omega), ("epsilon", epsilon)):
             if not 0 < value < math.inf:
-                raise ValueError(f"{name} is {value}; it must be above 0")
+                raise MedsegError(f"{name} is {value}; it must be above 0")
         if activation not in ("softmax", "sigmoid"):
-            raise ValueError(f"activation is {activation!r}; choose one of softmax, sigmoid")
+            raise MedsegError(f"activation is {activation!r}; choose one of softmax, sigmoid")
         self.k = k
         self.omega_bce = omega_bce
         self.alpha = alpha

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from medseg.errors import MedsegError
 from medseg.losses.processes import sum_over_processes
 from medseg.losses.targets import check_factors, class_factors, class_indices, full_precision
 
@@ -61,9 +62,9 @@ class FocalIoULoss(nn.Module):
         super().__init__()
         for name, value in (("gamma", gamma), ("iou_weight", iou_weight), ("smooth", smooth)):
             if not value >= 0:
-                raise ValueError(f"{name} is {value}; it must be at least 0")
+                raise MedsegError(f"{name} is {value}; it must be at least 0")
         if classes not in ("present", "all"):
-            raise ValueError(f"classes is {classes!r}; choose one of present, all")
+            raise MedsegError(f"classes is {classes!r}; choose one of present, all")
         self.gamma = gamma
         self.iou_weight = iou_weight
         self.ignore_index = ignore_index

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medseg.errors import MedsegError
+
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
@@ -44,7 +46,7 @@ class MultiOutputLoss(nn.Module):
     def __init__(self, terms: Sequence[Mapping[str, Any]]) -> None:
         super().__init__()
         if not terms:
-            raise ValueError("MultiOutputLoss has no terms; give at least one term, such as {output: pred, loss: ...}")
+            raise MedsegError("MultiOutputLoss has no terms; give at least one term, such as {output: pred, loss: ...}")
         repeated = Counter(str(term.get("output")) for term in terms)
         self.terms = [_term(term, position, repeated) for position, term in enumerate(terms)]
         self.losses = nn.ModuleList(term.loss for term in self.terms if isinstance(term.loss, nn.Module))
@@ -74,10 +76,10 @@ def _term(term: Mapping[str, Any], position: int, repeated: Counter[str]) -> _Te
     known = {"output", "loss", "target", "weight", "resize"}
     unknown = sorted(set(term) - known)
     if unknown:
-        raise ValueError(f"loss term {position} has unknown keys {unknown}; choose among {sorted(known)}")
+        raise MedsegError(f"loss term {position} has unknown keys {unknown}; choose among {sorted(known)}")
     output = term.get("output")
     if not isinstance(output, str) or not callable(term.get("loss")):
-        raise ValueError(f"loss term {position} is {dict(term)}; it needs `output`, a name, and `loss`, a callable")
+        raise MedsegError(f"loss term {position} is {dict(term)}; it needs `output`, a name, and `loss`, a callable")
     return _Term(
         name=output if repeated[output] == 1 else f"{output}.{position}",
         output=output,
@@ -90,5 +92,5 @@ def _term(term: Mapping[str, Any], position: int, repeated: Counter[str]) -> _Te
 
 def _named(tensors: Mapping[str, Tensor], name: str, source: str) -> Tensor:
     if name not in tensors:
-        raise ValueError(f"the loss wants {name!r}, but {source} {', '.join(sorted(tensors)) or 'nothing'}")
+        raise MedsegError(f"the loss wants {name!r}, but {source} {', '.join(sorted(tensors)) or 'nothing'}")
     return tensors[name]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from medseg.errors import MedsegError
 from medseg.losses.processes import sum_over_processes
 from medseg.losses.targets import full_precision
 
@@ -34,7 +35,7 @@ class ReconstructionLoss(nn.Module):
         """Return the loss."""
         size = difference.shape[2:]
         if label.shape[label.ndim - len(size) :] == size:
-            raise ValueError(
+            raise MedsegError(
                 f"the difference has the label's size {tuple(size)}: it was resized to it, which changes its mean "
                 "square; set `resize: false` in its term of the loss"
             )

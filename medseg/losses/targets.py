@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from medseg.errors import MedsegError
+
 
 def class_indices(
     logits: Tensor, label: Tensor, ignore_index: int | None, classes: int | None = None
@@ -35,13 +37,13 @@ def class_indices(
     if label.ndim == logits.ndim and label.shape[1] == 1:
         label = label[:, 0]
     if label.shape != (logits.shape[0], *logits.shape[2:]):
-        raise ValueError(
+        raise MedsegError(
             f"logits have shape {tuple(logits.shape)} and the label {tuple(label.shape)}; "
             "the label needs the same batch and spatial size"
         )
     classes = logits.shape[1] if classes is None else classes
     if classes < 2:
-        raise ValueError(
+        raise MedsegError(
             f"logits of shape {tuple(logits.shape)} hold {classes} class, whose softmax is 1 everywhere; "
             "let the network give a logit for each class, background included"
         )
@@ -58,7 +60,7 @@ def _check_values(label: Tensor, index: Tensor, valid: Tensor | None, classes: i
     low, high = (int(end) for end in index.aminmax())
     if low < 0 or high >= classes:
         wrong = sorted(value for value in set(index.flatten().tolist()) if not 0 <= value < classes)
-        raise ValueError(
+        raise MedsegError(
             f"label values {wrong[:10]} have no logit: the network gives {classes} classes "
             f"(0 to {classes - 1}); map the values, or set ignore_index"
         )
@@ -66,7 +68,7 @@ def _check_values(label: Tensor, index: Tensor, valid: Tensor | None, classes: i
         between = label != index if valid is None else (label != index) & valid
         if between.any():
             wrong = sorted(set(label[between].tolist()))
-            raise ValueError(
+            raise MedsegError(
                 f"label values {wrong[:10]} are no class indices; resample labels by nearest neighbour, not linearly"
             )
 
@@ -83,7 +85,7 @@ def class_factors(weight: Sequence[float] | None) -> Tensor | None:
     if weight is None:
         return None
     if len(weight) == 0 or not all(0 <= value < math.inf for value in weight):
-        raise ValueError(f"weight is {list(weight)}; give one factor a class, none negative, none infinite")
+        raise MedsegError(f"weight is {list(weight)}; give one factor a class, none negative, none infinite")
     return torch.tensor(weight, dtype=torch.float32)
 
 
@@ -98,7 +100,7 @@ def check_factors(weight: Tensor | None, classes: int) -> None:
         ValueError: if their number differs.
     """
     if weight is not None and len(weight) != classes:
-        raise ValueError(f"{len(weight)} class weights for {classes} classes; give one a class")
+        raise MedsegError(f"{len(weight)} class weights for {classes} classes; give one a class")
 
 
 def full_precision(logits: Tensor) -> Tensor:

@@ -32,6 +32,8 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 from torch import Tensor
 
+from medseg.errors import MedsegError
+
 TOLERANCE = 0.0075
 """The paper's share of the diagonal."""
 
@@ -69,7 +71,7 @@ class BoundaryScores:
         """
         names = list(class_names) if class_names is not None else [f"class {i}" for i in range(len(self.f_score))]
         if len(names) != len(self.f_score):
-            raise ValueError(f"{len(names)} class names for {len(self.f_score)} classes: {names}")
+            raise MedsegError(f"{len(names)} class names for {len(self.f_score)} classes: {names}")
         rows = [
             {
                 "name": name,
@@ -111,9 +113,9 @@ class BoundaryFScore:
         device: torch.device | str | None = None,
     ) -> None:
         if num_classes < 1:
-            raise ValueError(f"num_classes is {num_classes}; it must be at least 1")
+            raise MedsegError(f"num_classes is {num_classes}; it must be at least 1")
         if not 0 <= tolerance < 1:
-            raise ValueError(f"tolerance is {tolerance}; it is a share of the image's diagonal, in [0, 1)")
+            raise MedsegError(f"tolerance is {tolerance}; it is a share of the image's diagonal, in [0, 1)")
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.tolerance = tolerance
@@ -138,11 +140,11 @@ class BoundaryFScore:
         """
         if prediction.is_floating_point():
             if prediction.ndim < 2 or prediction.shape[1] != self.num_classes:
-                raise ValueError(f"logits of shape {tuple(prediction.shape)} do not hold {self.num_classes} classes")
+                raise MedsegError(f"logits of shape {tuple(prediction.shape)} do not hold {self.num_classes} classes")
             prediction = prediction.max(dim=1, keepdim=True).indices
         guess, truth = _without_channel(prediction, label.ndim), _without_channel(label, prediction.ndim)
         if guess.shape != truth.shape:
-            raise ValueError(f"prediction {tuple(prediction.shape)} and label {tuple(label.shape)} differ in shape")
+            raise MedsegError(f"prediction {tuple(prediction.shape)} and label {tuple(label.shape)} differ in shape")
         guesses, truths = (each.detach().cpu().numpy().astype(np.int64) for each in (guess, truth))
         if self.ignore_index is not None:
             ignored = truths == self.ignore_index
@@ -158,7 +160,7 @@ class BoundaryFScore:
         outside = ((values < 0) | (values >= self.num_classes)) & ~ignored
         if outside.any():
             wrong = np.unique(values[outside]).tolist()
-            raise ValueError(
+            raise MedsegError(
                 f"{name} values {wrong[:10]} are no classes (0 to {self.num_classes - 1}); "
                 "map them, or set ignore_index"
             )
@@ -184,7 +186,7 @@ class BoundaryFScore:
     def merge(self, other: BoundaryFScore) -> None:
         """Add the counts of another accumulator of as many classes and the same tolerance."""
         if (other.num_classes, other.tolerance) != (self.num_classes, self.tolerance):
-            raise ValueError(
+            raise MedsegError(
                 f"cannot add counts of {other.num_classes} classes within {other.tolerance} to counts of "
                 f"{self.num_classes} classes within {self.tolerance}"
             )

@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from medseg.errors import MedsegError
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -47,7 +49,7 @@ class Scores:
         """
         names = list(class_names) if class_names is not None else [f"class {i}" for i in range(len(self.iou))]
         if len(names) != len(self.iou):
-            raise ValueError(f"{len(names)} class names for {len(self.iou)} classes: {names}")
+            raise MedsegError(f"{len(names)} class names for {len(self.iou)} classes: {names}")
         rows = [
             {
                 "name": name,
@@ -83,7 +85,7 @@ class ConfusionMatrix:
         self, num_classes: int, ignore_index: int | None = None, device: torch.device | str | None = None
     ) -> None:
         if num_classes < 1:
-            raise ValueError(f"num_classes is {num_classes}; it must be at least 1")
+            raise MedsegError(f"num_classes is {num_classes}; it must be at least 1")
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
@@ -102,10 +104,10 @@ class ConfusionMatrix:
         from_logits = prediction.is_floating_point()
         if from_logits:
             if prediction.ndim < 2 or prediction.shape[1] != self.num_classes:
-                raise ValueError(f"logits of shape {tuple(prediction.shape)} do not hold {self.num_classes} classes")
+                raise MedsegError(f"logits of shape {tuple(prediction.shape)} do not hold {self.num_classes} classes")
             prediction = prediction.max(dim=1).indices  # several times faster than argmax on a CPU
         if _without_channel(prediction, label) != _without_channel(label, prediction):
-            raise ValueError(f"prediction {tuple(prediction.shape)} and label {tuple(label.shape)} differ in shape")
+            raise MedsegError(f"prediction {tuple(prediction.shape)} and label {tuple(label.shape)} differ in shape")
         truth = label.reshape(-1).to(self.matrix.device, torch.int64)
         guess = prediction.reshape(-1).to(self.matrix.device, torch.int64)
         if self.ignore_index is not None:
@@ -123,7 +125,7 @@ class ConfusionMatrix:
         low, high = torch.stack(values.aminmax()).tolist()  # one wait for the device
         if low < 0 or high >= self.num_classes:
             wrong = sorted(value for value in set(values.tolist()) if not 0 <= value < self.num_classes)
-            raise ValueError(
+            raise MedsegError(
                 f"{name} values {wrong[:10]} are no classes (0 to {self.num_classes - 1}); "
                 "map them, or set ignore_index"
             )
@@ -131,7 +133,7 @@ class ConfusionMatrix:
     def merge(self, other: ConfusionMatrix) -> None:
         """Add the counts of another matrix of as many classes."""
         if other.num_classes != self.num_classes:
-            raise ValueError(
+            raise MedsegError(
                 f"cannot add counts of {other.num_classes} classes to counts of {self.num_classes} classes"
             )
         self.matrix += other.matrix.to(self.matrix.device)

@@ -33,6 +33,8 @@ from scipy.optimize import linear_sum_assignment
 from skimage.morphology import local_maxima, reconstruction
 from skimage.segmentation import watershed
 
+from medseg.errors import MedsegError
+
 IOU_THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
 """0.5, 0.55 ... 0.95: those of the Data Science Bowl and of COCO."""
 
@@ -80,19 +82,17 @@ def label_instances(
     """
     inside = _foreground(mask)
     if method not in ("components", "watershed"):
-        raise ValueError(f"method is {method!r}; it must be 'components' or 'watershed'")
+        raise MedsegError(f"method is {method!r}; it must be 'components' or 'watershed'")
     if not 1 <= connectivity <= inside.ndim:
-        raise ValueError(f"connectivity is {connectivity}; it must be 1 to {inside.ndim} for a {inside.ndim}D mask")
+        raise MedsegError(f"connectivity is {connectivity}; it must be 1 to {inside.ndim} for a {inside.ndim}D mask")
     if min_size < 0:
-        raise ValueError(f"min_size is {min_size}; it must be 0 or more pixels")
+        raise MedsegError(f"min_size is {min_size}; it must be 0 or more pixels")
     if method == "components" and (h is not None or spacing is not None):
-        raise ValueError(
-            f"h is {h} and spacing is {spacing}, but 'components' has no use for them; set method='watershed'"
-        )
+        raise MedsegError(f"h is {h}, spacing is {spacing}; 'components' has no use for them: set method='watershed'")
     if h is not None and not 0 < h < math.inf:
-        raise ValueError(f"h is {h}; it must be above 0 and finite")
+        raise MedsegError(f"h is {h}; it must be above 0 and finite")
     if spacing is not None and (len(spacing) != inside.ndim or not all(0 < edge < math.inf for edge in spacing)):
-        raise ValueError(f"spacing {spacing} must hold {inside.ndim} values above 0 for a {inside.ndim}D mask")
+        raise MedsegError(f"spacing {spacing} must hold {inside.ndim} values above 0 for a {inside.ndim}D mask")
     instances: NDArray[np.int32]
     instances, _ = ndimage.label(inside, ndimage.generate_binary_structure(inside.ndim, connectivity))
     if method == "watershed" and not inside.all():  # no background is one object, with no distance to it
@@ -107,13 +107,13 @@ def _foreground(mask: Array) -> NDArray[np.bool_]:
         what = mask.dtype if isinstance(mask, np.ndarray) else type(mask).__name__
         raise TypeError(f"the mask is {what}, not a numpy array of booleans or integers; threshold it first")
     if mask.ndim not in (2, 3):
-        raise ValueError(f"a mask of shape {mask.shape} is neither 2D nor 3D; pass one image without a channel axis")
+        raise MedsegError(f"a mask of shape {mask.shape} is neither 2D nor 3D; pass one image without a channel axis")
     inside: NDArray[np.bool_] = mask != 0
     if mask.dtype != bool and inside.any():
         some = mask[inside]
         if (some != some[0]).any():
             values = np.unique(some)[:10].tolist()
-            raise ValueError(
+            raise MedsegError(
                 f"the mask holds classes {values}; split one after the other, with mask == {values[0]} ..."
             )
     return inside
@@ -169,7 +169,7 @@ def _overlaps(prediction: Array, truth: Array) -> _Overlaps:
     for name, value in (("prediction", prediction), ("truth", truth)):
         _check_map(name, value)
     if prediction.shape != truth.shape:
-        raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} differ in shape")
+        raise MedsegError(f"prediction {prediction.shape} and truth {truth.shape} differ in shape")
     somewhere = (prediction != 0) | (truth != 0)
     base = int(prediction.max()) + 1
     keys, counts = np.unique(
@@ -194,14 +194,14 @@ def _check_map(name: str, value: Array) -> None:
             "label_instances"
         )
     if value.ndim not in (2, 3) or not value.size:
-        raise ValueError(
+        raise MedsegError(
             f"the {name} of shape {value.shape} is no 2D or 3D image; pass one image at a time, without a channel axis"
         )
     low, high = int(value.min()), int(value.max())
     if low < 0:
-        raise ValueError(f"the {name} holds the instance id {low}; ids are 1 and above, 0 is background")
+        raise MedsegError(f"the {name} holds the instance id {low}; ids are 1 and above, 0 is background")
     if high > MOST_ID:
-        raise ValueError(
+        raise MedsegError(
             f"the {name} holds the instance id {high}, above {MOST_ID}; renumber it with relabel_sequential"
         )
 
@@ -227,7 +227,7 @@ def _assign(found: _Overlaps, threshold: float) -> Ints:
 def _checked_thresholds(thresholds: Sequence[float]) -> tuple[float, ...]:
     rounded = tuple(round(float(value), 9) for value in thresholds)  # numpy.arange(0.5, 1, 0.05) holds 0.6 + 1e-16
     if not rounded or not all(0 < value <= 1 for value in rounded) or sorted(set(rounded)) != list(rounded):
-        raise ValueError(f"IoU thresholds {rounded} must be in (0, 1] and ascend")
+        raise MedsegError(f"IoU thresholds {rounded} must be in (0, 1] and ascend")
     return rounded
 
 
@@ -339,7 +339,7 @@ class InstanceMatching:
         """Add the images of counts with the same thresholds in turn, the first of each, then the second of each."""
         for other in others:
             if other.thresholds != self.thresholds:
-                raise ValueError(f"cannot add counts at IoU {other.thresholds} to counts at IoU {self.thresholds}")
+                raise MedsegError(f"cannot add counts at IoU {other.thresholds} to counts at IoU {self.thresholds}")
         order = sorted((number, turn) for turn, other in enumerate(others) for number in range(len(other._objects)))
         self._objects += [others[turn]._objects[number] for number, turn in order]
         self._matches += [others[turn]._matches[number] for number, turn in order]

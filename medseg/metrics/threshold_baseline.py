@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.filters import threshold_otsu
 
+from medseg.errors import MedsegError
+
 RULES = ("bright", "dark", "minority")
 
 LUMINANCE = (0.2125, 0.7154, 0.0721)
@@ -44,11 +46,11 @@ def otsu_foreground(
         ``(*S)``, ``(1, *S)`` or ``(3, *S)`` to ``(*S)``. An image of one value has no two sides: all is background.
     """
     if foreground not in RULES:
-        raise ValueError(f"foreground is {foreground!r}; it must be one of {', '.join(map(repr, RULES))}")
+        raise MedsegError(f"foreground is {foreground!r}; it must be one of {', '.join(map(repr, RULES))}")
     grey = _luminance(image, spatial_dims)
     low, high = grey.min(), grey.max()
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise ValueError("the image holds NaN or infinite values, which have no place in a histogram; mend it first")
+        raise MedsegError("the image holds NaN or infinite values, which have no place in a histogram; mend it first")
     if low == high:
         return np.zeros(grey.shape, dtype=bool)
     levels = _levels(grey)
@@ -74,13 +76,13 @@ def _levels(grey: NDArray[Any]) -> NDArray[Any]:
 def _luminance(image: NDArray[Any], spatial_dims: int) -> NDArray[Any]:
     """Return grey values ``(*S)``, in the image's own type unless it has colours."""
     if spatial_dims not in (2, 3):
-        raise ValueError(f"spatial_dims is {spatial_dims}; it must be 2 or 3")
+        raise MedsegError(f"spatial_dims is {spatial_dims}; it must be 2 or 3")
     if not isinstance(image, np.ndarray) or image.dtype.kind not in "uif":
         what = image.dtype if isinstance(image, np.ndarray) else type(image).__name__
         raise TypeError(f"the image is {what}, not a numpy array of integers or floating point")
     channels = 1 if image.ndim == spatial_dims else image.shape[0] if image.ndim == spatial_dims + 1 else 0
     if channels not in (1, 3) or not image.size:
-        raise ValueError(
+        raise MedsegError(
             f"an image of shape {image.shape} is no {spatial_dims}D image of 1 or 3 channels, channels first; "
             "leave out an alpha channel with image[:3], pick one modality with image[c]"
         )

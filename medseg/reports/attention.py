@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.errors import MedsegError
 from medseg.reports.figures import DPI, default_style, new_figure, to_image
 from medseg.reports.overlays import class_palette, shorten
 from medseg.reports.palette import Colour
@@ -134,7 +135,7 @@ def attention_sheet(
     image, prediction = np.asarray(case["image"]), np.asarray(case["prediction"])
     _check(maps, image.ndim - 1)
     if prediction.max() >= len(class_names):
-        raise ValueError(f"the prediction holds value {prediction.max()}, but there are {len(class_names)} class names")
+        raise MedsegError(f"the prediction holds {prediction.max()}, but there are {len(class_names)} class names")
     spread = {name: np.asarray(values, np.float32) for name, values in maps.items() if np.ndim(values) > 1}
     shown = [_choose(name, values, class_names, prediction, scales) for name, values in spread.items()]
     plots = {name: np.asarray(values, np.float32) for name, values in maps.items() if np.ndim(values) == 1}
@@ -150,15 +151,15 @@ def attention_sheet(
 
 def _check(maps: Mapping[str, NDArray[Any]], spatial: int) -> None:
     if not maps:
-        raise ValueError("there is no map to show; give at least one")
+        raise MedsegError("there is no map to show; give at least one")
     for name, values in maps.items():
         shape = np.shape(values)
         if len(shape) not in (1, spatial + 1) or 0 in shape:
-            raise ValueError(
+            raise MedsegError(
                 f"map {name} has shape {shape}; expected are (channels,), or channels and {spatial} spatial axes"
             )
         if not np.isfinite(values).all():
-            raise ValueError(f"map {name} holds NaN or infinite values; the weights may have diverged in training")
+            raise MedsegError(f"map {name} holds NaN or infinite values; the weights may have diverged in training")
 
 
 def _choose(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from medseg.errors import MedsegError
 from medseg.reports.figures import default_style, new_figure, to_image
 
 if TYPE_CHECKING:
@@ -35,9 +36,9 @@ def confusion_picture(matrix: ArrayLike, class_names: Sequence[str], *, title: s
     counts = np.asarray(matrix)
     number = len(class_names)
     if counts.shape != (number, number):
-        raise ValueError(f"the confusion matrix is {counts.shape}, expected {(number, number)} for {number} classes")
+        raise MedsegError(f"the confusion matrix is {counts.shape}, expected {(number, number)} for {number} classes")
     if (counts < 0).any():
-        raise ValueError(f"the confusion matrix holds {counts.min()}, but counts are never negative")
+        raise MedsegError(f"the confusion matrix holds {counts.min()}, but counts are never negative")
     totals = counts.sum(axis=1, keepdims=True)
     share = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
     with default_style():

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medseg.errors import MedsegError
 from medseg.reports.figures import default_style, new_figure, to_image
 from medseg.reports.palette import class_colours
 
@@ -40,7 +41,7 @@ def curves_picture(rows: Sequence[Mapping[str, float]], *, title: str = "") -> I
     scores = [key for key in keys if key == MEAN or key.startswith(CLASS)]
     left = [(names, label) for names, label in ((losses, "loss"), (rates, "learning rate")) if names]
     if not left and not scores:
-        raise ValueError(
+        raise MedsegError(
             f"{len(rows)} epochs without loss, learning rate or validation IoU (found: {', '.join(keys) or 'nothing'})"
         )
     with default_style():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.errors import MedsegError
 from medseg.reports.palette import WRONG, Colour, class_colours, parse_colour
 from medseg.reports.views import View, make_view, show_classes, show_wrong
 
@@ -57,7 +58,7 @@ def overlay_sheet(
     from PIL import Image, ImageDraw
 
     if not cases:
-        raise ValueError("there is no case to show; give at least one")
+        raise MedsegError("there is no case to show; give at least one")
     palette = class_palette(class_names, colours)
     views = [make_view(case, len(class_names), ignore_index) for case in cases]
     sizes = [_fit(view.truth.shape, cell) for view in views]
@@ -96,7 +97,7 @@ def class_palette(names: Sequence[str], colours: Sequence[str | Sequence[int]] |
         ValueError: if there is not one for each class.
     """
     if colours is not None and len(colours) != len(names):
-        raise ValueError(f"{len(colours)} colours for {len(names)} classes; give one a class, or none")
+        raise MedsegError(f"{len(colours)} colours for {len(names)} classes; give one a class, or none")
     coloured = [name for name in names if not _is_background(name)]
     fresh = iter(class_colours(len(coloured)))
     if colours is not None:

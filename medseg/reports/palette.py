@@ -10,6 +10,8 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Sequence
 
+from medseg.errors import MedsegError
+
 Colour = tuple[int, int, int]
 
 WRONG: Colour = (224, 0, 80)
@@ -53,5 +55,5 @@ def parse_colour(colour: str | Sequence[int]) -> Colour:
     except (ValueError, TypeError):
         values = b""
     if len(values) != 3:
-        raise ValueError(f"colour {colour!r} is neither '#RRGGBB' nor three values from 0 to 255")
+        raise MedsegError(f"colour {colour!r} is neither '#RRGGBB' nor three values from 0 to 255")
     return values[0], values[1], values[2]

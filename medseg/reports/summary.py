@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from medseg.errors import MedsegError
 from medseg.reports.instances import instances_to_text
 from medseg.reports.tables import to_text
 
 
-class SummaryError(ValueError):
+class SummaryError(MedsegError):
     """A folder that holds no run."""
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.errors import MedsegError
 from medseg.reports.palette import IGNORED, WRONG, Colour
 
 Pixels = NDArray[np.uint8]
@@ -66,7 +67,7 @@ def make_view(case: Mapping[str, Any], classes: int, ignore_index: int | None) -
     image = np.asarray(case["image"])
     image = image[None] if image.ndim == truth.ndim else image
     if not image.shape[1:] == truth.shape == prediction.shape or truth.ndim not in (2, 3):
-        raise ValueError(
+        raise MedsegError(
             f"case {name}: image {image.shape[1:]}, label {truth.shape} and prediction {prediction.shape} "
             "must have one size in 2D or 3D; bring them to the size of the image first"
         )
@@ -74,7 +75,7 @@ def make_view(case: Mapping[str, Any], classes: int, ignore_index: int | None) -
     for what, values in (("label", truth[~ignored]), ("prediction", prediction)):
         odd = values[(values < 0) | (values >= classes)]
         if odd.size:
-            raise ValueError(
+            raise MedsegError(
                 f"case {name}: {what} holds value {odd.flat[0]}, but there are {classes} classes (0-{classes - 1}); "
                 "name the value as ignore_index if it means no label"
             )

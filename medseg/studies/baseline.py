@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from medseg.data.datalist import Datalist, DatalistError, Entry
-from medseg.data.images import read_image
+from medseg.io.images import read_image
 from medseg.metrics.confusion_matrix import ConfusionMatrix
 from medseg.metrics.instances import InstanceMatching, label_instances
 from medseg.metrics.threshold_baseline import otsu_foreground
@@ -23,7 +23,7 @@ def score_otsu(
     instances: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Score Otsu's threshold, image by image, as `medseg.engines.evaluation.evaluate` scores a network.
+    """Score Otsu's threshold, image by image, as `medseg.bundle.evaluation.evaluate` scores a network.
 
     Args:
         data: the datalist, which must have two classes, background first.

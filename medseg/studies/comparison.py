@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from medseg.data.datalist import SPLITS, Datalist
+from medseg.errors import MedsegError
 from medseg.studies.baseline import score_otsu
 
 _SAME = ("fingerprint", "split", "fold_key", "fold")  # what makes two evaluations comparable
 
 
-class ComparisonError(ValueError):
+class ComparisonError(MedsegError):
     """Evaluations that cannot stand in one table."""
 
 
@@ -116,7 +117,7 @@ def paired_interval(
     """
     gains = np.asarray(other, dtype=float) - np.asarray(first, dtype=float) if len(first) == len(other) else np.empty(0)
     if not len(gains):
-        raise ValueError(f"{len(first)} and {len(other)} images cannot be paired; score both methods on the same ones")
+        raise MedsegError(f"{len(first)} and {len(other)} images cannot be paired; score both methods on the same ones")
     drawn = np.random.default_rng(seed).integers(0, len(gains), (resamples, len(gains)))
     low, high = np.quantile(gains[drawn].mean(1), (0.025, 0.975))
     return float(gains.mean()), float(low), float(high)

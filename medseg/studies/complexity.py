@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from medseg.engines.memory import keep_freed_memory
 from medseg.engines.precision import network_to_channels_last, to_memory_format
+from medseg.errors import MedsegError
 from medseg.studies.discovery import UnknownNetworkError, find, load, networks
 from medseg.studies.isolated import isolated
 from medseg.studies.measures import TrainingStep, macs, parameters, peak_bytes, seconds
@@ -24,7 +25,7 @@ EDGES = {2: 256, 3: 64}  # of the image in pixels, by number of axes
 BATCH_SIZE = 2  # some networks normalise one value a channel and image, which takes two images
 
 
-class ComplexityError(ValueError):
+class ComplexityError(MedsegError):
     """A question that cannot be answered: an unknown network, table or device, or options that contradict."""
 
 

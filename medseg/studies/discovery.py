@@ -17,11 +17,13 @@ from types import ModuleType
 
 from torch import nn
 
+from medseg.errors import MedsegError
+
 PACKAGE = "medseg.networks"
 _FIRST = ("spatial_dims", "in_channels", "out_channels")
 
 
-class UnknownNetworkError(ValueError):
+class UnknownNetworkError(MedsegError):
     """A name that no network has."""
 
 

@@ -19,10 +19,11 @@ from monai.data import MetaTensor
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medseg.data.atomic import atomic_write
-from medseg.engines.bundle import InputError
-from medseg.engines.inference import ImageFolder
-from medseg.engines.masks import image_suffix
+from medseg.atomic import atomic_write
+from medseg.bundle.start import InputError
+from medseg.errors import MedsegError
+from medseg.io.masks import image_suffix
+from medseg.prediction.predictor import ImageFolder
 from medseg.reports.attention import attention_sheet
 from medseg.studies.complexity import wants_memory
 from medseg.studies.explainable import Explainable, first_line
@@ -144,10 +145,10 @@ def _look(bundle: Explainable, job: _Job, roi: Sequence[int]) -> tuple[dict[str,
     """Return the case to draw, the maps ``(1, ...)``, and a line that says what the network saw."""
     entry = job.folder[job.index]
     if "error" in entry:
-        raise ValueError(entry["error"])
+        raise MedsegError(entry["error"])
     image: Tensor = entry["image_tensor"]
     if image.shape[0] != bundle.in_channels:
-        raise ValueError(
+        raise MedsegError(
             f"it has {_count(image.shape[0], 'channel')}, but the network takes {bundle.in_channels}; convert it, or "
             "name an overlay with another in_channels (--config)"
         )
@@ -158,7 +159,7 @@ def _look(bundle: Explainable, job: _Job, roi: Sequence[int]) -> tuple[dict[str,
         seen.append(f"slice {middle + 1} of {image.shape[-1]}, axis 3")
         image = image[..., middle]
     if image.ndim - 1 != bundle.spatial_dims:
-        raise ValueError(
+        raise MedsegError(
             f"it has {image.ndim - 1} spatial dimensions, {_by(image.shape[1:])}, but the network takes "
             f"{bundle.spatial_dims}"
         )

@@ -11,9 +11,9 @@ from typing import Any, cast
 from monai.inferers import Inferer, SimpleInferer, SlidingWindowInferer
 from torch import nn
 
-from medseg.engines.bundle import InputError, check_requirements
-from medseg.engines.checkpoint import load_weights
-from medseg.engines.config import check_config, declared_keys
+from medseg.bundle.config import check_config, declared_keys
+from medseg.bundle.start import InputError, check_requirements
+from medseg.runs.checkpoint import load_weights
 from medseg.studies import discovery
 
 _ENTRY_POINTS = ("initialize", "run", "finalize")

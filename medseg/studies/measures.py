@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from medseg.errors import MedsegError
+
 _WARM_UP = 2
 _LEAST, _MOST, _ENOUGH_SECONDS = 3, 20, 5.0
 _CPU = 0  # number of the device type in torch's traces
@@ -39,7 +41,7 @@ def macs(network: nn.Module, *shapes: Sequence[int]) -> int:
     """
     devices = {str(tensor.device) for tensor in (*network.parameters(), *network.buffers())} - {"meta"}
     if devices:
-        raise ValueError(f"the network is on {', '.join(devices)}; build it under torch.device('meta')")
+        raise MedsegError(f"the network is on {', '.join(devices)}; build it under torch.device('meta')")
     inputs = [torch.empty(*shape, device="meta") for shape in shapes]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network.eval()(*inputs)
@@ -67,7 +69,7 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
         torch.cuda.synchronize(device)
         return int(torch.cuda.max_memory_allocated(device) - before)
     if device.type != "cpu":
-        raise ValueError(f"memory is measured on cpu and cuda; the device is {device}")
+        raise MedsegError(f"memory is measured on cpu and cuda; the device is {device}")
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         work()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,6 @@
 """Mean and standard deviation taken out of images on the device, so that they travel there as 8-bit values.
 
-`medseg.transforms.load.LoadImagesd(keep_uint8=True)` leaves 8-bit images as they are: a quarter of float32's memory in
+`medseg.io.load.LoadImagesd(keep_uint8=True)` leaves 8-bit images as they are: a quarter of float32's memory in
 the cache, and of its transfer. `medseg.inferers.normalise.NormalisingInferer` applies this to what a network gets.
 """
 
@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+
+from medseg.errors import MedsegError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB in [0, 1], as the weights of timm and torchvision expect it
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -41,9 +43,11 @@ class ImageNormalisation(nn.Module):
     ) -> None:
         super().__init__()
         if not mean or len(mean) != len(std):
-            raise ValueError(f"mean {list(mean)} and std {list(std)} must have one value for each channel, or one each")
+            raise MedsegError(
+                f"mean {list(mean)} and std {list(std)} must have one value for each channel, or one each"
+            )
         if min(std) <= 0 or scale <= 0:
-            raise ValueError(f"std {list(std)} and scale {scale} divide the image; they must be above 0")
+            raise MedsegError(f"std {list(std)} and scale {scale} divide the image; they must be above 0")
         self.mean, self.std, self.scale = tuple(mean), tuple(std), scale
         spread = torch.tensor(self.std, dtype=torch.float64)
         offset = -torch.tensor(self.mean, dtype=torch.float64) / spread
@@ -54,7 +58,7 @@ class ImageNormalisation(nn.Module):
         """Return normalised images."""
         channels = len(self.mean)
         if images.ndim < 2 or channels not in (1, images.shape[1]):
-            raise ValueError(
+            raise MedsegError(
                 f"images of shape {tuple(images.shape)} do not have the {channels} channels of mean {list(self.mean)}; "
                 "give one value for each channel"
             )

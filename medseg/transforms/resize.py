@@ -15,6 +15,8 @@ from monai.transforms import MapTransform
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from medseg.errors import MedsegError
+
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
@@ -33,9 +35,9 @@ def resize_images(images: Tensor, spatial_size: Sequence[int]) -> Tensor:
     """
     size = tuple(spatial_size)
     if not size or min(size) < 1:
-        raise ValueError(f"spatial_size is {list(size)}; give an edge of at least 1 pixel for each axis")
+        raise MedsegError(f"spatial_size is {list(size)}; give an edge of at least 1 pixel for each axis")
     if len(size) != images.ndim - 2:
-        raise ValueError(
+        raise MedsegError(
             f"spatial_size is {list(size)}, but the image has the size {list(images.shape[2:])}; "
             f"give {images.ndim - 2} edges"
         )

@@ -17,6 +17,7 @@ from monai.transforms import MapTransform, Randomizable
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from medseg.errors import MedsegError
 from medseg.transforms.resize import resize_images
 
 
@@ -44,7 +45,7 @@ class SceneTransform(Randomizable, MapTransform):
         sizes = {key: tuple(tensor.shape[1:]) for key, tensor in plain.items()}
         if len(set(sizes.values())) > 1:
             listed = ", ".join(f"{key} {size}" for key, size in sizes.items())
-            raise ValueError(f"the sample's tensors differ in size: {listed}; prepare the data set again")
+            raise MedsegError(f"the sample's tensors differ in size: {listed}; prepare the data set again")
         return plain
 
 
@@ -75,12 +76,12 @@ class RandRescaled(SceneTransform):
     ) -> None:
         super().__init__(keys, label_keys)
         if (scales is None) == (scale_range is None):
-            raise ValueError(f"scales is {scales} and scale_range is {scale_range}; give one of them")
+            raise MedsegError(f"scales is {scales} and scale_range is {scale_range}; give one of them")
         factors = scales if scales is not None else scale_range
         if not factors or min(factors) <= 0:
-            raise ValueError(f"scale factors are {list(factors or [])}; give factors above 0")
+            raise MedsegError(f"scale factors are {list(factors or [])}; give factors above 0")
         if scale_range is not None and (len(scale_range) != 2 or scale_range[0] > scale_range[1]):
-            raise ValueError(f"scale_range is {list(scale_range)}; give the least and the largest factor")
+            raise MedsegError(f"scale_range is {list(scale_range)}; give the least and the largest factor")
         self.factors = tuple(factors)
         self.between = scales is None
         self._scale = 1.0
@@ -146,9 +147,9 @@ class RandPadCropd(SceneTransform):
     ) -> None:
         super().__init__(keys, label_keys)
         if method not in ("end", "symmetric"):
-            raise ValueError(f"method is {method!r}; choose 'end' or 'symmetric'")
+            raise MedsegError(f"method is {method!r}; choose 'end' or 'symmetric'")
         if not roi_size or min(roi_size) < 1:
-            raise ValueError(f"roi_size is {list(roi_size)}; give an edge of at least 1 pixel for each axis")
+            raise MedsegError(f"roi_size is {list(roi_size)}; give an edge of at least 1 pixel for each axis")
         self.roi_size = tuple(roi_size)
         self.image_fill = tuple(image_fill) if isinstance(image_fill, Sequence) else (image_fill,)
         self.ignore_index = ignore_index
@@ -165,7 +166,7 @@ class RandPadCropd(SceneTransform):
         tensors = self.tensors(data)
         size = next(iter(tensors.values())).shape[1:]
         if len(size) != len(self.roi_size):
-            raise ValueError(f"roi_size is {list(self.roi_size)}, but the sample has the size {list(size)}")
+            raise MedsegError(f"roi_size is {list(self.roi_size)}, but the sample has the size {list(size)}")
         self.randomize(size)
         cropped = dict(data)
         for key, tensor in tensors.items():
@@ -189,7 +190,7 @@ class RandPadCropd(SceneTransform):
         """Return what padded pixels hold: ``(C or 1, 1, ...)`` in the tensor's type."""
         if key in self.label_keys:
             if self.ignore_index is None:
-                raise ValueError(
+                raise MedsegError(
                     f"{key} has the size {tuple(tensor.shape[1:])}, less than roi_size {self.roi_size}, and without "
                     "ignore_index padded pixels would count as a class; give one, or a smaller roi_size"
                 )
@@ -197,12 +198,14 @@ class RandPadCropd(SceneTransform):
         else:
             values = self.image_fill
             if len(values) not in (1, tensor.shape[0]):
-                raise ValueError(f"image_fill {values} does not fit {key} of {tensor.shape[0]} channels")
+                raise MedsegError(f"image_fill {values} does not fit {key} of {tensor.shape[0]} channels")
         if not tensor.is_floating_point():
             values = tuple(round(value) for value in values)
             kind = torch.iinfo(tensor.dtype)
             if min(values) < kind.min or max(values) > kind.max:
-                raise ValueError(f"{key} of type {tensor.dtype} cannot hold the padding {values}; choose another value")
+                raise MedsegError(
+                    f"{key} of type {tensor.dtype} cannot hold the padding {values}; choose another value"
+                )
         return torch.tensor(values, dtype=tensor.dtype).view(-1, *[1] * (tensor.ndim - 1))
 
 
@@ -224,7 +227,7 @@ class RandMirrord(SceneTransform):
     def __init__(self, keys: Sequence[Hashable] | Hashable, axis: int = -1, prob: float = 0.5) -> None:
         super().__init__(keys)
         if not 0 <= prob <= 1:
-            raise ValueError(f"prob is {prob}; it must be in [0, 1]")
+            raise MedsegError(f"prob is {prob}; it must be in [0, 1]")
         self.axis = axis
         self.prob = prob
         self._mirror = False
@@ -241,6 +244,6 @@ class RandMirrord(SceneTransform):
         for key, tensor in tensors.items():
             spatial = tensor.ndim - 1
             if not -spatial <= self.axis < spatial:
-                raise ValueError(f"axis is {self.axis}, but {key} has {spatial} spatial dimensions")
+                raise MedsegError(f"axis is {self.axis}, but {key} has {spatial} spatial dimensions")
             mirrored[key] = tensor.flip(self.axis % spatial + 1) if self._mirror else tensor
         return mirrored

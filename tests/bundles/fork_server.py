@@ -14,7 +14,7 @@ import sys
 import time
 from typing import Any
 
-IMPORTED = ("monai.bundle", "ignite.engine", "mlflow", "matplotlib.pyplot", "torch.onnx", "medseg.engines.assembly")
+IMPORTED = ("monai.bundle", "ignite.engine", "mlflow", "matplotlib.pyplot", "torch.onnx", "medseg.bundle.assembly")
 
 
 def run(request: dict[str, Any]) -> int:

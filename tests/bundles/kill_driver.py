@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-import medseg.engines.run as run
+import medseg.runs.run as run
 
 
 def die() -> None:

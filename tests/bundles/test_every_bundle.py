@@ -21,7 +21,7 @@ from bundles.helpers import (
 )
 from PIL import Image
 
-from medseg.engines.config import check_config, declared_keys
+from medseg.bundle.config import check_config, declared_keys
 
 
 def test_folder_is_complete(trained: Path) -> None:
@@ -196,7 +196,7 @@ def test_exports_equal_the_network(trained: Path, tmp_path: Path) -> None:
 def _network(bundle: Path) -> torch.nn.Module:
     from monai.bundle import ConfigParser
 
-    from medseg.engines.checkpoint import load_weights
+    from medseg.runs.checkpoint import load_weights
 
     parser = ConfigParser()
     parser.read_config(str(bundle / "configs" / "inference.yaml"))

@@ -8,7 +8,7 @@ import tifffile
 from PIL import Image
 
 from medseg.data.class_weights import class_weights, count_pixels
-from medseg.data.images import ImageError, read_image
+from medseg.io.images import ImageError, read_image
 
 FIRST = np.array([[0, 0, 0, 0], [0, 0, 1, 1]], np.uint8)
 SECOND = np.array([[0, 0, 0, 0], [2, 2, 255, 255]], np.uint8)  # in all: 10, 2, 2 and 2 ignored

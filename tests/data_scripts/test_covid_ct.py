@@ -311,7 +311,7 @@ def test_hostile_archives(script, assert_refused):
 
 def test_monai_reads_it(script, volumes, pictures, tmp_path):
     monai_data = pytest.importorskip("monai.data")
-    load = pytest.importorskip("medseg.transforms.load")
+    load = pytest.importorskip("medseg.io.load")
     for source, count in ((volumes, 8), (pictures, 15)):
         out = tmp_path / f"out-{source.name}"
         assert run(script, source, out) == 0

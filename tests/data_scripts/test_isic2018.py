@@ -8,7 +8,7 @@ from PIL import Image
 
 from medseg.data.check import check_datalist
 from medseg.data.datalist import Datalist
-from medseg.data.pictures import resize_image, resize_mask
+from medseg.releases.pictures import resize_image, resize_mask
 
 INPUT, TRUTH = "ISIC2018_Task1-2_Training_Input", "ISIC2018_Task1_Training_GroundTruth"
 

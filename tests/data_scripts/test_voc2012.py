@@ -8,8 +8,8 @@ from scipy.io import savemat
 
 from medseg.data.check import check_datalist
 from medseg.data.datalist import Datalist
-from medseg.data.pictures import link_image
-from medseg.data.prepare import SourceError, check_counts
+from medseg.releases.pictures import link_image
+from medseg.releases.prepare import SourceError, check_counts
 
 SIZE = (12, 16)
 PALETTE = np.random.default_rng(1).integers(0, 256, 768).tolist()

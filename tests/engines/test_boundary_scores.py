@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from engines.conftest import LOAD
 from engines.test_evaluator import LABELS, Threshold
 from metrics.test_boundary import by_distance_transform
 from monai.bundle import ConfigParser
+from pairs import LOAD
 from PIL import Image
 
-from medseg.engines import assembly, evaluation
+from medseg.bundle import assembly, evaluation
+from medseg.bundle.config import check_config
+from medseg.bundle.evaluation import evaluate
 from medseg.engines.boundary_scores import BoundaryCounter
-from medseg.engines.config import check_config
-from medseg.engines.evaluation import evaluate
 from medseg.engines.evaluator import Evaluator
 from medseg.engines.loading import SegmentationDataset
 from medseg.metrics import boundary
@@ -114,7 +114,7 @@ def test_a_bundle_asks_with_its_defaults(spoilt: list[dict[str, Any]], monkeypat
     config = {
         "boundary": {},
         "evaluation": {
-            "_target_": "medseg.engines.assembly.evaluation",
+            "_target_": "medseg.bundle.assembly.evaluation",
             "_mode_": "callable",
             "boundary": "@boundary",
         },

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from engines.conftest import LOAD
+from pairs import LOAD
 from PIL import Image
 from torch import Tensor, nn
 

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from engines.conftest import LOAD
 from engines.test_evaluator import LABELS, Threshold
+from pairs import LOAD
 from PIL import Image
 
-from medseg.engines.evaluation import evaluate
+from medseg.bundle.evaluation import evaluate
 from medseg.engines.evaluator import Evaluator
 from medseg.engines.instance_scores import InstanceCounter
 from medseg.engines.loading import SegmentationDataset

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from engines.conftest import LOAD
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, RandFlipd, RandGaussianNoised
+from pairs import LOAD
 
 import medseg.engines.loading as loading
 from medseg.engines.loading import SegmentationDataset, make_loader

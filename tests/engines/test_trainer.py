@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 import torch
-from engines.conftest import LOAD
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 from monai.transforms import RandFlipd
+from pairs import LOAD
 from torch import nn
 
 import medseg.engines.trainer as trainer_module
-from medseg.engines.checkpoint import CheckpointError, load_checkpoint
 from medseg.engines.evaluator import Evaluator
 from medseg.engines.loading import SegmentationDataset
-from medseg.engines.run import Run, RunError
 from medseg.engines.trainer import Trainer, TrainingError
 from medseg.networks.unet import UNet
+from medseg.runs.checkpoint import CheckpointError, load_checkpoint
+from medseg.runs.run import Run, RunError
 
 Entries = list[dict[str, Any]]
 CPU = torch.device("cpu")

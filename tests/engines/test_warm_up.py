@@ -5,20 +5,20 @@ from typing import Any
 
 import pytest
 import torch
-from engines.conftest import LOAD
 from ignite.engine import Events
+from pairs import LOAD
 from torch import nn
 
-from medseg.engines.checkpoint import load_checkpoint
 from medseg.engines.evaluator import Evaluator
 from medseg.engines.loading import SegmentationDataset
-from medseg.engines.run import Run
 from medseg.engines.trainer import Trainer
 from medseg.engines.warm_up import FactorisationWarmUp
 from medseg.losses.cross_entropy import CrossEntropyLoss
 from medseg.losses.multi_output import MultiOutputLoss
 from medseg.losses.reconstruction import ReconstructionLoss
 from medseg.networks.mfnet import MFNet
+from medseg.runs.checkpoint import load_checkpoint
+from medseg.runs.run import Run
 
 Entries = list[dict[str, Any]]
 CPU = torch.device("cpu")

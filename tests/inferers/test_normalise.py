@@ -11,14 +11,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from medseg.engines.evaluator import Evaluator
-from medseg.engines.inference import ImageFolder, Predictor
 from medseg.engines.loading import SegmentationDataset
-from medseg.engines.run import Run
 from medseg.engines.trainer import Trainer
 from medseg.inferers.multi_scale_flip import MultiScaleFlipInferer
 from medseg.inferers.normalise import NormalisingInferer
 from medseg.inferers.sliding_window import SlidingWindow
-from medseg.transforms.load import LoadImagesd
+from medseg.io.load import LoadImagesd
+from medseg.prediction.predictor import ImageFolder, Predictor
+from medseg.runs.run import Run
 from medseg.transforms.normalise import ImageNormalisation
 
 CPU = torch.device("cpu")

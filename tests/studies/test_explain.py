@@ -16,17 +16,17 @@ from monai.transforms import AsDiscreted, Compose
 from PIL import Image
 from torch import Tensor, nn
 
-from medseg.engines.bundle import InputError
-from medseg.engines.checkpoint import CheckpointError, save_checkpoint
-from medseg.engines.config import ConfigError
+from medseg.bundle.config import ConfigError
+from medseg.bundle.start import InputError
 from medseg.inferers.multi_scale_flip import MultiScaleFlipInferer
 from medseg.inferers.normalise import NormalisingInferer
 from medseg.inferers.resize import ResizeInferer
 from medseg.inferers.sliding_window import SlidingWindow
+from medseg.io.load import LoadImagesd
 from medseg.networks.df_dam import DFDAM
+from medseg.runs.checkpoint import CheckpointError, save_checkpoint
 from medseg.studies.explain import attend, explain
 from medseg.studies.explainable import Explainable, load_bundle, networks_with_attention, without_windows
-from medseg.transforms.load import LoadImagesd
 from medseg.transforms.normalise import ImageNormalisation
 from medseg.transforms.resize import resize_images
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from medseg.engines.loading import SegmentationDataset
 from medseg.inferers.sliding_window import SlidingWindow
+from medseg.io.load import LoadImagesd
 from medseg.losses.cross_entropy import CrossEntropyLoss
 from medseg.metrics.confusion_matrix import ConfusionMatrix
-from medseg.transforms.load import LoadImagesd
 from medseg.transforms.scene import RandMirrord, RandPadCropd, RandRescaled
 
 KEYS = ["image", "label"]

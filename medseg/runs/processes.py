@@ -1,0 +1,71 @@
+"""One process or many: what `torchrun` sets, read in one place."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+import torch.distributed as dist
+
+from medseg.errors import MedsegError
+
+
+def rank() -> int:
+    """Return this process's number, 0 where there is one process."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Return the number of processes."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def pick_device(name: str | torch.device | None = None) -> torch.device:
+    """Return the device to run on: the named one, else this process's GPU, else the CPU.
+
+    Args:
+        name: such as ``"cpu"`` or ``"cuda:1"``; ``None`` picks.
+
+    Raises:
+        ValueError: if there is no such device.
+    """
+    if name is None or name == "auto":
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise MedsegError(f"device {str(name)!r} is none that PyTorch knows; use cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise MedsegError(
+            f"device {name} was asked for, but {torch.cuda.device_count()} GPU(s) are visible; --device cpu"
+        )
+    return device
+
+
+def start_processes() -> None:
+    """Join the process group that ``torchrun`` describes (NCCL on GPUs, gloo on the CPU).
+
+    Raises:
+        RuntimeError: if the program was not started by ``torchrun``.
+    """
+    if dist.is_initialized():
+        return
+    if "WORLD_SIZE" not in os.environ:
+        raise RuntimeError(
+            "multi_gpu_train.yaml needs several processes: torchrun --nproc_per_node=N -m monai.bundle run"
+        )
+    if torch.cuda.is_available():
+        device = pick_device()
+        torch.cuda.set_device(device)
+        dist.init_process_group("nccl", device_id=device)
+    else:
+        dist.init_process_group("gloo")
+
+
+def stop_processes() -> None:
+    """Leave the process group, if there is one, together: the first process has the reports to write."""
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()

@@ -1,0 +1,240 @@
+"""Experiment tracking that never stops a training.
+
+The run folder (`RunFolder`) is the record; MLflow gets the same. Where MLflow is missing or does not answer, one
+warning says so, the run goes on with files alone, and `import_run` puts the folder into MLflow afterwards.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from medseg.errors import MedsegError
+from medseg.runs.mlflow_run import MLflowRun, resolve_store
+from medseg.runs.run_folder import METRICS, RunFolder, hide_credentials
+
+__all__ = ["MLflowTracker", "RunFolder", "import_run"]
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+_STATUS = ("FINISHED", "FAILED", "KILLED")
+
+
+class MLflowTracker:
+    """Send one run to MLflow.
+
+    As a context manager it starts the run and ends it as FINISHED, as FAILED after an exception, or as KILLED after
+    Ctrl-C or ``SystemExit``. A run that was started and not finished ends as FAILED when the interpreter exits. One
+    killed by a signal stays RUNNING until it is resumed: ``mlflow_run.json`` in the run folder names it.
+
+    Args:
+        tracking_uri: server or database; ``None`` for ``MLFLOW_TRACKING_URI``, or else an SQLite file ``mlflow.db``
+            and a folder ``mlartifacts`` in ``store``.
+        experiment: name of the MLflow experiment; made if missing.
+        run_name: name of the run; a number is added where the experiment has it already.
+        folder: run folder.
+        store: folder of the embedded database; ``None`` for the one that holds ``folder``.
+
+    Raises:
+        ValueError: if ``tracking_uri`` is no MLflow store.
+    """
+
+    def __init__(
+        self,
+        tracking_uri: str | None,
+        experiment: str,
+        run_name: str,
+        folder: str | Path,
+        *,
+        store: str | Path | None = None,
+    ) -> None:
+        folder = Path(folder).absolute()
+        store = folder.parent if store is None else Path(store).absolute()
+        self.uri, _ = resolve_store(tracking_uri, store)
+        self._place = (self.uri, experiment, run_name, folder, store)
+        self._folder = folder
+        self._run: MLflowRun | None = None
+        self._missed = False
+        self._open = False
+        self._process = os.getpid()
+
+    @property
+    def run_id(self) -> str | None:
+        """Id of the MLflow run; ``None`` where MLflow has none."""
+        return None if self._run is None else self._run.run_id
+
+    @property
+    def online(self) -> bool:
+        """Whether MLflow still gets what is logged."""
+        return self._run is not None and not self._missed
+
+    def start(self) -> None:
+        """Begin the MLflow run, or continue the one that the run folder names."""
+        self._open, self._missed = True, False
+        self._run = self._attempt(lambda: MLflowRun(*self._place))
+        if self._run is None:
+            return
+        atexit.register(self._abandoned)
+        if self._run.continued:
+            # values of epochs that were dropped from the files stay in MLflow, and are logged again with a later time
+            logger.info("continuing MLflow run %r", self._run.name)
+        elif (self._folder / METRICS).is_file():
+            run = self._run
+            self._attempt(run.replay)
+        command = "" if self.uri.startswith("http") else "mlflow ui --backend-store-uri "
+        logger.info("MLflow run %r: %s%s", self._run.name, command, hide_credentials(self.uri))
+
+    def log_params(self, config: Mapping[str, Any]) -> None:
+        """Log a configuration under dotted keys (long values cut) and ``config.yaml`` of the run folder whole."""
+        run = self._run
+        if run is not None and self.online:
+            self._attempt(lambda: run.log_params(config))
+
+    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Log the values of one epoch in one request; those not finite are left out.
+
+        Args:
+            values: by name.
+            step: the epoch.
+        """
+        run = self._run
+        if run is not None and self.online:
+            self._attempt(lambda: run.log_metrics(values, step, time.time()))
+
+    def log_artifact(self, path: str | Path, artifact_path: str | None = None) -> None:
+        """Copy a file into the run's artifacts.
+
+        Args:
+            path: the file.
+            artifact_path: folder in the artifacts; ``None`` or ``"."`` for the top.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist, so it cannot be logged as an artifact")
+        run = self._run
+        if run is not None and self.online:
+            self._attempt(lambda: run.log_artifact(path, artifact_path))
+
+    def finish(self, status: str = "FINISHED") -> None:
+        """End the run. What MLflow missed while it did not answer is sent once more, from the run folder.
+
+        Args:
+            status: ``"FINISHED"``, ``"FAILED"`` or ``"KILLED"``.
+
+        Raises:
+            ValueError: if the status is none of these.
+        """
+        if status not in _STATUS:
+            raise MedsegError(f"status {status!r} is none of {', '.join(_STATUS)}")
+        atexit.unregister(self._abandoned)
+        if not self._open:
+            return
+        self._open = False
+        if self._missed and self._catch_up(status):
+            return
+        run = self._run
+        if run is not None and self.online:
+            self._attempt(lambda: run.finish(status))
+
+    def _catch_up(self, status: str) -> bool:
+        """Try once more to reach MLflow and send it the whole run folder."""
+        try:
+            run = MLflowRun(*self._place)
+            run.replay()
+            run.finish(status)
+        except Exception as error:  # as in _attempt; the user was warned when the first call failed
+            logger.info("MLflow still does not take the run (%s)", _reason(error))
+            return False
+        self._run, self._missed = run, False
+        logger.warning("MLflow answers again and has the whole run %r now", run.name)
+        return True
+
+    def _attempt(self, call: Callable[[], Result]) -> Result | None:
+        """Call MLflow; after a failure warn once and leave MLflow alone until the end of the run."""
+        try:
+            return call()
+        except ImportError:
+            logger.warning("MLflow is not installed, so the run is recorded in its folder alone; pip install mlflow")
+        except Exception as error:  # a database or a network may raise anything; none of it may end a training
+            self._missed = True
+            logger.warning(
+                "MLflow at %s fails (%s); the run goes on and is recorded in its folder: "
+                "medseg.runs.tracking.import_run puts it into MLflow afterwards",
+                hide_credentials(self.uri),
+                _reason(error),
+            )
+        return None
+
+    def _abandoned(self) -> None:
+        if self._open and os.getpid() == self._process:
+            self.finish("FAILED")
+
+    def __enter__(self) -> MLflowTracker:
+        """Start the run."""
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Finish the run with the status that fits the exception."""
+        if kind is None:
+            self.finish("FINISHED")
+        else:
+            self.finish("FAILED" if issubclass(kind, Exception) else "KILLED")
+
+
+def import_run(
+    folder: str | Path,
+    tracking_uri: str | None = None,
+    *,
+    experiment: str = "medseg",
+    run_name: str | None = None,
+    status: str = "FINISHED",
+    store: str | Path | None = None,
+) -> str:
+    """Put a run that was recorded as files into MLflow; done twice, it adds nothing.
+
+    Args:
+        folder: run folder.
+        tracking_uri: as in `MLflowTracker`.
+        experiment: name of the MLflow experiment.
+        run_name: name of the run; ``None`` for the folder's.
+        status: how the run ended.
+        store: as in `MLflowTracker`.
+
+    Returns:
+        Id of the MLflow run.
+
+    Raises:
+        FileNotFoundError: if the folder holds no ``metrics.jsonl``.
+        ImportError: if MLflow is not installed.
+        ValueError: if the status or the URI cannot be used.
+        Exception: what MLflow raises where it does not answer.
+    """
+    folder = Path(folder).absolute()
+    if not (folder / METRICS).is_file():
+        raise FileNotFoundError(f"{folder} holds no {METRICS}, so it is no run folder; name the folder of one run")
+    if status not in _STATUS:
+        raise MedsegError(f"status {status!r} is none of {', '.join(_STATUS)}")
+    place = folder.parent if store is None else Path(store).absolute()
+    run = MLflowRun(tracking_uri, experiment, run_name or folder.name, folder, place)
+    run.replay()
+    run.finish(status)
+    return run.run_id
+
+
+def _reason(error: Exception) -> str:
+    """Return the kind and first line of an error, without passwords."""
+    line = (str(error).splitlines() or [""])[0][:300]
+    return hide_credentials(f"{type(error).__name__}: {line}")
