@@ -19,9 +19,17 @@ def crop_end(x: Tensor, size: list[int], first_axis: int) -> Tensor:
         ``(B, C, *S')`` to ``(B, C, *S)``, or the same with C last.
     """
     for axis, length in enumerate(size):
-        if is_scripting() or is_tracing() or torch.compiler.is_compiling():  # type: ignore[no-untyped-call]
+        if is_scripting() or is_tracing():  # type: ignore[no-untyped-call]
             x = x.narrow(first_axis + axis, 0, length)
         else:
-            if x.shape[first_axis + axis] != length:  # the gradient of a narrow is a copy of the whole map
-                x = x.narrow(first_axis + axis, 0, length)
+            x = _keep(x, first_axis + axis, length)
+    return x
+
+
+def _keep(x: Tensor, axis: int, length: int) -> Tensor:
+    if torch.compiler.is_exporting() and any(isinstance(n, torch.SymInt) for n in (length, x.shape[axis])):
+        # whether a narrowed map is still in one piece would be a condition on the sizes: a new map is so for all
+        return x.index_select(axis, torch.arange(length, device=x.device))
+    if torch.compiler.is_compiling() or x.shape[axis] != length:  # the gradient of a narrow is a copy of the whole map
+        return x.narrow(axis, 0, length)
     return x

@@ -12,27 +12,9 @@ import torch
 from monai.networks.blocks.convolutions import Convolution
 from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
 from medseg.layers.conv_block import Named, conv_norm_act
-
-
-def resize(x: Tensor, size: list[int]) -> Tensor:
-    """Interpolate linearly, first and last pixels staying on one another.
-
-    Padded strided layers centre feature i on pixel ``stride * i``; of an image of 513 pixels the 33 features of stride
-    16 stand on pixels 0, 16, ..., 512, and this puts them there.
-
-    Args:
-        x: the map.
-        size: lengths S to give it, in pixels.
-
-    Shape:
-        ``(B, C, *S')`` to ``(B, C, *S)``.
-    """
-    if list(x.shape[2:]) == size:
-        return x
-    return interpolate(x, size=size, mode="bilinear" if x.ndim == 4 else "trilinear", align_corners=True)
+from medseg.layers.resize import resize
 
 
 def index_at_stride(reductions: Sequence[int], stride: int, encoder: str) -> int:

@@ -6,14 +6,23 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.jit import is_scripting, is_tracing  # type: ignore[attr-defined]
 from torch.nn.functional import interpolate
 
+from medseg.layers.resize import resize
 from medseg.layers.scale_attention import ScaleAttention
-from medseg.layers.scene_base import SceneBase, resize
+from medseg.layers.scene_base import SceneBase
 from medseg.layers.scene_heads import SceneHead
 
 _PENULTIMATE = -1
 _STRIDE = 4  # of the attention's maps where it reads several stages
+
+
+def _whole(length: float) -> int:
+    if is_scripting() or is_tracing():  # type: ignore[no-untyped-call]
+        return int(length)
+    else:
+        return torch.sym_int(length)  # of a size that an exporter leaves open int() would make a constant
 
 
 class MultiScaleBase(SceneBase):
@@ -73,7 +82,7 @@ class MultiScaleBase(SceneBase):
             image = x
             if scale != 1.0:
                 # half of 8 n + 1 pixels are 8 m + 1 pixels for even n, so that the maps' pixels lie on each other
-                size = [int((length - 1) * scale) + 1 for length in x.shape[2:]]
+                size = [_whole((length - 1) * scale) + 1 for length in x.shape[2:]]
                 image = interpolate(x, size=size, mode="bilinear", align_corners=False)
             stages, penultimate, score = self.describe(image)
             stages.append(penultimate)

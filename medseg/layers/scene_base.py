@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
 from medseg.layers.conv_block import Named
 from medseg.layers.network_options import check_network_options
+from medseg.layers.resize import resize
 from medseg.layers.scene_heads import LargeFOVHead, PlainHead, PyramidPoolingHead, SceneHead
 
 OUTPUT_STRIDE = 8
@@ -90,26 +90,11 @@ def check_scene_options(
         raise ValueError(f"spatial_dims is {spatial_dims}; the encoders of {network} are for 2D images: give 2")
 
 
-def resize(x: Tensor, size: list[int]) -> Tensor:
-    """Resize a map bilinearly so that its corners stay in the corners.
+class SceneBase(nn.Module):
+    """Encoder, head, 1x1 convolution to the classes, bilinear enlargement.
 
     Dilated encoders pad their strided layers: feature i lies on pixel ``stride * i``, so that the corners of maps of
     different strides lie on each other (exactly for edges of 8 n + 1 pixels).
-
-    Args:
-        x: map.
-        size: height H and width W to give it, in pixels.
-
-    Shape:
-        ``(B, C, h, w)`` to ``(B, C, H, W)``.
-    """
-    if list(x.shape[2:]) == size:
-        return x
-    return interpolate(x, size=size, mode="bilinear", align_corners=True)
-
-
-class SceneBase(nn.Module):
-    """Encoder, head, 1x1 convolution to the classes, bilinear enlargement.
 
     Args:
         encoder: gives a list of features, finest first; made by ``create_encoder`` at `OUTPUT_STRIDE`.

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.jit import is_scripting, is_tracing  # type: ignore[attr-defined]
 
+from medseg.layers.crop import crop_end
+
 
 def cut_windows(x: Tensor, edge: int) -> Tensor:
     """Pad a map with zeros to whole windows and cut it into them, in one copy where autograd works eagerly.
@@ -63,10 +65,15 @@ def pad_to_windows(x: Tensor, edge: int) -> Tensor:
     """
     if not is_scripting() and fits(list(x.shape[1:-1]), edge):
         return x
-    padding = [0, 0, 0, -x.shape[-2] % edge, 0, -x.shape[-3] % edge]
+    padding = [0, 0, 0, _missing(x.shape[-2], edge), 0, _missing(x.shape[-3], edge)]
     if x.ndim == 5:
-        padding = [0, 0, 0, -x.shape[-2] % edge, 0, -x.shape[-3] % edge, 0, -x.shape[-4] % edge]
+        padding += [0, _missing(x.shape[-4], edge)]
     return torch.nn.functional.pad(x, padding)
+
+
+def _missing(length: int, edge: int) -> int:
+    """Return by how many pixels a length falls short of whole windows, so that an exporter sees their sum divisible."""
+    return (length + edge - 1) // edge * edge - length
 
 
 def to_windows(x: Tensor, edge: int) -> Tensor:
@@ -105,11 +112,11 @@ def from_windows(windows: Tensor, edge: int, like: Tensor) -> Tensor:
         # (B, windows, windows, edge, edge, C) to (B, windows, edge, windows, edge, C)
         parts = windows.reshape(-1, rows, columns, edge, edge, channels).permute(0, 1, 3, 2, 4, 5)
         x = parts.reshape(-1, rows * edge, columns * edge, channels)
-        return x[:, : like.shape[1], : like.shape[2]]
+        return crop_end(x, [like.shape[1], like.shape[2]], 1)
     slices = (like.shape[1] + edge - 1) // edge
     parts = windows.reshape(-1, slices, rows, columns, edge, edge, edge, channels).permute(0, 1, 4, 2, 5, 3, 6, 7)
     x = parts.reshape(-1, slices * edge, rows * edge, columns * edge, channels)
-    return x[:, : like.shape[1], : like.shape[2], : like.shape[3]]
+    return crop_end(x, [like.shape[1], like.shape[2], like.shape[3]], 1)
 
 
 def real_tokens(like: Tensor, edge: int) -> Tensor | None:

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from medseg.encoders import create_encoder
 from medseg.layers.aspp import ASPP
 from medseg.layers.conv_block import Named
-from medseg.layers.deeplab_decoder import DeepLabDecoder, index_at_stride, resize
+from medseg.layers.deeplab_decoder import DeepLabDecoder, index_at_stride
 from medseg.layers.network_options import check_network_options
+from medseg.layers.resize import resize
 
 _RATES_AT_16 = (6, 12, 18)
 

@@ -25,8 +25,8 @@ from torch.nn.functional import normalize
 from medseg.encoders import create_encoder
 from medseg.layers.activation import activation
 from medseg.layers.conv_block import Named, conv_norm_act
-from medseg.layers.deeplab_decoder import resize
 from medseg.layers.network_options import check_network_options
+from medseg.layers.resize import resize
 
 
 class EMAttention(nn.Module):

@@ -34,8 +34,9 @@ from torch import Tensor
 from medseg.encoders import Encoder, create_encoder
 from medseg.layers.conv_block import Named
 from medseg.layers.multi_scale import AttentiveMultiScale, MultiScaleBase
+from medseg.layers.resize import resize
 from medseg.layers.scale_attention import ScaleAttention
-from medseg.layers.scene_base import BASES, OUTPUT_STRIDE, check_base, check_scene_options, make_head, resize
+from medseg.layers.scene_base import BASES, OUTPUT_STRIDE, check_base, check_scene_options, make_head
 
 MERGES = ("average", "max")
 RECALIBRATIONS = ("multiply", "add", "none")

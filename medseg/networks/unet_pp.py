@@ -16,11 +16,41 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+from monai.networks.nets.basic_unet import UpCat
 from monai.networks.nets.basic_unetplusplus import BasicUNetPlusPlus
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from medseg.layers.conv_block import Named
 from medseg.layers.network_options import check_network_options
+
+
+class Node(nn.Module):
+    """What MONAI's ``UpCat`` does, without a branch on sizes: an exporter that leaves them open would settle it.
+
+    Args:
+        upsample: doubles the size of a map.
+        convs: the convolutions after the concatenation.
+
+    Shape:
+        coarse ``(B, C', *floor(S / 2))``, fine ``(B, C, *S)`` to ``(B, C'', *S)``.
+    """
+
+    def __init__(self, upsample: nn.Module, convs: nn.Module) -> None:
+        super().__init__()
+        self.upsample = upsample
+        self.convs = convs
+
+    def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
+        """Return the node's features."""
+        enlarged = self.upsample(coarse)
+        padding: list[int] = []
+        for axis in range(fine.ndim - 1, 1, -1):
+            padding.append(0)
+            padding.append(fine.shape[axis] - enlarged.shape[axis])
+        result: Tensor = self.convs(torch.cat([fine, pad(enlarged, padding, mode="replicate")], dim=1))
+        return result
 
 
 class UNetPP(nn.Module):
@@ -72,6 +102,9 @@ class UNetPP(nn.Module):
             bias=norm is None,
             dropout=dropout,
         )
+        for name, module in list(self.network.named_children()):
+            if isinstance(module, UpCat):
+                setattr(self.network, name, Node(module.upsample, module.convs))
         if not deep_supervision:
             for node in (1, 2, 3):
                 setattr(self.network, f"final_conv_0_{node}", nn.Identity())

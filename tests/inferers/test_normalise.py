@@ -10,6 +10,7 @@ from monai.transforms import AsDiscreted, Compose
 from PIL import Image
 from torch import Tensor, nn
 
+from medseg.bundle.description import Description
 from medseg.engines.evaluator import Evaluator
 from medseg.engines.loading import SegmentationDataset
 from medseg.engines.trainer import Trainer
@@ -52,6 +53,12 @@ def entries(tmp_path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def description(intensity: dict[str, str]) -> Description:
+    network = {"name": "toy", "in_channels": 3, "out_channels": 2}
+    content = {"name": "toy", "network": network, "input": {"intensity": intensity}, "classes": ["none", "some"]}
+    return Description.of(content)
+
+
 def test_the_three_engines_show_the_network_the_same(entries: list[dict[str, Any]], tmp_path: Path) -> None:
     """By hand: (value / 255 - mean) / std, from 8-bit samples."""
     mean, std = [0.5, 0.25, 0.125], [0.5, 0.25, 2.0]
@@ -69,7 +76,7 @@ def test_the_three_engines_show_the_network_the_same(entries: list[dict[str, Any
     evaluator = Evaluator(CPU, data, network, {0: "none", 1: "some"}, inferer=inferer, precision="fp32")
     evaluator.score(network)
     validated, network.seen = network.seen, []
-    assert evaluator.cases[0]["image"].max() > 200  # pictures show what was read
+    assert evaluator.result().cases[0]["image"].max() > 200  # pictures show what was read
 
     trainer = Trainer(
         max_epochs=1,
@@ -87,9 +94,10 @@ def test_the_three_engines_show_the_network_the_same(entries: list[dict[str, Any
         trainer.inferer(image, trainer.network)
     trained, network.seen = network.seen, []
 
-    folder = ImageFolder(tmp_path / "images", Compose([LoadImagesd(keys="image", keep_uint8=True)]), tmp_path / "masks")
+    model = description({"scheme": "imagenet"})
+    folder = ImageFolder(tmp_path / "images", model, tmp_path / "masks")
     finish = Compose([AsDiscreted(keys="pred", argmax=True)])
-    Predictor(CPU, folder, network, inferer, finish, precision="fp32").run()
+    Predictor(CPU, folder, network, inferer, finish, description=model, precision="fp32").run()
     predicted = network.seen
 
     for seen in (validated, trained, predicted):
@@ -101,10 +109,11 @@ def test_the_three_engines_show_the_network_the_same(entries: list[dict[str, Any
 def test_without_normalisation_8_bit_images_reach_the_network_as_numbers(
     entries: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    folder = ImageFolder(tmp_path / "images", Compose([LoadImagesd(keys="image", keep_uint8=True)]), tmp_path / "masks")
+    model = description({"scheme": "none"})
+    folder = ImageFolder(tmp_path / "images", model, tmp_path / "masks")
     network = Recording()
     finish = Compose([AsDiscreted(keys="pred", argmax=True)])
-    Predictor(CPU, folder, network, SlidingWindow([8, 8]), finish, precision="fp32").run()
+    Predictor(CPU, folder, network, SlidingWindow([8, 8]), finish, description=model, precision="fp32").run()
     assert network.seen[0].dtype == torch.float32
     assert len(list((tmp_path / "masks").iterdir())) == len(entries)
 

@@ -379,3 +379,16 @@ def test_softmax_of_one_logit_is_refused() -> None:
 def test_bad_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ALLHLLoss(**options)
+
+
+def test_defaults_are_the_papers_over_the_batch() -> None:
+    logits, label = random_batch(9)
+    expected = by_hand(logits, label, activation="softmax", include_background=False, batch=True, smooth=1e-5, log=True)
+    assert float(ALLHLLoss()(logits, label)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_invented_class_costs_all_of_its_tversky_loss_however_faint() -> None:
+    logits = torch.zeros(1, 2, 3, 4)
+    logits[:, 1] = -9.0  # a thousandth of a pixel altogether
+    loss = ALLHLLoss(k=0.0, **HYBRID, smooth=0.0)(logits, torch.zeros(1, 3, 4, dtype=torch.int64))
+    assert float(loss) == pytest.approx(1.0)

@@ -304,6 +304,21 @@ def test_weights_must_be_one_a_class() -> None:
         FocalIoULoss(weight=[1.0, 2.0, 3.0])(logits, label)
 
 
+def test_all_classes_count_where_half_of_them_are_absent() -> None:
+    logits, label = random_batch(8)
+    label %= 2
+    expected = iou_by_hand(logits, label, batch=True, classes="all")
+    torch.testing.assert_close(iou_alone(FocalIoULoss(classes="all", smooth=0.0), logits, label), expected)
+
+
+def test_an_image_ignored_altogether_is_no_image_of_the_mean_over_all_classes() -> None:
+    logits, label = random_batch(9, batch=2)
+    loss = FocalIoULoss(ignore_index=IGNORE, batch=False, classes="all")
+    alone = loss(logits[:1], label[:1])
+    label[1] = IGNORE
+    torch.testing.assert_close(loss(logits, label), alone)
+
+
 def small_network() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(CLASSES, 6, 3, padding=1), nn.Tanh(), nn.Conv2d(6, CLASSES, 1))

@@ -34,6 +34,18 @@ def test_sum_of_named_outputs() -> None:
         torch.testing.assert_close(loss.last_terms[name], value)  # without the weight
 
 
+def test_an_output_of_the_targets_size_is_not_resized() -> None:
+    seen: list[Tensor] = []
+
+    def watch(prediction: Tensor, target: Tensor) -> Tensor:
+        seen.append(prediction)
+        return squared(prediction, target)
+
+    pred = torch.rand(1, 1, 4, 5)
+    MultiOutputLoss([{"output": "pred", "loss": watch}])(pred, torch.rand(1, 1, 4, 5))
+    assert seen[0] is pred
+
+
 def test_a_tensor_is_pred_and_a_tensor_target_is_the_label() -> None:
     pred, label = torch.rand(2, 1, 3, 4, 5)
     loss = MultiOutputLoss([{"output": "pred", "loss": squared}])

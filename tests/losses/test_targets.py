@@ -1,4 +1,5 @@
 import math
+import re
 
 import pytest
 import torch
@@ -35,6 +36,23 @@ def test_values_between_classes_are_named(ignore_index: int | None) -> None:
         ValueError, match=r"label values \[0.5, 1.25\] are no class indices; resample labels by nearest"
     ):
         class_indices(torch.zeros(1, 2, 4), label, ignore_index)
+
+
+@pytest.mark.parametrize(("label", "wrong"), [([0, 1, 3], "[3]"), ([-1, 2, 0], "[-1]"), ([7, -2, 3], "[-2, 3, 7]")])
+def test_values_beyond_the_classes_are_named(label: list[int], wrong: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"label values {wrong} have no logit: the network gives 3 classes")):
+        class_indices(torch.zeros(1, 3, 3), torch.tensor([label]), None)
+
+
+def test_one_hot_labels_are_refused() -> None:
+    """As many channels as there are classes: the first of them is no label."""
+    with pytest.raises(ValueError, match=r"logits have shape \(1, 2, 4\) and the label \(1, 2, 4\)"):
+        class_indices(torch.zeros(1, 2, 4), torch.tensor([[[1, 0, 0, 1], [0, 1, 1, 0]]]), None)
+
+
+def test_a_length_of_one_is_no_channel() -> None:
+    index, _ = class_indices(torch.zeros(2, 3, 1), torch.tensor([[1], [2]]), None)
+    assert index.tolist() == [[1], [2]]
 
 
 def test_nan_is_no_class() -> None:

@@ -69,6 +69,37 @@ def _check_weights(network: nn.Module, x: Tensor, logits: Tensor) -> None:
         torch.testing.assert_close(other(x), logits, rtol=0, atol=0)
 
 
+_TRACED = {2: (64, 49), 3: (40, 37, 34)}  # even and odd, so that a choice between the two would show on either
+_OTHER = {2: ((97, 131), (80, 66)), 3: ((37, 41, 35), (48, 36, 50))}
+_SMALL = {2: (17, 18), 3: (17, 18, 19)}
+
+
+def assert_exports_open_sizes(network: nn.Module, spatial_dims: int, in_channels: int = 1) -> None:
+    """Check that one ``torch.export`` with an open batch and open lengths serves odd and even sizes alike.
+
+    A length of one is the limit, and torch's own: its exporter settles whether a map inside the network is one pixel
+    long, as on the traced image, so that this one is large enough for none to be. Images so small that one is may be
+    refused, by a failed guard, and never give anything else than the network does.
+    """
+    network.eval()
+    torch.manual_seed(0)
+    traced = torch.rand(2, in_channels, *_TRACED[spatial_dims])
+    free = dict.fromkeys((0, *range(2, 2 + spatial_dims)), torch.export.Dim.AUTO)
+    exported = torch.export.export(network, (traced,), dynamic_shapes=(free,)).module()
+    images = [traced, *(torch.rand(3 - 2 * i, in_channels, *size) for i, size in enumerate(_OTHER[spatial_dims]))]
+    with torch.no_grad():
+        for x in images:
+            expected = network(x)
+            assert expected.std() > 1e-3, "the logits of so flat a network would agree with any other's"
+            torch.testing.assert_close(exported(x), expected, rtol=1e-4, atol=1e-5)
+        small = torch.rand(1, in_channels, *_SMALL[spatial_dims])
+        try:
+            result = exported(small)
+        except (AssertionError, RuntimeError):  # the latter with torch 2.8
+            return
+        torch.testing.assert_close(result, network(small), rtol=1e-4, atol=1e-5)
+
+
 def assert_exports(network: nn.Module, x: Tensor) -> None:
     """Check that ``torch.export``, TorchScript and ONNX give what the network gives."""
     network.eval()

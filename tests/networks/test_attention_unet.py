@@ -7,7 +7,7 @@ import pytest
 import torch
 from monai.networks.blocks.convolutions import Convolution
 from monai.networks.nets.attentionunet import AttentionLayer, AttentionUnet
-from networks.contract import assert_contract, assert_exports
+from networks.contract import assert_contract, assert_exports, assert_exports_open_sizes
 from torch import Tensor, nn
 
 from medseg.networks.attention_unet import AttentionUNet
@@ -35,6 +35,11 @@ def test_contract_with_other_norms(norm: str | None) -> None:
 def test_exports() -> None:
     assert_exports(AttentionUNet(2, 1, 3, channels=TINY), torch.rand(1, 1, 18, 24))
     assert_exports(AttentionUNet(2, 1, 3, channels=(4, 6), norm=None), torch.rand(1, 1, 16, 20))
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_exports_open_sizes(spatial_dims: int) -> None:
+    assert_exports_open_sizes(AttentionUNet(spatial_dims, 1, 3, channels=TINY), spatial_dims)
 
 
 @pytest.mark.parametrize(

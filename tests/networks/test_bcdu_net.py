@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from networks.contract import assert_contract, assert_exports
+from networks.contract import assert_contract, assert_exports, assert_exports_open_sizes
 from torch import nn
 from torch.nn.functional import conv2d
 
@@ -24,6 +24,11 @@ def test_contract(size: tuple[int, ...], bidirectional: bool) -> None:
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_exports(bidirectional: bool) -> None:
     assert_exports(BCDUNet(2, 1, 3, channels=(4, 8), bidirectional=bidirectional), torch.rand(1, 1, 20, 24))
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_exports_open_sizes(spatial_dims: int) -> None:
+    assert_exports_open_sizes(BCDUNet(spatial_dims, 1, 3, channels=(4, 6, 8), bidirectional=True), spatial_dims)
 
 
 def test_parameters_are_the_papers() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from networks.contract import assert_contract, assert_exports
+from networks.contract import assert_contract, assert_exports, assert_exports_open_sizes
 from torch import nn
 from torch.nn.functional import conv2d, interpolate
 
@@ -33,6 +33,10 @@ def test_contract(size: tuple[int, int], options: dict[str, object]) -> None:
 
 def test_exports() -> None:
     assert_exports(DeepLabLargeFOV(2, 1, 3, **TINY), torch.rand(1, 1, *SIZE))  # type: ignore[arg-type]
+
+
+def test_exports_open_sizes() -> None:
+    assert_exports_open_sizes(DeepLabLargeFOV(2, 1, 3, **TINY), spatial_dims=2)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (64, 64)])

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from networks.contract import assert_contract, assert_exports
+from networks.contract import assert_contract, assert_exports, assert_exports_open_sizes
 from torch.nn.functional import interpolate
 
 from medseg.networks.deeplabv3_plus import DeepLabV3Plus
@@ -29,6 +29,10 @@ def test_one_pixel_is_enough() -> None:
 
 def test_exports() -> None:
     assert_exports(DeepLabV3Plus(2, 1, 3, **TINY), torch.rand(1, 1, 65, 97))  # type: ignore[arg-type]
+
+
+def test_exports_open_sizes() -> None:
+    assert_exports_open_sizes(DeepLabV3Plus(2, 1, 3, **TINY), spatial_dims=2)  # type: ignore[arg-type]
 
 
 def test_parameters_are_the_papers() -> None:

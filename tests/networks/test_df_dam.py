@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from networks.contract import assert_contract, assert_exports
+from networks.contract import assert_contract, assert_exports, assert_exports_open_sizes
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm, conv2d, interpolate
 from torch.utils.flop_counter import FlopCounterMode
@@ -102,6 +102,10 @@ def test_contract_with_resnet18() -> None:
 @pytest.mark.parametrize(("fusion", "norm"), [("dafm_2dpam", "batch"), ("dafm_2dpam", None), ("sum", "batch")])
 def test_exports(fusion: str, norm: str | None) -> None:
     assert_exports(build(fusion, norm), torch.rand(1, 3, *SIZE))
+
+
+def test_exports_open_sizes() -> None:
+    assert_exports_open_sizes(build(), spatial_dims=2, in_channels=3)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (64, 64), (127, 31)])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torchvision
-from networks.contract import assert_contract, assert_exports
+from networks.contract import assert_contract, assert_exports, assert_exports_open_sizes
 from torch.nn.functional import interpolate
 
 from medseg.networks.dilated_resnet import DilatedResNet
@@ -30,6 +30,10 @@ def test_contract_of_resnet18() -> None:
 
 def test_exports() -> None:
     assert_exports(DilatedResNet(2, 1, 3, encoder="test_resnet"), torch.rand(1, 1, *SIZE))
+
+
+def test_exports_open_sizes() -> None:
+    assert_exports_open_sizes(DilatedResNet(2, 1, 3, encoder="test_resnet"), spatial_dims=2)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (64, 64)])

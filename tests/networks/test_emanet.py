@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from networks.contract import assert_contract, assert_exports
+from networks.contract import assert_contract, assert_exports, assert_exports_open_sizes
 from torch import Tensor
 from torch.nn.functional import conv2d, interpolate
 from torch.nn.parallel import DistributedDataParallel
@@ -35,6 +35,10 @@ def test_one_pixel_is_enough() -> None:
 
 def test_exports() -> None:
     assert_exports(EMANet(2, 1, 3, **TINY), torch.rand(1, 1, 65, 97))  # type: ignore[arg-type]
+
+
+def test_exports_open_sizes() -> None:
+    assert_exports_open_sizes(EMANet(2, 1, 3, **TINY), spatial_dims=2)  # type: ignore[arg-type]
 
 
 def test_parameters_are_the_papers() -> None:

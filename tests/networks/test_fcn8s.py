@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from networks.contract import assert_contract, assert_exports
+from networks.contract import assert_contract, assert_exports, assert_exports_open_sizes
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate
 from torchvision.models import vgg16
@@ -33,6 +33,11 @@ def test_one_pixel_is_enough() -> None:
 @pytest.mark.parametrize("norm", [None, "batch"])
 def test_exports(norm: str | None) -> None:
     assert_exports(FCN8s(2, 1, 3, **TINY, norm=norm), torch.rand(1, 1, 45, 50))
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_exports_open_sizes(spatial_dims: int) -> None:
+    assert_exports_open_sizes(FCN8s(spatial_dims, 1, 3, **TINY), spatial_dims)  # type: ignore[arg-type]
 
 
 def test_parameters_are_the_papers() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from networks.contract import assert_contract, assert_exports
+from networks.contract import assert_contract, assert_exports, assert_exports_open_sizes
 from torch import Tensor
 from torch.nn.functional import batch_norm, conv2d, linear, pad
 from torch.utils.flop_counter import FlopCounterMode
@@ -25,6 +25,11 @@ def test_contract(size: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("norm", ["batch", None])
 def test_exports(norm: str | None) -> None:
     assert_exports(FocusNet(2, 1, 3, channels=(4, 8, 8), se_ratio=2, norm=norm), torch.rand(1, 1, 20, 24))
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_exports_open_sizes(spatial_dims: int) -> None:
+    assert_exports_open_sizes(FocusNet(spatial_dims, 1, 3, channels=(4, 8, 8), se_ratio=2), spatial_dims)
 
 
 @pytest.mark.parametrize(

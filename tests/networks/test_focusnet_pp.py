@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from networks.contract import assert_contract, assert_exports
+from networks.contract import assert_contract, assert_exports, assert_exports_open_sizes
 from torch import Tensor
 from torch.nn.functional import batch_norm, conv2d, interpolate, leaky_relu, linear, max_pool2d
 from torch.utils.flop_counter import FlopCounterMode
@@ -68,6 +68,13 @@ def test_contract(size: tuple[int, ...]) -> None:
 def test_exports(norm: str | None) -> None:
     network = FocusNetPP(2, 1, 3, channels=(4, 8, 8), blocks=(1, 1, 1), se_ratio=2, norm=norm)
     assert_exports(network, torch.rand(1, 1, 20, 24))
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_exports_open_sizes(spatial_dims: int) -> None:
+    assert_exports_open_sizes(
+        FocusNetPP(spatial_dims, 1, 3, channels=(4, 8, 8), blocks=(1, 1, 1), se_ratio=2), spatial_dims
+    )
 
 
 @pytest.mark.parametrize(

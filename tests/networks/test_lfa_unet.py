@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 import torch
-from networks.contract import assert_contract, assert_exports
+from networks.contract import assert_contract, assert_exports, assert_exports_open_sizes
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -46,6 +46,12 @@ def test_exports(window_size: int | None, size: tuple[int, ...]) -> None:
     assert_exports(LFAUNet(2, 1, 3, channels=(4, 8), window_size=window_size), torch.rand(1, 1, *size))
 
 
+@pytest.mark.parametrize(("window_size", "spatial_dims"), [(7, 2), (7, 3), (None, 2)])
+def test_exports_open_sizes(window_size: int | None, spatial_dims: int) -> None:
+    network = LFAUNet(spatial_dims, 1, 3, channels=(4, 6), window_size=window_size)
+    assert_exports_open_sizes(network, spatial_dims)
+
+
 @pytest.mark.filterwarnings(
     # MONAI's onnx_export takes this way with a torch below 2.9; the exporter is deprecated, and warns of what it does
     "ignore:.*legacy TorchScript-based ONNX export:DeprecationWarning",
@@ -76,18 +82,6 @@ def test_exports_from_torchscript_to_onnx(
             expected = network(image)
         (result,) = session.run(None, {"image": image.numpy()})
         torch.testing.assert_close(torch.from_numpy(result), expected, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize(("window_size", "size"), [(7, (20, 24)), (None, (20, 24))])
-def test_an_export_with_open_sizes(window_size: int | None, size: tuple[int, ...]) -> None:
-    """One export serves all sizes that are alike in what is cropped and padded, as torch's guards then say."""
-    network = LFAUNet(len(size), 1, 3, channels=(4, 8), window_size=window_size).eval()
-    free = dict.fromkeys(range(2, 2 + len(size)), torch.export.Dim.DYNAMIC)
-    exported = torch.export.export(network, (torch.rand(1, 1, *size),), dynamic_shapes=(free,)).module()
-    for other in (size, (26, 18), (10, 38)):
-        image = torch.rand(1, 1, *other)
-        with torch.no_grad():
-            torch.testing.assert_close(exported(image), network(image), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("query", ["encoder", "decoder"])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from networks.contract import assert_contract, assert_exports
+from networks.contract import assert_contract, assert_exports, assert_exports_open_sizes
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.nn.parallel import DistributedDataParallel
@@ -39,6 +39,10 @@ def test_exports(factorise: bool) -> None:
     network = MFNet(2, 1, 3, **TINY)  # type: ignore[arg-type]
     network.factorise.fill_(factorise)
     assert_exports(network, torch.rand(1, 1, 65, 97))
+
+
+def test_exports_open_sizes() -> None:
+    assert_exports_open_sizes(MFNet(2, 1, 3, **TINY), spatial_dims=2)  # type: ignore[arg-type]
 
 
 def test_parameters_are_the_papers() -> None:

@@ -2,71 +2,21 @@
 
 import pytest
 import torch
-from networks.contract import assert_contract, assert_exports
-from torch import Tensor, nn
-from torch.nn.functional import conv2d, interpolate
+from networks.contract import assert_contract, assert_exports, assert_exports_open_sizes
+from networks.multi_scale_examples import CLASSES, ROWS, SINGLE, SIZE, base_of, build, scaled, settled, to
+from torch import Tensor
+from torch.nn.functional import conv2d
 
 from medseg.engines.parameter_groups import parameter_groups
-from medseg.layers.multi_scale import AttentiveMultiScale, MultiScaleBase
+from medseg.layers.multi_scale import MultiScaleBase
 from medseg.layers.scene_base import BASES
 from medseg.networks.deeplab_largefov import DeepLabLargeFOV
-from medseg.networks.dilated_resnet import DilatedResNet
 from medseg.networks.multi_scale import AttentionToScale, MultiScalePooling, MultiScaleRefinement
-from medseg.networks.psp_net import PSPNet
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*torch.jit.*deprecated:DeprecationWarning",
     "ignore:.*torch.jit.*deprecated:FutureWarning",
 )
-
-SIZE = (65, 97)
-CLASSES = 5
-PLAIN = {1.0: 1, 0.5: 1}
-SINGLE = {"largefov": DeepLabLargeFOV, "resnet34_dilated": DilatedResNet, "resnet34_psp": PSPNet}
-ROWS = {  # of table 2
-    "base": {"merge": "attention"},
-    "multi-stage": {"dilations": PLAIN, "recalibration": "none"},
-    "diverse dilations": {"recalibration": "none"},
-    "extra branch": {},
-}
-
-
-def build(merge: str = "refinement", base: str = "largefov", **options: object) -> MultiScaleBase:
-    given = {"base": base, "encoder": "test_resnet", **options}
-    if base != "resnet34_dilated":
-        given.setdefault("head_options", {"channels": 16})
-    if merge in ("average", "max"):
-        return MultiScalePooling(2, 3, CLASSES, merge=merge, **given)  # type: ignore[arg-type]
-    if merge == "attention":
-        return AttentionToScale(2, 3, CLASSES, **{"channels": 8, **given})  # type: ignore[arg-type]
-    return MultiScaleRefinement(2, 3, CLASSES, **{"channels": 8, "scale_channels": 6, **given})  # type: ignore[arg-type]
-
-
-def settled(network: nn.Module) -> nn.Module:
-    """Move weights and running statistics off their initial values, and go over to evaluation."""
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-        for _ in range(3):
-            network.train()(torch.rand(2, 3, *SIZE))
-    return network.eval()
-
-
-def to(x: Tensor, size: tuple[int, int]) -> Tensor:
-    return interpolate(x, size, mode="bilinear", align_corners=True)
-
-
-def scaled(image: Tensor, scale: float) -> Tensor:
-    size = [int((length - 1) * scale) + 1 for length in image.shape[2:]]
-    return interpolate(image, size, mode="bilinear", align_corners=False)
-
-
-def base_of(network: MultiScaleBase, image: Tensor) -> tuple[list[Tensor], Tensor]:
-    """The encoder's and the head's features, and the scores, of one scale."""
-    stages = network.encoder(image)
-    penultimate = network.head(stages[-1])
-    return [*stages, penultimate], conv2d(penultimate, network.classifier.weight, network.classifier.bias)
-
 
 # ---------------------------------------------------------------------------------------------- the house's contract
 
@@ -107,6 +57,13 @@ def test_contract_with_vgg() -> None:
 )
 def test_exports(options: dict[str, object]) -> None:
     assert_exports(build(**options), torch.rand(1, 3, *SIZE))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("merge", "scales"), [("average", (0.7, 1.3)), ("attention", (1.0, 0.5)), ("refinement", (1.0, 0.5))]
+)
+def test_exports_open_sizes(merge: str, scales: tuple[float, ...]) -> None:
+    assert_exports_open_sizes(build(merge, scales=scales), spatial_dims=2, in_channels=3)
 
 
 @pytest.mark.parametrize("merge", ["refinement", "attention", "average"])
@@ -313,80 +270,6 @@ def test_dilations_are_section_3s() -> None:
     ]
     assert [tuple(f.shape[1:]) for f in features[0]] == [(256, 81, 81), (512, 41, 41), (512, 41, 41), (1024, 41, 41)]
     assert [tuple(f.shape[1:]) for f in features[1]] == [(256, 41, 41), (512, 21, 21), (512, 21, 21), (1024, 21, 21)]
-
-
-# ---------------------------------------------------------------------------------------------- attention
-
-
-@pytest.mark.parametrize("scales", [(1.0, 0.5), (0.5, 0.75, 1.0, 1.25)])
-@pytest.mark.parametrize("merge", ["refinement", "attention"])
-def test_weights_sum_to_one_over_scales(merge: str, scales: tuple[float, ...]) -> None:
-    torch.manual_seed(7)
-    options = {"dilations": dict.fromkeys(scales, 3)} if merge == "refinement" else {}
-    network = settled(build(merge, scales=scales, **options))
-    assert isinstance(network, AttentiveMultiScale)
-    with torch.no_grad():
-        maps = network.attention(torch.rand(2, 3, *SIZE))
-    grid = {"refinement": (17, 25), "attention": (9, 13) if max(scales) == 1 else (11, 16)}[merge]
-    weights = maps["scale_weights"]
-    assert weights.shape == (2, len(scales), *grid)
-    torch.testing.assert_close(weights.sum(1), torch.ones(2, *grid))
-    assert 0 < float(weights.min()) < float(weights.max()) < 1
-    assert set(maps) == ({"scale_weights"} if merge == "attention" else {"scale_weights", "recalibration"})
-    if "recalibration" in maps:
-        assert maps["recalibration"].shape == (2, CLASSES, *grid)
-        assert 0 < float(maps["recalibration"].min()) < float(maps["recalibration"].max()) < 1
-
-
-@pytest.mark.parametrize("chosen", [0, 1])
-@pytest.mark.parametrize("merge", ["refinement", "attention"])
-def test_one_hot_weights_leave_one_scale(merge: str, chosen: int) -> None:
-    torch.manual_seed(8)
-    options = {"recalibration": "none"} if merge == "refinement" else {}
-    network = settled(build(merge, **options))
-    last = network.attend.location[-1]
-    nn.init.zeros_(last.weight)
-    with torch.no_grad():
-        last.bias.copy_(torch.tensor([0.0, -200.0] if chosen == 0 else [-200.0, 0.0]))
-        image = torch.rand(2, 3, *SIZE)
-        scores = base_of(network, scaled(image, (1.0, 0.5)[chosen]))[1]
-        grid = (17, 25) if merge == "refinement" else (9, 13)
-        torch.testing.assert_close(network(image), to(to(scores, grid), SIZE), rtol=1e-4, atol=1e-5)
-        assert network.attention(image)["scale_weights"][:, chosen].unique().tolist() == [1.0]
-
-
-def test_equal_scales_are_one_scale_whatever_the_weights() -> None:
-    torch.manual_seed(9)
-    single = settled(DeepLabLargeFOV(2, 3, CLASSES, encoder="test_resnet", channels=16))
-    network = settled(build("attention", scales=(1.0, 1.0, 1.0)))
-    assert network.load_state_dict(single.state_dict(), strict=False).unexpected_keys == []
-    image = torch.rand(2, 3, *SIZE)
-    weights = network.attention(image)["scale_weights"]
-    assert weights.std() > 0
-    torch.testing.assert_close(network(image), single(image), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(("how", "bias"), [("multiply", 50.0), ("add", -200.0)])
-def test_open_recalibration_is_none(how: str, bias: float) -> None:
-    torch.manual_seed(10)
-    network, plain = settled(build(recalibration=how)), build(recalibration="none").eval()
-    last = network.attend.recalibration[-1]
-    nn.init.zeros_(last.weight)
-    nn.init.constant_(last.bias, bias)
-    own = plain.state_dict()
-    plain.load_state_dict({name: value for name, value in network.state_dict().items() if name in own})
-    image = torch.rand(2, 3, *SIZE)
-    torch.testing.assert_close(network(image), plain(image))
-    nn.init.zeros_(last.bias)  # a sigmoid of one half
-    torch.testing.assert_close(network(image), plain(image) / 2 if how == "multiply" else plain(image) + 0.5)
-
-
-def test_attention_leaves_the_network_as_it_was() -> None:
-    network = settled(build())
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    network.attention(torch.rand(1, 3, *SIZE))
-    assert not network.training
-    torch.testing.assert_close(network.state_dict(), before, rtol=0, atol=0)
 
 
 # ---------------------------------------------------------------------------------------------- bad options

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from networks.contract import assert_contract, assert_exports
+from networks.contract import assert_contract, assert_exports, assert_exports_open_sizes
 from torch import Tensor
 from torch.nn.functional import batch_norm, conv2d, interpolate
 
@@ -31,6 +31,10 @@ def test_contract(size: tuple[int, int], options: dict[str, object]) -> None:
 
 def test_exports() -> None:
     assert_exports(PSPNet(2, 1, 3, **TINY), torch.rand(1, 1, *SIZE))  # type: ignore[arg-type]
+
+
+def test_exports_open_sizes() -> None:
+    assert_exports_open_sizes(PSPNet(2, 1, 3, **TINY), spatial_dims=2)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (64, 64)])

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from networks.contract import assert_contract, assert_exports
+from networks.contract import assert_contract, assert_exports, assert_exports_open_sizes
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
@@ -22,6 +22,11 @@ def test_contract(size: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("residual", [True, False])
 def test_exports(residual: bool) -> None:
     assert_exports(R2UNet(2, 1, 3, channels=(4, 8), residual=residual), torch.rand(1, 1, 20, 24))
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_exports_open_sizes(spatial_dims: int) -> None:
+    assert_exports_open_sizes(R2UNet(spatial_dims, 1, 3, channels=(4, 6, 8)), spatial_dims)
 
 
 def test_parameters_are_about_the_unets() -> None:

@@ -6,7 +6,7 @@ from typing import cast
 
 import pytest
 import torch
-from networks.contract import assert_contract, assert_exports
+from networks.contract import assert_contract, assert_exports, assert_exports_open_sizes
 from torch import Tensor, nn
 
 from medseg.networks.sa_unet import DropBlock, SAUNet, SpatialAttention, StructuredDropoutBlock
@@ -24,6 +24,11 @@ def test_contract(size: tuple[int, ...]) -> None:
 
 def test_exports() -> None:
     assert_exports(SAUNet(2, 1, 3, channels=(4, 8)), torch.rand(1, 1, 20, 24))
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_exports_open_sizes(spatial_dims: int) -> None:
+    assert_exports_open_sizes(SAUNet(spatial_dims, 1, 3, channels=(4, 6, 8)), spatial_dims)
 
 
 @pytest.mark.parametrize("size", [(20, 24), (8, 9, 10)])

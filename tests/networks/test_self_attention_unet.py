@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from networks.contract import assert_contract, assert_exports
+from networks.contract import assert_contract, assert_exports, assert_exports_open_sizes
 
 from medseg.networks.self_attention_unet import SelfAttention, SelfAttentionUNet
 from medseg.networks.unet import UNet
@@ -21,6 +21,11 @@ def test_contract(size: tuple[int, ...]) -> None:
 
 def test_exports() -> None:
     assert_exports(SelfAttentionUNet(2, 1, 3, channels=(4, 8)), torch.rand(1, 1, 20, 24))
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_exports_open_sizes(spatial_dims: int) -> None:
+    assert_exports_open_sizes(SelfAttentionUNet(spatial_dims, 1, 3, channels=(4, 6, 8)), spatial_dims)
 
 
 def test_parameters_are_the_unets_and_three_projections() -> None:

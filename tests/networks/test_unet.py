@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from networks.contract import assert_contract, assert_exports
+from networks.contract import assert_contract, assert_exports, assert_exports_open_sizes
 
 from medseg.networks.unet import UNet
 
@@ -19,6 +19,11 @@ def test_contract(size: tuple[int, ...]) -> None:
 
 def test_exports() -> None:
     assert_exports(UNet(2, 1, 3, channels=(4, 8)), torch.rand(1, 1, 20, 24))
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_exports_open_sizes(spatial_dims: int) -> None:
+    assert_exports_open_sizes(UNet(spatial_dims, 1, 3, channels=(4, 6, 8)), spatial_dims)
 
 
 def test_parameters_are_the_papers() -> None:

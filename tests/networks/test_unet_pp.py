@@ -3,7 +3,7 @@
 import pytest
 import torch
 from monai.networks.nets.basic_unetplusplus import BasicUNetPlusPlus
-from networks.contract import assert_contract, assert_exports
+from networks.contract import assert_contract, assert_exports, assert_exports_open_sizes
 
 from medseg.networks.unet_pp import UNetPP
 
@@ -31,6 +31,11 @@ def test_contract_with_other_norms(norm: str | None) -> None:
 @pytest.mark.parametrize("deep_supervision", [False, True])
 def test_exports(deep_supervision: bool) -> None:
     assert_exports(UNetPP(2, 1, 3, channels=TINY, deep_supervision=deep_supervision), torch.rand(1, 1, 36, 40))
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_exports_open_sizes(spatial_dims: int) -> None:
+    assert_exports_open_sizes(UNetPP(spatial_dims, 1, 3, channels=TINY), spatial_dims)
 
 
 def test_parameters_are_the_papers() -> None:
