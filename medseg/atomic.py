@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
+
+_TEMPORARY = re.compile(r"\.[0-9a-f]{8}\.(?P<target>.+)")
 
 
 @contextlib.contextmanager
@@ -39,10 +43,31 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):  # the first error is the one to report
             temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def remove_leftovers(folder: str | Path, target: str | None = None, *, seconds: float = 0.0) -> int:
+    """Remove temporary files of `atomic_write` that killed processes left, and return how many there were.
+
+    Args:
+        folder: to look in, with its subfolders; nobody else may be writing there, unless ``seconds`` tells them apart.
+        target: only those of the file of this name, and in ``folder`` itself.
+        seconds: only those that nothing was written to for so long.
+    """
+    removed = 0
+    folder = Path(folder)
+    for path in folder.rglob(".*") if target is None else folder.glob(f".*.{target}"):
+        found = _TEMPORARY.fullmatch(path.name)
+        if found is None or (target is not None and found["target"] != target):
+            continue
+        with contextlib.suppress(OSError):  # another process may have been quicker
+            if path.is_file() and time.time() - path.stat().st_mtime >= seconds:
+                path.unlink()
+                removed += 1
+    return removed
+
+
+def sync_folder(folder: Path) -> None:
     """Make a rename in ``folder`` survive a power cut; file systems that cannot do this are left alone."""
     if os.name != "posix":
         return

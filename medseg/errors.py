@@ -1,9 +1,56 @@
-"""The one base class of errors that medseg raises for a fault of the input: their message says it all, in one line."""
+"""The one base class of errors that medseg raises for a fault of the input, and how one is shown: in one line."""
 
 from __future__ import annotations
 
-__all__ = ["MedsegError"]
+import unicodedata
+
+__all__ = ["MedsegError", "one_line", "shown"]
+
+_KEPT_SPACES = "Zs"  # such as the ideographic space of Japanese file names
 
 
 class MedsegError(ValueError):
     """Something given to medseg cannot be used; the message names the value, the place and the way out."""
+
+    def __str__(self) -> str:
+        """Return the message; whatever a name smuggled into it, it moves no cursor and hides no text."""
+        return "\n".join(shown(line) for line in super().__str__().split("\n"))
+
+
+def shown(text: object) -> str:
+    r"""Return text from outside, such as a file's name, so that a terminal or a log shows it and obeys none of it.
+
+    Control characters (newline and ESC among them), characters that turn the direction of writing or have no width,
+    and lone surrogates are written as Python writes them (``\n``, ``\x1b``, ``\u202e``); every other one is kept. A
+    backslash stays one: what is shown is for eyes, not to be read back.
+
+    Args:
+        text: the text, or what `str` makes text of, such as a path.
+    """
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(
+        character
+        if character.isprintable() or unicodedata.category(character) == _KEPT_SPACES
+        else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )
+
+
+def one_line(error: BaseException | None) -> str | None:
+    """Return what an error says to a user if medseg raised it, whatever other programs wrapped around it.
+
+    Args:
+        error: such as MONAI's ``RuntimeError`` around the fault that medseg found.
+
+    Returns:
+        The message of the first `MedsegError` in the chain of causes; ``None`` without one.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, MedsegError):
+            return str(error)
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None

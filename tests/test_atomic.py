@@ -1,68 +1,64 @@
+"""Files that appear whole or not at all."""
+
 import os
 import stat
-import subprocess
-import sys
+import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from medseg.atomic import atomic_write
+from medseg.atomic import atomic_write, remove_leftovers
 
 
-def test_file_appears_whole(tmp_path):
-    path = tmp_path / "label.nii.gz"
-    path.write_text("old")
-    with atomic_write(path) as temporary:
-        assert temporary.parent == tmp_path
-        assert temporary.name.endswith(".label.nii.gz")
-        temporary.write_text("new")
-        assert path.read_text() == "old"
-    assert path.read_text() == "new"
-    assert os.listdir(tmp_path) == ["label.nii.gz"]
+def test_it_reaches_the_disk_before_it_takes_the_name_and_the_name_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the first sync a power cut leaves an empty file under the right name, without the second the old one."""
+    calls: list[str] = []
+    sync, replace = os.fsync, os.replace
+
+    def synced(file: int) -> None:
+        kind = "folder" if stat.S_ISDIR(os.fstat(file).st_mode) else "file"
+        size = os.fstat(file).st_size if kind == "file" else ""
+        calls.append(f"sync {kind} {size}".strip())
+        sync(file)
+
+    def renamed(old: Any, new: Any) -> None:
+        calls.append("rename")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    with atomic_write(tmp_path / "a.txt") as temporary:
+        temporary.write_text("all")
+    assert calls == ["sync file 3", "rename", "sync folder"]
+    assert (tmp_path / "a.txt").read_text() == "all"
 
 
-def test_error_leaves_the_old_file(tmp_path):
-    path = tmp_path / "weights.pt"
-    path.write_text("old")
+def test_after_an_exception_all_is_as_before(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("old")
 
-    def fill_the_disk():
-        with atomic_write(path) as temporary:
+    def dies_half_way() -> None:
+        with atomic_write(tmp_path / "a.txt") as temporary:
             temporary.write_text("half")
-            raise OSError(28, "No space left on device")
+            raise KeyboardInterrupt
 
-    with pytest.raises(OSError, match="No space left"):
-        fill_the_disk()
-    assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["weights.pt"]
-
-
-def test_nothing_written(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nothing was written"), atomic_write(tmp_path / "x.txt"):
-        pass
-    assert os.listdir(tmp_path) == []
+    with pytest.raises(KeyboardInterrupt):
+        dies_half_way()
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "old")]
 
 
-def test_missing_folder(tmp_path):
-    path = tmp_path / "no" / "x.txt"
-    with pytest.raises(FileNotFoundError, match="its folder does not exist"), atomic_write(path):
-        pass
-
-
-@pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
-def test_usual_permissions(tmp_path):
-    with atomic_write(tmp_path / "a") as temporary:
-        temporary.write_text("x")
-    (tmp_path / "b").write_text("x")
-    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == stat.S_IMODE((tmp_path / "b").stat().st_mode)
-
-
-@pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
-def test_kill_while_writing(tmp_path):
-    path = tmp_path / "weights.pt"
-    path.write_text("old")
-    code = (
-        "import os, sys\nfrom medseg.atomic import atomic_write\n"
-        "with atomic_write(sys.argv[1]) as temporary:\n"
-        "    temporary.write_text('half')\n    os.kill(os.getpid(), 9)\n"
-    )
-    assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == -9
-    assert path.read_text() == "old"
+def test_leftovers(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    left = [tmp_path / ".0123abcd.model.pt", tmp_path / "sub" / ".89abcdef.best.pt"]
+    kept = [tmp_path / name for name in (".lock", ".0123abcd", ".0123abcx.a", "a.0123abcd.b", "sub/model.pt")]
+    for path in (*left, *kept):
+        path.write_text("x")
+    assert remove_leftovers(tmp_path, "best.pt") == 0
+    assert remove_leftovers(tmp_path, "model.pt", seconds=3600) == 0
+    os.utime(left[0], (time.time() - 7200,) * 2)
+    assert remove_leftovers(tmp_path, "model.pt", seconds=3600) == 1
+    assert remove_leftovers(tmp_path) == 1
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in kept)

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medseg.data import check_rules
-from medseg.data.check_rules import Case, Finding, Requirements
+from medseg.data.check_findings import Case, Finding, Requirements
+from medseg.data.check_rules import find_all
 from medseg.data.datalist import Datalist, DatalistError
 from medseg.data.file_facts import Progress, cache_folder, measure_all
+from medseg.data.schema import PATH_KEYS
 
 __all__ = ["Finding", "Report", "check_datalist"]
 
@@ -126,15 +127,15 @@ def check_datalist(
         (split, index) for split in ("training", "validation", "test") for index in range(len(getattr(datalist, split)))
     ]
     entries = [datalist.absolute(entry) for _, entry in datalist.entries()]
-    files = [(Path(entry[key]), key == "label") for entry in entries for key in ("image", "label") if key in entry]
+    files = [(Path(entry[key]), key != "image") for entry in entries for key in PATH_KEYS if key in entry]
     cache_file = None
     if cache:
         name = hashlib.sha256(str(datalist.path).encode()).hexdigest()[:24]
         cache_file = cache_folder() / "check" / f"{name}.json"
     workers = workers if workers is not None else min(8, os.cpu_count() or 1)
-    facts, read = measure_all(files, cache_file=cache_file, workers=workers, progress=progress)
+    facts, read = measure_all(files, cache_file=cache_file, workers=workers, mapping=datalist.values, progress=progress)
     cases = [Case.build(split, index, entry, facts) for (split, index), entry in zip(places, entries, strict=True)]
     requirements = Requirements(in_channels, num_classes, tuple(roi_size) if roi_size else None, allow_smaller)
-    findings = check_rules.find_all(datalist, cases, schemes, requirements)
+    findings = find_all(datalist, cases, schemes, requirements)
     findings.sort(key=lambda finding: finding.severity != "error")
     return Report(datalist.path, tuple(findings), len(facts), read, time.perf_counter() - start)

@@ -7,14 +7,14 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from medseg.errors import MedsegError
-from medseg.io.images import ImageError, read_image
+from medseg.errors import MedsegError, shown
+from medseg.io.images import ImageError
+from medseg.io.labels import read_label
 
 __all__ = ["class_weights", "count_pixels"]
 
@@ -89,7 +89,8 @@ def count_pixels(
     Files are read in parallel threads: decoders release the interpreter lock.
 
     Args:
-        entries: entries with absolute paths under ``label``.
+        entries: entries with absolute paths under ``label``, as `Datalist.absolute` makes them: a mapping of stored
+            values among them is applied.
         num_classes: classes of the labels, 0 to ``num_classes - 1``.
         ignore_index: label value that is not counted.
         workers: threads that read; by default one for each CPU, at most 8.
@@ -107,15 +108,15 @@ def count_pixels(
         raise MedsegError("there are no entries to count class pixels in; name those of the training part")
     for position, entry in enumerate(entries):
         if "label" not in entry:
-            raise MedsegError(f"entry {position} ({entry.get('image', 'no image')}) has no label; leave it out")
+            raise MedsegError(f"entry {position} ({shown(entry.get('image', 'no image'))}) has no label; leave it out")
     workers = workers if workers is not None else min(8, os.cpu_count() or 1)
     count = partial(_count_file, num_classes=num_classes, ignore_index=ignore_index)
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
-        return np.stack(list(pool.map(count, [Path(entry["label"]) for entry in entries])))
+        return np.stack(list(pool.map(count, entries)))
 
 
-def _count_file(path: Path, num_classes: int, ignore_index: int | None) -> Counts:
-    image = read_image(path, label=True)
+def _count_file(entry: Mapping[str, Any], num_classes: int, ignore_index: int | None) -> Counts:
+    image, path = read_label(entry), shown(entry["label"])
     if image.channels != 1:
         raise ImageError(f"{path}: label with {image.channels} channels; store one channel of class indices")
     if image.array.dtype == np.uint8:
@@ -132,7 +133,7 @@ def _count_file(path: Path, num_classes: int, ignore_index: int | None) -> Count
         ignored = "" if ignore_index is None else f" and the ignore label {ignore_index}"
         raise ImageError(
             f"{path}: label holds value {wrong}, but the classes are 0-{num_classes - 1}{ignored}; "
-            "map it to a class, or set ignore_index if these pixels count nowhere"
+            'map it to a class with "values" in the datalist, or set ignore_index if these pixels count nowhere'
         )
     counts: Counts = np.zeros(num_classes, np.int64)
     counts[values.astype(np.intp)] = number

@@ -1,27 +1,36 @@
 """The datalist: one JSON file that names a data set's images, labels, classes, groups and folds.
 
-It is a superset of the decathlon JSON, so `monai.data.load_decathlon_datalist` reads it too. Paths in it are relative
-to the JSON file. ``group`` (patient, section, slide) is what must not fall on both sides of a split; every entry key
-that begins with ``fold`` is one fold scheme.
+It is a superset of the decathlon JSON, so `monai.data.load_decathlon_datalist` reads it too, and a decathlon
+``dataset.json`` is read as it is (`medseg.data.decathlon`). Paths in it are relative to the JSON file. ``group``
+(patient, section, slide) is what must not fall on both sides of a split; every entry key that begins with ``fold`` is
+one fold scheme.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from medseg.atomic import atomic_write
+from medseg.data.decathlon import is_decathlon, read_decathlon
 from medseg.data.schema import PATH_KEYS, DatalistError, read_json, validate
+from medseg.errors import shown
+from medseg.io.labels import VALUES_KEY
 
 __all__ = ["SPLITS", "Datalist", "DatalistError", "Entry"]
 
 Entry = dict[str, Any]
 SPLITS = ("training", "validation", "test")
+
+Parts = tuple[list[Entry], list[Entry], list[Entry]]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,10 @@ class Datalist:
         test: entries of a fixed test list; the only ones that may lack a label.
         path: where the JSON file is (or will be); relative paths start at its folder.
         preparation: how the files were made (crop size, seeds ...), for provenance.
+        codes: class index to its coded concept, ``{"value": "10200004", "scheme": "SCT", "meaning": "Liver"}``.
+        colours: class index to the colour it is drawn in, ``"#ff8000"``.
+        values: stored label value to class index (or ignore label), where labels do not store class indices: ``{0: 0,
+            255: 1}`` for masks of 0 and 255. Every value that a label holds must then be named.
 
     Raises:
         DatalistError: if a value is wrong, with the file, the value and the remedy.
@@ -59,6 +72,9 @@ class Datalist:
     validation: list[Entry] = field(default_factory=list)
     test: list[Entry] = field(default_factory=list)
     preparation: dict[str, Any] = field(default_factory=dict)
+    codes: dict[int, dict[str, str]] = field(default_factory=dict)
+    colours: dict[int, str] = field(default_factory=dict)
+    values: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Make the path absolute and validate."""
@@ -67,7 +83,7 @@ class Datalist:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read and validate a datalist; image files are not opened (`check_datalist` does that).
+        """Read and validate a datalist or a decathlon ``dataset.json``; images are not opened (`check_datalist` does).
 
         Args:
             path: the JSON file.
@@ -76,6 +92,8 @@ class Datalist:
             DatalistError: if it is missing, is not JSON, or any value in it is wrong.
         """
         content = read_json(Path(path))
+        if is_decathlon(content):
+            content = read_decathlon(content, Path(path))
         validate(content, str(path))
         return cls(
             name=content["name"],
@@ -83,12 +101,15 @@ class Datalist:
             modality=tuple(content["modality"]),
             licence=content["licence"],
             source=content["source"],
-            labels={int(index): name for index, name in content["labels"].items()},
+            labels=_by_number(content["labels"]),
             ignore_index=content["ignore_index"],
             training=content["training"],
             validation=content["validation"],
             test=content["test"],
             preparation=content.get("preparation", {}),
+            codes=_by_number(content.get("codes", {})),
+            colours=_by_number(content.get("colours", {})),
+            values=_by_number(content.get("values", {})),
             path=Path(path),
         )
 
@@ -134,9 +155,9 @@ class Datalist:
         return sorted({entry[key] for _, entry in self.entries() for key in PATH_KEYS if key in entry})
 
     def absolute(self, entry: Entry) -> Entry:
-        """Return a copy of an entry with absolute paths."""
+        """Return a copy of an entry with absolute paths and, where there is one, the mapping of its label's values."""
         paths: Entry = {key: str(self.root / entry[key]) for key in PATH_KEYS if key in entry}
-        return {**entry, **paths}
+        return {**entry, **paths, **({VALUES_KEY: dict(self.values)} if self.values else {})}
 
     def fingerprint(self) -> str:
         """Identify the data in a run's record.
@@ -155,63 +176,103 @@ class Datalist:
                 size = (self.root / relative).stat().st_size
             except OSError as error:
                 raise DatalistError(
-                    f"{self.path}: names {relative}, but {self.root / relative} cannot be read ({error.strerror}); "
-                    "restore the file or prepare the data set again"
+                    f"{shown(self.path)}: names {shown(relative)}, but {shown(self.root / relative)} cannot be read "
+                    f"({error.strerror}); restore the file or prepare the data set again"
                 ) from error
             digest.update(f"\0{relative}\0{size}".encode())
         return digest.hexdigest()
 
     def split(
-        self, fold: int | None = None, *, fold_key: str = "fold", validation_fold: int | str | None = "next"
-    ) -> tuple[list[Entry], list[Entry], list[Entry]]:
+        self,
+        fold: int | str | None = None,
+        *,
+        fold_key: str = "fold",
+        validation_fold: int | str | None = "next",
+    ) -> Parts:
         """Return training, validation and test entries with absolute paths.
 
-        With a fold, the entries of ``training`` are divided: test = that fold, validation = `validation_fold`,
-        training = all the others; the fixed validation and test lists are then left out. Without one (``None``, or 0
-        where the datalist has no folds at all), the three lists are returned as they are.
+        - A number: the entries of ``training`` are divided: test = that fold, validation = `validation_fold`, training
+          = all the others; the fixed validation and test lists are left out.
+        - ``None``, or 0 where the datalist has no folds at all: the three lists as they are. Without folds the
+          validation list may be empty: then all of ``training`` is trained on and nothing picks the weights, so that
+          the last ones are kept; a line of the log says so.
+        - ``"all"``: everything that may be trained on, the training and the validation list, folds or not, is;
+          nothing is validated; test = the fixed test list.
+
+        With two folds nothing is left to validate on, so that ``"next"`` means ``None`` there, with a warning: the
+        fold under test never picks the weights.
 
         Args:
-            fold: the fold held out as test set, or ``None`` for the fixed lists.
+            fold: the fold held out as test set, ``None`` for the fixed lists, or ``"all"``.
             fold_key: which fold scheme, see `fold_keys`.
             validation_fold: the fold used for validation: a number, ``"next"`` (the one after `fold`, cyclic), or
                 ``None`` to train on all the others and validate on nothing.
 
         Raises:
-            DatalistError: if the fold or scheme does not exist, or training or validation would be empty.
+            DatalistError: if the fold or scheme does not exist, or nothing would be left to train on.
         """
-        if not self.fold_keys and fold_key == "fold" and fold in (None, 0) and validation_fold in (None, "next"):
-            fold = None
-        elif fold is not None:
+        where = shown(self.path)
+        usual = validation_fold in (None, "next")
+        if fold == "all":
+            if not usual:
+                raise DatalistError(
+                    f"{where}: fold all trains on everything, so that validation_fold {validation_fold} cannot be kept "
+                    "apart; leave it out, or name a fold"
+                )
+            return self._lists(self.training + self.validation, [], "fold all")
+        if fold is not None and (self.fold_keys or fold != 0 or fold_key != "fold" or not usual):
             return self._split_by_fold(fold, fold_key, validation_fold)
-        elif validation_fold not in (None, "next"):
-            raise DatalistError(f"{self.path}: validation_fold {validation_fold} needs a fold; pass fold= as well")
-        for name in ("training", "validation"):
-            if not getattr(self, name):
-                schemes = f"pass fold= (schemes: {', '.join(self.fold_keys)})" if self.fold_keys else "fill the list"
-                raise DatalistError(f"{self.path}: the {name} list is empty; {schemes} or add fold keys to the entries")
-        return tuple([self.absolute(entry) for entry in getattr(self, name)] for name in SPLITS)  # type: ignore[return-value]
+        if not usual:
+            raise DatalistError(f"{where}: validation_fold {validation_fold} needs a fold; pass fold= as well")
+        if not self.validation and self.fold_keys:
+            raise DatalistError(
+                f"{where}: the validation list is empty; pass fold= (schemes: {', '.join(self._schemes())}), or fold "
+                "all to train on everything"
+            )
+        return self._lists(self.training, self.validation, "the validation list is empty")
 
-    def _split_by_fold(
-        self, fold: int, fold_key: str, validation_fold: int | str | None
-    ) -> tuple[list[Entry], list[Entry], list[Entry]]:
-        folds = self.folds(fold_key)
+    def _lists(self, training: list[Entry], validation: list[Entry], reason: str) -> Parts:
+        if not training:
+            raise DatalistError(
+                f"{shown(self.path)}: the training list is empty, so that there is nothing to train on; fill the list"
+            )
+        if not validation:
+            logger.warning(
+                "%s: all %d labelled images are trained on (%s): nothing is validated, and the last weights are kept",
+                shown(self.path), len(training), reason,
+            )  # fmt: skip
+        return (
+            [self.absolute(entry) for entry in training],
+            [self.absolute(entry) for entry in validation],
+            [self.absolute(entry) for entry in self.test],
+        )
+
+    def _split_by_fold(self, fold: int | str, fold_key: str, validation_fold: int | str | None) -> Parts:
+        folds, where, scheme = self.folds(fold_key), shown(self.path), shown(fold_key)
         if validation_fold == "next" and fold in folds:
-            validation_fold = folds[(folds.index(fold) + 1) % len(folds)]
+            validation_fold = folds[(folds.index(fold) + 1) % len(folds)] if len(folds) != 2 else None
+            if len(folds) == 2:
+                logger.warning(
+                    "%s: scheme %r has two folds: one is trained on, fold %s is the test, and none is left for "
+                    "validation: the last weights are kept", where, scheme, fold,
+                )  # fmt: skip
         for name, value in (("fold", fold), ("validation_fold", validation_fold)):
             if value not in folds and not (name == "validation_fold" and value is None):
-                known = ", ".join(map(str, folds))
-                raise DatalistError(f"{self.path}: {name} {value} is not in scheme {fold_key!r}; choose one of {known}")
-        if validation_fold == fold:
-            raise DatalistError(
-                f"{self.path}: validation_fold and fold are both {fold}: weights picked on the test set flatter it; "
-                "choose another, or null for no validation"
-            )
+                known = f"{', '.join(map(str, folds))}{', or all' * (name == 'fold')}"
+                raise DatalistError(f"{where}: {name} {value} is not in scheme {scheme!r}; choose one of {known}")
         held_out = {fold, validation_fold}
         training = [self.absolute(entry) for entry in self.training if entry[fold_key] not in held_out]
         if not training:
+            kept = "" if validation_fold in (None, fold) else f" and fold {validation_fold} as validation"
             raise DatalistError(
-                f"{self.path}: scheme {fold_key!r} has folds {folds} only, so that nothing is left to train on with "
-                f"fold {fold} as test and fold {validation_fold} as validation; make more folds"
+                f"{where}: scheme {scheme!r} has only fold{'s' * (len(folds) > 1)} {', '.join(map(str, folds))}, so "
+                f"that nothing is left to train on with fold {fold} as test{kept}; make more folds, or train on "
+                "everything with fold all"
+            )
+        if validation_fold == fold:
+            raise DatalistError(
+                f"{where}: validation_fold and fold are both {fold}: weights picked on the test set flatter it; "
+                "choose another, or null for no validation"
             )
         validation_set = [self.absolute(entry) for entry in self.training if entry[fold_key] == validation_fold]
         test = [self.absolute(entry) for entry in self.training if entry[fold_key] == fold]
@@ -224,9 +285,12 @@ class Datalist:
             DatalistError: if the datalist has no such scheme.
         """
         if fold_key not in self.fold_keys:
-            known = f"it has {', '.join(self.fold_keys)}" if self.fold_keys else "its entries carry no folds"
-            raise DatalistError(f"{self.path}: no fold scheme {fold_key!r}; {known}")
+            known = f"it has {', '.join(self._schemes())}" if self.fold_keys else "its entries carry no folds"
+            raise DatalistError(f"{shown(self.path)}: no fold scheme {fold_key!r}; {known}")
         return sorted({entry[fold_key] for entry in self.training})
+
+    def _schemes(self) -> list[str]:
+        return [shown(key) for key in self.fold_keys]
 
     def _content(self) -> dict[str, Any]:
         content: dict[str, Any] = {
@@ -235,9 +299,20 @@ class Datalist:
             "modality": list(self.modality),
             "licence": self.licence,
             "source": self.source,
-            "labels": {str(index): name for index, name in sorted(self.labels.items())},
+            "labels": _by_text(self.labels),
             "ignore_index": self.ignore_index,
         }
         if self.preparation:
             content["preparation"] = self.preparation
+        for key in ("codes", "colours", "values"):
+            if named := getattr(self, key):
+                content[key] = _by_text(named)
         return {**content, **{split: getattr(self, split) for split in SPLITS}}
+
+
+def _by_number(content: Mapping[str, Any]) -> dict[int, Any]:
+    return {int(key): value for key, value in content.items()}
+
+
+def _by_text(content: Mapping[int, Any]) -> dict[str, Any]:
+    return {str(key): content[key] for key in sorted(content)}

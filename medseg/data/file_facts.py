@@ -6,9 +6,9 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,17 @@ import numpy as np
 
 from medseg.atomic import atomic_write
 from medseg.io.images import ImageError, read_image
+from medseg.io.labels import map_values
 
 __all__ = ["CHECKER_VERSION", "MAX_LABEL_VALUES", "FileFacts", "cache_folder", "measure", "measure_all"]
 
-CHECKER_VERSION = 1
+CHECKER_VERSION = 2
 """Counted up when a measurement changes, so that older cache entries are not used."""
 
 MAX_LABEL_VALUES = 512
 """How many different values of a label are kept; the smallest ones where there are more."""
+
+_WHOLE = 1e-4  # a label value this near to an integer is that integer
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +45,11 @@ class FileFacts:
         not_finite: number of NaN and infinite values.
         values: a label's different values, ascending; ``None`` for an image.
         fractions: whether a label holds values that are not integers.
+        affine: the 16 values of voxel to patient (mm, RAS+) row by row, ``None`` for pictures and
+            stacks of them, whose axes begin with pages and rows.
+        lossy: whether the file's compression changes values.
+        orientation: EXIF or TIFF orientation as stored, 1 where there is none; `shape` is upright.
+        notes: what the reader found doubtful.
         sha256: hash of the file's bytes.
         error: why the file cannot be read, or ``None``; then the rest means nothing.
     """
@@ -53,6 +61,10 @@ class FileFacts:
     not_finite: int = 0
     values: tuple[int, ...] | None = None
     fractions: bool = False
+    affine: tuple[float, ...] | None = None
+    lossy: bool = False
+    orientation: int = 1
+    notes: tuple[str, ...] = ()
     sha256: str = ""
     error: str | None = None
 
@@ -66,15 +78,18 @@ def cache_folder() -> Path:
     return (Path(shared) if shared else Path.home() / ".cache") / "medseg"
 
 
-def measure(path: Path, *, label: bool) -> FileFacts:
+def measure(path: Path, *, label: bool, mapping: Mapping[int, int] | None = None) -> FileFacts:
     """Read one file and measure it.
 
     Args:
         path: the file, which exists.
         label: whether it is a label; then its values are listed.
+        mapping: stored value of a label to class index, where the datalist maps them.
     """
     try:
         image = read_image(path, label=label)
+        if label and mapping:
+            image = replace(image, array=map_values(image.array, mapping, path))
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except (ImageError, OSError) as error:
@@ -90,7 +105,9 @@ def measure(path: Path, *, label: bool) -> FileFacts:
             found = np.flatnonzero(np.bincount(array.ravel(), minlength=256))
         else:
             found = np.unique(array[np.isfinite(array)] if not_finite else array)
-            fractions = found.dtype.kind == "f" and bool(np.any(found != np.rint(found)))
+            if found.dtype.kind == "f":
+                fractions = bool(np.any(np.abs(found - np.rint(found)) > _WHOLE))
+                found = np.unique(np.rint(found))
         values = tuple(int(value) for value in found[:MAX_LABEL_VALUES])
     return FileFacts(
         shape=tuple(image.shape),
@@ -100,6 +117,10 @@ def measure(path: Path, *, label: bool) -> FileFacts:
         not_finite=not_finite,
         values=values,
         fractions=fractions,
+        affine=None if image.affine is None else tuple(np.asarray(image.affine, np.float64).ravel().tolist()),
+        lossy=image.lossy,
+        orientation=image.orientation,
+        notes=image.notes,
         sha256=digest,
     )
 
@@ -109,6 +130,7 @@ def measure_all(
     *,
     cache_file: Path | None,
     workers: int,
+    mapping: Mapping[int, int] | None = None,
     progress: Progress | None = None,
 ) -> tuple[dict[tuple[Path, bool], FileFacts], int]:
     """Measure files in parallel threads (decoders release the interpreter lock), from the cache where possible.
@@ -120,19 +142,20 @@ def measure_all(
         files: path and whether it is a label; missing files are left out of the result.
         cache_file: JSON file of earlier measurements, or ``None``.
         workers: number of threads.
+        mapping: see `measure`; measurements under another mapping are not taken from the cache.
         progress: called with the number of files done and the number of all, from the calling thread.
 
     Returns:
         The facts, and how many files were read.
     """
-    stamps = {key: stamp for key in dict.fromkeys(files) if (stamp := _stamp(*key)) is not None}
+    stamps = {key: stamp for key in dict.fromkeys(files) if (stamp := _stamp(*key, mapping)) is not None}
     cached = _load_cache(cache_file)
     facts = {key: cached[stamp] for key, stamp in stamps.items() if stamp in cached}
     todo = [key for key in stamps if key not in facts]
     if progress is not None:
         progress(len(facts), len(stamps))
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
-        running = {pool.submit(measure, path, label=label): (path, label) for path, label in todo}
+        running = {pool.submit(measure, path, label=label, mapping=mapping): (path, label) for path, label in todo}
         for future in as_completed(running):
             facts[running[future]] = future.result()
             if progress is not None:
@@ -142,12 +165,13 @@ def measure_all(
     return facts, len(todo)
 
 
-def _stamp(path: Path, label: bool) -> str | None:
+def _stamp(path: Path, label: bool, mapping: Mapping[int, int] | None) -> str | None:
     try:
         status = path.stat()
     except OSError:
         return None
-    return f"{'label' if label else 'image'}|{status.st_size}|{status.st_mtime_ns}|{path}"
+    mapped = f"{sorted(mapping.items())}" if label and mapping else ""
+    return f"{'label' if label else 'image'}{mapped}|{status.st_size}|{status.st_mtime_ns}|{status.st_ctime_ns}|{path}"
 
 
 def _load_cache(cache_file: Path | None) -> dict[str, FileFacts]:

@@ -1,60 +1,24 @@
-"""Load images and labels of any format in one step: (C, H, W) or (C, H, W, D), labels as indices.
+"""Load images and labels of any format in one step: (C, H, W) or (C, X, Y, Z), labels as indices.
 
-MONAI's loader turns a PNG on its side unless told otherwise, hands TIFF to ITK (on its side too) and starts every
-reader it knows. This one has two: MONAI's for NIfTI, and one for pixel formats that keeps rows first.
+What is loaded is what `medseg.io.images.read_image` reads, so that the data check and a network see the same values.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, cast
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
-from monai.data import ImageReader, MetaTensor, NibabelReader, PILReader
-from monai.transforms import EnsureChannelFirst, MapTransform
-from PIL import Image
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from monai.utils import SpaceKeys
 
-from medseg.errors import MedsegError
+from medseg.io.images import ImageError, ImageFile, read_image
+from medseg.io.labels import VALUES_KEY, map_values
 
-PIXEL_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-
-
-class PixelReader(PILReader):
-    """Read PNG, JPEG, BMP and TIFF as ``(H, W)`` or ``(H, W, C)``; an opaque alpha channel is left out.
-
-    Args:
-        indices: keep palette indices (labels) instead of the palette's colours (images).
-    """
-
-    def __init__(self, *, indices: bool = False) -> None:
-        super().__init__(converter=self._convert, reverse_indexing=False)
-        self.indices = indices
-
-    def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
-        """Return whether all files have a pixel format's suffix."""
-        names = filename if isinstance(filename, list | tuple) else [filename]
-        return all(Path(str(name)).suffix.lower() in PIXEL_SUFFIXES for name in names)
-
-    def _convert(self, image: Image.Image) -> Image.Image:
-        frames = getattr(image, "n_frames", 1)
-        if frames > 1:
-            image.close()
-            raise MedsegError(f"holds {frames} pages; split it into one file a page, or store a volume")
-        try:
-            image.load()  # closes the file, unless it is broken
-        except BaseException:
-            image.close()
-            raise
-        if image.mode == "P" and not self.indices:
-            return image.convert("RGB")
-        if image.mode in ("RGBA", "LA") and image.getextrema()[-1] == (255, 255):
-            return image.convert(image.mode[:-1])
-        return image.convert("L") if image.mode == "1" and not self.indices else image
-
-    def _get_spatial_shape(self, img: Image.Image) -> np.ndarray[Any, Any]:
-        return np.asarray((img.height, img.width))
+__all__ = ["LoadImagesd"]
 
 
 class LoadImagesd(MapTransform):
@@ -62,13 +26,15 @@ class LoadImagesd(MapTransform):
 
     Args:
         keys: of paths.
-        label_keys: which of them are labels: read as indices and kept as integers.
+        label_keys: which of them are labels: read as indices and kept as integers. Where the datalist maps stored
+            values (`Datalist.absolute` puts the mapping into the entry), ``label`` is mapped.
         allow_missing_keys: skip keys that are not there.
         keep_uint8: leave images of 8 bits as they are, a quarter of the memory; they are then normalised on the device
             (`medseg.transforms.normalise`).
 
     Raises:
-        ValueError: if a file cannot be read; the message names it.
+        ImageError: if a file cannot be read, or a label is no class indices of one channel; the message begins with
+            its path.
 
     Shape:
         images ``(C, *S)`` float32, or uint8 where ``keep_uint8`` says so; labels ``(1, *S)`` uint8, or int32 where a
@@ -85,42 +51,49 @@ class LoadImagesd(MapTransform):
         super().__init__(keys, allow_missing_keys)
         self.label_keys = tuple(label_keys)
         self.keep_uint8 = keep_uint8
-        self._image = (PixelReader(), NibabelReader())
-        self._label = (PixelReader(indices=True), NibabelReader())
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Load the files."""
         loaded = dict(data)
         for key in self.key_iterator(loaded):
             path = loaded[key]
-            try:
-                value = _load(path, self._label if key in self.label_keys else self._image)
-            except Exception as error:  # PIL, nibabel and zlib each raise errors of their own, which name no file
-                reason = str(error).strip().splitlines() or [type(error).__name__]
-                raise MedsegError(f"{key} {path} cannot be read: {reason[0]}") from error
-            if key in self.label_keys:
-                value = _as_indices(value, path)
-            elif not (self.keep_uint8 and value.dtype == torch.uint8):
-                value = value.float()
-            loaded[key] = value
+            label = key in self.label_keys
+            image = read_image(path, label=label)
+            if label:
+                named = loaded.get(VALUES_KEY) if key == "label" else None
+                if named:
+                    image = replace(image, array=map_values(image.array, named, path))
+                array = _indices(image, path)
+            else:
+                array = image.array if self.keep_uint8 and image.array.dtype == np.uint8 else _float32(image.array)
+            loaded[key] = _meta_tensor(array, image, path)
         return loaded
 
 
-def _load(path: str | Path, readers: Sequence[ImageReader]) -> MetaTensor:
-    reader = next((r for r in readers if r.verify_suffix(str(path))), None)
-    if reader is None:
-        raise MedsegError(f"its format is not one of {', '.join((*PIXEL_SUFFIXES, '.nii', '.nii.gz'))}")
-    array, meta = reader.get_data(reader.read(str(path)))
-    meta["filename_or_obj"] = str(path)
-    writable = np.array(array)  # PIL's is not
-    loaded = MetaTensor.ensure_torch_and_prune_meta(writable, meta)
-    return cast(MetaTensor, EnsureChannelFirst()(loaded))
+def _float32(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return array.astype(np.float32, copy=False)
 
 
-def _as_indices(label: MetaTensor, path: Any) -> MetaTensor:
-    if label.is_floating_point() and not bool((label == label.round()).all()):
-        raise MedsegError(f"label {path} holds fractional values; a label is class indices")
-    if label.dtype in (torch.uint8, torch.bool):
-        return label.to(torch.uint8)
-    small = label.numel() == 0 or (int(label.min()) >= 0 and int(label.max()) <= 255)
-    return label.to(torch.uint8 if small else torch.int32)
+def _indices(image: ImageFile, path: Any) -> np.ndarray[Any, Any]:
+    array = image.array
+    if image.channels > 1:
+        raise ImageError(f"{path}: label with {image.channels} channels; store one channel of class indices")
+    if array.dtype.kind == "f":
+        raise ImageError(f"{path}: label holds fractional values; a label is class indices")
+    if array.dtype == np.uint8:
+        return array
+    low, high = int(array.min()), int(array.max())
+    if low < -(2**31) or high >= 2**31:
+        raise ImageError(f"{path}: label holds values from {low} to {high}; a label is class indices")
+    return array.astype(np.uint8 if low >= 0 and high <= 255 else np.int32)
+
+
+def _meta_tensor(array: np.ndarray[Any, Any], image: ImageFile, path: Any) -> MetaTensor:
+    first = np.moveaxis(array, -1, 0) if image.channels > 1 else array[None]
+    values = np.array(first, order="C")  # own memory, which torch may write into
+    meta: dict[str, Any] = {"filename_or_obj": str(path), "spatial_shape": np.asarray(image.shape)}
+    if image.affine is None:
+        return MetaTensor(torch.from_numpy(values), meta=meta)
+    affine = torch.from_numpy(image.affine.copy())
+    meta |= {"original_affine": affine.clone(), "space": SpaceKeys.RAS}
+    return MetaTensor(torch.from_numpy(values), affine=affine, meta=meta)

@@ -1,7 +1,17 @@
-"""Write a predicted mask in the format, size and geometry of the image that it belongs to."""
+"""Write a predicted mask where its image lies: on its stored grid, with its geometry and a clean header.
+
+A mask has the format of its image where that can hold class indices and their place: NIfTI, NRRD and MHA (MHD becomes
+one file), TIFF and PNG; of other pictures (JPEG, MPO, BMP) it is a PNG, of a DICOM series a NIfTI. Nothing else
+of the image's header comes along (its description, database name and extensions may name a patient) unless asked for.
+
+A picture that is stored turned (EXIF orientation) is predicted upright. Its mask is turned back onto the stored pixels
+and carries the same tag: who applies the tag sees both upright, and who ignores it sees both as stored.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,83 +20,188 @@ from numpy.typing import NDArray
 
 from medseg.atomic import atomic_write
 from medseg.errors import MedsegError
+from medseg.io import dicom
+from medseg.io.images import ImageFile, image_suffix, read_image
+from medseg.io.mask_volumes import write_itk, write_nifti
+from medseg.io.placement import Grid, to_stored
+from medseg.reports.palette import Named, class_colours, class_palette
 
-_LOSSY = (".jpg", ".jpeg")
-_VOLUMES = (".nii", ".nii.gz")
+__all__ = ["image_suffix", "mask_path", "write_mask"]
 
-
-def image_suffix(path: Path) -> str:
-    """Return ``.nii.gz`` whole, and otherwise the last suffix, in lower case."""
-    name = path.name.lower()
-    return ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()
+_KEPT = (".png", ".tif", ".tiff", ".nii", ".nii.gz", ".nrrd", ".mha")
+_ONE_FILE = {".mhd": ".mha", ".hdr": ".nii", **dict.fromkeys(dicom.SUFFIXES, ".nii.gz")}
+_NIFTI = (".nii", ".nii.gz")
+_ITK = (".nrrd", ".mha")
+_TIFF = (".tif", ".tiff")
+_EXIF_ORIENTATION = 0x112
 
 
 def mask_path(image: Path, folder: Path, output_dir: Path) -> Path:
-    """Return where the mask of ``image`` goes: the same name and subfolder; JPEG images get PNG masks.
+    """Return where the mask of ``image`` goes: the same name and subfolder, and a suffix that can hold a mask.
 
     Args:
-        image: the input, inside ``folder``.
-        folder: of all inputs.
+        image: the input, inside ``folder``; a folder is a DICOM series.
+        folder: of all inputs; ``image`` itself where that is the only one.
         output_dir: of all masks.
     """
-    target = output_dir / image.relative_to(folder)
-    return target.with_suffix(".png") if image_suffix(image) in _LOSSY else target
+    inner = image.relative_to(folder) if image != folder else Path(image.name)
+    target = output_dir / inner
+    if image.is_dir():
+        return target.with_name(f"{target.name}.nii.gz")
+    suffix = image_suffix(image)
+    if suffix in _KEPT:
+        return target
+    stem = target.name[: -len(suffix)] if suffix else target.name
+    return target.with_name(stem + _ONE_FILE.get(suffix, ".png" if suffix else ".nii.gz"))
 
 
-def write_mask(mask: NDArray[Any], image: Path, target: Path) -> None:
-    """Write a mask atomically.
+def write_mask(
+    mask: NDArray[Any],
+    image: ImageFile | Grid | str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    source: str | os.PathLike[str] | None = None,
+    class_names: Sequence[str] | None = None,
+    colours: Named | None = None,
+    keep_header: bool = False,
+) -> None:
+    """Write a mask atomically, as 8 bits where its values allow, else 16.
 
     Args:
-        mask: class indices ``(H, W)`` or ``(H, W, D)``.
-        image: the input, whose size, affine and spacing the mask gets.
-        target: the file to write; PNG carries a palette, so that it can be looked at, over plain indices.
+        mask: class indices on the grid of the image as `read_image` gives it, upright.
+        image: where the mask lies: the image as it was read, its grid, or its file, which is then read again.
+        target: the file to write; its suffix is the format, see `mask_path`. Folders are made.
+        source: the image's file, if ``image`` is not one: codes of the geometry and tags of resolution come from it.
+        class_names: the background among them is black in a PNG; without names, class 0 is.
+        colours: that classes name, see `medseg.reports.palette.class_colours`.
+        keep_header: also keep what else the header of a NIfTI, NRRD or MHA image says.
+
+    Shape:
+        mask ``(H, W)``, ``(Z, H, W)`` for a stack of pictures, ``(X, Y, Z)`` for a volume.
 
     Raises:
-        ValueError: if the mask has not the image's size.
+        ValueError: if the mask holds anything but class indices from 0 to 65535, does not have the image's size, or the
+            target's format cannot hold its place.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    kind = np.uint8 if mask.max(initial=0) < 256 else np.uint16
+    target = Path(target)
+    if isinstance(image, ImageFile | Grid):
+        file = None if source is None else Path(source)
+    else:
+        file = Path(image) if source is None else Path(source)
+        image = read_image(image)
+    grid = image if isinstance(image, Grid) else Grid.of(image)
+    called = file or target
+    indices = _as_indices(mask, called)
+    if indices.shape != grid.shape:
+        size, wanted = (" x ".join(map(str, shape)) for shape in (indices.shape, grid.shape))
+        raise MedsegError(f"the mask of {called} is {size}, the image {wanted}; bring it back to the image's grid")
     suffix = image_suffix(target)
-    if suffix in _VOLUMES:
-        _write_nifti(mask.astype(kind), image, target)
-        return
+    _check_format(grid, suffix, target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(target) as temporary:
+        if grid.affine is not None and suffix in _NIFTI:
+            write_nifti(indices, grid.affine, temporary, source=file, keep_header=keep_header)
+        elif grid.affine is not None:
+            write_itk(indices, grid.affine, temporary, source=file, keep_header=keep_header)
+        elif suffix in _TIFF:
+            _write_tiff(to_stored(indices, grid.orientation), grid, temporary, file)
+        else:
+            palette = _mask_palette(class_names, colours)
+            _write_png(to_stored(indices, grid.orientation), grid, temporary, file, palette)
+
+
+def _as_indices(mask: NDArray[Any], called: Path) -> NDArray[Any]:
+    """Return the mask as uint8 or uint16."""
+    array = np.asarray(mask)
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all():
+            raise MedsegError(f"the mask of {called} holds NaN or infinite values; the network's output is not finite")
+        if not np.array_equal(array, np.rint(array)):
+            raise MedsegError(f"the mask of {called} holds fractional values; a mask is class indices")
+    elif array.dtype.kind not in "bui":
+        raise MedsegError(f"the mask of {called} holds values of type {array.dtype}; a mask is class indices")
+    low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
+    if low < 0 or high > np.iinfo(np.uint16).max:
+        raise MedsegError(f"the mask of {called} holds the value {low if low < 0 else high}; indices are 0 to 65535")
+    return np.ascontiguousarray(array, np.uint8 if high <= np.iinfo(np.uint8).max else np.uint16)
+
+
+def _check_format(grid: Grid, suffix: str, target: Path) -> None:
+    if suffix not in _KEPT:
+        raise MedsegError(
+            f"{target}: {target.suffix or 'no suffix'} is no format of a mask; known are {', '.join(_KEPT)}"
+        )
+    volumes = (*_NIFTI, *_ITK)
+    if grid.affine is not None and suffix not in volumes:
+        raise MedsegError(f"{target}: {suffix} cannot hold where a volume lies; write {', '.join(volumes)}")
+    if grid.affine is None and suffix in volumes:
+        known = ", ".join((".png", *_TIFF))
+        raise MedsegError(
+            f"{target}: {suffix} says where a mask lies in the patient, and its image does not; write {known}"
+        )
+    if suffix == ".png" and len(grid.shape) != 2:
+        raise MedsegError(f"{target}: PNG cannot hold the {grid.shape[0]} pages of the image; write .tif")
+
+
+def _mask_palette(names: Sequence[str] | None, colours: Named | None) -> list[int]:
+    """Return 256 colours by index, the same as in overlays; the background is black."""
+    black = (0, 0, 0)
+    if names is None:
+        first: list[Any] = [
+            black if not any(int(key) == 0 for key in colours or {}) else class_colours(256, colours)[0]
+        ]
+    else:
+        first = [colour or black for colour in class_palette(names, colours)][:256]
+    return [value for colour in (*first, *class_colours(256, colours)[len(first) :]) for value in colour]
+
+
+def _write_png(indices: NDArray[Any], grid: Grid, temporary: Path, source: Path | None, palette: Sequence[int]) -> None:
     from PIL import Image
 
-    with Image.open(image) as original:
-        size, resolution = original.size, original.info.get("dpi")
-    if (mask.shape[1], mask.shape[0]) != size:
-        raise MedsegError(f"the mask of {image} is {mask.shape[1]} x {mask.shape[0]}, the image {size[0]} x {size[1]}")
-    picture = Image.fromarray(mask.astype(kind))
-    options: dict[str, Any] = {"dpi": resolution} if resolution else {}
-    if suffix in (".tif", ".tiff"):
-        options["compression"] = "tiff_deflate"
-    elif suffix == ".png" and kind is np.uint8:
-        picture.putpalette(_palette())
-    with atomic_write(target) as temporary:
-        picture.save(temporary, format=Image.registered_extensions()[suffix], **options)
+    options: dict[str, Any] = {}
+    if source is not None and not source.is_dir():
+        with Image.open(source) as original:
+            resolution = original.info.get("dpi")
+        options = {"dpi": tuple(map(float, resolution))} if resolution else {}
+    if grid.orientation in range(2, 9):
+        exif = Image.Exif()
+        exif[_EXIF_ORIENTATION] = grid.orientation
+        options["exif"] = exif
+    picture = Image.fromarray(indices)
+    if indices.dtype == np.uint8:
+        picture.putpalette(list(palette))
+    picture.save(temporary, format="PNG", **options)
 
 
-def _write_nifti(mask: NDArray[Any], image: Path, target: Path) -> None:
-    import nibabel
+def _write_tiff(indices: NDArray[Any], grid: Grid, temporary: Path, source: Path | None) -> None:
+    import tifffile
 
-    original = nibabel.load(image)
-    if mask.shape != original.shape[: mask.ndim]:
-        raise MedsegError(f"the mask of {image} has shape {mask.shape}, the image {original.shape}")
-    header = original.header.copy()
-    header.set_data_dtype(mask.dtype)
-    header.set_slope_inter(1, 0)
-    header["cal_max"] = header["cal_min"] = 0
-    single = all(size == 1 for size in original.shape[mask.ndim :])  # otherwise the channels of the image
-    written = type(original)(mask.reshape(original.shape) if single else mask, original.affine, header)
-    with atomic_write(target) as temporary:
-        nibabel.save(written, temporary)
+    options: dict[str, Any] = {"compression": "zlib", "photometric": "minisblack", "metadata": None}
+    if source is not None and image_suffix(source) in _TIFF:
+        options |= _tiff_scale(source, indices.ndim)
+    if grid.orientation in range(2, 9):
+        options["extratags"] = [(_EXIF_ORIENTATION, "H", 1, grid.orientation, True)]
+    tifffile.imwrite(temporary, indices, software=False, **options)
 
 
-def _palette() -> list[int]:
-    """Return 256 colours for indices: black first, then the Wong palette, then evenly spread hues."""
-    import colorsys
+def _tiff_scale(source: Path, axes: int) -> dict[str, Any]:
+    """Return the size of a pixel as the image's tags, ImageJ's or OME's header state it, for `tifffile.imwrite`."""
+    import tifffile
+    from tifffile import xml2dict
 
-    first = [(0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0)]
-    first.append((204, 121, 167))
-    rest = [colorsys.hsv_to_rgb(n * 0.618034 % 1, 0.65, 0.95) for n in range(256 - len(first))]
-    return [v for colour in first for v in colour] + [round(255 * v) for colour in rest for v in colour]
+    options: dict[str, Any] = {}
+    with tifffile.TiffFile(source) as file:
+        tags = file.pages.first.tags
+        if "XResolution" in tags and "YResolution" in tags:
+            options["resolution"] = tuple(tuple(tags[name].value) for name in ("XResolution", "YResolution"))
+            unit = tags.get("ResolutionUnit")
+            options["resolutionunit"] = 2 if unit is None else int(unit.value)  # TIFF 6.0: inch where nothing is said
+        if file.is_imagej and file.imagej_metadata:
+            kept = {key: file.imagej_metadata[key] for key in ("spacing", "unit") if key in file.imagej_metadata}
+            options |= {"imagej": True, "metadata": {**kept, "axes": "ZYX"[-axes:]}}
+        elif file.is_ome and file.ome_metadata:
+            images = xml2dict(file.ome_metadata)["OME"]["Image"]
+            pixels = (images[0] if isinstance(images, list) else images)["Pixels"]
+            kept = {key: value for key, value in pixels.items() if key.startswith("PhysicalSize")}
+            options |= {"ome": True, "metadata": {**kept, "axes": "ZYX"[-axes:]}}
+    return options

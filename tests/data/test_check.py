@@ -87,7 +87,7 @@ def test_missing(data):
 def test_unreadable(data):
     path = data.folder / "i2.png"
     path.write_bytes(path.read_bytes()[:100])
-    assert only(data.check(), "unreadable-file").message.startswith(f"{path}: damaged")
+    assert only(data.check(), "unreadable-file").message.startswith(f"{path}: ends too early")
 
 
 def test_shape_mismatch(data):
@@ -248,7 +248,7 @@ def test_nifti_spacing(data):
         data.add(f"i{n}.nii.gz", f"l{n}.nii.gz")
     assert data.check(roi_size=(4, 4, 4)).findings == ()
     nifti(data.folder / "l1.nii.gz", pixels(9, (6, 7, 8)) % 3, (1, 1, 3))
-    assert "spacing 1 x 1 x 3, but its image i1.nii.gz has 1 x 1 x 2" in only(data.check(), "spacing-mismatch").message
+    assert "origin (0, 0, 0) mm, spacing 1 x 1 x 3; image RAS" in only(data.check(), "geometry-mismatch").message
     nifti(data.folder / "i1.nii.gz", pixels(1, (6, 7, 8)), (1, 1, 3))
     finding = only(data.check(), "mixed-spacing", "warning")
     assert "1 x 1 x 2 in 2 images; 1 x 1 x 3 in 1 image" in finding.message
@@ -286,7 +286,7 @@ def test_unreadable_files_are_read_again(data):
 def test_damaged_and_unwritable_caches_are_reported(data, own_cache, caplog):
     data.check()
     (cache,) = (own_cache / "check").iterdir()
-    cache.write_text('{"version": 1, "files": {"a": {"nonsense": 1}}}')
+    cache.write_text(json.dumps({"version": file_facts.CHECKER_VERSION, "files": {"a": {"nonsense": 1}}}))
     assert data.check().files_read == 16
     assert "damaged cache" in caplog.text
     shutil.rmtree(own_cache)

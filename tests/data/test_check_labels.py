@@ -97,7 +97,7 @@ def test_raw_ade20k(tmp_path):
     assert "raw ADE20K annotations hold 0 to 150, where 0 = other" in message
     assert "prepare them with data_scripts/ade20k.py" in message
     other = error(make(tmp_path, ADE20K, [(raw + 5).astype(np.uint8)]))
-    assert "map it to a class, or set ignore_index" in other
+    assert 'map it to a class with "values" in the datalist, or set ignore_index' in other
     assert "ADE20K" not in other
 
 

@@ -1,4 +1,7 @@
 import json
+import logging
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -73,6 +76,42 @@ def test_split_lists(tmp_path):
         assert [images(part) for part in datalist.split(fold)] == [{"a.png"}, {"b.png"}, {"c.png"}]
 
 
+def test_two_folds_are_never_validated_on_the_test_fold(tmp_path, caplog):
+    datalist = Datalist.load(write(tmp_path, content()))
+    training, validation, test = datalist.split(0, fold_key="fold_random")
+    assert ({e["fold_random"] for e in training}, validation, {e["fold_random"] for e in test}) == ({1}, [], {0})
+    assert "scheme 'fold_random' has two folds: one is trained on, fold 0 is the test, and none is left" in caplog.text
+    caplog.clear()
+    assert datalist.split(0, fold_key="fold_random", validation_fold=None) == (training, [], test)
+    assert caplog.text == ""
+
+
+def test_one_fold_leaves_nothing_to_train_on(tmp_path):
+    datalist = Datalist.load(write(tmp_path, content(training=[{"image": "a.png", "label": "b.png", "fold": 4}])))
+    with pytest.raises(
+        DatalistError, match=r"has only fold 4, so that nothing .* with fold 4 as test; make more folds"
+    ):
+        datalist.split(4)
+
+
+@pytest.mark.parametrize("fold", [None, 0])
+def test_without_folds_and_validation_everything_is_trained_on(tmp_path, caplog, fold):
+    test = [{"image": "c.png"}]
+    datalist = Datalist.load(write(tmp_path, content(training=[{"image": "a.png", "label": "b.png"}], test=test)))
+    assert [images(part) for part in datalist.split(fold)] == [{"a.png"}, set(), {"c.png"}]
+    (record,) = caplog.records
+    assert (record.levelno, "all 1 labelled images are trained on" in record.getMessage()) == (logging.WARNING, True)
+
+
+def test_train_on_everything(tmp_path):
+    extra = {"validation": [{"image": "v.png", "label": "w.png"}], "test": [{"image": "c.png"}]}
+    training, validation, test = Datalist.load(write(tmp_path, content(**extra))).split("all")
+    assert images(training) == {f"i{n}.png" for n in range(12)} | {"v.png"}
+    assert (validation, images(test)) == ([], {"c.png"})
+    with pytest.raises(DatalistError, match="the training list is empty, so that there is nothing to train on"):
+        Datalist.load(write(tmp_path, content(training=[], test=[{"image": "c.png"}]))).split()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -80,8 +119,13 @@ def test_split_lists(tmp_path):
         ({"fold": 0, "validation_fold": 7}, r"validation_fold 7 is not in scheme"),
         ({"fold": 0, "validation_fold": 0}, r"validation_fold and fold are both 0"),
         ({"fold": 0, "fold_key": "fold_site"}, r"no fold scheme 'fold_site'; it has fold, fold_random"),
-        ({"fold": 0, "fold_key": "fold_random"}, r"nothing is left to train on"),
-        ({}, r"the validation list is empty; pass fold= \(schemes: fold, fold_random\)"),
+        ({"fold": 0, "fold_key": "fold_random", "validation_fold": 1}, r"has only folds 0, 1, so that nothing is left"),
+        ({"fold": "all", "validation_fold": 1}, r"fold all trains on everything, so that validation_fold 1 cannot"),
+        ({"fold": "every"}, r"fold every is not in scheme 'fold'; choose one of 0, 1, 2, or all"),
+        (
+            {},
+            r"the validation list is empty; pass fold= \(schemes: fold, fold_random\), or fold all to train",
+        ),
         ({"validation_fold": 1}, r"validation_fold 1 needs a fold"),
     ],
 )
@@ -99,6 +143,7 @@ def test_split_without_folds_names_the_remedy(tmp_path):
 
 
 ENTRY = {"image": "a.png", "label": "b.png"}
+CODE = {"value": "10200004", "scheme": "SCT", "meaning": "Liver"}
 
 
 @pytest.mark.parametrize(
@@ -116,6 +161,37 @@ ENTRY = {"image": "a.png", "label": "b.png"}
         (content(labels={}), "labels has the indices none"),
         (content(labels={"01": "a"}), "labels has the key '01'"),
         (content(labels={"x": "a"}), "labels has the key 'x'"),
+        (content(labels={"9" * 5000: "a"}), "labels has the key '9999999999"),
+        ('{"version": ' + "1" * 5000 + "}", r"holds an integer of 5000 digits \(111111111111\.\.\.\); write a smaller"),
+        ('{"version": NaN}', "holds the number NaN; only finite"),
+        ('{"version": -Infinity}', "holds the number -Infinity; only finite"),
+        ('{"version": 1e999}', "holds the number 1e999; only finite"),
+        ('{"a": ' + "[" * 40 + "]" * 40 + "}", "lacks 'name'"),
+        (content(preparation={"a": [[[1]]] * 3, "b": json.loads("[" * 40 + "]" * 40)}), "preparation is nested more"),
+        (content(name="\ud800"), r"name holds '\\ud800', which is no Unicode text \(a lone surrogate\)"),
+        (content(training=[{"image": "a\udc80.png", "label": "b.png"}]), "training holds .*no Unicode text"),
+        (content(preparation={"\udfff": 1}), "preparation holds .*no Unicode text"),
+        (content(ignore_index=2**40), "ignore_index 1099511627776 does not fit 32 bits"),
+        (content(ignore_index=0), "ignore_index 0 is also the class 'back'"),
+        (content(codes={"2": {}}), "codes names the class '2', but labels has 0, 1"),
+        (content(codes={"1": "SCT"}), r"codes\['1'\] is a string"),
+        (
+            content(codes={"1": {"value": "1", "scheme": "SCT"}}),
+            r"codes\['1'\] has the keys scheme, value; give an obj",
+        ),
+        (content(codes={"1": {**CODE, "value": "1" * 17}}), "value is '1+'; DICOM takes 1 to 16 printable"),
+        (content(codes={"1": {**CODE, "meaning": ""}}), "meaning is ''; DICOM takes 1 to 64"),
+        (content(codes={"1": {**CODE, "meaning": "a\n"}}), "DICOM takes 1 to 64 printable"),
+        (content(codes={"1": {**CODE, "scheme": 1}}), "scheme is an integer"),
+        (content(colours={"2": "#000000"}), "colours names the class '2'"),
+        (content(colours={"1": "red"}), r"colours\['1'\] is 'red'; write red, green and blue as in \"#ff8000\""),
+        (content(colours={"1": "#ff80000"}), "write red, green"),
+        (content(colours={"1": 255}), "write red, green"),
+        (content(values={"0": 0, "255": 2}), "values maps 255 to 2, which is no class; name one of 0-1 or the ignore"),
+        (content(values={"0": 0, "255": -1}), "values maps 255 to -1, which is no class"),
+        (content(values={"0.5": 0}), "values has the key '0.5'"),
+        (content(values={"255": "1"}), r"values\['255'\] is a string"),
+        (content(values=[0, 1]), "values is a list"),
         (content(labels={"0": "a", "1": "a"}), "labels names 'a' twice"),
         (content(ignore_index=1), "ignore_index 1 is also the class 'front'"),
         (content(training=[]), "all empty"),
@@ -132,13 +208,21 @@ ENTRY = {"image": "a.png", "label": "b.png"}
         (content(training=[{**ENTRY, "fold": -1}]), "folds are numbered from 0"),
         (content(training=[{**ENTRY, "fold": 0}, ENTRY]), r"training\[1\] lacks 'fold'"),
         (content(training=[{**ENTRY, "group": 1}]), "group is an integer"),
+        (content(training=[{**ENTRY, "image": "."}]), "image is '.'; give a path relative"),
+        (content(training=[{**ENTRY, "image": "/"}]), "image '/' is absolute"),
+        (content(training=[{**ENTRY, "image": "a/./..//../b"}]), "leaves the datalist's folder"),
+        (content(training=[{**ENTRY, "image": "a\0b"}]), "give a path relative"),
+        (content(training=[{**ENTRY, "label_values": {"0": 1}}]), "label_values is no key of an entry"),
+        (content(training=[{**ENTRY, "label": "../a\x1b[2J.png"}]), r"'../a\\x1b\[2J.png' leaves"),
     ],
 )
 def test_bad_content(tmp_path, data, message):
     path = write(tmp_path, data)
     with pytest.raises(DatalistError, match=message) as error:
         Datalist.load(path)
-    assert str(path) in str(error.value)
+    assert str(error.value).startswith(str(path))
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 500
 
 
 def test_bad_files(tmp_path):
@@ -146,6 +230,13 @@ def test_bad_files(tmp_path):
         Datalist.load(tmp_path / "nowhere.json")
     with pytest.raises(DatalistError, match="cannot be read"):
         Datalist.load(tmp_path)
+    with pytest.raises(DatalistError, match=r"a\\x00b: cannot be a path"):
+        Datalist.load("a\0b")
+    with pytest.raises(DatalistError, match=r"a\\nb\.json: no such datalist"):
+        Datalist.load(tmp_path / "a\nb.json")
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(DatalistError, match="it is no file"):
+        Datalist.load(tmp_path / "pipe.json")
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DatalistError, match="not UTF-8"):
         Datalist.load(tmp_path / "binary.json")
@@ -205,3 +296,102 @@ def test_monai_reads_it(tmp_path):
     assert len(entries) == 12
     assert str(entries[3]["image"]) == str(tmp_path / "i3.png")
     assert entries[3]["fold"] == 1
+    content_of_monai = content(test=[{"image": "c.png"}], colours={"1": "#ff0000"}, values={"0": 0, "255": 1})
+    path = write(tmp_path, content_of_monai)
+    (entry,) = monai_data.load_decathlon_datalist(str(path), is_segmentation=True, data_list_key="test")
+    assert str(entry["image"]) == str(tmp_path / "c.png")
+
+
+NAMES = (
+    "é ü/日本 語.png",
+    "100%25 %s.png",
+    "0",
+    "-",
+    "a b.png",
+    " .png",
+    "\u202e.png",
+    "a\nb.png",
+    "#?&.png",
+    "😀.png",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_round_trip_of_names(tmp_path, name):
+    """What is saved is loaded: same content, same files, same fingerprint, also under another path."""
+    optional = {
+        "codes": {"1": CODE},
+        "colours": {"0": "#000000", "1": "#ff8000"},
+        "values": {"0": 0, "255": 1, "-1": 255},
+        "preparation": {name: [1.5, None, True, name]},
+    }
+    entry = {"image": f"i/{name}", "label": f"l/{name}", "group": name, f"fold_{name}": 3}
+    data = content(name=name, labels={"0": name, "1": f"not {name}"}, training=[entry], **optional)
+    datalist = Datalist.load(write(tmp_path, data))
+    for relative in datalist.files():
+        place = tmp_path / relative
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(b"12")
+    fingerprint = datalist.fingerprint()
+    other = datalist.save(tmp_path / "other.json")
+    assert json.loads(other.read_text(encoding="utf-8")) == data
+    again = Datalist.load(other)
+    assert again.fingerprint() == fingerprint
+    assert again.absolute(again.training[0]) == datalist.absolute(datalist.training[0])
+    assert (again.codes, again.colours, again.values) == (
+        {1: CODE},
+        {0: "#000000", 1: "#ff8000"},
+        {0: 0, 255: 1, -1: 255},
+    )
+    assert again.fold_keys == [f"fold_{name}"]
+
+
+def test_fingerprint_knows_the_mapping_of_values(tmp_path):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"1")
+    prints = {
+        Datalist.load(write(tmp_path, content(training=[ENTRY], **changes))).fingerprint()
+        for changes in (
+            {},
+            {"values": {"0": 0, "255": 1}},
+            {"values": {"0": 1, "255": 0}},
+            {"colours": {"1": "#ff0000"}},
+        )
+    }
+    assert len(prints) == 4
+
+
+def test_absolute_hands_on_the_mapping(tmp_path):
+    datalist = Datalist.load(write(tmp_path, content(training=[ENTRY], values={"0": 0, "255": 1})))
+    assert datalist.absolute(ENTRY)["label_values"] == {0: 0, 255: 1}
+    assert "label_values" not in Datalist.load(write(tmp_path, content())).absolute(ENTRY)
+
+
+def test_byte_order_mark(tmp_path):
+    path = tmp_path / "datalist.json"
+    path.write_text(json.dumps(content()), encoding="utf-8-sig")
+    assert path.read_bytes().startswith(b"\xef\xbb\xbf")
+    assert Datalist.load(path).name == "toy"
+
+
+@pytest.mark.parametrize("case", ["labels", "twins", "keys", "entries", "folds"])
+def test_time_grows_with_the_content(tmp_path, case):
+    """70,000 of anything take seconds at most; anything quadratic takes hours."""
+    many = 70_000
+    labels = {str(n): f"class {n}" for n in range(many)}
+    data = {
+        "labels": content(labels=labels, ignore_index=None),
+        "twins": content(labels={**labels, str(many): "class 5", str(many + 1): "class 5"}, ignore_index=None),
+        "keys": "{" + ", ".join(f'"{n}": 0' for n in range(many)) + ', "5": 0}',
+        "entries": content(training=[{"image": f"{n}.png", "label": "l.png", "fold": n} for n in range(many)]),
+        "folds": content(training=[{"image": f"{n}.png", "label": "l.png", f"fold{n}": n} for n in range(many)]),
+    }[case]
+    path = write(tmp_path, data)
+    start = time.process_time()
+    if case in ("labels", "entries"):
+        datalist = Datalist.load(path)
+        assert max(datalist.num_classes, len(datalist.training)) == many
+    else:
+        with pytest.raises(DatalistError, match=r"twice|lacks 'fold0'"):
+            Datalist.load(path)
+    assert time.process_time() - start < 20

@@ -98,7 +98,7 @@ def test_odd_layouts_are_named(script, stack, tmp_path, capsys):
     fails(copy, "labels00000007.png: no such file", "--allow-partial")
     fails(tmp_path / "none.zip", "none.zip: no such file")
     (tmp_path / "bad.zip").write_bytes(b"PK\x03\x04")
-    fails(tmp_path / "bad.zip", "bad.zip: neither a zip nor a tar archive")
+    fails(tmp_path / "bad.zip", "bad.zip: damaged or incomplete")
 
 
 def test_content_is_verified(script, stack, tmp_path, capsys):

@@ -185,7 +185,7 @@ def test_split(script, release, tmp_path):
     assert datalist.split(0)[0][0]["instances"].startswith(str(tmp_path / "out/instances"))
     report = check_datalist(datalist, in_channels=3, num_classes=2, roi_size=(16, 16))
     assert report.ok
-    assert report.files == 20
+    assert report.files == 30
 
 
 @pytest.mark.parametrize("inside", ["", "stage1_train", "data/stage1_train"])

@@ -50,7 +50,7 @@ def test_good(tmp_path, name):
     else:
         mode = "w" if name.endswith(".tar") else f"w:{name.rsplit('.', 1)[1]}"
         archive = make_tar(tmp_path / name, [(special("stack", tarfile.DIRTYPE), b""), *members], mode)
-    folder = extract(archive, tmp_path / "deep" / "out")
+    folder = extract(archive, tmp_path / "deep" / "er" / "out")
     assert (folder / "stack/raw/00.tif").read_bytes() == NOISE
     assert (folder / "top.txt").read_bytes() == b"text"
     assert (folder / "stack/empty").stat().st_size == 0

@@ -1,0 +1,169 @@
+"""What a rule of the integrity check takes and gives: measured cases, findings, and words for both."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from medseg.data.datalist import Entry
+from medseg.data.file_facts import FileFacts
+
+__all__ = [
+    "Case",
+    "Finding",
+    "Requirements",
+    "counted",
+    "error",
+    "mixture",
+    "names",
+    "shape_text",
+    "spacing_text",
+    "warning",
+]
+
+_LISTED = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong or doubtful.
+
+    Args:
+        severity: ``"error"`` (training must not start) or ``"warning"``.
+        code: stable short name of the rule.
+        message: file, value and remedy.
+        files: the files concerned.
+    """
+
+    severity: Literal["error", "warning"]
+    code: str
+    message: str
+    files: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {"severity": self.severity, "code": self.code, "message": self.message, "files": list(self.files)}
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """What a training demands of the data; ``None`` demands nothing."""
+
+    in_channels: int | None = None
+    num_classes: int | None = None
+    roi_size: tuple[int, ...] | None = None
+    allow_smaller: bool = False
+
+
+@dataclass(frozen=True)
+class Case:
+    """One entry of the datalist with the facts of its files; facts are ``None`` where a file is missing."""
+
+    split: str
+    index: int
+    entry: Entry
+    image: Path
+    label: Path | None
+    image_facts: FileFacts | None
+    label_facts: FileFacts | None
+    instances: Path | None = None
+    instances_facts: FileFacts | None = None
+
+    @classmethod
+    def build(cls, split: str, index: int, entry: Entry, facts: dict[tuple[Path, bool], FileFacts]) -> Case:
+        """Join an entry (absolute paths) with the facts of its files."""
+        image = Path(entry["image"])
+        label = Path(entry["label"]) if "label" in entry else None
+        instances = Path(entry["instances"]) if "instances" in entry else None
+        found = [facts.get((path, True)) if path is not None else None for path in (label, instances)]
+        return cls(split, index, entry, image, label, facts.get((image, False)), found[0], instances, found[1])
+
+    @property
+    def place(self) -> str:
+        """Where the entry stands in the datalist."""
+        return f"{self.split}[{self.index}]"
+
+    @property
+    def readable_image(self) -> FileFacts | None:
+        """Facts of the image if it could be read."""
+        return self.image_facts if self.image_facts is not None and self.image_facts.error is None else None
+
+    @property
+    def readable_label(self) -> FileFacts | None:
+        """Facts of the label if it could be read."""
+        return self.label_facts if self.label_facts is not None and self.label_facts.error is None else None
+
+    @property
+    def files(self) -> list[tuple[str, Path, FileFacts | None]]:
+        """Role, path and facts of every file that the entry names."""
+        named = (
+            ("image", self.image, self.image_facts),
+            ("label", self.label, self.label_facts),
+            ("instances", self.instances, self.instances_facts),
+        )
+        return [(role, path, facts) for role, path, facts in named if path is not None]
+
+    @property
+    def readable_targets(self) -> list[tuple[str, Path, FileFacts]]:
+        """Role, path and facts of label and instances, where they could be read."""
+        return [(r, p, f) for r, p, f in self.files if r != "image" and f is not None and f.error is None]
+
+
+def error(code: str, message: str, *files: Path) -> Finding:
+    """Return a finding that forbids training."""
+    return Finding("error", code, message, tuple(map(str, files)))
+
+
+def warning(code: str, message: str, *files: Path) -> Finding:
+    """Return a finding that a person should look at."""
+    return Finding("warning", code, message, tuple(map(str, files)))
+
+
+def mixture(
+    severity: Literal["error", "warning"], code: str, values: dict[Path, Any], what: str, remedy: str
+) -> Iterator[Finding]:
+    """Yield a finding where images differ in something that a set should have in common.
+
+    Args:
+        severity: of the finding.
+        code: of the finding.
+        values: by image.
+        what: they differ in.
+        remedy: what to do.
+    """
+    counts = Counter(values.values()).most_common()
+    if len(counts) < 2:
+        return
+    usual = counts[0][0]
+    others = [path for path, value in values.items() if value != usual]
+    kinds = "; ".join(f"{_value(value)} in {counted(count, 'image')}" for value, count in counts[:_LISTED])
+    message = f"images differ in {what}: {kinds} (unlike most: {names(others)}); {remedy}"
+    yield Finding(severity, code, message, tuple(map(str, others)))
+
+
+def _value(value: Any) -> str:
+    return spacing_text(value) if isinstance(value, tuple) else str(value)
+
+
+def spacing_text(spacing: Iterable[float]) -> str:
+    """Return a spacing for a message."""
+    return " x ".join(f"{edge:g}" for edge in spacing)
+
+
+def shape_text(shape: Iterable[int]) -> str:
+    """Return a shape for a message."""
+    return "x".join(map(str, shape))
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural where it is."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def names(paths: Sequence[Path]) -> str:
+    """Return the first few paths for a message, and how many more there are."""
+    more = f" and {len(paths) - _LISTED} more" if len(paths) > _LISTED else ""
+    return ", ".join(map(str, paths[:_LISTED])) + more

@@ -1,0 +1,88 @@
+"""Rules on who stands on which side of a split: groups, images listed twice, copies of one image."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Sequence
+from pathlib import Path
+
+from medseg.data.check_findings import Case, Finding, error, names, warning
+
+__all__ = ["groups", "twins"]
+
+
+def _sides(case: Case, fold_keys: Sequence[str]) -> Iterator[tuple[str, Hashable]]:
+    """Yield the side of each division that the case stands on."""
+    yield "list", case.split
+    for key in fold_keys:
+        if case.split == "training":
+            yield key, case.entry[key]
+
+
+def groups(cases: Sequence[Case], fold_keys: Sequence[str]) -> Iterator[Finding]:
+    """Find groups (patients, sections) on both sides of a split.
+
+    Args:
+        cases: all entries.
+        fold_keys: fold schemes to look at, besides the three lists.
+    """
+    members: dict[tuple[str, str], dict[Hashable, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    for case in cases:
+        if "group" in case.entry:
+            for division, side in _sides(case, fold_keys):
+                members[division, case.entry["group"]][side].append(case.image)
+    for (division, group), sides in members.items():
+        if len(sides) < 2:
+            continue
+        parts = ", ".join(sorted(map(str, sides)))
+        where = f"the lists {parts}" if division == "list" else f"{division} {parts}"
+        examples = [paths[0] for paths in sides.values()]
+        message = (
+            f"group {group!r} is on both sides of a split ({where}; e.g. {names(examples)}): scores would be too "
+            "good; keep a group's images together"
+        )
+        yield error("group-on-both-sides", message, *(path for paths in sides.values() for path in paths))
+
+
+def twins(cases: Sequence[Case], fold_keys: Sequence[str]) -> Iterator[Finding]:
+    """Find images listed twice, labels used twice and copies of one image.
+
+    Args:
+        cases: all entries.
+        fold_keys: fold schemes to look at, besides the three lists.
+    """
+    by_path: dict[Path, list[Case]] = defaultdict(list)
+    by_label: dict[Path, list[Case]] = defaultdict(list)
+    by_content: dict[str, dict[Path, Case]] = defaultdict(dict)
+    for case in cases:
+        by_path[case.image].append(case)
+        if case.label is not None:
+            by_label[case.label].append(case)
+        if case.readable_image is not None:
+            by_content[case.readable_image.sha256].setdefault(case.image, case)
+    for path, same in by_path.items():
+        if len(same) > 1:
+            places = ", ".join(case.place for case in same)
+            yield error("listed-twice", f"{path}: is the image of {places}; keep one entry", path)
+    for path, same in by_label.items():
+        images = list(dict.fromkeys(case.image for case in same))
+        if len(images) > 1:
+            message = f"{path}: is the label of {len(images)} images ({names(images)}); correct the entries"
+            yield error("label-used-twice", message, path, *images)
+    for copies in by_content.values():
+        if len(copies) > 1:
+            yield _same_content(list(copies.values()), fold_keys)
+
+
+def _same_content(cases: Sequence[Case], fold_keys: Sequence[str]) -> Finding:
+    images = [case.image for case in cases]
+    first = f"{images[0]}: same content as {names(images[1:])}"
+    sides: dict[str, set[Hashable]] = defaultdict(set)
+    for case in cases:
+        for division, side in _sides(case, fold_keys):
+            sides[division].add(side)
+    divided = [division for division, found in sides.items() if len(found) > 1]
+    if divided:
+        parts = " and ".join(f"{division}s {', '.join(sorted(map(str, sides[division])))}" for division in divided)
+        return error("duplicate-image", f"{first}, on both sides of a split ({parts}); keep one of them", *images)
+    return warning("duplicate-image", f"{first}; keep one of them", *images)

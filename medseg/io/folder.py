@@ -1,0 +1,216 @@
+"""List the images of a folder, and name everything that is left out and why."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medseg.errors import MedsegError
+from medseg.io import dicom
+from medseg.io.images import SUFFIXES
+from medseg.io.masks import mask_path
+
+__all__ = ["LeftOut", "Listing", "list_images", "mask_targets"]
+
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Something in a folder that is not used.
+
+    Args:
+        path: inside the folder, as it is reached from there.
+        reason: why, in a few words.
+    """
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a folder holds.
+
+    Args:
+        folder: as it was named; of a single image, the folder that it lies in.
+        images: files, and folders of DICOM slices, sorted, below `folder`; links are not resolved.
+        left_out: everything else, sorted.
+    """
+
+    folder: Path
+    images: tuple[Path, ...]
+    left_out: tuple[LeftOut, ...] = ()
+
+    def describe(self, most: int = _SHOWN) -> str:
+        """Return in one line how many things were left out, and which.
+
+        Args:
+            most: how many are named.
+        """
+        if not self.left_out:
+            return ""
+        named = [f"{_printable(each.path.relative_to(self.folder))} ({each.reason})" for each in self.left_out[:most]]
+        more = f" and {len(self.left_out) - most} more" if len(self.left_out) > most else ""
+        return f"left out {len(self.left_out)} of {len(self.left_out) + len(self.images)}: {', '.join(named)}{more}"
+
+
+def list_images(
+    folder: str | os.PathLike[str], *, suffixes: Sequence[str] = SUFFIXES, leave: Iterable[str | Path] = ()
+) -> Listing:
+    """List the images of a folder and its subfolders, or one image.
+
+    Links to files and folders are followed, also to the outside; a folder that is reached twice is listed once, so that
+    no circle of links is endless. A folder whose images are DICOM slices is one image. Hidden things are left out.
+
+    Args:
+        folder: of images; or an image.
+        suffixes: of images, in lower case.
+        leave: folders that are passed over without a word, such as the one that masks go to.
+
+    Raises:
+        MedsegError: if ``folder`` does not exist or cannot be listed.
+    """
+    root = Path(folder)
+    if not root.exists():
+        raise MedsegError(f"{_printable(root)}: no such file or folder; name an image or a folder of images")
+    if not root.is_dir():
+        _, reason = _judge(root, suffixes)
+        if reason:
+            raise MedsegError(f"{_printable(root)}: {reason}; name an image or a folder of images")
+        return Listing(root.parent, (root,))
+    if not os.access(root, os.R_OK | os.X_OK):
+        raise MedsegError(f"{_printable(root)}: permission denied; make the folder readable")
+    return _Walk(root, suffixes, {os.path.realpath(each) for each in leave}).listing()
+
+
+def mask_targets(listing: Listing, output_dir: str | os.PathLike[str]) -> dict[Path, Path]:
+    """Return where the mask of each image goes.
+
+    Args:
+        listing: of the images.
+        output_dir: of the masks.
+
+    Raises:
+        MedsegError: if two images would share a mask, or a mask would replace an image.
+    """
+    targets: dict[Path, Path] = {}
+    taken: dict[str, Path] = {}
+    images = {os.path.realpath(image) for image in listing.images}
+    for image in listing.images:
+        target = mask_path(image, listing.folder, Path(output_dir))
+        place = os.path.realpath(target)
+        if place in taken:
+            first, second = (_printable(each.relative_to(listing.folder)) for each in (taken[place], image))
+            raise MedsegError(f"{first} and {second} would both write {_printable(target)}; rename one")
+        if place in images:
+            raise MedsegError(f"the mask of {_printable(image)} would replace the image {place}; name another folder")
+        taken[place] = image
+        targets[image] = target
+    return targets
+
+
+class _Walk:
+    """One pass over a folder: real folders first, then linked ones, so that a folder keeps its own name."""
+
+    def __init__(self, root: Path, suffixes: Sequence[str], leave: set[str]) -> None:
+        self.root = root
+        self.suffixes = suffixes
+        self.leave = leave
+        self.images: list[Path] = []
+        self.left_out: list[LeftOut] = []
+        self.seen: dict[str, Path] = {}
+        self.links: deque[Path] = deque()
+
+    def listing(self) -> Listing:
+        self._enter(self.root)
+        while self.links:
+            self._enter(self.links.popleft())
+        return Listing(
+            self.root, tuple(sorted(self.images)), tuple(sorted(self.left_out, key=lambda each: str(each.path)))
+        )
+
+    def _omit(self, path: Path, reason: str) -> None:
+        self.left_out.append(LeftOut(path, reason))
+
+    def _enter(self, start: Path) -> None:
+        """Walk a folder and the real folders below; linked ones wait."""
+        waiting = deque([start])
+        while waiting:
+            folder = waiting.popleft()
+            real = os.path.realpath(folder)
+            if real in self.leave:
+                continue
+            if real in self.seen:
+                first = self.seen[real]
+                name = "the folder itself" if first == self.root else _printable(first.relative_to(self.root))
+                self._omit(folder, f"link to {name}, which is listed already")
+                continue
+            self.seen[real] = folder
+            try:
+                entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            except OSError as error:
+                self._omit(folder, f"folder cannot be listed: {error.strerror}")
+                continue
+            slices: list[Path] = []
+            others: list[Path] = []
+            for entry in entries:
+                path = folder / entry.name
+                if entry.name.startswith("."):
+                    self._omit(path, "hidden")
+                elif path.is_dir():  # False for a link in a circle, of which os.DirEntry raises
+                    (self.links if entry.is_symlink() else waiting).append(path)
+                else:
+                    self._file(path, slices, others)
+            self._gather(folder, slices, others)
+
+    def _file(self, path: Path, slices: list[Path], others: list[Path]) -> None:
+        is_slice, reason = _judge(path, self.suffixes)
+        if reason:
+            self._omit(path, reason)
+        else:
+            (slices if is_slice else others).append(path)
+
+    def _gather(self, folder: Path, slices: list[Path], others: list[Path]) -> None:
+        """Take DICOM slices as one image, where nothing else lies beside them."""
+        self.images += others
+        if slices and not others:
+            self.images.append(folder)
+            return
+        for path in slices:
+            self._omit(path, "DICOM slice beside other images; put the series into a folder of its own")
+
+
+def _judge(path: Path, suffixes: Sequence[str]) -> tuple[bool, str]:
+    """Return whether a file is a DICOM slice, and why it is left out, if it is."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        if path.is_symlink():
+            circle = "link that leads nowhere" if isinstance(error, FileNotFoundError) else "link in a circle"
+            return False, circle
+        return False, f"cannot be looked at: {error.strerror}"
+    if not stat.S_ISREG(mode):
+        return False, "device, pipe or socket"
+    if not os.access(path, os.R_OK):
+        return False, "permission denied"
+    name = path.name.lower()
+    known = name.endswith(tuple(suffixes))
+    stem, dot, _ = name.rpartition(".")
+    numbers = not known and not stem.strip("0123456789.")  # a scanner's name for a slice; 0001.png is a picture
+    if name.endswith(dicom.SUFFIXES) or not dot or numbers:
+        if dicom.is_dicom(path):
+            return True, ""
+        return False, "not DICOM, whatever its name says" if dot else "unknown format (no suffix)"
+    if known:
+        return False, ""
+    return False, f"unknown format {_printable(Path(path.suffix))}"
+
+
+def _printable(path: Path) -> str:
+    """Return a path for one line of text: newlines, escapes and broken bytes are shown, not sent to the terminal."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in os.fspath(path))

@@ -1,0 +1,224 @@
+"""NRRD and MetaImage (MHA, or MHD with its values in a file beside it), read through ITK.
+
+The text header is read here first: what it claims must fit the bytes that are there, a compressed stream must have the
+claimed length and the right checksum, and values may not lie in a file elsewhere. Only then ITK is asked.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from medseg.io.image_file import Affine, ImageError, ImageFile
+from medseg.io.integrity import DEFLATE_RATIO, check_claim, file_size
+from medseg.io.nifti import check_affine
+
+__all__ = ["ITK_LOCK", "LPS_TO_RAS", "SUFFIXES", "read_itk"]
+
+SUFFIXES = (".nrrd", ".mha", ".mhd")
+
+ITK_LOCK = threading.Lock()
+"""Held while ITK works: it loads its parts on first use, which two threads must not do at once."""
+
+LPS_TO_RAS: Affine = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""From ITK's and DICOM's patient axes (to the left, to the back, to the head) to ours."""
+
+_MAX_HEADER = 1 << 20
+_CHUNK = 1 << 20
+_NRRD_TYPES = {
+    **dict.fromkeys(("signed char", "int8", "int8_t", "uchar", "unsigned char", "uint8", "uint8_t"), 1),
+    **dict.fromkeys(("short", "short int", "signed short", "signed short int", "int16", "int16_t"), 2),
+    **dict.fromkeys(("ushort", "unsigned short", "unsigned short int", "uint16", "uint16_t"), 2),
+    **dict.fromkeys(
+        ("int", "signed int", "int32", "int32_t", "uint", "unsigned int", "uint32", "uint32_t", "float"), 4
+    ),
+    **dict.fromkeys(("longlong", "long long", "long long int", "signed long long", "int64", "int64_t", "double"), 8),
+    **dict.fromkeys(("ulonglong", "unsigned long long", "unsigned long long int", "uint64", "uint64_t"), 8),
+}
+_META_TYPES = {
+    **dict.fromkeys(("MET_CHAR", "MET_UCHAR"), 1),
+    **dict.fromkeys(("MET_SHORT", "MET_USHORT"), 2),
+    **dict.fromkeys(("MET_INT", "MET_UINT", "MET_FLOAT"), 4),
+    **dict.fromkeys(("MET_LONG_LONG", "MET_ULONG_LONG", "MET_LONG", "MET_ULONG", "MET_DOUBLE"), 8),
+}
+
+
+def read_itk(path: Path, label: bool) -> ImageFile:
+    """Read an NRRD or MetaImage file.
+
+    Args:
+        path: the file.
+        label: not used; a label reads as any volume does.
+
+    Shape:
+        ``(X, Y)`` or ``(X, Y, Z)``, and channels last: a pixel's components, or a fourth axis.
+
+    Raises:
+        ImageError: if it cannot be used.
+    """
+    size = file_size(path)
+    with path.open("rb") as file:
+        if path.suffix.lower() == ".nrrd":
+            _check_nrrd(path, file, size)
+        else:
+            _check_meta(path, file, size)
+    with ITK_LOCK:
+        array, components, geometry = _decode(path)
+    spatial = min(array.ndim - (components > 1), 3)
+    rest = array.shape[spatial:]
+    if sum(edge > 1 for edge in rest) > 1:
+        raise ImageError(f"{path}: has the shape {array.shape}; store one volume of one list of channels a file")
+    channels = math.prod(rest)
+    array = array.reshape(*array.shape[:spatial], *((channels,) if channels > 1 else ()))
+    affine = check_affine(path, LPS_TO_RAS @ geometry)
+    spacing = tuple(float(length) for length in np.linalg.norm(affine[:3, :3], axis=0)[:spatial])
+    return ImageFile(array, channels, spacing=spacing, affine=affine, kind="volume")
+
+
+def _decode(path: Path) -> tuple[npt.NDArray[Any], int, Affine]:
+    """Return values ``(X, Y, ..., components)``, the number of components, and the affine in ITK's axes (LPS)."""
+    import itk
+
+    reader_io = (itk.NrrdImageIO if path.suffix.lower() == ".nrrd" else itk.MetaImageIO).New()
+    reader_io.SetFileName(str(path))
+    reader_io.ReadImageInformation()
+    components, axes = int(reader_io.GetNumberOfComponents()), int(reader_io.GetNumberOfDimensions())
+    name = reader_io.GetComponentTypeAsString(reader_io.GetComponentType())
+    if "complex" in reader_io.GetPixelTypeAsString(reader_io.GetPixelType()):
+        raise ImageError(f"{path}: holds complex values; store magnitude or phase as real numbers")
+    pixel, stored = _pixel_type(path, itk, name, components)
+    if not 2 <= axes <= 4:
+        raise ImageError(f"{path}: has {axes} axes; store a volume of 2 to 4")
+    kind = itk.VectorImage[pixel, axes] if components > 1 else itk.Image[pixel, axes]
+    reader = itk.ImageFileReader[kind].New(FileName=str(path), ImageIO=reader_io)
+    reader.Update()
+    image = reader.GetOutput()
+    array = itk.array_from_image(image).astype(stored, copy=False)
+    order = tuple(range(axes - 1, -1, -1))
+    array = array.transpose(*order, axes) if components > 1 else array.transpose(order)
+    geometry = np.eye(4)
+    inner = min(axes, 3)
+    direction = itk.array_from_matrix(image.GetDirection())[:inner, :inner]
+    geometry[:inner, :inner] = direction * np.asarray(image.GetSpacing())[:inner]
+    geometry[:inner, 3] = np.asarray(image.GetOrigin())[:inner]
+    return array, components, geometry
+
+
+def _pixel_type(path: Path, itk: Any, name: str, components: int) -> tuple[Any, type]:
+    """Return the pixel type that ITK's Python package has for a type, wide enough for it, and numpy's name."""
+    scalars = {
+        "unsigned_char": (itk.UC, np.uint8),
+        "char": (itk.SS, np.int8),
+        "unsigned_short": (itk.US, np.uint16),
+        "short": (itk.SS, np.int16),
+        "unsigned_int": (itk.UI, np.uint32),
+        "int": (itk.SI, np.int32),
+        "float": (itk.F, np.float32),
+        "double": (itk.D, np.float64),
+        **dict.fromkeys(("unsigned_long", "unsigned_long_long"), (itk.ULL, np.uint64)),
+        **dict.fromkeys(("long", "long_long"), (itk.D, np.int64)),  # exact up to 2^53
+    }
+    if name not in scalars:
+        raise ImageError(f"{path}: holds values of type {name}; convert it to integers or real numbers")
+    pixel, stored = scalars[name]
+    if components > 1 and stored in (np.int32, np.uint32, np.uint64):
+        pixel = itk.D
+    return pixel, stored
+
+
+def _check_nrrd(path: Path, file: BinaryIO, size: int) -> None:
+    if not file.readline(16).startswith(b"NRRD000"):
+        raise ImageError(f"{path}: damaged or not what its name says (no NRRD header); restore the file")
+    fields: dict[str, str] = {}
+    while line := _line(path, file):
+        if not line.startswith("#") and ":=" not in line and ": " in line:
+            key, value = line.split(":", 1)
+            fields[key.strip().lower().replace(" ", "")] = value.strip()
+    if "datafile" in fields:
+        raise ImageError(f"{path}: keeps its values in another file; store header and values in one .nrrd")
+    if fields.get("byteskip", "0") != "0" or fields.get("lineskip", "0") != "0":
+        raise ImageError(f"{path}: leaves out bytes before its values; store it without")
+    kind = fields.get("type", "").lower()
+    if kind not in _NRRD_TYPES:
+        raise ImageError(f"{path}: holds values of type {kind[:40] or 'none'}; convert it to integers or real numbers")
+    shape = _numbers(path, fields, "sizes")
+    if fields.get("dimension") != str(len(shape)):
+        raise ImageError(f"{path}: claims {fields.get('dimension')} axes, but sizes of {len(shape)}; restore the file")
+    encoding = fields.get("encoding", "").lower()
+    compressed = encoding in ("gzip", "gz")
+    if encoding != "raw" and not compressed:
+        raise ImageError(f"{path}: is encoded as {encoding[:20] or 'nothing'}; store it raw or with gzip")
+    _check_values(path, file, shape, _NRRD_TYPES[kind], size - file.tell(), compressed)
+
+
+def _check_meta(path: Path, file: BinaryIO, size: int) -> None:
+    fields: dict[str, str] = {}
+    while "elementdatafile" not in fields:
+        line = _line(path, file)
+        if "=" not in line:
+            raise ImageError(f"{path}: damaged or not what its name says (no MetaImage header); restore the file")
+        key, value = line.split("=", 1)
+        fields[key.strip().lower()] = value.strip()
+    kind = fields.get("elementtype", "").upper()
+    if kind not in _META_TYPES:
+        raise ImageError(f"{path}: holds values of type {kind[:40] or 'none'}; convert it to integers or real numbers")
+    shape = _numbers(path, fields, "dimsize")
+    if fields.get("ndims") != str(len(shape)):
+        raise ImageError(f"{path}: claims {fields.get('ndims')} axes, but sizes of {len(shape)}; restore the file")
+    shape = (
+        *shape,
+        *(_numbers(path, fields, "elementnumberofchannels") if "elementnumberofchannels" in fields else ()),
+    )
+    if _flag(fields, "binarydata", "true") == "false" or fields.get("headersize", "0") != "0":
+        raise ImageError(f"{path}: stores values as text or after bytes to leave out; store it in one binary .mha")
+    compressed = _flag(fields, "compresseddata", "false") == "true"
+    source = fields["elementdatafile"]
+    if source.upper() == "LOCAL":
+        _check_values(path, file, shape, _META_TYPES[kind], size - file.tell(), compressed)
+        return
+    if source != Path(source).name or source.upper().startswith("LIST") or "%" in source:
+        raise ImageError(f"{path}: takes its values from {source[:80]!r}; name one file beside it, or store one .mha")
+    values = path.with_name(source)
+    length = file_size(values)
+    with values.open("rb") as beside:
+        _check_values(values, beside, shape, _META_TYPES[kind], length, compressed)
+
+
+def _check_values(
+    path: Path, file: BinaryIO, shape: tuple[int, ...], width: int, stored: int, compressed: bool
+) -> None:
+    """The values must be there: all of them, and where they are compressed with the right checksum at the end."""
+    claimed = math.prod(shape) * width
+    check_claim(path, shape, claimed, stored, DEFLATE_RATIO if compressed else 1)
+    if not compressed:
+        return
+    unpack, found = zlib.decompressobj(47), 0  # 47: gzip or zlib, which it tells by the first bytes
+    while not unpack.eof and found <= claimed and (packed := unpack.unconsumed_tail or file.read(_CHUNK)):
+        found += len(unpack.decompress(packed, _CHUNK))
+    if found != claimed or not unpack.eof:
+        raise ImageError(f"{path}: unpacks to {found} bytes, but claims {claimed}; it is damaged, restore the file")
+
+
+def _line(path: Path, file: BinaryIO) -> str:
+    line = file.readline(_MAX_HEADER)
+    if file.tell() > _MAX_HEADER:
+        raise ImageError(f"{path}: its header has no end; restore the file")
+    return line.decode("latin-1").strip()
+
+
+def _flag(fields: Mapping[str, str], key: str, default: str) -> str:
+    return "true" if fields.get(key, default).lower()[:1] in ("t", "1", "y") else "false"
+
+
+def _numbers(path: Path, fields: Mapping[str, str], key: str) -> tuple[int, ...]:
+    words = fields.get(key, "").split()
+    if not 1 <= len(words) <= 16 or not all(word.isascii() and word.isdigit() and len(word) < 10 for word in words):
+        raise ImageError(f"{path}: claims the {key} {fields.get(key, '')[:40]!r}; restore the file")
+    return tuple(int(word) for word in words)

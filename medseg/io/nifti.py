@@ -1,0 +1,167 @@
+"""NIfTI-1 and NIfTI-2: one file, compressed or not, or a pair of header and values.
+
+nibabel reads the header; the values are read here, so that their number is checked against the file before memory is
+asked for, and gzip's checksum, which stands behind the last value, is verified.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medseg.io.image_file import Affine, ImageError, ImageFile
+from medseg.io.integrity import DEFLATE_RATIO, check_claim, file_size, open_stream, read_bytes
+
+__all__ = ["SUFFIXES", "check_affine", "read_nifti"]
+
+SUFFIXES = (".nii", ".nii.gz", ".hdr")
+
+_NIFTI_1, _NIFTI_2 = 348, 540  # bytes of a header, which begins with this number
+_DIFFERENCE = 0.1  # voxels; less is rounding of the stored quaternion
+_UNITS = {1: "metres", 3: "micrometres"}
+
+
+def read_nifti(path: Path, label: bool) -> ImageFile:
+    """Read a NIfTI file, or the header of a pair (``.hdr``, its values in ``.img`` beside it).
+
+    Values are scaled as the header says: to float32 from integers of up to 16 bits and from float32, otherwise to
+    float64. A fourth axis, or a fifth where the fourth is 1, is channels; colours (RGB24, RGBA32) are channels, too.
+
+    Args:
+        path: the file.
+        label: not used; a label reads as any volume does.
+
+    Shape:
+        ``(X, Y)``, ``(X, Y, Z)`` or, last, with channels.
+
+    Raises:
+        ImageError: if it cannot be used.
+    """
+    size = file_size(path)
+    name = path.name.lower()
+    with open_stream(path, compressed=name.endswith(".gz")) as stream:
+        start = stream.read(_NIFTI_1)
+        if b"\x5c" not in (start[:1], start[3:4]):  # 348 = 0x15c; otherwise perhaps NIfTI-2, whose header is longer
+            start += stream.read(_NIFTI_2 - _NIFTI_1)
+        header = _parse(path, start)
+        pair = name.endswith(".hdr")
+        offset = int(header.get_data_offset())
+        if not pair and offset < int(header["sizeof_hdr"]) + 4:
+            raise ImageError(f"{path}: claims that values begin at byte {offset}, inside its header; restore the file")
+        shape, dtype = _claims(path, header)
+        claimed = math.prod(shape) * dtype.itemsize
+        if not pair:
+            ratio = DEFLATE_RATIO if name.endswith(".gz") else 1
+            check_claim(path, shape, claimed + (offset if ratio == 1 else 0), size, ratio)
+            values, more = read_bytes(path, stream, offset - len(start), claimed)
+    if pair:
+        values, more = _read_pair(path, shape, claimed, offset)
+    notes = [f"holds {more} bytes more than its header claims"] if more else []
+    array = values.view(dtype).reshape(shape, order="F")
+    array = _scale(array, *header.get_slope_inter())
+    affine = check_affine(path, header.get_best_affine())
+    notes += _geometry_notes(header, shape)
+    array, channels, spatial = _arrange(path, array)
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)[:spatial]
+    spacing = tuple(float(length) for length in lengths)
+    return ImageFile(array, channels, spacing=spacing, affine=affine, kind="volume", notes=tuple(notes))
+
+
+def check_affine(path: Path, affine: Any) -> Affine:
+    """Return an affine as float64.
+
+    Raises:
+        ImageError: if it is not finite or flattens space.
+    """
+    matrix = np.asarray(affine, dtype=np.float64)
+    lengths = np.linalg.norm(matrix[:3, :3], axis=0)
+    if not np.isfinite(matrix).all() or not lengths.all() or abs(np.linalg.det(matrix[:3, :3] / lengths)) < 1e-6:
+        raise ImageError(f"{path}: its affine {np.round(matrix[:3], 4).tolist()} flattens space; correct the header")
+    return matrix
+
+
+def _parse(path: Path, start: bytes) -> Any:
+    import nibabel
+
+    kinds = {_NIFTI_1: nibabel.Nifti1Header, _NIFTI_2: nibabel.Nifti2Header}
+    found = [kinds[n] for n in (int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")) if n in kinds]
+    if not found or len(start) < found[0].template_dtype.itemsize:
+        raise ImageError(f"{path}: damaged or not what its name says (no NIfTI header); restore the file")
+    header = found[0](start[: found[0].template_dtype.itemsize], check=False)
+    magic = bytes(header["magic"])[:3]
+    wanted = (b"ni1", b"ni2") if path.name.lower().endswith(".hdr") else (b"n+1", b"n+2")
+    if magic not in wanted:
+        pair = magic in (b"ni1", b"ni2")
+        kind = "the header of a pair" if pair else "no NIfTI (perhaps Analyze, which does not say where left is)"
+        raise ImageError(f"{path}: is {kind}; convert it to NIfTI (.nii.gz)")
+    header.check_fix(error_level=40)
+    return header
+
+
+def _claims(path: Path, header: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    shape = tuple(int(edge) for edge in header.get_data_shape())
+    dtype = np.dtype(header.get_data_dtype())
+    if not shape:
+        raise ImageError(f"{path}: claims no axis; restore the file")
+    if dtype.kind == "c":
+        raise ImageError(f"{path}: holds complex values; store magnitude or phase as real numbers")
+    if dtype.kind not in "biufV" or dtype.itemsize == 0 or (dtype.kind == "V" and not dtype.names):
+        raise ImageError(f"{path}: holds values of type {dtype}; convert it to integers or real numbers")
+    return shape, dtype
+
+
+def _read_pair(path: Path, shape: tuple[int, ...], claimed: int, offset: int) -> tuple[npt.NDArray[np.uint8], int]:
+    values = path.with_suffix(".IMG" if path.suffix.isupper() else ".img")
+    check_claim(values, shape, claimed + offset, file_size(values))
+    with open_stream(values, compressed=False) as stream:
+        return read_bytes(values, stream, offset, claimed)
+
+
+def _scale(array: npt.NDArray[Any], slope: float | None, inter: float | None) -> npt.NDArray[Any]:
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    if array.dtype.names:  # RGB24 and RGBA32, which no header scales
+        return array
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    if slope is None or (slope, inter) == (1, 0):
+        return array
+    small = array.dtype.itemsize <= 2 or array.dtype == np.float32
+    scaled: npt.NDArray[Any] = array.astype(np.float32 if small else np.float64)
+    np.multiply(scaled, slope, out=scaled)
+    np.add(scaled, inter or 0, out=scaled)
+    return scaled
+
+
+def _arrange(path: Path, array: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], int, int]:
+    """Bring channels to the end; return the array, their number and that of the spatial axes."""
+    spatial, rest = array.shape[:3], [edge for edge in array.shape[3:] if edge > 1]
+    if len(rest) > 1 or (rest and array.dtype.names):
+        claim = "x".join(map(str, array.shape))
+        raise ImageError(f"{path}: has the shape {claim}; store one volume of one list of channels a file")
+    if array.dtype.names:
+        colours = [array[name].reshape(spatial, order="F") for name in array.dtype.names]
+        return np.stack(colours, axis=-1), len(colours), len(spatial)
+    return array.reshape(*spatial, *rest, order="F"), math.prod(rest), len(spatial)
+
+
+def _geometry_notes(header: Any, shape: tuple[int, ...]) -> list[str]:
+    notes = []
+    units = int(header["xyzt_units"]) & 7
+    if units in _UNITS:
+        notes.append(f"states lengths in {_UNITS[units]}; they are taken as mm")
+    sform, qform = header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]
+    if sform is None and qform is None:
+        notes.append("does not say where it lies (qform and sform have code 0): left and right are a guess")
+    if sform is None or qform is None:
+        return notes
+    edges = (*shape[:3], 1, 1)[:3]
+    corners = np.array([[i, j, k, 1] for i in (0, edges[0] - 1) for j in (0, edges[1] - 1) for k in (0, edges[2] - 1)])
+    apart = float(np.linalg.norm((sform - qform) @ corners.T, axis=0).max())
+    voxel = float(np.linalg.norm(sform[:3, :3], axis=0).min())
+    if apart > _DIFFERENCE * voxel:
+        notes.append(f"qform and sform disagree by up to {apart:.3g} mm; the sform counts")
+    return notes

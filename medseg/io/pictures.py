@@ -1,0 +1,137 @@
+"""PNG, JPEG and BMP, decoded by Pillow; PNGs of 16-bit colour by imagecodecs, since Pillow cuts them to 8 bits."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medseg.io.image_file import ImageError, ImageFile, upright
+from medseg.io.integrity import check_claim, check_png, file_size
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["SUFFIXES", "drop_opaque_alpha", "read_picture"]
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
+
+_JPEG_RATIO = 1200  # a bit for each block of 64 samples, twice, in a progressive file of one colour
+_BMP_RATIO = 128  # two bytes of run-length code stand for 255 pixels
+_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I;16B", "I", "F")
+_ORIENTATION = 274
+_GREY = 0
+_BAND = 1 << 18  # pixels
+
+
+def read_picture(path: Path, label: bool) -> ImageFile:
+    """Read a PNG, JPEG or BMP, upright.
+
+    A palette is indices where the file is a label and colours where it is an image. Grey values of 1, 2 and 4 bits are
+    the stored numbers in a label, and spread over 0 to 255 in an image, as every viewer shows them. Alpha that is
+    opaque everywhere is left out. Of a JPEG of many pictures (MPO, from stereo and telephone cameras) the first counts.
+
+    Args:
+        path: the file.
+        label: whether it is a label.
+
+    Raises:
+        ImageError: if it cannot be used.
+    """
+    from PIL import Image
+
+    size = file_size(path)
+    with path.open("rb") as file:
+        start = file.read(40)
+    bits, colour = (8, -1)
+    if start.startswith(b"\x89PNG"):
+        bits, colour = check_png(path)
+    try:
+        with Image.open(path, formats=("PNG", "JPEG", "BMP")) as image:
+            lossy = image.format in ("JPEG", "MPO")
+            if not start.startswith(b"\x89PNG"):
+                _check_claim(path, image, start, size, lossy)
+            notes = _count_pictures(path, image)
+            _check_mode(path, image.mode)
+            image.load()
+            palette = image.mode == "P"
+            orientation = image.getexif().get(_ORIENTATION, 1)  # of a PNG, known only after its pixels
+            deep = bits == 16 and colour != _GREY
+            array = _read_deep_colours(path) if deep else _pixels(image, label, bits)
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{path}: {error}; if the file is not damaged, cut it into parts") from error
+    orientation = orientation if orientation in range(1, 9) else 1
+    array = drop_opaque_alpha(upright(array, orientation))
+    channels = array.shape[2] if array.ndim == 3 else 1
+    return ImageFile(array, channels, palette=palette, lossy=lossy, orientation=orientation, notes=notes)
+
+
+def drop_opaque_alpha(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Leave out the last of 2 or 4 channels where it is opaque everywhere.
+
+    Args:
+        array: ``(H, W)`` or ``(H, W, C)``, whose last channel is alpha if C is 2 or 4.
+    """
+    if array.ndim != 3 or array.shape[2] not in (2, 4) or array.dtype.kind != "u":
+        return array
+    if not bool(np.all(array[..., -1] == np.iinfo(array.dtype).max)):
+        return array
+    return np.ascontiguousarray(array[..., :-1] if array.shape[2] == 4 else array[..., 0])
+
+
+def _check_claim(path: Path, image: Image.Image, start: bytes, size: int, lossy: bool) -> None:
+    shape = (image.height, image.width, len(image.getbands()))
+    claimed = float(image.height * image.width * len(image.getbands()))
+    if lossy:
+        check_claim(path, shape, claimed, size, _JPEG_RATIO)
+        return
+    bits, packed = struct.unpack("<HI", start[28:34]) if len(start) >= 34 and start[14] >= 40 else (8, 0)
+    if packed in (1, 2):
+        check_claim(path, shape, claimed, size, _BMP_RATIO)
+    else:
+        check_claim(path, shape, image.height * image.width * bits / 8, size)
+
+
+def _count_pictures(path: Path, image: Image.Image) -> tuple[str, ...]:
+    count = getattr(image, "n_frames", 1)
+    if count == 1:
+        return ()
+    if image.format == "PNG":
+        raise ImageError(f"{path}: is an animation of {count} pictures; store each in a file of its own")
+    return (f"holds {count} pictures; the first is read",)
+
+
+def _check_mode(path: Path, mode: str) -> None:
+    if mode not in _MODES:
+        raise ImageError(f"{path}: holds colours as {mode}; convert it to grey or RGB")
+
+
+def _pixels(image: Image.Image, label: bool, bits: int) -> npt.NDArray[Any]:
+    if image.mode == "P" and not label:
+        return _as_array(image.convert("RGB"))
+    if image.mode == "1":
+        array = np.asarray(image).astype(np.uint8)
+        return array if label else array * np.uint8(255)
+    array = _as_array(image)
+    if label and image.mode == "L" and bits in (2, 4):
+        return array // np.uint8(255 // (2**bits - 1))
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _as_array(image: Image.Image) -> npt.NDArray[Any]:
+    """Copy a picture in bands of rows: all at once Pillow takes twice its size on the way."""
+    band = max(1, _BAND // max(image.width, 1))
+    first = np.asarray(image.crop((0, 0, image.width, min(band, image.height))))
+    array = np.empty((image.height, *first.shape[1:]), first.dtype)
+    for top in range(0, image.height, band):
+        array[top : top + band] = image.crop((0, top, image.width, min(top + band, image.height)))
+    return array
+
+
+def _read_deep_colours(path: Path) -> npt.NDArray[Any]:
+    import imagecodecs
+
+    return np.asarray(imagecodecs.png_decode(path.read_bytes()))

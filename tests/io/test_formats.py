@@ -1,0 +1,271 @@
+"""Every format x type x byte order x layout of channels, written and read by libraries that are not ours."""
+
+import imagecodecs
+import nibabel
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image, ImageOps
+
+from medseg.io.images import ImageError, read_image
+
+INTEGERS = ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8")
+RNG = np.random.default_rng(0)
+
+
+def _values(shape, dtype):
+    kind = np.dtype(dtype)
+    if kind.kind == "f":
+        return RNG.normal(0, 100, shape).astype(kind)
+    most = min(np.iinfo(kind).max, 2**53)
+    return RNG.integers(max(np.iinfo(kind).min, -(2**53)), most, shape).astype(kind)
+
+
+def _same(image, truth, channels=1):
+    assert image.array.dtype.isnative
+    assert image.array.dtype == truth.dtype.newbyteorder("=")
+    assert image.channels == channels
+    np.testing.assert_array_equal(image.array, truth)
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("dtype", [*INTEGERS, "f2", "f4", "f8"])
+@pytest.mark.parametrize(("layout", "options"), [
+    ("grey", {}),
+    ("rgb", {"photometric": "rgb"}),
+    ("planar", {"photometric": "rgb", "planarconfig": "separate"}),
+    ("pages", {"photometric": "minisblack"}),
+    ("tiled", {"tile": (16, 16)}),
+    ("big", {"bigtiff": True}),
+    ("deflate", {"compression": "zlib", "predictor": True}),
+    ("lzw", {"compression": "lzw"}),
+])  # fmt: skip
+def test_tiff(tmp_path, order, dtype, layout, options):
+    shape = {"rgb": (20, 33, 3), "planar": (3, 20, 33), "pages": (5, 20, 33)}.get(layout, (20, 33))
+    values = _values(shape, dtype)
+    if dtype in ("f2", "u8", "i8") and "predictor" in options:  # tifffile writes none of these
+        options = {"compression": "zlib"}
+    tifffile.imwrite(tmp_path / "a.tif", values, byteorder=order, **options)
+    truth = tifffile.imread(tmp_path / "a.tif")
+    np.testing.assert_array_equal(truth, values)
+    image = read_image(tmp_path / "a.tif")
+    _same(image, np.moveaxis(truth, 0, -1) if layout == "planar" else truth, 3 if layout in ("rgb", "planar") else 1)
+
+
+def test_tiff_of_ome_and_imagej(tmp_path):
+    values = _values((2, 20, 33), "u2")
+    tifffile.imwrite(tmp_path / "a.ome.tif", values, metadata={"axes": "CYX"}, photometric="minisblack")
+    _same(read_image(tmp_path / "a.ome.tif"), np.moveaxis(values, 0, -1), 2)
+    stack = _values((4, 2, 20, 33), "u2")
+    tifffile.imwrite(tmp_path / "ij.tif", stack, imagej=True, metadata={"axes": "ZCYX"})
+    _same(read_image(tmp_path / "ij.tif"), np.moveaxis(stack, 1, -1), 2)
+    tifffile.imwrite(tmp_path / "tz.tif", _values((3, 4, 20, 33), "u2"), imagej=True, metadata={"axes": "TZYX"})
+    with pytest.raises(ImageError, match=r"tz\.tif: has the axes T 3, Z 4, Y 20, X 33; store one"):
+        read_image(tmp_path / "tz.tif")
+
+
+def test_tiff_of_different_pictures_is_refused_and_a_pyramid_is_not(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "two.tif") as file:
+        file.write(_values((20, 33), "u1"))
+        file.write(_values((9, 9), "u2"))
+    with pytest.raises(ImageError, match="holds 2 different pictures"):
+        read_image(tmp_path / "two.tif")
+    values = _values((64, 64), "u1")
+    with tifffile.TiffWriter(tmp_path / "pyramid.tif") as file:
+        file.write(values, subifds=1, tile=(16, 16))
+        file.write(values[::2, ::2], subfiletype=1, tile=(16, 16))
+    _same(read_image(tmp_path / "pyramid.tif"), values)
+
+
+@pytest.mark.parametrize("label", [False, True])
+def test_tiff_where_small_is_white_keeps_its_values(tmp_path, label):
+    values = _values((20, 33), "u1")
+    tifffile.imwrite(tmp_path / "w.tif", values, photometric="miniswhite")
+    image = read_image(tmp_path / "w.tif", label=label)
+    _same(image, tifffile.imread(tmp_path / "w.tif"))
+    assert "min-is-white" in image.notes[0]
+    tifffile.imwrite(tmp_path / "b.tif", values > 99, photometric="miniswhite")
+    _same(read_image(tmp_path / "b.tif", label=label), (values > 99) * np.uint8(1 if label else 255))
+
+
+def test_tiff_palette_and_pillows_own(tmp_path):
+    picture = Image.fromarray(_values((20, 33), "u1") % 4)
+    picture.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 9, 0, 0, 255])
+    for name, options in (
+        ("p.tif", {}),
+        ("l.tif", {"compression": "tiff_lzw"}),
+        ("d.tif", {"compression": "packbits"}),
+    ):
+        picture.save(tmp_path / name, **options)
+        _same(read_image(tmp_path / name, label=True), np.asarray(picture))
+        _same(read_image(tmp_path / name), np.asarray(picture.convert("RGB")), 3)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif"])
+def test_pictures_against_pillow(tmp_path, mode, suffix):
+    grey = Image.fromarray(_values((20, 33), "u1"))
+    picture = Image.fromarray(_values((20, 33), "u2")) if mode == "I;16" else grey.convert(mode)
+    if mode.endswith("A"):
+        picture.putalpha(100)
+    if suffix == ".bmp" and mode in ("LA", "RGBA", "I;16"):
+        pytest.skip("BMP has no alpha that Pillow writes, and 8 bits")
+    picture.save(tmp_path / f"a{suffix}")
+    with Image.open(tmp_path / f"a{suffix}") as stored:  # a BMP's palette of greys comes back as grey
+        truth = np.asarray(stored.convert("RGB") if stored.mode == "P" else stored)
+    truth = truth * np.uint8(255) if mode == "1" else truth
+    _same(read_image(tmp_path / f"a{suffix}"), truth, 1 if truth.ndim == 2 else truth.shape[2])
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_sixteen_bit_png_is_exact(tmp_path, channels):
+    values = _values((20, 33, channels), "u2")
+    (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(values))
+    _same(read_image(tmp_path / "a.png"), values.squeeze(-1) if channels == 1 else values, channels)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_png_of_few_bits_is_indices_in_a_label(tmp_path, bits):
+    import struct
+    import zlib
+
+    values = RNG.integers(0, 2**bits, (6, 16), dtype=np.uint8)
+    rows = (values.reshape(6, -1, 8 // bits) << np.arange(8 - bits, -1, -bits, dtype=np.uint8)).sum(-1).astype(np.uint8)
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", 16, 6, bits, 0, 0, 0, 0)), (b"IEND", b"")]
+    parts.insert(1, (b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))))
+    chunks = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in parts]
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    _same(read_image(tmp_path / "a.png", label=True), values)
+    _same(read_image(tmp_path / "a.png"), values * np.uint8(255 // (2**bits - 1)))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif"])
+def test_orientation_is_applied(tmp_path, orientation, name):
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    picture = Image.fromarray(_values((20, 33), "u1"))
+    picture.save(tmp_path / name, exif=exif)
+    picture.save(tmp_path / "same.png", exif=exif)  # Pillow 13 scrambles a TIFF that lies on its side
+    with Image.open(tmp_path / (name if name == "a.jpg" else "same.png")) as stored:
+        truth = np.asarray(ImageOps.exif_transpose(stored))
+    image = read_image(tmp_path / name)
+    _same(image, truth)
+    assert image.orientation == orientation
+    assert image.lossy is (name == "a.jpg")
+
+
+def test_jpeg_of_several_pictures_gives_the_first(tmp_path):
+    first, second = (Image.fromarray(_values((20, 33), "u1")) for _ in range(2))
+    first.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[second])
+    with Image.open(tmp_path / "a.jpg") as stored:
+        truth = np.asarray(stored)
+    image = read_image(tmp_path / "a.jpg")
+    _same(image, truth)
+    assert image.notes == ("holds 2 pictures; the first is read",)
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("dtype", [*INTEGERS, "f4", "f8"])
+@pytest.mark.parametrize("shape", [(5, 4), (5, 4, 1), (5, 4, 3), (5, 4, 3, 1), (5, 4, 3, 2), (5, 4, 3, 1, 2)])
+@pytest.mark.parametrize(("kind", "name"), [("Nifti1", "a.nii"), ("Nifti2", "a.nii.gz"), ("Nifti1Pair", "a.hdr")])
+def test_nifti(tmp_path, order, dtype, shape, kind, name):
+    values = _values(shape, dtype)
+    affine = np.array([[0, -1.5, 0, 4], [0, 0, -2, 3], [3, 0, 0, 2], [0, 0, 0, 1.0]])
+    header = getattr(nibabel, f"{kind.removesuffix('Pair')}Header")(endianness=order)
+    header.set_data_dtype(values.dtype.newbyteorder(order))
+    kind = kind if kind.endswith("Pair") else f"{kind}Image"
+    nibabel.save(getattr(nibabel, kind)(values, affine, header), tmp_path / name)
+    truth = nibabel.load(tmp_path / name)
+    image = read_image(tmp_path / name)
+    wanted = np.asanyarray(truth.dataobj)
+    _same(image, wanted.reshape(*shape[:3], *(n for n in shape[3:] if n > 1)), 2 if 2 in shape[3:] else 1)
+    np.testing.assert_allclose(image.affine, affine)
+    assert image.spacing == pytest.approx((3, 1.5, 2)[: len(image.shape)])
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i2", "i4", "f4", "f8"])
+def test_nifti_slope(tmp_path, dtype):
+    values = _values((5, 4, 3), dtype)
+    nifti = nibabel.Nifti1Image(values, np.eye(4))
+    nibabel.save(nifti, tmp_path / "a.nii")
+    raw = bytearray((tmp_path / "a.nii").read_bytes())
+    raw[112:120] = np.array([0.25, -7], "<f4").tobytes()
+    (tmp_path / "a.nii").write_bytes(raw)
+    image = read_image(tmp_path / "a.nii")
+    assert image.array.dtype == (np.float64 if dtype in ("i4", "f8") else np.float32)
+    np.testing.assert_allclose(image.array, nibabel.load(tmp_path / "a.nii").get_fdata(), rtol=1e-6, atol=1e-5)
+
+
+def test_nifti_colours_complex_and_two_lists(tmp_path):
+    colours = np.zeros((5, 4, 3), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    for name in "RGB":
+        colours[name] = _values((5, 4, 3), "u1")
+    nibabel.save(nibabel.Nifti1Image(colours, np.eye(4)), tmp_path / "c.nii")
+    _same(read_image(tmp_path / "c.nii"), np.stack([colours[name] for name in "RGB"], -1), 3)
+    nibabel.save(nibabel.Nifti1Image(np.ones((3, 3, 3), "c8"), np.eye(4)), tmp_path / "z.nii")
+    with pytest.raises(ImageError, match=r"z\.nii: holds complex values"):
+        read_image(tmp_path / "z.nii")
+    nibabel.save(nibabel.Nifti1Image(np.ones((3, 3, 3, 2, 2), "u1"), np.eye(4)), tmp_path / "t.nii")
+    with pytest.raises(ImageError, match=r"t\.nii: has the shape 3x3x3x2x2"):
+        read_image(tmp_path / "t.nii")
+
+
+def test_nifti_that_says_two_places_is_noted(tmp_path):
+    nifti = nibabel.Nifti1Image(np.ones((5, 4, 3), "u1"), np.eye(4))
+    nifti.set_sform(np.diag([1, 1, 1, 1.0]), code=1)
+    nifti.set_qform(np.diag([-1, 1, 1, 1.0]), code=1)
+    nibabel.save(nifti, tmp_path / "a.nii")
+    assert read_image(tmp_path / "a.nii").notes == ("qform and sform disagree by up to 8 mm; the sform counts",)
+    nifti.set_sform(np.eye(4), code=0)
+    nifti.set_qform(np.eye(4), code=0)
+    nibabel.save(nifti, tmp_path / "b.nii")
+    assert "does not say where it lies" in read_image(tmp_path / "b.nii").notes[0]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8"])
+@pytest.mark.parametrize("name", ["a.nrrd", "a.mha", "a.mhd"])
+def test_itk_formats(tmp_path, name, dtype, channels, packed):
+    values = _values((5, 4, 3, channels), dtype)
+    affine = np.array([[0, -1.5, 0, 4], [0, 0, -2, 3], [3, 0, 0, 2], [0, 0, 0, 1.0]])
+    _write_itk(tmp_path / name, values, affine, packed)
+    image = read_image(tmp_path / name)
+    _same(image, values if channels > 1 else values[..., 0], channels)
+    np.testing.assert_allclose(image.affine, affine)
+
+
+def _write_itk(path, values, affine, packed):
+    """Write by hand, from the formats' own descriptions; ITK's Python package writes no 8-bit signed values."""
+    import zlib
+    from gzip import compress
+
+    lps = np.diag([-1, -1, 1, 1]) @ affine
+    channels = values.shape[-1]
+    content = np.moveaxis(values, -1, 0).tobytes(order="F") if channels > 1 else values.tobytes(order="F")
+    bits, kind = values.dtype.itemsize * 8, values.dtype.kind
+    if path.suffix == ".nrrd":
+        vectors = " ".join(f"({','.join(map(str, lps[:3, i]))})" for i in range(3))
+        named = {"f": {32: "float", 64: "double"}.get(bits), "u": f"uint{bits}", "i": f"int{bits}"}[kind]
+        lead = channels > 1
+        lines = ["NRRD0004", f"type: {named}", f"dimension: {3 + lead}", "space: left-posterior-superior"]
+        lines += [f"sizes: {f'{channels} ' * lead}{' '.join(map(str, values.shape[:3]))}"]
+        lines += [f"space directions: {'none ' * lead}{vectors}", f"kinds: {'vector ' * lead}domain domain domain"]
+        lines += ["endian: little", f"encoding: {'gzip' if packed else 'raw'}"]
+        lines += [f"space origin: ({','.join(map(str, lps[:3, 3]))})"]
+        path.write_bytes("\n".join([*lines, "", ""]).encode() + (compress(content) if packed else content))
+        return
+    lengths = np.linalg.norm(lps[:3, :3], axis=0)
+    named = {"f": {32: "FLOAT", 64: "DOUBLE"}.get(bits), "u": "U", "i": ""}[kind]
+    named = named if kind == "f" else named + {8: "CHAR", 16: "SHORT", 32: "INT", 64: "LONG_LONG"}[bits]
+    data = zlib.compress(content) if packed else content
+    lines = ["ObjectType = Image", "NDims = 3", "BinaryData = True", "BinaryDataByteOrderMSB = False"]
+    lines += [f"CompressedData = {packed}"] + ([f"CompressedDataSize = {len(data)}"] if packed else [])
+    lines += [f"TransformMatrix = {' '.join(map(str, (lps[:3, :3] / lengths).T.ravel()))}"]
+    lines += [f"Offset = {' '.join(map(str, lps[:3, 3]))}", f"ElementSpacing = {' '.join(map(str, lengths))}"]
+    lines += [f"DimSize = {' '.join(map(str, values.shape[:3]))}", f"ElementNumberOfChannels = {channels}"]
+    lines += [f"ElementType = MET_{named}", f"ElementDataFile = {'LOCAL' if path.suffix == '.mha' else 'a.raw'}", ""]
+    path.write_bytes("\n".join(lines).encode() + (data if path.suffix == ".mha" else b""))
+    if path.suffix == ".mhd":
+        path.with_name("a.raw").write_bytes(data)

@@ -1,0 +1,169 @@
+"""Files that lie: wrong checksums, claims without bytes, things that are no files."""
+
+import gzip
+import os
+import socket
+import struct
+import tracemalloc
+import zlib
+
+import nibabel
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from medseg.io.images import ImageError, read_image
+
+RNG = np.random.default_rng(0)
+NOISE = RNG.integers(0, 255, (40, 50), dtype=np.uint8)
+
+
+def _refused(path, match, **options):
+    with pytest.raises(ImageError, match=match) as error:
+        read_image(path, **options)
+    assert str(error.value).startswith(f"{path}")
+    assert "\n" not in str(error.value)
+
+
+def test_gzip_checksum_is_read_to_its_end(tmp_path):
+    path = tmp_path / "a.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(NOISE[..., None].astype(np.int16), np.eye(4)), path)
+    good = path.read_bytes()
+    for place in (-8, -5, -1, len(good) // 2):  # checksum, checksum, length, values
+        bad = bytearray(good)
+        bad[place] ^= 0x10
+        path.write_bytes(bad)
+        with pytest.raises(Exception, match=r"."):
+            gzip.decompress(bytes(bad))
+        _refused(path, r"a\.nii\.gz: (damaged|ends too early)")
+    path.write_bytes(good[:-3])
+    _refused(path, "ends too early")
+
+
+@pytest.mark.parametrize("kind", [b"IHDR", b"tEXt", b"IDAT", b"IEND"])
+def test_every_checksum_of_a_png_is_verified(tmp_path, kind):
+    from PIL.PngImagePlugin import PngInfo
+
+    path, info = tmp_path / "a.png", PngInfo()
+    info.add_text("note", "a word")
+    Image.fromarray(NOISE).save(path, pnginfo=info)
+    data = bytearray(path.read_bytes())
+    start = data.index(kind)
+    length = int.from_bytes(data[start - 4 : start], "big")
+    data[start + 4 + length] ^= 1
+    path.write_bytes(data)
+    _refused(path, f"checksum of its {kind.decode()} chunk does not fit")
+
+
+def test_png_without_its_end_is_refused(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(NOISE).save(path)
+    path.write_bytes(path.read_bytes()[:-12])
+    _refused(path, "ends too early, before its end mark")
+
+
+def _claims(path):
+    """Write a small file whose header claims much."""
+    if ".nii" in path.name:
+        header = nibabel.Nifti1Header()
+        header.set_data_shape((2000, 1000, 1000))
+        header.set_data_dtype(np.float64)
+        header["vox_offset"], header["magic"] = 352, b"n+1"
+        content = header.binaryblock + b"\0" * 4
+        path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    elif path.suffix == ".png":
+        parts = [
+            (b"IHDR", struct.pack(">IIBBBBB", 13_000, 13_000, 8, 2, 0, 0, 0)),
+            (b"IDAT", zlib.compress(b"\0" * 99)),
+        ]
+        chunks = [
+            struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d))
+            for k, d in [*parts, (b"IEND", b"")]
+        ]
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    elif path.suffix == ".bmp":
+        Image.fromarray(NOISE).save(path)
+        data = bytearray(path.read_bytes())
+        data[18:26] = struct.pack("<ii", 9000, 9000)
+        path.write_bytes(data)
+    elif path.suffix == ".tif":
+        tifffile.imwrite(path, NOISE, compression="zlib", metadata=None)
+        with tifffile.TiffFile(path, mode="r+b") as file:
+            for name in ("ImageWidth", "ImageLength", "RowsPerStrip"):
+                file.pages[0].tags[name].overwrite(40_000, dtype=4)
+    elif path.suffix == ".nrrd":
+        text = "NRRD0004\ntype: double\ndimension: 3\nsizes: 2000 1000 1000\nencoding: {}\nendian: little\n\n"
+        packed = path.name.startswith("gz")
+        path.write_bytes(text.format("gzip" if packed else "raw").encode() + gzip.compress(b"\0" * 99))
+    else:
+        lines = "NDims = 3\nDimSize = 2000 1000 1000\nElementType = MET_DOUBLE\nElementDataFile = LOCAL\n"
+        path.write_bytes(("ObjectType = Image\n" + lines).encode() + b"\0" * 99)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.png", "a.bmp", "a.tif", "a.nrrd", "gz.nrrd", "a.mha"])
+def test_a_claim_is_compared_before_memory_is_asked_for(tmp_path, name):
+    _claims(tmp_path / name)
+    tracemalloc.start()
+    try:
+        _refused(tmp_path / name, r"its header claims \d+x\d+\S* values \(\d+ bytes\), but only \d+ bytes are there")
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 30 << 20
+
+
+def test_what_follows_a_volume_is_noted_or_refused(tmp_path):
+    path = tmp_path / "a.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(NOISE[..., None], np.eye(4)), path)
+    content = gzip.decompress(path.read_bytes())
+    path.write_bytes(gzip.compress(content + b"\0" * 5))
+    assert read_image(path).notes == ("holds 5 bytes more than its header claims",)
+    path.write_bytes(gzip.compress(content + b"\0" * (5 << 20)))
+    _refused(path, "holds far more than the 2000 bytes its header claims")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".nii", ".nii.gz", ".nrrd", ".mha", ".dcm"])
+def test_what_is_no_file_is_refused_without_waiting(tmp_path, suffix):
+    os.mkfifo(tmp_path / f"pipe{suffix}")
+    _refused(tmp_path / f"pipe{suffix}", "is a named pipe, not a file")
+    (tmp_path / f"device{suffix}").symlink_to("/dev/zero")
+    _refused(tmp_path / f"device{suffix}", "is a device, not a file")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / f"socket{suffix}"))
+        _refused(tmp_path / f"socket{suffix}", "is a socket, not a file")
+    (tmp_path / f"empty{suffix}").touch()
+    _refused(tmp_path / f"empty{suffix}", "is empty")
+    (tmp_path / f"folder{suffix}").mkdir()
+    _refused(tmp_path / f"folder{suffix}", "is a folder")
+
+
+@pytest.mark.parametrize(("line", "match"), [
+    ("data file: ../../other.raw", "keeps its values in another file"),
+    ("byte skip: 7", "leaves out bytes"),
+    ("sizes: 4 -4 4", "claims the sizes"),
+])  # fmt: skip
+def test_nrrd_that_reaches_elsewhere(tmp_path, line, match):
+    text = f"NRRD0004\ntype: uint8\ndimension: 3\nsizes: 4 4 4\nencoding: raw\n{line}\n\n"
+    (tmp_path / "a.nrrd").write_bytes(text.encode() + b"\0" * 64)
+    _refused(tmp_path / "a.nrrd", match)
+
+
+@pytest.mark.parametrize("source", ["/etc/hostname", "../a.raw", "LIST", "slice%d.raw 1 4 1"])
+def test_mhd_that_reaches_elsewhere(tmp_path, source):
+    text = f"NDims = 3\nDimSize = 4 4 4\nElementType = MET_UCHAR\nElementDataFile = {source}\n"
+    (tmp_path / "a.mhd").write_text(text)
+    _refused(tmp_path / "a.mhd", "takes its values from")
+
+
+def test_labels_near_integers_are_integers(tmp_path):
+    path = tmp_path / "l.nii"
+    values = np.array([[[0, 1 + 6e-8, 2 - 9e-5]]], np.float64)
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), path)
+    array = read_image(path, label=True).array
+    assert (array.dtype, array.ravel().tolist()) == (np.int32, [0, 1, 2])
+    assert read_image(path).array.dtype == np.float64
+    nibabel.save(nibabel.Nifti1Image(values + 2e-4, np.eye(4)), path)
+    assert read_image(path, label=True).array.dtype == np.float64
+    nibabel.save(nibabel.Nifti1Image(np.array([[[0, np.nan]]]), np.eye(4)), path)
+    assert read_image(path, label=True).array.dtype == np.float64

@@ -1,0 +1,34 @@
+import logging
+
+import pytest
+
+from medseg.errors import MedsegError, shown
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("plain name.png", "plain name.png"),
+        ("é 日本\u3000語 😀 ß", "é 日本\u3000語 😀 ß"),
+        ("a\nb\r\tc", r"a\nb\r\tc"),
+        ("\x1b[2J\x1b]0;title\x07", r"\x1b[2J\x1b]0;title\x07"),
+        ("\x00\x7f\x85\x9b31m", r"\x00\x7f\x85\x9b31m"),
+        ("gnp.\u202egnp.exe\u2066\u200f", r"gnp.\u202egnp.exe\u2066\u200f"),
+        ("\u2028\u2029", r"\u2028\u2029"),
+        ("\udc80 \ud800", r"\udc80 \ud800"),
+        ("\U000e0041\ufeff\u200b", r"\U000e0041\ufeff\u200b"),
+        (r"C:\new", r"C:\new"),
+    ],
+)
+def test_shown(text, expected):
+    assert shown(text) == expected
+    shown(text).encode("utf-8")
+
+
+def test_a_message_keeps_its_lines_and_nothing_else(caplog):
+    error = MedsegError("two errors\n  a\x1b[31m.png\n  b\u202e.png\r")
+    assert str(error) == "two errors\n  a\\x1b[31m.png\n  b\\u202e.png\\r"
+    assert error.args == ("two errors\n  a\x1b[31m.png\n  b\u202e.png\r",)
+    with caplog.at_level(logging.ERROR):
+        logging.getLogger("medseg").error("%s", error)
+    assert "\x1b" not in caplog.text
