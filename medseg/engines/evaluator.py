@@ -1,9 +1,9 @@
-"""The evaluation engine: MONAI's `SupervisedEvaluator` with scores from one confusion matrix over the whole set."""
+"""The evaluation engine: MONAI's `SupervisedEvaluator` with scores of each case and of the whole set."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,17 +11,23 @@ import torch
 from ignite.engine import Events
 from monai.engines import SupervisedEvaluator
 from monai.inferers import Inferer, SimpleInferer
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medseg.engines.loading import SegmentationDataset, make_loader
-from medseg.engines.memory import keep_freed_memory
 from medseg.engines.precision import autocast, resolve_precision, to_memory_format
-from medseg.errors import MedsegError
-from medseg.metrics.confusion_matrix import ConfusionMatrix
-from medseg.runs.processes import pick_device
+from medseg.engines.prediction_checks import check_finite, warn_of_one_class
+from medseg.engines.scores import LOSS, LossScore, WorstCases, affine_of, case_names
+from medseg.errors import MedsegError, shown
+from medseg.io.labels import read_label
+from medseg.metrics.score import ScoredCase
+from medseg.metrics.score_board import ScoreBoard
+from medseg.runs.processes import pick_device, rank, world_size
 from medseg.runs.report import Result
 
-logger = logging.getLogger(__name__)
+SCORES: Mapping[str, Mapping[str, Any]] = {"overlap": {}}
+"""What is scored unless asked for otherwise."""
+PREFIX = "val_"
 
 
 class Evaluator(SupervisedEvaluator):
@@ -38,10 +44,14 @@ class Evaluator(SupervisedEvaluator):
         num_workers: loading processes.
         precision: as in ``Trainer``.
         channels_last: as in ``Trainer``.
-        shown: cases to keep for pictures, evenly over the set.
+        shown: cases to keep for pictures: those with the lowest mean over their classes.
+        scores: options by name, beside ``overlap``; see `medseg.metrics.score`.
+        loss_function: of the training, for ``val_loss``; see `medseg.engines.scores.LossScore`.
+        hide_names: call cases by a hash of their file's name.
 
     Raises:
-        ValueError: if an option is out of range, or, when it runs, if the network gives another number of classes.
+        MedsegError: if an option is out of range, or, when it runs, if the network gives another number of classes, or
+            logits that are no numbers.
     """
 
     def __init__(
@@ -58,17 +68,22 @@ class Evaluator(SupervisedEvaluator):
         precision: str = "auto",
         channels_last: bool = True,
         shown: int = 4,
+        scores: Mapping[str, Mapping[str, Any] | None] | None = None,
+        loss_function: Callable[..., Tensor] | None = None,
+        hide_names: bool = False,
     ) -> None:
         device = pick_device(device)
-        keep_freed_memory(device)
         self.dataset = dataset
         self.class_names = [labels[index] for index in sorted(labels)]
+        self.ignore_index = ignore_index
         self.precision = resolve_precision(precision, device)
         self.channels_last = channels_last
-        self.shown = shown
-        self.matrix = ConfusionMatrix(len(self.class_names), ignore_index=ignore_index, device=device)
-        self.cases: list[dict[str, Any]] = []
         self.batch_size = batch_size
+        self._loss = None if loss_function is None else LossScore(loss_function, self.class_names, ignore_index)
+        self.use_scores(scores or {})
+        self._worst = WorstCases(shown)
+        self._index_type = torch.uint8 if len(self.class_names) <= 256 else torch.int32
+        self._names = case_names(dataset.data, hidden=hide_names)
         self._num_workers = num_workers
         self._loader_made = False
         super().__init__(
@@ -84,28 +99,52 @@ class Evaluator(SupervisedEvaluator):
         self.add_event_handler(Events.EPOCH_STARTED, Evaluator._reset)
         self.add_event_handler(Events.ITERATION_COMPLETED, Evaluator._count)
 
+    def use_scores(self, scores: Mapping[str, Mapping[str, Any] | None]) -> None:
+        """Keep these scores from the next run on, beside ``overlap`` and the loss.
+
+        Args:
+            scores: options by name; ``None`` for options leaves a score out.
+
+        Raises:
+            MedsegError: if a score is unknown, refuses its options, or needs what the data set's entries lack.
+        """
+        board = ScoreBoard(self.class_names, self.ignore_index, {**SCORES, **scores})
+        if self._loss is not None:
+            board.add(LOSS, self._loss)
+        board.check(self.dataset.data)
+        self.board = board
+
+    @property
+    def lower_is_better(self) -> frozenset[str]:
+        """Names in what `score` returns of which less is better."""
+        return frozenset(f"{PREFIX}{name}" for name in self.board.lower_is_better)
+
+    @property
+    def score_names(self) -> frozenset[str]:
+        """Names that `score` can return."""
+        return frozenset(f"{PREFIX}{name}" for name in self.board.names)
+
     def score(self, network: nn.Module, epoch: int = 1) -> dict[str, float]:
-        """Evaluate ``network`` and return ``val_mean_iou`` and ``val_iou_<class>`` (absent classes left out).
+        """Evaluate ``network`` and return every score of the set, see `ScoreBoard.flat`; undefined ones are left out.
+
+        ``val_mean_iou``, ``val_mean_dice``, ``val_accuracy`` and their like are over all pixels, ``val_iou_<class>``
+        too; ``val_case_...`` are means over the images; ``val_loss`` is there with a loss function.
 
         Args:
             network: in place of the one given at construction.
             epoch: number shown in records.
 
         Raises:
-            ValueError: if the data set is empty, or nothing in it is labelled.
+            MedsegError: if the data set is empty, or nothing in it is labelled.
         """
         self.network = network
         self.run(epoch)
-        table = self.table()
-        if table["mean_iou"] is None:
+        values = self.board.flat(PREFIX)
+        if f"{PREFIX}mean_iou" not in values:
             raise MedsegError(
                 f"none of the {len(self.dataset)} images has a labelled pixel, so there is nothing to score; check "
                 "ignore_index and the split"
             )
-        values = {"val_mean_iou": float(table["mean_iou"])}
-        for row in table["classes"]:
-            if row["iou"] is not None:
-                values[f"val_iou_{row['name'].replace(' ', '_')}"] = float(row["iou"])
         return values
 
     def run(self, global_epoch: int = 1) -> None:
@@ -126,24 +165,29 @@ class Evaluator(SupervisedEvaluator):
                 super().run(global_epoch)
         else:  # fewer images than processes
             self._reset()
-        self.matrix.all_reduce()
+        self.board.gather()
 
     def table(self) -> dict[str, Any]:
         """Return the scores of the last evaluation, per class and overall, as plain values."""
-        return self.matrix.compute().to_dict(self.class_names)
+        return self.board.table()
 
-    def result(self, more: Mapping[str, Any] | None = None) -> Result:
-        """Return everything that the last evaluation found.
+    def warn_of_one_class(self, level: int = logging.WARNING) -> None:
+        """Say so if the last evaluation found one class nearly everywhere.
 
         Args:
-            more: further scores by name, such as ``instances``.
+            level: of the message.
         """
+        matrix = np.asarray(self.table()["overlap"]["confusion_matrix"])
+        warn_of_one_class(matrix.sum(0).tolist(), self.class_names, matrix.sum(1).tolist(), level=level)
+
+    def result(self) -> Result:
+        """Return everything that the last evaluation found; with several processes, every one must ask."""
         return Result(
-            {**self.table(), **(more or {})},
-            self.matrix.matrix.cpu().numpy(),
+            self.table(),
             self.class_names,
-            self.cases,
-            self.matrix.ignore_index,
+            self._worst.cases(),
+            [*self.board.lines()],
+            self.ignore_index,
         )
 
     def _prepare(
@@ -154,28 +198,53 @@ class Evaluator(SupervisedEvaluator):
         return (to_memory_format(image) if self.channels_last else image), label
 
     def _reset(self) -> None:
-        self.matrix.reset()
-        self.cases = []
-        length = max(1, self.state.epoch_length or 1)
-        self._picked = set(np.linspace(0, length - 1, min(self.shown, length)).round().astype(int).tolist())
+        self.board.reset()
+        self._worst.reset()
 
     def _count(self) -> None:
         output = self.state.output
-        given, named = output["pred"].shape[1], len(self.class_names)
+        logits, labels = output["pred"], output["label"]
+        given, named = logits.shape[1], len(self.class_names)
         if given != named:
             raise MedsegError(
                 f"the network gives {given} classes, but the data set names {named}; set the network's out_channels to "
                 f"{named}, or score it on the data set that it was trained for"
             )
-        prediction = output["pred"].max(dim=1, keepdim=True).indices
-        self.matrix.update(prediction, output["label"])
-        if (self.state.iteration - 1) % self.state.epoch_length in self._picked:
-            number = (self.state.iteration - 1) % self.state.epoch_length * self.batch_size
-            self.cases.append(
-                {
-                    "name": f"case {number}",
-                    "image": output["image"][0].float().cpu().numpy(),
-                    "label": output["label"][0, 0].cpu().numpy(),
-                    "prediction": prediction[0, 0].to(torch.uint8).cpu().numpy(),
-                }
+        start = (self.state.iteration - 1) % self.state.epoch_length * self.batch_size
+        indices = [rank() + (start + number) * world_size() for number in range(len(logits))]
+        check_finite(logits, [self._names[index] for index in indices])
+        predictions = logits.max(dim=1).indices  # several times faster than argmax on a CPU
+        for number, index in enumerate(indices):
+            entry = self.dataset.data[index]
+            case = ScoredCase(
+                index=index,
+                name=self._names[index],
+                prediction=predictions[number],
+                label=labels[number, 0],
+                group=str(entry.get("group", "")),
+                affine=affine_of(self.state.batch, number),
+                logits=logits[number],
+                read=lambda key, entry=entry: _read(entry, key),  # type: ignore[misc]
             )
+            row = self.board.update(case)
+            self._offer(case, row.mean("dice"), output["image"][number])
+
+    def _offer(self, case: ScoredCase, score: float, image: Tensor) -> None:
+        self._worst.offer(
+            case.index,
+            score,
+            lambda: {
+                "name": shown(case.name),
+                "score": score,
+                "affine": case.affine,
+                "image": image.float().cpu().numpy(),
+                "label": case.label.cpu().numpy(),
+                "prediction": case.prediction.to(self._index_type).cpu().numpy(),
+            },
+        )
+
+
+def _read(entry: Mapping[str, Any], key: str) -> NDArray[Any]:
+    if key not in entry:
+        raise MedsegError(f"{shown(entry.get('image'))} names no `{key}`; prepare the data with it")
+    return read_label(entry, key).array

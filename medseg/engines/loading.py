@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Engine
-from monai.data import CacheDataset, DataLoader, Dataset, get_track_meta, set_track_meta
+from monai.data import CacheDataset, DataLoader, Dataset, MetaTensor, get_track_meta, set_track_meta
 from monai.transforms import Compose, Transform
 from torch import Tensor
 from torch.utils.data import DistributedSampler
@@ -81,6 +81,7 @@ class SegmentationDataset(torch.utils.data.Dataset[dict[str, Any]]):
         self.prepare()
         sample = dict(self._base[index])
         if self.augmentation is not None:
+            sample.pop("affine", None)  # augmented, an image lies nowhere
             state = np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)
             self.augmentation.set_random_state(seed=int(state[0]))
             tracked = get_track_meta()
@@ -99,7 +100,12 @@ class _Plain(Transform):  # MONAI's cache keeps the results of its own transform
         self.transform = transform
 
     def __call__(self, entry: dict[str, Any]) -> dict[str, Any]:
-        return _plain_tensors(self.transform(dict(entry)))
+        sample = self.transform(dict(entry))
+        label = sample.get("label")
+        # of a stack of pictures, which lies nowhere, MetaTensor makes an affine up; the file's own is kept beside it
+        placed = isinstance(label, MetaTensor) and label.ndim == 4 and "original_affine" in label.meta
+        place = {"affine": label.affine} if placed else {}
+        return _plain_tensors({**sample, **place})
 
 
 def _plain_tensors(sample: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import random
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
@@ -23,9 +22,12 @@ from medseg.engines.loading import SegmentationDataset, make_loader, stop_worker
 from medseg.engines.memory import keep_freed_memory
 from medseg.engines.precision import network_to_channels_last, resolve_precision
 from medseg.engines.progress import Progress
+from medseg.engines.random_state import own_random_state, seed_all
 from medseg.engines.schedule import Schedule
-from medseg.engines.training_parts import AutocastInferer, EpochMeter, PrepareBatch
+from medseg.engines.selection import Selection
+from medseg.engines.training_parts import AutocastInferer, EpochMeter, PrepareBatch, rates
 from medseg.errors import MedsegError
+from medseg.runs import signals
 from medseg.runs.checkpoint import load_weights, restore_optimizer, save_checkpoint, unwrap
 from medseg.runs.processes import pick_device, rank, world_size
 from medseg.runs.run import Run
@@ -43,7 +45,8 @@ class Trainer(SupervisedTrainer):
     """Train a network: schedule, precision, averaging, validation, checkpoints, resume, budget, progress, records.
 
     Everything random depends on (seed, epoch, sample) alone and an epoch is committed by one atomic file, so a run
-    that was killed at any moment and resumed ends with the weights of an uninterrupted one.
+    that was killed at any moment and resumed ends with the weights of an uninterrupted one. The random state of the
+    process is given back when the run ends.
 
     Args:
         max_epochs: epochs of the whole schedule.
@@ -63,7 +66,8 @@ class Trainer(SupervisedTrainer):
         schedule: ``"constant"``, ``"poly"`` or ``"cosine"``.
         schedule_power: exponent of ``poly``.
         warmup: iterations of linear rise.
-        max_minutes: wall-clock budget, validation included; the schedule is fitted to it.
+        max_minutes: wall-clock budget, validation included; the schedule is fitted to it. It ends the training inside
+            an epoch, which is then recorded as far as it went, and the run is complete.
         precision: ``"fp32"``, ``"bf16"``, ``"fp16"`` or ``"auto"`` (bf16 on a GPU that has it, else fp32).
         channels_last: keep activations channels-last.
         compile: pass the network through ``torch.compile``.
@@ -71,12 +75,14 @@ class Trainer(SupervisedTrainer):
         accumulation_steps: batches a step of the optimiser.
         clip_grad_norm: largest norm of the gradient.
         ema_decay: average the weights with this decay; validation and the saved best use the average.
+        select_by: validation score that picks the best weights, such as ``"val_mean_iou"``, or ``"val_loss"``.
         early_stop: stop after so many validations without a better score.
         resume: go on from the run's last checkpoint, where there is one.
         seed: of shuffling, augmentation and dropout.
+        process_owner: whether the process is there for this training alone, so that its memory allocator may be set.
 
     Raises:
-        ValueError: if an option is out of range.
+        ValueError: if an option is out of range, or ``select_by`` is none of the evaluator's scores.
         TrainingError: if there are too few samples, the run's folder is taken, or the loss is no longer finite.
     """
 
@@ -106,13 +112,16 @@ class Trainer(SupervisedTrainer):
         accumulation_steps: int = 1,
         clip_grad_norm: float | None = None,
         ema_decay: float | None = None,
+        select_by: str = "val_mean_iou",
         early_stop: int | None = None,
         resume: bool | str = False,
         seed: int = 0,
+        process_owner: bool = False,
     ) -> None:
         _at_least(1, max_epochs=max_epochs, batch_size=batch_size, val_interval=val_interval, early_stop=early_stop)
         device = pick_device(device)
-        keep_freed_memory(device)
+        if process_owner:
+            keep_freed_memory(device)
         self.precision = resolve_precision(precision, device)
         loader = make_loader(
             dataset, batch_size, shuffle=True, num_workers=num_workers, seed=seed, pin_memory=device.type == "cuda"
@@ -154,9 +163,13 @@ class Trainer(SupervisedTrainer):
             warmup=warmup,
             max_minutes=max_minutes,
         )
-        self.progress = Progress(max_epochs, len(loader), enabled=rank() == 0)
+        self.progress = Progress(max_epochs, len(loader), max_minutes=max_minutes, enabled=rank() == 0)
+        self.selection = Selection(
+            select_by,
+            lower_is_better=getattr(evaluator, "lower_is_better", ()),
+            known=getattr(self.evaluator, "score_names", ()),
+        )
         self._spent_before = 0.0  # seconds of earlier, interrupted parts of this run
-        self._best: dict[str, Any] = {"score": -math.inf, "epoch": 0}
         self._meter = EpochMeter()
         self._register()
 
@@ -165,37 +178,33 @@ class Trainer(SupervisedTrainer):
         self.add_event_handler(Events.GET_BATCH_STARTED, lambda engine: engine._meter.wait_started())
         self.add_event_handler(Events.GET_BATCH_COMPLETED, lambda engine: engine._meter.wait_completed())
         self.add_event_handler(Events.ITERATION_STARTED, Trainer._set_rate)
+        if self.evaluator is not None:
+            self.evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._validated_batch)
         if self.clip_grad_norm is not None:
             self.add_event_handler(IterationEvents.BACKWARD_COMPLETED, Trainer._clip)
         self.add_event_handler(Events.ITERATION_COMPLETED, Trainer._after_iteration)
         self.add_event_handler(Events.EPOCH_COMPLETED, Trainer._finish_epoch)
 
-    # ------------------------------------------------------------------ the whole run
-
+    # ---- the whole run
     def run(self) -> None:
         """Train to the end of the schedule or of the budget, then write the report.
 
         Raises:
             TrainingError: if the loss is no longer finite, or the folder holds another run.
         """
-        state = self.run_record.open(resume=self.resume)
+        state = self.run_record.open(resume=self.resume, network=self.network)
         self._started = time.monotonic()
         try:
-            self._seed(0)
-            if state is not None:
-                self._restore(state)
-            stopped = state is not None and state["finished"] == self._limits()
-            if stopped or self.state.epoch >= self.state.max_epochs:
-                logger.info("%s is complete after %d epochs", self.run_record.name, self.state.epoch)
-            else:
-                with self.progress:
-                    super().run()
-            self._conclude()
-        except KeyboardInterrupt:
+            with own_random_state():
+                self._run(state)
+        except (KeyboardInterrupt, SystemExit):
             self.run_record.close("KILLED")
             raise
-        except BaseException:
-            self.run_record.close("FAILED")
+        except BaseException as error:
+            if (asked := signals.received()) is not None:  # a loading process was asked too, and ended first
+                self.run_record.close("KILLED")
+                raise asked from error
+            self.run_record.close("FAILED", error)
             raise
         finally:
             for engine in (self, self.evaluator):
@@ -203,15 +212,32 @@ class Trainer(SupervisedTrainer):
                     stop_workers(engine)
         self.run_record.close("FINISHED")
 
+    def _run(self, state: Mapping[str, Any] | None) -> None:
+        self._seed(0)
+        if state is not None:
+            self._restore(state)
+        stopped = state is not None and state["finished"] == self._limits()
+        complete = stopped or self.state.epoch >= self.state.max_epochs
+        if complete:
+            logger.info("%s is complete after %d epochs", self.run_record.name, self.state.epoch)
+            if self.run_record.model.is_file():  # nothing is trained, so no record may change
+                return
+        self.run_record.begin(self.state.epoch)
+        if not complete:
+            with self.progress:
+                super().run()
+        self._conclude()
+
     def _conclude(self) -> None:
         weights, origin = self.run_record.weights_to_use()
         load_weights(self.predictor, weights, origin=origin)
         result = None
         if self.evaluator is not None:
             self.evaluator.score(self.predictor, self.state.epoch)
+            self.evaluator.warn_of_one_class()
             result = self.evaluator.result()
         if rank() == 0:
-            self.run_record.finish_training(weights, result)
+            self.run_record.finish_training(weights, result, self.predictor, self._meter.image_shape)
 
     @property
     def seconds(self) -> float:
@@ -223,11 +249,7 @@ class Trainer(SupervisedTrainer):
 
     def _seed(self, epoch: int) -> None:
         # dropout draws from torch's generator; a fresh one an epoch and process leaves no state to carry over
-        state = np.random.SeedSequence([self.seed, epoch, rank()]).generate_state(1)
-        for seed in (random.seed, np.random.seed, torch.manual_seed):
-            seed(int(state[0]))
-
-    # ------------------------------------------------------------------ iterations
+        seed_all(np.random.SeedSequence([self.seed, epoch, rank()]))
 
     def _start_epoch(self) -> None:
         self._seed(self.state.epoch)
@@ -252,20 +274,37 @@ class Trainer(SupervisedTrainer):
     def _after_iteration(self) -> None:
         if self.average is not None and self._steps_now():
             self.average.update_parameters(unwrap(self.network))
-        self._meter.add(self.state.output["loss"].detach(), self.state.output["image"].shape[0])
-        if self.state.iteration % _CHECK_EVERY == 0 or self._meter.count == 1:
-            self.progress.advance(self.state.epoch, self._meter.count, self._finite_loss(), self._rate)
+        terms = getattr(self.loss_function, "last_terms", {})
+        self._meter.add(self.state.output["loss"].detach(), self.state.output["image"], terms)
+        if self.state.iteration % _CHECK_EVERY == 0 or self._meter.count == 1 or self.progress.due():
+            loss, rate = self._finite_loss(), self._rate
+            self.progress.advance(self.state.epoch, self._meter.count, loss, rate, self.seconds)
+        if (asked := signals.received()) is not None:  # its exception was lost
+            raise asked
         if self.max_minutes is not None and self._out_of_time():
             self.terminate_epoch()
 
+    def _validated_batch(self) -> None:
+        assert self.evaluator is not None
+        engine = self.evaluator.state
+        self.progress.validate((engine.iteration - 1) % (engine.epoch_length or 1) + 1, engine.epoch_length or 1)
+
     def _out_of_time(self) -> bool:
-        reserve = self._meter.validation_seconds  # as long as the last validation took
-        over = self.seconds + reserve >= 60 * (self.max_minutes or 0)
+        budget = 60 * (self.max_minutes or 0)
+        over = self.seconds + min(self._reserve(), budget / 2) >= budget
         if world_size() > 1:  # all processes stop at the same iteration
             flag = torch.tensor([float(over)], device=self.state.device)
             torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
             over = bool(flag.item())
         return over
+
+    def _reserve(self) -> float:
+        """Return the seconds that the last validation and the one for the report take."""
+        if self.evaluator is None:
+            return 0.0
+        # before the first: a step takes an image longer than its prediction does
+        guess = self._meter.seconds_per_image() * len(self.evaluator.dataset) / world_size()
+        return 2 * (self._meter.validation_seconds or guess)
 
     def _finite_loss(self) -> float:
         loss = self._meter.mean_loss()
@@ -288,24 +327,23 @@ class Trainer(SupervisedTrainer):
             f"{self._rate:.3g}; {kept}. Lower the learning rate, set --clip_grad_norm 1, or use --precision fp32"
         )
 
-    # ------------------------------------------------------------------ epochs
-
     def _finish_epoch(self) -> None:
         over = self.max_minutes is not None and self._out_of_time()
         last = over or self.state.epoch >= self.state.max_epochs
-        values = self._meter.summary(self._finite_loss(), self._rate, world_size())
+        values = self._meter.summary(self._finite_loss(), rates(self.optimizer), world_size())
         self._check_weights()
         if self.evaluator is not None and (last or self.state.epoch % self.val_interval == 0):
             values |= self._validate()
-        stale = self.state.epoch - self._best["epoch"]
-        if self.early_stop is not None and self.evaluator is not None and self._best["epoch"]:
-            last = last or stale >= self.early_stop * self.val_interval
+        if self.early_stop is not None and self.evaluator is not None and self.selection.epoch:
+            last = last or self.state.epoch - self.selection.epoch >= self.early_stop * self.val_interval
         values["seconds"] = self.seconds
         if rank() == 0:
             self.run_record.record_epoch(self.state.epoch, values)
             save_checkpoint(self._state(finished=last), self.run_record.last_checkpoint)
             self.run_record.publish_epoch()
-        self.progress.finish_epoch(self.state.epoch, values, self._best, self.seconds)
+        self.progress.finish_epoch(self.state.epoch, values, self.selection.state(), self.seconds)
+        if over and self.state.iteration < self.state.max_epochs * self.state.epoch_length:
+            self.progress.cut_short(self.state.iteration, self.state.max_epochs * self.state.epoch_length)
         if last:
             self.terminate()
 
@@ -317,11 +355,9 @@ class Trainer(SupervisedTrainer):
                 torch.distributed.broadcast(buffer, src=0)
         scores = self.evaluator.score(self.predictor, self.state.epoch)
         self._meter.validation_seconds = time.monotonic() - started
-        if scores["val_mean_iou"] > self._best["score"]:
-            self._best = {"score": scores["val_mean_iou"], "epoch": self.state.epoch}
-            if rank() == 0:
-                self.run_record.save_best(unwrap(self.predictor).state_dict(), self._best)
-        return scores
+        if self.selection.update(scores, self.state.epoch) and rank() == 0:
+            self.run_record.save_best(unwrap(self.predictor).state_dict(), self.selection.state())
+        return scores if self.selection.score is None else {**scores, "best_score": self.selection.score}
 
     @property
     def predictor(self) -> nn.Module:
@@ -330,11 +366,12 @@ class Trainer(SupervisedTrainer):
 
     def _state(self, *, finished: bool) -> dict[str, Any]:
         return {
-            "format": 1,
+            "format": 2,
+            "identity": self.run_record.identity,
             "epoch": self.state.epoch,
             "finished": self._limits() if finished else [],
             "seconds": self.seconds,
-            "best": dict(self._best),
+            "best": self.selection.state(),
             "network": unwrap(self.network).state_dict(),
             "ema": {} if self.average is None else self.average.module.state_dict(),
             "ema_steps": 0 if self.average is None else int(self.average.n_averaged),
@@ -351,7 +388,7 @@ class Trainer(SupervisedTrainer):
         restore_optimizer(self.optimizer, state["optimizer"])
         if state["scaler"]:
             self.add_event_handler(Events.STARTED, lambda engine: engine.scaler.load_state_dict(state["scaler"]))
-        self._best = dict(state["best"])
+        self.selection.restore(state["best"])
         self._spent_before = float(state["seconds"])
         self.state.epoch = int(state["epoch"])
         self.state.iteration = self.state.epoch * self.state.epoch_length

@@ -56,14 +56,16 @@ def _full(value: Any) -> Any:
 
 
 class EpochMeter:
-    """Loss, throughput and waiting of one epoch; the loss stays on the device until asked for."""
+    """Loss and its terms, throughput and waiting of one epoch; the losses stay on the device until asked for."""
 
     def __init__(self) -> None:
         self.validation_seconds = 0.0
+        self.image_shape: tuple[int, ...] = ()
 
     def start(self, device: torch.device) -> None:
         """Begin an epoch."""
         self.total = torch.zeros((), device=device)
+        self.terms: dict[str, Tensor] = {}
         self.count = 0
         self.images = 0
         self.waited = 0.0
@@ -77,26 +79,53 @@ class EpochMeter:
         """Note that the batch has come."""
         self.waited += time.monotonic() - self._wait_from
 
-    def add(self, loss: Tensor, images: int) -> None:
-        """Count one iteration."""
+    def add(self, loss: Tensor, images: Tensor, terms: Mapping[str, Tensor]) -> None:
+        """Count one iteration.
+
+        Args:
+            loss: of the batch.
+            images: ``(B, C, *S)``.
+            terms: of the loss, by name.
+        """
         self.total += loss
+        for name, value in terms.items():
+            self.terms[name] = self.terms[name] + value if name in self.terms else value.clone()
         self.count += 1
-        self.images += images
+        self.images += images.shape[0]
+        self.image_shape = tuple(images.shape[1:])
 
     def mean_loss(self) -> float:
         """Return the mean loss so far; waits for the device."""
         return float(self.total) / max(1, self.count)
 
-    def summary(self, loss: float, rate: float, processes: int) -> dict[str, float]:
-        """Return the epoch's values over all processes."""
+    def seconds_per_image(self) -> float:
+        """Return the time of this process's training so far, by image."""
+        return (time.monotonic() - self.started) / max(1, self.images)
+
+    def summary(self, loss: float, rates: Mapping[str, float], processes: int) -> dict[str, float]:
+        """Return the epoch's values over all processes: ``loss``, ``loss_<term>``, rates, throughput.
+
+        Args:
+            loss: of this process, its mean.
+            rates: learning rates by name.
+            processes: how many train.
+        """
+        means = {"loss": loss} | {f"loss_{name}": float(v) / max(1, self.count) for name, v in self.terms.items()}
         if processes > 1:
-            total = torch.tensor([loss], dtype=torch.float64, device=self.total.device)
+            total = torch.tensor(list(means.values()), dtype=torch.float64, device=self.total.device)
             torch.distributed.all_reduce(total)
-            loss = float(total) / processes
+            means = dict(zip(means, (total / processes).tolist(), strict=True))
         seconds = time.monotonic() - self.started
         return {
-            "loss": loss,
-            "learning_rate": rate,
+            **means,
+            **rates,
             "images_per_second": self.images * processes / seconds,
             "data_wait_share": self.waited / seconds,
         }
+
+
+def rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """Return ``learning_rate`` of the first parameter group and ``learning_rate_<name or number>`` of the others."""
+    first, *others = optimizer.param_groups
+    named = {f"learning_rate_{group.get('name', number)}": group["lr"] for number, group in enumerate(others, start=1)}
+    return {name: float(rate) for name, rate in {"learning_rate": first["lr"], **named}.items()}

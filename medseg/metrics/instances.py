@@ -190,8 +190,7 @@ def _check_map(name: str, value: Array) -> None:
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "ui":
         what = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
         raise TypeError(
-            f"the {name} is {what}, not a numpy array of integer instance ids; of a mask make instances with "
-            "label_instances"
+            f"the {name} is {what}, not a numpy array of instance ids; label_instances makes them of a mask"
         )
     if value.ndim not in (2, 3) or not value.size:
         raise MedsegError(

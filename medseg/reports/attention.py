@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from medseg.errors import MedsegError
 from medseg.reports.figures import DPI, default_style, new_figure, to_image
-from medseg.reports.overlays import class_palette, shorten
-from medseg.reports.palette import Colour
+from medseg.reports.overlays import shorten
+from medseg.reports.palette import Colour, class_palette
 from medseg.reports.views import Pixels, View, cut_plane, make_view, show_classes
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def attention_sheet(
     spread = {name: np.asarray(values, np.float32) for name, values in maps.items() if np.ndim(values) > 1}
     shown = [_choose(name, values, class_names, prediction, scales) for name, values in spread.items()]
     plots = {name: np.asarray(values, np.float32) for name, values in maps.items() if np.ndim(values) == 1}
-    palette = class_palette(class_names, None)
+    palette = class_palette(class_names)
     views = [
         _panels(cut, case["name"], image, prediction, shown, class_names, palette) for cut in _slices(image.shape[1:])
     ]

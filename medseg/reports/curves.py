@@ -1,7 +1,8 @@
-"""Training curves as a picture: loss, learning rate, and validation IoU."""
+"""Training curves as a picture: loss and its terms, learning rates, and validation scores."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
 MEAN = "val_mean_iou"
 CLASS = "val_iou_"
-RATES = ("learning_rate", "lr")
+RATES = ("learning_rate", "lr")  # or beginning so: one of each parameter group
+_VALIDATION = "val_"
 _LISTED = 20  # classes that a legend can hold
 _INK = "#1a1a1a"
 
@@ -25,8 +27,9 @@ def curves_picture(rows: Sequence[Mapping[str, float]], *, title: str = "") -> I
     """Draw the curves of a training over its epochs.
 
     Args:
-        rows: one an epoch, with ``epoch`` and any of: names that hold ``loss``, ``learning_rate``, ``val_mean_iou``
-            and ``val_iou_<class>``; NaN leaves a gap.
+        rows: one an epoch, with ``epoch`` and any of: names that hold ``loss``, ``learning_rate`` and
+            ``learning_rate_<group>``, ``val_mean_iou``, ``val_iou_<class>`` and other overall scores ``val_<name>``;
+            NaN leaves a gap. Scores outside of [0, 1] get axes of their own.
         title: heading.
 
     Returns:
@@ -37,15 +40,30 @@ def curves_picture(rows: Sequence[Mapping[str, float]], *, title: str = "") -> I
     """
     keys = list(dict.fromkeys(key for row in rows for key in row))
     losses = [key for key in keys if "loss" in key]
-    rates = [key for key in keys if key in RATES]
-    scores = [key for key in keys if key == MEAN or key.startswith(CLASS)]
-    left = [(names, label) for names, label in ((losses, "loss"), (rates, "learning rate")) if names]
+    rates = [key for key in keys if key in RATES or key.startswith(f"{RATES[0]}_")]
+    overall, others = _overall(keys, rows)
+    scores = [key for key in keys if key == MEAN or key.startswith(CLASS) or key in overall]
+    panels = ((losses, "loss"), (rates, "learning rate"), (others, "validation, other"))
+    left = [(names, label) for names, label in panels if names]
     if not left and not scores:
         raise MedsegError(
             f"{len(rows)} epochs without loss, learning rate or validation IoU (found: {', '.join(keys) or 'nothing'})"
         )
     with default_style():
         return to_image(_figure(rows, left, scores, title))
+
+
+def _overall(keys: Sequence[str], rows: Sequence[Mapping[str, float]]) -> tuple[list[str], list[str]]:
+    """Return the scores that are of no single class: those within [0, 1], and the others."""
+    classes = tuple(f"_{key.removeprefix(CLASS)}" for key in keys if key.startswith(CLASS))
+    found = [key for key in keys if key.startswith(_VALIDATION) and "loss" not in key and key != MEAN]
+    found = [key for key in found if not key.endswith(classes)] if classes else found
+
+    def is_share(key: str) -> bool:
+        values = [row[key] for row in rows if math.isfinite(row.get(key, math.nan))]
+        return all(0 <= value <= 1 for value in values)
+
+    return [key for key in found if is_share(key)], [key for key in found if not is_share(key)]
 
 
 def save_curves(rows: Sequence[Mapping[str, float]], path: str | Path, *, title: str = "") -> None:
@@ -72,9 +90,12 @@ def _figure(
 
 
 def _draw_scores(axes: Any, rows: Sequence[Mapping[str, float]], scores: Sequence[str]) -> None:
-    classes = [key for key in scores if key != MEAN]
+    classes = [key for key in scores if key.startswith(CLASS)]
     for name, colour in zip(classes, class_colours(len(classes)), strict=True):
         _plot(axes, rows, name, [part / 255 for part in colour], label=name.removeprefix(CLASS).replace("_", " "))
+    overall = [key for key in scores if key != MEAN and key not in classes]
+    for name, style in zip(overall, itertools.cycle(("--", ":", "-.")), strict=False):
+        _plot(axes, rows, name, _INK, label=name.removeprefix(_VALIDATION).replace("_", " "), style=style)
     if MEAN in scores:
         best = max(
             (row for row in rows if math.isfinite(row.get(MEAN, math.nan))), key=lambda row: row[MEAN], default=None
@@ -84,19 +105,26 @@ def _draw_scores(axes: Any, rows: Sequence[Mapping[str, float]], scores: Sequenc
         if best is not None:
             axes.plot([best["epoch"]], [best[MEAN]], "o", color=_INK, markersize=8, zorder=5)
     axes.set_ylim(0, 1)
-    _finish(axes, "validation IoU", legend=len(classes) <= _LISTED, last=True)
+    label = "validation IoU" if not overall else "validation scores (colours: IoU)"
+    _finish(axes, label, legend=len(classes) <= _LISTED, last=True)
 
 
 def _plot(
-    axes: Any, rows: Sequence[Mapping[str, float]], key: str, colour: Any, *, label: str = "", linewidth: float = 1.6
+    axes: Any,
+    rows: Sequence[Mapping[str, float]],
+    key: str,
+    colour: Any,
+    *,
+    label: str = "",
+    linewidth: float = 1.6,
+    style: str = "-",
 ) -> None:
     points = [(row["epoch"], row[key]) for row in rows if math.isfinite(row.get(key, math.nan))]
     if not points:
         return
     marker = "o" if len(points) <= 30 else ""
-    axes.plot(
-        *zip(*points, strict=True), color=colour, linewidth=linewidth, marker=marker, markersize=3.5, label=label or key
-    )
+    look = {"color": colour, "linewidth": linewidth, "linestyle": style, "marker": marker, "markersize": 3.5}
+    axes.plot(*zip(*points, strict=True), label=label or key, **look)
 
 
 def _finish(axes: Any, label: str, *, legend: bool, last: bool) -> None:

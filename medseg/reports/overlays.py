@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -10,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import MedsegError
-from medseg.reports.palette import WRONG, Colour, class_colours, parse_colour
-from medseg.reports.views import View, make_view, show_classes, show_wrong
+from medseg.reports.palette import WRONG, Colour, Named, class_palette
+from medseg.reports.views import View, make_views, show_classes, show_wrong
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,43 +33,57 @@ def overlay_sheet(
     cases: Sequence[Mapping[str, Any]],
     class_names: Sequence[str],
     *,
-    colours: Sequence[str | Sequence[int]] | None = None,
+    colours: Named | None = None,
     ignore_index: int | None = None,
     title: str = "",
     cell: int = 384,
+    score_name: str = "score",
+    lower_is_better: bool = False,
+    most: int | None = None,
+    anonymous: bool = False,
 ) -> Image:
-    """Draw one row a case: image, truth, prediction and error, with a legend below.
+    """Draw one row a picture: image, truth, prediction and error, with a legend below; the worst case first.
 
-    Volumes are shown by their richest slice. A class named ``background`` stays uncoloured. Pixels without a label
-    are hatched and count for nothing. Equal input gives equal pixels.
+    Volumes with an affine have three rows: axial, coronal and sagittal through most of the foreground or the error, the
+    patient's right on the left, to scale. Other volumes are shown by their richest slice. A class named ``background``
+    stays uncoloured. Pixels without a label are hatched and count for nothing. Equal input gives equal pixels.
 
     Args:
-        cases: mappings of ``name``, ``image``, ``label`` and ``prediction``; see `make_view`.
+        cases: mappings of ``name``, ``image``, ``label`` and ``prediction``, and, where known, ``affine`` (of volumes
+            alone) and ``score``; see `make_views` and `worst_first`.
         class_names: by index.
-        colours: one a class, ``"#RRGGBB"`` or three values; ``None`` for the package's palette.
+        colours: that classes name, by index: ``"#RRGGBB"`` or three values; the others get the package's.
         ignore_index: label value that counts for nothing.
         title: heading of the sheet.
         cell: width of a picture in pixels.
+        score_name: what ``score`` is called beside a case.
+        lower_is_better: whether a low score is a good one, as of a distance.
+        most: show at most this many cases.
+        anonymous: show a short hash of each name instead.
 
     Returns:
         The sheet, to save or show.
 
     Raises:
-        ValueError: if there is no case, a case does not fit, or the number of colours differs from the classes'.
+        ValueError: if there is no case, or a case or a colour does not fit.
     """
     from PIL import Image, ImageDraw
 
     if not cases:
         raise MedsegError("there is no case to show; give at least one")
     palette = class_palette(class_names, colours)
-    views = [make_view(case, len(class_names), ignore_index) for case in cases]
-    sizes = [_fit(view.truth.shape, cell) for view in views]
+    rows: list[tuple[View, str]] = []
+    for case in worst_first(cases, lower_is_better=lower_is_better)[:most]:
+        shown = {**case, "name": hashed(str(case["name"]))} if anonymous else case
+        score = "" if _score(case) is None else f"{score_name} {_score(case):.3f}"
+        views = make_views(shown, len(class_names), ignore_index)
+        rows += [(view, score if view is views[0] else "") for view in views]
+    sizes = [_fit(view.truth.shape, view.pixel, cell) for view, _ in rows]
     width = 2 * _MARGIN + 4 * cell + 3 * _GAP
-    legend = _legend_entries(views, class_names, palette)
-    rows = _legend_rows(legend, width)
+    legend = _legend_rows(_legend_entries([view for view, _ in rows], class_names, palette), width)
     top = _MARGIN + (_TITLE + 22 if title else 0)
     height = top + _HEADING + 14 + sum(_TEXT + 12 + size[1] + _GAP for size in sizes)
-    height += 10 + len(rows) * (_SWATCH + 14) + _MARGIN - 14
+    height += 10 + len(legend) * (_SWATCH + 14) + _MARGIN - 14
     sheet = Image.new("RGB", (width, height), _BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     if title:
@@ -76,42 +92,50 @@ def overlay_sheet(
     for left, heading in zip(lefts, COLUMNS, strict=True):
         draw.text((left + cell / 2, top), heading, _INK, _font(_HEADING, bold=True), anchor="ma")
     y = top + _HEADING + 14
-    for view, size in zip(views, sizes, strict=True):
-        _caption(draw, view, lefts, cell, y)
+    for (view, score), size in zip(rows, sizes, strict=True):
+        _caption(draw, view, score, lefts, cell, y)
         y += _TEXT + 12
         for left, picture in zip(lefts, _pictures(view, palette, size), strict=True):
             sheet.paste(picture, (left + (cell - size[0]) // 2, y))
+        if view.letters is not None:
+            _draw_letters(draw, view.letters, (lefts[0] + (cell - size[0]) // 2, y), size)
         y += size[1] + _GAP
-    _draw_legend(draw, rows, y + 10)
+    _draw_legend(draw, legend, y + 10)
     return sheet
 
 
-def class_palette(names: Sequence[str], colours: Sequence[str | Sequence[int]] | None) -> list[Colour | None]:
-    """Return a colour for each class, ``None`` for the background.
+def worst_first(cases: Sequence[Mapping[str, Any]], *, lower_is_better: bool = False) -> list[Mapping[str, Any]]:
+    """Return cases by their ``score``, the worst first; those without one come last, in the order given.
 
     Args:
-        names: of the classes.
-        colours: the wanted ones; ``None`` for distinct ones.
-
-    Raises:
-        ValueError: if there is not one for each class.
+        cases: mappings that may hold ``score``.
+        lower_is_better: whether a low score is a good one.
     """
-    if colours is not None and len(colours) != len(names):
-        raise MedsegError(f"{len(colours)} colours for {len(names)} classes; give one a class, or none")
-    coloured = [name for name in names if not _is_background(name)]
-    fresh = iter(class_colours(len(coloured)))
-    if colours is not None:
-        return [parse_colour(colour) for colour in colours]
-    return [None if _is_background(name) else next(fresh) for name in names]
+
+    def place(case: Mapping[str, Any]) -> tuple[bool, float]:
+        score = _score(case)
+        return score is None, 0.0 if score is None else (-score if lower_is_better else score)
+
+    return sorted(cases, key=place)
 
 
-def _is_background(name: str) -> bool:
-    return name.strip().lower() == "background"
+def _score(case: Mapping[str, Any]) -> float | None:
+    score = case.get("score")
+    return None if score is None or math.isnan(score) else float(score)
 
 
-def _fit(shape: Sequence[int], cell: int) -> tuple[int, int]:
-    """Return width and height of a picture of ``(H, W)`` in a column."""
-    rows, columns = shape
+def hashed(name: str) -> str:
+    """Return a short name that tells cases apart without saying whose they are.
+
+    Args:
+        name: of a case.
+    """
+    return f"case {hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
+
+
+def _fit(shape: Sequence[int], pixel: Sequence[float], cell: int) -> tuple[int, int]:
+    """Return width and height of a picture of ``(H, W)`` in a column, to scale."""
+    rows, columns = (count * edge for count, edge in zip(shape, pixel, strict=True))
     scale = min(cell / columns, _STRETCH * cell / rows)
     return max(1, round(columns * scale)), max(1, round(rows * scale))
 
@@ -119,7 +143,7 @@ def _fit(shape: Sequence[int], cell: int) -> tuple[int, int]:
 def _pictures(view: View, palette: Sequence[Colour | None], size: tuple[int, int]) -> list[Image]:
     from PIL import Image
 
-    smaller = size[0] < view.truth.shape[1]
+    smaller = size[0] < view.truth.shape[1] or size[1] < view.truth.shape[0]
     smooth = Image.Resampling.BOX if smaller else Image.Resampling.NEAREST
     image = np.asarray(Image.fromarray(view.image).resize(size, smooth))
     share = np.asarray(Image.fromarray(view.wrong.astype(np.float32)).resize(size, smooth))
@@ -143,12 +167,28 @@ def _sample(array: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     return array[np.ix_(rows, columns)]
 
 
-def _caption(draw: ImageDraw, view: View, lefts: Sequence[int], cell: int, y: int) -> None:
+def _caption(draw: ImageDraw, view: View, score: str, lefts: Sequence[int], cell: int, y: int) -> None:
     share = view.wrong_share
-    name = shorten(view.name, _TEXT, 3 * cell)
-    draw.text((lefts[0], y), name, _SOFT, _font(_TEXT))
     text = "no labelled pixel" if share is None else f"{100 * share:.1f} % of pixels wrong"
+    text = f"{score}, {text}" if score else text
+    room = lefts[3] + cell - lefts[0] - round(_font(_TEXT).getlength(text)) - 40
+    draw.text((lefts[0], y), shorten(view.name, _TEXT, room), _SOFT, _font(_TEXT))
     draw.text((lefts[3] + cell, y), text, _SOFT, _font(_TEXT), anchor="ra")
+
+
+def _draw_letters(draw: ImageDraw, letters: Sequence[str], corner: tuple[int, int], size: tuple[int, int]) -> None:
+    """Write the patient's sides inside the edges of a picture."""
+    (x, y), (width, height) = corner, size
+    places = (
+        ((x + 6, y + height / 2), "lm"),
+        ((x + width - 6, y + height / 2), "rm"),
+        ((x + width / 2, y + 4), "mt"),
+        ((x + width / 2, y + height - 4), "mb"),
+    )
+    for letter, (place, anchor) in zip(letters, places, strict=True):
+        draw.text(
+            place, letter, (255, 255, 255), _font(_TEXT, bold=True), anchor, stroke_width=3, stroke_fill=(0, 0, 0)
+        )
 
 
 def _legend_entries(

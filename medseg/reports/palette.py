@@ -8,11 +8,14 @@ normal vision, protanopia and deuteranopia (simulated after Machado et al. 2009,
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from medseg.errors import MedsegError
 
 Colour = tuple[int, int, int]
+Named = Mapping[Any, str | Sequence[int]]
 
 WRONG: Colour = (224, 0, 80)
 IGNORED: Colour = (128, 128, 128)
@@ -27,18 +30,63 @@ _GOLDEN = 0.618033988749895
 _SHADES = ((0.65, 0.95), (0.9, 0.7), (0.45, 0.8), (0.8, 0.5))  # saturation, value
 
 
-def class_colours(number: int) -> list[Colour]:
-    """Return one colour a class: fixed up to 20, generated (distinct, not safe for the colour-blind) beyond.
+def class_colours(count: int, named: Named | None = None) -> list[Colour]:
+    """Return the colour of each class, for masks, overlays and tables alike: it depends on the class's index alone.
+
+    The first 20 are safe for the colour-blind; those beyond are generated and only distinct.
 
     Args:
-        number: of classes.
+        count: of classes.
+        named: colours that classes name, by index; an index may be text, as in JSON. A class that would have got one
+            of them gets another.
+
+    Raises:
+        ValueError: if a named colour is none, or its class does not exist.
     """
-    colours = [parse_colour(text) for text in _CHOSEN[:number]]
-    for index in range(len(colours), number):
-        saturation, value = _SHADES[index % len(_SHADES)]
-        red, green, blue = colorsys.hsv_to_rgb(index * _GOLDEN % 1.0, saturation, value)
-        colours.append((round(red * 255), round(green * 255), round(blue * 255)))
+    wanted: dict[int, Colour] = {}
+    for key, colour in (named or {}).items():
+        try:
+            index = int(key)
+        except ValueError:
+            index = -1
+        if not 0 <= index < count:
+            raise MedsegError(f"colour {colour!r} is named for class {key!r}, but the classes are 0 to {count - 1}")
+        wanted[index] = parse_colour(colour)
+    colours = [wanted.get(index, _colour(index)) for index in range(count)]
+    taken = set(colours)
+    spare = (colour for index in itertools.count(count) if (colour := _colour(index)) not in taken)
+    for index in range(count):
+        if index not in wanted and colours[index] in wanted.values():
+            colours[index] = next(spare)
     return colours
+
+
+def class_palette(names: Sequence[str], named: Named | None = None) -> list[Colour | None]:
+    """Return a colour for each class, ``None`` for the background, which is shown as it is.
+
+    Args:
+        names: of the classes; the one called ``background`` has no colour unless it names one.
+        named: colours that classes name, see `class_colours`.
+    """
+    chosen = {int(key) for key in named or {}}
+    colours = class_colours(len(names), named)
+    return [
+        None if is_background(name) and index not in chosen else colour
+        for index, (name, colour) in enumerate(zip(names, colours, strict=True))
+    ]
+
+
+def is_background(name: str) -> bool:
+    """Return whether a class of this name is the background."""
+    return name.strip().lower() == "background"
+
+
+def _colour(index: int) -> Colour:
+    if index < len(_CHOSEN):
+        return parse_colour(_CHOSEN[index])
+    saturation, value = _SHADES[index % len(_SHADES)]
+    red, green, blue = colorsys.hsv_to_rgb(index * _GOLDEN % 1.0, saturation, value)
+    return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def parse_colour(colour: str | Sequence[int]) -> Colour:

@@ -33,9 +33,12 @@ def progress_bar(title: str, *, transfer: bool = False) -> Iterator[Callable[[in
     )
 
     console = Console(file=sys.stderr)
+    if not console.is_terminal:  # before 14.3 rich ends a bar that it does not show with an empty line
+        yield lambda done, total: None
+        return
     counted: list[ProgressColumn] = [DownloadColumn(), TransferSpeedColumn()] if transfer else [MofNCompleteColumn()]
     columns = [TextColumn("{task.description}"), BarColumn(), *counted, TimeRemainingColumn()]
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(title, total=None)
 
         def update(done: int, total: int | None) -> None:

@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from medseg.errors import MedsegError
-from medseg.reports.instances import instances_to_text
-from medseg.reports.tables import to_text
+from medseg.errors import MedsegError, shown
+from medseg.reports.score_tables import score_tables
 
 
 class SummaryError(MedsegError):
@@ -33,17 +32,18 @@ def summarise(folder: Path) -> tuple[str, dict[str, Any]]:
             f"{folder} holds no scores.json, nor do its folders test and report; train or evaluate with "
             f"--output_dir {folder} first"
         )
-    scores = json.loads((found / "scores.json").read_text())
-    lines = [str(scores.get("title", "")), to_text(scores).rstrip(), ""]
-    if "instances" in scores:
-        lines += [instances_to_text(scores["instances"]), ""]
-    for what, name in (("picture", "overlays.png"), ("confusion", "confusion_matrix.png"), ("table", "table.md")):
+    scores = json.loads((found / "scores.json").read_text(encoding="utf-8"))
+    lines = [shown(scores.get("title", "")), ""]
+    for table in score_tables(scores):
+        lines += [table.to_text(), ""]
+    files = ("picture", "overlays.png"), ("confusion", "confusion_matrix.png"), ("table", "table.md")
+    for what, name in (*files, ("cases", "scores_per_case.csv")):
         if (found / name).is_file():
-            lines.append(f"{what:<10} {found / name}")
+            lines.append(f"{what:<10} {shown(found / name)}")
     if (folder / "curves.png").is_file():
-        lines.append(f"{'curves':<10} {folder / 'curves.png'}")
+        lines.append(f"{'curves':<10} {shown(folder / 'curves.png')}")
     record = folder / "mlflow_run.json"
     if record.is_file():
-        held = json.loads(record.read_text())
+        held = json.loads(record.read_text(encoding="utf-8"))
         lines.append(f"{'MLflow':<10} mlflow ui --backend-store-uri {held['tracking_uri']}  (run {held['run_name']})")
     return "\n".join(lines), scores

@@ -1,148 +1,239 @@
-"""Scores as tables: for the terminal, Markdown, CSV and JSON.
+"""One table for every writer: text, Markdown, CSV, LaTeX, HTML and JSON.
 
-The scores are a plain mapping: ``classes`` (a list of ``name``, ``iou``, ``dice``, ``precision``, ``recall`` and
-``support``), ``mean_iou``, ``mean_dice``, ``pixel_accuracy``, ``mean_accuracy``, ``frequency_weighted_iou`` and
-``absent`` (names of classes that occur neither in labels nor in predictions). Where they hold ``boundary``
-(`medseg.metrics.boundary.BoundaryScores`), it is one more column, and a row names the tolerance. What is undefined is
-``None``: an absent class is written ``absent``, a single undefined score ``-``; neither is ever 0 or 1.
+What comes from outside (names of files, classes, runs) is safe in each of them: control characters, line breaks and
+lone surrogates are written as escapes, the signs of Markdown, LaTeX and HTML are escaped, and a cell of a CSV that a
+spreadsheet would run as a formula is defused with an apostrophe.
 """
 
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-COLUMNS = ("iou", "dice", "precision", "recall")
-_HEADINGS = ("class", "IoU", "Dice", "precision", "recall", "support")
-ABSENT, UNDEFINED = "absent", "-"
+from medseg.errors import MedsegError, shown
+
+UNDEFINED = "-"
+
+Cell = str | int | float | None
+
+_MARKDOWN = re.compile(r"([\\`*_\[\]|<>~])")
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+}  # fmt: skip
 
 
-def to_text(scores: Mapping[str, Any], *, digits: int = 3) -> str:
-    """Lay the table out for the terminal.
+class Code(str):
+    """A cell that is code: in Markdown between backticks, in LaTeX and HTML in their fonts for it."""
 
-    Args:
-        scores: see the module.
-        digits: after the decimal point.
-    """
-    classes, summary = _cells(scores, digits)
-    rows = [_headings(scores), *classes, *summary]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(_aligned(cell, width, index) for index, (cell, width) in enumerate(zip(row, widths, strict=True)))
-        for row in rows
-    ]
-    rule = "  ".join("-" * width for width in widths)
-    lines.insert(1, rule)
-    lines.insert(2 + len(classes), rule)
-    return "\n".join(line.rstrip() for line in lines)
+    __slots__ = ()
 
 
-def to_markdown(scores: Mapping[str, Any], *, digits: int = 3) -> str:
-    """Write the table in Markdown.
+@dataclass(frozen=True)
+class Table:
+    """Rows under headings, and what a reader must know of them.
 
     Args:
-        scores: see the module.
-        digits: after the decimal point.
+        columns: headings.
+        rows: cells: text, whole numbers, other numbers, ``None`` (as NaN) for what is undefined.
+        notes: sentences below it.
+        title: above it.
+        summary: how many of the last rows sum up the others: they stand below a rule, in bold type.
+        digits: of numbers after the decimal point; CSV and JSON have all of them.
+
+    Raises:
+        MedsegError: if a row has another number of cells than there are columns.
     """
-    classes, summary = _cells(scores, digits)
-    headings = _headings(scores)
-    rows = [headings, ["---", *["---:"] * (len(headings) - 1)]]
-    rows += [[cell.replace("|", "\\|") for cell in row] for row in classes]
-    rows += [[f"**{cell}**" if cell else "" for cell in row] for row in summary]
-    return "".join("| " + " | ".join(row) + " |\n" for row in rows)
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    notes: Sequence[str] = ()
+    title: str = ""
+    summary: int = 0
+    digits: int = 3
+
+    def __post_init__(self) -> None:
+        """Check the rows."""
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise MedsegError(f"a row of {len(row)} cells in a table of {len(self.columns)} columns: {list(row)}")
+
+    @classmethod
+    def of(cls, rows: Sequence[Mapping[str, Cell]], **options: Any) -> Table:
+        """Build a table of mappings; columns come in the order in which they first appear.
+
+        Args:
+            rows: cells by column.
+            **options: further arguments of the table.
+        """
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        return cls(columns, [[row.get(name) for name in columns] for row in rows], **options)
+
+    def to_text(self) -> str:
+        """Lay the table out for the terminal."""
+        lines = [[shown(name) for name in self.columns], *([self._show(cell) for cell in row] for row in self.rows)]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(self.columns))]
+        left = self._left()
+
+        def join(line: Sequence[str]) -> str:
+            cells = zip(line, widths, left, strict=True)
+            return "  ".join(c.ljust(width) if first else c.rjust(width) for c, width, first in cells).rstrip()
+
+        rule = "  ".join("-" * width for width in widths)
+        body = [join(line) for line in lines]
+        body.insert(1, rule)
+        if 0 < self.summary < len(self.rows):
+            body.insert(len(body) - self.summary, rule)
+        return "\n".join([*self._title(), *body, *map(shown, self.notes)])
+
+    def to_markdown(self) -> str:
+        """Write the table in GitHub's Markdown."""
+        lines = ["| " + " | ".join(map(_markdown, self.columns)) + " |"]
+        lines.append("| " + " | ".join("---" if left else "---:" for left in self._left()) + " |")
+        start = len(self.rows) - self.summary
+        for number, row in enumerate(self.rows):
+            cells = [self._markdown(cell) for cell in row]
+            if number >= start:
+                cells = [f"**{cell}**" if cell else "" for cell in cells]
+            lines.append("| " + " | ".join(cells) + " |")
+        title = [f"**{_markdown(self.title)}**", ""] if self.title else []
+        return "\n".join([*title, *lines, *(f"\n{_markdown(note)}" for note in self.notes)]) + "\n"
+
+    def to_csv(self) -> str:
+        """Write columns and rows as CSV with all digits; what is undefined is empty."""
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([csv_cell(name) for name in self.columns])
+        writer.writerows([csv_cell(cell) for cell in row] for row in self.rows)
+        return file.getvalue()
+
+    def to_latex(self) -> str:
+        """Write the table for LaTeX with the package ``booktabs``."""
+        layout = "".join("l" if left else "r" for left in self._left())
+        lines = [f"\\begin{{tabular}}{{{layout}}}", "\\toprule", self._latex(self.columns), "\\midrule"]
+        rows = [self._latex(row) for row in self.rows]
+        if 0 < self.summary < len(rows):
+            rows.insert(len(rows) - self.summary, "\\midrule")
+        title = [f"% {shown(self.title)}"] if self.title else []
+        return "\n".join([*title, *lines, *rows, "\\bottomrule", "\\end{tabular}", *self._latex_notes()]) + "\n"
+
+    def to_html(self) -> str:
+        """Write the table as an HTML element."""
+        caption = [f"<caption>{_html(self.title)}</caption>"] if self.title else []
+        head = "".join(f"<th>{_html(name)}</th>" for name in self.columns)
+        start = len(self.rows) - self.summary
+        rows = []
+        for number, row in enumerate(self.rows):
+            kind = "th" if number >= start else "td"
+            cells = (self._html(cell) for cell in row)
+            rows.append("<tr>" + "".join(f"<{kind}>{cell}</{kind}>" for cell in cells) + "</tr>")
+        body = ["<table>", *caption, f"<thead><tr>{head}</tr></thead>", "<tbody>", *rows, "</tbody>", "</table>"]
+        return "\n".join([*body, *(f"<p>{_html(note)}</p>" for note in self.notes)]) + "\n"
+
+    def to_json(self) -> str:
+        """Write the rows as mappings, with title and notes, as JSON; what is undefined is ``null``."""
+        rows = [dict(zip(self.columns, map(_number_or_text, row), strict=True)) for row in self.rows]
+        held = {"title": self.title, "rows": rows, "notes": list(self.notes)}
+        text = json.dumps(held, indent=2, allow_nan=False, ensure_ascii=False)
+        # JSON can escape a lone surrogate, UTF-8 cannot hold it
+        return re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found.group()):04x}", text) + "\n"
+
+    def to(self, kind: str) -> str:
+        """Write the table in the format of a name: ``text``, ``markdown``, ``csv``, ``latex``, ``html`` or ``json``.
+
+        Args:
+            kind: the name.
+
+        Raises:
+            MedsegError: if there is no such format.
+        """
+        if kind not in FORMATS:
+            raise MedsegError(f"there is no table format {kind!r}; choose among {', '.join(FORMATS)}")
+        text: str = getattr(self, f"to_{kind}")()
+        return text if text.endswith("\n") else text + "\n"
+
+    def _title(self) -> list[str]:
+        return [shown(self.title)] if self.title else []
+
+    def _left(self) -> list[bool]:
+        """Return which columns stand on the left: the first, and those that hold text."""
+        columns = list(zip(*self.rows, strict=True)) or [() for _ in self.columns]
+        return [not n or not all(_is_number_like(cell) for cell in column) for n, column in enumerate(columns)]
+
+    def _show(self, cell: Cell) -> str:
+        if isinstance(cell, str):
+            return shown(cell)
+        if _is_undefined(cell):
+            return UNDEFINED
+        return f"{cell:,}" if isinstance(cell, int) else f"{cell:.{self.digits}f}"
+
+    def _markdown(self, cell: Cell) -> str:
+        if isinstance(cell, Code):
+            text = shown(cell).replace("|", "\\|")
+            fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+            return f"{fence}{text}{fence}" if len(fence) == 1 else f"{fence} {text} {fence}"
+        return _markdown(cell) if isinstance(cell, str) else self._show(cell)
+
+    def _html(self, cell: Cell) -> str:
+        text = _html(self._show(cell))
+        return f"<code>{text}</code>" if isinstance(cell, Code) else text
+
+    def _latex(self, cells: Sequence[Cell]) -> str:
+        texts = ((cell, _latex(self._show(cell))) for cell in cells)
+        return " & ".join(f"\\texttt{{{t}}}" if isinstance(cell, Code) else t for cell, t in texts) + " \\\\"
+
+    def _latex_notes(self) -> list[str]:
+        return [f"\\par {_latex(shown(note))}" for note in self.notes]
 
 
-def to_csv(scores: Mapping[str, Any]) -> str:
-    """Write the table as CSV with all digits."""
-    classes, summary = _cells(scores, None)
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    boundary = ["boundary_f"] if "boundary" in scores else []
-    writer.writerows([["class", *COLUMNS, *boundary, "support"], *classes, *summary])
-    return file.getvalue()
+FORMATS = ("text", "markdown", "csv", "latex", "html", "json")
 
 
-def to_json(scores: Mapping[str, Any]) -> str:
-    """Write the scores as JSON; what is undefined is ``null``."""
-    return json.dumps(_no_nan(dict(scores)), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+def csv_cell(cell: Cell) -> str:
+    """Return a cell as CSV holds it: numbers with all digits, text that no spreadsheet runs as a formula.
 
-
-def _headings(scores: Mapping[str, Any]) -> list[str]:
-    *first, last = _HEADINGS
-    return [*first, *(["boundary F"] if "boundary" in scores else []), last]
-
-
-def _cells(scores: Mapping[str, Any], digits: int | None) -> tuple[list[list[str]], list[list[str]]]:
-    """Return the rows of the classes and those of the summary as text.
-
-    Mean accuracy is the mean of the recalls and pixel accuracy the recall over all pixels, so both stand under recall;
-    the mean has a row by its name too.
+    Args:
+        cell: the cell; what is undefined is empty.
     """
-    absent = set(scores["absent"])
-    classes = []
-    for row in scores["classes"]:
-        blank = ABSENT if row["name"] in absent else UNDEFINED
-        values = [blank if row["name"] in absent else _number(row[key], digits, blank) for key in COLUMNS]
-        classes.append([str(row["name"]), *values, _count(row["support"], digits)])
-    total = sum(row["support"] for row in scores["classes"])
-    scored = len(scores["classes"]) - len(absent)
-    mean = "mean" if not absent or digits is None else f"mean of {scored} classes"
-
-    def value(key: str) -> str:
-        return _number(scores[key], digits, UNDEFINED)
-
-    summary = [
-        [mean, value("mean_iou"), value("mean_dice"), "", value("mean_accuracy"), _count(total, digits)],
-        ["pixel accuracy", "", "", "", value("pixel_accuracy"), ""],
-        ["mean accuracy", "", "", "", value("mean_accuracy"), ""],
-        ["frequency-weighted IoU", value("frequency_weighted_iou"), "", "", "", ""],
-    ]
-    if "boundary" in scores:
-        _add_boundary(classes, summary, scores["boundary"], digits)
-    return classes, summary
+    if isinstance(cell, str):
+        if not cell:
+            return ""
+        # before the escaping: a tab or a carriage return at the start is skipped by spreadsheets
+        formula = cell[0] in "=+-@\t\r\n" and not _is_number(cell)
+        return ("'" if formula else "") + shown(cell)
+    return "" if _is_undefined(cell) else repr(cell) if isinstance(cell, int) else repr(float(cell or 0))
 
 
-def _add_boundary(
-    classes: list[list[str]], summary: list[list[str]], boundary: Mapping[str, Any], digits: int | None
-) -> None:
-    """Put boundary F-scores before the support, in place, and their mean into a row of its own."""
-    for row, entry in zip(classes, boundary["classes"], strict=True):
-        row.insert(-1, ABSENT if entry["name"] in boundary["absent"] else _number(entry["f_score"], digits, UNDEFINED))
-    for row in summary:
-        row.insert(-1, "")
-    blanks = [""] * len(COLUMNS)
-    summary.append([_within(boundary), *blanks, _number(boundary["mean_f_score"], digits, UNDEFINED), ""])
+def _is_undefined(cell: Cell) -> bool:
+    return cell is None or (isinstance(cell, float) and math.isnan(cell))
 
 
-def _within(boundary: Mapping[str, Any]) -> str:
-    """Name the tolerance of boundary F-scores; it grows with the image."""
-    if boundary["tolerance_pixels"] is None:
-        return "boundary F"
-    least, most = (f"{pixels:.1f}" for pixels in boundary["tolerance_pixels"])
-    return f"boundary F within {least if least == most else f'{least} to {most}'} px"
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text) is not None
 
 
-def _number(value: float | None, digits: int | None, blank: str) -> str:
-    if value is None or math.isnan(value):
-        return blank
-    return repr(float(value)) if digits is None else f"{value:.{digits}f}"
+def _is_number_like(cell: Cell) -> bool:
+    return not isinstance(cell, str) or cell in ("", UNDEFINED, "absent") or _is_number(cell.replace(",", ""))
 
 
-def _count(value: int, digits: int | None) -> str:
-    return str(int(value)) if digits is None else f"{int(value):,}"
+def _number_or_text(cell: Cell) -> Cell:
+    return None if _is_undefined(cell) or (isinstance(cell, float) and math.isinf(cell)) else cell
 
 
-def _aligned(cell: str, width: int, column: int) -> str:
-    return cell.ljust(width) if column == 0 else cell.rjust(width)
+def _markdown(text: str) -> str:
+    return _MARKDOWN.sub(r"\\\1", shown(text)).replace("&", "&amp;")
 
 
-def _no_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _no_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_no_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+def _html(text: str) -> str:
+    return html.escape(shown(text))
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text)

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 from medseg.errors import MedsegError
 from medseg.reports.palette import IGNORED, WRONG, Colour
+from medseg.reports.planes import anatomical_planes, tilt
 
 Pixels = NDArray[np.uint8]
 
 _ALPHA = 0.6  # of a class colour over the image
 _LIFT = 80  # the darkest grey under a class colour: on black all colours look alike
+_OBLIQUE = 3  # degrees off the anatomical axes that are worth a word
 _STRIPE = 8  # width of a hatching stripe, in pixels of the sheet
 
 
@@ -29,6 +31,8 @@ class View:
         truth: class indices ``(H, W)``.
         prediction: class indices ``(H, W)``.
         ignored: pixels without a label ``(H, W)``.
+        pixel: height and width of a pixel, in any unit.
+        letters: of the patient's sides at the left, right, top and bottom edge.
     """
 
     name: str
@@ -36,6 +40,8 @@ class View:
     truth: NDArray[np.int64]
     prediction: NDArray[np.int64]
     ignored: NDArray[np.bool_]
+    pixel: tuple[float, float] = (1.0, 1.0)
+    letters: tuple[str, str, str, str] | None = None
 
     @property
     def wrong(self) -> NDArray[np.bool_]:
@@ -49,8 +55,43 @@ class View:
         return float(self.wrong.sum()) / labelled if labelled else None
 
 
+def make_views(case: Mapping[str, Any], classes: int, ignore_index: int | None) -> list[View]:
+    """Check a case and reduce it to two dimensions: of a volume with an affine the three anatomical planes.
+
+    Args:
+        case: as for `make_view`; with ``affine`` ``(4, 4)`` (voxel to patient in mm, RAS+) the spatial axes are those
+            of NIfTI. Leave it out, or ``None``, for pictures.
+        classes: number of classes.
+        ignore_index: label value that counts for nothing.
+
+    Raises:
+        ValueError: as `make_view`.
+    """
+    affine = case.get("affine")
+    if affine is None:
+        return [make_view(case, classes, ignore_index)]
+    name, image, truth, prediction, ignored = _checked(case, classes, ignore_index)
+    if truth.ndim == 2:  # a slice that knows its place
+        image, ignored = image[..., None], ignored[..., None]
+        truth, prediction = truth[..., None], prediction[..., None]
+    matrix = np.asarray(affine, np.float64)
+    labelled = truth[~ignored]
+    background = np.bincount(labelled).argmax() if labelled.size else 0
+    interest = ((truth != background) | (truth != prediction)) & ~ignored
+    views: list[View] = []
+    for plane in anatomical_planes(matrix, interest):
+        where = f"{plane.name}, slice {plane.index + 1} of {truth.shape[plane.axis]}"
+        angle = round(tilt(matrix))
+        where += f", oblique by {angle}°" if angle >= _OBLIQUE else ""
+        picture = _to_rgb(np.stack([plane.cut(channel) for channel in image]))
+        labels = plane.cut(truth), plane.cut(prediction), plane.cut(ignored)
+        title = where if views else f"{name}, {where}"
+        views.append(View(title, picture, *labels, plane.pixel, plane.letters))
+    return views or [make_view(case, classes, ignore_index)]  # of a line of voxels there is no plane
+
+
 def make_view(case: Mapping[str, Any], classes: int, ignore_index: int | None) -> View:
-    """Check a case and reduce it to two dimensions.
+    """Check a case and reduce it to two dimensions: of a volume the richest slice along its shortest axis.
 
     Args:
         case: ``name``, ``image`` ``(H, W)``, ``(C, H, W)`` or ``(C, *S)`` in 3D, ``label`` and ``prediction`` ``(*S)``
@@ -61,6 +102,19 @@ def make_view(case: Mapping[str, Any], classes: int, ignore_index: int | None) -
     Raises:
         ValueError: if sizes differ or a class index is out of range.
     """
+    name, image, truth, prediction, ignored = _checked(case, classes, ignore_index)
+    if truth.ndim == 3:
+        axis, index = richest_slice(np.where(ignored, -1, truth))
+        name = f"{name}, slice {index + 1} of {truth.shape[axis]}"
+        truth, prediction, ignored = (cut_plane(array, axis, index) for array in (truth, prediction, ignored))
+        image = np.stack([cut_plane(channel, axis, index) for channel in image])
+    return View(name, _to_rgb(image), truth, prediction, ignored)
+
+
+def _checked(
+    case: Mapping[str, Any], classes: int, ignore_index: int | None
+) -> tuple[str, NDArray[Any], NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """Return name, image ``(C, *S)``, truth, prediction and ignored pixels ``(*S)``."""
     name = str(case["name"])
     truth = _indices(case["label"])
     prediction = _indices(case["prediction"])
@@ -79,12 +133,7 @@ def make_view(case: Mapping[str, Any], classes: int, ignore_index: int | None) -
                 f"case {name}: {what} holds value {odd.flat[0]}, but there are {classes} classes (0-{classes - 1}); "
                 "name the value as ignore_index if it means no label"
             )
-    if truth.ndim == 3:
-        axis, index = richest_slice(np.where(ignored, -1, truth))
-        name = f"{name}, slice {index + 1} of {truth.shape[axis]}"
-        truth, prediction, ignored = (cut_plane(array, axis, index) for array in (truth, prediction, ignored))
-        image = np.stack([cut_plane(channel, axis, index) for channel in image])
-    return View(name, _to_rgb(image), truth, prediction, ignored)
+    return name, image, truth, prediction, ignored
 
 
 def richest_slice(label: NDArray[np.int64]) -> tuple[int, int]:

@@ -6,88 +6,29 @@ merge, and record user name, git remote and system metrics that nobody asked for
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import math
-import os
 import re
-import socket
-import sqlite3
-import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
-from medseg.errors import MedsegError
+from medseg.runs.mlflow_store import check_database, resolve_store
+from medseg.runs.privacy import scrub
 from medseg.runs.provenance import git_state
-from medseg.runs.run_folder import CONFIG, RunFolder, hide_credentials, to_plain
+from medseg.runs.run_folder import CONFIG, RunFolder, to_plain
+
+if TYPE_CHECKING:
+    from torch import nn
 
 logger = logging.getLogger(__name__)
 
 RECORD = "mlflow_run.json"
-_QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
-_IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-_SERVERS = {"http", "https", "databricks", "databricks-uc"}
-_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _MAX_METRICS, _MAX_PARAMS, _MAX_KEY = 1000, 100, 250  # limits of one MLflow request, and of a name
-
-
-def resolve_store(tracking_uri: str | None, folder: Path) -> tuple[str, str | None]:
-    """Choose where MLflow keeps runs.
-
-    Args:
-        tracking_uri: server or database; ``None`` for ``MLFLOW_TRACKING_URI`` or else ``mlflow.db`` in ``folder``.
-        folder: of the embedded database and of artifacts that no server keeps.
-
-    Returns:
-        Tracking URI, free of the working directory, and the URI of the artifact folder (``None``: the server chooses).
-
-    Raises:
-        ValueError: if MLflow knows no such store, or cannot read the address.
-    """
-    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or None
-    if uri is None:
-        uri = f"sqlite:///{folder.absolute() / 'mlflow.db'}"
-    scheme = urlsplit(uri).scheme
-    if scheme in _SERVERS or uri in _SERVERS:
-        return uri, None
-    if scheme.partition("+")[0] not in {"sqlite", *_PORTS}:
-        raise MedsegError(
-            f"tracking_uri {hide_credentials(uri)!r} is no MLflow store; give http(s)://server:port or "
-            "sqlite:///folder/mlflow.db, or leave it out for a database beside the runs"
-        )
-    if scheme.startswith("sqlite"):
-        database = Path(uri.partition(":///")[2]).absolute()
-        if odd := [sign for sign in "?%" if sign in str(database)]:
-            raise MedsegError(
-                f"MLflow cannot keep its database at {database}: {odd[0]!r} has a meaning in its address; "
-                "rename the folder, or give another place as tracking_uri, such as sqlite:///folder/mlflow.db"
-            )
-        uri, folder = f"{scheme}:///{database}", database.parent
-    return uri, (folder.absolute() / "mlartifacts").as_uri()
-
-
-def import_client() -> Any:
-    """Import MLflow without telemetry and chatter and return its ``MlflowClient`` class.
-
-    What the user has set in the environment is left as it is.
-
-    Raises:
-        ImportError: if MLflow is not installed.
-    """
-    for name, value in (_QUIET | _IMPATIENT).items():
-        os.environ.setdefault(name, value)
-    imported = "mlflow" in sys.modules
-    from mlflow.tracking import MlflowClient
-
-    if imported and (telemetry := sys.modules.get("mlflow.telemetry")) is not None:
-        telemetry.set_telemetry_client()  # MONAI imported MLflow before the variable was set: read it again
-    if "MLFLOW_LOGGING_LEVEL" not in os.environ:
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    return MlflowClient
+_MAX_VALUE, _MAX_DIGEST = 500, 36  # characters of a parameter, of a data set's digest
+_TEXT = {".yaml", ".json", ".jsonl", ".md", ".csv", ".txt", ".log", ".html"}
 
 
 class MLflowRun:
@@ -100,6 +41,9 @@ class MLflowRun:
         folder: of the run. ``mlflow_run.json`` in it names the MLflow run to continue.
         store: folder for the embedded database.
 
+        resume: whether to continue it; otherwise the run is a new one in any case.
+        parent: id of the MLflow run that this one belongs to, in the same store.
+
     Raises:
         ImportError: if MLflow is not installed.
         ValueError: if the URI is no MLflow store.
@@ -107,20 +51,32 @@ class MLflowRun:
     """
 
     def __init__(
-        self, tracking_uri: str | None, experiment: str, run_name: str, folder: str | Path, store: str | Path
+        self,
+        tracking_uri: str | None,
+        experiment: str,
+        run_name: str,
+        folder: str | Path,
+        store: str | Path,
+        *,
+        resume: bool = True,
+        parent: str | None = None,
     ) -> None:
         self.uri, self._artifacts = resolve_store(tracking_uri, Path(store))
         self._files = RunFolder(folder)
-        _check_database(self.uri)
-        self._client = import_client()(tracking_uri=self.uri)
-        run = self._held()
+        check_database(self.uri)
+        from mlflow.tracking import MlflowClient
+
+        self._client = MlflowClient(tracking_uri=self.uri)
+        run = self._held() if resume else None
         self.continued = run is not None
         if run is None:
-            identity = self._experiment(experiment)
-            run_name = self._free_name(identity, run_name)
-            run = self._client.create_run(identity, run_name=run_name, tags=_tags())
+            owner = None if parent is None else self._parent(parent)
+            identity = self._experiment(scrub(experiment)) if owner is None else owner.info.experiment_id
+            tags = _tags() if owner is None else {**_tags(), "mlflow.parentRunId": owner.info.run_id}
+            run = self._client.create_run(identity, run_name=self._free_name(identity, scrub(run_name)), tags=tags)
         self.run_id: str = run.info.run_id
         self.name: str = run.info.run_name
+        self.experiment_id: str = run.info.experiment_id
         self._params: dict[str, str] = dict(run.data.params)
         self._files.write_json(
             RECORD, {"run_id": self.run_id, "run_name": self.name, "experiment": experiment, "tracking_uri": self.uri}
@@ -128,23 +84,33 @@ class MLflowRun:
 
     def _held(self) -> Any:
         """Return the MLflow run of an earlier start of this run, running again, or ``None``."""
-        from mlflow.exceptions import MlflowException
-
         record = self._files.path / RECORD
         if not record.is_file():
             return None
         run_id = json.loads(record.read_text(encoding="utf-8"))["run_id"]
+        run = self._known(run_id)
+        if run is None:
+            logger.info("MLflow has no run %s (any more); a new one is made", run_id)
+            return None
+        self._client.update_run(run_id, status="RUNNING")
+        return run
+
+    def _parent(self, run_id: str) -> Any:
+        run = self._known(run_id)
+        if run is None:
+            logger.info("the training's MLflow run %s is not in this store; the new run stands alone", run_id)
+        return run
+
+    def _known(self, run_id: str) -> Any:
+        from mlflow.exceptions import MlflowException
+
         try:
             run = self._client.get_run(run_id)
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            run = None
-        if run is None or run.info.lifecycle_stage != "active":
-            logger.info("MLflow has no run %s (any more); a new one is made", run_id)
             return None
-        self._client.update_run(run_id, status="RUNNING")
-        return run
+        return run if run.info.lifecycle_stage == "active" else None
 
     def _experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
@@ -182,24 +148,53 @@ class MLflowRun:
         return free
 
     def log_params(self, config: Mapping[str, Any]) -> None:
-        """Log a configuration under dotted keys, long values cut, and ``config.yaml`` whole.
+        """Log the scalars of a configuration under dotted keys, and ``config.yaml`` whole.
 
         MLflow's parameters cannot change. Where a continued run has other values, they become tags ``resumed.<key>``.
         """
-        from mlflow.entities import Param, RunTag
-        from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_TAG_VAL_LENGTH
+        from mlflow.entities import Param
 
-        values = {key: value[:MAX_PARAM_VAL_LENGTH] for key, value in flatten(config).items()}
+        values = flatten(config)
         changed = {key: value for key, value in values.items() if self._params.get(key, value) != value}
         params = [Param(key, value) for key, value in values.items() if key not in self._params]
-        tags = [RunTag(f"resumed.{key}"[:_MAX_KEY], value[:MAX_TAG_VAL_LENGTH]) for key, value in changed.items()]
         for part in _parts(params, _MAX_PARAMS):
             self._client.log_batch(self.run_id, params=part)
-        for part in _parts(tags, _MAX_PARAMS):
-            self._client.log_batch(self.run_id, tags=part)
+        self._set_tags({f"resumed.{key}": value for key, value in changed.items()})
         self._params = values | self._params
         if (self._files.path / CONFIG).is_file():
             self.log_artifact(self._files.path / CONFIG)
+
+    def log_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags ``medseg.<name>``; empty ones are left out."""
+        self._set_tags({f"medseg.{name}": scrub(value) for name, value in tags.items() if value})
+
+    def _set_tags(self, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+        from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
+
+        each = [RunTag(clean_key(name), value[:MAX_TAG_VAL_LENGTH]) for name, value in tags.items()]
+        for part in _parts(each, _MAX_PARAMS):
+            self._client.log_batch(self.run_id, tags=part)
+
+    def log_dataset(self, name: str, fingerprint: str, images: int) -> None:
+        """Log a data set as input of the run.
+
+        Args:
+            name: of the data set.
+            fingerprint: of its files; MLflow's digest is its beginning, the whole of it stands in the profile.
+            images: how many it has.
+        """
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        name = scrub(name)
+        dataset = Dataset(
+            name,
+            fingerprint[:_MAX_DIGEST],
+            "medseg",
+            json.dumps({"datalist": name}),
+            profile=json.dumps({"images": images, "fingerprint": fingerprint}),
+        )
+        self._client.log_inputs(self.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
     def log_metrics(self, values: Mapping[str, float], step: int, seconds: float) -> None:
         """Log the finite values of one epoch.
@@ -217,13 +212,25 @@ class MLflowRun:
             self._client.log_batch(self.run_id, metrics=part)
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        """Copy a file into the run's artifacts, into ``folder`` there."""
-        self._client.log_artifact(self.run_id, str(path), None if folder in (None, "", ".") else folder)
+        """Copy a file into the run's artifacts, into ``folder`` there; text is scrubbed of names."""
+        place = None if folder in (None, "", ".") else folder
+        text = path.read_text(encoding="utf-8") if path.suffix in _TEXT else ""
+        clean = scrub_lines(text)
+        if clean == text:
+            self._client.log_artifact(self.run_id, str(path), place)
+            return
+        with tempfile.TemporaryDirectory() as scratch:
+            copy = Path(scratch) / path.name
+            copy.write_text(clean, encoding="utf-8")
+            self._client.log_artifact(self.run_id, str(copy), place)
 
-    def replay(self) -> None:
-        """Log what the run folder holds and MLflow does not: parameters, metrics and every file."""
-        root = self._files.path
-        self.log_params(recorded_params(root))
+    def log_folder(self) -> None:
+        """Copy every file of the run folder that is worth keeping into the artifacts."""
+        for path in artifact_files(self._files.path):
+            self.log_artifact(path, path.parent.relative_to(self._files.path).as_posix())
+
+    def replay_metrics(self) -> None:
+        """Log the epochs that the run folder holds and MLflow does not."""
         rows = self._files.read_metrics()
         known: dict[str, set[int]] = {}
         for key in {key for row in rows for key in row} - {"epoch", "time"}:
@@ -233,8 +240,36 @@ class MLflowRun:
             epoch = int(row["epoch"])
             values = {key: value for key, value in row.items() if key in known and epoch not in known[key]}
             self.log_metrics(values, epoch, row["time"])
-        for path in artifact_files(root):
-            self.log_artifact(path, path.parent.relative_to(root).as_posix())
+
+    def replay(self) -> None:
+        """Log what the run folder holds and MLflow does not: parameters, metrics and every file."""
+        self.log_params(recorded_params(self._files.path))
+        self.replay_metrics()
+        self.log_folder()
+
+    def register(self, name: str, network: nn.Module, image_shape: Sequence[int]) -> str:
+        """Log the network as a model with its signature, and register it; returns the version.
+
+        Args:
+            name: of the registered model.
+            network: to keep.
+            image_shape: ``(C, *S)`` of an image that it takes.
+        """
+        from medseg.runs.mlflow_model import save_model
+
+        model = self._client.create_logged_model(
+            self.experiment_id, name=re.sub(r"[/:.%\"']", "_", name), source_run_id=self.run_id
+        )
+        with tempfile.TemporaryDirectory() as scratch:
+            save_model(network, image_shape, Path(scratch) / "model")
+            self._client.log_model_artifacts(model.model_id, str(Path(scratch) / "model"))
+        self._client.finalize_logged_model(model.model_id, "READY")
+        if not self._client.search_registered_models(f"name = '{name}'"):
+            self._client.create_registered_model(name)
+        version = self._client.create_model_version(
+            name, model.artifact_location, run_id=self.run_id, model_id=model.model_id
+        )
+        return str(version.version)
 
     def finish(self, status: str) -> None:
         """End the run with ``status``."""
@@ -262,15 +297,34 @@ def artifact_files(folder: Path) -> list[Path]:
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Flatten nested mappings to dotted keys that MLflow accepts; lists become JSON."""
+    """Flatten nested mappings to dotted keys that MLflow accepts.
+
+    Scalars and short lists of them are kept, scrubbed; expressions, lists of anything else and what is too long for a
+    parameter are left to ``config.yaml``.
+    """
     flat: dict[str, str] = {}
     for key, value in to_plain(config).items():
         name = f"{prefix}{key}"
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict):
             flat |= flatten(value, f"{name}.")
-        else:
-            flat[clean_key(name)] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            continue
+        if isinstance(value, list):
+            if any(isinstance(item, list | dict) or _is_expression(item) for item in value):
+                continue
+            value = [scrub(item) if isinstance(item, str) else item for item in value]
+        text = scrub(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        if not _is_expression(value) and len(text) <= _MAX_VALUE:
+            flat[clean_key(name)] = text
     return flat
+
+
+def _is_expression(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith(("$", "@", "%"))
+
+
+def scrub_lines(text: str) -> str:
+    """Scrub a text file line by line."""
+    return "".join(scrub(line) if line.strip() else line for line in text.splitlines(keepends=True))
 
 
 def clean_key(key: str) -> str:
@@ -279,22 +333,9 @@ def clean_key(key: str) -> str:
     return "/".join(parts)[:_MAX_KEY] or "_"
 
 
-def _check_database(uri: str) -> None:
-    """Raise at once where MLflow would try for minutes to open a database that it cannot write or reach."""
-    address = urlsplit(uri)
-    kind = address.scheme.partition("+")[0]
-    if kind == "sqlite":
-        database = Path(uri.partition(":///")[2])
-        database.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.closing(sqlite3.connect(database, timeout=10)) as connection:
-            connection.execute("BEGIN IMMEDIATE")
-    elif kind in _PORTS and address.hostname:
-        socket.create_connection((address.hostname, address.port or _PORTS[kind]), timeout=10).close()
-
-
 def _tags() -> dict[str, str]:
     state = git_state(Path(__file__).parents[1])
-    tags = {"mlflow.source.name": "medseg", "mlflow.source.type": "LOCAL"}
+    tags = {"mlflow.user": "medseg", "mlflow.source.name": "medseg", "mlflow.source.type": "LOCAL"}
     return tags if state is None else {**tags, "mlflow.source.git.commit": state["commit"]}
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy.typing as npt
+import numpy as np
 
 from medseg.runs.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
+
+PER_CASE = "scores_per_case.csv"
 
 
 @dataclass(frozen=True)
@@ -19,22 +21,26 @@ class Result:
     """Outcome of one evaluation.
 
     Args:
-        table: scores per class and overall, as plain values.
-        matrix: confusion matrix ``(classes, classes)``, truth by prediction.
+        table: scores per class and overall, as plain values, see `medseg.reports.score_tables`.
         class_names: by index.
-        cases: some cases for pictures, as `medseg.reports.overlays.overlay_sheet` takes them.
+        cases: the worst cases for pictures, as `medseg.reports.overlays.overlay_sheet` takes them.
+        rows: scores of each case, by column.
         ignore_index: label value that counted for nothing.
     """
 
     table: Mapping[str, Any]
-    matrix: npt.NDArray[Any]
     class_names: Sequence[str]
     cases: Sequence[Mapping[str, Any]]
+    rows: Sequence[Mapping[str, Any]] = ()
     ignore_index: int | None = None
+
+    def with_scores(self, more: Mapping[str, Any]) -> Result:
+        """Return the result with further entries in its table."""
+        return replace(self, table={**self.table, **more})
 
 
 def write_report(folder: RunFolder, result: Result, where: str, *, title: str) -> None:
-    """Write what an evaluation found: scores and tables, the confusion matrix, a sheet of overlays.
+    """Write what an evaluation found: scores of the set and of each case, tables, confusion matrix, overlays.
 
     Args:
         folder: of the run.
@@ -43,19 +49,20 @@ def write_report(folder: RunFolder, result: Result, where: str, *, title: str) -
         title: heading of the pictures.
     """
     from medseg.reports.confusion import save_confusion
-    from medseg.reports.instances import instances_to_text
     from medseg.reports.overlays import overlay_sheet
-    from medseg.reports.tables import to_csv, to_markdown, to_text
+    from medseg.reports.score_tables import long_table, score_tables
+    from medseg.reports.tables import Table
 
     target = folder.path / where
     target.mkdir(parents=True, exist_ok=True)
     table, names = dict(result.table), list(result.class_names)
-    folder.write_json(f"{where}/scores.json", {**table, "confusion_matrix": result.matrix.tolist(), "title": title})
-    folder.write_text(f"{where}/table.md", to_markdown(table))
-    folder.write_text(f"{where}/table.csv", to_csv(table))
-    save_confusion(result.matrix, names, target / "confusion_matrix.png", title=title)
+    folder.write_json(f"{where}/scores.json", {**table, "title": title})
+    tables = score_tables(table)
+    folder.write_text(f"{where}/table.md", "\n".join(each.to_markdown() for each in tables))
+    folder.write_text(f"{where}/table.csv", long_table(table).to_csv())
+    folder.write_text(f"{where}/{PER_CASE}", Table.of(result.rows).to_csv())
+    matrix = np.asarray(table["overlap"]["confusion_matrix"])
+    save_confusion(matrix, names, target / "confusion_matrix.png", title=title)
     sheet = overlay_sheet(list(result.cases), names, ignore_index=result.ignore_index, title=title)
     sheet.save(target / "overlays.png")
-    logger.info("%s\n%s", title, to_text(table))
-    if "instances" in table:
-        logger.info("%s", instances_to_text(table["instances"]))
+    logger.info("%s", "\n\n".join([title, *(each.to_text() for each in tables)]))

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+import shlex
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from medseg.atomic import remove_leftovers
 from medseg.data.datalist import Datalist
 from medseg.errors import MedsegError
 from medseg.runs import provenance
 from medseg.runs.checkpoint import load_checkpoint, network_weights, save_checkpoint
+from medseg.runs.header import write_header
+from medseg.runs.identity import differences, identify
+from medseg.runs.lock import FolderLock
+from medseg.runs.paths import resolve_path
 from medseg.runs.processes import rank, world_size
 from medseg.runs.report import Result, write_report
-from medseg.runs.tracking import MLflowTracker, RunFolder
+from medseg.runs.tracking import MLflowTracker, RunFolder, first_line
 
 logger = logging.getLogger(__name__)
+
+_DEAD = 3600.0  # seconds without a write after which a temporary file is a dead process's
 
 
 class RunError(MedsegError):
@@ -27,41 +36,55 @@ class RunError(MedsegError):
 class Run:
     """Folder and tracking of one training.
 
-    The folder holds ``config.yaml``, ``environment.json``, ``data.json`` (fingerprint and split), ``metrics.jsonl``,
-    ``curves.png``, ``checkpoints/{last,best}.pt``, ``model.pt`` (weights alone) and ``report/`` (tables, confusion
-    matrix, overlays).
+    The folder holds ``config.yaml``, ``environment.json``, ``data.json`` (fingerprint, labels, split),
+    ``metrics.jsonl``, ``curves.png``, ``checkpoints/{last,best}.pt``, ``model.pt`` (weights alone, with a header) and
+    ``report/`` (tables, confusion matrix, overlays). While the run goes on it is locked.
 
     Args:
-        folder: of this run.
+        folder: of this run; see `resolve_path`.
         config: returns the resolved configuration, asked when the run opens.
         datalist: whose fingerprint is recorded.
         split: numbers of the fold scheme, for the record.
         publish: file that gets the run's weights at the end (the bundle's ``models/model.pt``); ``None`` or ``False``
             for none.
+        header: plain data for the header of the weights, such as the description of the model. Run name, commit,
+            versions, fingerprint and hash are added.
         tracking: whether MLflow is told.
         tracking_uri: of an MLflow server; by default a database file beside the runs.
         experiment: name of the MLflow experiment.
+        command: words of the command that started the run, for MLflow.
+        overlays: names of the overlays that were chosen, for MLflow.
+        register_name: name under which the finished model is registered in MLflow, with its signature; ``None``: it is
+            not.
     """
 
     def __init__(
         self,
-        folder: str | Path,
+        folder: str | Path | int,
         *,
         config: Callable[[], dict[str, Any]] = dict,
         datalist: Datalist | None = None,
         split: Mapping[str, Any] | None = None,
         publish: str | Path | bool | None = None,
+        header: Mapping[str, Any] | None = None,
         tracking: bool = True,
         tracking_uri: str | None = None,
         experiment: str = "medseg",
+        command: Sequence[str] = (),
+        overlays: Sequence[str] = (),
+        register_name: str | None = None,
     ) -> None:
-        self.folder = Path(folder)
+        self.folder = resolve_path(folder, "output_dir")
         self.name = self.folder.name
-        self.publish = Path(publish) if isinstance(publish, str | Path) else None
+        self.publish = resolve_path(publish, "publish") if isinstance(publish, str | Path) else None
         self._config = config
         self._datalist = datalist
         self._split = dict(split or {})
+        self._header = dict(header or {})
         self._tracking = (tracking, tracking_uri, experiment)
+        self._tags = {"command": shlex.join(command), "overlays": " ".join(overlays)}
+        self._register_name = register_name
+        self._lock: FolderLock | None = None
         self._files: RunFolder | None = None
         self._tracker: MLflowTracker | None = None
         self._pending: tuple[int, dict[str, float]] | None = None
@@ -77,56 +100,132 @@ class Run:
         return self.folder / "checkpoints" / "best.pt"
 
     @property
+    def model(self) -> Path:
+        """The weights that the run ends with."""
+        return self.folder / "model.pt"
+
+    @property
     def files(self) -> RunFolder:
         """The folder as files; made on first use."""
         if self._files is None:
             self._files = RunFolder(self.folder)
         return self._files
 
-    def open(self, *, resume: bool) -> dict[str, Any] | None:
-        """Begin or continue; returns the training state to continue from, if there is one.
+    def open(self, *, resume: bool, network: nn.Module | None = None) -> dict[str, Any] | None:
+        """Lock the folder and return the training state to continue from, if there is one; nothing is written yet.
 
         Args:
             resume: whether to continue what the folder holds.
+            network: to train. Its ``recipe``, where it has one, is compared with the recorded one, as are data, labels
+                and split.
 
         Raises:
-            RunError: if the folder holds a run already and ``resume`` is false.
+            LockedError: if another process works in the folder.
+            RunError: if the folder holds a run already and ``resume`` is false, or another run than this.
         """
+        self.identity = identify(self._datalist, self._split, network)
+        if world_size() == 1:
+            return self._claim(resume)
+        import torch.distributed as dist
+
+        refusal: list[BaseException | None] = [None]
+        state = None
+        try:
+            if rank() == 0:
+                state = self._claim(resume)
+        except Exception as error:
+            refusal[0] = error
+        refused = [refusal[0] is not None]
+        dist.broadcast_object_list(refused, src=0)  # else the others would wait for the first at the next step
+        if refusal[0] is not None:
+            raise refusal[0]
+        if refused[0]:
+            raise SystemExit(1)  # the first process has said why
+        if rank() != 0 and self.last_checkpoint.is_file():
+            state = load_checkpoint(self.last_checkpoint)
+        return state
+
+    def _claim(self, resume: bool) -> dict[str, Any] | None:
+        lock = FolderLock(self.files.path)
+        lock.acquire()
+        try:
+            state = self._held_state(resume)
+        except BaseException:
+            lock.release()
+            raise
+        self._lock = lock
+        self._resumed = resume
+        return state
+
+    def _held_state(self, resume: bool) -> dict[str, Any] | None:
         held = self.last_checkpoint.is_file()
-        if held and not resume:
+        if (held or self.model.is_file()) and not resume:
             raise RunError(
                 f"{self.folder} already holds a run; continue it with --resume {self.folder}, "
                 "or choose another --output_dir"
             )
-        if world_size() > 1:
-            import torch.distributed as dist
-
-            dist.barrier()
-        state = load_checkpoint(self.last_checkpoint) if held else None
-        if rank() == 0:
-            if resume and not held:
-                logger.warning("%s holds no completed epoch; starting from the beginning", self.name)
-            if not held:  # left by a run that was killed in its first epoch
-                self.best_checkpoint.unlink(missing_ok=True)
-            self._open_records(0 if state is None else int(state["epoch"]))
+        if not held and self.model.is_file():
+            raise RunError(
+                f"{self.folder} holds a finished model.pt, but no checkpoints/last.pt to continue from; choose another "
+                "--output_dir"
+            )
+        if not held:
+            return None
+        state = load_checkpoint(self.last_checkpoint)
+        if "identity" not in state:
+            raise RunError(
+                f"{self.last_checkpoint} was not written by this version of medseg and cannot be continued; start "
+                "a new run with another --output_dir"
+            )
+        if different := differences(state["identity"], self.identity):
+            raise RunError(
+                f"{self.folder} cannot be continued: {'; '.join(different)}. Give what the run began with, or start a "
+                "new one with another --output_dir"
+            )
         return state
 
-    def _open_records(self, epoch: int) -> None:
+    def begin(self, epoch: int) -> None:
+        """Begin or continue the records, once it is clear that the training can start; on the first process alone.
+
+        Args:
+            epoch: the last completed one; 0 for a new run.
+        """
+        if rank() != 0:
+            return
+        if removed := remove_leftovers(self.folder):
+            logger.info("%s: removed %d unfinished file(s) of a process that was killed", self.name, removed)
+        if epoch == 0:  # what a run that was killed in its first epoch left
+            if self._resumed:
+                logger.warning("%s holds no completed epoch; starting from the beginning", self.name)
+            self.best_checkpoint.unlink(missing_ok=True)
         config = self._config()
-        environment = provenance.collect()
+        self._environment = provenance.collect()
         self.files.write_config(config)
-        self.files.write_json("environment.json", environment)
+        self.files.write_json("environment.json", self._environment)
         self.files.truncate_metrics(epoch)
-        data: dict[str, Any] = dict(self._split)
+        data: dict[str, Any] = {key: value for key, value in self.identity.items() if key != "network"}
         if self._datalist is not None:
-            data |= {"name": self._datalist.name, "fingerprint": self._datalist.fingerprint()}
+            data["name"] = self._datalist.name
         self.files.write_json("data.json", data)
         enabled, uri, experiment = self._tracking
         if not enabled:
             return
-        self._tracker = MLflowTracker(uri, experiment, self.name, self.folder)
+        self._tracker = MLflowTracker(uri, experiment, self.name, self.folder, resume=self._resumed)
         self._tracker.start()
-        self._tracker.log_params({**config, "data": data, "environment": environment})
+        self._tracker.log_params({**config, "data": data, "environment": self._environment})
+        self._tracker.log_tags(self._tags)
+        if self._datalist is not None:
+            self._tracker.log_dataset(self._datalist.name, str(data["fingerprint"]), len(self._datalist.training))
+
+    def headed(self, weights: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
+        """Return the weights with the header of this run."""
+        found = {
+            "run": self.name,
+            "commit": (self._environment["git"] or {}).get("commit"),
+            "packages": self._environment["packages"],
+            "fingerprint": self.identity.get("fingerprint"),
+        }
+        return write_header(weights, {**self._header, **found})
 
     def record_epoch(self, epoch: int, values: Mapping[str, float]) -> None:
         """Append the epoch's values to ``metrics.jsonl``."""
@@ -142,28 +241,39 @@ class Run:
 
     def save_best(self, weights: Mapping[str, Tensor], best: Mapping[str, Any]) -> None:
         """Save the best weights so far and their score."""
-        save_checkpoint({"format": 1, "network": dict(weights), "best": dict(best)}, self.best_checkpoint)
+        save_checkpoint({"format": 2, "network": self.headed(weights), "best": dict(best)}, self.best_checkpoint)
 
-    def weights_to_use(self) -> tuple[dict[str, Tensor], str]:
+    def weights_to_use(self) -> tuple[OrderedDict[str, Tensor], str]:
         """Return the weights that the training ends with (the best where there are such), and what to call them."""
         source = self.best_checkpoint if self.best_checkpoint.is_file() else self.last_checkpoint
         return network_weights(load_checkpoint(source)), f"checkpoint {source}"
 
-    def finish_training(self, weights: Mapping[str, Tensor], result: Result | None) -> None:
+    def finish_training(
+        self, weights: Mapping[str, Tensor], result: Result | None, network: nn.Module, image_shape: Sequence[int]
+    ) -> None:
         """Write the weights to use and the report on the validation set.
 
         Args:
             weights: of `weights_to_use`.
             result: of the validation with them; ``None`` where there is none.
+            network: with these weights.
+            image_shape: ``(C, *S)`` of an image as the network takes it, for the signature of a registered model.
         """
         self._draw_curves()
         if result is not None:
             write_report(self.files, result, "report", title=f"{self.name}, validation")
         else:
             logger.info("no validation samples: the last weights are the result; score them with evaluate.yaml")
+        headed = self.headed(weights)
         if self.publish is not None:
-            save_checkpoint(weights, self.publish)
-        save_checkpoint(weights, self.folder / "model.pt")  # last: it marks the run as finished
+            if self.publish.is_file():
+                logger.warning("%s is replaced by the weights of this run", self.publish)
+            if self.publish.parent.is_dir():  # young ones may be another process's, at work just now
+                remove_leftovers(self.publish.parent, self.publish.name, seconds=_DEAD)
+            save_checkpoint(headed, self.publish)
+        if self._tracker is not None and self._register_name is not None and image_shape:
+            self._tracker.register(self._register_name, network, image_shape)
+        save_checkpoint(headed, self.model)  # last: it marks the run as finished
         logger.info("weights, metrics and pictures of the run are in %s", _short(self.folder))
 
     def _draw_curves(self) -> None:
@@ -171,20 +281,25 @@ class Run:
 
         save_curves(self.files.read_metrics(), self.folder / "curves.png")
 
-    def close(self, status: str) -> None:
-        """End the MLflow run.
+    def close(self, status: str, error: BaseException | None = None) -> None:
+        """End the MLflow run and unlock the folder.
 
         Args:
             status: ``"FINISHED"``, ``"FAILED"`` or ``"KILLED"``.
+            error: what the run failed of.
         """
-        if self._tracker is None:
-            return
-        if status == "FINISHED":
-            for path in sorted(self.folder.rglob("*")):
-                if path.is_file() and path.name != "last.pt":
-                    self._tracker.log_artifact(path, str(path.parent.relative_to(self.folder)))
-        self._tracker.finish(status)
-        self._tracker = None
+        try:
+            if self._tracker is not None:
+                if status == "FINISHED":
+                    self._tracker.log_folder()
+                if error is not None:
+                    self._tracker.log_tags({"error": f"{type(error).__name__}: {first_line(error)}"})
+                self._tracker.finish(status)
+                self._tracker = None
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+                self._lock = None
 
 
 def _short(folder: Path) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from medseg.atomic import atomic_write
 from medseg.errors import MedsegError
+from medseg.runs.paths import resolve_path
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -69,7 +70,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).absolute()
+        self.path = resolve_path(path)
         if self.path.exists() and not self.path.is_dir():
             raise NotADirectoryError(f"{self.path} is a file; name a folder for the run")
         self.path.mkdir(parents=True, exist_ok=True)

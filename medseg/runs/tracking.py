@@ -7,19 +7,26 @@ warning says so, the run goes on with files alone, and `import_run` puts the fol
 from __future__ import annotations
 
 import atexit
+import json
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from medseg.errors import MedsegError
-from medseg.runs.mlflow_run import MLflowRun, resolve_store
+from medseg.runs.mlflow_run import RECORD, MLflowRun
+from medseg.runs.mlflow_store import quiet, resolve_store
+from medseg.runs.paths import resolve_path
+from medseg.runs.privacy import scrub
 from medseg.runs.run_folder import METRICS, RunFolder, hide_credentials
 
-__all__ = ["MLflowTracker", "RunFolder", "import_run"]
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["MLflowTracker", "RunFolder", "first_line", "import_run", "training_run"]
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +48,12 @@ class MLflowTracker:
         run_name: name of the run; a number is added where the experiment has it already.
         folder: run folder.
         store: folder of the embedded database; ``None`` for the one that holds ``folder``.
+        resume: whether to continue the MLflow run that the folder names; otherwise it is a new one.
+        parent: record (`training_run`) of the MLflow run that this one belongs to; where it lies in the same store,
+            or no other is named, this becomes a child of it there.
 
     Raises:
-        ValueError: if ``tracking_uri`` is no MLflow store.
+        ValueError: if ``tracking_uri`` is given and is no MLflow store.
     """
 
     def __init__(
@@ -54,11 +64,24 @@ class MLflowTracker:
         folder: str | Path,
         *,
         store: str | Path | None = None,
+        resume: bool = False,
+        parent: Mapping[str, str] | None = None,
     ) -> None:
-        folder = Path(folder).absolute()
-        store = folder.parent if store is None else Path(store).absolute()
-        self.uri, _ = resolve_store(tracking_uri, store)
+        folder = resolve_path(folder)
+        store = folder.parent if store is None else resolve_path(store)
+        if tracking_uri is None and parent is not None and not os.environ.get("MLFLOW_TRACKING_URI"):
+            tracking_uri = parent["tracking_uri"]
+        self.uri = ""
+        self._no_store = ""
+        try:
+            self.uri, _ = resolve_store(tracking_uri, store)
+        except MedsegError as error:
+            if tracking_uri is not None:
+                raise
+            self._no_store = str(error)  # of the environment or of the folder: no reason not to train
+        mother = None if parent is None or parent["tracking_uri"] != hide_credentials(self.uri) else parent["run_id"]
         self._place = (self.uri, experiment, run_name, folder, store)
+        self._resume, self._parent = resume, mother
         self._folder = folder
         self._run: MLflowRun | None = None
         self._missed = False
@@ -78,24 +101,26 @@ class MLflowTracker:
     def start(self) -> None:
         """Begin the MLflow run, or continue the one that the run folder names."""
         self._open, self._missed = True, False
-        self._run = self._attempt(lambda: MLflowRun(*self._place))
-        if self._run is None:
+        if self._no_store:
+            named = os.environ.get("MLFLOW_TRACKING_URI")
+            where = "" if not named else " (it is the environment variable MLFLOW_TRACKING_URI)"
+            logger.warning("%s%s; the run goes on and is recorded in its folder alone", self._no_store, where)
+            return
+        run = self._run = self._attempt(lambda: MLflowRun(*self._place, resume=self._resume, parent=self._parent))
+        if run is None:
             return
         atexit.register(self._abandoned)
-        if self._run.continued:
+        if run.continued:
             # values of epochs that were dropped from the files stay in MLflow, and are logged again with a later time
-            logger.info("continuing MLflow run %r", self._run.name)
-        elif (self._folder / METRICS).is_file():
-            run = self._run
-            self._attempt(run.replay)
+            logger.info("continuing MLflow run %r", run.name)
+        if (self._folder / METRICS).is_file():  # epochs that a killed process did not send
+            self._attempt(run.replay_metrics)
         command = "" if self.uri.startswith("http") else "mlflow ui --backend-store-uri "
-        logger.info("MLflow run %r: %s%s", self._run.name, command, hide_credentials(self.uri))
+        logger.info("MLflow run %r: %s%s", run.name, command, hide_credentials(self.uri))
 
     def log_params(self, config: Mapping[str, Any]) -> None:
         """Log a configuration under dotted keys (long values cut) and ``config.yaml`` of the run folder whole."""
-        run = self._run
-        if run is not None and self.online:
-            self._attempt(lambda: run.log_params(config))
+        self._send(lambda run: run.log_params(config))
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
         """Log the values of one epoch in one request; those not finite are left out.
@@ -104,9 +129,21 @@ class MLflowTracker:
             values: by name.
             step: the epoch.
         """
-        run = self._run
-        if run is not None and self.online:
-            self._attempt(lambda: run.log_metrics(values, step, time.time()))
+        self._send(lambda run: run.log_metrics(values, step, time.time()))
+
+    def log_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags ``medseg.<name>``, such as the command line; names of persons and folders are taken out."""
+        self._send(lambda run: run.log_tags(tags))
+
+    def log_dataset(self, name: str, fingerprint: str, images: int) -> None:
+        """Log a data set as input of the run.
+
+        Args:
+            name: of the data set.
+            fingerprint: of its files.
+            images: how many it has.
+        """
+        self._send(lambda run: run.log_dataset(name, fingerprint, images))
 
     def log_artifact(self, path: str | Path, artifact_path: str | None = None) -> None:
         """Copy a file into the run's artifacts.
@@ -121,9 +158,28 @@ class MLflowTracker:
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist, so it cannot be logged as an artifact")
+        self._send(lambda run: run.log_artifact(path, artifact_path))
+
+    def log_folder(self) -> None:
+        """Copy the run folder into the artifacts: all but the state to resume from and unfinished files."""
+        self._send(lambda run: run.log_folder())
+
+    def register(self, name: str, network: nn.Module, image_shape: Sequence[int]) -> None:
+        """Register the network as a model, with its signature.
+
+        Args:
+            name: of the registered model.
+            network: to keep.
+            image_shape: ``(C, *S)`` of an image that it takes.
+        """
+        self._send(
+            lambda run: logger.info("MLflow: model %s, version %s", name, run.register(name, network, image_shape))
+        )
+
+    def _send(self, call: Callable[[MLflowRun], Any]) -> None:
         run = self._run
         if run is not None and self.online:
-            self._attempt(lambda: run.log_artifact(path, artifact_path))
+            self._attempt(lambda: call(run))
 
     def finish(self, status: str = "FINISHED") -> None:
         """End the run. What MLflow missed while it did not answer is sent once more, from the run folder.
@@ -142,16 +198,17 @@ class MLflowTracker:
         self._open = False
         if self._missed and self._catch_up(status):
             return
-        run = self._run
-        if run is not None and self.online:
-            self._attempt(lambda: run.finish(status))
+        self._send(lambda run: run.finish(status))
 
     def _catch_up(self, status: str) -> bool:
         """Try once more to reach MLflow and send it the whole run folder."""
         try:
-            run = MLflowRun(*self._place)
-            run.replay()
-            run.finish(status)
+            with quiet():
+                # what start() made is gone on with; a record of an earlier run is not
+                again = self._resume or self._run is not None
+                run = MLflowRun(*self._place, resume=again, parent=self._parent)
+                run.replay()
+                run.finish(status)
         except Exception as error:  # as in _attempt; the user was warned when the first call failed
             logger.info("MLflow still does not take the run (%s)", _reason(error))
             return False
@@ -162,7 +219,8 @@ class MLflowTracker:
     def _attempt(self, call: Callable[[], Result]) -> Result | None:
         """Call MLflow; after a failure warn once and leave MLflow alone until the end of the run."""
         try:
-            return call()
+            with quiet():
+                return call()
         except ImportError:
             logger.warning("MLflow is not installed, so the run is recorded in its folder alone; pip install mlflow")
         except Exception as error:  # a database or a network may raise anything; none of it may end a training
@@ -228,10 +286,30 @@ def import_run(
     if status not in _STATUS:
         raise MedsegError(f"status {status!r} is none of {', '.join(_STATUS)}")
     place = folder.parent if store is None else Path(store).absolute()
-    run = MLflowRun(tracking_uri, experiment, run_name or folder.name, folder, place)
-    run.replay()
-    run.finish(status)
+    with quiet():
+        run = MLflowRun(tracking_uri, experiment, run_name or folder.name, folder, place)
+        run.replay()
+        run.finish(status)
     return run.run_id
+
+
+def training_run(weights: str | Path) -> dict[str, str] | None:
+    """Return the record (``run_id``, ``tracking_uri`` ...) of the MLflow run that made weights, from beside them.
+
+    Args:
+        weights: ``RUN/model.pt`` or ``RUN/checkpoints/best.pt``.
+    """
+    path = Path(weights).resolve()
+    for folder in (path.parent, path.parent.parent):
+        if (folder / METRICS).is_file() and (folder / RECORD).is_file():
+            found = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+            return {str(key): str(value) for key, value in found.items()}
+    return None
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, without passwords, names and folders."""
+    return scrub((str(error).splitlines() or [""])[0])
 
 
 def _reason(error: Exception) -> str:

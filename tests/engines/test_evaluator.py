@@ -1,10 +1,13 @@
 """The evaluation engine against counting by hand."""
 
+from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from pairs import LOAD
 from PIL import Image
 from torch import Tensor, nn
@@ -12,8 +15,13 @@ from torch import Tensor, nn
 from medseg.engines import loading
 from medseg.engines.evaluator import Evaluator
 from medseg.engines.loading import SegmentationDataset
+from medseg.errors import MedsegError
 
 LABELS = {0: "none", 1: "bright", 2: "dark"}
+
+
+def matrix_of(evaluator: Evaluator) -> NDArray[np.int64]:
+    return np.array(evaluator.table()["overlap"]["confusion_matrix"])
 
 
 class Threshold(nn.Module):
@@ -40,14 +48,14 @@ def test_scores_are_those_of_the_whole_set(
         truth = sample["label"][0].numpy()
         for t, g in zip(truth.ravel(), guess.ravel(), strict=True):
             expected[t, g] += t != ignore_index
-    np.testing.assert_array_equal(evaluator.matrix.matrix.numpy(), expected)
+    np.testing.assert_array_equal(matrix_of(evaluator), expected)
     hit = np.diag(expected)
     union = expected.sum(0) + expected.sum(1) - hit
     assert values["val_mean_iou"] == pytest.approx(np.mean(hit[union > 0] / union[union > 0]))
     assert values["val_iou_bright"] == pytest.approx(hit[1] / union[1])
-    assert len(evaluator.cases) == min(4, -(-8 // batch_size))
+    assert len(evaluator.result().cases) == 4
     evaluator.score(network)
-    np.testing.assert_array_equal(evaluator.matrix.matrix.numpy(), expected)  # a second time counts anew
+    np.testing.assert_array_equal(matrix_of(evaluator), expected)  # a second time counts anew
 
 
 def test_images_of_different_sizes(entries: list[dict[str, Any]]) -> None:
@@ -60,10 +68,15 @@ def test_images_of_different_sizes(entries: list[dict[str, Any]]) -> None:
     network = Threshold()
     evaluator = Evaluator(torch.device("cpu"), data, network, LABELS, precision="fp32", shown=2)
     evaluator.score(network)
-    assert int(evaluator.matrix.matrix.sum()) == 16 * 16 + 9 * 20 + 31 * 7
-    assert [case["name"] for case in evaluator.cases] == ["case 0", "case 2"]
-    for case, index in zip(evaluator.cases, (0, 2), strict=True):
-        sample = data[index]
+    assert int(matrix_of(evaluator).sum()) == 16 * 16 + 9 * 20 + 31 * 7
+    rows = {row.name: row.mean("dice") for row in evaluator.board.rows}
+    worst = sorted(rows, key=lambda name: rows[name])[:2]
+    cases = evaluator.result().cases
+    assert [case["name"] for case in cases] == worst
+    for case in cases:
+        sample = data[int(case["name"][0])]
+        assert case["score"] == rows[case["name"]]
+        assert case["affine"] is None
         np.testing.assert_array_equal(case["image"], sample["image"].numpy())
         np.testing.assert_array_equal(case["label"], sample["label"][0].numpy())
         np.testing.assert_array_equal(case["prediction"], network(sample["image"][None])[0].argmax(0).numpy())
@@ -80,7 +93,12 @@ def test_absent_classes_are_left_out(entries: list[dict[str, Any]]) -> None:
     labels = {**LABELS, 3: "never there"}
     evaluator = Evaluator(torch.device("cpu"), SegmentationDataset(entries, LOAD), network, labels, precision="fp32")
     values = evaluator.score(network)
-    assert set(values) == {"val_mean_iou", "val_iou_none", "val_iou_bright", "val_iou_dark"}
+    assert {name for name in values if name.startswith("val_iou")} == {
+        "val_iou_none",
+        "val_iou_bright",
+        "val_iou_dark",
+    }
+    assert set(values) <= evaluator.score_names
     assert evaluator.table()["absent"] == ["never there"]
     assert values["val_mean_iou"] == pytest.approx(values["val_iou_none"] / 3)
 
@@ -112,7 +130,7 @@ def test_a_process_without_images_counts_nothing(
         data = SegmentationDataset(entries[:2], LOAD)
         evaluator = Evaluator(torch.device("cpu"), data, Threshold(), LABELS, precision="fp32")
         evaluator.run()
-        counts.append(int(evaluator.matrix.matrix.sum()))
+        counts.append(int(matrix_of(evaluator).sum()))
     assert counts == [256, 256, 0]
 
 
@@ -124,3 +142,66 @@ def test_the_network_keeps_its_mode_and_weights(entries: list[dict[str, Any]]) -
     assert first == second
     assert network.training
     torch.testing.assert_close(dict(network.state_dict()), before, rtol=0, atol=0)
+
+
+def test_means_over_cases_and_the_loss(entries: list[dict[str, Any]]) -> None:
+    """Against a loop over the images; the loss is that of each image by itself, and less of it is better."""
+    data = SegmentationDataset(entries, LOAD)
+    network = Threshold()
+    loss = nn.CrossEntropyLoss()
+
+    def of_label(logits: Tensor, label: Tensor) -> Tensor:
+        return loss(logits, label[:, 0].long())
+
+    evaluator = Evaluator("cpu", data, network, LABELS, batch_size=3, precision="fp32", loss_function=of_label)
+    values = evaluator.score(network)
+    dice: list[list[float]] = [[], [], []]
+    losses = []
+    for sample in (data[n] for n in range(len(data))):
+        logits = network(sample["image"][None])
+        guess, truth = logits[0].argmax(0), sample["label"][0]
+        losses.append(float(of_label(logits, sample["label"][None])))
+        for index in range(3):
+            both = int((guess == index).sum() + (truth == index).sum())
+            if both:
+                dice[index].append(2 * int(((guess == index) & (truth == index)).sum()) / both)
+    for index, name in LABELS.items():
+        assert values[f"val_case_dice_{name}"] == pytest.approx(np.mean(dice[index]))
+    assert values["val_case_mean_dice"] == pytest.approx(np.mean([np.mean(each) for each in dice]))
+    assert values["val_loss"] == pytest.approx(np.mean(losses))
+    assert evaluator.lower_is_better >= {"val_loss"}
+    assert not evaluator.lower_is_better & {"val_mean_iou", "val_mean_dice", "val_accuracy"}
+    assert [row["n"]["dice"] for row in evaluator.table()["per_case"]["classes"]] == [len(each) for each in dice]
+
+
+def test_logits_that_are_no_numbers_name_their_image(entries: list[dict[str, Any]]) -> None:
+    class Broken(Threshold):
+        def forward(self, x: Tensor) -> Tensor:
+            logits = super().forward(x)
+            if self.calls == 1:
+                logits[1, 0, 3, 4] = float("nan")
+            self.calls += 1
+            return logits
+
+    network = Broken()
+    network.calls = 0
+    evaluator = Evaluator("cpu", SegmentationDataset(entries, LOAD), network, LABELS, batch_size=3, precision="fp32")
+    with pytest.raises(MedsegError, match=r"^4\.png: the network gives 1 of 768 logits that are NaN or infinite"):
+        evaluator.score(network)
+
+
+def test_a_volume_keeps_its_place(tmp_path: Path) -> None:
+    """A score gets the label's spacing, and the pictures the affine."""
+    affine = np.diag([2.0, 3.0, 5.0, 1.0])
+    label = np.zeros((6, 5, 4), np.uint8)
+    label[2:4, 1:3] = 1
+    for name, array in (("image", (label * 200).astype(np.float32)), ("label", label)):
+        nibabel.save(nibabel.Nifti1Image(array, affine), tmp_path / f"{name}.nii.gz")
+    rows = [{"image": str(tmp_path / "image.nii.gz"), "label": str(tmp_path / "label.nii.gz")}]
+    seen: list[Any] = []
+    evaluator = Evaluator("cpu", SegmentationDataset(rows, LOAD), Threshold(), LABELS, precision="fp32")
+    update = evaluator.board.update
+    evaluator.board.update = lambda case: (seen.append(case.spacing), update(case))[1]  # type: ignore[method-assign]
+    evaluator.score(evaluator.network)
+    assert seen == [(2.0, 3.0, 5.0)]
+    np.testing.assert_array_equal(evaluator.result().cases[0]["affine"], affine)

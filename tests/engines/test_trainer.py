@@ -20,7 +20,7 @@ from medseg.engines.evaluator import Evaluator
 from medseg.engines.loading import SegmentationDataset
 from medseg.engines.trainer import Trainer, TrainingError
 from medseg.networks.unet import UNet
-from medseg.runs.checkpoint import CheckpointError, load_checkpoint
+from medseg.runs.checkpoint import CheckpointError, load_checkpoint, network_weights
 from medseg.runs.run import Run, RunError
 
 Entries = list[dict[str, Any]]
@@ -65,7 +65,7 @@ def test_it_learns_and_records(entries: Entries, tmp_path: Path) -> None:
     )
     best = load_checkpoint(tmp_path / "run" / "checkpoints" / "best.pt")
     scores = [row["val_mean_iou"] for row in recorded]
-    assert best["best"] == {"score": max(scores), "epoch": scores.index(max(scores)) + 1}
+    assert best["best"] == {"by": "val_mean_iou", "score": max(scores), "epoch": scores.index(max(scores)) + 1}
     final = torch.load(tmp_path / "run" / "model.pt", weights_only=True)
     torch.testing.assert_close(final, best["network"])
 
@@ -141,10 +141,12 @@ def test_the_best_of_an_earlier_part_stays_the_best(
     monkeypatch.setattr(Evaluator, "score", told)
     build(entries, tmp_path / "run", max_epochs=2).run()
     best = load_checkpoint(tmp_path / "run" / "checkpoints" / "best.pt")
-    assert best["best"] == {"score": 0.9, "epoch": 2}
+    assert best["best"] == {"by": "val_mean_iou", "score": 0.9, "epoch": 2}
     build(entries, tmp_path / "run", max_epochs=4, resume=True).run()
     assert [row["val_mean_iou"] for row in rows(tmp_path / "run")] == [0.5, 0.9, 0.3, 0.4]
-    torch.testing.assert_close(load_checkpoint(tmp_path / "run" / "checkpoints" / "best.pt"), best, rtol=0, atol=0)
+    kept = load_checkpoint(tmp_path / "run" / "checkpoints" / "best.pt")
+    assert kept["best"] == best["best"]
+    torch.testing.assert_close(kept["network"], best["network"], rtol=0, atol=0)
     torch.testing.assert_close(load_checkpoint(tmp_path / "run" / "model.pt"), best["network"], rtol=0, atol=0)
 
 
@@ -174,7 +176,7 @@ def test_resume_equals_uninterrupted(entries: Entries, tmp_path: Path, num_worke
         stopped.run()
     build(entries, tmp_path / "parts", resume=True, **options).run()
     for name in ("model.pt", "checkpoints/best.pt"):
-        one, other = (load_checkpoint(tmp_path / run / name) for run in ("whole", "parts"))
+        one, other = (network_weights(load_checkpoint(tmp_path / run / name)) for run in ("whole", "parts"))
         torch.testing.assert_close(other, one, rtol=0, atol=0)
     assert [r["loss"] for r in rows(tmp_path / "parts")] == [r["loss"] for r in rows(tmp_path / "whole")]
 
@@ -287,7 +289,14 @@ def test_the_folder_holds_the_whole_run(entries: Entries, tmp_path: Path) -> Non
         *("checkpoints/last.pt", "checkpoints/best.pt"),
         *(
             f"report/{name}"
-            for name in ("scores.json", "table.md", "table.csv", "confusion_matrix.png", "overlays.png")
+            for name in (
+                "scores.json",
+                "scores_per_case.csv",
+                "table.md",
+                "table.csv",
+                "confusion_matrix.png",
+                "overlays.png",
+            )
         ),
     }
     published = load_checkpoint(tmp_path / "bundle" / "models" / "model.pt")
@@ -301,7 +310,8 @@ def test_the_folder_holds_the_whole_run(entries: Entries, tmp_path: Path) -> Non
 
 def test_leftovers_of_a_run_killed_in_its_first_epoch(entries: Entries, tmp_path: Path) -> None:
     build(entries, tmp_path / "run").run()
-    (tmp_path / "run" / "checkpoints" / "last.pt").unlink()
+    for name in ("checkpoints/last.pt", "model.pt"):
+        (tmp_path / "run" / name).unlink()
     build(entries, tmp_path / "run", validate=False, rate=1e-3).run()
     last = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")
     torch.testing.assert_close(load_checkpoint(tmp_path / "run" / "model.pt"), dict(last["network"]))

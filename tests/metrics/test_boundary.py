@@ -242,9 +242,26 @@ def test_merge_reset_and_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(parts[0].counts, 2 * once)
     assert parts[0].images[1] == 6
     parts[0].reset()
-    assert parts[0].compute().absent == [0, 1, 2, 3]
+    assert parts[0].compute().to_dict() == BoundaryFScore(CLASSES).compute().to_dict()
+    prediction, label = blobs(3, (9, 12))  # smaller than what was forgotten
+    parts[0].update(torch.from_numpy(prediction)[None], torch.from_numpy(label)[None])
+    assert parts[0].compute().to_dict() == scores_of([(prediction, label)]).to_dict()
+    assert parts[0].compute().tolerance_pixels == pytest.approx((0.0075 * 15,) * 2)
     with pytest.raises(ValueError, match=r"counts of 1 classes within 0\.0075 to counts of 4 classes"):
         parts[0].merge(BoundaryFScore(1))
+
+
+def test_one_class_has_no_boundary() -> None:
+    counter = BoundaryFScore(1)
+    counter.update(torch.zeros(1, 3, 4, dtype=torch.int64), torch.zeros(1, 3, 4, dtype=torch.int64))
+    assert counter.compute().absent == [0]
+
+
+def test_an_axis_of_one_is_the_channel() -> None:
+    lines = torch.tensor([[[0, 0, 1, 1, 1, 0, 0]]])  # one line of seven pixels, not an image of 1 x 7
+    counter = BoundaryFScore(2, tolerance=0.5)
+    counter.update(lines, lines)
+    assert counter.compute().tolerance_pixels == (3.5, 3.5)
 
 
 @pytest.mark.parametrize(

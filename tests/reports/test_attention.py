@@ -90,8 +90,9 @@ def test_the_range_in_words_is_that_of_the_map(figures):
 
 def test_prediction_has_the_class_colours_and_background_none():
     sheet = attention_sheet(make_case(), {"gate": halves(0, 1)}, NAMES)
-    nucleus, membrane = class_colours(2)
+    background, nucleus, membrane = class_colours(3)
     assert has(sheet, nucleus)
+    assert not has(sheet, background)
     assert not has(sheet, membrane)
 
 
@@ -229,5 +230,5 @@ def test_bad_maps(maps, message):
 def test_a_prediction_of_more_classes():
     case = make_case()
     case["prediction"] += 2
-    with pytest.raises(ValueError, match="the prediction holds value 3, but there are 3 class names"):
+    with pytest.raises(ValueError, match="the prediction holds 3, but there are 3 class names"):
         attention_sheet(case, {"gate": halves(0, 1)}, NAMES)

@@ -118,12 +118,13 @@ def test_background_stays_uncoloured():
 
 def test_own_colours_many_classes_and_long_names():
     case = make_case(name="a very long name " * 30)
-    sheet = overlay_sheet([case], NAMES, colours=["#010203", (4, 5, 6), "#070809"])
-    assert count(sheet, (1, 2, 3)) > 300
+    sheet = overlay_sheet([case], NAMES, colours={"0": "#010203", 2: (4, 5, 6)})
+    for colour in ((1, 2, 3), class_colours(3)[1], (4, 5, 6)):
+        assert count(sheet, colour) > 300
     names = [f"class number {index} with a long name" for index in range(150)]
     assert overlay_sheet([case], names).height < sheet.height + 200  # the legend lists those that occur
-    with pytest.raises(ValueError, match="1 colours for 3 classes"):
-        overlay_sheet([case], NAMES, colours=["#000000"])
+    with pytest.raises(ValueError, match="named for class '3', but the classes are 0 to 2"):
+        overlay_sheet([case], NAMES, colours={"3": "#000000"})
 
 
 def test_same_input_same_pixels(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from skimage.color import rgb2lab
 
-from medseg.reports.palette import class_colours, parse_colour
+from medseg.reports.palette import class_colours, class_palette, parse_colour
 
 # Machado et al. 2009, severity 1, on linear RGB
 SEEN = {
@@ -41,3 +41,19 @@ def test_colours_are_read():
 def test_what_is_no_colour(colour):
     with pytest.raises(ValueError, match="neither '#RRGGBB' nor three values"):
         parse_colour(colour)
+
+
+def test_classes_name_colours():
+    assert class_colours(3, {"1": "#010203"}) == [class_colours(1)[0], (1, 2, 3), class_colours(3)[2]]
+    assert class_colours(3, {2: (1, 2, 3)})[:2] == class_colours(2)
+    swapped = class_colours(3, {0: class_colours(2)[1]})  # what class 1 would have got
+    assert len(set(swapped)) == 3
+    assert swapped[2] == class_colours(3)[2]
+    for bad in ({"3": "#010203"}, {-1: "#010203"}, {"x": "#010203"}):
+        with pytest.raises(ValueError, match="but the classes are 0 to 2"):
+            class_colours(3, bad)
+
+
+def test_background_has_no_colour_unless_it_names_one():
+    assert class_palette(["Background ", "a", "b"]) == [None, *class_colours(3)[1:]]
+    assert class_palette(["a", "background"], {1: "#010203"}) == [class_colours(1)[0], (1, 2, 3)]

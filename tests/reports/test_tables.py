@@ -1,125 +1,147 @@
+"""One table in every format, with cells that come from outside."""
+
 import csv
+import html
 import io
 import json
 import math
+import re
 
 import pytest
 
-from medseg.reports.tables import to_csv, to_json, to_markdown, to_text
+from medseg.errors import MedsegError
+from medseg.reports.tables import Code, Table, csv_cell
+
+TABLE = Table(
+    ["name", "count", "score"],
+    [["a|b", 1_234_567, 0.12345], ["<i>x</i>_1", 2, None], ["mean", 3, math.nan]],
+    notes=["n & m"],
+    title="T*",
+    summary=1,
+)
 
 
-@pytest.fixture
-def scores():
-    def row(name, iou, dice, precision, recall, support):
-        values = {"iou": iou, "dice": dice, "precision": precision, "recall": recall}
-        return {"name": name, **values, "support": support}
+def test_text():
+    assert TABLE.to_text().splitlines() == [
+        "T*",
+        "name            count  score",
+        "----------  ---------  -----",
+        "a|b         1,234,567  0.123",
+        "<i>x</i>_1          2      -",
+        "----------  ---------  -----",
+        "mean                3      -",
+        "n & m",
+    ]
 
-    return {
-        "classes": [
-            row("membrane", 0.5123, 0.6775, 0.7, 0.65, 1_234_567),
-            row("glia|extra", 0.0, 0.0, None, 0.0, 42),
-            row("void", None, None, None, None, 0),
+
+def test_markdown():
+    assert TABLE.to_markdown().splitlines() == [
+        "**T\\***",
+        "",
+        "| name | count | score |",
+        "| --- | ---: | ---: |",
+        "| a\\|b | 1,234,567 | 0.123 |",
+        "| \\<i\\>x\\</i\\>\\_1 | 2 | - |",
+        "| **mean** | **3** | **-** |",
+        "",
+        "n &amp; m",
+    ]
+    code = Table(["arguments"], [[Code("a|b=`x`")], [Code("c=1")]]).to_markdown().splitlines()
+    assert code[2:] == ["| `` a\\|b=`x` `` |", "| `c=1` |"]
+
+
+def test_csv_keeps_all_digits():
+    rows = list(csv.reader(io.StringIO(TABLE.to_csv())))
+    assert rows == [
+        ["name", "count", "score"],
+        ["a|b", "1234567", "0.12345"],
+        ["<i>x</i>_1", "2", ""],
+        ["mean", "3", ""],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [
+        ("=1+1", "'=1+1"),
+        ("+cmd|' /C calc'!A0", "'+cmd|' /C calc'!A0"),
+        ("-2+3", "'-2+3"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("\t=1", "'\\t=1"),
+        ("\r=1", "'\\r=1"),
+        ("-0.5", "-0.5"),
+        ("+1e-3", "+1e-3"),
+        ("-", "'-"),
+        (-0.25, "-0.25"),
+        (math.nan, ""),
+        (0.1 + 0.2, "0.30000000000000004"),
+        ("plain", "plain"),
+    ],
+)
+def test_no_cell_is_a_formula(cell, expected):
+    assert csv_cell(cell) == expected
+
+
+NASTY = "a\nb\x1b[31m\ud800\u202e"
+
+
+@pytest.mark.parametrize("kind", ["text", "markdown", "csv", "latex", "html", "json"])
+def test_names_from_outside_change_no_line(kind):
+    """A line break, ESC, a lone surrogate and a turn of direction are shown, and can be written in UTF-8."""
+    plain = Table(
+        ["x"],
+        [
+            [
+                "name",
+            ],
+            ["b"],
         ],
-        "mean_iou": 0.25615,
-        "mean_dice": 0.33875,
-        "pixel_accuracy": 0.9,
-        "mean_accuracy": 0.325,
-        "frequency_weighted_iou": 0.5,
-        "absent": ["void"],
+        title="t",
+        notes=["n"],
+    ).to(kind)
+    text = Table([NASTY], [[NASTY], ["b"]], title=NASTY, notes=[NASTY]).to(kind)
+    text.encode("utf-8")
+    assert "\x1b" not in text
+    if kind != "json":  # which names escapes of its own
+        assert "\u202e" not in text
+        assert text.count("\n") == plain.count("\n")
+    else:
+        assert json.loads(text)["rows"][0] == {NASTY: NASTY}
+
+
+def test_html_and_latex_escape_their_signs():
+    nasty = "<script>&\"'"
+    page = Table([nasty], [[nasty], ["x"]]).to_html()
+    assert "<script" not in page
+    assert html.unescape(re.findall("<td>(.*?)</td>", page)[0]) == nasty
+    latex = Table(["50 %", "n"], [["a_b & {c} \\ $x$ #1 ~^", 1.0], ["mean", 2.0]], summary=1).to_latex().splitlines()
+    assert latex[:4] == ["\\begin{tabular}{lr}", "\\toprule", "50 \\% & n \\\\", "\\midrule"]
+    signs = r"a\_b \& \{c\} \textbackslash{} \$x\$ \#1 \textasciitilde{}\textasciicircum{}"
+    assert latex[4] == signs + " & 1.000 \\\\"
+    assert latex[5:] == ["\\midrule", "mean & 2.000 \\\\", "\\bottomrule", "\\end{tabular}"]
+
+
+def test_json():
+    assert json.loads(TABLE.to_json()) == {
+        "title": "T*",
+        "rows": [
+            {"name": "a|b", "count": 1234567, "score": 0.12345},
+            {"name": "<i>x</i>_1", "count": 2, "score": None},
+            {"name": "mean", "count": 3, "score": None},
+        ],
+        "notes": ["n & m"],
     }
 
 
-def test_text(scores):
-    assert to_text(scores).splitlines() == [
-        "class                      IoU    Dice  precision  recall    support",
-        "----------------------  ------  ------  ---------  ------  ---------",
-        "membrane                 0.512   0.677      0.700   0.650  1,234,567",
-        "glia|extra               0.000   0.000          -   0.000         42",
-        "void                    absent  absent     absent  absent          0",
-        "----------------------  ------  ------  ---------  ------  ---------",
-        "mean of 2 classes        0.256   0.339              0.325  1,234,609",
-        "pixel accuracy                                      0.900",
-        "mean accuracy                                       0.325",
-        "frequency-weighted IoU   0.500",
-    ]
+def test_of_mappings_and_empty():
+    table = Table.of([{"a": 1}, {"b": "x"}])
+    assert table.to_csv() == "a,b\n1,\n,x\n"
+    assert Table(["a"], []).to_text().splitlines() == ["a", "-"]
+    assert Table(["a"], []).to_csv() == "a\n"
 
 
-def test_markdown(scores):
-    lines = to_markdown(scores, digits=2).splitlines()
-    assert lines[1] == "| --- | ---: | ---: | ---: | ---: | ---: |"
-    assert lines[3] == "| glia\\|extra | 0.00 | 0.00 | - | 0.00 | 42 |"
-    assert lines[4] == "| void | absent | absent | absent | absent | 0 |"
-    assert lines[5] == "| **mean of 2 classes** | **0.26** | **0.34** |  | **0.33** | **1,234,609** |"
-    assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
-
-
-def test_csv_keeps_all_digits(scores):
-    scores["mean_iou"] = 1 / 3
-    rows = list(csv.DictReader(io.StringIO(to_csv(scores))))
-    assert [row["class"] for row in rows] == [
-        "membrane",
-        "glia|extra",
-        "void",
-        "mean",
-        "pixel accuracy",
-        "mean accuracy",
-        "frequency-weighted IoU",
-    ]
-    assert float(rows[3]["iou"]) == 1 / 3
-    assert rows[2]["iou"] == "absent"
-    assert rows[0]["support"] == "1234567"
-
-
-@pytest.fixture
-def with_boundary(scores):
-    rows = [("membrane", 0.75, 1), ("glia|extra", None, 0), ("void", None, 0)]  # glia fills its images: no boundary
-    scores["boundary"] = {
-        "classes": [{"name": name, "f_score": f_score, "support": support} for name, f_score, support in rows],
-        "mean_f_score": 0.75,
-        "absent": ["glia|extra", "void"],
-        "tolerance": 0.0075,
-        "tolerance_pixels": [2.7, 5.41],
-    }
-    return scores
-
-
-def test_boundary_scores_are_a_column_and_name_their_tolerance(with_boundary):
-    lines = to_text(with_boundary).splitlines()
-    assert lines[0].split()[-3:] == ["boundary", "F", "support"]
-    assert lines[2].split() == ["membrane", "0.512", "0.677", "0.700", "0.650", "0.750", "1,234,567"]
-    assert lines[3].split() == ["glia|extra", "0.000", "0.000", "-", "0.000", "absent", "42"]
-    assert lines[-1].split("  ", 1)[0] == "boundary F within 2.7 to 5.4 px"
-    assert lines[-1].split()[-1] == "0.750"
-    column = lines[0].index("boundary F") + len("boundary F")
-    assert [line[:column].split()[-1] for line in (lines[2], lines[4], lines[-1])] == ["0.750", "absent", "0.750"]
-    rows = to_markdown(with_boundary, digits=2).splitlines()
-    assert rows[-1] == "| **boundary F within 2.7 to 5.4 px** |  |  |  |  | **0.75** |  |"
-    assert len({row.replace("\\|", "").count("|") for row in rows}) == 1
-    table = list(csv.DictReader(io.StringIO(to_csv(with_boundary))))
-    assert [row["boundary_f"] for row in table] == ["0.75", "absent", "absent", "", "", "", "", "0.75"]
-    assert table[0]["support"] == "1234567"
-
-
-def test_one_tolerance_and_none(with_boundary):
-    with_boundary["boundary"] |= {"tolerance_pixels": [5.41, 5.44], "mean_f_score": None}
-    assert to_text(with_boundary).splitlines()[-1].split() == ["boundary", "F", "within", "5.4", "px", "-"]
-    with_boundary["boundary"]["tolerance_pixels"] = None
-    assert to_text(with_boundary).splitlines()[-1].split() == ["boundary", "F", "-"]
-
-
-def test_json(scores):
-    scores["mean_dice"] = math.nan
-    assert json.loads(to_json(scores)) == {**scores, "mean_dice": None}
-
-
-def test_absent_is_never_a_number(scores):
-    scores["classes"][2].update(iou=1.0, dice=1.0, precision=0.0, recall=0.0)
-    for table in (to_text(scores), to_markdown(scores), to_csv(scores)):
-        (line,) = [line for line in table.splitlines() if "void" in line]
-        assert line.count("absent") == 4
-
-
-def test_all_absent(scores):
-    scores["classes"] = scores["classes"][2:]
-    scores |= dict.fromkeys(("mean_iou", "mean_dice", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou"))
-    assert "mean of 0 classes            -" in to_text(scores)
+def test_bad_rows_and_formats():
+    with pytest.raises(MedsegError, match="a row of 1 cells in a table of 2 columns"):
+        Table(["a", "b"], [[1]])
+    with pytest.raises(MedsegError, match="there is no table format 'xlsx'; choose among text, markdown"):
+        TABLE.to("xlsx")

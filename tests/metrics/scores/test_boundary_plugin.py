@@ -11,17 +11,13 @@ import pytest
 import torch
 from engines.test_evaluator import LABELS, Threshold
 from metrics.test_boundary import by_distance_transform
-from monai.bundle import ConfigParser
 from pairs import LOAD
 from PIL import Image
 
-from medseg.bundle import assembly, evaluation
-from medseg.bundle.config import check_config
+from medseg.bundle import evaluation
 from medseg.bundle.evaluation import evaluate
-from medseg.engines.boundary_scores import BoundaryCounter
 from medseg.engines.evaluator import Evaluator
 from medseg.engines.loading import SegmentationDataset
-from medseg.metrics import boundary
 from medseg.reports.summary import summarise
 from medseg.studies.comparison import ComparisonError, Method, check_same_data, rows_of
 
@@ -45,8 +41,7 @@ def evaluator_of(rows: list[dict[str, Any]], **options: Any) -> Evaluator:
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_scores_are_those_of_the_whole_set(spoilt: list[dict[str, Any]], batch_size: int) -> None:
-    evaluator = evaluator_of(spoilt, batch_size=batch_size)
-    counter = BoundaryCounter(evaluator, tolerance=0.05)  # 1.13 pixels
+    evaluator = evaluator_of(spoilt, batch_size=batch_size, scores={"boundary": {"tolerance": 0.05}})  # 1.13 pixels
     pairs = []
     for sample in (evaluator.dataset[n] for n in range(len(evaluator.dataset))):
         guess = evaluator.network(sample["image"][None])[0].argmax(0).numpy()
@@ -55,25 +50,11 @@ def test_scores_are_those_of_the_whole_set(spoilt: list[dict[str, Any]], batch_s
     for _ in range(2):  # a second evaluation counts anew
         evaluator.score(evaluator.network)
         for _ in range(2):  # and asking twice adds nothing
-            found = counter.scores()
+            found = evaluator.table()["boundary"]
             np.testing.assert_allclose([row["f_score"] for row in found["classes"]], expected)
             assert found["mean_f_score"] == pytest.approx(sum(expected) / 3)
     assert 0.5 < found["mean_f_score"] < 1
     assert [row["name"] for row in found["classes"]] == ["none", "bright", "dark"]
-
-
-def test_counts_of_all_processes_are_added(spoilt: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
-    evaluator = evaluator_of(spoilt)
-    counter = BoundaryCounter(evaluator)
-    evaluator.score(evaluator.network)
-    alone = counter.scores()
-    monkeypatch.setattr(boundary.dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(boundary.dist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(boundary.dist, "all_reduce", lambda tensor, op=None: None if op else tensor.mul_(2))
-    for _ in range(2):
-        both = counter.scores()
-        assert [row["support"] for row in both["classes"]] == [2 * row["support"] for row in alone["classes"]]
-        assert both["mean_f_score"] == alone["mean_f_score"]
 
 
 def test_report_holds_them(
@@ -82,9 +63,10 @@ def test_report_holds_them(
     logged: dict[str, float] = {}
 
     class Tracker:
-        def __init__(self, *_: Any) -> None: ...
+        def __init__(self, *_: Any, **__: Any) -> None: ...
         def start(self) -> None: ...
         def log_artifact(self, path: Path) -> None: ...
+        def log_params(self, config: Any) -> None: ...
         def finish(self, status: str) -> None: ...
         def log_metrics(self, values: Mapping[str, float], step: int) -> None:
             logged.update(values)
@@ -93,57 +75,47 @@ def test_report_holds_them(
     caplog.set_level("INFO", logger="medseg")
     evaluator = evaluator_of(spoilt[2:3], shown=1)  # a bright square, its label moved by two pixels
     torch.save(evaluator.network.state_dict(), tmp_path / "model.pt")
-    evaluate(evaluator, tmp_path / "model.pt", tmp_path / "scores", title="squares", boundary={"tolerance": 0.05})
+    evaluate(
+        evaluator, tmp_path / "model.pt", tmp_path / "scores", title="squares", scores={"boundary": {"tolerance": 0.05}}
+    )
     scores = json.loads((tmp_path / "scores" / "scores.json").read_text())["boundary"]
     assert scores["tolerance"] == 0.05
     assert scores["tolerance_pixels"] == pytest.approx([0.05 * math.hypot(16, 16)] * 2)
     assert scores["absent"] == ["dark"]
     assert scores["classes"][2] == {"name": "dark", "f_score": None, "precision": None, "recall": None, "support": 0}
-    assert logged["test_boundary_f"] == scores["mean_f_score"]
+    assert logged["test_mean_boundary_f"] == scores["mean_f_score"]
     assert 0.2 < scores["mean_f_score"] < 0.9
     text, _ = summarise(tmp_path / "scores")
     lines = text.splitlines()
-    assert "boundary F" in lines[1]
+    assert "boundary F" in lines[3]
     assert next(line for line in lines if line.startswith("dark")).split() == ["dark", *["absent"] * 5, "0"]
-    assert next(line for line in lines if "within 1.1 px" in line).split()[-1] == f"{scores['mean_f_score']:.3f}"
+    mean = next(line for line in lines if line.startswith("mean of 2 classes"))
+    assert mean.split()[-2] == f"{scores['mean_f_score']:.3f}"
+    assert "boundary F within 1.1 px" in text
     assert "boundary F within 1.1 px" in caplog.text
     assert "boundary_f" in (tmp_path / "scores" / "table.csv").read_text().splitlines()[0]
-
-
-def test_a_bundle_asks_with_its_defaults(spoilt: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
-    config = {
-        "boundary": {},
-        "evaluation": {
-            "_target_": "medseg.bundle.assembly.evaluation",
-            "_mode_": "callable",
-            "boundary": "@boundary",
-        },
-        "run": ["$@evaluation()"],
-    }
-    check_config(config, ("run",))
-    asked = ConfigParser(config).get_parsed_content("evaluation")
-    assert asked.func is assembly.evaluation
-    counter = evaluation._counter("boundary", BoundaryCounter, evaluator_of(spoilt), asked.keywords["boundary"])
-    assert counter.metric.tolerance == 0.0075
+    assert "boundary_f" in (tmp_path / "scores" / "scores_per_case.csv").read_text().splitlines()[0]
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"tolerence": 0.1}, "`boundary` has no option 'tolerence'; it takes tolerance"),
-        ({"ignore_index": 3}, "`boundary` has no option 'ignore_index'"),
-        (True, r"`boundary` is True; give its options \(tolerance\), \{\} for their defaults"),
+        ({"tolerence": 0.1}, "`scores: boundary` has no option 'tolerence'; it takes tolerance"),
+        ({"ignore_index": 3}, "`scores: boundary` has no option 'ignore_index'"),
+        (True, r"`scores: boundary` is True; give its options \(tolerance\), \{\} for their defaults"),
         ({"tolerance": 2}, "tolerance is 2; it is a share of the image's diagonal"),
     ],
 )
 def test_bad_options(spoilt: list[dict[str, Any]], tmp_path: Path, given: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        evaluate(evaluator_of(spoilt), tmp_path / "none.pt", tmp_path, title="", tracking=False, boundary=given)
+        evaluate(
+            evaluator_of(spoilt), tmp_path / "none.pt", tmp_path, title="", tracking=False, scores={"boundary": given}
+        )
 
 
 def test_comparison_has_a_column_and_one_tolerance() -> None:
     row = {"name": "a", "iou": 0.5, "dice": None, "precision": None, "recall": None}
-    scores = {"classes": [row] * 3, "mean_iou": 0.5, "pixel_accuracy": 0.25, "mean_accuracy": 0.75}
+    scores = {"classes": [row] * 3, "mean_iou": 0.5, "accuracy": 0.25, "mean_accuracy": 0.75}
     plain = Method("plain", scores, {})
     one = Method("one", {**scores, "boundary": {"mean_f_score": 0.4, "tolerance": 0.0075}}, {})
     two = Method("two", {**scores, "boundary": {"mean_f_score": 0.6, "tolerance": 0.02}}, {})

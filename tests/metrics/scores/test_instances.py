@@ -13,8 +13,8 @@ from PIL import Image
 
 from medseg.bundle.evaluation import evaluate
 from medseg.engines.evaluator import Evaluator
-from medseg.engines.instance_scores import InstanceCounter
 from medseg.engines.loading import SegmentationDataset
+from medseg.errors import MedsegError
 from medseg.reports.summary import summarise
 
 
@@ -36,14 +36,17 @@ def counted(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def test_objects_are_counted_image_by_image(counted: list[dict[str, Any]], batch_size: int) -> None:
     network = Threshold()
     data = SegmentationDataset(counted, LOAD)
-    evaluator = Evaluator("cpu", data, network, LABELS, batch_size=batch_size, precision="fp32")
-    counter = InstanceCounter(evaluator)
+    wanted = {"instances": {}}
+    evaluator = Evaluator("cpu", data, network, LABELS, batch_size=batch_size, precision="fp32", scores=wanted)
     for _ in range(2):  # a second evaluation counts anew
-        evaluator.score(network)
-        scores = counter.scores()
+        values = evaluator.score(network)
+        scores = evaluator.table()["instances"]
         assert (scores["images"], scores["true_objects"], scores["predicted_objects"]) == (8, 9, 8)
         assert scores["thresholds"][-1]["pooled"]["average_precision"] == pytest.approx(8 / 9)
         assert scores["per_image"]["average_precision"] == pytest.approx((7 + 1 / 2) / 8)
+        assert values["val_case_instance_ap"] == pytest.approx((7 + 1 / 2) / 8)
+        assert values["val_instance_ap"] == pytest.approx(8 / 9)
+    assert scores["image_average_precision"] == [float(row.values["instance_ap"]) for row in evaluator.board.rows]
 
 
 def test_report_holds_them(counted: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -57,7 +60,7 @@ def test_report_holds_them(counted: list[dict[str, Any]], tmp_path: Path) -> Non
         title="squares",
         tracking=False,
         data={"fold": 0},
-        instances={"method": "watershed", "min_size": 2},
+        scores={"instances": {"method": "watershed", "min_size": 2}},
     )
     scores = json.loads((tmp_path / "scores" / "scores.json").read_text())
     assert scores["instances"]["method"] == "watershed"
@@ -71,14 +74,18 @@ def test_report_holds_them(counted: list[dict[str, Any]], tmp_path: Path) -> Non
 
 def test_entries_without_maps(entries: list[dict[str, Any]]) -> None:
     evaluator = Evaluator("cpu", SegmentationDataset(entries, LOAD), Threshold(), LABELS)
-    with pytest.raises(ValueError, match=r"8 of 8 entries name no `instances`, the first of image .*png"):
-        InstanceCounter(evaluator)
+    with pytest.raises(MedsegError, match=r"8 of 8 entries name no `instances`, the first of image .*png"):
+        evaluator.use_scores({"instances": {}})
+    evaluator.use_scores({"instances": None})  # an overlay leaves it out
+    assert "instances" not in evaluator.board.scores
 
 
 def test_map_of_another_size(counted: list[dict[str, Any]]) -> None:
     Image.fromarray(np.zeros((8, 8), np.uint16)).save(counted[2]["instances"])
     network = Threshold()
-    evaluator = Evaluator("cpu", SegmentationDataset(counted, LOAD), network, LABELS, precision="fp32")
-    InstanceCounter(evaluator)
-    with pytest.raises(ValueError, match=r"2_instances.png has the size \(8, 8\), its image's prediction \(16, 16\)"):
+    data = SegmentationDataset(counted, LOAD)
+    evaluator = Evaluator("cpu", data, network, LABELS, precision="fp32", scores={"instances": {}})
+    with pytest.raises(
+        MedsegError, match=r"instance map of 2.png has the size \(8, 8\), its image's prediction \(16, 16\)"
+    ):
         evaluator.score(network)

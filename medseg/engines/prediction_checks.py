@@ -1,0 +1,92 @@
+"""What must not become a mask without a word: logits that are no numbers, and one class everywhere."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from medseg.errors import MedsegError, shown
+
+logger = logging.getLogger(__name__)
+
+NEARLY_ALL = 0.999
+"""Share of the predicted pixels from which one class is everywhere, where the truth has ten times as much of others."""
+
+
+def check_finite(logits: Tensor, names: Sequence[str]) -> None:
+    """Raise if what a network gave for an image holds NaN or infinity.
+
+    Args:
+        logits: ``(B, classes, *S)``.
+        names: of the B images.
+
+    Raises:
+        MedsegError: naming the first such image and how much of it is no number.
+    """
+    low, high = logits.aminmax()  # both are NaN if any value is; one pass, where isfinite needs three
+    if bool(torch.isfinite(low) & torch.isfinite(high)):
+        return
+    bad = ~torch.isfinite(logits).flatten(1)
+    index = int(bad.any(1).nonzero()[0])
+    raise MedsegError(
+        f"{shown(names[index])}: the network gives {int(bad[index].sum())} of {bad[index].numel()} logits that are NaN "
+        "or infinite, of which no class can be told; check the weights and the image's values, or use --precision fp32"
+    )
+
+
+def one_class_everywhere(
+    predicted: Sequence[int], class_names: Sequence[str], truth: Sequence[int] | None = None
+) -> str | None:
+    """Return what to say of a network that predicts one class (nearly) everywhere, or ``None`` if it does not.
+
+    Args:
+        predicted: pixels by class over all images.
+        class_names: by index.
+        truth: true pixels by class, where they are known: without, every pixel must be of one class; with them,
+            `NEARLY_ALL` is enough where other classes have at least ten times what was predicted of them.
+    """
+    total = sum(predicted)
+    if total == 0 or len(predicted) < 2:
+        return None
+    most = max(range(len(predicted)), key=lambda index: predicted[index])
+    share = predicted[most] / total
+    if truth is None:
+        if predicted[most] < total:
+            return None
+        known = "if the images hold other classes"
+    else:
+        true_share = truth[most] / max(1, sum(truth))
+        if share < NEARLY_ALL or 1 - true_share < 10 * (1 - share) or truth[most] == sum(truth):
+            return None
+        known = f"where the labels have it in {_percent(true_share)}"
+    return (
+        f"the network predicts class {shown(class_names[most])!r} for {_percent(share)} of all pixels, {known}: it "
+        "tells nothing apart. Train longer or at another rate, and see that the images are fed as in training"
+    )
+
+
+def warn_of_one_class(
+    predicted: Sequence[int],
+    class_names: Sequence[str],
+    truth: Sequence[int] | None = None,
+    *,
+    level: int = logging.WARNING,
+) -> None:
+    """Log what `one_class_everywhere` says, if anything.
+
+    Args:
+        predicted: as there.
+        class_names: as there.
+        truth: as there.
+        level: of the message.
+    """
+    message = one_class_everywhere(predicted, class_names, truth)
+    if message is not None:
+        logger.log(level, "%s", message)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.4g} %"

@@ -1,0 +1,263 @@
+"""All scores of an evaluation: the values of each case, and of the set, pooled and as means over the cases."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch.distributed as dist
+from numpy.typing import NDArray
+
+from medseg.errors import MedsegError, shown
+from medseg.metrics.score import Pooled, Score, ScoredCase, make_score
+
+POOLED = "pooled over all pixels"
+RULE = (
+    "Of a case, a class in neither truth nor prediction is not counted (n says in how many cases it was), and one in "
+    "only one of the two scores 0."
+)
+WHOLE = "(all)"
+"""What stands for the class in the row of a whole case."""
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class CaseRow:
+    """The scores of one case: by column one value a class ``(classes,)``, or one of the case ``()``."""
+
+    index: int
+    name: str
+    group: str
+    values: Mapping[str, Values]
+
+    def mean(self, column: str) -> float:
+        """Return the mean over the classes that were counted; NaN if none was."""
+        return _mean(self.values[column])
+
+
+class ScoreBoard:
+    """Keep the scores of an evaluation.
+
+    Args:
+        class_names: by index.
+        ignore_index: label value that counts for nothing.
+        scores: options by name, see `medseg.metrics.score.make_score`; ``None`` for options leaves a score out.
+
+    Raises:
+        MedsegError: if a score is unknown or refuses its options, or two have a column of one name.
+    """
+
+    def __init__(
+        self, class_names: Sequence[str], ignore_index: int | None, scores: Mapping[str, Mapping[str, Any] | None]
+    ) -> None:
+        self.class_names = list(class_names)
+        self.ignore_index = ignore_index
+        self.scores: dict[str, Score] = {}
+        self.rows: list[CaseRow] = []
+        if not isinstance(scores, Mapping):
+            raise MedsegError(f"`scores` is {scores!r}; give options by name, such as {{boundary: {{}}}}")
+        for name, options in scores.items():
+            if options is not None:
+                self.add(name, make_score(name, options, self.class_names, ignore_index))
+
+    def add(self, name: str, score: Score) -> None:
+        """Keep one more score, in place of one of that name.
+
+        Raises:
+            MedsegError: if another one has a column of one of its names.
+        """
+        others = {column: other for other in self.scores if other != name for column in self._columns_of(other)}
+        for column in (*score.columns, *score.counts):
+            if column in others:
+                raise MedsegError(
+                    f"scores {others[column]!r} and {name!r} both have a column {column!r}; leave one of them out"
+                )
+        self.scores[name] = score
+
+    def _columns_of(self, name: str) -> tuple[str, ...]:
+        return (*self.scores[name].columns, *self.scores[name].counts)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the scores of a case, without counts."""
+        return [column for score in self.scores.values() for column in score.columns]
+
+    def check(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        """Raise unless each entry of a datalist has what the scores need.
+
+        Raises:
+            MedsegError: naming the score, the key and the first entry without.
+        """
+        for name, score in self.scores.items():
+            for key in score.needs:
+                without = [entry for entry in entries if key not in entry]
+                if without:
+                    raise MedsegError(
+                        f"the score {name!r} was asked for, but {len(without)} of {len(entries)} entries name no "
+                        f"`{key}`, the first of image {shown(without[0].get('image'))}; prepare the data with it, or "
+                        f"set `scores: {{{name}: null}}`"
+                    )
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.rows = []
+        for score in self.scores.values():
+            score.reset()
+
+    def update(self, case: ScoredCase) -> CaseRow:
+        """Count a case and return its row."""
+        values: dict[str, Values] = {}
+        for name, score in self.scores.items():
+            try:
+                found = score.update(case)
+            except MedsegError as error:
+                text = str(error)
+                raise MedsegError(text if case.name in text else f"{case.name}: {text}") from error
+            for column in self._columns_of(name):
+                value = np.asarray(found[column], dtype=np.float64)
+                if value.shape not in ((), (len(self.class_names),)):
+                    raise MedsegError(
+                        f"score {name!r} gives {value.shape} values of {column!r}; it must be one a class "
+                        f"({len(self.class_names)}), or one"
+                    )
+                values[column] = value
+        row = CaseRow(case.index, case.name, case.group, values)
+        self.rows.append(row)
+        return row
+
+    def gather(self) -> None:
+        """Put together what all processes have counted, if there are several; every process must ask."""
+        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+            return
+        everyone: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(everyone, (self.scores, self.rows))
+        for name, score in self.scores.items():
+            score.merge([scores[name] for scores, _ in everyone])
+        self.rows = sorted((row for _, rows in everyone for row in rows), key=lambda row: row.index)
+
+    def table(self) -> dict[str, Any]:
+        """Return all scores as plain values, ``None`` for NaN; see `medseg.reports.score_tables` for what is where."""
+        pooled = {name: score.compute() for name, score in self.scores.items()}
+        per_case = self._per_case()
+        classes = [
+            {"name": name, **{key: _plain(values[index]) for key, values in _classes(pooled)}}
+            for index, name in enumerate(self.class_names)
+        ]
+        never = [row["name"] for row in per_case["classes"] if not any(row["n"].values())]
+        return {
+            "averaging": POOLED,
+            "classes": classes,
+            **{key: _plain(value) for found in pooled.values() for key, value in found.overall.items()},
+            "absent": never,
+            "per_case": per_case,
+            **{name: dict(found.details) for name, found in pooled.items() if found.details},
+        }
+
+    def _per_case(self) -> dict[str, Any]:
+        by_class, whole = {}, {}
+        for column in self.columns:
+            values = np.array([row.values[column] for row in self.rows])  # (cases, classes) or (cases,)
+            if values.ndim == 2:
+                by_class[column] = values
+            elif len(values):
+                whole[column] = {"mean": _plain(_mean(values)), "n": int((~np.isnan(values)).sum())}
+        rows = []
+        for index, name in enumerate(self.class_names):
+            means = {column: _plain(_mean(values[:, index])) for column, values in by_class.items()}
+            rows.append({"name": name, **means, "n": {c: _there(v[:, index]) for c, v in by_class.items()}})
+        means = {c: _plain(_mean([_mean(v[:, i]) for i in range(v.shape[1])])) for c, v in by_class.items()}
+        return {
+            "averaging": f"mean over {len(self.rows)} cases",
+            "cases": len(self.rows),
+            "rule": RULE,
+            "classes": rows,
+            **{f"mean_{column}": value for column, value in means.items()},
+            "whole": whole,
+        }
+
+    def flat(self, prefix: str = "") -> dict[str, float]:
+        """Return every score of the set as one float by name; what is undefined is left out.
+
+        ``mean_iou`` and its like are overall, ``iou_<class>`` pooled over all pixels, ``case_iou_<class>`` means over
+        the cases and ``case_mean_iou`` their mean over the classes; ``case_<column>`` is of scores of whole cases.
+
+        Args:
+            prefix: of all names.
+        """
+        pooled = {name: score.compute() for name, score in self.scores.items()}
+        per_case, columns = self._per_case(), set(self.columns)
+        found: dict[str, Any] = {}
+        for each in pooled.values():
+            found |= each.overall
+        for key, values in _classes(pooled):
+            if key in columns:
+                found |= {f"{key}_{slug(name)}": v for name, v in zip(self.class_names, values, strict=True)}
+        for row in per_case["classes"]:
+            found |= {f"case_{key}_{slug(row['name'])}": row[key] for key in columns if key in row}
+        found |= {f"case_{key}": value for key, value in per_case.items() if key.startswith("mean_")}
+        found |= {f"case_{key}": value["mean"] for key, value in per_case["whole"].items()}
+        return {f"{prefix}{k}": float(v) for k, v in found.items() if v is not None and math.isfinite(v)}
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names that `flat` can give, without prefix, of the columns and of what is overall."""
+        found = {name for score in self.scores.values() for name in score.compute().overall}
+        for column in self.columns:
+            found |= {f"case_{column}", f"case_mean_{column}"}
+            found |= {f"{start}{column}_{slug(name)}" for start in ("", "case_") for name in self.class_names}
+        return frozenset(found)
+
+    @property
+    def lower_is_better(self) -> frozenset[str]:
+        """Names in `flat` of which less is better, without prefix."""
+        errors = {name for score in self.scores.values() for name in score.lower_is_better}
+        classes = [slug(name) for name in self.class_names]
+        more = {f"{key}_{name}" for key in errors for name in classes} | {f"case_{key}" for key in errors}
+        more |= {f"case_{key}_{name}" for key in errors for name in classes}
+        return frozenset(errors | more | {f"case_mean_{key}" for key in errors} | {f"mean_{key}" for key in errors})
+
+    def lines(self) -> Iterable[dict[str, Any]]:
+        """Yield the rows of ``scores_per_case.csv``: for each case one of the whole, and one a class that is counted.
+
+        The row of the whole holds what is one value a case, and of the others the mean over the counted classes.
+        """
+        for row in self.rows:
+            start = {"case": row.name, "group": row.group}
+            scores = set(self.columns)
+            whole = {
+                key: _plain(float(value) if value.ndim == 0 else _mean(value) if key in scores else float(value.sum()))
+                for key, value in row.values.items()
+            }
+            yield {**start, "class": WHOLE, **whole}
+            by_class = {key: value for key, value in row.values.items() if value.ndim}
+            for index, name in enumerate(self.class_names):
+                if any(not math.isnan(by_class[key][index]) for key in by_class if key in scores):
+                    yield {**start, "class": name, **{key: _plain(value[index]) for key, value in by_class.items()}}
+
+
+def slug(name: str) -> str:
+    """Return a class's name as it stands in the names of scores."""
+    return name.replace(" ", "_")
+
+
+def _classes(pooled: Mapping[str, Pooled]) -> Iterable[tuple[str, Sequence[float]]]:
+    return ((key, values) for found in pooled.values() for key, values in found.classes.items())
+
+
+def _there(values: Values) -> int:
+    return int((~np.isnan(values)).sum())
+
+
+def _mean(values: Values | Sequence[float]) -> float:
+    there = [float(value) for value in np.ravel(values) if not math.isnan(value)]
+    return math.fsum(there) / len(there) if there else math.nan
+
+
+def _plain(value: float) -> float | int | None:
+    if isinstance(value, int):
+        return value
+    return None if math.isnan(value) else float(value)

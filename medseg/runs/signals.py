@@ -1,0 +1,52 @@
+"""A process that is asked to end (SIGTERM, SIGHUP) ends its run as KILLED, with the exit status that shells expect.
+
+Only a command calls `handle`: a process that uses medseg from Python keeps the handlers that it has.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from types import FrameType
+
+logger = logging.getLogger(__name__)
+
+_received: list[int] = []
+_process: list[int] = []
+
+
+class Terminated(SystemExit):
+    """The process was asked to end; its exit status is 128 plus the signal's number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.number = number
+
+
+def handle() -> None:
+    """Turn SIGTERM and SIGHUP into `Terminated` in the main thread; one that is ignored (``nohup``) stays so."""
+    _process[:] = [os.getpid()]
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _end)
+
+
+def received() -> Terminated | None:
+    """Return the request to end, if there was one.
+
+    An exception that a handler raises is lost where Python is in a destructor, and a loading process that got the same
+    signal may end first: who goes on after either asks here.
+    """
+    return Terminated(_received[0]) if _received else None
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    if _process != [os.getpid()]:  # a loading process, forked with the handler: it ends at once
+        os._exit(128 + number)
+    if _received:  # it is ending
+        return
+    _received.append(number)
+    logger.warning("%s: the run ends now; --resume continues it", signal.Signals(number).name)
+    raise Terminated(number)

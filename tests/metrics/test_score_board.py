@@ -1,0 +1,209 @@
+"""Scores as plug-ins, and what a board makes of them."""
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import hausdorff_distance
+from sklearn.metrics import f1_score, jaccard_score, precision_score, recall_score
+from torch.multiprocessing import spawn
+
+from medseg.errors import MedsegError
+from medseg.metrics import scores as home
+from medseg.metrics.score import Score, ScoredCase, find_score, score_names
+from medseg.metrics.score_board import ScoreBoard
+
+NAMES = ["none", "bright", "dark"]
+PLUGIN = '''"""How far the farthest predicted pixel of a class lies from the true ones."""
+
+import math
+
+from skimage.metrics import hausdorff_distance
+
+from medseg.metrics.score import Score
+
+
+class Hausdorff(Score):
+    columns = ("hausdorff",)
+    lower_is_better = frozenset({"hausdorff"})
+
+    def __init__(self, class_names, ignore_index=None, *, scale=1.0):
+        super().__init__(class_names, ignore_index)
+        self.scale = scale
+
+    def update(self, case):
+        found = []
+        for index in range(len(self.class_names)):
+            guess, truth = case.prediction.numpy() == index, case.label.numpy() == index
+            found.append(self.scale * hausdorff_distance(guess, truth) if guess.any() and truth.any() else math.nan)
+        return {"hausdorff": found}
+'''
+
+
+def cases(number: int = 5, *, ignored: bool = False) -> list[ScoredCase]:
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for index in range(number):
+        prediction = torch.randint(0, 3, (8, 9), generator=generator)
+        label = torch.randint(0, 3, (8, 9), generator=generator)
+        if index == 1:
+            label[label == 2] = 0  # predicted alone: 0
+        if index == 2:
+            label[label == 2] = 1
+            prediction[prediction == 2] = 0  # in neither: not counted
+        if index == 3:
+            prediction[prediction == 2] = 1  # in the truth alone: 0
+        if ignored:
+            label[0] = 255
+        found.append(ScoredCase(index, f"{index}.png", prediction, label, group=f"g{index % 2}"))
+    return found
+
+
+def filled(board: ScoreBoard, rows: Sequence[ScoredCase]) -> ScoreBoard:
+    for case in rows:
+        board.update(case)
+    return board
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_means_over_cases_against_scikit_learn(ignored: bool) -> None:
+    rows = cases(ignored=ignored)
+    board = filled(ScoreBoard(NAMES, 255, {"overlap": {}}), rows)
+    held = board.table()["per_case"]["classes"]
+    theirs = {"iou": jaccard_score, "dice": f1_score, "precision": precision_score, "recall": recall_score}
+    for index in range(3):
+        for column, function in theirs.items():
+            values = []
+            for case in rows:
+                kept = case.label.ravel() != 255
+                truth, guess = case.label.ravel()[kept] == index, case.prediction.ravel()[kept] == index
+                if truth.any() or guess.any():
+                    values.append(function(truth, guess, zero_division=0))
+            assert held[index][column] == pytest.approx(np.mean(values))
+            assert held[index]["n"][column] == len(values)
+    assert held[2]["n"]["dice"] == 4
+    assert board.rows[1].values["dice"][2] == 0
+    assert board.rows[1].values["recall"][2] == 0  # undefined by itself
+    assert math.isnan(board.rows[2].values["dice"][2])
+    assert board.rows[3].values["precision"][2] == 0
+
+
+def test_lines_of_cases() -> None:
+    lines = list(filled(ScoreBoard(NAMES, None, {"overlap": {}}), cases()).lines())
+    assert [line["class"] for line in lines if line["case"] == "2.png"] == ["(all)", "none", "bright"]
+    whole = [line for line in lines if line["class"] == "(all)"]
+    assert [line["case"] for line in whole] == [f"{index}.png" for index in range(5)]
+    assert [line["group"] for line in whole] == ["g0", "g1", "g0", "g1", "g0"]
+    assert all(line["pixels"] == 72 for line in whole)
+    two = [line for line in lines if line["case"] == "1.png" and line["class"] != "(all)"]
+    assert whole[1]["dice"] == pytest.approx(sum(line["dice"] for line in two) / 3)
+
+
+def test_a_case_without_labels_is_there_without_scores() -> None:
+    """It vanishes neither from the rows nor into a mean."""
+    empty = ScoredCase(0, "empty.png", torch.zeros(4, 4, dtype=torch.int64), torch.full((4, 4), 255))
+    board = filled(ScoreBoard(NAMES, 255, {"overlap": {}}), [empty, *cases(2)])
+    (line,) = [line for line in board.lines() if line["case"] == "empty.png"]
+    assert (line["class"], line["dice"], line["pixels"]) == ("(all)", None, 0)
+    assert board.table()["per_case"]["cases"] == 3
+    assert board.table()["per_case"]["classes"][0]["n"]["dice"] == 2
+
+
+def test_a_new_score_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "hausdorff.py").write_text(PLUGIN)
+    monkeypatch.setattr(home, "__path__", [*home.__path__, str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "medseg.metrics.scores.hausdorff", raising=False)
+    assert "hausdorff" in score_names()
+    rows = cases(2)
+    board = filled(ScoreBoard(NAMES, None, {"overlap": {}, "hausdorff": {"scale": 2.0}}), rows)
+    expected = 2 * hausdorff_distance(rows[0].prediction.numpy() == 1, rows[0].label.numpy() == 1)
+    assert board.rows[0].values["hausdorff"][1] == expected
+    assert next(line for line in board.lines() if line["class"] == "bright")["hausdorff"] == expected
+    assert "case_hausdorff_bright" in board.flat()
+    assert {"case_hausdorff_bright", "case_mean_hausdorff"} <= board.lower_is_better
+    assert set(board.flat()) <= board.names
+    with pytest.raises(MedsegError, match="`scores: hausdorff` has no option 'scael'; it takes scale"):
+        ScoreBoard(NAMES, None, {"hausdorff": {"scael": 2.0}})
+    monkeypatch.delitem(sys.modules, "medseg.metrics.scores.hausdorff")
+
+
+def test_a_score_elsewhere_goes_by_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Share(Score):
+        columns = ("share",)
+
+        def update(self, case: ScoredCase) -> Mapping[str, float]:
+            return {"share": float((case.prediction == 1).double().mean())}
+
+    module = ModuleType("elsewhere")
+    module.Share = Share  # type: ignore[attr-defined]
+    Share.__module__ = "elsewhere"
+    monkeypatch.setitem(sys.modules, "elsewhere", module)
+    assert find_score("elsewhere.Share") is Share
+    board = filled(ScoreBoard(NAMES, None, {"elsewhere.Share": {}}), cases(2))
+    assert board.flat()["case_share"] == pytest.approx(np.mean([(c.prediction == 1).double().mean() for c in cases(2)]))
+    with pytest.raises(MedsegError, match="holds 0 such scores"):
+        find_score("elsewhere.Other")
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ({"bondary": {}}, "names 'bondary'; there are boundary, instances, overlap, or give the dotted path"),
+        ({"no.such.Thing": {}}, "names 'no.such.Thing', but no.such cannot be imported"),
+        ({"overlap": 3}, r"`scores: overlap` is 3; give its options \(no options\)"),
+        ({"instances": {"method": "magic"}}, "method is 'magic'"),
+        ("boundary", "`scores` is 'boundary'; give options by name"),
+    ],
+)
+def test_bad_scores(scores: Any, message: str) -> None:
+    with pytest.raises(MedsegError, match=message):
+        ScoreBoard(NAMES, None, scores)
+
+
+def test_two_scores_of_one_column_are_refused() -> None:
+    board = ScoreBoard(NAMES, None, {"overlap": {}})
+    with pytest.raises(MedsegError, match="scores 'overlap' and 'again' both have a column 'iou'"):
+        board.add("again", find_score("overlap")(NAMES))
+
+
+def test_an_error_names_its_case() -> None:
+    bad = ScoredCase(0, "seven.png", torch.zeros(2, 2, dtype=torch.int64), torch.full((2, 2), 7))
+    with pytest.raises(MedsegError, match=r"^seven.png: label values \[7\] are no classes \(0 to 2\)"):
+        ScoreBoard(NAMES, None, {"overlap": {}}).update(bad)
+
+
+def _share(rank: int, folder: str) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    board = ScoreBoard(NAMES, None, {"overlap": {}, "boundary": {"tolerance": 0.1}, "instances": {}})
+    filled(board, with_instances()[rank::2])
+    board.gather()
+    torch.save((board.table(), list(board.lines())), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def with_instances() -> list[ScoredCase]:
+    return [
+        ScoredCase(c.index, c.name, c.prediction, c.label, read=lambda _, c=c: (c.label.numpy() > 0).astype(np.int32))
+        for c in cases()
+    ]
+
+
+def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
+    spawn(_share, args=(str(tmp_path),), nprocs=2)
+    board = ScoreBoard(NAMES, None, {"overlap": {}, "boundary": {"tolerance": 0.1}, "instances": {}})
+    filled(board, with_instances())
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=False)
+        assert rounded(found) == rounded((board.table(), list(board.lines())))
+
+
+def rounded(value: Any) -> Any:
+    """Sums of floats depend on their order in the last digit."""
+    return json.loads(json.dumps(value), parse_float=lambda text: round(float(text), 12))

@@ -1,0 +1,134 @@
+"""The tables of an evaluation."""
+
+import csv
+import io
+
+import pytest
+
+from medseg.reports.score_tables import long_table, per_case_table, pooled_table, score_tables
+
+
+def row(name, iou, dice, precision, recall, support):
+    return {"name": name, "iou": iou, "dice": dice, "precision": precision, "recall": recall, "support": support}
+
+
+def of_cases(name, iou, dice, n):
+    return {"name": name, "iou": iou, "dice": dice, "n": {"iou": n, "dice": n}}
+
+
+@pytest.fixture
+def scores():
+    return {
+        "averaging": "pooled over all pixels",
+        "classes": [
+            row("membrane", 0.5123, 0.6775, 0.7, 0.65, 1_234_567),
+            row("glia|extra", 0.0, 0.0, None, 0.0, 42),
+            row("void", None, None, None, None, 0),
+        ],
+        "mean_iou": 0.25615,
+        "mean_dice": 0.33875,
+        "mean_precision": 0.7,
+        "mean_recall": 0.325,
+        "accuracy": 0.9,
+        "mean_accuracy": 0.325,
+        "frequency_weighted_iou": 0.5,
+        "absent": ["void"],
+        "per_case": {
+            "averaging": "mean over 8 cases",
+            "cases": 8,
+            "rule": "the rule",
+            "classes": [
+                of_cases("membrane", 0.6, 0.7, 8), of_cases("glia|extra", 0.1, 0.2, 3), of_cases("void", None, None, 0)
+            ],
+            "mean_iou": 0.35,
+            "mean_dice": 0.45,
+            "whole": {"accuracy": {"mean": 0.85, "n": 8}},
+        },
+    }  # fmt: skip
+
+
+def test_pooled(scores):
+    assert pooled_table(scores).to_text().splitlines() == [
+        "pooled over all pixels",
+        "class                      IoU    Dice  precision  recall    support",
+        "----------------------  ------  ------  ---------  ------  ---------",
+        "membrane                 0.512   0.677      0.700   0.650  1,234,567",
+        "glia|extra               0.000   0.000          -   0.000         42",
+        "void                    absent  absent     absent  absent          0",
+        "----------------------  ------  ------  ---------  ------  ---------",
+        "mean of 2 classes        0.256   0.339      0.700   0.325  1,234,609",
+        "pixel accuracy                                      0.900",
+        "frequency-weighted IoU   0.500",
+    ]
+
+
+def test_means_over_cases_say_how_many_and_by_which_rule(scores):
+    scores["beside_paper"] = "per_case"
+    assert per_case_table(scores).to_text().splitlines() == [
+        "mean over 8 cases, as the paper's figures are",
+        "class                  IoU    Dice  n",
+        "------------------  ------  ------  -",
+        "membrane             0.600   0.700  8",
+        "glia|extra           0.100   0.200  3",
+        "void                absent  absent  0",
+        "------------------  ------  ------  -",
+        "mean of 2 classes    0.350   0.450  8",
+        "accuracy of a case   0.850          8",
+        "the rule",
+    ]
+    assert pooled_table(scores).title == "pooled over all pixels"
+    scores["beside_paper"] = "pooled"
+    assert pooled_table(scores).title == "pooled over all pixels, as the paper's figures are"
+    assert len(score_tables(scores)) == 2
+
+
+def test_long_table_has_both_with_all_digits(scores):
+    scores["mean_iou"] = 1 / 3
+    rows = list(csv.DictReader(io.StringIO(long_table(scores).to_csv())))
+    keys = [(line["averaging"], line["class"]) for line in rows]
+    pooled, means = "pooled over all pixels", "mean over cases"
+    names = ["membrane", "glia|extra", "void", "(mean or overall)"]
+    assert keys == [(pooled, name) for name in names] + [(means, name) for name in names]
+    assert float(rows[3]["iou"]) == 1 / 3
+    assert rows[3]["accuracy"] == "0.9"
+    assert [rows[index]["n"] for index in (4, 5, 6)] == ["8", "3", "0"]
+    assert rows[2]["iou"] == ""
+    assert rows[0]["support"] == "1234567"
+
+
+@pytest.fixture
+def with_boundary(scores):
+    values = [0.75, None, None]  # glia fills its images: no boundary
+    for line, value in zip(scores["classes"], values, strict=True):
+        support = line.pop("support")
+        line |= {"support": support, "boundary_f": value}
+    scores["mean_boundary_f"] = 0.75
+    scores["boundary"] = {"absent": ["glia|extra", "void"], "tolerance_pixels": [2.7, 5.41]}
+    return scores
+
+
+def test_boundary_scores_are_a_column_and_name_their_tolerance(with_boundary):
+    lines = pooled_table(with_boundary).to_text().splitlines()
+    assert lines[1].split()[-3:] == ["boundary", "F", "support"]
+    assert lines[3].split() == ["membrane", "0.512", "0.677", "0.700", "0.650", "0.750", "1,234,567"]
+    assert lines[4].split() == ["glia|extra", "0.000", "0.000", "-", "0.000", "absent", "42"]
+    assert lines[7].split()[-2:] == ["0.750", "1,234,609"]
+    assert lines[-1] == "boundary F within 2.7 to 5.4 px"
+    with_boundary["boundary"]["tolerance_pixels"] = [5.41, 5.44]
+    assert pooled_table(with_boundary).notes == ("boundary F within 5.4 px",)
+    with_boundary["boundary"]["tolerance_pixels"] = None
+    assert pooled_table(with_boundary).notes == ()
+
+
+def test_absent_is_never_a_number(scores):
+    scores["classes"][2].update(iou=1.0, dice=1.0, precision=0.0, recall=0.0)
+    table = pooled_table(scores)
+    for text in (table.to_text(), table.to_markdown()):
+        (line,) = [line for line in text.splitlines() if "void" in line]
+        assert line.count("absent") == 4
+
+
+def test_all_absent(scores):
+    scores["classes"] = scores["classes"][2:]
+    scores |= dict.fromkeys(("mean_iou", "mean_dice", "mean_precision", "mean_recall", "accuracy"))
+    assert "mean of 0 classes            -" in pooled_table(scores).to_text()

@@ -1,0 +1,172 @@
+"""What MLflow gets of a run, and what it must not get."""
+
+import contextlib
+import getpass
+import json
+import logging
+import os
+import warnings
+
+import pytest
+from runs.test_tracking import client, quiet, tracker, warnings_of_ours
+
+from medseg.runs import privacy
+from medseg.runs.tracking import MLflowTracker, RunFolder, training_run
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def everything_in(folder):
+    """Return all rows of the database and all texts of the artifacts, but for where the artifacts lie."""
+    import sqlite3
+
+    with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as database:
+        names = [row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        rows = [f"{name}: {row}" for name in names for row in database.execute(f"SELECT * FROM {name}")]
+    texts = [
+        path.read_bytes().decode(errors="replace") for path in (folder / "mlartifacts").rglob("*") if path.is_file()
+    ]
+    return "\n".join(rows + texts).replace((folder / "mlartifacts").as_uri(), "ARTIFACTS")
+
+
+@quiet
+def test_nothing_names_a_person_a_host_or_a_home(tmp_path, monkeypatch):
+    home = tmp_path / "home" / "alice77"
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("LOGNAME", "alice77")
+    monkeypatch.setattr(privacy.platform, "node", lambda: "wolke9.example.org")
+    config = {
+        "dataset_dir": f"{home}/my data/ct",
+        "notes": ["~/x/y.json", f"{home}/a.nii.gz"],
+        "uri": f"sqlite:///{home}/mlflow.db",
+        "url": "https://data.example/set/1",
+        "author": "alice77",
+        "transforms": [{"_target_": "Load", "path": str(home)}],
+        "loss": "$monai.losses.DiceLoss()",
+        "lr": 0.1,
+        "spacing": [0.5, 0.5, 2.0],
+    }
+    folder = RunFolder(tmp_path / "runs" / "a_alice77")
+    folder.write_config(config)
+    folder.write_json("data.json", {"where": str(home / "x")})
+    folder.append_metrics(1, {"loss": 1.0})
+    folder.write_text(".0123abcd.model.pt", "unfinished")
+    folder.write_text("checkpoints/last.pt", "state")
+    with MLflowTracker(None, "trials of alice77", folder.path.name, folder.path) as tracking:
+        tracking.log_params(config)
+        tracking.log_tags({"command": f"medseg train --data '{home}/my data/ct' on wolke9", "overlays": ""})
+        tracking.log_tags({"error": f"OSError: {home}/ct/scan 1.nii.gz cannot be read by alice77@wolke9.example.org"})
+        tracking.log_dataset("ct", "0123456789abcdef" * 4, 7)
+        tracking.log_folder()
+    assert tracking.online
+    seen = everything_in(tmp_path / "runs")
+    assert [name for name in ("alice77", str(home), "wolke9", getpass.getuser() + "@") if name in seen] == []
+    run = client(tmp_path / "runs").get_run(tracking.run_id)
+    assert run.data.params == {
+        "dataset_dir": "ct",
+        "notes": '["y.json", "a.nii.gz"]',
+        "uri": "sqlite:mlflow.db",
+        "url": "https://data.example/set/1",
+        "author": "<user>",
+        "lr": "0.1",
+        "spacing": "[0.5, 0.5, 2.0]",
+    }
+    assert run.data.tags["medseg.command"].startswith("medseg train --data ")
+    assert run.data.tags["medseg.error"].startswith("OSError: ")
+    (given,) = run.inputs.dataset_inputs
+    assert given.dataset.name == "ct"
+    assert given.dataset.digest == ("0123456789abcdef" * 4)[:36]
+    assert json.loads(given.dataset.profile) == {"images": 7, "fingerprint": "0123456789abcdef" * 4}
+    stored = [path.name for path in (tmp_path / "runs" / "mlartifacts").rglob("*") if path.is_file()]
+    assert sorted(stored) == ["config.yaml", "data.json", "metrics.jsonl"]
+
+
+@quiet
+def test_epochs_that_a_killed_process_did_not_send(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    first = tracker(folder.path)
+    first.start()
+    for epoch in (1, 2, 3):
+        folder.append_metrics(epoch, {"loss": 1 / epoch})
+    first.log_metrics({"loss": 1.0}, step=1)  # and is killed
+    with tracker(folder.path, resume=True) as second:
+        assert second.run_id == first.run_id
+    first.finish()
+    history = client(tmp_path).get_metric_history(second.run_id, "loss")
+    assert sorted((point.step, point.value) for point in history) == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+
+
+@quiet
+def test_a_start_is_a_new_run(tmp_path):
+    with tracker(tmp_path / "run") as first:
+        pass
+    with tracker(tmp_path / "run") as second:
+        pass
+    assert second.run_id != first.run_id
+
+
+@quiet
+def test_an_evaluation_is_a_child_of_the_training(tmp_path):
+    folder = RunFolder(tmp_path / "runs" / "a")
+    folder.append_metrics(1, {"loss": 1.0})
+    folder.write_text("model.pt", "weights")
+    with tracker(folder.path) as training:
+        pass
+    parent = training_run(folder.path / "model.pt")
+    assert parent["run_id"] == training.run_id
+    assert training_run(tmp_path / "elsewhere.pt") is None
+    with MLflowTracker(None, "other", "evaluate", tmp_path / "scores", parent=parent) as child:
+        child.log_metrics({"test_mean_iou": 0.5}, step=0)
+    run = client(tmp_path / "runs").get_run(child.run_id)
+    assert run.data.tags["mlflow.parentRunId"] == training.run_id
+    assert run.info.experiment_id == client(tmp_path / "runs").get_run(training.run_id).info.experiment_id
+    with MLflowTracker(None, "other", "evaluate", tmp_path / "two", parent={**parent, "run_id": "0" * 32}) as orphan:
+        pass
+    assert orphan.online
+    assert "mlflow.parentRunId" not in client(tmp_path / "runs").get_run(orphan.run_id).data.tags
+
+
+@pytest.mark.parametrize("uri", ["./mlruns", "file:///tmp/mlruns", "nonsense://x"])
+def test_a_store_of_the_environment_that_cannot_be_used(tmp_path, monkeypatch, caplog, uri):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with tracker(tmp_path / "run") as tracking:
+        tracking.log_metrics({"loss": 1.0}, step=1)
+    assert tracking.run_id is None
+    (warning,) = warnings_of_ours(caplog)
+    assert "MLFLOW_TRACKING_URI" in warning
+    assert "is recorded in its folder alone" in warning
+
+
+@quiet
+def test_a_registered_model_has_its_signature(tmp_path):
+    import mlflow.pytorch
+    import torch
+
+    network = torch.nn.Conv2d(3, 5, 1)
+    with tracker(tmp_path / "run") as tracking:
+        tracking.register("cells", network, (3, 8, 8))
+    assert tracking.online
+    store = client(tmp_path)
+    (version,) = store.search_model_versions("name = 'cells'")
+    assert version.run_id == tracking.run_id
+    folder = next((tmp_path / "mlartifacts").rglob("MLmodel")).parent
+    signature = mlflow.models.Model.load(str(folder)).signature
+    assert signature.inputs.inputs[0].shape == (-1, 3, -1, -1)
+    assert signature.outputs.inputs[0].shape == (-1, 5, -1, -1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loaded = mlflow.pytorch.load_model(str(folder))
+    assert torch.equal(loaded.weight, network.weight)
+
+
+@quiet
+def test_the_process_stays_its_own(tmp_path):
+    before = dict(os.environ)
+    levels = {name: logging.getLogger(name).level for name in ("alembic", "medseg", "")}
+    with tracker(tmp_path / "run") as tracking:
+        tracking.log_metrics({"loss": 1.0}, step=1)
+    assert dict(os.environ) == before
+    assert {name: logging.getLogger(name).level for name in levels} == levels
