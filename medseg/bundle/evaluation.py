@@ -1,24 +1,29 @@
-"""Score weights on a split and write the tables and pictures."""
+"""Score weights on a split, write the tables and pictures, and record what was scored with what."""
 
 from __future__ import annotations
 
-import inspect
+import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from medseg.engines.boundary_scores import BoundaryCounter
-from medseg.engines.evaluator import Evaluator
-from medseg.engines.instance_scores import InstanceCounter
+from torch import nn
+
+from medseg.engines.evaluator import PREFIX, Evaluator
 from medseg.engines.loading import stop_workers
 from medseg.errors import MedsegError
-from medseg.runs.checkpoint import load_weights
+from medseg.runs import provenance
+from medseg.runs.checkpoint import load_weights, unwrap
 from medseg.runs.processes import rank
 from medseg.runs.report import write_report
-from medseg.runs.tracking import MLflowTracker, RunFolder
+from medseg.runs.run_folder import METRICS
+from medseg.runs.tracking import MLflowTracker, RunFolder, training_run
 
 logger = logging.getLogger(__name__)
+
+RECORD = "evaluation.json"
+BESIDE_PAPER = ("pooled", "per_case")
 
 
 def evaluate(
@@ -27,54 +32,66 @@ def evaluate(
     output_dir: str | Path,
     *,
     title: str,
+    scores: Mapping[str, Mapping[str, Any] | None] | None = None,
+    beside_paper: Literal["pooled", "per_case"] | None = None,
     tracking: bool = True,
     tracking_uri: str | None = None,
     experiment: str = "medseg",
     data: Mapping[str, Any] | None = None,
-    instances: Mapping[str, Any] | None = None,
-    boundary: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
+    seed: int | None = None,
 ) -> dict[str, Any]:
-    """Load weights, evaluate, and write ``scores.json``, tables, confusion matrix and overlays.
+    """Load weights, evaluate, and write ``scores.json``, ``scores_per_case.csv``, tables, confusion matrix, overlays.
 
     Args:
         evaluator: over the split to score.
         ckpt: weights: a bundle's ``model.pt``, or a checkpoint of a run.
         output_dir: where the report goes.
         title: heading of the pictures, such as the data set and split.
-        tracking: whether MLflow is told, as a run of its own.
+        scores: options by name of further scores, see `medseg.metrics.score`; ``None`` for options leaves one out.
+        beside_paper: which of the two means stands beside the figures of the network's paper, where that is known.
+        tracking: whether MLflow is told, as a run of its own, below the training's where that is there.
         tracking_uri: as in `Run`.
         experiment: as in `Run`.
         data: what was scored, for ``data.json``: fingerprint and split.
-        instances: arguments of `InstanceCounter`, for instance scores too.
-        boundary: arguments of `BoundaryCounter`, for boundary F-scores too; ``{}`` for its defaults.
+        config: resolved configuration, for ``config.yaml``.
+        seed: of the configuration, for the record.
 
     Returns:
         The scores, as in ``scores.json``.
 
     Raises:
-        ValueError: if ``instances`` or ``boundary`` holds what its counter does not take.
+        MedsegError: if ``scores`` names what is unknown, or gives an option that its score does not take.
         CheckpointError: if the weights do not fit.
     """
-    wanted = {"instances": (InstanceCounter, instances), "boundary": (BoundaryCounter, boundary)}
-    counters = {
-        name: _counter(name, kind, evaluator, given) for name, (kind, given) in wanted.items() if given is not None
-    }
+    if beside_paper is not None and beside_paper not in BESIDE_PAPER:
+        raise MedsegError(f"beside_paper is {beside_paper!r}; it must be one of {', '.join(BESIDE_PAPER)}, or null")
+    evaluator.use_scores(scores or {})
     load_weights(evaluator.network, ckpt)
     folder = RunFolder(output_dir)
+    record = {
+        "weights": describe_weights(ckpt),
+        "network": describe_network(evaluator.network),
+        "scores": dict(scores or {}),
+        "data": dict(data or {}),
+        "seed": seed,
+        "title": title,
+    }
     tracker = None
     if tracking and rank() == 0:
-        tracker = MLflowTracker(tracking_uri, experiment, f"evaluate_{folder.path.name}", folder.path)
+        name = f"evaluate_{folder.path.name}"
+        tracker = MLflowTracker(tracking_uri, experiment, name, folder.path, parent=training_run(ckpt))
         tracker.start()
     try:
-        evaluator.score(evaluator.network)
-        more = {name: counter.scores() for name, counter in counters.items()}
-        scores = {**evaluator.table(), **more}
+        found = evaluator.score(evaluator.network)
+        evaluator.warn_of_one_class()
+        result = evaluator.result().with_scores({} if beside_paper is None else {"beside_paper": beside_paper})
         if rank() == 0:
-            if data is not None:
-                folder.write_json("data.json", dict(data))
-            write_report(folder, evaluator.result(more), ".", title=title)
+            write_records(folder, record, data, config)
+            write_report(folder, result, ".", title=title)
             if tracker is not None:
-                tracker.log_metrics(_logged(scores), step=0)
+                tracker.log_params(record)
+                tracker.log_metrics({f"test_{k.removeprefix(PREFIX)}": v for k, v in found.items()}, step=0)
                 for path in sorted(folder.path.glob("*.*")):
                     tracker.log_artifact(path)
     except BaseException:
@@ -85,26 +102,52 @@ def evaluate(
         stop_workers(evaluator)
     if tracker is not None:
         tracker.finish("FINISHED")
-    return scores
+    return dict(result.table)
 
 
-def _logged(scores: Mapping[str, Any]) -> dict[str, float]:
-    """Return what of the scores MLflow is told."""
-    rows = {f"test_iou_{row['name'].replace(' ', '_')}": row["iou"] for row in scores["classes"]}
-    rows["test_mean_iou"] = scores["mean_iou"]
-    if "instances" in scores:
-        rows["test_instance_ap"] = scores["instances"]["per_image"]["average_precision"]
-    if "boundary" in scores:
-        rows["test_boundary_f"] = scores["boundary"]["mean_f_score"]
-    return {name: value for name, value in rows.items() if value is not None}
+def write_records(
+    folder: RunFolder, record: Mapping[str, Any], data: Mapping[str, Any] | None, config: Mapping[str, Any] | None
+) -> None:
+    """Write what a reader of the scores must know to get them again.
+
+    Args:
+        folder: of the evaluation.
+        record: weights, network, scores, seed.
+        data: what was scored.
+        config: resolved configuration.
+    """
+    environment = provenance.collect()
+    folder.write_json(RECORD, {**record, "commit": environment["git"]})
+    folder.write_json("environment.json", environment)
+    if data is not None:
+        folder.write_json("data.json", dict(data))
+    if config is not None:
+        folder.write_config(config)
 
 
-def _counter(name: str, kind: Callable[..., Any], evaluator: Evaluator, given: object) -> Any:
-    """Build a counter of further scores, or raise ValueError saying which arguments it takes."""
-    takes = list(inspect.signature(kind).parameters)[1:]
-    if not isinstance(given, Mapping):
-        raise MedsegError(f"`{name}` is {given!r}; give its options ({', '.join(takes)}), {{}} for their defaults")
-    unknown = [key for key in given if key not in takes]
-    if unknown:
-        raise MedsegError(f"`{name}` has no option {unknown[0]!r}; it takes {', '.join(takes)}")
-    return kind(evaluator, **given)
+def describe_weights(ckpt: str | Path) -> dict[str, Any]:
+    """Return the name of weights, the SHA-256 of their file, and the run whose folder they lie in.
+
+    Names of folders above the run, or above the file where it lies in no run, are left out: they may name a person.
+
+    Args:
+        ckpt: the file.
+    """
+    path = Path(ckpt).resolve()
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    run = next((folder for folder in (path.parent, path.parent.parent) if (folder / METRICS).is_file()), None)
+    name = path.name if run is None else path.relative_to(run).as_posix()
+    return {"file": name, "sha256": digest, "run": None if run is None else run.name}
+
+
+def describe_network(network: nn.Module) -> dict[str, Any]:
+    """Return a network's class, where it is from, and the number of its parameters.
+
+    Args:
+        network: wrapped or not.
+    """
+    inner = unwrap(network)
+    kind = type(inner)
+    number = sum(parameter.numel() for parameter in inner.parameters())
+    return {"name": kind.__name__, "module": kind.__module__, "parameters": number}

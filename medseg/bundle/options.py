@@ -1,15 +1,35 @@
-"""What any training can be told on its command line, beside the keys that its bundle's YAML declares.
+"""What any training or evaluation can be told: one meaning and one default for all bundles.
 
-A bundle's YAML holds what differs from other bundles; everything here has one meaning and one default for all of them.
-``--schedule cosine`` on the command line and ``schedule: cosine`` in a YAML file do the same.
+A bundle's generated YAML lists them all at its top level and hands them on by name, so that ``--schedule cosine`` on
+the command line, a line in `bundle.yaml` and an overlay do the same, and nothing acts by its name alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import difflib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from medseg.errors import MedsegError
+
+__all__ = ["OptionError", "Options"]
+
+_PATHS = ("datalist", "runs_dir", "output_dir", "publish", "resume")
+_SWITCHES = ("channels_last", "compile", "mlflow")
+_WHOLE = {
+    "batch_size": 1, "num_workers": 0, "val_interval": 1, "max_epochs": 1, "warmup": 0, "accumulation_steps": 1,
+    "early_stop": 1, "seed": 0,
+}  # fmt: skip
+
+
+_NUMBERS = ("max_minutes", "learning_rate", "clip_grad_norm", "ema_decay", "schedule_power")
+_SCORED = ("test", "validation", "training")
+
+
+class OptionError(MedsegError):
+    """An option that is not there, or holds what it must not."""
 
 
 @dataclass(frozen=True)
@@ -17,19 +37,22 @@ class Options:
     """Options of the data, the training and the records.
 
     Args:
-        datalist: JSON file; by default ``datalist.json`` in ``dataset_dir``.
+        datalist: JSON file; by default ``datalist.json`` or ``dataset.json`` in ``dataset_dir``.
         fold_key: fold scheme of the datalist, such as ``fold`` or ``fold_random``.
-        fold: the fold that is left out for the test.
+        fold: the fold that is left out for the test; ``None`` for the fixed lists, ``all`` to train on everything.
         validation_fold: the fold that picks the best weights: a number, ``next`` (the one after the test fold), or
             ``None`` (``null`` in YAML) for none.
-        roi_size: window that no image may be smaller than, unless there is an ignore label to pad with.
-        batch_size: samples a step and process.
-        num_workers: loading processes.
-        val_interval: epochs between validations.
+        scored: which part of the split an evaluation scores: ``test``, ``validation`` or ``training``.
+        max_epochs: epochs of the whole schedule.
         max_minutes: wall-clock budget, to which the schedule is fitted.
-        schedule: ``constant``, ``poly`` or ``cosine``, iteration by iteration.
+        batch_size: samples a step and process.
+        learning_rate: of the optimiser, which may give groups of their own.
+        crop_size: window that training samples are cut to, at a random place; smaller images are padded.
+        select_by: validation score that picks the best weights.
+        val_interval: epochs between validations.
+        schedule: ``constant``, ``poly`` or ``cosine``, step by step.
         schedule_power: exponent of ``poly``.
-        warmup: iterations of linear rise.
+        warmup: steps of linear rise.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         channels_last: keep activations channels-last.
         compile: pass the network through ``torch.compile``.
@@ -37,26 +60,31 @@ class Options:
         clip_grad_norm: largest norm of the gradient.
         ema_decay: decay of averaged weights, which are then validated and saved.
         early_stop: validations without a better score before training ends.
+        num_workers: loading processes.
         seed: of first weights, order, augmentation and dropout.
         resume: ``True`` for the newest unfinished run, or the folder of a run.
-        runs_dir: folder of all runs; by default ``runs`` in the bundle.
+        runs_dir: folder of all runs.
         run_name: of a new run; by default the bundle's name and the time.
         output_dir: the run's folder; by default ``run_name`` in ``runs_dir``.
-        publish: file that gets the trained weights; by default the bundle's ``models/model.pt``, ``False`` for none.
+        publish: file that gets the trained weights too; ``True`` for the bundle's ``models/model.pt``.
         mlflow: record in MLflow (``tracking`` is an argument of MONAI's own).
         tracking_uri: MLflow server; by default a database beside the runs.
         experiment: name of the MLflow experiment; by default the bundle's name.
+        register: name under which MLflow gets the trained model.
     """
 
     datalist: str | None = None
     fold_key: str = "fold"
-    fold: int | None = 0
+    fold: int | str | None = 0
     validation_fold: int | str | None = "next"
-    roi_size: list[int] | None = None
-    batch_size: int = 1
-    num_workers: int = 0
-    val_interval: int = 1
+    scored: str = "test"
+    max_epochs: int = 100
     max_minutes: float | None = None
+    batch_size: int = 1
+    learning_rate: float = 0.001
+    crop_size: list[int] | None = None
+    select_by: str = "val_mean_iou"
+    val_interval: int = 1
     schedule: str = "constant"
     schedule_power: float = 0.9
     warmup: int = 0
@@ -67,15 +95,17 @@ class Options:
     clip_grad_norm: float | None = None
     ema_decay: float | None = None
     early_stop: int | None = None
+    num_workers: int = 0
     seed: int = 0
     resume: bool | str = False
-    runs_dir: str | None = None
+    runs_dir: str = "runs"
     run_name: str | None = None
     output_dir: str | None = None
-    publish: str | bool | None = None
+    publish: str | bool = False
     mlflow: bool = True
     tracking_uri: str | None = None
     experiment: str | None = None
+    register: str | None = None
 
     @classmethod
     def names(cls) -> list[str]:
@@ -83,10 +113,54 @@ class Options:
         return [field.name for field in dataclasses.fields(cls)]
 
     @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Return every option's default."""
+        return {field.name: field.default for field in dataclasses.fields(cls)}
+
+    @classmethod
     def of(cls, values: Mapping[str, Any]) -> Options:
-        """Build from a configuration's top level; its other keys are left aside."""
-        return cls(**{name: values[name] for name in cls.names() if name in values})
+        """Build from a mapping.
+
+        Raises:
+            OptionError: if a name is unknown, or a value is of the wrong kind.
+        """
+        known = cls.names()
+        for name, value in values.items():
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                raise OptionError(f"there is no option {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+            _check(name, value)
+        return cls(**{name: _read(name, value) for name, value in values.items()})
 
     def only(self, *names: str) -> dict[str, Any]:
         """Return some options by name."""
         return {name: getattr(self, name) for name in names}
+
+
+def _check(name: str, value: Any) -> None:
+    wrong = ""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if name in _SWITCHES and not isinstance(value, bool):
+        wrong = "give True or False"
+    elif name in _WHOLE and value is not None and not (whole and value >= _WHOLE[name]):
+        wrong = f"give a whole number of at least {_WHOLE[name]}"
+    elif name in _NUMBERS and value is not None and not (number and value > 0):
+        wrong = "give a number above 0"
+    elif name == "scored" and value not in _SCORED:
+        wrong = f"choose one of {', '.join(_SCORED)}"
+    elif name == "crop_size" and value is not None and not _is_size(value):
+        wrong = "give one edge in pixels for each axis, or null"
+    if wrong:
+        raise OptionError(f"{name} is {value!r}; {wrong}")
+
+
+def _is_size(value: Any) -> bool:
+    listed = isinstance(value, Sequence) and not isinstance(value, str)
+    return listed and bool(value) and all(isinstance(edge, int) and edge > 0 for edge in value)
+
+
+def _read(name: str, value: Any) -> Any:
+    if name in _PATHS and value is not None and not isinstance(value, bool):
+        return str(value)
+    return list(value) if name == "crop_size" and value is not None else value

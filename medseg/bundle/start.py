@@ -1,104 +1,195 @@
-"""What a bundle's YAML calls before work starts: requirements, a sound configuration, sound data.
+"""What a bundle's YAML calls before work starts: requirements, overlays that fit, no mistyped option, folders as typed.
 
-MONAI ignores an override that nothing reads (``--max_epoch 5``) and reports bad input as a long trace. Here both end in
-one line that names the value and the remedy.
+In a process that is ``python -m monai.bundle``, medseg is the command and may set the process up: short errors, quiet
+helpers, signals. In any other process (``create_workflow``, MONAI Label, a notebook) nothing of the process is touched.
 """
 
 from __future__ import annotations
 
-import dis
+import difflib
 import importlib.metadata
-import inspect
 import logging
+import re
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from medseg.bundle.config import ConfigError, check_config, declared_keys
+from medseg.bundle.command import Command, owns_process, typed
 from medseg.bundle.options import Options
-from medseg.errors import MedsegError
-from medseg.runs.processes import rank, world_size
+from medseg.bundle.overlays import refuse_clashes
+from medseg.errors import MedsegError, one_line
+from medseg.runs.paths import resolve_path
+from medseg.runs.processes import pick_device, rank, start_processes, stop_processes, world_size
+
+__all__ = [
+    "ConfigError", "check_keys", "check_requirements", "command", "folder", "pick_device", "run_folder",
+    "set_up_process", "start", "start_processes", "stop_processes",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
-_SHOWN = 5  # warnings of the data check
+_PACKAGE = re.compile(r"^([A-Za-z0-9._-]+)\s*(.*)$")
 
 
-class InputError(MedsegError):
-    """Input that a run cannot start with."""
+class ConfigError(MedsegError):
+    """A configuration that would not do what it says, or that this installation cannot run."""
 
 
-# ---------------------------------------------------------------------------------------------- the running workflow
+def command() -> Command:
+    """Return what was typed in this process, see `medseg.bundle.command`."""
+    return typed()
 
 
-def _callers() -> Iterator[Any]:
-    frame = inspect.currentframe()
-    while frame is not None:
-        yield frame.f_locals.get("self")
-        frame = frame.f_back
-
-
-def _parser() -> Any:
-    """Return the `ConfigParser` whose expression is calling, or ``None``."""
-    from monai.bundle import ConfigParser
-
-    return next((caller for caller in _callers() if isinstance(caller, ConfigParser)), None)
-
-
-def _workflow() -> Any:
-    from monai.bundle import ConfigWorkflow
-
-    return next((caller for caller in _callers() if isinstance(caller, ConfigWorkflow)), None)
-
-
-def root() -> str:
-    """Return the bundle's folder: the one whose configuration is running, wherever the program was started.
-
-    Raises:
-        ConfigError: outside a bundle run, where there is none to find.
-    """
-    workflow = _workflow()
-    if workflow is not None:
-        folder = Path(workflow.config_root_path).resolve()
-        return str(folder.parent if folder.name == "configs" else folder)
-    if Path("configs").is_dir():
-        return str(Path.cwd())
-    raise ConfigError("the bundle's folder is not known here; pass --bundle_root")
-
-
-def options() -> Options:
-    """Return the options of the running configuration: its own values, and defaults for the others."""
-    parser = _parser()
-    if parser is None:
-        return Options()
-    given = parser.get() or {}
-    return Options.of({name: parser.get_parsed_content(name) for name in Options.names() if name in given})
-
-
-def datalist_path(dataset_dir: str | Path) -> str:
-    """Return the datalist's file: the option ``datalist``, else ``datalist.json`` of the folder.
+def start(
+    metadata: Mapping[str, Any], command: Command, overlays: Mapping[str, Mapping[str, str]], seed: int | None = None
+) -> None:
+    """Prepare a run.
 
     Args:
-        dataset_dir: folder of the data set.
+        metadata: of the bundle.
+        command: what was typed.
+        overlays: what each overlay that was put on sets.
+        seed: of the process's random numbers, where the process is ours.
+
+    Raises:
+        ConfigError: if a package is missing or too old, or an option has no effect.
+        OverlayError: if two overlays contradict each other.
     """
-    return options().datalist or str(Path(dataset_dir) / "datalist.json")
+    if owns_process():
+        set_up_process()
+    check_requirements(metadata)
+    refuse_clashes(overlays)
+    check_keys(command)
+    if seed is not None and owns_process():
+        from monai.utils import set_determinism
+
+        set_determinism(int(seed), use_deterministic_algorithms=None)
 
 
-def run_folder() -> str:
-    """Return the run's folder, the same in all processes, by ``output_dir``, ``resume``, ``runs_dir``, ``run_name``."""
-    wanted = options()
-    if wanted.output_dir:
-        return wanted.output_dir
-    bundle_root = Path(root())
-    return resume_folder(wanted.resume, wanted.runs_dir or bundle_root / "runs", wanted.run_name or _name(bundle_root))
+def check_keys(command: Command) -> None:
+    """Refuse options that nothing reads: MONAI ignores them.
+
+    Args:
+        command: what was typed.
+
+    Raises:
+        ConfigError: naming the key and the nearest right one.
+    """
+    if not command.files:
+        return
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser()
+    parser.read_config([str(path) for path in command.files])
+    config = dict(parser.get())
+    for key in command.own_keys():
+        top = key.split("#")[0]
+        if top not in config:
+            near = (
+                [f"model#{key}"] if top in ("input", "inference") else difflib.get_close_matches(top, list(config), 1)
+            )
+            hint = f"did you mean --{near[0]}?" if near else "see docs/reference for the options"
+            raise ConfigError(f"--{key}: the configuration has no {top!r}, so that it would have no effect; {hint}")
+        if "#" in key and top not in ("network_def",) and not _holds(config, key.split("#")):
+            raise ConfigError(f"--{key}: the configuration has no such key; {_siblings(config, key.split('#'))}")
 
 
-def _name(bundle_root: Path) -> str:
-    names = [f"{bundle_root.name}_{time.strftime('%Y%m%d_%H%M%S')}_{time.time_ns() // 1000 % 1000:03d}"]
+def _holds(config: Any, path: list[str]) -> bool:
+    for part in path:
+        if isinstance(config, Mapping) and part in config:
+            config = config[part]
+        elif isinstance(config, list) and part.isdecimal() and int(part) < len(config):
+            config = config[int(part)]
+        else:  # an argument of a component, which refuses what it does not take
+            return isinstance(config, Mapping) and "_target_" in config
+    return True
+
+
+def _siblings(config: Any, path: list[str]) -> str:
+    for part in path[:-1]:
+        inner = config.get(part) if isinstance(config, Mapping) else None
+        if not isinstance(inner, Mapping):
+            break
+        config = inner
+    return f"there are {', '.join(map(str, config))}" if isinstance(config, Mapping) else "correct it"
+
+
+def check_requirements(metadata: Mapping[str, Any]) -> None:
+    """Compare the packages that a bundle names with what is installed; the least versions are those of medseg itself.
+
+    Args:
+        metadata: the bundle's metadata, whose ``required_packages_version`` holds the versions it was tested with.
+
+    Raises:
+        ConfigError: naming what to install.
+    """
+    from packaging.requirements import Requirement
+
+    least = {}
+    for line in importlib.metadata.requires("medseg") or []:
+        requirement = Requirement(line)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            least[requirement.name.lower()] = requirement.specifier
+    wanting = []
+    for package in metadata.get("required_packages_version", {}):
+        try:
+            installed = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            wanting.append(f"{package} (not installed)")
+            continue
+        specifier = least.get(package.lower())
+        if specifier is not None and not specifier.contains(installed, prereleases=True):
+            wanting.append(f"{package}{specifier} (installed: {installed})")
+    if wanting:
+        names = " ".join(f"'{wanted.split(' ')[0]}'" for wanted in wanting)
+        raise ConfigError(f"this bundle needs {', '.join(wanting)}: pip install {names}")
+
+
+# ---------------------------------------------------------------------------------------------- folders
+
+
+def folder(value: Any, name: str, command: Command | None = None) -> str:
+    """Return a path as the user means it: as typed, with ``~`` and ``..`` resolved against the working directory.
+
+    Args:
+        value: what the configuration holds; MONAI's command line makes numbers of names such as ``2024_01_05``.
+        name: of the option.
+        command: what was typed.
+
+    Raises:
+        MedsegError: if it is no path.
+    """
+    return str(resolve_path((command or Command()).text(name, value)))
+
+
+def run_folder(options: Options, name: str, command: Command) -> Path:
+    """Return the run's folder, the same in all processes, by ``output_dir``, ``resume``, ``runs_dir``, ``run_name``.
+
+    Args:
+        options: of the configuration.
+        name: of the bundle.
+        command: what was typed.
+    """
+    if options.output_dir:
+        return Path(folder(options.output_dir, "output_dir", command))
+    if isinstance(options.resume, str):
+        return Path(folder(options.resume, "resume", command))
+    runs = Path(folder(options.runs_dir, "runs_dir", command))
+    if options.resume:
+        begun = sorted(runs.glob("*/checkpoints/last.pt"), key=lambda path: path.stat().st_mtime_ns)
+        unfinished = [last.parent.parent for last in begun if not _finished(last)]
+        if unfinished:
+            return unfinished[-1]
+        logger.warning("--resume: no unfinished run in %s; starting a new one", runs.name)
+    return runs / (str(command.text("run_name", options.run_name)) if options.run_name else _new_name(name))
+
+
+def _new_name(name: str) -> str:
+    names = [f"{name}_{time.strftime('%Y%m%d_%H%M%S')}_{time.time_ns() // 1000 % 1000:03d}"]
     if world_size() > 1:
         import torch.distributed as dist
 
@@ -106,183 +197,23 @@ def _name(bundle_root: Path) -> str:
     return names[0]
 
 
-def resume_folder(resume: bool | str, runs: str | Path, name: str) -> str:
-    """Return the run's folder: a new one, the named one, or with ``resume`` the newest that is not finished.
-
-    Args:
-        resume: ``False``, ``True``, or a run's folder.
-        runs: folder of all runs.
-        name: of a new run.
-    """
-    if isinstance(resume, str):
-        return resume
-    if resume:
-        begun = sorted(Path(runs).glob("*/checkpoints/last.pt"), key=lambda p: p.stat().st_mtime_ns)
-        unfinished = [last.parent.parent for last in begun if not _finished(last)]
-        if unfinished:
-            return str(unfinished[-1])
-        logger.warning("--resume: no unfinished run in %s; starting a new one", Path(runs).name)
-    return str(Path(runs) / name)
-
-
 def _finished(last: Path) -> bool:
     weights = last.parent.parent / "model.pt"  # the last file that a run writes
     return weights.is_file() and weights.stat().st_mtime_ns >= last.stat().st_mtime_ns
 
 
-# ---------------------------------------------------------------------------------------------- before work starts
+# ---------------------------------------------------------------------------------------------- the process
 
 
-def start() -> None:
-    """Prepare a run: short errors, quiet helpers, requirements (``configs/metadata.json``), configuration, seed.
+def set_up_process() -> None:
+    """Set up a process that is medseg's own: errors of the input in one line, quiet helpers, signals that end a run."""
+    from medseg.bundle.command import claim_process
+    from medseg.runs import signals
 
-    Raises:
-        ConfigError: if a required package is missing or too old, or a configuration key has no effect.
-    """
+    if not owns_process():
+        claim_process()
     sys.excepthook = _short_errors
-    _quieten()
-    parser = _parser()
-    if parser is None:
-        raise ConfigError("medseg.bundle.start.start is for a bundle's `initialize`; no configuration is running")
-    check_requirements(parser.get("_meta_") or _metadata(root()))
-    workflow = _workflow()
-    if workflow is None:
-        check_config(parser.get(), ("initialize", "run", "finalize"))
-    else:
-        entry_points = (workflow.init_id, workflow.run_id, workflow.final_id)
-        check_config(parser.get(), entry_points, declared_keys(Path(workflow.config_root_path)))
-    from monai.utils import set_determinism
-
-    set_determinism(options().seed, use_deterministic_algorithms=None)  # first weights, in every process the same
-
-
-def _metadata(bundle_root: str) -> dict[str, Any]:
-    import json
-
-    path = Path(bundle_root) / "configs" / "metadata.json"
-    return dict(json.loads(path.read_text())) if path.is_file() else {}
-
-
-def check_requirements(metadata: Mapping[str, Any]) -> None:
-    """Compare ``required_packages_version`` with what is installed.
-
-    Args:
-        metadata: the bundle's metadata.
-
-    Raises:
-        ConfigError: naming what to install.
-    """
-    from packaging.version import Version
-
-    needed = dict(metadata.get("required_packages_version", {}))
-    wanting = []
-    for package, least in needed.items():
-        try:
-            installed = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            wanting.append(f"{package}>={least} (not installed)")
-            continue
-        if Version(Version(installed).base_version) < Version(least):
-            wanting.append(f"{package}>={least} (installed: {installed})")
-    if wanting:
-        names = " ".join(f"'{w.split(' ')[0]}'" for w in wanting)
-        raise ConfigError(f"this bundle needs {', '.join(wanting)}: pip install {names}")
-
-
-def check_data(dataset_dir: str | Path) -> None:
-    """Check the datalist and every file in it before training; fast where nothing changed since the last time.
-
-    Channels and classes are compared with those of the running configuration's ``network_def``. Groups must not be
-    split in the scheme ``fold``; another scheme, such as random crops, is a choice, and is only warned of.
-
-    Args:
-        dataset_dir: folder of the data set.
-
-    Raises:
-        DatalistError: if the datalist cannot be used, or with what was found.
-    """
-    if rank() != 0:
-        return
-    from medseg.data.check import check_datalist
-
-    parser = _parser()
-    network = (parser.get("network_def") if parser is not None else None) or {}
-    in_channels, classes = (
-        parser.get_parsed_content(f"network_def#{name}") if name in network else None
-        for name in ("in_channels", "out_channels")
-    )
-    datalist, fold_key = datalist_path(dataset_dir), options().fold_key
-    report = check_datalist(
-        datalist,
-        fold_keys=[fold_key] if fold_key == "fold" else [],
-        in_channels=in_channels,
-        num_classes=classes,
-        roi_size=options().roi_size,
-    )
-    if fold_key != "fold":
-        logger.warning("folds by %s may split a group (patient, section) between training and test", fold_key)
-    for finding in report.warnings[:_SHOWN]:
-        logger.warning("%s: %s", finding.code, finding.message)
-    if len(report.warnings) > _SHOWN:
-        logger.warning("and %d more; `medseg check` lists them", len(report.warnings) - _SHOWN)
-    report.raise_for_errors()
-
-
-def resolved_config() -> dict[str, Any]:
-    """Return the running configuration with what was evaluated to a plain value in place of its expression."""
-    parser = _parser()
-    if parser is None:
-        return {}
-    resolved = parser.ref_resolver.resolved_content
-
-    def plain(value: Any, name: str) -> Any:
-        known = resolved.get(name, value)
-        if isinstance(known, str) and known.startswith("@"):
-            known = resolved.get(known[1:].replace("#", "::"), known)
-        return known if isinstance(known, str | int | float | bool | None) else value
-
-    def walk(value: Any, name: str) -> Any:
-        if isinstance(value, Mapping):
-            return {k: walk(v, f"{name}::{k}" if name else str(k)) for k, v in value.items()}
-        if isinstance(value, list):
-            return [walk(v, f"{name}::{n}") for n, v in enumerate(value)]
-        return plain(value, name)
-
-    skipped = ("imports", "initialize", "run", "finalize", "_meta_")
-    given = {k: walk(v, k) for k, v in parser.get().items() if k not in skipped}
-    trains = "trainer" in (parser.get("train") or {})
-    return {**given, **(options().only(*Options.names()) if trains else {})}
-
-
-# ---------------------------------------------------------------------------------------------- errors and noise
-
-
-def _short_errors(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print one line for an error of the input, the trace for anything else."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if _is_ours(cause):
-            sys.stderr.write(f"error: {cause}\n")
-            return
-        cause = cause.__cause__ or cause.__context__
-    sys.__excepthook__(kind, error, trace)
-
-
-def _is_ours(error: BaseException) -> bool:
-    """Return whether an error is one of medseg's classes, or a `ValueError` that medseg itself raised."""
-    if type(error).__module__.split(".")[0] == "medseg":
-        return True
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None or not isinstance(error, ValueError):
-        return False
-    frame = trace.tb_frame
-    raised = dis.opname[frame.f_code.co_code[trace.tb_lasti]] == "RAISE_VARARGS"  # not one of a call, such as int("x")
-    return raised and str(frame.f_globals.get("__name__", "")).split(".")[0] == "medseg"
-
-
-def _quieten() -> None:
+    signals.handle()
     if rank() != 0:
         logging.getLogger().setLevel(logging.WARNING)
     ours = logging.getLogger("medseg")
@@ -294,5 +225,14 @@ def _quieten() -> None:
     for name in ("ignite", "alembic", "monai.bundle.config_parser"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for name in ("medseg.engines.trainer.Trainer", "medseg.engines.evaluator.Evaluator", "monai.engines"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # they tell of an error before it is told in one line
     warnings.filterwarnings("ignore", message=".*nvImageCodec.*")
+
+
+def _short_errors(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print one line for an error of the input, the trace for anything else."""
+    said = one_line(error)
+    if said is None:
+        sys.__excepthook__(kind, error, trace)
+    else:
+        sys.stderr.write(f"error: {said}\n")

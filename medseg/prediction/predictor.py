@@ -4,37 +4,47 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ignite.engine import Events
 from monai.engines import SupervisedEvaluator
 from monai.inferers import Inferer
-from torch import Tensor, nn
+from torch import nn
 
-from medseg.bundle.start import InputError
-from medseg.engines.memory import keep_freed_memory
-from medseg.engines.precision import autocast, network_to_channels_last, resolve_precision
-from medseg.errors import MedsegError
-from medseg.io.load import PIXEL_SUFFIXES
-from medseg.io.masks import image_suffix, mask_path, write_mask
-from medseg.runs.checkpoint import load_weights
+from medseg.bundle import feeding
+from medseg.bundle.description import Description
+from medseg.bundle.record import load_described
+from medseg.engines.precision import network_to_channels_last, resolve_precision
+from medseg.errors import MedsegError, one_line
+from medseg.io.folder import LeftOut, list_images, mask_targets
+from medseg.io.load import LoadImagesd
+from medseg.io.masks import write_mask
+from medseg.prediction.case import check_fits, feed, logits_of, mask_of
 from medseg.runs.processes import pick_device
+
+__all__ = ["ImageFolder", "InputError", "Predictor"]
 
 logger = logging.getLogger(__name__)
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-_SUFFIXES = (*PIXEL_SUFFIXES, ".nii", ".nii.gz")
+_SHOWN = 20
+_TEXTS = (".txt", ".md", ".csv", ".tsv", ".json", ".yaml", ".yml", ".xml", ".html", ".log", ".pdf")
+
+
+class InputError(MedsegError):
+    """Images that cannot be predicted as asked."""
 
 
 class ImageFolder(torch.utils.data.Dataset[dict[str, Any]]):
     """The images of a folder and its subfolders that have no mask yet.
 
     Args:
-        folder: of images (PNG, JPEG, BMP, TIFF, NIfTI), or one image.
-        transform: dictionary transforms on ``image``.
+        folder: of images, or one image.
+        description: the model, which says how they are fed.
         output_dir: where the masks go.
         overwrite: also do images whose mask is there.
 
@@ -43,47 +53,35 @@ class ImageFolder(torch.utils.data.Dataset[dict[str, Any]]):
     """
 
     def __init__(
-        self, folder: str | Path, transform: Callable[..., Any], output_dir: str | Path, *, overwrite: bool = False
+        self, folder: str | Path, description: Description, output_dir: str | Path, *, overwrite: bool = False
     ) -> None:
-        root = Path(folder).resolve()
-        if not root.exists():
-            raise InputError(f"{folder} does not exist; name a folder of images with --dataset_dir")
-        files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
-        self.folder = root.parent if root.is_file() else root
-        self.output_dir = Path(output_dir).resolve()
-        if self.folder in self.output_dir.parents:  # masks are no images
-            files = [p for p in files if self.output_dir not in p.parents]
-        images = [p for p in files if image_suffix(p) in _SUFFIXES and not p.name.startswith(".")]
-        if not images:
-            raise InputError(f"{folder} holds no image; read are {', '.join(_SUFFIXES)}")
-        if self.output_dir == self.folder:
+        self.output_dir = Path(output_dir)
+        listing = list_images(folder, leave=[output_dir])
+        self.folder = listing.folder
+        self.left_out = [(each.path.relative_to(listing.folder), each.reason) for each in listing.left_out]
+        self.missed = [each.path for each in listing.left_out if not _no_image(each)]
+        if self.output_dir.resolve() == self.folder.resolve():
             raise InputError(f"output_dir {output_dir} is the folder of the images; masks would replace them")
-        self.transform = transform
-        targets: dict[Path, Path] = {}
-        for image in images:
-            target = mask_path(image, self.folder, self.output_dir)
-            if target in targets:
-                raise InputError(f"{image.name} and {targets[target].name} would both write {target.name}; rename one")
-            targets[target] = image
-        if replaced := sorted(set(targets) & set(images)):
-            raise InputError(f"output_dir {output_dir} would replace the image {replaced[0]} by a mask; name another")
-        self.skipped = 0 if overwrite else sum(target.exists() for target in targets)
-        self.data = [{"image": i, "target": t} for t, i in targets.items() if overwrite or not t.exists()]
+        if not listing.images:
+            raise InputError(f"{folder} holds no image that can be read; {listing.describe() or 'it is empty'}")
+        targets = mask_targets(listing, output_dir)
+        self.skipped = 0 if overwrite else sum(target.exists() for target in targets.values())
+        self.data = [{"image": i, "target": t} for i, t in targets.items() if overwrite or not t.exists()]
+        self._load = LoadImagesd("image", keep_uint8=description.input.intensity["scheme"] == "imagenet")
+        self._transform = feeding.prediction(description, loaded=True)
 
     def __len__(self) -> int:
         """Return the number of images to do."""
         return len(self.data)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Return the transformed image, or what is wrong with it under ``error``."""
+        """Return the image as it is fed under ``fed``, or what is wrong with it under ``error``."""
         entry = self.data[index]
         try:
-            image = self.transform({"image": str(entry["image"])})["image"]
-            if not bool(torch.isfinite(image).all()):
-                raise MedsegError("it holds NaN or infinite values")
+            fed = feed(self._load({"image": str(entry["image"])})["image"], self._transform)
         except Exception as error:  # whatever is wrong with one file must not end the others
             return {**entry, "error": _reason(error)}
-        return {**entry, "image_tensor": image}
+        return {**entry, "fed": fed}
 
 
 class Predictor(SupervisedEvaluator):
@@ -93,14 +91,18 @@ class Predictor(SupervisedEvaluator):
         device: where to predict.
         dataset: the images.
         network: the network.
-        inferer: usually a sliding window.
-        postprocessing: dictionary transforms from ``pred`` logits ``(classes, *S)`` to indices ``(1, *S)``.
+        inferer: of the model.
+        postprocessing: dictionary transforms from ``pred`` logits ``(classes, *S)`` to indices ``(1, *S)``; ``None``
+            takes the class of the largest logit.
+        description: the model as the configuration describes it; weights trained otherwise are refused.
         ckpt: weights; ``None`` where the network has them already.
         num_workers: processes that read ahead.
         precision: as in ``Trainer``.
+        keep_header: keep the description, extensions and names that an image's header holds in its mask's.
 
     Raises:
         CheckpointError: if the weights do not fit.
+        DescriptionError: if they were trained otherwise.
     """
 
     def __init__(
@@ -109,23 +111,25 @@ class Predictor(SupervisedEvaluator):
         dataset: ImageFolder,
         network: nn.Module,
         inferer: Inferer,
-        postprocessing: Callable[..., Any],
+        postprocessing: Callable[..., Any] | None,
         *,
+        description: Description,
         ckpt: str | Path | None = None,
         num_workers: int = 0,
         precision: str = "auto",
+        keep_header: bool = False,
         val_handlers: Sequence[Any] | None = None,
     ) -> None:
         device = pick_device(device)
-        keep_freed_memory(device)
-        if ckpt is not None:
-            load_weights(network, ckpt)
+        self.description = description if ckpt is None else load_described(network, ckpt, description)
         network_to_channels_last(network)
         self.precision = resolve_precision(precision, device)
+        self.keep_header = keep_header
         self.failures: list[tuple[Path, str]] = []
         self.written: list[Path] = []
         self.folder = dataset
         self.finish = postprocessing
+        self._classes: set[int] = set()
         loader = torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=num_workers)
         super().__init__(
             device=device,
@@ -139,10 +143,11 @@ class Predictor(SupervisedEvaluator):
         self.add_event_handler(Events.ITERATION_COMPLETED, Predictor._report)
 
     def run(self, global_epoch: int = 1) -> None:
-        """Predict all images; those that fail are listed at the end.
+        """Predict all images; those that fail, and files that were left out, are listed at the end.
 
         Raises:
-            InputError: at the end, if a file could not be done; the others are. At once, if the disk is full.
+            InputError: at the end, if a file could not be done, or one that may be an image was left out; the others
+                are done. At once, if the disk is full.
         """
         if self.folder.skipped:
             logger.info(
@@ -152,21 +157,35 @@ class Predictor(SupervisedEvaluator):
         if len(self.folder):
             super().run(global_epoch)
         logger.info("%d masks written to %s", len(self.written), self.folder.output_dir.name)
+        self._warn_of_one_class()
+        said = []
         if self.failures:
             lines = "\n".join(f"  {path}: {reason}" for path, reason in self.failures)
-            raise InputError(f"{len(self.failures)} of {len(self.folder)} images could not be done:\n{lines}")
+            said.append(f"{len(self.failures)} of {len(self.folder)} images could not be done:\n{lines}")
+        if self.folder.left_out:
+            lines = "\n".join(f"  {path}: {reason}" for path, reason in self.folder.left_out[:_SHOWN])
+            said.append(f"{len(self.folder.left_out)} files were left out:\n{lines}")
+        if self.failures or self.folder.missed:
+            raise InputError("\n".join(said))
+        for line in said:
+            logger.warning("%s", line)
 
     def _predict(self, case: dict[str, Any]) -> dict[str, Any]:
         if "error" in case:
             self._fail(case["image"], case["error"])
             return {}
-        image: Tensor = case["image_tensor"]
         try:
-            with torch.inference_mode(), autocast(self.precision, self.state.device):
-                batch = image[None].to(self.state.device).float()
-                logits = self.inferer(batch, self.network)[0].float()
-            mask = self.finish({"image": image, "pred": logits.cpu()})["pred"]
-            write_mask(mask[0].cpu().numpy(), case["image"], case["target"])
+            check_fits(case["fed"], self.description)
+            logits = logits_of(case["fed"], self.network, self.inferer, self.precision, self.state.device)
+            mask = mask_of(logits, case["fed"], self.description, self.finish)
+            write_mask(
+                mask,
+                case["image"],
+                case["target"],
+                class_names=self.description.classes,
+                colours=_by_index(self.description.colours),
+                keep_header=self.keep_header,
+            )
         except (ValueError, RuntimeError, OSError) as error:  # wrong channels, too little memory, a file has changed
             if isinstance(error, OSError) and error.errno in _NO_SPACE:
                 raise InputError(
@@ -175,6 +194,7 @@ class Predictor(SupervisedEvaluator):
                 ) from error
             self._fail(case["image"], _reason(error))
             return {}
+        self._classes |= set(np.unique(mask).tolist())
         self.written.append(case["target"])
         return {}
 
@@ -186,10 +206,34 @@ class Predictor(SupervisedEvaluator):
         if done == len(self.folder) or done % max(1, len(self.folder) // 20) == 0:
             logger.info("%d of %d images", done, len(self.folder))
 
+    def _warn_of_one_class(self) -> None:
+        if len(self.written) > 1 and len(self._classes) == 1:
+            index = next(iter(self._classes))
+            names = list(self.description.classes)
+            name = names[index] if index < len(names) else str(index)
+            logger.warning(
+                "all %d masks are of class %d (%s) everywhere; are these images of the kind that it was trained on?",
+                len(self.written),
+                index,
+                name,
+            )
+
+
+def _no_image(left_out: LeftOut) -> bool:
+    """Return whether nobody would take something for an image: hidden, or text beside the images."""
+    return left_out.path.name.startswith(".") or left_out.path.suffix.lower() in _TEXTS
+
+
+def _by_index(colours: Mapping[str, str]) -> dict[int, str]:
+    return {int(index): colour for index, colour in colours.items()}
+
 
 def _reason(error: BaseException) -> str:
     """Return the first line of what is wrong, not of MONAI's "applying transform ..." around it."""
-    while isinstance(error, RuntimeError) and error.__cause__ is not None:
-        error = error.__cause__
-    lines = str(error).strip().splitlines()
+    said = one_line(error)
+    if said is None:
+        while isinstance(error, RuntimeError) and error.__cause__ is not None:
+            error = error.__cause__
+        said = str(error).strip()
+    lines = said.splitlines()
     return lines[0] if lines else type(error).__name__

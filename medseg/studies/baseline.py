@@ -9,9 +9,12 @@ import numpy as np
 import torch
 
 from medseg.data.datalist import Datalist, DatalistError, Entry
+from medseg.engines.evaluator import SCORES
+from medseg.engines.scores import case_names
 from medseg.io.images import read_image
-from medseg.metrics.confusion_matrix import ConfusionMatrix
-from medseg.metrics.instances import InstanceMatching, label_instances
+from medseg.io.labels import read_label
+from medseg.metrics.score import ScoredCase
+from medseg.metrics.score_board import ScoreBoard
 from medseg.metrics.threshold_baseline import otsu_foreground
 
 
@@ -20,7 +23,7 @@ def score_otsu(
     entries: Sequence[Entry],
     *,
     foreground: Literal["bright", "dark", "minority"] = "minority",
-    instances: Mapping[str, Any] | None = None,
+    scores: Mapping[str, Mapping[str, Any] | None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Score Otsu's threshold, image by image, as `medseg.bundle.evaluation.evaluate` scores a network.
@@ -29,7 +32,7 @@ def score_otsu(
         data: the datalist, which must have two classes, background first.
         entries: labelled images with absolute paths.
         foreground: side of the threshold, see `otsu_foreground`.
-        instances: arguments of `label_instances`, for instance scores too where the entries have instance maps.
+        scores: options of further scores by name, see `medseg.metrics.score`.
         progress: called as ``progress(images done, images in all)``.
 
     Returns:
@@ -44,19 +47,24 @@ def score_otsu(
         )
     if not entries:
         raise DatalistError(f"{data.path}: the split holds no images, so there is nothing to score; choose another")
-    matrix = ConfusionMatrix(2, ignore_index=data.ignore_index)
-    matching = InstanceMatching()
-    for number, entry in enumerate(entries, start=1):
+    board = ScoreBoard(data.class_names, data.ignore_index, {**SCORES, **(scores or {})})
+    board.check(entries)
+    names = case_names(entries)
+    for number, entry in enumerate(entries):
         image = read_image(entry["image"])
         pixels = np.moveaxis(image.array, -1, 0) if image.channels > 1 else image.array
         mask = otsu_foreground(pixels, foreground, spatial_dims=len(image.shape))
-        label = read_image(entry["label"], label=True).array
-        matrix.update(torch.from_numpy(mask.astype(np.int64))[None], torch.from_numpy(label.astype(np.int64))[None])
-        if instances is not None and "instances" in entry:
-            matching.update(label_instances(mask, **instances), read_image(entry["instances"], label=True).array)
+        label = read_label(entry).array
+        board.update(
+            ScoredCase(
+                index=number,
+                name=names[number],
+                prediction=torch.from_numpy(mask.astype(np.int64)),
+                label=torch.from_numpy(label.astype(np.int64)),
+                group=str(entry.get("group", "")),
+                read=lambda key, entry=entry: read_label(entry, key).array,  # type: ignore[misc]
+            )
+        )
         if progress is not None:
-            progress(number, len(entries))
-    scores = matrix.compute().to_dict(data.class_names)
-    if instances is not None and all("instances" in entry for entry in entries):
-        scores["instances"] = {**matching.compute().to_dict(), **instances}
-    return {**scores, "title": f"Otsu's threshold, {foreground} side"}
+            progress(number + 1, len(entries))
+    return {**board.table(), "title": f"Otsu's threshold, {foreground} side"}

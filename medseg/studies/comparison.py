@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import numpy as np
 
 from medseg.data.datalist import SPLITS, Datalist
 from medseg.errors import MedsegError
+from medseg.reports.tables import Table
 from medseg.studies.baseline import score_otsu
 
 _SAME = ("fingerprint", "split", "fold_key", "fold")  # what makes two evaluations comparable
@@ -25,11 +24,12 @@ class ComparisonError(MedsegError):
 
 @dataclass(frozen=True)
 class Method:
-    """One row: its name, its scores as in ``scores.json``, and the record of what was scored."""
+    """One row: its name, its scores as in ``scores.json``, and the records of what was scored with which weights."""
 
     name: str
     scores: Mapping[str, Any]
     data: Mapping[str, Any]
+    record: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_method(folder: Path) -> Method:
@@ -40,8 +40,11 @@ def load_method(folder: Path) -> Method:
     """
     for place in (folder, folder / "test"):
         if (place / "scores.json").is_file() and (place / "data.json").is_file():
-            scores = json.loads((place / "scores.json").read_text())
-            return Method(folder.resolve().name, scores, json.loads((place / "data.json").read_text()))
+            scores = json.loads((place / "scores.json").read_text(encoding="utf-8"))
+            data = json.loads((place / "data.json").read_text(encoding="utf-8"))
+            record = place / "evaluation.json"
+            held = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+            return Method(folder.resolve().name, scores, data, held)
     raise ComparisonError(
         f"{folder} holds no evaluation (scores.json and data.json, there or in its folder test); score weights with "
         "evaluate.yaml first"
@@ -92,8 +95,8 @@ def otsu_method(methods: Sequence[Method], datalist: Path, foreground: str = "mi
     parts = data.split(held["fold"], fold_key=held["fold_key"], validation_fold=held["validation_fold"])
     entries = dict(zip(SPLITS, parts, strict=True))[held["split"]]
     scored = methods[0].scores.get("instances")
-    instances = None if scored is None else {"method": scored["method"], "min_size": scored["min_size"]}
-    scores = score_otsu(data, entries, foreground=foreground, instances=instances)  # type: ignore[arg-type]
+    wanted = {} if scored is None else {"instances": {"method": scored["method"], "min_size": scored["min_size"]}}
+    scores = score_otsu(data, entries, foreground=foreground, scores=wanted)  # type: ignore[arg-type]
     return Method(f"Otsu's threshold ({foreground})", scores, dict(held))
 
 
@@ -124,67 +127,60 @@ def paired_interval(
 
 
 def rows_of(methods: Sequence[Method]) -> list[dict[str, Any]]:
-    """Return one mapping a method: ``method``, IoU of each class, means, for two classes those of class 1.
+    """Return one mapping a method: network and parameters, IoU of each class, means, for two classes those of class 1.
 
-    With instance scores, rows after the first say by how much their average precision of an image is above the first
-    one's, with the 95 % interval of `paired_interval`.
+    Scores are pooled over all pixels unless their column says that they are means over the cases. With instance scores,
+    rows after the first say by how much their average precision of an image is above the first one's, with the 95 %
+    interval of `paired_interval`.
     """
     rows = []
     for method in methods:
-        classes = method.scores["classes"]
+        scores, classes = method.scores, method.scores["classes"]
+        network = method.record.get("network", {})
         row: dict[str, Any] = {"method": method.name}
+        if any("network" in other.record for other in methods):
+            row |= {"network": network.get("name"), "parameters": network.get("parameters")}
         row |= {f"IoU {entry['name']}": entry["iou"] for entry in classes}
-        row |= {"mean IoU": method.scores["mean_iou"]}
+        row |= {"mean IoU": scores["mean_iou"]}
         if len(classes) == 2:
             row |= {name: classes[1][name.lower()] for name in ("Dice", "precision", "recall")}
-        row |= {"pixel accuracy": method.scores["pixel_accuracy"], "mean accuracy": method.scores["mean_accuracy"]}
-        if "boundary" in method.scores:
-            row |= {"boundary F": method.scores["boundary"]["mean_f_score"]}
-        if "instances" in method.scores:
-            found = method.scores["instances"]
-            half = next(entry for entry in found["thresholds"] if entry["threshold"] == 0.5)
-            row |= {"AP 0.5": half["per_image"]["average_precision"], "F1 0.5": half["per_image"]["f1"]}
-            row |= {"AP 0.5-0.95": found["per_image"]["average_precision"]}
-            base = methods[0].scores.get("instances", {}).get("image_average_precision")
-            if method is not methods[0] and base:
-                gain, low, high = paired_interval(base, found["image_average_precision"])
-                row |= {"AP above the first (95 %)": f"{gain:+.3f} ({low:+.3f} to {high:+.3f})"}
+        row |= {"accuracy": scores["accuracy"], "mean accuracy": scores["mean_accuracy"]}
+        row |= _per_case(scores)
+        if "boundary" in scores:
+            row |= {"boundary F": scores["boundary"]["mean_f_score"]}
+        if "instances" in scores:
+            row |= _instances(method, methods[0])
         rows.append(row)
     return rows
 
 
-def to_text(rows: Sequence[Mapping[str, Any]], *, digits: int = 3) -> str:
-    """Lay the table out for the terminal."""
-    cells = _cells(rows, digits)
-    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-    return "\n".join(
-        "  ".join(c.rjust(w) if n else c.ljust(w) for n, (c, w) in enumerate(zip(row, widths, strict=True))).rstrip()
-        for row in cells
-    )
+def _per_case(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the means over the cases: of class 1 where there are two, else over the classes."""
+    if "per_case" not in scores:
+        return {}
+    held = scores["per_case"]
+    two = held["classes"][1] if len(held["classes"]) == 2 else None
+    iou, dice = (two[key] if two else held[f"mean_{key}"] for key in ("iou", "dice"))
+    return {"IoU per case": iou, "Dice per case": dice}
 
 
-def to_markdown(rows: Sequence[Mapping[str, Any]], *, digits: int = 3) -> str:
-    """Write the table in Markdown."""
-    head, *body = _cells(rows, digits)
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *body]
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+def _instances(method: Method, first: Method) -> dict[str, Any]:
+    found = method.scores["instances"]
+    half = next(entry for entry in found["thresholds"] if entry["threshold"] == 0.5)
+    row = {"AP 0.5": half["per_image"]["average_precision"], "F1 0.5": half["per_image"]["f1"]}
+    row |= {"AP 0.5-0.95": found["per_image"]["average_precision"]}
+    base = first.scores.get("instances", {}).get("image_average_precision")
+    if method is not first and base:
+        gain, low, high = paired_interval(base, found["image_average_precision"])
+        row |= {"AP above the first": gain, "at least (95 %)": low, "at most (95 %)": high}
+    return row
 
 
-def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Write the table as CSV with all digits."""
-    file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows(_cells(rows, None))
-    return file.getvalue()
+def table_of(rows: Sequence[Mapping[str, Any]], *, digits: int = 3) -> Table:
+    """Return the table of the rows of `rows_of`, whatever else was added to them.
 
-
-def _cells(rows: Sequence[Mapping[str, Any]], digits: int | None) -> list[list[str]]:
-    names = list(dict.fromkeys(name for row in rows for name in row))
-
-    def cell(value: Any) -> str:
-        if value is None:
-            return "-"
-        if isinstance(value, float):
-            return repr(value) if digits is None else f"{value:.{digits}f}"
-        return str(value)
-
-    return [names, *([cell(row.get(name)) for name in names] for row in rows)]
+    Args:
+        rows: one mapping a method.
+        digits: after the decimal point.
+    """
+    return Table.of(rows, digits=digits)

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medseg.bundle.discovery import UnknownNetworkError, find, load, networks
 from medseg.engines.memory import keep_freed_memory
 from medseg.engines.precision import network_to_channels_last, to_memory_format
 from medseg.errors import MedsegError
-from medseg.studies.discovery import UnknownNetworkError, find, load, networks
 from medseg.studies.isolated import isolated
 from medseg.studies.measures import TrainingStep, macs, parameters, peak_bytes, seconds
 from medseg.studies.paper_figures import ROWS, Row

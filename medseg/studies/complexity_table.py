@@ -1,15 +1,15 @@
-"""The costs of networks as cells of a table, for the terminal and for Markdown."""
+"""The costs of networks as a table."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-_MISSING = "-"
+from medseg.reports.tables import Cell, Table
 
 
-def cells(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Return headings and rows of what `medseg.studies.complexity.measure` gave; what failed or is unknown is ``-``.
+def complexity_table(result: Mapping[str, Any]) -> Table:
+    """Return the table of what `medseg.studies.complexity.measure` gave, with what must be known of the numbers.
 
     Columns that the paper has no figure for are left out.
 
@@ -17,10 +17,10 @@ def cells(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         result: of the measurement.
     """
     measures, rows = result["settings"]["measures"], result["rows"]
-    columns = [("network", [row["name"] for row in rows])]
+    columns: list[tuple[str, list[Cell]]] = [("network", [row["name"] for row in rows])]
     papers = [row["paper"] or {} for row in rows]
     if "parameters" in measures:
-        columns.append(("parameters", [_number(row["parameters"], ",d") for row in rows]))
+        columns.append(("parameters", [row["parameters"] for row in rows]))
         columns.append(("paper's, 10^6", [_number(paper.get("parameters"), ".2f") for paper in papers]))
     if "macs" in measures:
         columns.append(("GMAC", [_number(row["macs"], ",.2f", 1e9) for row in rows]))
@@ -32,9 +32,9 @@ def cells(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         for key in ("forward", "training"):
             speeds = [(row["throughput"] or {}).get(key) for row in rows]
             columns.append((f"images/s {key}", [_number(speed, ".3g") for speed in speeds]))
-    columns = [c for c in columns if not c[0].startswith("paper's") or any(cell != _MISSING for cell in c[1])]
+    columns = [c for c in columns if not c[0].startswith("paper's") or any(cell is not None for cell in c[1])]
     headings, values = zip(*columns, strict=True)
-    return list(headings), [list(row) for row in zip(*values, strict=True)]
+    return Table(list(headings), [list(row) for row in zip(*values, strict=True)], notes(result))
 
 
 def notes(result: Mapping[str, Any]) -> list[str]:
@@ -65,18 +65,6 @@ def notes(result: Mapping[str, Any]) -> list[str]:
     return lines + [f"{row['name']}: no {name}: {error}" for row in rows for name, error in row["errors"].items()]
 
 
-def to_markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Write a table; columns of numbers are aligned on the right.
-
-    Args:
-        headings: of the columns.
-        rows: of cells.
-    """
-    numbers = [all(cell == _MISSING or cell[0].isdigit() for cell in column) for column in zip(*rows, strict=True)]
-    rule = ["---:" if number else "---" for number in numbers]
-    return "".join("| " + " | ".join(row) + " |\n" for row in (headings, rule, *rows))
-
-
 MACS = (
     "GMAC: 10^9 multiply-adds of one image's forward pass in evaluation, in convolutions, linear layers, matrix "
     "products and attention; element-wise work, normalisation, pooling and interpolation are not counted"
@@ -89,7 +77,8 @@ THROUGHPUT = "images/s: median after warming up; training is forward, backward a
 FLOPS = 'the paper\'s "FLOPs" know no image size (2 per parameter, more or less) and do not compare with GMAC'
 
 
-def _number(value: float | None, form: str, unit: float = 1) -> str:
+def _number(value: float | None, form: str, unit: float = 1) -> Cell:
+    """Return a number in so many digits as text, so that each column has its own."""
     if value is None:
-        return _MISSING
+        return None
     return format(value if unit == 1 else value / unit, form)

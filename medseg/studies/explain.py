@@ -1,8 +1,8 @@
-"""What a bundle's network attends to in images: the command ``medseg explain``.
+"""What a trained network attends to in images: the command ``medseg explain``.
 
-Network, preprocessing, normalisation, weights and postprocessing are those of the bundle's ``inference.yaml``. The
-network's ``attention(x)`` and its prediction come from the same pass over the whole image, or over a centred region of
-it: where the bundle predicts by windows, its masks may differ a little from the prediction shown.
+Images are fed as the model's description says. The network's ``attention(x)`` and its prediction come from the same
+pass over the whole image, or over a centred region of it: where the model predicts by windows, its masks may differ a
+little from the prediction shown.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg.atomic import atomic_write
-from medseg.bundle.start import InputError
+from medseg.bundle.description import Description
 from medseg.errors import MedsegError
 from medseg.io.masks import image_suffix
 from medseg.prediction.predictor import ImageFolder
 from medseg.reports.attention import attention_sheet
 from medseg.studies.complexity import wants_memory
-from medseg.studies.explainable import Explainable, first_line
+from medseg.studies.explainable import Explainable, ExplainError, first_line
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,7 @@ def explain(
     A 2D network gets the middle slice of a volume along its last axis. Images whose files are there are skipped.
 
     Args:
-        bundle: from `load_bundle`.
+        bundle: the model.
         images: files and folders.
         output_dir: where the files go.
         maps: names of those to show; all if empty.
@@ -68,11 +68,11 @@ def explain(
         ``skipped`` and ``failures`` (image and reason).
 
     Raises:
-        InputError: if there is no such image or map, two would write one file, or a file cannot be written or would
+        ExplainError: if there is no such image or map, two would write one file, or a file cannot be written or would
             replace something else.
     """
     _check_roi(roi, bundle)
-    jobs = _jobs(images, Path(output_dir), bundle.preprocessing)
+    jobs = _jobs(images, Path(output_dir), bundle.description)
     finished = [job for job in jobs if not overwrite and job.sheet.is_file() and job.arrays.is_file()]
     todo = [job for job in jobs if job not in finished]
     network = type(bundle.network).__name__
@@ -85,7 +85,7 @@ def explain(
             case, found, text = _look(bundle, job, roi)
             chosen = _select(found, maps, network)
             sheet = _sheet(bundle, case, chosen, f"{bundle.name}: attention of {network}, {case['name']}", text)
-        except InputError:  # of the question, not of the image
+        except ExplainError:  # of the question, not of the image
             raise
         except (ValueError, RuntimeError, MemoryError) as error:
             failures.append({"image": str(job.image), "reason": _reason(error)})
@@ -100,27 +100,27 @@ def explain(
 
 def _check_roi(roi: Sequence[int], bundle: Explainable) -> None:
     if roi and bundle.resized_to is not None:
-        raise InputError(
+        raise ExplainError(
             f"--roi {' '.join(map(str, roi))} is for images that are looked at as they are; the inferer of "
             f"{bundle.name} resizes whole images to {_by(bundle.resized_to)}: leave --roi out"
         )
     if roi and (len(roi) not in (1, bundle.spatial_dims) or min(roi) < 1):
-        raise InputError(
+        raise ExplainError(
             f"--roi {' '.join(map(str, roi))} does not fit a network of {bundle.spatial_dims} dimensions; give one "
             f"edge of at least 1 pixel, or {bundle.spatial_dims}"
         )
 
 
-def _jobs(images: Sequence[str | Path], output_dir: Path, preprocessing: Callable[..., Any]) -> list[_Job]:
+def _jobs(images: Sequence[str | Path], output_dir: Path, description: Description) -> list[_Job]:
     output = output_dir.resolve()
     jobs: dict[Path, _Job] = {}
     for given in images:
         path = Path(given).resolve()
         if not path.exists():
-            raise InputError(f"{given} does not exist; name images or folders of images with --image")
+            raise ExplainError(f"{given} does not exist; name images or folders of images with --image")
         if output == (path if path.is_dir() else path.parent):
-            raise InputError(f"--output {output_dir} is the folder of the images; name another for the sheets")
-        folder = ImageFolder(path, preprocessing, output, overwrite=True)
+            raise ExplainError(f"--output {output_dir} is the folder of the images; name another for the sheets")
+        folder = ImageFolder(path, description, output, overwrite=True)
         for index, entry in enumerate(folder.data):
             image: Path = entry["image"]
             place = output / image.relative_to(folder.folder)
@@ -128,13 +128,13 @@ def _jobs(images: Sequence[str | Path], output_dir: Path, preprocessing: Callabl
             job = _Job(folder, index, image, place.with_name(f"{stem}.png"), place.with_name(f"{stem}.npz"))
             other = jobs.setdefault(job.sheet, job)
             if other.image != image:
-                raise InputError(
+                raise ExplainError(
                     f"{other.image} and {image} would both write {job.sheet}; rename one, or explain apart"
                 )
     if replaced := sorted({job.image for job in jobs.values()} & set(jobs)):
-        raise InputError(f"--output {output_dir} would replace the image {replaced[0]} by a sheet; name another")
+        raise ExplainError(f"--output {output_dir} would replace the image {replaced[0]} by a sheet; name another")
     if foreign := [job for job in jobs.values() if job.sheet.exists() and not job.arrays.exists()]:  # arrays come first
-        raise InputError(
+        raise ExplainError(
             f"{foreign[0].sheet} is there without {foreign[0].arrays.name}, so it is no sheet of an earlier run; name "
             "another --output, or move it away"
         )
@@ -146,11 +146,10 @@ def _look(bundle: Explainable, job: _Job, roi: Sequence[int]) -> tuple[dict[str,
     entry = job.folder[job.index]
     if "error" in entry:
         raise MedsegError(entry["error"])
-    image: Tensor = entry["image_tensor"]
+    image: Tensor = entry["fed"].image
     if image.shape[0] != bundle.in_channels:
         raise MedsegError(
-            f"it has {_count(image.shape[0], 'channel')}, but the network takes {bundle.in_channels}; convert it, or "
-            "name an overlay with another in_channels (--config)"
+            f"it has {_count(image.shape[0], 'channel')}, but the network takes {bundle.in_channels}; convert it"
         )
     volume = (image.ndim - 1, bundle.spatial_dims) == (3, 2)
     seen = []
@@ -170,7 +169,7 @@ def _look(bundle: Explainable, job: _Job, roi: Sequence[int]) -> tuple[dict[str,
     if bundle.resized_to is not None:
         seen.append(f"seen by the network at {_by(bundle.resized_to)}")
     logits, maps = attend(bundle, image)
-    prediction = _array(bundle.postprocessing({"image": image, "pred": logits})["pred"][0]).astype(np.int64)
+    prediction = _array(logits.max(dim=0).indices if len(logits) > 1 else (logits[0] > 0)).astype(np.int64)
     values = _array(image)
     if volume:  # to be shown as slices of volumes are
         values, prediction = values[..., None], prediction[..., None]
@@ -187,7 +186,7 @@ def attend(bundle: Explainable, image: Tensor) -> tuple[Tensor, dict[str, Tensor
     """Return logits at the image's size and the network's maps as they are, from one input, on the CPU.
 
     Args:
-        bundle: from `load_bundle`.
+        bundle: the model.
         image: preprocessed.
 
     Shape:
@@ -211,12 +210,12 @@ def attend(bundle: Explainable, image: Tensor) -> tuple[Tensor, dict[str, Tensor
 def _select(maps: Mapping[str, Tensor], names: Sequence[str], network: str) -> dict[str, NDArray[Any]]:
     """Return the maps of those names, or all, without the batch's axis."""
     if not maps:
-        raise InputError(f"{network} gives no map with the options of its network_def; name an overlay with --config")
+        raise ExplainError(f"{network} gives no map with the options of its network_def; take a model with others")
     for name in names:
         if name not in maps:
             near = difflib.get_close_matches(name, maps, 1)
             hint = f"did you mean {near[0]}? " if near else ""
-            raise InputError(f"{network} gives no map {name!r}; {hint}It gives {', '.join(maps)}")
+            raise ExplainError(f"{network} gives no map {name!r}; {hint}It gives {', '.join(maps)}")
     return {name: _array(maps[name][0]) for name in dict.fromkeys(names or maps)}
 
 
@@ -243,7 +242,7 @@ def _write(job: _Job, sheet: Any, maps: Mapping[str, NDArray[Any]]) -> None:
         with atomic_write(job.sheet) as temporary:
             sheet.save(temporary, format="PNG")
     except OSError as error:
-        raise InputError(
+        raise ExplainError(
             f"{job.sheet} cannot be written: {error.strerror or error}; what is there is whole: make room or name "
             "another --output, and run again"
         ) from error

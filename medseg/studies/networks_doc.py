@@ -8,12 +8,14 @@ import inspect
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
+from medseg.bundle.discovery import load
+from medseg.reports.tables import Code
 from medseg.studies.complexity import EDGES, IN_CHANNELS, OUT_CHANNELS, choose_rows, measure
-from medseg.studies.complexity_table import FLOPS, MACS, cells, to_markdown
-from medseg.studies.discovery import load
+from medseg.studies.complexity_table import FLOPS, MACS, complexity_table
 from medseg.studies.paper_figures import ROWS, Row
 
 _LINK = re.compile(r"https://[^\s,;)\]]+")
@@ -54,12 +56,12 @@ def _table(rows: Sequence[Row]) -> str:
     for row in result["rows"]:
         if row["errors"]:
             raise NetworksDocError(f"{row['target']} cannot be measured: {row['errors']}")
-    headings, lines = cells(result)
+    table = replace(complexity_table(result), notes=())
     if any(row.table for row in rows):
-        headings.append("arguments")
-        for line, row in zip(lines, rows, strict=True):
-            line.append(", ".join(f"`{key}={value!r}`" for key, value in row.kwargs.items()) or "defaults")
-    return to_markdown(headings, lines)
+        given = [", ".join(f"{key}={value!r}" for key, value in row.kwargs.items()) for row in rows]
+        lines = [[*line, Code(text) if text else "defaults"] for line, text in zip(table.rows, given, strict=True)]
+        table = replace(table, columns=[*table.columns, "arguments"], rows=lines)
+    return table.to_markdown()
 
 
 def _inputs(rows: Sequence[Row]) -> str:

@@ -58,8 +58,7 @@ def trained(request: pytest.FixtureRequest, sections: Path, tmp_path_factory: py
     """A copy of the bundle elsewhere, with a small network trained by its own train.yaml for two epochs."""
     bundle = tmp_path_factory.mktemp("elsewhere") / request.param.name
     shutil.copytree(request.param, bundle, ignore=shutil.ignore_patterns("models", "runs"))
-    options = {**small(bundle), "mlflow": "True"}
-    options.pop("publish")
+    options = {**small(bundle), "mlflow": "True", "publish": "True", "bundle_root": str(bundle)}
     monai_bundle(
         "run",
         cwd=tmp_path_factory.mktemp("cwd"),

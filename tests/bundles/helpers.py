@@ -101,7 +101,7 @@ def configs(bundle: Path, *names: str) -> str:
 
 def network_channels(bundle: Path) -> tuple[int, int]:
     """Return the input channels and classes of a bundle's network."""
-    network = yaml.safe_load((bundle / "configs" / "train.yaml").read_text())["network_def"]
+    network = yaml.safe_load((bundle / "configs" / "inference.yaml").read_text())["network_def"]
     return network["in_channels"], network["out_channels"]
 
 
@@ -124,16 +124,11 @@ def small_network(bundle: Path) -> dict[str, Any]:
 
 def small(bundle: Path) -> dict[str, Any]:
     """Return overrides that make any bundle's training a matter of seconds."""
-    options = {
-        **small_network(bundle),
-        "batch_size": 4,
-        "mlflow": "False",
-        "publish": "False",
-        "device": "cpu",
-    }
+    options = {**small_network(bundle), "batch_size": 4, "mlflow": "False", "device": "cpu"}
     settings = yaml.safe_load((bundle / "configs" / "train.yaml").read_text())
-    options |= {"size": [32, 32]} if "size" in settings else {}
-    options |= {"crop_size": [32, 32], "encoder_weights": "random"} if takes_photographs(bundle) else {}
+    options |= {"model__input__size": [32, 32]} if settings["model"]["input"]["size"] is not None else {}
+    if takes_photographs(bundle):
+        options |= {"crop_size": [32, 32], "encoder_weights": "random", "fold": 0, "scored": "test"}
     return options
 
 

@@ -21,7 +21,14 @@ from bundles.helpers import (
 )
 from PIL import Image
 
-from medseg.bundle.config import check_config, declared_keys
+from medseg.bundle.networks import recipe_of
+from medseg.bundle.record import described_weights
+from medseg.bundle.source import read_source
+from medseg.bundle.workflow import evaluate
+from medseg.prediction.model import load
+from medseg.prediction.predict import predict
+
+EXPORTED = ("lfa_unet_covid", "focusnet_pp_dsb2018", "df_dam_voc", "refine_multi_scale_voc")
 
 
 def test_folder_is_complete(trained: Path) -> None:
@@ -48,24 +55,6 @@ def test_metadata_is_verified(trained: Path, tmp_path: Path) -> None:
         (tmp_path / "schema.json").unlink()
 
 
-def test_every_key_is_read(trained: Path) -> None:
-    """A typing error in a bundle's own files is an error too."""
-    folder = trained / "configs"
-    for name in ("train.yaml", "inference.yaml"):
-        config = yaml.safe_load((folder / name).read_text())
-        check_config(config, ("initialize", "run", "finalize"))
-        assert set(config) <= declared_keys(folder)
-
-
-def test_overlays_override_what_is_there(trained: Path) -> None:
-    folder = trained / "configs"
-    known = declared_keys(folder) | {"initialize", "run", "finalize", "evaluation"}
-    overlays = [p for p in folder.rglob("*.yaml") if p.name not in ("train.yaml", "inference.yaml")]
-    assert overlays
-    for path in overlays:
-        assert set(yaml.safe_load(path.read_text())) <= known, path.name
-
-
 def test_training_left_a_whole_run(trained: Path) -> None:
     run = trained / "runs" / "first"
     names = {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()}
@@ -73,11 +62,15 @@ def test_training_left_a_whole_run(trained: Path) -> None:
     wanted |= {"checkpoints/last.pt", "checkpoints/best.pt", "mlflow_run.json"}
     wanted |= {f"report/{n}" for n in ("scores.json", "table.md", "table.csv", "confusion_matrix.png", "overlays.png")}
     assert wanted <= names
-    assert (trained / "models" / "model.pt").read_bytes() == (run / "model.pt").read_bytes()
+    assert (trained / "models" / "model.pt").read_bytes() == (run / "model.pt").read_bytes()  # asked for by publish
     config = yaml.safe_load((run / "config.yaml").read_text())
+    described = described_weights(run / "model.pt")
+    assert described is not None
     for key, value in small_network(trained).items():
-        assert config["network_def"][key.removeprefix("network_def__")] == value
-    assert config["train"]["trainer"]["max_epochs"] == 2
+        name = key.removeprefix("network_def__")
+        assert described.network[name] == config["model"]["network"][name] == value
+    assert config["max_epochs"] == 2
+    assert described.name == trained.name
     assert json.loads((run / "data.json").read_text())["fingerprint"]
 
 
@@ -89,7 +82,8 @@ def test_mlflow_holds_the_same(trained: Path) -> None:
     client = mlflow.MlflowClient(held["tracking_uri"])
     run = client.get_run(held["run_id"])
     assert run.info.status == "FINISHED"
-    assert json.loads(run.data.params["network_def.channels"]) == small_network(trained)["network_def__channels"]
+    assert run.data.params["max_epochs"] == "2"
+    assert run.data.params["model.network.name"]
     assert {"loss", "learning_rate", "images_per_second", "data_wait_share", "val_mean_iou"} <= set(run.data.metrics)
     assert len(client.get_metric_history(held["run_id"], "loss")) == 2
     assert "data.fingerprint" in run.data.params
@@ -101,7 +95,8 @@ def test_mlflow_holds_the_same(trained: Path) -> None:
 
 
 def test_evaluate(trained: Path, bundle_data: Path, tmp_path: Path) -> None:
-    options = {k: v for k, v in small(trained).items() if k not in ("batch_size", "publish")}
+    options = {k: v for k, v in small(trained).items() if k != "batch_size"}
+    options["ckpt"] = str(trained / "models" / "model.pt")
     monai_bundle(
         "run",
         cwd=tmp_path,
@@ -113,7 +108,7 @@ def test_evaluate(trained: Path, bundle_data: Path, tmp_path: Path) -> None:
     scores = json.loads((tmp_path / "scores" / "scores.json").read_text())
     held = json.loads((tmp_path / "scores" / "data.json").read_text())
     assert (held["fold"], held["images"]) == (0, 4)
-    assert np.sum(scores["confusion_matrix"]) == 4 * 32 * 32  # the test fold's four crops
+    assert np.sum(scores["overlap"]["confusion_matrix"]) == 4 * 32 * 32  # the test fold's four crops
     assert (tmp_path / "scores" / "overlays.png").is_file()
 
 
@@ -130,7 +125,8 @@ def test_inference_stands_alone(trained: Path, tmp_path: Path) -> None:
     for name in ("a.png", "deep/b.tif"):
         Image.fromarray(noise[..., 0] if channels == 1 else noise).save(images / name)
     (images / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n cut short")
-    options = {"dataset_dir": str(images), "output_dir": str(masks), "device": "cpu", **small_network(trained)}
+    fed = {key: value for key, value in small(trained).items() if key.startswith("model__")}
+    options = {"dataset_dir": str(images), "output_dir": str(masks), "device": "cpu", **small_network(trained), **fed}
     options |= {"config_file": configs(alone, "inference.yaml"), "ckpt": str(trained / "models" / "model.pt")}
     first = monai_bundle("run", cwd=tmp_path, ok=False, **options)
     assert first.returncode != 0
@@ -164,6 +160,8 @@ def test_network_in_and_out(trained: Path, tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:FutureWarning")  # what ckpt_export still writes
 def test_exports_equal_the_network(trained: Path, tmp_path: Path) -> None:
+    if trained.name not in EXPORTED:
+        pytest.skip("one bundle of each kind is enough here: tests/networks exports every network")
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (pip install medseg[export])")
     weights = trained / "models" / "model.pt"
     channels, _ = network_channels(trained)
@@ -194,29 +192,37 @@ def test_exports_equal_the_network(trained: Path, tmp_path: Path) -> None:
 
 
 def _network(bundle: Path) -> torch.nn.Module:
-    from monai.bundle import ConfigParser
-
-    from medseg.runs.checkpoint import load_weights
-
-    parser = ConfigParser()
-    parser.read_config(str(bundle / "configs" / "inference.yaml"))
-    for name, value in small_network(bundle).items():
-        parser[name.replace("__", "#")] = value
-    network: torch.nn.Module = parser.get_parsed_content("network_def")
-    load_weights(network, bundle / "models" / "model.pt")
-    return network.eval()
+    return load(bundle, device="cpu").network
 
 
 def test_overlays_of_networks_build(trained: Path) -> None:
     """Every other network fits the bundle's data: same channels, same classes."""
     from monai.bundle import ConfigParser
 
-    for path in sorted((trained / "configs" / "networks").glob("*.yaml")):
-        parser = ConfigParser({"encoder_weights": "random", **yaml.safe_load(path.read_text())})
-        definition = parser.get("network_def")
-        assert (definition["in_channels"], definition["out_channels"]) == network_channels(trained), path.name
+    built = 0
+    for name, changes in read_source(trained).overlays.items():
+        if "network_def#name" not in changes:
+            continue
+        parser = ConfigParser()
+        parser.read_config([str(trained / "configs" / f"{file}.yaml") for file in ("inference", name)])
         with torch.device("meta"):
-            assert isinstance(parser.get_parsed_content("network_def"), torch.nn.Module), path.name
+            network = parser.get_parsed_content("network_def")
+        recipe = recipe_of(network)
+        assert (recipe["in_channels"], recipe["out_channels"]) == network_channels(trained), name
+        assert recipe["name"] == changes["network_def#name"]
+        built += 1
+    assert built or "df_dam" in trained.name or trained.name == "unet_drosophila"
+
+
+def test_commands_of_medseg(trained: Path, bundle_data: Path, tmp_path: Path) -> None:
+    """A run is scored and predicts with nothing retyped, and says what MONAI's evaluation says."""
+    run = trained / "runs" / "first"
+    scores = evaluate(run, output=tmp_path / "scores")
+    held = json.loads((tmp_path / "scores" / "data.json").read_text())
+    assert (held["fold"], held["images"]) == (0, 4)
+    assert 0 <= scores["mean_iou"] <= 1
+    outcome = predict(run, bundle_data / "images", tmp_path / "masks", overrides={"device": "cpu"})
+    assert (outcome.written, outcome.failures, outcome.left_out) == (20, [], [])
 
 
 @pytest.mark.parametrize("bundle", [path for path in BUNDLES if takes_photographs(path)], ids=lambda path: path.name)
@@ -224,24 +230,25 @@ def test_overlays_fit_the_loss(bundle: Path) -> None:
     """Networks of scenes give different outputs: each overlay's loss names those that its network has."""
     from monai.bundle import ConfigParser
 
-    folder = bundle / "configs"
-    overlays = [*sorted((folder / "networks").glob("*.yaml")), *sorted(folder.glob("ablate_*.yaml"))]
+    overlays = [name for name, sets in read_source(bundle).overlays.items() if "network_def#name" in str(sets)]
+    overlays += ["no_recalibration"] if "refine" in bundle.name else ["sum"] if "df_dam" in bundle.name else []
     assert overlays
-    for path in overlays:
+    for name in overlays:
         parser = ConfigParser()
-        parser.read_config([str(folder / "train.yaml"), str(path)])
-        classes = parser["network_def"]["out_channels"]
+        parser.read_config([str(bundle / "configs" / f"{file}.yaml") for file in ("train", name)])
+        classes = 5
         parser["encoder_weights"] = "random"
         parser["network_def#encoder"] = SMALL_ENCODER
+        parser["network_def#out_channels"] = classes
         parser["cross_entropy#ignore_index"] = 255
         network = parser.get_parsed_content("network_def").train()
         label = torch.randint(0, classes, (2, 1, 33, 33))
         label[:, :, :4] = 255
         loss = parser.get_parsed_content("loss")(network(torch.rand(2, 3, 33, 33)), {"label": label})
-        assert torch.isfinite(loss), path.name
+        assert torch.isfinite(loss), name
         loss.backward()
         handlers = parser["handlers"]
-        assert bool(handlers) == hasattr(network, "factorise"), path.name
+        assert bool(handlers) == hasattr(network, "factorise"), name
 
 
 def test_the_command_line_itself(tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ from monai.transforms import AsDiscreted, Compose
 from PIL import Image
 from torch import Tensor, nn
 
-from medseg.bundle.start import InputError
-from medseg.inferers.sliding_window import SlidingWindow
-from medseg.io.load import LoadImagesd
-from medseg.prediction.predictor import ImageFolder, Predictor
+from medseg.bundle.description import Description
+from medseg.bundle.feeding import inferer
+from medseg.errors import MedsegError
+from medseg.prediction.predictor import ImageFolder, InputError, Predictor
 from medseg.runs.checkpoint import CheckpointError
 
 AFFINE = np.array([[0, -0.7, 0, 11], [0.6, 0, 0, -4], [0, 0, 2.5, 3], [0, 0, 0, 1.0]])
@@ -46,11 +46,20 @@ def grey(*shape: int, top: int = 256) -> np.ndarray[Any, Any]:
     return np.random.default_rng(sum(shape)).integers(0, top, shape)
 
 
+def description(**options: Any) -> Description:
+    network = {"name": "toy", "spatial_dims": 2, "in_channels": 1, "out_channels": 3}
+    content = {"name": "toy", "network": network, "classes": ["middle", "bright", "dark"], **options}
+    return Description.of(content)
+
+
 def predictor(folder: Path, output: Path, *, overwrite: bool = False, **options: Any) -> Predictor:
-    images = ImageFolder(folder, Compose([LoadImagesd(keys="image")]), output, overwrite=overwrite)
+    model = options.pop("model", description(inference={"window": [16, 16]}))
+    images = ImageFolder(folder, model, output, overwrite=overwrite)
     finish = Compose([AsDiscreted(keys="pred", argmax=True)])
-    window = SlidingWindow([16, 16], overlap=0.25)
-    return Predictor(torch.device("cpu"), images, Threshold(), window, finish, precision="fp32", **options)
+    network = options.pop("network", None) or Threshold()
+    return Predictor(
+        torch.device("cpu"), images, network, inferer(model), finish, description=model, precision="fp32", **options
+    )
 
 
 def files(folder: Path) -> list[str]:
@@ -75,8 +84,8 @@ def pictures(tmp_path: Path) -> Path:
 def test_masks_have_the_images_format_size_and_name(pictures: Path, tmp_path: Path, num_workers: int) -> None:
     out = tmp_path / "out"
     predictor(pictures, out, num_workers=num_workers).run()
-    assert files(out) == ["SMALL.BMP", "a/b/p.png", "a/deep.tif", "one.png"]  # and no temporary file
-    sources = {"a/b/p.png": "a/b/p.jpg"}
+    assert files(out) == ["SMALL.png", "a/b/p.png", "a/deep.tif", "one.png"]  # and no temporary file
+    sources = {"a/b/p.png": "a/b/p.jpg", "SMALL.png": "SMALL.BMP"}
     for name in files(out):
         with Image.open(pictures / sources.get(name, name)) as image, Image.open(out / name) as mask:
             assert mask.size == image.size
@@ -135,13 +144,14 @@ def test_bad_files_are_reported_and_the_others_done(pictures: Path, tmp_path: Pa
         running.run()
     first, *lines = str(caught.value).splitlines()
     assert first == "4 of 8 images could not be done:"
-    reasons = dict(line.strip().split(": ", 1) for line in lines)
+    reasons = dict(line.strip().split(": ", 1) for line in lines[:4])
     assert set(reasons) == {"a/cut.png", "colour.png", "empty.nii.gz", "nan.nii"}
-    assert "cannot be read" in reasons["a/cut.png"]
-    assert "cannot be read" in reasons["empty.nii.gz"]
+    assert "restore the file" in reasons["a/cut.png"]
+    assert "restore the file" in reasons["empty.nii.gz"]
+    assert lines[4:] == ["2 files were left out:", "  .hidden.png: hidden", "  notes.txt: unknown format .txt"]
     assert reasons["nan.nii"] == "it holds NaN or infinite values"
     assert "3 channels" in reasons["colour.png"]
-    assert files(out) == ["SMALL.BMP", "a/b/p.png", "a/deep.tif", "one.png"]
+    assert files(out) == ["SMALL.png", "a/b/p.png", "a/deep.tif", "one.png"]
 
 
 def test_all_bad(tmp_path: Path) -> None:
@@ -174,19 +184,15 @@ def test_finished_images_are_skipped_unless_asked(pictures: Path, tmp_path: Path
 def test_a_failed_write_leaves_nothing(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    save = Image.Image.save
-
-    def fails(self: Image.Image, path: Path, **options: Any) -> None:
-        if not path.name.endswith("deep.tif"):
-            return save(self, path, **options)
+    def fails(path: Path, *_: Any, **options: Any) -> None:
         path.write_bytes(b"half")
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(Image.Image, "save", fails)
+    monkeypatch.setattr(tifffile, "imwrite", fails)
     running = predictor(pictures, tmp_path / "out")
     with pytest.raises(InputError) as caught:
         running.run()
-    others = ["SMALL.BMP", "a/b/p.png"]
+    others = ["SMALL.png", "a/b/p.png"]
     if code == errno.ENOSPC:  # the rest would fail too
         assert "a/deep.tif cannot be written: No space left on device. The 2 masks so far are whole" in str(
             caught.value
@@ -219,21 +225,21 @@ def test_no_image_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "in" / "in").mkdir(parents=True)
     for place in ("in/x.png", "in/in/x.png"):
         Image.fromarray(grey(16, 16).astype(np.uint8)).save(tmp_path / place)
-    with pytest.raises(InputError, match=r"would replace the image .*x\.png by a mask"):
+    with pytest.raises(MedsegError, match=r"would replace the image .*x\.png"):
         predictor(tmp_path / "in", tmp_path)
 
 
 def test_folders_that_cannot_be_used(pictures: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"none does not exist; name a folder of images with --dataset_dir"):
+    with pytest.raises(MedsegError, match=r"none: no such file or folder; name an image or a folder of images"):
         predictor(tmp_path / "none", tmp_path / "out")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"empty holds no image; read are \.png, \.jpg"):
+    with pytest.raises(InputError, match=r"empty holds no image that can be read; it is empty"):
         predictor(tmp_path / "empty", tmp_path / "out")
     with pytest.raises(InputError, match="is the folder of the images; masks would replace them"):
         predictor(pictures, pictures)
     Image.fromarray(grey(8, 8).astype(np.uint8)).save(pictures / "one.jpg")
     with pytest.raises(
-        InputError, match=r"one\.png and one\.jpg would both write one\.png|one\.jpg and one\.png would"
+        MedsegError, match=r"one\.png and one\.jpg would both write one\.png|one\.jpg and one\.png would"
     ):
         predictor(pictures, tmp_path / "out")
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from medseg.cli import main
 from medseg.data.datalist import Datalist, DatalistError
+from medseg.reports.score_tables import score_tables
 from medseg.studies.baseline import score_otsu
 from medseg.studies.comparison import (
     ComparisonError,
@@ -21,7 +22,7 @@ from medseg.studies.comparison import (
     otsu_method,
     paired_interval,
     rows_of,
-    to_csv,
+    table_of,
 )
 
 
@@ -50,7 +51,7 @@ def data(tmp_path: Path) -> Datalist:
 
 
 def evaluation(folder: Path, data: Datalist, **record: Any) -> Path:
-    scores = score_otsu(data, data.split(0)[2], instances={"method": "components", "min_size": 0})
+    scores = score_otsu(data, data.split(0)[2], scores={"instances": {"method": "components", "min_size": 0}})
     folder.mkdir()
     (folder / "scores.json").write_text(json.dumps(scores))
     held = {
@@ -66,7 +67,7 @@ def evaluation(folder: Path, data: Datalist, **record: Any) -> Path:
 
 def test_otsu_by_hand(data: Datalist) -> None:
     """Of 36 + 64 bright pixels 36 are labelled: IoU 0.36; one of two found squares is there: AP 1 / 2."""
-    scores = score_otsu(data, data.split(0)[2], instances={"method": "components", "min_size": 0})
+    scores = score_otsu(data, data.split(0)[2], scores={"instances": {"method": "components", "min_size": 0}})
     assert scores["classes"][1]["iou"] == pytest.approx(0.36)
     assert scores["classes"][1]["recall"] == 1
     assert scores["classes"][0]["iou"] == pytest.approx(500 / 564)
@@ -90,15 +91,16 @@ def test_table(data: Datalist, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(["compare", str(folder), "--otsu", str(data.path), "--format", "csv"]) == 0
     otsu, mine = csv.DictReader(io.StringIO(capsys.readouterr().out))
     assert (otsu.pop("method"), mine.pop("method")) == ("Otsu's threshold (minority)", "mine")
-    assert otsu.pop("AP above the first (95 %)") == "-"
-    assert mine.pop("AP above the first (95 %)") == "+0.000 (+0.000 to +0.000)"
+    gains = ("AP above the first", "at least (95 %)", "at most (95 %)")
+    assert [otsu.pop(name) for name in gains] == ["", "", ""]
+    assert [mine.pop(name) for name in gains] == ["0.0", "0.0", "0.0"]
     assert otsu == mine
     assert float(mine["IoU square"]) == pytest.approx(0.36)
     assert float(mine["AP 0.5"]) == 0.5
     assert main(["compare", str(folder)]) == 0
     assert "0.360" in capsys.readouterr().out
     assert main(["compare", str(folder), "--format", "json"]) == 0
-    assert json.loads(capsys.readouterr().out)[0]["F1 0.5"] == pytest.approx(2 / 3)
+    assert json.loads(capsys.readouterr().out)["rows"][0]["F1 0.5"] == pytest.approx(2 / 3)
     assert main(["compare", str(folder), "--format", "markdown"]) == 0
     assert capsys.readouterr().out.startswith("| method | IoU none |")
 
@@ -131,8 +133,44 @@ def test_no_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "holds no evaluation" in capsys.readouterr().err
 
 
-def test_undefined_is_a_dash_in_text_and_methods_may_differ_in_columns() -> None:
+def test_undefined_is_empty_and_methods_may_differ_in_columns() -> None:
     row = {"name": "a", "iou": None, "dice": None, "precision": None, "recall": None}
-    three = Method("m", {"classes": [row] * 3, "mean_iou": 0.5, "pixel_accuracy": 0.25, "mean_accuracy": None}, {})
-    expected = ["method,IoU a,mean IoU,pixel accuracy,mean accuracy", "m,-,0.5,0.25,-"]
-    assert to_csv(rows_of([three])).splitlines() == expected
+    scores = {"classes": [row] * 3, "mean_iou": 0.5, "accuracy": 0.25, "mean_accuracy": None}
+    three, other = Method("m", scores, {}), Method("=n", scores, {}, {"network": {"name": "U-Net", "parameters": 1234}})
+    expected = ["method,IoU a,mean IoU,accuracy,mean accuracy", "m,,0.5,0.25,"]
+    assert table_of(rows_of([three])).to_csv().splitlines() == expected
+    both = table_of(rows_of([three, other]))
+    assert [line.split(",")[:3] for line in both.to_csv().splitlines()] == [
+        ["method", "network", "parameters"],
+        ["m", "", ""],
+        ["'=n", "U-Net", "1234"],
+    ]
+    assert both.to_text().splitlines()[3].split()[:3] == ["=n", "U-Net", "1,234"]
+
+
+def test_means_over_images_are_other_numbers(real_data: Path, tmp_path: Path) -> None:
+    """Otsu's threshold on 20 skin lesions: pooled Dice / Jaccard 0.699 / 0.537, per image 0.626 / 0.509.
+
+    FocusNet++'s table 1 can only hold means over images: from one confusion matrix J = D / (2 - D).
+    """
+    source = real_data / "isic2018_task1_256"
+    rows = []
+    for image in sorted((source / "ISIC2018_Task1-2_Training_Input").glob("*.jpg")):
+        label = source / "ISIC2018_Task1_Training_GroundTruth" / f"{image.stem}_segmentation.png"
+        with Image.open(label) as mask:
+            Image.fromarray((np.array(mask) > 127).astype(np.uint8)).save(tmp_path / label.name)
+        rows.append({"image": str(image), "label": str(tmp_path / label.name), "group": image.stem})
+    assert len(rows) == 20
+    data = Datalist(
+        name="isic", version=1, modality=("dermoscopy",), licence="ISIC", source="", labels={0: "skin", 1: "lesion"},
+        training=[{"image": "a.jpg", "label": "a.png", "group": "a"}], path=tmp_path / "datalist.json",
+    )  # fmt: skip
+    scores = score_otsu(data, rows)
+    pooled, each = scores["classes"][1], scores["per_case"]["classes"][1]
+    assert (pooled["dice"], pooled["iou"]) == pytest.approx((0.699, 0.537), abs=5e-4)
+    assert (each["dice"], each["iou"]) == pytest.approx((0.626, 0.509), abs=5e-4)
+    assert pooled["iou"] == pytest.approx(pooled["dice"] / (2 - pooled["dice"]))
+    assert each["n"]["dice"] == 20
+    text = "\n".join(table.to_text() for table in score_tables({**scores, "beside_paper": "per_case"}))
+    assert "pooled over all pixels\n" in text
+    assert "mean over 20 cases, as the paper's figures are\n" in text

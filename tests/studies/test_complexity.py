@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from medseg.bundle.discovery import networks
 from medseg.studies import complexity, networks_doc
 from medseg.studies.complexity import MEASURES, ComplexityError, build, choose_rows, measure
-from medseg.studies.complexity_table import cells, notes, to_markdown
-from medseg.studies.discovery import networks
+from medseg.studies.complexity_table import complexity_table, notes
 from medseg.studies.paper_figures import ROWS, Row
 
 ROOT = Path(__file__).parents[2]
@@ -61,9 +61,10 @@ def test_every_measure_is_json():
     assert row["throughput"]["training"] > 0
     # weights, gradients and Adam's two moments; of feature maps at least what the finest level's two blocks keep
     assert row["memory_bytes"] > 4 * (4 * row["parameters"] + 3 * 4 * 32 * 32 * 4)
-    headings, lines = cells(result)
+    table = complexity_table(result)
+    headings, lines = table.columns, table.rows
     assert headings == ["network", "parameters", "GMAC", "peak MiB", "images/s forward", "images/s training"]
-    assert lines[0][:2] == ["tiny", f"{row['parameters']:,}"]
+    assert lines[0][:2] == ["tiny", row["parameters"]]
     text = " ".join(notes(result))
     assert "3 images at a time on cpu" in text
     assert "element-wise work" in text
@@ -78,8 +79,9 @@ def test_one_failing_network_does_not_stop_the_others():
     assert "give two or more levels" in errors[1]["macs"]
     assert errors[2] == {}
     assert result["rows"][2]["macs"] > 0
-    headings, lines = cells(result)
-    assert [line[headings.index("GMAC")] for line in lines[:2]] == ["-", "-"]
+    table = complexity_table(result)
+    headings, lines = table.columns, table.rows
+    assert [line[headings.index("GMAC")] for line in lines[:2]] == [None, None]
     assert any(note.startswith("absent: no parameters: ModuleNotFoundError") for note in notes(result))
 
 
@@ -179,7 +181,8 @@ def test_figures_of_the_paper_stand_beside_ours():
     result = measure(choose_rows(["FocusNetPP"], table="2"))
     paper = {"source": "FocusNet++, table 2", "parameters": 7.8, "macs": None, "flops_as_printed": 15.64}
     assert result["rows"][0]["paper"] == paper
-    headings, lines = cells(result)
+    table = complexity_table(result)
+    headings, lines = table.columns, table.rows
     assert headings == ["network", "parameters", "paper's, 10^6", "GMAC", 'paper\'s "FLOPs", 10^6']
     assert lines[0][2:3] + lines[0][4:] == ["7.80", "15.64"]
     assert any("know no image size" in note for note in notes(result))
@@ -189,10 +192,6 @@ def test_progress():
     seen = []
     measure([TINY, TINY], progress=lambda done, total: seen.append((done, total)))
     assert seen == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
-
-
-def test_markdown():
-    assert to_markdown(["a", "b"], [["x", "1"], ["y", "-"]]) == "| a | b |\n| --- | ---: |\n| x | 1 |\n| y | - |\n"
 
 
 def test_the_page_is_current():

@@ -1,0 +1,99 @@
+"""What ``import medseg`` offers: `check` a data set, `train` a bundle, `load` a model, `predict` a folder of images.
+
+Nothing here sets up the caller's process: no logging, no seeding, no hooks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medseg.data.check import check_datalist as check
+
+if TYPE_CHECKING:
+    import torch
+
+    from medseg.prediction.model import Model
+    from medseg.prediction.predict import Outcome
+
+__all__ = ["check", "load", "predict", "train"]
+
+
+def train(
+    bundle: str | os.PathLike[str], data: str | os.PathLike[str], *, overlays: Sequence[str] = (), **overrides: Any
+) -> Path:
+    """Train a bundle.
+
+    Args:
+        bundle: name of a bundle that comes with medseg, or a bundle's folder, whose code is then run.
+        data: folder of the datalist, or the datalist's file.
+        overlays: overlays of the bundle, such as ``"small"``.
+        overrides: single keys of the configuration, such as ``max_minutes=30``.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        MedsegError: if something given cannot be used.
+    """
+    from medseg.bundle import workflow
+
+    return workflow.train(os.fspath(bundle), data=os.fspath(data), overlays=overlays, overrides=overrides)
+
+
+def load(model: str | os.PathLike[str], *, device: torch.device | str | None = None, precision: str = "auto") -> Model:
+    """Load a trained model, to predict with it again and again.
+
+    Args:
+        model: a run's folder, weights, or a bundle with weights: its name or its folder.
+        device: ``"cpu"``, ``"cuda:0"``; by default a GPU where there is one.
+        precision: ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+
+    Raises:
+        MedsegError: if there are no weights, or they cannot be used.
+    """
+    from medseg.prediction.model import load as load_model
+
+    return load_model(os.fspath(model), device=device, precision=precision)
+
+
+def predict(
+    model: str | os.PathLike[str],
+    images: str | os.PathLike[str],
+    masks: str | os.PathLike[str],
+    *,
+    overlays: Sequence[str] = (),
+    overwrite: bool = False,
+    keep_header: bool = False,
+    **overrides: Any,
+) -> Outcome:
+    """Write a mask for each image of a folder.
+
+    Args:
+        model: as in `load`.
+        images: a folder of images, or one image.
+        masks: folder for the masks.
+        overlays: of the model's bundle that change how whole images are predicted, such as ``"multi_scale"``.
+        overwrite: also do images whose mask is there.
+        keep_header: keep descriptions and names in the masks' headers.
+        overrides: such as ``device="cpu"``, see `medseg.prediction.predict.predict`.
+
+    Returns:
+        What was written, skipped, failed and left out.
+
+    Raises:
+        MedsegError: if the model or the folder cannot be used.
+    """
+    from medseg.prediction.predict import predict as predict_folder
+
+    return predict_folder(
+        os.fspath(model),
+        os.fspath(images),
+        os.fspath(masks),
+        overlays=overlays,
+        overrides=overrides,
+        overwrite=overwrite,
+        keep_header=keep_header,
+    )

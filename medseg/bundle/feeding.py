@@ -1,0 +1,329 @@
+"""Transforms and inferers of a model's description: the one place that says how an image gets to a network and back.
+
+Training, validation, evaluation, prediction and `medseg check` call these, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from monai.inferers import Inferer, SimpleInferer
+from monai.transforms import (
+    Compose,
+    MapTransform,
+    NormalizeIntensityd,
+    ScaleIntensityd,
+    ScaleIntensityRanged,
+)
+from torch import Tensor
+
+from medseg.bundle.description import Description, DescriptionError, Inference, Input
+from medseg.inferers.multi_scale_flip import MultiScaleFlipInferer
+from medseg.inferers.normalise import NormalisingInferer
+from medseg.inferers.resize import ResizeInferer
+from medseg.inferers.sliding_window import SlidingWindow
+from medseg.inferers.whole_image import WholeImage
+from medseg.io.load import LoadImagesd
+from medseg.transforms.normalise import ImageNormalisation
+from medseg.transforms.resize import ResizeImagesd
+
+__all__ = [
+    "beyond_range",
+    "colour_channels",
+    "evaluation",
+    "inferer",
+    "prediction",
+    "training",
+    "training_inferer",
+    "unfeed",
+]
+
+_AXES = {"sagittal": "LR", "coronal": "PA", "axial": "IS"}
+_LUMA = (0.299, 0.587, 0.114)
+_RANGE_SLACK = 0.05  # resizing and averages overshoot a little
+
+
+def training(description: Description) -> Compose:
+    """Return the fixed transforms of a training sample: ``image`` ``(C, *S)`` and ``label`` ``(1, *S)`` of one grid."""
+    resizing: list[Callable[..., Any]] = []
+    if description.input.size is not None:
+        from monai.transforms import Resized
+
+        size = tuple(description.input.size)
+        resizing = [ResizeImagesd("image", size), Resized("label", spatial_size=size, mode="nearest")]
+    return Compose([*_loading(description, labelled=True), *resizing])
+
+
+def evaluation(description: Description) -> Compose:
+    """Return the transforms of a sample to score: as in training, but for the size, which the inferer brings back."""
+    return Compose(_loading(description, labelled=True))
+
+
+def prediction(description: Description, *, loaded: bool = False) -> Compose:
+    """Return the transforms of an image to predict; `unfeed` brings its prediction back.
+
+    Args:
+        description: the model.
+        loaded: whether ``image`` is a ``MetaTensor`` ``(C, *S)`` already, and no path.
+    """
+    steps = _loading(description, labelled=False)
+    return Compose(steps[1:] if loaded else steps)
+
+
+def inferer(description: Description) -> Inferer:
+    """Return what runs the network on an image of any size, in evaluation and prediction."""
+    wanted, fed = description.inference, description.input
+    inner: Inferer
+    if fed.size is not None:
+        inner = ResizeInferer(fed.size)
+    elif wanted.window is not None:
+        inner = SlidingWindow(wanted.window, wanted.batch, wanted.overlap)
+    else:
+        inner = WholeImage(description.spatial_dims)
+    if _several_views(wanted):
+        dims = description.spatial_dims
+        inner = MultiScaleFlipInferer(wanted.scales, wanted.flip_axes, inferer=inner, spatial_dims=dims)
+    return _on_device(fed, inner)
+
+
+def training_inferer(description: Description) -> Inferer:
+    """Return how a training forward is called: on samples as they are, or normalised on the device."""
+    return _on_device(description.input, SimpleInferer())
+
+
+def colour_channels(description: Description) -> int | None:
+    """Return the channels that the description alone fixes: 3 of colour, 1 of grey, ``None`` where the data say it."""
+    return {"rgb": 3, "grey": 1, None: None}[description.input.colour]
+
+
+def _several_views(wanted: Inference) -> bool:
+    return list(wanted.scales) != [1.0] or bool(wanted.flip_axes)
+
+
+def _on_device(fed: Input, inner: Inferer) -> Inferer:
+    return NormalisingInferer(ImageNormalisation(), inner) if fed.intensity["scheme"] == "imagenet" else inner
+
+
+def _loading(description: Description, *, labelled: bool) -> list[Callable[..., Any]]:
+    fed = description.input
+    keys = ["image", "label"] if labelled else ["image"]
+    steps: list[Callable[..., Any]] = [
+        LoadImagesd(keys, allow_missing_keys=True, keep_uint8=fed.intensity["scheme"] == "imagenet")
+    ]
+    if fed.colour is not None:
+        steps.append(Colourd("image", fed.colour))
+    steps.append(ToModelGridd(keys, description))
+    steps += _intensity(fed.intensity)
+    if fed.polarity is not None:
+        steps.append(Polarityd("image", fed.polarity))
+    return steps
+
+
+def _intensity(intensity: Mapping[str, Any]) -> list[Callable[..., Any]]:
+    scheme = intensity["scheme"]
+    if scheme == "range":
+        low, high = float(intensity["low"]), float(intensity["high"])
+        return [ScaleIntensityRanged("image", low, high, 0.0, 1.0, clip=bool(intensity["clip"]))]
+    if scheme == "image":
+        return [ScaleIntensityd("image", minv=0.0, maxv=1.0)]
+    if scheme == "zscore":
+        return [NormalizeIntensityd("image", nonzero=bool(intensity["nonzero"]), channel_wise=True)]
+    return []  # "none", and "imagenet", which is on the device
+
+
+def beyond_range(image: Tensor, description: Description) -> str | None:
+    """Return why an image has other values than the model takes, or ``None``: 16 bits where 8 are scaled, say.
+
+    Args:
+        image: as fed, so scaled already.
+        description: the model; only a range that is not clipped tells.
+    """
+    intensity = description.input.intensity
+    if intensity["scheme"] != "range" or intensity["clip"]:
+        return None
+    least, most = float(image.min()), float(image.max())
+    if least >= -_RANGE_SLACK and most <= 1 + _RANGE_SLACK:
+        return None
+    low, high = intensity["low"], intensity["high"]
+    values = [low + edge * (high - low) for edge in (least, most)]
+    return (
+        f"its values go from {values[0]:g} to {values[1]:g}, but the model scales {low:g} to {high:g}; convert it, or "
+        "train with model#input#intensity#low and #high of these images, or with scheme image"
+    )
+
+
+class Colourd(MapTransform):
+    """Dictionary transform: pictures to three channels, or to one.
+
+    Grey becomes three equal channels; an alpha channel is left out; three channels become one by ITU-R 601's luma.
+
+    Args:
+        keys: of pictures.
+        colour: ``"rgb"`` or ``"grey"``.
+
+    Raises:
+        DescriptionError: if the picture has another number of channels than 1 to 4.
+
+    Shape:
+        ``(C, *S)`` to ``(3, *S)`` or ``(1, *S)``, of the same type.
+    """
+
+    def __init__(self, keys: Sequence[Hashable] | Hashable, colour: str) -> None:
+        super().__init__(keys)
+        self.colour = colour
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Convert the pictures."""
+        converted = dict(data)
+        for key in self.key_iterator(converted):
+            converted[key] = self._convert(converted[key])
+        return converted
+
+    def _convert(self, image: Tensor) -> Tensor:
+        channels = image.shape[0]
+        if channels not in (1, 2, 3, 4):
+            raise DescriptionError(f"the image has {channels} channels, the model takes {self.colour} pictures")
+        if channels in (2, 4):
+            image = image[: channels - 1]
+        if self.colour == "rgb":
+            return image if image.shape[0] == 3 else image.expand(3, *image.shape[1:]).contiguous()
+        if image.shape[0] == 1:
+            return image
+        weights = torch.tensor(_LUMA).view(3, *[1] * (image.ndim - 1))
+        grey = (image.float() * weights).sum(0, keepdim=True)
+        return grey if image.is_floating_point() else grey.round().to(image.dtype)
+
+
+class Polarityd(MapTransform):
+    """Dictionary transform: turn images into negatives whose median is on the other side of the middle of their range.
+
+    Args:
+        keys: of images.
+        polarity: ``"bright"``: what is turned has its median above the middle (objects, the lesser part, are dark);
+            ``"dark"``: below it.
+
+    Shape:
+        ``(C, *S)``, kept; a negative has the range of the image.
+    """
+
+    def __init__(self, keys: Sequence[Hashable] | Hashable, polarity: str) -> None:
+        super().__init__(keys)
+        self.polarity = polarity
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Turn the images."""
+        turned = dict(data)
+        for key in self.key_iterator(turned):
+            image = turned[key]
+            low, high = image.min(), image.max()
+            above = bool(image.median() > (low + high) / 2)
+            if above == (self.polarity == "bright") and bool(high > low):
+                turned[key] = low + high - image
+        return turned
+
+
+class ToModelGridd(MapTransform):
+    """Dictionary transform: volumes to the axes and voxel size that the network was trained with; pictures stay.
+
+    For a 2D network the axis that its plane cuts comes last, so that slices along it are of that plane.
+
+    Args:
+        keys: images are interpolated linearly, ``label`` by the nearest voxel.
+        description: the model.
+
+    Raises:
+        DescriptionError: if a volume has no affine to know its axes by, but the model needs them.
+    """
+
+    def __init__(self, keys: Sequence[Hashable], description: Description) -> None:
+        super().__init__(keys, allow_missing_keys=True)
+        self.fed = description.input
+        self.dims = description.spatial_dims
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Bring the volumes to the model's grid."""
+        moved = dict(data)
+        for key in self.key_iterator(moved):
+            if moved[key].ndim == 4:
+                moved[key] = self._move(moved[key], "nearest" if key == "label" else "bilinear")
+        return moved
+
+    def _move(self, volume: Tensor, mode: str) -> Tensor:
+        if not isinstance(volume, MetaTensor) or "affine" not in volume.meta:
+            if self.fed.spacing is not None:
+                raise DescriptionError("the image states no spacing, which the model needs; store it as NIfTI")
+            return volume  # a stack of pictures lies nowhere
+        codes = self._codes(volume)
+        if codes is not None:
+            volume = _turned(volume, codes)
+        if self.fed.spacing is not None:
+            from monai.transforms import Spacing
+
+            volume = Spacing(self.fed.spacing, mode=mode, padding_mode="border")(volume)
+        return volume
+
+    def _codes(self, volume: MetaTensor) -> str | None:
+        codes = self.fed.orientation or "".join(_axis_codes(volume.affine))
+        if self.dims == 2:
+            last = next(code for code in codes if code in _AXES[self.fed.plane])
+            codes = codes.replace(last, "") + last
+        return codes
+
+
+def _axis_codes(affine: Any) -> tuple[str, ...]:
+    import nibabel
+
+    codes = nibabel.aff2axcodes(affine)
+    if None in codes:
+        raise DescriptionError("the image's affine names no direction for one of its axes; correct its header")
+    return tuple(codes)
+
+
+def _turned(volume: MetaTensor, codes: str) -> MetaTensor:
+    """Return the volume with its axes permuted and flipped to ``codes``; no voxel changes its value."""
+    from monai.transforms import Orientation
+
+    if "".join(_axis_codes(volume.affine)) == codes:
+        return volume
+    return Orientation(axcodes=codes, labels=None)(volume)
+
+
+def unfeed(prediction: Tensor, fed: Tensor, shape: Sequence[int], affine: Any | None) -> Tensor:
+    """Bring a prediction on the model's grid back to the grid of the image that was read.
+
+    Axes are permuted and flipped back exactly; where the model resamples, values are interpolated linearly.
+
+    Args:
+        prediction: on the grid of ``fed``.
+        fed: the image as the network got it.
+        shape: spatial shape S of the image as it was read.
+        affine: its affine, ``(4, 4)`` voxel to mm; ``None`` for pictures.
+
+    Raises:
+        DescriptionError: if there is no way back: a mask is never written by its shape alone.
+
+    Shape:
+        ``(K, *fed's S)`` to ``(K, *shape)``.
+    """
+    if tuple(prediction.shape[1:]) != tuple(fed.shape[1:]):
+        raise DescriptionError(
+            f"the prediction has the size {tuple(prediction.shape[1:])}, the image as fed {tuple(fed.shape[1:])}; "
+            "there is no way back to the image, its mask is not written"
+        )
+    if fed.ndim != 4 or affine is None or not isinstance(fed, MetaTensor):
+        if tuple(fed.shape[1:]) != tuple(shape):
+            raise DescriptionError("the image's size was changed without a way back; its mask is not written")
+        return prediction
+    original = torch.as_tensor(affine, dtype=torch.float64)
+    back = _turned(MetaTensor(prediction, affine=fed.affine), "".join(_axis_codes(original)))
+    same = torch.allclose(back.affine.double(), original, atol=1e-3)
+    if not same or tuple(back.shape[1:]) != tuple(shape):
+        from monai.transforms import SpatialResample
+
+        resample = SpatialResample(mode="bilinear", padding_mode="border")
+        back = resample(back.float(), dst_affine=original, spatial_size=tuple(shape))
+    plain: Tensor = back.as_tensor()
+    return plain

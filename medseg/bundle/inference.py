@@ -1,0 +1,54 @@
+"""How a trained model predicts whole images may change after training (windows, scales, flips); its feeding may not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from medseg.bundle import library
+from medseg.bundle.description import Description, Inference, part
+from medseg.errors import MedsegError
+
+__all__ = ["with_inference"]
+
+_KEY = "inference#"
+_IN_BUNDLE = "model#inference#"
+
+
+def with_inference(description: Description, overlays: Sequence[str], changes: Mapping[str, Any]) -> Description:
+    """Return a model that predicts otherwise.
+
+    Args:
+        description: of the trained model.
+        overlays: names of overlays of its bundle, such as ``multi_scale``.
+        changes: ``inference#window`` and the like, which go before overlays.
+
+    Raises:
+        MedsegError: if an overlay changes more than the inference, or a value is out of range.
+    """
+    wanted = {**_of_overlays(description.name, overlays), **{key.removeprefix(_KEY): v for key, v in changes.items()}}
+    if not wanted:
+        return description
+    content = description.to_dict()
+    content["inference"] = {**content["inference"], **wanted}
+    part(Inference, content["inference"], "inference")
+    return Description.of(content)
+
+
+def _of_overlays(name: str, overlays: Sequence[str]) -> dict[str, Any]:
+    if not overlays:
+        return {}
+    import yaml
+
+    changes: dict[str, Any] = {}
+    for path in library.config_files(library.find(name), "inference", list(overlays))[1:]:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for key, value in content.items():
+            if key.startswith("overlays#"):
+                continue
+            if not key.startswith(_IN_BUNDLE):
+                raise MedsegError(
+                    f"overlay {path.stem} sets {key}, which comes with the weights; train with it instead"
+                )
+            changes[key.removeprefix(_IN_BUNDLE)] = value
+    return changes

@@ -1,0 +1,140 @@
+"""The bundles that come with medseg, and other folders that are one: found by name or path, copied, built."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from medseg.bundle.generate import build as _build
+from medseg.bundle.generate import outdated
+from medseg.bundle.source import FILE, read_source
+from medseg.errors import MedsegError
+from medseg.resources import bundles_root
+
+__all__ = ["BundleError", "build", "config_files", "copy", "find", "is_ours", "names", "weights_file"]
+
+PLACE = ".place.json"
+"""Hidden file of a run: where its data lie on this machine, and which it has seen; it is never uploaded."""
+
+_SUFFIXES = (".pt", ".pth", ".safetensors")
+_LEFT_OUT = ("models", "runs", "__pycache__")
+
+
+class BundleError(MedsegError):
+    """A bundle that is not there, or cannot be written."""
+
+
+def names() -> list[str]:
+    """Return the names of the bundles that come with medseg."""
+    return sorted(path.parent.name for path in bundles_root().glob(f"*/{FILE}"))
+
+
+def find(name: str | Path) -> Path:
+    """Return a bundle's folder.
+
+    Args:
+        name: of a bundle of medseg, or a folder that holds ``configs``.
+
+    Raises:
+        BundleError: if there is none.
+    """
+    text = str(name)
+    if text in names():
+        return bundles_root() / text
+    folder = Path(text).expanduser().resolve()
+    if (folder / "configs" / "train.yaml").is_file() or (folder / "configs" / "inference.yaml").is_file():
+        return folder
+    raise BundleError(f"there is no run, weights or bundle {text!r}; the bundles are {', '.join(names())}")
+
+
+def is_ours(folder: Path) -> bool:
+    """Return whether a bundle came with medseg; any other is code of somebody else, which evaluating it runs."""
+    return folder.resolve().is_relative_to(bundles_root().resolve())
+
+
+def config_files(folder: Path, first: str, overlays: list[str]) -> list[Path]:
+    """Return a bundle's configuration files: the first and its overlays.
+
+    Args:
+        folder: of the bundle.
+        first: such as ``train``.
+        overlays: names of files in ``configs`` without suffix, or paths of YAML files.
+
+    Raises:
+        BundleError: if one is missing, naming those that there are.
+    """
+    files = [folder / "configs" / f"{first}.yaml"]
+    for overlay in overlays:
+        path = folder / "configs" / f"{overlay}.yaml"
+        own = Path(overlay).expanduser()
+        if not path.is_file() and own.suffix in (".yaml", ".yml", ".json") and own.is_file():
+            path = own.resolve()
+        if not path.is_file():
+            modes = {"train", "inference", "evaluate", "multi_gpu_train"}
+            known = sorted(found.stem for found in (folder / "configs").glob("*.yaml") if found.stem not in modes)
+            raise BundleError(
+                f"bundle {folder.name} has no overlay {overlay!r}; there are {', '.join(known) or 'none'}"
+            )
+        files.append(path)
+    return files
+
+
+def copy(name: str | Path, target: str | Path) -> Path:
+    """Copy a bundle to a new folder, to change it there.
+
+    Args:
+        name: as in `find`.
+        target: new folder.
+
+    Raises:
+        BundleError: if there is no such bundle, or the target exists.
+    """
+    source, folder = find(name), Path(target).expanduser().resolve()
+    if folder.exists():
+        raise BundleError(f"{target} exists already; name a new folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns(*_LEFT_OUT))
+    return folder
+
+
+def build(folder: str | Path, check: bool = False) -> list[str]:
+    """Write a bundle's generated files, or name those that are not current.
+
+    Args:
+        folder: with `bundle.yaml`.
+        check: write nothing.
+
+    Returns:
+        Names of the files that changed, or would.
+    """
+    source = read_source(folder)
+    if check:
+        return outdated(source)
+    return [str(path.relative_to(source.folder)) for path in _build(folder)]
+
+
+def weights_file(where: str | Path) -> Path:
+    """Return the weights that a name, folder or file means.
+
+    Args:
+        where: weights; the folder of a run (``model.pt``) or bundle (``models/model.pt``); a bundle's name.
+
+    Raises:
+        BundleError: if there are none.
+    """
+    path = Path(where).expanduser()
+    if path.is_file():
+        if path.suffix not in _SUFFIXES:
+            raise BundleError(
+                f"{where} is no weights file; name one that ends in {', '.join(_SUFFIXES)}, a run or a bundle"
+            )
+        return path.resolve()
+    folder = path.resolve() if path.is_dir() else None
+    if folder is None:
+        folder = find(where)
+    for name in ("model.pt", "models/model.pt", "models/model.safetensors"):
+        if (folder / name).is_file():
+            return folder / name
+    if (folder / "checkpoints" / "last.pt").is_file():
+        raise BundleError(f"{where} is a run that has not ended, it has no model.pt yet; let it end, or continue it")
+    raise BundleError(f"{where} has no weights (model.pt); train it: medseg train {Path(folder).name} --data FOLDER")

@@ -1,0 +1,89 @@
+"""What a run and its weights say of themselves: configuration, header; and weights loaded only where they belong."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from medseg.bundle.command import Command
+from medseg.bundle.description import Description, DescriptionError, differences
+from medseg.runs.checkpoint import load_weights
+from medseg.runs.header import read_header
+
+__all__ = ["config_of", "described_weights", "header_of", "load_described"]
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+_NOT_RECORDED = ("imports", "initialize", "run", "finalize", "_meta_", "overlays", "options")
+
+
+def header_of(description: Description) -> dict[str, Any]:
+    """Return what weights carry: the model's description. The run adds what it knows (data, versions, hash)."""
+    return {"format": FORMAT, "model": description.to_dict()}
+
+
+def config_of(command: Command, options: Mapping[str, Any], description: Description) -> dict[str, Any]:
+    """Return a run's configuration as plain data.
+
+    Args:
+        command: what was typed; where it is not known, the configuration's expressions are not either.
+        options: evaluated.
+        description: the model.
+    """
+    merged = {key: value for key, value in command.config().items() if key not in _NOT_RECORDED}
+    return {**merged, **dict(options), "model": description.to_dict(), "overlays": command.overlays()}
+
+
+def described_weights(path: str | Path) -> Description | None:
+    """Return the model that weights describe; ``None`` where they carry no description.
+
+    Raises:
+        CheckpointError: if the file cannot be read.
+        DescriptionError: if the description is of a format of the future, or unsound.
+    """
+    header = read_header(path)
+    if header is None or "model" not in header:
+        return None
+    if header.get("format") != FORMAT:
+        raise DescriptionError(
+            f"{path}: its description has format {header.get('format')!r}, this medseg reads {FORMAT}; update medseg"
+        )
+    return Description.of(header["model"], where=f"{path}, description")
+
+
+def load_described(network: nn.Module, path: str | Path, here: Description) -> Description:
+    """Load weights into a network, if they were trained as the configuration feeds them.
+
+    Args:
+        network: the network, wrapped or not.
+        path: of the weights.
+        here: the model as the configuration describes it.
+
+    Returns:
+        The description that the weights carry, with their classes' names; ``here`` where they carry none.
+
+    Raises:
+        DescriptionError: if the weights were trained otherwise, naming what differs and the way out.
+        CheckpointError: if they cannot be read or do not fit.
+    """
+    trained = described_weights(path)
+    if trained is None:
+        logger.warning(
+            "weights %s carry no record of how they are fed (another program's, or a training state); "
+            "whether this configuration feeds them rightly is not known",
+            Path(path).name,
+        )
+    else:
+        found = differences(trained, here)
+        if found:
+            raise DescriptionError(
+                f"weights {path} were trained otherwise: {'; '.join(found)}. Predict with `medseg predict {path} "
+                "IMAGES MASKS`, which feeds them as they were trained, or put the training's overlays on it here too"
+            )
+    load_weights(network, path)
+    return here if trained is None else trained

@@ -1,0 +1,232 @@
+"""A bundle from start to end: train it, score what came out, ask whether data fit it. What medseg's commands run.
+
+The same configuration files, through MONAI's own parser, as ``python -m monai.bundle run`` evaluates.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medseg.bundle import library
+from medseg.bundle.command import Command, owns_process
+from medseg.bundle.start import check_keys
+from medseg.errors import MedsegError
+from medseg.runs.paths import resolve_path
+
+__all__ = ["WorkflowError", "check", "configure", "evaluate", "train"]
+
+logger = logging.getLogger(__name__)
+
+
+class WorkflowError(MedsegError):
+    """A run that cannot be scored, or a training that cannot be put together."""
+
+
+def configure(
+    folder: Path, first: str, overlays: Sequence[str], overrides: Mapping[str, Any], **given: Any
+) -> tuple[Any, Command]:
+    """Return MONAI's parser of a bundle's configuration, not yet evaluated, and what was asked for.
+
+    Args:
+        folder: of the bundle.
+        first: such as ``train``.
+        overlays: names.
+        overrides: values by key, as a user gave them.
+        given: values that the caller sets.
+
+    Raises:
+        BundleError: if an overlay is missing.
+    """
+    from monai.bundle import ConfigParser
+
+    files = library.config_files(folder, first, list(overlays))
+    asked = {**given, **overrides}
+    words = ("medseg", *sys.argv[1:]) if owns_process() else ()
+    command = Command("medseg", tuple(files), asked, words)
+    check_keys(Command("medseg", tuple(files), overrides, words))
+    parser = ConfigParser()
+    parser.read_config([str(path) for path in files])
+    metadata = folder / "configs" / "metadata.json"
+    parser.read_meta(str(metadata)) if metadata.is_file() else parser.update({"_meta_": {}})
+    parser.update({**asked, "bundle_root": str(folder), "command": command})
+    return parser, command
+
+
+def train(
+    bundle: str | Path,
+    *,
+    data: str | Path,
+    overlays: Sequence[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+) -> Path:
+    """Train a bundle.
+
+    Args:
+        bundle: its name or folder.
+        data: folder of the datalist, or the datalist's file.
+        overlays: names of the bundle's overlays.
+        overrides: values by key, such as ``{"fold": 1, "network_def#channels": [8, 16]}``.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        MedsegError: with what is wrong, before the first step.
+    """
+    parser, _ = configure(library.find(bundle), "train", overlays, dict(overrides or {}), **_data(data))
+    for entry_point in ("initialize", "run", "finalize"):
+        _evaluate(parser, entry_point)
+    return Path(parser.get_parsed_content("train#trainer").run_record.folder)
+
+
+def check(
+    bundle: str | Path,
+    *,
+    data: str | Path,
+    overlays: Sequence[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+) -> tuple[Any, list[str]]:
+    """Check a data set and whether a bundle can be trained on it: what the training itself asks first.
+
+    Args:
+        bundle: its name or folder.
+        data: folder of the datalist, or the datalist's file.
+        overlays: names of the bundle's overlays.
+        overrides: values by key.
+
+    Returns:
+        The data check's report, and why the configuration cannot train on sound data (empty where it can).
+    """
+    from medseg.bundle import fit
+    from medseg.bundle.options import Options
+
+    overrides = {"encoder_weights": "random", **dict(overrides or {})}  # no weights are fetched for a check
+    folder = library.find(bundle)
+    probe, _ = configure(folder, "train", overlays, {}, **_data(data))
+    if "encoder_weights" not in probe.get():
+        overrides.pop("encoder_weights", None)
+    parser, _ = configure(folder, "train", overlays, overrides, **_data(data))
+    datalist, options = parser.get_parsed_content("data"), parser.get_parsed_content("options")
+    described = parser.get_parsed_content("description")
+    report = fit.report(datalist, Options.of(options), described)
+    if not report.ok:
+        return report, []
+    dataset = parser.get_parsed_content("train#dataset")
+    network = parser.get_parsed_content("network_def")
+    return report, fit.problems(datalist, Options.of(options), described, dataset, network)
+
+
+def evaluate(
+    run: str | Path,
+    *,
+    data: str | Path | None = None,
+    output: str | Path | None = None,
+    overlays: Sequence[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Score the weights of a run on the part of the data that its training left out.
+
+    Everything but the folder of the data is in the run: the model in its weights, the split in its record.
+
+    Args:
+        run: the run's folder.
+        data: folder of the datalist; by default the one that the run was trained on.
+        output: folder of the scores; by default ``test`` (or what is scored) in the run's folder.
+        overlays: of the model's bundle that change how whole images are predicted, such as ``multi_scale``.
+        overrides: options such as ``{"scored": "validation", "fold": 2}``.
+
+    Returns:
+        The scores, as in ``scores.json``.
+
+    Raises:
+        MedsegError: if the run holds no weights, or its data are not where they were.
+    """
+    from medseg.bundle import assembly, networks
+    from medseg.bundle.inference import with_inference
+    from medseg.bundle.options import Options
+    from medseg.bundle.record import described_weights
+    from medseg.runs.processes import pick_device
+
+    folder = resolve_path(run)
+    weights = library.weights_file(folder)
+    trained = described_weights(weights)
+    if trained is None:
+        raise WorkflowError(f"{weights} carries no record of its model; score it with its bundle's evaluate.yaml")
+    given = dict(overrides or {})
+    device = pick_device(given.pop("device", None))
+    changes = {key: given.pop(key) for key in list(given) if key.startswith("inference#")}
+    described = with_inference(trained, overlays, changes)
+    Options.of(given)
+    wanted = {**_recorded(folder), **given, "resume": False}
+    part = str(wanted.get("scored", "test"))
+    options = {name: value for name, value in wanted.items() if name in Options.names()}
+    place = {} if data is None else _data(data)
+    datalist = assembly.datalist(place, place["dataset_dir"]) if place else _data_of(folder, assembly)
+    entries = assembly.scored(assembly.split(datalist, options), part)
+    if not entries:
+        raise WorkflowError(
+            f"{datalist.path}: its {part} part is empty, so that nothing can be scored (all of it was trained on?); "
+            "name other data with --data, or another part with scored=validation"
+        )
+    _refuse_seen(folder, entries, part)
+    name = part if data is None else f"{part}_{re.sub(r'[^A-Za-z0-9_-]+', '_', datalist.name)[:40]}"
+    options["output_dir"] = str(output or folder / name)
+    dataset = assembly.scored_samples(entries, described, cache=False)
+    network = networks.rebuild(described.network).to(device)
+    inferer = assembly.inferer(described)
+    engine = assembly.evaluator(options, device, datalist, dataset, network, inferer=inferer, batch_size=1)
+    command = Command("medseg", (), {"evaluate": folder.name}, ("medseg", "evaluate", folder.name))
+    return assembly.evaluation(engine, options, command, described, datalist, str(weights))
+
+
+def _refuse_seen(folder: Path, entries: Sequence[Mapping[str, Any]], part: str) -> None:
+    """Refuse to call images a test that the run was trained on, or that picked its weights."""
+    place = folder / library.PLACE
+    seen = json.loads(place.read_text(encoding="utf-8")).get("seen", {}) if place.is_file() else {}
+    barred = {"test": ("training", "validation"), "validation": ("training",), "training": ()}[part]
+    for other in barred:
+        known = set(seen.get(other, ()))
+        found = [entry["image"] for entry in entries if str(Path(entry["image"]).resolve()) in known]
+        if found:
+            did = "was trained on" if other == "training" else "picked the weights by"
+            raise WorkflowError(
+                f"{folder.name} {did} {len(found)} of the {len(entries)} images to score, such as {found[0]}: that is "
+                f"no {part}; score them as what they are with scored={other}, or choose the fold that was left out"
+            )
+
+
+def _evaluate(parser: Any, entry_point: str) -> None:
+    for number in range(len(parser.get(entry_point) or [])):
+        parser.get_parsed_content(f"{entry_point}#{number}")
+
+
+def _data(data: str | Path) -> dict[str, str]:
+    path = resolve_path(data)
+    if path.is_file():
+        return {"dataset_dir": str(path.parent), "datalist": str(path)}
+    return {"dataset_dir": str(path)}
+
+
+def _recorded(folder: Path) -> dict[str, Any]:
+    """Return the options that a run recorded."""
+    import yaml
+
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return {}
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    return dict(content) if isinstance(content, Mapping) else {}
+
+
+def _data_of(folder: Path, assembly: Any) -> Any:
+    place = folder / library.PLACE
+    if not place.is_file():
+        raise WorkflowError(f"{folder} does not say where its data lie; name their folder with --data")
+    held = json.loads(place.read_text(encoding="utf-8"))
+    return assembly.datalist({"datalist": held["datalist"]}, None)

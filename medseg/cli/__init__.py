@@ -1,0 +1,132 @@
+"""The command ``medseg``: finds a command's file, parses, runs it, and prints its error.
+
+A command is one module of this folder whose name has no underscore in front, with two functions:
+``add_arguments(parser)`` and ``run(options)``, which returns the exit status (0 done, 1 done with errors in the data, 2
+wrong usage or input). The first line of its docstring is its help. No command imports anything heavy before it runs,
+and only the one asked for is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import pkgutil
+import select
+import sys
+from collections.abc import Callable, Sequence
+from typing import Protocol, cast
+
+from medseg import __version__
+from medseg.cli._arguments import setting
+from medseg.errors import one_line, shown
+
+__all__ = ["Command", "load_command", "main", "names"]
+
+_DESCRIPTION = "Attention networks for image segmentation."
+_INTERRUPTED = 130  # 128 + SIGINT and 128 + SIGPIPE, as shells count
+_READER_GONE = 141
+
+
+class Command(Protocol):
+    """What a module of this folder offers."""
+
+    __doc__: str | None
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+def names() -> list[str]:
+    """Return the commands' names, sorted."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+
+def load_command(name: str) -> Command:
+    """Import one command's module."""
+    return cast(Command, importlib.import_module(f"{__name__}.{name}"))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program.
+
+    Args:
+        arguments: the command line without the program's name; by default that of the process.
+
+    Returns:
+        The exit status.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    known = names()
+    if not given or given[0] not in known:
+        _parse_without_command(given, known)
+    command = load_command(given[0])
+    parser = argparse.ArgumentParser(prog=f"medseg {given[0]}", description=command.__doc__)
+    command.add_arguments(parser)
+    options, more = parser.parse_known_args(given[1:])
+    _read_settings(parser, options, more)
+    return _guarded(command, options)
+
+
+def _parse_without_command(given: list[str], known: list[str]) -> None:
+    """Print the help or version, or say what is wrong; always ends the program."""
+    parser = argparse.ArgumentParser(prog="medseg", description=_DESCRIPTION)
+    parser.add_argument("--version", action="version", version=f"medseg {__version__}")
+    commands = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
+    for name in known:
+        commands.add_parser(name, help=(load_command(name).__doc__ or "").split("\n", 1)[0].rstrip("."))
+    parser.parse_args(given)
+    parser.error("the command comes first: medseg COMMAND ...")
+
+
+def _read_settings(parser: argparse.ArgumentParser, options: argparse.Namespace, more: Sequence[str]) -> None:
+    """Add each ``KEY=VALUE`` that argparse left over, or took for a name of ``--with``; refuse what else is over."""
+    if not hasattr(options, "settings"):
+        if more:
+            parser.error(f"unrecognized arguments: {' '.join(more)}")
+        return
+    overlays: list[str] = getattr(options, "overlays", [])
+    named = [text for text in overlays if "=" in text]
+    options.overlays = [text for text in overlays if "=" not in text]
+    words = [*named, *more]
+    while words:
+        text = words.pop(0)
+        if text.startswith("--") and len(text) > 2:  # as MONAI's command has it: --batch_size 2
+            text = text[2:] if "=" in text else f"{text[2:]}={words.pop(0) if words else ''}"
+        elif text.startswith("-"):
+            parser.error(f"unrecognized arguments: {text}")
+        try:
+            options.settings.append(setting(text))
+        except argparse.ArgumentTypeError as error:
+            parser.error(str(error))
+
+
+def _guarded(command: Command, options: argparse.Namespace) -> int:
+    """Run a command; the one place where an error of medseg becomes a line and a status."""
+    try:
+        status = command.run(options)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        sys.stderr.write("medseg: interrupted\n")
+        return _INTERRUPTED
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise  # some other pipe: not for us to hide
+        return _READER_GONE
+    except Exception as error:
+        said = one_line(error)
+        if said is None:
+            raise
+        lines = map(shown, said.split("\n  "))  # a list of faults stands indented below its head
+        sys.stderr.write("medseg: error: " + "\n  ".join(lines) + "\n")
+        return 2
+    return status
+
+
+def _reader_is_gone() -> bool:
+    """Tell whether what reads our output has ended; then let the interpreter flush into nothing, without a word."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    if not poll.poll(0):  # an error or hang-up is told unasked
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True

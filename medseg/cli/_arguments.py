@@ -1,0 +1,120 @@
+"""What several commands parse or say alike."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from medseg.errors import MedsegError, shown
+
+__all__ = [
+    *("add_overlays", "add_settings", "number_above_zero", "overrides_of", "own_process", "positive", "say_foreign"),
+    *("setting", "write_json"),
+]
+
+_DIGITS = re.compile(r"^\d+(_\d+)+$")
+
+
+def positive(text: str) -> int:
+    """Read a whole number of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value
+
+
+def number_above_zero(text: str) -> float:
+    """Read a finite number above 0."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """Read ``KEY=VALUE``, the value as a bundle's YAML would have it, but ``1e-3`` as the number it looks like."""
+    import yaml
+
+    key, sign, value = text.partition("=")
+    if not sign or not key:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    if _DIGITS.match(value):  # YAML 1.1 takes 2024_01_05 for a number; it is a name
+        return key, value
+    try:
+        read = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {value!r} is not YAML; quote it") from error
+    if isinstance(read, str) and read == value.strip():
+        try:
+            return key, float(read)  # YAML 1.1 takes 1e-3 for a word
+        except ValueError:
+            return key, read
+    return key, read
+
+
+def add_overlays(parser: argparse.ArgumentParser) -> None:
+    """Add ``--with NAME ...``."""
+    parser.add_argument(
+        "--with",
+        dest="overlays",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME",
+        help="overlays of the bundle, such as small",
+    )
+
+
+def add_settings(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add ``KEY=VALUE ...``.
+
+    Args:
+        parser: of a command.
+        what: the keys are.
+    """
+    # what stands after an option comes back from the parser unread: `medseg.cli.main` adds it
+    parser.add_argument("settings", type=setting, nargs="*", default=[], metavar="KEY=VALUE", help=what)
+
+
+def overrides_of(options: argparse.Namespace, **named: Any) -> dict[str, Any]:
+    """Return what the command line changes, key to value.
+
+    Args:
+        options: parsed arguments with ``settings``.
+        named: what options with a name of their own say; ``None`` says nothing.
+
+    Raises:
+        MedsegError: if a key is given twice.
+    """
+    changes = {key: value for key, value in named.items() if value is not None}
+    for key, value in options.settings:
+        if key in changes:
+            raise MedsegError(f"{key} is given twice, as {changes[key]!r} and {value!r}; give it once")
+        changes[key] = value
+    return changes
+
+
+def own_process() -> None:
+    """Set the process up for work: it is the command's, not a caller's (log lines, signals, quiet helpers)."""
+    from medseg.bundle.command import claim_process
+    from medseg.bundle.start import set_up_process
+
+    claim_process()
+    set_up_process()
+
+
+def say_foreign(bundle: Path) -> None:
+    """Say in one line that a bundle is code, where it is not one of those that came with medseg."""
+    from medseg.bundle.library import is_ours
+
+    if not is_ours(bundle):
+        sys.stderr.write(f"medseg: {shown(bundle)} did not come with medseg: a bundle is code, and it runs now\n")
+
+
+def write_json(value: Any) -> None:
+    """Print a value as JSON."""
+    sys.stdout.write(json.dumps(value, indent=1) + "\n")

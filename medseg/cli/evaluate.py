@@ -1,0 +1,43 @@
+"""Score a run's weights on its test images, or on others."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from medseg.cli._arguments import add_overlays, add_settings, overrides_of, own_process, write_json
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("run_folder", type=Path, metavar="run", help="folder of a run")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of another datalist (default: the training's)")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder of the evaluation (default: in the run's)")
+    parser.add_argument("--json", action="store_true", help="print the scores as JSON")
+    add_overlays(parser)
+    add_settings(parser, "options of the evaluation, such as scored=validation")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
+    from medseg.bundle import workflow
+    from medseg.reports.summary import summarise
+
+    overrides = overrides_of(options)
+    own_process()
+    scores = workflow.evaluate(
+        options.run_folder,
+        data=options.data,
+        output=options.output,
+        overlays=options.overlays,
+        overrides=overrides,
+    )
+    if options.json:
+        write_json(scores)
+        return 0
+    text, _ = summarise(options.output or options.run_folder / str(overrides.get("scored", "test")))
+    sys.stdout.write(f"{text}\n")
+    return 0

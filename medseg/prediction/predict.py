@@ -1,0 +1,97 @@
+"""Masks for a folder of images by a trained model: what `medseg predict` runs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medseg.bundle import feeding
+from medseg.bundle.inference import with_inference
+from medseg.errors import MedsegError
+from medseg.prediction.model import load
+from medseg.prediction.predictor import ImageFolder, InputError, Predictor
+from medseg.runs.paths import resolve_path
+
+__all__ = ["Outcome", "predict"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of the images.
+
+    Args:
+        written: masks written.
+        skipped: images whose mask was there.
+        failures: images that could not be done, with the reason.
+        left_out: files that were left out, with the reason.
+        missed: those of them that somebody may take for images.
+    """
+
+    written: int
+    skipped: int = 0
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+    missed: int = 0
+
+
+def predict(
+    model: str | Path,
+    images: str | Path,
+    masks: str | Path,
+    *,
+    overlays: Sequence[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    keep_header: bool = False,
+) -> Outcome:
+    """Predict an image or a folder of images.
+
+    Args:
+        model: a run, bundle, or weights, see `medseg.prediction.model.load`; they know how they are fed.
+        images: a file or folder.
+        masks: folder of the masks; made if missing.
+        overlays: of the model's bundle that change how whole images are predicted, such as ``multi_scale``.
+        overrides: ``device``, ``precision``, ``num_workers``, and ``inference#window``, ``inference#overlap``,
+            ``inference#scales``, ``inference#flip_axes``, ``inference#batch``: how whole images are predicted is free,
+            how they are fed is not.
+        overwrite: also do images whose mask is there.
+        keep_header: keep what an image's header says beside its geometry.
+
+    Raises:
+        MedsegError: if the model or the folder cannot be used, or an override is not one of those.
+    """
+    given = dict(overrides or {})
+    plain = {key: given.pop(key) for key in ("device", "precision", "num_workers") if key in given}
+    changes = {key: given.pop(key) for key in list(given) if key.startswith("inference#")}
+    if given:
+        raise MedsegError(
+            f"predict has no option {sorted(given)[0]!r}; it takes device, precision, num_workers and inference#...; "
+            "how images are fed comes with the weights"
+        )
+    trained = load(model, device=plain.get("device"), precision=str(plain.get("precision", "auto")))
+    description = with_inference(trained.description, overlays, changes)
+    folder = ImageFolder(resolve_path(images), description, resolve_path(masks), overwrite=overwrite)
+    predictor = Predictor(
+        trained.device,
+        folder,
+        trained.network,
+        feeding.inferer(description),
+        None,
+        description=description,
+        num_workers=int(plain.get("num_workers", 0)),
+        precision=trained.precision,
+        keep_header=keep_header,
+    )
+    try:
+        predictor.run()
+    except InputError:
+        if not (predictor.failures or folder.missed):
+            raise
+    failures = [(str(path), reason) for path, reason in predictor.failures]
+    left_out = [(str(path), reason) for path, reason in folder.left_out]
+    return Outcome(len(predictor.written), folder.skipped, failures, left_out, len(folder.missed))

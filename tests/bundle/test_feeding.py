@@ -1,0 +1,209 @@
+"""How images are fed: schemes, colours, polarity, and volumes there and back, against independent arithmetic."""
+
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from nibabel.orientations import aff2axcodes, axcodes2ornt, io_orientation, ornt_transform
+from PIL import Image
+
+from medseg.bundle import feeding
+from medseg.bundle.description import Description, DescriptionError, differences
+
+
+def description(dims: int = 2, classes: int = 2, inference: dict[str, Any] | None = None, **fed: Any) -> Description:
+    network = {"name": "unet", "spatial_dims": dims, "in_channels": 1, "out_channels": classes}
+    names = [f"class {index}" for index in range(classes)]
+    content = {"name": "toy", "network": network, "classes": names, "input": fed, "inference": inference or {}}
+    return Description.of(content)
+
+
+def fed(image: Any, **options: Any) -> torch.Tensor:
+    loaded = torch.as_tensor(np.asarray(image, dtype=np.float32))
+    result: torch.Tensor = feeding.prediction(description(**options), loaded=True)({"image": loaded})["image"]
+    return result
+
+
+VALUES = np.random.default_rng(0).integers(20, 200, (1, 6, 5)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("intensity", "expected"),
+    [
+        ({"scheme": "none"}, VALUES),
+        ({"scheme": "range"}, VALUES / 255),
+        ({"scheme": "range", "low": 50, "high": 150}, (VALUES - 50) / 100),
+        ({"scheme": "range", "low": 50, "high": 150, "clip": True}, np.clip((VALUES - 50) / 100, 0, 1)),
+        ({"scheme": "image"}, (VALUES - VALUES.min()) / (VALUES.max() - VALUES.min())),
+        ({"scheme": "zscore"}, (VALUES - VALUES.mean()) / VALUES.std()),
+    ],
+)
+def test_intensity(intensity: dict[str, Any], expected: np.ndarray[Any, Any]) -> None:
+    np.testing.assert_allclose(fed(VALUES, intensity=intensity), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_imagenet_is_normalised_on_the_device() -> None:
+    image = np.random.default_rng(1).integers(0, 256, (3, 4, 5)).astype(np.uint8)
+    model = description(intensity={"scheme": "imagenet"}, colour="rgb")
+    seen = []
+    feeding.inferer(model)(torch.from_numpy(image)[None], lambda x: seen.append(x) or x)
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    expected = (image / 255 - mean[:, None, None]) / std[:, None, None]
+    np.testing.assert_allclose(seen[0][0], expected, atol=1e-5)
+    training = []
+    feeding.training_inferer(model)(torch.from_numpy(image)[None], lambda x: training.append(x) or x)
+    torch.testing.assert_close(training[0], seen[0])
+
+
+def test_colour() -> None:
+    grey = np.full((1, 2, 3), 7.0)
+    assert fed(grey, colour="rgb").shape == (3, 2, 3)
+    np.testing.assert_array_equal(fed(grey, colour="rgb"), np.repeat(grey, 3, 0))
+    rgba = np.stack([np.full((2, 3), v) for v in (10.0, 20.0, 30.0, 128.0)])
+    np.testing.assert_array_equal(fed(rgba, colour="rgb"), rgba[:3])
+    np.testing.assert_allclose(fed(rgba[:3], colour="grey"), np.full((1, 2, 3), 0.299 * 10 + 0.587 * 20 + 0.114 * 30))
+    with pytest.raises(RuntimeError, match="applying transform") as caught:
+        fed(np.zeros((5, 2, 3)), colour="rgb")
+    assert "the image has 5 channels" in str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize("polarity", ["bright", "dark"])
+def test_polarity(polarity: str) -> None:
+    dark_objects = np.full((1, 4, 4), 200.0)
+    dark_objects[0, 0, :2] = 10
+    bright_objects = 210 - dark_objects
+    wanted = bright_objects if polarity == "bright" else dark_objects
+    for image in (dark_objects, bright_objects):
+        np.testing.assert_array_equal(fed(image, polarity=polarity), wanted)
+    flat = np.full((1, 3, 3), 9.0)
+    np.testing.assert_array_equal(fed(flat, polarity=polarity), flat)
+
+
+def test_training_and_evaluation_see_the_same(tmp_path: Path) -> None:
+    image = np.random.default_rng(2).integers(0, 256, (24, 20)).astype(np.uint8)
+    Image.fromarray(image).save(tmp_path / "i.png")
+    Image.fromarray((image > 128).astype(np.uint8)).save(tmp_path / "l.png")
+    entry = {"image": str(tmp_path / "i.png"), "label": str(tmp_path / "l.png")}
+    model = description(intensity={"scheme": "range"}, polarity="bright")
+    trained, scored = feeding.training(model)(dict(entry)), feeding.evaluation(model)(dict(entry))
+    predicted = feeding.prediction(model)({"image": entry["image"]})
+    assert torch.equal(trained["image"], scored["image"])
+    assert torch.equal(trained["image"], predicted["image"])
+    assert torch.equal(trained["label"], scored["label"])
+    sized = feeding.training(description(intensity={"scheme": "range"}, size=[12, 10]))(dict(entry))
+    assert sized["image"].shape == sized["label"].shape == (1, 12, 10)
+    assert set(np.unique(sized["label"])) <= {0, 1}
+
+
+# ---------------------------------------------------------------------------------------------- volumes
+
+SHAPE = (5, 7, 9)
+
+
+def volume(codes: str, zooms: tuple[float, float, float] = (1.0, 1.0, 1.0), oblique: bool = False) -> MetaTensor:
+    """A volume whose voxels hold their place in the patient: 100 x + 10 y + z of an RAS grid, stored in ``codes``."""
+    i, j, k = np.meshgrid(*map(np.arange, SHAPE), indexing="ij")
+    ras = nibabel.Nifti1Image((100 * i + 10 * j + k).astype(np.float32), np.diag([*zooms, 1.0]))
+    stored = ras.as_reoriented(ornt_transform(io_orientation(ras.affine), axcodes2ornt(codes)))
+    affine = stored.affine
+    if oblique:
+        angle = 0.2
+        turn = np.eye(4)
+        turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+        affine = turn @ affine
+    return MetaTensor(torch.from_numpy(stored.get_fdata().astype(np.float32))[None], affine=torch.from_numpy(affine))
+
+
+CODES = ["RAS", "LPS", "PSR", "ASL", "IRP", "SAL"]
+
+
+@pytest.mark.parametrize("oblique", [False, True])
+@pytest.mark.parametrize("codes", CODES)
+@pytest.mark.parametrize(("dims", "options"), [(3, {"orientation": "RAS"}), (2, {}), (2, {"plane": "sagittal"})])
+def test_volumes_there_and_back(codes: str, oblique: bool, dims: int, options: dict[str, Any]) -> None:
+    image = volume(codes, oblique=oblique)
+    model = description(dims=dims, **options)
+    moved = feeding.prediction(model, loaded=True)({"image": image})["image"]
+    found = aff2axcodes(moved.affine)
+    if dims == 3:
+        assert "".join(found) == "RAS"
+        x, y, z = np.meshgrid(*map(np.arange, SHAPE), indexing="ij")
+        np.testing.assert_array_equal(moved[0], 100 * x + 10 * y + z)
+    else:
+        assert found[2] in ("IS" if options.get("plane", "axial") == "axial" else "LR")
+    back = feeding.unfeed(moved.as_tensor(), moved, tuple(image.shape[1:]), image.affine.numpy())
+    np.testing.assert_array_equal(back, image.as_tensor())
+
+
+def test_a_resampled_volume_comes_back_to_its_grid() -> None:
+    image = volume("LPS", zooms=(1.0, 1.0, 1.0))
+    model = description(dims=3, orientation="RAS", spacing=[2.0, 1.0, 1.0])
+    moved = feeding.prediction(model, loaded=True)({"image": image})["image"]
+    np.testing.assert_allclose(nibabel.affines.voxel_sizes(moved.affine.numpy()), [2, 1, 1])
+    back = feeding.unfeed(moved.as_tensor(), moved, tuple(image.shape[1:]), image.affine.numpy())
+    assert back.shape == image.shape
+    np.testing.assert_allclose(back, image.as_tensor(), atol=1e-2)  # a linear ramp survives linear interpolation
+
+
+def test_no_mask_by_shape_alone() -> None:
+    image = volume("RAS")
+    with pytest.raises(DescriptionError, match="there is no way back to the image"):
+        feeding.unfeed(torch.zeros(1, 7, 5, 9), image, SHAPE, image.affine.numpy())
+    picture = torch.zeros(1, 4, 4)
+    with pytest.raises(DescriptionError, match="without a way back"):
+        feeding.unfeed(torch.zeros(1, 4, 4), picture, (8, 8), None)
+
+
+def test_a_volume_that_states_no_place() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        feeding.prediction(description(dims=3, spacing=[1, 1, 1]), loaded=True)({"image": torch.zeros(1, 4, 4, 4)})
+    assert "states no spacing" in str(caught.value.__cause__)
+
+
+# ---------------------------------------------------------------------------------------------- what differs
+
+
+def test_differences_name_what_differs() -> None:
+    fed = {"intensity": {"scheme": "image"}, "polarity": "bright"}
+    trained = description(**fed)
+    assert differences(trained, trained) == []
+    assert differences(trained, description(inference={"window": [8, 8]}, **fed)) == []
+    here = description(intensity={"scheme": "range", "high": 100}, size=[8, 8])
+    found = differences(trained, here)
+    assert "input intensity scheme image (here range)" in found
+    assert "input polarity bright (here unset)" in found
+    assert "input size unset (here [8, 8])" in found
+    assert "network out_channels 2 (here 3)" in differences(trained, description(classes=3, **fed))
+
+
+def test_first_weights_are_no_difference() -> None:
+    content = description().to_dict()
+    content["network"] |= {"weights": "imagenet"}
+    assert differences(Description.of(content), description()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"polarity": "light"}, "polarity is 'light'; choose one of bright, dark or null"),
+        ({"colour": "cmyk"}, "colour is 'cmyk'"),
+        ({"plane": "oblique"}, "plane is 'oblique'"),
+        ({"size": [0, 4]}, "size is [0, 4]"),
+        ({"size": [4, 4, 4]}, "input size [4, 4, 4] has 3 edges, the network 2 axes"),
+        ({"orientation": "RAX"}, "orientation is 'RAX'"),
+        ({"orientation": "RLS"}, "orientation is 'RLS'"),
+        ({"spacing": [1, 1]}, "spacing [1.0, 1.0] is that of volumes"),
+        ({"sise": [4, 4]}, "has no 'sise'; did you mean 'size'?"),
+        ({"inference": {"overlap": 1}}, "inference overlap is 1"),
+        ({"inference": {"scales": []}}, "inference scales are []"),
+        ({"inference": {"window": [0, 3]}}, "inference window is [0, 3]"),
+    ],
+)
+def test_descriptions_that_are_none(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(DescriptionError) as caught:
+        description(**options)
+    assert said in str(caught.value)

@@ -1,0 +1,190 @@
+"""What a bundle cannot be trained on is said in one line, by the check and by the training alike."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+
+from medseg.bundle import workflow
+from medseg.bundle.fit import FitError
+from medseg.errors import MedsegError
+from medseg.prediction.predict import predict
+
+BUNDLE = "lfa_unet_drosophila"
+SMALL = {"network_def#channels": [4, 8], "device": "cpu", "mlflow": False, "max_epochs": 1, "batch_size": 2}
+
+
+def write(folder: Path, sizes: list[tuple[int, ...]], *, folds: int = 3, top: int = 1, channels: int = 1) -> Path:
+    """Write images of these sizes (volumes where there are three edges) with labels and a datalist."""
+    entries: list[dict[str, Any]] = []
+    for number, size in enumerate(sizes):
+        rng = np.random.default_rng(number)
+        image = rng.integers(0, 255, size).astype(np.uint8)
+        label = (image > 128).astype(np.uint8) * top
+        suffix = "nii.gz" if len(size) == 3 else "png"
+        names = [f"{kind}{number}.{suffix}" for kind in ("i", "l")]
+        for name, values in zip(names, (image, label), strict=True):
+            if len(size) == 3:
+                nibabel.save(nibabel.Nifti1Image(values, np.diag([1, 1, 3, 1.0])), folder / name)
+            elif channels > 1 and name[0] == "i":
+                Image.fromarray(np.stack([values] * channels, -1)).save(folder / name)
+            else:
+                Image.fromarray(values).save(folder / name)
+        entry: dict[str, Any] = {"image": names[0], "label": names[1], "group": f"patient {number}"}
+        entries.append({**entry, "fold": number % folds})
+    content = {"name": "mine", "version": 1, "modality": ["CT"], "licence": "", "source": "", "ignore_index": None}
+    lists = {"labels": {"0": "background", "1": "object"}, "training": entries, "validation": [], "test": []}
+    (folder / "datalist.json").write_text(json.dumps({**content, **lists}))
+    return folder
+
+
+def both(data: Path, tmp_path: Path, overlays: tuple[str, ...] = (), **options: Any) -> str:
+    """Return what the check and the training say of data that do not fit: the same."""
+    overrides = {**SMALL, **options}
+    report, problems = workflow.check(BUNDLE, data=data, overlays=overlays, overrides=overrides)
+    assert report.ok
+    run = tmp_path / "run"
+    with pytest.raises(RuntimeError) as caught:  # MONAI's, around ours
+        workflow.train(BUNDLE, data=data, overlays=overlays, overrides={**overrides, "output_dir": str(run)})
+    error: BaseException | None = caught.value
+    while error is not None and not isinstance(error, FitError):
+        error = error.__cause__
+    assert problems == [str(error)]
+    assert "\n" not in problems[0]
+    assert not run.exists()
+    return problems[0]
+
+
+def test_images_of_many_sizes(tmp_path: Path) -> None:
+    data = write(tmp_path, [(32, 32)] * 3 + [(40, 36)] * 3)
+    said = both(data, tmp_path)
+    assert "training images have different sizes (32x32, 40x36), which a batch of 2 cannot hold" in said
+    for remedy in ('--crop_size "[32,32]"', '--model#input#size "[32,32]"', "--batch_size 1"):
+        assert remedy in said
+    for options in ({"crop_size": [32, 32]}, {"model#input#size": [32, 32]}, {"batch_size": 1}):
+        report, problems = workflow.check(BUNDLE, data=data, overrides={**SMALL, **options})
+        assert (report.ok, problems) == (True, []), options
+    run = workflow.train(BUNDLE, data=data, overrides={**SMALL, "crop_size": [32, 32], "output_dir": tmp_path / "run"})
+    assert (run / "model.pt").is_file()
+    assert workflow.evaluate(run, overrides={"device": "cpu", "mlflow": False})["mean_iou"] is not None
+
+
+def test_volumes_for_a_network_of_pictures(tmp_path: Path) -> None:
+    data = write(tmp_path, [(16, 16, 8)] * 6)
+    said = both(data, tmp_path)
+    assert "lfa_unet is a network for pictures (2D), the images are volumes (3D)" in said
+    overrides = {**SMALL, "network_def#spatial_dims": 3, "model#inference#window": [16, 16, 8]}
+    report, problems = workflow.check(BUNDLE, data=data, overrides=overrides)
+    assert (report.ok, problems) == (True, [])
+
+
+def test_images_too_small_for_the_depth(tmp_path: Path) -> None:
+    said = both(write(tmp_path, [(2, 2)] * 6), tmp_path, batch_size=1)
+    assert "images of 2x2 are too small for lfa_unet at batch_size 1" in said
+
+
+def test_more_in_a_batch_than_there_is(tmp_path: Path) -> None:
+    said = both(write(tmp_path, [(16, 16)] * 6), tmp_path, batch_size=8)
+    assert "batch_size 8 is more than the 2 training images" in said
+
+
+def test_channels_and_classes_come_from_the_data(tmp_path: Path) -> None:
+    """A bundle for one channel and five classes trains on three and two without a word of them."""
+    data = write(tmp_path, [(16, 16)] * 6, channels=3)
+    run = workflow.train(BUNDLE, data=data, overrides={**SMALL, "output_dir": tmp_path / "run"})
+    from medseg.bundle.record import described_weights
+
+    described = described_weights(run / "model.pt")
+    assert described is not None
+    assert (described.network["in_channels"], described.network["out_channels"]) == (3, 2)
+    assert list(described.classes) == ["background", "object"]
+
+
+def test_masks_of_0_and_255_name_their_remedy(tmp_path: Path) -> None:
+    data = write(tmp_path, [(16, 16)] * 6, top=255)
+    report, _ = workflow.check(BUNDLE, data=data, overrides=SMALL)
+    assert not report.ok
+    assert '"values": {"0": 0, "255": 1}' in report.errors[0].message
+    content = json.loads((data / "datalist.json").read_text())
+    (data / "datalist.json").write_text(json.dumps({**content, "values": {"0": 0, "255": 1}}))
+    report, problems = workflow.check(BUNDLE, data=data, overrides=SMALL)
+    assert (report.ok, problems) == (True, [])
+    run = workflow.train(BUNDLE, data=data, overrides={**SMALL, "output_dir": tmp_path / "run"})
+    scores = workflow.evaluate(run, overrides={"device": "cpu", "mlflow": False})
+    assert {row["name"] for row in scores["classes"]} == {"background", "object"}
+
+
+def test_folds_as_they_come(tmp_path: Path) -> None:
+    data = write(tmp_path, [(16, 16)] * 6, folds=2)
+    for options in ({"fold": 0}, {"fold": "all"}):
+        report, problems = workflow.check(BUNDLE, data=data, overrides={**SMALL, **options})
+        assert (report.ok, problems) == (True, []), options
+
+
+def test_a_mistyped_key(tmp_path: Path) -> None:
+    data = write(tmp_path, [(16, 16)] * 6)
+    with pytest.raises(MedsegError, match=r"--max_epoch: .* has no 'max_epoch'.*did you mean --max_epochs"):
+        workflow.check(BUNDLE, data=data, overrides={"max_epoch": 3})
+    with pytest.raises(MedsegError, match=r"--model#input#sise: .* has no such key; there are intensity"):
+        workflow.check(BUNDLE, data=data, overrides={"model#input#sise": [8, 8]})
+
+
+def test_values_beyond_what_the_model_scales(tmp_path: Path) -> None:
+    """16 bits into a model of 8: said by the check, the training and the prediction."""
+    data = write(tmp_path, [(16, 16)] * 6)
+    run = workflow.train(BUNDLE, data=data, overrides={**SMALL, "output_dir": tmp_path / "run"})
+    for path in data.glob("i*.png"):
+        deep = np.array(Image.open(path)).astype(np.uint16) * 257
+        Image.fromarray(deep).save(path)
+    assert "values go from" in both(data, tmp_path / "other")
+    outcome = predict(run, data / "i0.png", tmp_path / "masks", overrides={"device": "cpu"})
+    assert outcome.written == 0
+    assert "but the model scales 0 to 255" in outcome.failures[0][1]
+
+
+# ---------------------------------------------------------------------------------------------- what a test may be
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> tuple[Path, Path]:
+    """Data of three folds, and a run that left fold 0 out and picked its weights by fold 1."""
+    (tmp_path / "data").mkdir()
+    data = write(tmp_path / "data", [(16, 16)] * 6)
+    return data, workflow.train(BUNDLE, data=data, overrides={**SMALL, "output_dir": tmp_path / "run"})
+
+
+def test_nothing_that_was_trained_on_is_a_test(trained: tuple[Path, Path]) -> None:
+    data, run = trained
+    options = {"device": "cpu", "mlflow": False}
+    assert workflow.evaluate(run, overrides=options)["per_case"]["cases"] == 2
+    for fold, did in ((2, "was trained on 2 of the 2 images"), (1, "picked the weights by 2 of the 2 images")):
+        with pytest.raises(MedsegError, match=did):
+            workflow.evaluate(run, overrides={**options, "fold": fold})
+    assert workflow.evaluate(run, overrides={**options, "scored": "training"})["per_case"]["cases"] == 2
+    assert sorted(path.name for path in run.iterdir() if path.is_dir()) == ["checkpoints", "report", "test", "training"]
+    content = json.loads((data / "datalist.json").read_text())
+    for entry in content["training"]:
+        entry["fold"] = (entry["fold"] + 1) % 3
+    (data / "datalist.json").write_text(json.dumps(content))  # folds that changed after the training
+    with pytest.raises(MedsegError, match="of the 2 images to score"):
+        workflow.evaluate(run, overrides=options)
+
+
+def test_classes_of_another_order_are_not_scored(trained: tuple[Path, Path]) -> None:
+    data, run = trained
+    content = json.loads((data / "datalist.json").read_text())
+    content["labels"] = {"0": "object", "1": "background"}
+    (data / "other.json").write_text(json.dumps(content))
+    with pytest.raises(MedsegError, match=r"give the classes background, object, but .* names object, background"):
+        workflow.evaluate(run, data=data / "other.json", overrides={"device": "cpu", "mlflow": False})
+
+
+def test_a_finished_run_keeps_its_records(trained: tuple[Path, Path]) -> None:
+    data, run = trained
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    workflow.train(BUNDLE, data=data, overrides={**SMALL, "resume": str(run), "batch_size": 1})
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before

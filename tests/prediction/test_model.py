@@ -1,0 +1,204 @@
+"""A trained model in Python: it knows how it is fed, refuses to be fed otherwise, and masks lie where images lie."""
+
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import medseg
+from medseg.bundle.description import Description, DescriptionError
+from medseg.bundle.library import BundleError, weights_file
+from medseg.bundle.networks import create
+from medseg.bundle.record import described_weights, header_of, load_described
+from medseg.prediction.case import PredictionError
+from medseg.prediction.model import ModelError, load
+from medseg.prediction.predict import predict
+from medseg.runs.checkpoint import CheckpointError, save_checkpoint
+from medseg.runs.header import write_header
+
+
+def save(path: Path, dims: int = 2, channels: int = 1, **options: Any) -> tuple[nn.Module, Path]:
+    """Write weights of a tiny network that know how they are fed."""
+    network = create("unet", dims, channels, 3, channels=[4, 8], seed=0).eval()
+    *_, last = (module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Conv3d))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():  # so that every class occurs
+        logits = network(torch.rand(1, channels, *[16] * dims, generator=generator))
+        last.bias -= logits.flatten(2).median(2).values[0]
+    content = {"name": "lfa_unet_drosophila", "classes": ["a", "b", "c"], "input": {"intensity": {"scheme": "range"}}}
+    described = Description.of({**content, "network": network.recipe, **options})
+    save_checkpoint(write_header(network.state_dict(), header_of(described)), path)
+    return network, path
+
+
+def grey(*shape: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(sum(shape)).integers(0, 256, shape).astype(np.uint8)
+
+
+def test_five_lines(tmp_path: Path) -> None:
+    network, weights = save(tmp_path / "model.pt")
+    Image.fromarray(grey(20, 30)).save(tmp_path / "x.png")
+    model = medseg.load(weights, device="cpu")
+    prediction = model.predict(tmp_path / "x.png")
+    prediction.save(tmp_path / "mask.png")
+    with torch.no_grad():
+        expected = network(torch.from_numpy(grey(20, 30))[None, None] / 255)[0].argmax(0)
+    np.testing.assert_array_equal(prediction.mask, expected)
+    np.testing.assert_array_equal(np.array(Image.open(tmp_path / "mask.png")), expected)
+    assert prediction.class_names == ["a", "b", "c"]
+
+
+def test_arrays_and_files_are_the_same(tmp_path: Path) -> None:
+    _, weights = save(tmp_path / "model.pt")
+    model = load(weights, device="cpu")
+    Image.fromarray(grey(17, 23)).save(tmp_path / "x.png")
+    from_file = model.predict(str(tmp_path / "x.png")).mask
+    np.testing.assert_array_equal(model.predict(grey(17, 23)).mask, from_file)
+    np.testing.assert_array_equal(model.predict(grey(17, 23)[..., None]).mask, from_file)
+    (several,) = model.predict_all([tmp_path / "x.png"])
+    np.testing.assert_array_equal(several.mask, from_file)
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "PSR", "SAL"])
+def test_a_volume_in_any_orientation_has_one_mask(tmp_path: Path, codes: str) -> None:
+    """The model states an orientation: however a volume is stored, a place in the patient gets the same class."""
+    _, weights = save(tmp_path / "model.pt", dims=3, input={"orientation": "RAS", "intensity": {"scheme": "image"}})
+    model = load(weights, device="cpu")
+    affine = np.diag([1.0, 1.0, 2.0, 1.0])
+    affine[:3, 3] = [-10, 4, 7]
+    stored = nibabel.Nifti1Image(grey(16, 12, 8), affine)
+    nibabel.save(stored, tmp_path / "ras.nii.gz")
+    wanted = nibabel.orientations.axcodes2ornt(codes)
+    turn = nibabel.orientations.ornt_transform(nibabel.orientations.io_orientation(affine), wanted)
+    nibabel.save(stored.as_reoriented(turn), tmp_path / "turned.nii.gz")
+    masks = []
+    for name in ("ras", "turned"):
+        model.predict(tmp_path / f"{name}.nii.gz").save(tmp_path / f"{name}_mask.nii.gz")
+        mask, image = (nibabel.load(tmp_path / f"{name}{end}.nii.gz") for end in ("_mask", ""))
+        assert mask.shape == image.shape
+        np.testing.assert_allclose(mask.affine, image.affine, atol=1e-5)
+        masks.append(np.asarray(nibabel.as_closest_canonical(mask).dataobj))
+    np.testing.assert_array_equal(masks[0], masks[1])
+    assert len(np.unique(masks[0])) > 1
+
+
+def test_a_2d_network_looks_at_a_plane_of_the_patient(tmp_path: Path) -> None:
+    _, weights = save(tmp_path / "model.pt")
+    model = load(weights, device="cpu")
+    volume = grey(16, 12, 8)
+    expected = np.stack([model.predict(volume[..., k]).mask for k in range(8)], -1)
+    affine = np.diag([1.0, 1.0, 2.0, 1.0])
+    np.testing.assert_array_equal(model.predict(volume, affine=affine).mask, expected)
+    moved = np.moveaxis(volume, 2, 0)  # the same patient, its slices along the first axis
+    turned = np.eye(4)[[1, 2, 0, 3]] @ np.diag([2.0, 1.0, 1.0, 1.0])
+    np.testing.assert_array_equal(model.predict(moved, affine=turned).mask, np.moveaxis(expected, 2, 0))
+
+
+# ---------------------------------------------------------------------------------------------- refusals
+
+
+def test_weights_trained_otherwise_are_refused(tmp_path: Path) -> None:
+    network, weights = save(tmp_path / "model.pt", input={"intensity": {"scheme": "image"}, "polarity": "bright"})
+    trained = described_weights(weights)
+    assert trained is not None
+    load_described(network, weights, trained)
+    content = trained.to_dict()
+    content["input"] |= {"polarity": None, "size": [8, 8]}
+    with pytest.raises(DescriptionError) as caught:
+        load_described(network, weights, Description.of(content))
+    said = str(caught.value)
+    assert f"weights {weights} were trained otherwise: input polarity bright (here unset)" in said
+    assert "input size unset (here [8, 8])" in said
+    assert f"medseg predict {weights} IMAGES MASKS" in said
+
+
+def test_weights_without_a_record(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    network, _ = save(tmp_path / "a.pt")
+    torch.save(dict(network.state_dict()), tmp_path / "bare.pt")
+    with pytest.raises(ModelError, match=r"bare\.pt carries no record of its network and of how it is fed"):
+        load(tmp_path / "bare.pt")
+    described = described_weights(tmp_path / "a.pt")
+    assert described is not None
+    load_described(network, tmp_path / "bare.pt", described)
+    assert "carry no record of how they are fed" in caplog.text
+
+
+def test_a_record_of_the_future_and_one_of_nonsense(tmp_path: Path) -> None:
+    network, _ = save(tmp_path / "a.pt")
+    for header, said in (({"format": 99, "model": {}}, "has format 99"), ({"format": 1, "model": {"a": 1}}, "no 'a'")):
+        save_checkpoint(write_header(network.state_dict(), header), tmp_path / "b.pt")
+        with pytest.raises(DescriptionError, match=said):
+            load(tmp_path / "b.pt")
+
+
+def test_weights_that_changed_since(tmp_path: Path) -> None:
+    _, weights = save(tmp_path / "a.pt")
+    content = torch.load(weights, weights_only=True)
+    next(iter(content.values())).add_(1)
+    torch.save(content, weights)
+    with pytest.raises(CheckpointError, match="changed"):
+        load(weights)
+
+
+def test_logits_that_are_no_numbers_name_the_image(tmp_path: Path) -> None:
+    _, weights = save(tmp_path / "model.pt")
+    model = load(weights, device="cpu")
+    with torch.no_grad():
+        for parameter in model.network.parameters():
+            parameter.mul_(1e30)
+    (tmp_path / "in").mkdir()
+    Image.fromarray(grey(8, 8)).save(tmp_path / "in" / "x.png")
+    with pytest.raises(ModelError, match=r"x\.png: the network's logits are not finite"):
+        model.predict(tmp_path / "in" / "x.png")
+
+
+@pytest.mark.parametrize(
+    ("array", "said"),
+    [
+        (np.zeros((8, 8, 3), np.uint8), "it has 3 channels, but the model takes 1"),
+        (np.zeros((8,), np.uint8), r"the array has the shape \(8,\); the model takes \(H, W\)"),
+        (np.zeros((8, 8), complex), "values of type complex128"),
+        (np.full((8, 8), np.nan, np.float32), "NaN or infinite"),
+    ],
+)
+def test_arrays_that_do_not_fit(tmp_path: Path, array: Any, said: str) -> None:
+    _, weights = save(tmp_path / "model.pt")
+    with pytest.raises((ModelError, PredictionError), match=said):
+        load(weights, device="cpu").predict(array)
+
+
+def test_no_weights(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="has no weights"):
+        weights_file("lfa_unet_drosophila")
+    (tmp_path / "x.txt").write_text("")
+    with pytest.raises(BundleError, match="is no weights file"):
+        weights_file(tmp_path / "x.txt")
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "last.pt").write_bytes(b"")
+    with pytest.raises(BundleError, match="is a run that has not ended"):
+        weights_file(tmp_path / "run")
+
+
+# ---------------------------------------------------------------------------------------------- a folder
+
+
+def test_a_folder_of_images(tmp_path: Path) -> None:
+    _, weights = save(tmp_path / "model.pt")
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "b.png"):
+        Image.fromarray(grey(12, 9)).save(tmp_path / "in" / name)
+    (tmp_path / "in" / "c.png").write_bytes(b"broken")
+    (tmp_path / "in" / "d.webp").write_bytes(b"unknown")
+    outcome = predict(weights, tmp_path / "in", tmp_path / "out", overrides={"device": "cpu"})
+    assert (outcome.written, outcome.skipped, outcome.missed) == (2, 0, 1)
+    assert [name for name, _ in outcome.failures] == ["c.png"]
+    assert [name for name, _ in outcome.left_out] == ["d.webp"]
+    again = predict(weights, tmp_path / "in", tmp_path / "out", overrides={"device": "cpu", "inference#window": [8, 8]})
+    assert (again.written, again.skipped) == (0, 2)
+    with pytest.raises(medseg.errors.MedsegError, match="predict has no option 'intensity'"):
+        predict(weights, tmp_path / "in", tmp_path / "out", overrides={"intensity": 1})
