@@ -42,18 +42,58 @@ def alternate(first: Callable[[], None], second: Callable[[], None], repeats: in
     }
 
 
-def run_bundle(bundle: Path, configs: Sequence[Path | str], words: Sequence[str] = (), **options: Any) -> None:
-    """Run one of a bundle's workflows in a process of its own.
+def train_words(
+    bundle: str,
+    data: Path | str,
+    run: Path | str,
+    overlays: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """Return the words of `call` that train a bundle.
 
     Args:
-        bundle: its folder.
-        configs: names of files in its ``configs``, or paths of others.
-        words: of the command line of ``monai.bundle run``.
-        options: of it too, by name.
+        bundle: its name.
+        data: folder of the datalist.
+        run: folder of the run.
+        overlays: by name.
+        settings: single keys of the configuration.
     """
-    files = [str(bundle / "configs" / name) if isinstance(name, str) else str(name) for name in configs]
-    words = [*words, *(word for key, value in options.items() for word in (f"--{key}", str(value)))]
-    subprocess.run([sys.executable, "-m", "monai.bundle", "run", "--config_file", repr(files), *words], check=True)
+    return ["medseg.cli", "train", bundle, "--data", str(data), "--output", str(run), *_changes(overlays, settings)]
+
+
+def evaluate_words(
+    run: Path | str, output: Path | str, overlays: Sequence[str] = (), settings: Mapping[str, Any] | None = None
+) -> list[str]:
+    """Return the words of `call` that score a run, which knows its data, split and model.
+
+    Args:
+        run: folder of the run.
+        output: folder of the scores.
+        overlays: that change how whole images are predicted, by name.
+        settings: options of the evaluation.
+    """
+    return ["medseg.cli", "evaluate", str(run), "--output", str(output), *_changes(overlays, settings)]
+
+
+def _changes(overlays: Sequence[str], settings: Mapping[str, Any] | None) -> list[str]:
+    words = [
+        f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in (settings or {}).items()
+    ]
+    return [*words, "--with", *overlays] if overlays else words
+
+
+def call(words: Sequence[str], **options: Any) -> None:
+    """Run a module in a process of its own, so that no measurement is helped by what another has loaded.
+
+    Args:
+        words: the module and its command line.
+        options: of `subprocess.run`.
+
+    Raises:
+        subprocess.CalledProcessError: if it fails.
+        subprocess.TimeoutExpired: if it takes longer than the option ``timeout``.
+    """
+    subprocess.run([sys.executable, "-m", *words], check=True, **options)
 
 
 def report(name: str, result: Mapping[str, Any], json_path: Path | None) -> None:

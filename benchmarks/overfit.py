@@ -6,8 +6,8 @@ DATA are folders that data_scripts/voc2012.py and ade20k.py wrote (``--allow-par
 its own loss, network and transforms; what is changed is said in the result: few images, a small encoder from random
 weights, Adam, no random scale, a window of the images' size, of ADE20K's classes those that occur (and windows of
 images, as there are three in its sample); Cityscapes cannot be had without a login, and its bundle is given VOC's
-images. The same images are then scored with several scales and flips, and predicted by ``inference.yaml``. What is in
-the work folder already is not done again.
+images. The same images are then scored, with several scales and flips too, and predicted. What is in the work folder
+already is not done again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,10 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from benchmarks.common import BUNDLES, report, run_bundle
+from benchmarks.common import BUNDLES, report
+from medseg.bundle import workflow
 from medseg.data.datalist import Datalist
+from medseg.prediction.predict import predict
 
 _MANY_CLASSES = 100  # ADE20K's 150, of which three images have 15: the logits of the others would be most of the time
 _LEAST_SHARE = 0.01  # of a window's pixels
@@ -136,6 +137,8 @@ def changes(bundle: str, options: argparse.Namespace) -> dict[str, Any]:
         "method": "symmetric",
     }
     changed["augmentation"] = [crop]
+    if bundle == "mfnet_voc":  # pads to its window, as in training
+        changed["model#inference#window"] = [options.edge, options.edge]
     if "multi_scale" in bundle:  # the paper's widths take seconds a step on a CPU
         changed |= {"network_def#scale_channels": 64, "network_def#channels": 128}
     if bundle == "refine_multi_scale_voc":
@@ -146,7 +149,7 @@ def changes(bundle: str, options: argparse.Namespace) -> dict[str, Any]:
     return changed
 
 
-def overfit(name: str, options: argparse.Namespace, run: Callable[..., None] = run_bundle) -> dict[str, Any]:
+def overfit(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Train a bundle on few images, score it on the same, predict them, and return the row; what is there is kept."""
     work = options.work / name
     if (work / "row.json").is_file():
@@ -154,29 +157,19 @@ def overfit(name: str, options: argparse.Namespace, run: Callable[..., None] = r
     shutil.rmtree(work, ignore_errors=True)
     source = options.ade if "ade20k" in name else options.voc
     data = few_images(source, work / "data", options.images, options.edge)
-    bundle = BUNDLES / name
     few = Datalist.load(data / "datalist.json")
-    changed = changes(name, options) | {"batch_size": len(few.training), "network_def#out_channels": few.num_classes}
+    changed = changes(name, options) | {"batch_size": len(few.training)}
     overlay = work / "overfit.yaml"
     overlay.write_text(yaml.safe_dump(changed))
     started = time.monotonic()
-    folder, weights = work / "run", work / "run" / "model.pt"
-    run(bundle, ["train.yaml", overlay], dataset_dir=data, output_dir=folder, publish=False)
+    folder = workflow.train(name, data=data, overlays=[str(overlay)], overrides={"output_dir": str(work / "run")})
     minutes = (time.monotonic() - started) / 60
-    scores = {}
-    same = work / "same_images.yaml"
-    dataset = {"_target_": "medseg.engines.loading.SegmentationDataset", "data": "$@split[0]", "transform": "@loading"}
-    same.write_text(yaml.safe_dump({"scored": "training", "validate#dataset": dataset}))
-    for kind, more in (("single_scale", []), ("multi_scale_flip", ["multi_scale.yaml"])):
-        files = ["train.yaml", overlay, "evaluate.yaml", *more, same]
-        run(bundle, files, dataset_dir=data, ckpt=weights, output_dir=work / kind)
-        scores[kind] = json.loads((work / kind / "scores.json").read_text())
-    network = {key: value for key, value in changed.items() if key.startswith(("network_def", "crop_size"))}
-    if "crop_size" not in yaml.safe_load((bundle / "configs" / "inference.yaml").read_text()):
-        network.pop("crop_size")
-    (work / "network.yaml").write_text(yaml.safe_dump(network))
-    files = ["inference.yaml", work / "network.yaml"]
-    run(bundle, files, dataset_dir=data / "images", output_dir=work / "masks", ckpt=weights)
+    same = {"scored": "training"}
+    scores = {
+        kind: workflow.evaluate(folder, output=work / kind, overlays=overlays, overrides=same)
+        for kind, overlays in (("single_scale", []), ("multi_scale_flip", ["multi_scale"]))
+    }
+    predict(folder, data / "images", work / "masks")
     masks = sorted((work / "masks").glob("*.png"))
     epochs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     row = {

@@ -1,0 +1,141 @@
+"""Write docs/results/*.md from the measurements beside them, and docs/demo.jpg from the last `make demo`."""
+
+import json
+from pathlib import Path
+
+from PIL import Image
+
+from medseg.reports.score_tables import score_tables
+from medseg.reports.summary import summarise
+from medseg.studies.comparison import table_of
+
+ROOT = Path(__file__).parents[1]
+RUN = ROOT / "build" / "demo" / "run"
+WIDTH = 1000
+
+
+RESULTS = ROOT / "docs" / "results"
+# file, key in its result, what it is, the target
+SPEED = (
+    ("trainer_cpu", "trainer_over_bare", "trainer step / bare PyTorch loop, the paper's network", "at most 1.05"),
+    ("trainer_cpu", "real_over_synthetic", "real data / tensors in memory, same trainer", "at most 1.03"),
+    ("sliding_window_cpu", "ratio", "sliding window over 1024 x 1024 / bare forwards", "at most 1.10"),
+    ("zoo_style_cpu", "ratio", "images/s, medseg / model-zoo style configuration", "at least 1.5"),
+    ("allocator_cpu", "ratio", "CPU step, allocator as it comes / keeping freed memory", ""),
+    ("startup_cpu", "import_medseg", "`import medseg`, seconds", "under 0.1"),
+    ("startup_cpu", "medseg_help", "`medseg --help`, seconds", "under 0.5"),
+    ("startup_cpu", "import_monai_bundle", "`medseg train`: importing MONAI, seconds", ""),
+    ("startup_cpu", "import_medseg_on_top", "importing medseg on top, seconds", ""),
+    ("startup_cpu", "configuration_checks_and_assembly", "configuration, data check, assembly, seconds", ""),
+)
+
+
+def speed() -> str:
+    """Return the table of what was measured."""
+    rows = ["| what | measured | target |", "| --- | --- | --- |"]
+    for file, key, what, target in SPEED:
+        path = RESULTS / f"{file}.json"
+        if path.is_file():
+            value = json.loads(path.read_text())["result"].get(key)  # None: measured before it was asked for
+            if value is not None:
+                rows.append(f"| {what} | {value:.3g} | {target} |")
+    path = RESULTS / "lfa_cost_cpu.json"
+    if path.is_file():
+        for row in json.loads(path.read_text())["ratios"]:
+            target = "expected 0.063; the paper states 0.0466" if row["what"] == "FLOPs" and row["size"] == 256 else ""
+            rows.append(
+                f"| LFA local / global, {row['what']}, {row['size']} x {row['size']} | {row['ratio']:.3g} | {target} |"
+            )
+    return "\n".join(rows)
+
+
+def recipes() -> str:
+    """Return a table for each result of `benchmarks.recipes`."""
+    parts = []
+    for path in sorted(RESULTS.glob("recipes_*.json")):
+        record = json.loads(path.read_text())
+        held = record["result"]
+        data = held["data"]
+        fold = "" if data["fold"] is None else f", fold {data['fold']} of {data['fold_key']}"
+        parts.append(
+            f"`{held['bundle']}` on {data['name']}, {data['images']} {data['split']} images{fold}, at most "
+            f"{held['minutes']:g} minutes of training, {record['environment']['threads']} thread(s), seed "
+            f"{held['seed']} (docs/results/{path.name}), by `{record['command']}`:\n\n"
+            f"{table_of(held['rows']).to_markdown()}"
+        )
+    return "\n".join(parts)
+
+
+def overfit() -> str:
+    """Return the table of `benchmarks.overfit`."""
+    path = RESULTS / "overfit_scenes_cpu.json"
+    if not path.is_file():
+        return ""
+    record = json.loads(path.read_text())
+    heads = ["bundle", "images", "encoder", "steps", "minutes", "mean IoU", "with scales and flip", "boundary F"]
+    heads.append("pixels right in the written masks")
+    lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
+    scores = ("mean_iou", "mean_iou_multi_scale_flip", "boundary_f", "agreement_of_masks")
+    for name, row in sorted(record["result"].items()):
+        values = (f"{row[key]:.3f}" for key in scores)
+        lines.append(
+            f"| `{name}` | {row['images']} of {row['data']} | {row['encoder']} | {row['steps']} "
+            f"| {row['minutes']:.1f} | " + " | ".join(values) + " |"
+        )
+    return "\n".join(lines)
+
+
+def demo() -> str:
+    """Return the table of the last `make demo`, and put its picture into docs/demo.jpg; nothing without one."""
+    if not (RUN / "test" / "scores.json").is_file():
+        return ""
+    summary, scores = summarise(RUN)
+    if not summary.startswith("synthetic"):
+        raise SystemExit(f"{RUN} holds no synthetic sections: real ones may not be published here; run `make demo`")
+    with Image.open(RUN / "test" / "overlays.png") as picture:
+        height = round(picture.height * WIDTH / picture.width)
+        picture.convert("RGB").resize((WIDTH, height)).save(ROOT / "docs" / "demo.jpg", quality=88)
+    table = "\n\n".join(each.to_text() for each in score_tables(scores))
+    return f"```text\n{table}\n\nmean IoU {scores['mean_iou']:.3f}\n```"
+
+
+PAGES = {
+    "demo": (
+        "The demo",
+        "`make demo` on two CPU cores: a small LFA U-Net on **synthetic** sections that medseg draws itself.\n\n"
+        "![Image, truth, prediction and error of test crops](../demo.jpg)",
+        demo,
+    ),
+    "recipes": (
+        "Recipes on small real data",
+        "Minutes on one or two CPU cores and a part of each data set: they show that a bundle learns, not what it can "
+        "reach. `train` is the paper's recipe, `modern` the one of the overlay `modern`.",
+        recipes,
+    ),
+    "overfit": (
+        "Four images by heart",
+        "The networks for natural images learn four real images by heart, from random weights and with timm's smallest "
+        "ResNet, each by its bundle's training, evaluation and inference (`python -m benchmarks.overfit`). VOC's are "
+        "scaled to 129 or 193 pixels; of ADE20K's three there are windows of 161. They were trained at one scale, "
+        "so that scales and flips take away here. Cityscapes has no images to be had without a login: its bundle was "
+        "given VOC's.",
+        overfit,
+    ),
+    "speed": (
+        "Speed",
+        "Measured on a CPU by `make bench`, with commit, command and hardware in the JSON files here.",
+        speed,
+    ),
+}
+
+
+def main() -> None:
+    """Write docs/results."""
+    for name, (title, about, table) in PAGES.items():
+        text = table()
+        if text:
+            (RESULTS / f"{name}.md").write_text(f"# {title}\n\n{about}\n\n{text.rstrip()}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""What the trainer takes of a step, and whether loaders keep up with a device: part of `benchmarks.gpu`.
+
+Every figure is images a second of one network (the paper's U-Net, batch 8 of 256 x 256, the trainer's own precision):
+a bare loop over tensors that lie on the device, a bare loop that brings them there, the trainer on tensors in memory,
+and on real crops: kept in memory, read anew, augmented, with and without loading processes. Loaders are timed alone
+too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from ignite.engine import Events
+from monai.transforms import RandAffined, RandFlipd, RandRotate90d, ScaleIntensityRanged
+
+from benchmarks.gpu_device import DEVICE, wait
+from benchmarks.trainer import InMemory
+from medseg.data.datalist import Datalist
+from medseg.engines.loading import SegmentationDataset, make_loader
+from medseg.engines.precision import autocast, network_to_channels_last, resolve_precision, to_memory_format
+from medseg.engines.trainer import Trainer
+from medseg.io.load import LoadImagesd
+from medseg.losses.focal_iou import FocalIoULoss
+from medseg.networks.unet import UNet
+from medseg.runs.run import Run
+
+_KEYS = ["image", "label"]
+BATCH = 8
+
+
+def augmentation() -> list[Any]:
+    """Return what a recipe of today does to a crop."""
+    return [
+        RandFlipd(keys=_KEYS, prob=0.5, spatial_axis=0),
+        RandRotate90d(keys=_KEYS, prob=0.75),
+        RandAffined(
+            keys=_KEYS, prob=0.5, rotate_range=0.3, scale_range=[0.15, 0.15], mode=["bilinear", "nearest"],
+            padding_mode="reflection",
+        ),
+    ]  # fmt: skip
+
+
+def _network(channels: list[int]) -> tuple[UNet, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    network = UNet(2, 1, 5, channels=channels).to(DEVICE)
+    network_to_channels_last(network)
+    return network, torch.optim.Adam(network.parameters(), lr=1e-4)
+
+
+def bare(samples: list[dict[str, torch.Tensor]], channels: list[int], *, on_device: bool) -> float:
+    """Return images a second of a plain loop, from after its second step to its end."""
+    network, optimizer = _network(channels)
+    loss_function, precision = FocalIoULoss(), resolve_precision("auto", DEVICE)
+    batches = [samples[first : first + BATCH] for first in range(0, len(samples), BATCH)]
+    stacked = [tuple(torch.stack([s[key] for s in batch]) for key in _KEYS) for batch in batches]
+    if on_device:
+        stacked = [tuple(part.to(DEVICE) for part in pair) for pair in stacked]
+    elif DEVICE.type == "cuda":
+        stacked = [tuple(part.pin_memory() for part in pair) for pair in stacked]
+    for number, pair in enumerate(stacked):
+        image, label = (part.to(DEVICE, non_blocking=True) for part in pair)
+        optimizer.zero_grad()
+        with autocast(precision, DEVICE):
+            output = network(to_memory_format(image))
+        loss_function(output.float(), label).backward()
+        optimizer.step()
+        if number == 1:
+            wait()
+            start = time.perf_counter()
+    wait()
+    return BATCH * (len(stacked) - 2) / (time.perf_counter() - start)
+
+
+def trained(dataset: SegmentationDataset, channels: list[int], **options: Any) -> dict[str, float]:
+    """Return images a second of one epoch of the trainer, from after its second step to its last."""
+    network, optimizer = _network(channels)
+    stamps: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(
+            1, DEVICE, dataset, network, FocalIoULoss(), optimizer, Run(folder, tracking=False), batch_size=BATCH,
+            **options,
+        )  # fmt: skip
+        steps = len(trainer.data_loader)
+
+        def note(engine: Trainer) -> None:
+            if engine.state.iteration in (2, steps):
+                wait()
+                stamps["first" if engine.state.iteration == 2 else "last"] = time.perf_counter()
+
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, note)
+        trainer.run()
+        ended = time.perf_counter()
+    seconds = stamps["last"] - stamps["first"]
+    return {"images_per_second": BATCH * (steps - 2) / seconds, "end_of_run_seconds": ended - stamps["last"]}
+
+
+def loaded(dataset: SegmentationDataset, workers: int) -> float:
+    """Return images a second of a loader alone, after a first pass that fills caches and starts processes."""
+    loader = make_loader(dataset, BATCH, shuffle=True, num_workers=workers, pin_memory=DEVICE.type == "cuda")
+    for _ in loader:
+        pass
+    start = time.perf_counter()
+    count = float(sum(batch["image"].shape[0] for batch in loader))
+    return count / (time.perf_counter() - start)
+
+
+def measure_engine(options: argparse.Namespace) -> dict[str, Any]:
+    """Return images a second by kind; what fails says why."""
+    channels = [4, 8] if options.dry_run else [64, 128, 256, 512, 1024]
+    count, edge = (3 * BATCH, 32) if options.dry_run else (64 * BATCH, 256)
+    tensors = [
+        {"image": torch.rand(1, edge, edge), "label": torch.randint(5, (1, edge, edge)).byte()} for _ in range(count)
+    ]
+    data = Datalist.load(options.data / "datalist.json")
+    entries = [data.absolute(entry) for entry in data.training]
+    entries = [{key: entry[key] for key in _KEYS} for entry in (entries * (count // len(entries) + 1))[:count]]
+    fixed = [LoadImagesd(keys=_KEYS), ScaleIntensityRanged(keys="image", a_min=0, a_max=255, b_min=0, b_max=1)]
+
+    def crops(*, cache: bool = True, augment: bool = False) -> SegmentationDataset:
+        return SegmentationDataset(entries, fixed, augmentation() if augment else None, cache=cache)
+
+    workers = 8
+    work: dict[str, Callable[[], Any]] = {
+        "bare loop, tensors on the device": lambda: bare(tensors, channels, on_device=True),
+        "bare loop, tensors in memory": lambda: bare(tensors, channels, on_device=False),
+        "trainer, tensors in memory": lambda: trained(InMemory(tensors), channels),
+        "trainer, crops kept in memory": lambda: trained(crops(), channels),
+        "trainer, crops kept and augmented": lambda: trained(crops(augment=True), channels),
+        f"trainer, crops kept and augmented, {workers} processes": lambda: trained(
+            crops(augment=True), channels, num_workers=workers
+        ),
+        f"trainer, crops read anew, {workers} processes": lambda: trained(
+            crops(cache=False), channels, num_workers=workers
+        ),
+        "loader alone, crops kept": lambda: loaded(crops(), 0),
+        "loader alone, crops read anew": lambda: loaded(crops(cache=False), 0),
+        "loader alone, crops kept and augmented": lambda: loaded(crops(augment=True), 0),
+        f"loader alone, crops kept and augmented, {workers} processes": lambda: loaded(crops(augment=True), workers),
+    }
+    if options.dry_run:  # each function once
+        names = ("bare loop, tensors in memory", "trainer, tensors in memory", "loader alone, crops kept and augmented")
+        work = {name: work[name] for name in names}
+    else:
+        trained(InMemory(tensors[: 4 * BATCH]), channels)  # loads libraries
+    rows: dict[str, Any] = {}
+    for name, measure in work.items():
+        try:
+            value = measure()
+            rows[name] = value if isinstance(value, dict) else {"images_per_second": value}
+        except Exception as error:
+            rows[name] = {"error": f"{type(error).__name__}: {error}"[:300]}
+    speeds = {name: row.get("images_per_second") for name, row in rows.items()}
+    ratios = {}
+    for name, over, under in (
+        ("bare_over_trainer", "bare loop, tensors in memory", "trainer, tensors in memory"),
+        ("trainer_synthetic_over_real", "trainer, tensors in memory", "trainer, crops kept in memory"),
+    ):
+        one, two = speeds.get(over), speeds.get(under)
+        if one and two:
+            ratios[name] = one / two
+    return {"network": "U-Net", "channels": channels, "batch": BATCH, "images": count, "rows": rows, "ratios": ratios}

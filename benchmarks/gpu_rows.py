@@ -1,0 +1,203 @@
+"""What `benchmarks.gpu` measures and trains, and what the papers say of it.
+
+Figures of papers: R. Furukawa, K. Hotta, "Localized Feature Aggregation Module for Semantic Segmentation", SMC 2021,
+https://arxiv.org/abs/2112.01702, table 1; C. Kaul et al., "FocusNet++", ISBI 2021, https://arxiv.org/abs/1912.02079,
+table 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+_NETWORKS = "medseg.networks"
+HALF, QUARTER = (32, 64, 128, 256, 512), (16, 32, 64, 128, 256)  # of U-Net's widths
+VOLUME = (48, 64, 48)  # what every hippocampus fits into
+VOLUME_CHANNELS = (32, 64, 128, 256)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A network at its paper's crop and batch.
+
+    Attributes:
+        name: of the row.
+        target: dotted path of the class below `medseg.networks`.
+        size: of the image.
+        batch: images a step.
+        in_channels: channels of the image.
+        out_channels: classes.
+        kwargs: arguments of the constructor that are not its defaults.
+        compiled: measured through ``torch.compile`` too.
+    """
+
+    name: str
+    target: str
+    size: tuple[int, ...] = (256, 256)
+    batch: int = 8
+    in_channels: int = 3
+    out_channels: int = 2
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    compiled: bool = False
+
+    @property
+    def path(self) -> str:
+        """Dotted path of the class."""
+        return f"{_NETWORKS}.{self.target}"
+
+
+def _tissue(name: str, target: str, **kwargs: Any) -> Measured:
+    return Measured(f"Drosophila: {name}", target, in_channels=1, out_channels=5, **kwargs)
+
+
+def _lesion(name: str, target: str, **kwargs: Any) -> Measured:
+    return Measured(f"ISIC: {name}", target, kwargs=kwargs)
+
+
+def _nuclei(name: str, target: str, **kwargs: Any) -> Measured:
+    return Measured(f"nuclei: {name}", target, kwargs=kwargs)
+
+
+def _scene(name: str, target: str, edge: int, batch: int, classes: int, **kwargs: Any) -> Measured:
+    return Measured(name, target, (edge, edge), batch, out_channels=classes, kwargs=kwargs)
+
+
+def _volume(name: str, target: str) -> Measured:
+    kwargs = {"channels": VOLUME_CHANNELS, "norm": ("instance", {"affine": True})}
+    return Measured(f"hippocampus: {name}", target, VOLUME, 8, 1, 3, kwargs)
+
+
+MEASURED = (
+    _tissue("LFA U-Net", "lfa_unet.LFAUNet", compiled=True),
+    _tissue("U-Net", "unet.UNet", compiled=True),
+    _tissue("Attention U-Net", "attention_unet.AttentionUNet"),
+    _tissue("R2U-Net (t = 2)", "r2unet.R2UNet"),
+    _tissue("SA-UNet", "sa_unet.SAUNet"),
+    _tissue("U-Net + self-attention", "self_attention_unet.SelfAttentionUNet"),
+    _volume("LFA U-Net", "lfa_unet.LFAUNet"),
+    _volume("U-Net", "unet.UNet"),
+    _nuclei("FocusNet++ light", "focusnet_pp.FocusNetPP", configuration="light"),
+    _nuclei("U-Net", "unet.UNet", channels=QUARTER),
+    _nuclei("BCDU-Net", "bcdu_net.BCDUNet", channels=(32, 64, 128, 256)),
+    _nuclei("Attention U-Net", "attention_unet.AttentionUNet", channels=QUARTER),
+    _nuclei("FocusNet", "focusnet.FocusNet", channels=(32, 64, 128, 256)),
+    Measured("ISIC: FocusNet++", "focusnet_pp.FocusNetPP", compiled=True),
+    _lesion("U-Net", "unet.UNet", channels=HALF),
+    _lesion("UNet++", "unet_pp.UNetPP"),
+    _lesion("BCDU-Net", "bcdu_net.BCDUNet"),
+    _lesion("FocusNet", "focusnet.FocusNet"),
+    _lesion("FCN-8s", "fcn8s.FCN8s"),
+    _scene("DF-DAM, ResNet-18, Cityscapes", "df_dam.DFDAM", 1024, 8, 19),
+    _scene("DF-DAM, ResNet-50, VOC", "df_dam.DFDAM", 512, 16, 21, encoder="resnet50.tv_in1k"),
+    _scene("MFNet", "mfnet.MFNet", 513, 4, 21),
+    _scene("DeepLabv3+", "deeplabv3_plus.DeepLabV3Plus", 513, 4, 21),
+    _scene("EMANet", "emanet.EMANet", 513, 4, 21),
+    _scene("refinement, LargeFOV", "multi_scale.MultiScaleRefinement", 321, 10, 21, base="largefov"),
+    _scene("attention to scale", "multi_scale.AttentionToScale", 321, 10, 21),
+    _scene("merge by maximum", "multi_scale.MultiScalePooling", 321, 10, 21),
+    _scene("DeepLab-LargeFOV", "deeplab_largefov.DeepLabLargeFOV", 321, 10, 21),
+    _scene("refinement, ResNet-34", "multi_scale.MultiScaleRefinement", 473, 16, 150, base="resnet34_dilated"),
+    _scene("PSPNet", "psp_net.PSPNet", 473, 16, 150),
+    _scene("ResNet-34-dilated-8", "dilated_resnet.DilatedResNet", 473, 16, 150),
+)
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training: what is trained on what, and which measured step it takes.
+
+    Attributes:
+        item: that it belongs to: ``"drosophila"``, ``"hippocampus"`` or ``"dsb2018"``.
+        network: as the paper calls it.
+        overlays: of the bundle, in order; for the hippocampus the network's class.
+        split: ``"fold"`` (sections, or the fold of volumes), ``"fold_random"`` or ``"lists"``.
+        fold: that is left out.
+        images: that it trains on, whole data set given.
+        measured: name of the row of `MEASURED` whose step it takes.
+        variant: what is not the paper's, as a reader calls it.
+        settings: of the configuration that make it so.
+    """
+
+    item: str
+    network: str
+    overlays: tuple[str, ...]
+    split: str
+    fold: int | None
+    images: int
+    measured: str
+    variant: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Key of the row."""
+        part = {"fold": "section fold", "fold_random": "random fold", "lists": "the paper's division"}[self.split]
+        part = "fold" if self.item == "hippocampus" else part
+        network = f"{self.network} ({self.variant})" if self.variant else self.network
+        return f"{network}, {part}" + ("" if self.fold is None else f" {self.fold}")
+
+
+TISSUE = {
+    "LFA U-Net": (),
+    "U-Net": ("unet",),
+    "Attention U-Net": ("attention_unet",),
+    "SA-UNet": ("sa_unet",),
+    "U-Net + self-attention": ("self_attention_unet",),
+    "R2U-Net (t = 2)": ("r2unet",),
+}
+NUCLEI = {
+    "FocusNet++ light": (),
+    "U-Net": ("unet",),
+    "BCDU-Net": ("bcdu_net",),
+    "Attention U-Net": ("attention_unet",),
+    "FocusNet": ("focusnet",),
+}
+VOLUMES = {"U-Net": ("unet.UNet",), "LFA U-Net": ("lfa_unet.LFAUNet",)}
+CLASSES = ("membrane", "mitochondria", "synapse", "extracellular", "intracellular")
+TABLE_1 = {  # mean IoU and IoU of CLASSES in per cent
+    "U-Net": (71.34, 73.16, 81.16, 43.35, 66.23, 92.78),
+    "Attention U-Net": (71.97, 72.76, 82.57, 45.14, 66.73, 92.65),
+    "R2U-Net (t = 2)": (72.20, 73.34, 82.49, 45.16, 67.05, 92.94),
+    "SA-UNet": (72.18, 73.36, 82.08, 45.24, 67.24, 92.95),
+    "U-Net + self-attention": (72.01, 73.15, 82.14, 46.36, 65.64, 92.77),
+    "LFA U-Net": (72.80, 73.22, 82.43, 49.06, 66.56, 92.71),
+}
+TABLE_3 = {  # precision and recall
+    "U-Net": (0.8976, 0.9052),
+    "BCDU-Net": (0.9024, 0.9078),
+    "Attention U-Net": (0.8782, 0.9019),
+    "FocusNet": (0.9016, 0.8981),
+    "FocusNet++ light": (0.9173, 0.9139),
+}
+
+
+def _tissues(networks: Mapping[str, tuple[str, ...]], split: str, fold: int) -> list[Training]:
+    return [
+        Training("drosophila", name, overlays, split, fold, 192, f"Drosophila: {name}")
+        for name, overlays in networks.items()
+    ]
+
+
+_FIRST = {name: TISSUE[name] for name in ("LFA U-Net", "U-Net")}
+_OTHERS = {name: overlays for name, overlays in TISSUE.items() if name not in _FIRST}
+_LFA = _tissues(TISSUE, "fold_random", 0)[0]
+_VOLUMES = tuple(
+    Training("hippocampus", name, overlays, "fold", fold, 160, f"hippocampus: {name}")
+    for name, overlays in VOLUMES.items()
+    for fold in range(5)
+)
+TRAININGS = (  # by worth
+    *_tissues(_FIRST, "fold_random", 0),
+    # bfloat16 keeps 8 bits: are they too few for a softmax over products that nothing scales?
+    replace(_LFA, variant="fp32", settings={"precision": "fp32"}),
+    replace(_LFA, variant="scaled softmax", settings={"network_def#scale": None}),
+    *_tissues({"U-Net": TISSUE["U-Net"]}, "fold", 0),
+    *(Training("dsb2018", name, overlays, "lists", None, 161, f"nuclei: {name}") for name, overlays in NUCLEI.items()),
+    *_VOLUMES[:5],
+    *_tissues({"LFA U-Net": TISSUE["LFA U-Net"]}, "fold", 0),
+    *_tissues(_OTHERS, "fold_random", 0),
+    *_VOLUMES[5:],
+    *(row for fold in range(1, 5) for row in _tissues(_FIRST, "fold_random", fold)),
+    *_tissues(_OTHERS, "fold", 0),
+)

@@ -1,0 +1,188 @@
+"""The dry run of `benchmarks.gpu` goes through every part on a CPU, and what it decides and writes is right."""
+
+import importlib
+import json
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import common, gpu, gpu_training, hippocampus
+from benchmarks.gpu import merge
+from benchmarks.gpu_page import render
+from benchmarks.gpu_rows import MEASURED, TABLE_1, TABLE_3, TRAININGS, Training
+from data_scripts import synthetic
+from medseg.releases.sections import Layout, write_layout
+
+ROOT = Path(__file__).parents[2]
+
+
+def speeds(seconds: float) -> dict[str, Any]:
+    step = {"formats": {"bf16 channels-last": {"training_step_seconds": seconds}}}
+    return {"rows": {row.name: step for row in MEASURED}}
+
+
+def data(folder: Path) -> Path:
+    """Draw crops of 32 x 32 and five volumes; there are no nuclei."""
+    layout = Layout(5, 32, 5, 0, details=(("size", 64),))
+    write_layout(synthetic.make_sections(5, 64, 0), folder / "drosophila", synthetic.SOURCE, layout)
+    volumes = folder / "msd_hippocampus"
+    generator, entries = np.random.default_rng(0), []
+    for number in range(5):
+        shape = (33 + number, 40, 31)
+        label = np.zeros(shape, np.uint8)
+        label[10:20, 10:20, 10:20], label[10:20, 20:30, 10:20] = 1, 2
+        image = generator.normal(size=shape).astype(np.float32) + label
+        entry = {}
+        for key, array in (("image", image), ("label", label)):
+            path = volumes / f"{key}s" / f"{number}.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), path)
+            entry[key] = f"./{key}s/{number}.nii.gz"
+        entries.append(entry)
+    (volumes / "dataset.json").write_text(json.dumps({"training": entries}))
+    return folder
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the modules that a benchmark calls be its own process's: what they import costs seconds each time."""
+
+    def call(words: Sequence[str], **options: Any) -> None:
+        assert options["timeout"] > 0
+        if importlib.import_module(words[0]).main(list(words[1:])):
+            raise subprocess.CalledProcessError(1, words)
+
+    monkeypatch.setattr(common, "call", call)
+    for command in ("train", "evaluate"):
+        monkeypatch.setattr(f"medseg.cli.{command}.own_process", lambda: None)
+
+
+@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.filterwarnings("ignore:.*always_return_as_numpy:FutureWarning")  # MONAI of itself
+@pytest.mark.filterwarnings("ignore:the prediction of class . is all 0:UserWarning")  # has no distance, and is None
+def test_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--dry-run", "--data", str(data(tmp_path / "data")), "--out", str(tmp_path / "out"), "--concurrent", "1"]
+    assert gpu.main([*words, "--work", str(tmp_path / "work"), "--commit", "abc"]) == 0
+    said = capsys.readouterr().out
+    found = {path.stem.removeprefix("gpu_"): json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json")}
+    assert set(found) == {"run", "networks", "engine", "drosophila", "hippocampus", "dsb2018"}, said
+    networks = found["networks"]["rows"]
+    assert "channels is ()" in networks["fails"]["error"]  # and the row before it stands
+    assert networks["Drosophila: U-Net"]["formats"]["bf16 channels-last"]["training_images_per_second"] > 0
+    assert [row.get("error") for row in found["engine"]["rows"].values()] == [None] * 3
+    (tissue,) = found["drosophila"]["rows"].values()
+    assert tissue.get("error") is None
+    assert tissue["scored"] == "test"
+    assert tissue["images_scored"] == 4  # one fold of five sections
+    assert len(tissue["classes"]) == 5
+    (volumes,) = found["hippocampus"]["rows"].values()
+    assert volumes.get("error") is None
+    assert volumes["cases"] == 1
+    assert [row["error"] for row in found["dsb2018"]["rows"].values()] == ["FileNotFoundError: no data of dsb2018\n"]
+    assert found["run"]["environment"]["git"] == {"commit": "abc", "dirty": False}
+    text = "".join(path.read_text() for path in (tmp_path / "out").iterdir())
+    assert str(tmp_path) not in text
+    page = render(tmp_path / "out")
+    assert "| U-Net | crops at random | 0 | 1 |" in page
+    assert "| dsb2018 | U-Net, the paper's division | FileNotFoundError: no data of dsb2018 |" in page
+
+
+def test_every_network_of_a_table_gets_the_same_passes_and_they_fit() -> None:
+    planned = gpu_training.passes(speeds(0.01), 28)
+    first = [row for row in TRAININGS if row.item == "drosophila"][: gpu_training.FIRST["drosophila"]]
+    spent = sum(gpu_training.cost(row, speeds(0.01), planned) for row in first)
+    assert 0.8 < spent / (28 * 60 * gpu_training.SHARES["drosophila"]) <= 1
+    assert planned["drosophila"] % gpu_training.REPEATS["drosophila"] == 0
+    assert gpu_training.passes(speeds(1e-6), 28) == gpu_training.PASSES
+    assert gpu_training.passes({}, 28)["drosophila"] > 0  # nothing measured
+
+
+def test_a_training_that_does_not_fit_leaves_its_place() -> None:
+    long, short = (
+        Training("drosophila", name, (), "fold", 0, images, "Drosophila: U-Net")
+        for name, images in (("LFA U-Net", 8000), ("U-Net", 80))
+    )
+    planned = {"drosophila": 10}
+    assert gpu_training.choose([long, short], speeds(0.02), planned, 200) == [short]
+    assert gpu_training.choose([long, short], speeds(0.02), planned, 900) == [long, short]
+    assert gpu_training.choose([long, short], speeds(0.02), planned, 90) == []
+
+
+def test_a_training_without_time_is_not_begun(tmp_path: Path) -> None:
+    place = gpu_training.Place({}, tmp_path, 1, 0, dry=False)
+    assert gpu_training.run(TRAININGS[0], place, 1, deadline=0.0) is None
+
+
+def test_rows_are_told_apart_and_name_what_is_there() -> None:
+    names = [(row.item, row.name) for row in TRAININGS]
+    assert len(set(names)) == len(names)
+    measured = {row.name for row in MEASURED}
+    assert len(measured) == len(MEASURED)
+    for row in TRAININGS:
+        assert row.measured in measured
+        if row.item != "hippocampus":
+            assert row.network in (TABLE_1 if row.item == "drosophila" else TABLE_3)
+            configs = ROOT / "bundles" / gpu_training.BUNDLE[row.item] / "configs"
+            assert all((configs / f"{overlay}.yaml").is_file() for overlay in row.overlays)
+    for mean, *ious in TABLE_1.values():  # as printed
+        assert sum(ious) / 5 == pytest.approx(mean, abs=0.01)
+
+
+@pytest.mark.filterwarnings("ignore:.*always_return_as_numpy:FutureWarning")  # MONAI of itself
+def test_volumes_are_scored_at_their_own_size_and_place(tmp_path: Path) -> None:
+    folder = data(tmp_path)
+
+    class Threshold(torch.nn.Module):  # knows the classes by their intensity
+        def __init__(self) -> None:
+            super().__init__()
+            self.none = torch.nn.Parameter(torch.zeros(()))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.stack([-(x[:, 0] - value).abs() for value in (0.0, 1.0, 2.0)], dim=1)
+
+    entries = []
+    for fold in range(5):
+        training, left_out = hippocampus.entries_of(folder / "msd_hippocampus", fold)
+        assert len(training) == 4
+        assert not {e["image"] for e in training} & {e["image"] for e in left_out}
+        entries += left_out
+    assert len({e["image"] for e in entries}) == 5
+    for entry in entries:  # the label as the image
+        nibabel.save(nibabel.load(entry["label"]), entry["image"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hippocampus, "loading", hippocampus_loading)
+        cases = hippocampus.score(Threshold(), entries)
+    assert [case["dice"] for case in cases] == [[1.0, 1.0]] * 5
+    assert [case["hd95_mm"] for case in cases] == [[0.0, 0.0]] * 5
+
+
+def hippocampus_loading() -> list[Any]:
+    from medseg.io.load import LoadImagesd
+
+    return [LoadImagesd(keys=["image", "label"])]
+
+
+def test_merged_calls_keep_both_and_prefer_scores(tmp_path: Path) -> None:
+    good, bad = {"mean_iou": 0.7}, {"error": "not done when the call was over"}
+    for name, rows, seconds in (("one", {"a": good, "b": bad}, [1.0, 2.0]), ("two", {"a": bad, "b": good}, [1.0, 3.0])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "gpu_drosophila.json").write_text(json.dumps({"rows": rows}))
+        (tmp_path / name / "gpu_run.json").write_text(json.dumps({"calls_seconds": seconds}))
+    merge(tmp_path / "one", tmp_path / "two")
+    assert json.loads((tmp_path / "one" / "gpu_drosophila.json").read_text())["rows"] == {"a": good, "b": good}
+    assert json.loads((tmp_path / "one" / "gpu_run.json").read_text())["calls_seconds"] == [1.0, 2.0, 3.0]
+    (tmp_path / "two" / "gpu_drosophila.json").write_text(json.dumps({"rows": {"a": {"mean_iou": 0.6}}}))
+    merge(tmp_path / "one", tmp_path / "two")
+    held = json.loads((tmp_path / "one" / "gpu_drosophila.json").read_text())["rows"]
+    assert held["a, again"] == {"mean_iou": 0.6}
+
+
+def test_the_page_is_what_the_records_say() -> None:
+    results = ROOT / "docs" / "results"
+    assert (results / "gpu.md").read_text() == render(results)
