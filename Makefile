@@ -1,16 +1,19 @@
-# make demo    installs, trains a small LFA U-Net, prints its table (DATA=<Drosophila stack1> for real sections)
+# make demo    installs, trains a small LFA U-Net, ends with its picture (DATA=<Drosophila stack1> for real sections)
 # make test    installs, runs style, types and tests
+# make oldest  runs the fast tests against the oldest dependencies that pyproject.toml names (an environment of its own)
 # make bench   measures speed; results in docs/results
-# make docs    puts the last demo's table and picture into the README, writes docs/networks.md
+# make docs    writes what is generated of docs/: results, networks, transforms
 PYTHON ?= python3
 RUN := .venv/bin/python
-BUNDLE := bundles/lfa_unet_drosophila
+MEDSEG := .venv/bin/medseg
+BUNDLE := lfa_unet_drosophila
 DEMO := build/demo
-MINUTES ?= $(if $(DATA),5,3)
+EPOCHS ?= $(if $(DATA),4,8)
+MINUTES ?= 10
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export OMP_NUM_THREADS ?= $(shell nproc)
 
-.PHONY: help demo test lint venv docs bench clean
+.PHONY: help demo test test-first test-second lint venv docs bench oldest clean
 .DEFAULT_GOAL := help
 
 help:
@@ -22,30 +25,43 @@ venv:
 demo: venv
 	@rm -rf $(DEMO)
 ifdef DATA
-	@$(RUN) data_scripts/drosophila.py --source "$(DATA)" --output $(DEMO)/data
+	@$(MEDSEG) data drosophila --source "$(DATA)" --output $(DEMO)/data
 else
-	@$(RUN) data_scripts/synthetic.py --output $(DEMO)/data
+	@$(MEDSEG) data synthetic --output $(DEMO)/data
 endif
-	@$(RUN) -m monai.bundle run --config_file "['$(BUNDLE)/configs/train.yaml','$(BUNDLE)/configs/small.yaml','$(BUNDLE)/configs/demo.yaml']" \
-	  --dataset_dir $(DEMO)/data --output_dir $(DEMO)/run --publish False --max_minutes $(MINUTES)
-	@$(RUN) -m monai.bundle run --config_file "['$(BUNDLE)/configs/train.yaml','$(BUNDLE)/configs/small.yaml','$(BUNDLE)/configs/evaluate.yaml']" \
-	  --dataset_dir $(DEMO)/data --ckpt $(DEMO)/run/model.pt --output_dir $(DEMO)/run/test
-	@.venv/bin/medseg report $(DEMO)/run
+	@$(MEDSEG) train $(BUNDLE) --data $(DEMO)/data --with small demo --minutes $(MINUTES) --output $(DEMO)/run max_epochs=$(EPOCHS)
+	@$(MEDSEG) predict $(DEMO)/run $(DEMO)/data/images $(DEMO)/masks
+	@$(MEDSEG) evaluate $(DEMO)/run
+
+# two processes of one thread each take half the time of one process of two
+FIRST := $(addprefix tests/,networks layers losses metrics inferers transforms io data releases data_scripts)
+PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -q -p no:cacheprovider
 
 test: venv lint
-	@.venv/bin/pytest
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-first test-second
+
+test-first:
+	@$(PYTEST) $(FIRST)
+
+test-second:
+	@$(PYTEST) tests $(addprefix --ignore=,$(FIRST))
 
 lint: venv
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 
+oldest: venv
+	@$(RUN) .ci/oldest.py
+
 clean:
 	rm -rf build .venv
 
 docs: venv
-	@$(RUN) .ci/update_readme.py
+	@$(RUN) .ci/make_results.py
 	@$(RUN) .ci/make_networks_doc.py
+	@$(RUN) .ci/make_transforms_doc.py
+	@.venv/bin/mkdocs build --strict --quiet
 
 bench: venv
 	@for name in startup trainer sliding_window zoo_style lfa_cost; do \
