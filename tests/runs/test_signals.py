@@ -19,6 +19,7 @@ import runs.killed_runs as killed
 from ignite.engine import Events
 from medseg.engines.trainer import Trainer
 from medseg.runs import signals
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and stays so
 assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, "importing sets no handler"
 signals.handle()
 register = Trainer._register
