@@ -185,7 +185,6 @@ class Trainer(SupervisedTrainer):
         self.add_event_handler(Events.ITERATION_COMPLETED, Trainer._after_iteration)
         self.add_event_handler(Events.EPOCH_COMPLETED, Trainer._finish_epoch)
 
-    # ---- the whole run
     def run(self) -> None:
         """Train to the end of the schedule or of the budget, then write the report.
 
