@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.errors import shown
-from medseg.io.images import ImageError, ImageFile, read_image
+from medseg.io.images import LABEL_ROUNDING, ImageError, ImageFile, read_image
 
 __all__ = ["VALUES_KEY", "map_values", "read_label"]
 
@@ -19,7 +19,6 @@ VALUES_KEY = "label_values"
 """Key of an entry under which `Datalist.absolute` puts the datalist's ``values``: stored value to class index."""
 
 _LISTED = 5
-_TOLERANCE = 1e-4  # as far from an integer as rounding in a float file goes
 _TABLE_BITS = 16
 
 
@@ -58,7 +57,7 @@ def map_values(
         array = array.astype(np.float32) if array.dtype.itemsize < 4 else array  # float16 ends before the limits below
         with np.errstate(invalid="ignore"):
             whole = np.rint(array)
-            wrong = ~(np.abs(array - whole) <= _TOLERANCE)  # NaN and infinity too
+            wrong = ~(np.abs(array - whole) <= LABEL_ROUNDING)  # NaN and infinity too
         wrong |= np.abs(whole) >= 2.0**62
         _refuse(array[wrong], values, path)
         array = whole.astype(np.int64)
