@@ -100,10 +100,8 @@ def overrides_of(options: argparse.Namespace, **named: Any) -> dict[str, Any]:
 
 def own_process() -> None:
     """Set the process up for work: it is the command's, not a caller's (log lines, signals, quiet helpers)."""
-    from medseg.bundle.command import claim_process
     from medseg.bundle.start import set_up_process
 
-    claim_process()
     set_up_process()
 
 
