@@ -27,7 +27,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 from torch import Tensor
@@ -193,13 +192,6 @@ class BoundaryFScore:
         self.counts += other.counts.to(self.counts.device)
         self.images += other.images.to(self.images.device)
         self._widen(other.reaches)
-
-    def all_reduce(self) -> None:
-        """Add up the counts of all processes, if there are several."""
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            dist.all_reduce(self.counts)
-            dist.all_reduce(self.images)
-            dist.all_reduce(self.reaches, op=dist.ReduceOp.MAX)
 
     def compute(self) -> BoundaryScores:
         """Return the scores."""

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from medseg.errors import MedsegError
@@ -137,11 +136,6 @@ class ConfusionMatrix:
                 f"cannot add counts of {other.num_classes} classes to counts of {self.num_classes} classes"
             )
         self.matrix += other.matrix.to(self.matrix.device)
-
-    def all_reduce(self) -> None:
-        """Add up the counts of all processes, if there are several."""
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            dist.all_reduce(self.matrix)
 
     def compute(self) -> Scores:
         """Return the scores."""

@@ -2,14 +2,11 @@
 
 import json
 import math
-import multiprocessing
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from PIL import Image
 from torch import Tensor
 
@@ -290,36 +287,3 @@ def test_classes_that_are_not_in_the_labels_against_torchmetrics() -> None:
     # there is nothing to recall of class 4: left out here, the usual mean accuracy; torchmetrics counts it as 0
     accuracy = float(theirs_of("MulticlassAccuracy", "macro", batches, 6))
     assert ours.mean_accuracy == pytest.approx(accuracy * 5 / 4, rel=1e-5)
-
-
-def count_a_share(rank: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    counter = ConfusionMatrix(CLASSES, IGNORE)
-    for seed in range(rank, 3, 2):  # two batches here, one there
-        counter.update(*random_batch(seed, ignored=True))
-    counter.all_reduce()
-    torch.save(counter.matrix, os.path.join(folder, f"{rank}.pt"))
-    dist.destroy_process_group()
-
-
-def test_two_processes_count_as_one(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=count_a_share, args=(rank, str(tmp_path))) for rank in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(120)
-    assert [worker.exitcode for worker in workers] == [0, 0]
-    alone = ConfusionMatrix(CLASSES, IGNORE)
-    for seed in range(3):
-        alone.update(*random_batch(seed, ignored=True))
-    for rank in range(2):
-        assert torch.equal(torch.load(tmp_path / f"{rank}.pt", weights_only=True), alone.matrix)
-
-
-def test_all_reduce_of_one_process_changes_nothing() -> None:
-    counter = ConfusionMatrix(CLASSES)
-    counter.update(*random_batch(0, ignored=False))
-    before = counter.matrix.clone()
-    counter.all_reduce()
-    assert torch.equal(counter.matrix, before)
