@@ -18,7 +18,6 @@ from typing import Any
 __all__ = ["Command", "claim_process", "owns_process", "typed"]
 
 _MONAIS = {"config_file", "meta_file", "logging_file", "run_id", "init_id", "final_id", "tracking", "args_file"}
-_IDS = {"run_id": "run", "init_id": "initialize", "final_id": "finalize"}
 
 
 @dataclass(frozen=True)
@@ -66,10 +65,6 @@ class Command:
         parser.read_config([str(path) for path in self.files])
         parser.update({key: _value(self.overrides[key]) for key in self.own_keys()})
         return {key: value for key, value in parser.get().items() if key != "_meta_"}
-
-    def entry_points(self) -> tuple[str, ...]:
-        """Return the ids that are evaluated."""
-        return tuple(str(self.overrides.get(name, usual)) for name, usual in _IDS.items())
 
     def own_keys(self) -> list[str]:
         """Return the keys of the overrides that are the configuration's, not MONAI's."""

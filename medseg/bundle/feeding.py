@@ -32,7 +32,6 @@ from medseg.transforms.resize import ResizeImagesd
 
 __all__ = [
     "beyond_range",
-    "colour_channels",
     "evaluation",
     "inferer",
     "prediction",
@@ -62,15 +61,13 @@ def evaluation(description: Description) -> Compose:
     return Compose(_loading(description, labelled=True))
 
 
-def prediction(description: Description, *, loaded: bool = False) -> Compose:
-    """Return the transforms of an image to predict; `unfeed` brings its prediction back.
+def prediction(description: Description) -> Compose:
+    """Return the transforms of an image to predict, the first of which reads it; `unfeed` brings its prediction back.
 
     Args:
         description: the model.
-        loaded: whether ``image`` is a ``MetaTensor`` ``(C, *S)`` already, and no path.
     """
-    steps = _loading(description, labelled=False)
-    return Compose(steps[1:] if loaded else steps)
+    return Compose(_loading(description, labelled=False))
 
 
 def inferer(description: Description) -> Inferer:
@@ -92,11 +89,6 @@ def inferer(description: Description) -> Inferer:
 def training_inferer(description: Description) -> Inferer:
     """Return how a training forward is called: on samples as they are, or normalised on the device."""
     return _on_device(description.input, SimpleInferer())
-
-
-def colour_channels(description: Description) -> int | None:
-    """Return the channels that the description alone fixes: 3 of colour, 1 of grey, ``None`` where the data say it."""
-    return {"rgb": 3, "grey": 1, None: None}[description.input.colour]
 
 
 def _several_views(wanted: Inference) -> bool:

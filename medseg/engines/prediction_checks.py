@@ -16,12 +16,12 @@ NEARLY_ALL = 0.999
 """Share of the predicted pixels from which one class is everywhere, where the truth has ten times as much of others."""
 
 
-def check_finite(logits: Tensor, names: Sequence[str]) -> None:
+def check_finite(logits: Tensor, names: Sequence[str] = ()) -> None:
     """Raise if what a network gave for an image holds NaN or infinity.
 
     Args:
         logits: ``(B, classes, *S)``.
-        names: of the B images.
+        names: of the B images; without, whoever asks says which image it is.
 
     Raises:
         MedsegError: naming the first such image and how much of it is no number.
@@ -31,8 +31,9 @@ def check_finite(logits: Tensor, names: Sequence[str]) -> None:
         return
     bad = ~torch.isfinite(logits).flatten(1)
     index = int(bad.any(1).nonzero()[0])
+    called = f"{shown(names[index])}: " if names else ""
     raise MedsegError(
-        f"{shown(names[index])}: the network gives {int(bad[index].sum())} of {bad[index].numel()} logits that are NaN "
+        f"{called}the network gives {int(bad[index].sum())} of {bad[index].numel()} logits that are NaN "
         "or infinite, of which no class can be told; check the weights and the image's values, or use --precision fp32"
     )
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,10 @@ from torch import Tensor, nn
 from medseg.bundle import feeding
 from medseg.bundle.description import Description
 from medseg.engines.precision import autocast
+from medseg.engines.prediction_checks import check_finite
 from medseg.errors import MedsegError
 
-__all__ = ["Fed", "PredictionError", "check_fits", "feed", "logits_of", "mask_of"]
+__all__ = ["Fed", "Feeder", "PredictionError", "check_fits", "logits_of", "mask_of"]
 
 
 class PredictionError(MedsegError):
@@ -40,24 +42,61 @@ class Fed:
     affine: npt.NDArray[np.float64] | None
 
 
-def feed(loaded: Tensor, transform: Callable[..., Mapping[Any, Any]]) -> Fed:
-    """Bring an image to the network's input.
+class Feeder:
+    """Brings images to the network's input.
 
     Args:
-        loaded: as `LoadImagesd` reads it, ``(C, *S)``.
-        transform: of `medseg.bundle.feeding.prediction` with ``loaded=True``.
-
-    Raises:
-        PredictionError: if it holds values that are not finite.
+        description: the model, which says how they are fed.
     """
-    affine = None
-    if isinstance(loaded, MetaTensor) and loaded.ndim == 4 and "affine" in loaded.meta:
-        affine = np.asarray(loaded.affine, dtype=np.float64)
-    shape = tuple(loaded.shape[1:])
-    image = transform({"image": loaded})["image"]
-    if not bool(torch.isfinite(image).all()):
-        raise PredictionError("it holds NaN or infinite values")
-    return Fed(image, shape, affine)
+
+    def __init__(self, description: Description) -> None:
+        self._transform = feeding.prediction(description)
+
+    def read(self, path: str | Path) -> Fed:
+        """Feed a file.
+
+        Args:
+            path: of the image.
+
+        Raises:
+            ImageError: if it cannot be read.
+            MedsegError: as `feed`.
+        """
+        try:
+            loaded = self._transform({"image": str(path)}, end=1)["image"]
+        except RuntimeError as error:
+            raise _bare(error) from error
+        return self.feed(loaded)
+
+    def feed(self, loaded: Tensor) -> Fed:
+        """Feed an image that was read.
+
+        Args:
+            loaded: as `LoadImagesd` reads it, ``(C, *S)``.
+
+        Raises:
+            DescriptionError: if the model has no way to feed it.
+            PredictionError: if it holds values that are not finite.
+        """
+        affine = None
+        if isinstance(loaded, MetaTensor) and loaded.ndim == 4 and "affine" in loaded.meta:
+            affine = np.asarray(loaded.affine, dtype=np.float64)
+        shape = tuple(loaded.shape[1:])
+        try:
+            image = self._transform({"image": loaded}, start=1)["image"]
+        except RuntimeError as error:
+            raise _bare(error) from error
+        if not bool(torch.isfinite(image).all()):
+            raise PredictionError("it holds NaN or infinite values")
+        return Fed(image, shape, affine)
+
+
+def _bare(error: RuntimeError) -> Exception:
+    """Return the fault of an image that MONAI's "applying transform ..." is wrapped around; any other as it is."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, MedsegError):
+        found = found.__cause__
+    return found or error
 
 
 def check_fits(fed: Fed, description: Description) -> None:
@@ -92,7 +131,7 @@ def logits_of(fed: Fed, network: nn.Module, inferer: Inferer, precision: str, de
         device: where to run.
 
     Raises:
-        PredictionError: if a logit is not finite: no class can be told from it.
+        MedsegError: if a logit is not finite: no class can be told from it.
 
     Shape:
         ``(classes, *S)`` on the model's grid, float32, on the CPU.
@@ -100,12 +139,9 @@ def logits_of(fed: Fed, network: nn.Module, inferer: Inferer, precision: str, de
     plain = fed.image.as_tensor() if isinstance(fed.image, MetaTensor) else fed.image
     with torch.inference_mode(), autocast(precision, device):
         batch = plain[None].to(device).float()
-        logits: Tensor = inferer(batch, network)[0].float().cpu()
-    if not bool(torch.isfinite(logits).all()):
-        raise PredictionError(
-            "the network's logits are not finite, no class can be told; check the weights, or use --precision fp32"
-        )
-    return logits
+        logits: Tensor = inferer(batch, network).float().cpu()
+    check_finite(logits)
+    return logits[0]
 
 
 def mask_of(

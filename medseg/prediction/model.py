@@ -25,9 +25,8 @@ from medseg.bundle.record import described_weights, load_described
 from medseg.bundle.source import FILE, read_source
 from medseg.engines.precision import network_to_channels_last, resolve_precision
 from medseg.errors import MedsegError
-from medseg.io.load import LoadImagesd
 from medseg.io.masks import write_mask
-from medseg.prediction.case import Fed, check_fits, feed, logits_of, mask_of
+from medseg.prediction.case import Fed, Feeder, check_fits, logits_of, mask_of
 from medseg.runs.processes import pick_device
 
 __all__ = ["Model", "ModelError", "Prediction", "load"]
@@ -73,8 +72,7 @@ class Prediction:
                 f"{path}: the prediction is of an array, which lies nowhere; predict a file to save its mask"
             )
         target = Path(path).expanduser().absolute()
-        colours = {int(index): colour for index, colour in self.description.colours.items()}
-        names = self.class_names
+        names, colours = self.class_names, self.description.colours
         write_mask(self.mask, self.source, target, class_names=names, colours=colours, keep_header=keep_header)
         return target
 
@@ -103,8 +101,7 @@ class Model:
         self.network = network.to(self.device).eval()
         network_to_channels_last(self.network)
         self.inferer = feeding.inferer(description)
-        self._load = LoadImagesd("image", keep_uint8=description.input.intensity["scheme"] == "imagenet")
-        self._transform = feeding.prediction(description, loaded=True)
+        self._feeder = Feeder(description)
 
     @property
     def class_names(self) -> list[str]:
@@ -123,13 +120,13 @@ class Model:
         Raises:
             ImageError: if a file cannot be read.
             ModelError: if an array has not the model's axes or channels.
-            PredictionError: if the image or the logits are not finite.
+            MedsegError: if the image does not fit the model, or it or the logits are not finite.
         """
         if isinstance(image, str | Path):
             return self._predict_file(Path(image).expanduser().absolute())
         if not isinstance(image, np.ndarray | Tensor):
             raise ModelError(f"a {type(image).__name__} is no image; give a path or an array, of several predict_all")
-        fed = feed(self._as_loaded(np.asarray(image), affine), self._transform)
+        fed = self._feeder.feed(self._as_loaded(np.asarray(image), affine))
         return Prediction(self._mask(fed), self.description, None, fed.affine)
 
     def predict_all(self, paths: Iterable[str | Path]) -> Iterator[Prediction]:
@@ -142,7 +139,7 @@ class Model:
 
     def _predict_file(self, path: Path) -> Prediction:
         try:
-            fed = feed(self._load({"image": str(path)})["image"], self._transform)
+            fed = self._feeder.read(path)
             return Prediction(self._mask(fed), self.description, path, fed.affine)
         except MedsegError as error:
             if str(path) in str(error):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,14 @@ from monai.engines import SupervisedEvaluator
 from monai.inferers import Inferer
 from torch import nn
 
-from medseg.bundle import feeding
 from medseg.bundle.description import Description
 from medseg.bundle.record import load_described
 from medseg.engines.precision import network_to_channels_last, resolve_precision
+from medseg.engines.prediction_checks import warn_of_one_class
 from medseg.errors import MedsegError, one_line
 from medseg.io.folder import LeftOut, list_images, mask_targets
-from medseg.io.load import LoadImagesd
 from medseg.io.masks import write_mask
-from medseg.prediction.case import check_fits, feed, logits_of, mask_of
+from medseg.prediction.case import Feeder, check_fits, logits_of, mask_of
 from medseg.runs.processes import pick_device
 
 __all__ = ["ImageFolder", "InputError", "Predictor"]
@@ -67,8 +67,7 @@ class ImageFolder(torch.utils.data.Dataset[dict[str, Any]]):
         targets = mask_targets(listing, output_dir)
         self.skipped = 0 if overwrite else sum(target.exists() for target in targets.values())
         self.data = [{"image": i, "target": t} for i, t in targets.items() if overwrite or not t.exists()]
-        self._load = LoadImagesd("image", keep_uint8=description.input.intensity["scheme"] == "imagenet")
-        self._transform = feeding.prediction(description, loaded=True)
+        self._feeder = Feeder(description)
 
     def __len__(self) -> int:
         """Return the number of images to do."""
@@ -78,7 +77,7 @@ class ImageFolder(torch.utils.data.Dataset[dict[str, Any]]):
         """Return the image as it is fed under ``fed``, or what is wrong with it under ``error``."""
         entry = self.data[index]
         try:
-            fed = feed(self._load({"image": str(entry["image"])})["image"], self._transform)
+            fed = self._feeder.read(entry["image"])
         except Exception as error:  # whatever is wrong with one file must not end the others
             return {**entry, "error": _reason(error)}
         return {**entry, "fed": fed}
@@ -129,7 +128,7 @@ class Predictor(SupervisedEvaluator):
         self.written: list[Path] = []
         self.folder = dataset
         self.finish = postprocessing
-        self._classes: set[int] = set()
+        self._pixels: Counter[int] = Counter()  # by class, over all masks
         loader = torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=num_workers)
         super().__init__(
             device=device,
@@ -157,7 +156,10 @@ class Predictor(SupervisedEvaluator):
         if len(self.folder):
             super().run(global_epoch)
         logger.info("%d masks written to %s", len(self.written), self.folder.output_dir.name)
-        self._warn_of_one_class()
+        if len(self.written) > 1:
+            names = dict(enumerate(self.description.classes))  # postprocessing may give further values
+            every = sorted({*names, *self._pixels})
+            warn_of_one_class([self._pixels[index] for index in every], [names.get(i, str(i)) for i in every])
         said = []
         if self.failures:
             lines = "\n".join(f"  {path}: {reason}" for path, reason in self.failures)
@@ -183,7 +185,7 @@ class Predictor(SupervisedEvaluator):
                 case["image"],
                 case["target"],
                 class_names=self.description.classes,
-                colours=_by_index(self.description.colours),
+                colours=self.description.colours,
                 keep_header=self.keep_header,
             )
         except (ValueError, RuntimeError, OSError) as error:  # wrong channels, too little memory, a file has changed
@@ -194,7 +196,8 @@ class Predictor(SupervisedEvaluator):
                 ) from error
             self._fail(case["image"], _reason(error))
             return {}
-        self._classes |= set(np.unique(mask).tolist())
+        values, counts = np.unique(mask, return_counts=True)
+        self._pixels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
         self.written.append(case["target"])
         return {}
 
@@ -206,26 +209,10 @@ class Predictor(SupervisedEvaluator):
         if done == len(self.folder) or done % max(1, len(self.folder) // 20) == 0:
             logger.info("%d of %d images", done, len(self.folder))
 
-    def _warn_of_one_class(self) -> None:
-        if len(self.written) > 1 and len(self._classes) == 1:
-            index = next(iter(self._classes))
-            names = list(self.description.classes)
-            name = names[index] if index < len(names) else str(index)
-            logger.warning(
-                "all %d masks are of class %d (%s) everywhere; are these images of the kind that it was trained on?",
-                len(self.written),
-                index,
-                name,
-            )
-
 
 def _no_image(left_out: LeftOut) -> bool:
     """Return whether nobody would take something for an image: hidden, or text beside the images."""
     return left_out.path.name.startswith(".") or left_out.path.suffix.lower() in _TEXTS
-
-
-def _by_index(colours: Mapping[str, str]) -> dict[int, str]:
-    return {int(index): colour for index, colour in colours.items()}
 
 
 def _reason(error: BaseException) -> str:

@@ -39,7 +39,7 @@ def test_the_command_line_of_monai(monais: pytest.MonkeyPatch, tmp_path: Path) -
     assert [path.name for path in found.files] == ["a.yaml", "b.yaml"]
     assert found.overlays() == ["b"]
     assert found.own_keys() == ["x", "y#w", "on"]
-    assert found.entry_points() == ("go", "initialize", "finalize")
+    assert found.overrides["run_id"] == "go"
     assert found.config() == {"x": [4, 5], "y": {"z": 3, "w": "text"}, "on": True}
 
 

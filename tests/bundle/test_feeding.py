@@ -24,7 +24,7 @@ def description(dims: int = 2, classes: int = 2, inference: dict[str, Any] | Non
 
 def fed(image: Any, **options: Any) -> torch.Tensor:
     loaded = torch.as_tensor(np.asarray(image, dtype=np.float32))
-    result: torch.Tensor = feeding.prediction(description(**options), loaded=True)({"image": loaded})["image"]
+    result: torch.Tensor = feeding.prediction(description(**options))({"image": loaded}, start=1)["image"]
     return result
 
 
@@ -127,7 +127,7 @@ CODES = ["RAS", "LPS", "PSR", "ASL", "IRP", "SAL"]
 def test_volumes_there_and_back(codes: str, oblique: bool, dims: int, options: dict[str, Any]) -> None:
     image = volume(codes, oblique=oblique)
     model = description(dims=dims, **options)
-    moved = feeding.prediction(model, loaded=True)({"image": image})["image"]
+    moved = feeding.prediction(model)({"image": image}, start=1)["image"]
     found = aff2axcodes(moved.affine)
     if dims == 3:
         assert "".join(found) == "RAS"
@@ -142,7 +142,7 @@ def test_volumes_there_and_back(codes: str, oblique: bool, dims: int, options: d
 def test_a_resampled_volume_comes_back_to_its_grid() -> None:
     image = volume("LPS", zooms=(1.0, 1.0, 1.0))
     model = description(dims=3, orientation="RAS", spacing=[2.0, 1.0, 1.0])
-    moved = feeding.prediction(model, loaded=True)({"image": image})["image"]
+    moved = feeding.prediction(model)({"image": image}, start=1)["image"]
     np.testing.assert_allclose(nibabel.affines.voxel_sizes(moved.affine.numpy()), [2, 1, 1])
     back = feeding.unfeed(moved.as_tensor(), moved, tuple(image.shape[1:]), image.affine.numpy())
     assert back.shape == image.shape
@@ -160,7 +160,7 @@ def test_no_mask_by_shape_alone() -> None:
 
 def test_a_volume_that_states_no_place() -> None:
     with pytest.raises(RuntimeError) as caught:
-        feeding.prediction(description(dims=3, spacing=[1, 1, 1]), loaded=True)({"image": torch.zeros(1, 4, 4, 4)})
+        feeding.prediction(description(dims=3, spacing=[1, 1, 1]))({"image": torch.zeros(1, 4, 4, 4)}, start=1)
     assert "states no spacing" in str(caught.value.__cause__)
 
 

@@ -254,3 +254,18 @@ def test_weights_are_loaded_and_must_fit(pictures: Path, tmp_path: Path) -> None
     torch.save({"image.bias": torch.zeros(2)}, tmp_path / "w.pt")
     with pytest.raises(CheckpointError, match="does not fit Threshold"):
         predictor(pictures, tmp_path / "out", ckpt=tmp_path / "w.pt")
+
+
+def test_one_class_everywhere_is_said_of_several_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "b.png"):
+        Image.fromarray(np.full((8, 8), 200, np.uint8)).save(tmp_path / "in" / name)
+    predictor(tmp_path / "in", tmp_path / "out").run()
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warned) == 1
+    assert "the network predicts class 'bright' for 100 % of all pixels" in warned[0]
+    caplog.clear()
+    predictor(tmp_path / "in" / "a.png", tmp_path / "one").run()  # an image of one class is nothing strange
+    Image.fromarray(np.full((8, 8), 20, np.uint8)).save(tmp_path / "in" / "b.png")
+    predictor(tmp_path / "in", tmp_path / "two").run()
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
