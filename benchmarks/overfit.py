@@ -166,7 +166,7 @@ def overfit(name: str, options: argparse.Namespace) -> dict[str, Any]:
     minutes = (time.monotonic() - started) / 60
     same = {"scored": "training"}
     scores = {
-        kind: workflow.evaluate(folder, output=work / kind, overlays=overlays, overrides=same)
+        kind: workflow.evaluate(folder, output=work / kind, overlays=overlays, overrides=same).scores
         for kind, overlays in (("single_scale", []), ("multi_scale_flip", ["multi_scale"]))
     }
     predict(folder, data / "images", work / "masks")

@@ -5,6 +5,7 @@ Everything a function here needs is an argument; the generated YAML hands it on 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ __all__ = [
     "channels", "check", "check_files", "datalist", "described", "description", "evaluation", "evaluator", "inferer",
     "place", "preprocessing", "samples", "scored", "scored_samples", "split", "trainer", "training_inferer",
 ]  # fmt: skip
+
+logger = logging.getLogger(__name__)
 
 _TRAINER = (
     "batch_size", "num_workers", "val_interval", "schedule", "schedule_power", "warmup", "max_minutes", "precision",
@@ -310,28 +313,29 @@ def evaluation(
         command: what was typed.
         description: the model; the weights must have been trained as it says.
         data: the datalist, for the title.
-        ckpt: weights.
+        ckpt: weights: their file, or as they were read.
 
     Returns:
         The scores, as in ``scores.json``.
     """
-    from medseg.bundle.record import config_of, load_described
+    from medseg.bundle.record import Weights, config_of, load_described, read_weights
+    from medseg.reports.summary import summarise
 
     wanted = Options.of(options)
-    weights = Path(folder_of(ckpt, "ckpt", command))
+    weights = ckpt if isinstance(ckpt, Weights) else read_weights(folder_of(ckpt, "ckpt", command))
     trained = load_described(evaluator.network, weights, description)
     if list(trained.classes) != data.class_names:
         raise MedsegError(
-            f"weights {weights} give the classes {', '.join(trained.classes)}, but {data.path} names "
+            f"weights {weights.path} give the classes {', '.join(trained.classes)}, but {data.path} names "
             f"{', '.join(data.class_names)}; score them on labels of the same classes in the same order"
         )
     output = folder_of(wanted.output_dir or "evaluation", "output_dir", command)
     lists = wanted.fold in (None, "all") or not data.fold_keys
     part = f"{wanted.scored} list" if lists else f"{wanted.scored} fold {wanted.fold} of {wanted.fold_key}"
     record = {"name": data.name, "fingerprint": data.fingerprint(), "split": wanted.scored}
-    return evaluate(
+    scores = evaluate(
         evaluator,
-        weights,
+        weights.path,
         output,
         title=f"{data.name}, {part}",
         tracking=wanted.mlflow,
@@ -342,6 +346,9 @@ def evaluation(
         seed=wanted.seed,
         **_tracking(wanted, description),
     )
+    if rank() == 0 and command.program != "medseg":  # whose command prints it
+        logger.info("%s", summarise(Path(output))[0])
+    return scores
 
 
 def _tracking(options: Options, description: Description) -> dict[str, Any]:

@@ -9,11 +9,16 @@ number of it). So where this process is MONAI's command, its arguments are read 
 from __future__ import annotations
 
 import ast
+import copy
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from monai.bundle import ConfigParser
 
 __all__ = ["Command", "claim_process", "owns_process", "typed"]
 
@@ -55,14 +60,28 @@ class Command:
         given = self.overrides.get(name)
         return given if isinstance(given, str) and isinstance(value, int | float) else value
 
-    def config(self) -> dict[str, Any]:
-        """Return the merged configuration, not evaluated; empty where nothing is known."""
+    @cached_property
+    def merged(self) -> dict[str, Any]:
+        """What the files say together, without the overrides and not evaluated; read once, not to be changed."""
         if not self.files:
             return {}
         from monai.bundle import ConfigParser
 
         parser = ConfigParser()
         parser.read_config([str(path) for path in self.files])
+        return dict(parser.get())
+
+    def parser(self) -> ConfigParser:
+        """Return MONAI's parser of the files, without the overrides, to change and evaluate."""
+        from monai.bundle import ConfigParser
+
+        return ConfigParser(copy.deepcopy(self.merged))
+
+    def config(self) -> dict[str, Any]:
+        """Return the configuration with the overrides, not evaluated; empty where nothing is known."""
+        if not self.files:
+            return {}
+        parser = self.parser()
         parser.update({key: _value(self.overrides[key]) for key in self.own_keys()})
         return {key: value for key, value in parser.get().items() if key != "_meta_"}
 

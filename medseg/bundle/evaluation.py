@@ -14,7 +14,7 @@ from medseg.engines.evaluator import PREFIX, Evaluator
 from medseg.engines.loading import stop_workers
 from medseg.errors import MedsegError
 from medseg.runs import provenance
-from medseg.runs.checkpoint import load_weights, unwrap
+from medseg.runs.checkpoint import unwrap
 from medseg.runs.processes import rank
 from medseg.runs.report import write_report
 from medseg.runs.run_folder import METRICS
@@ -41,11 +41,11 @@ def evaluate(
     config: Mapping[str, Any] | None = None,
     seed: int | None = None,
 ) -> dict[str, Any]:
-    """Load weights, evaluate, and write ``scores.json``, ``scores_per_case.csv``, tables, confusion matrix, overlays.
+    """Evaluate a network and write ``scores.json``, ``scores_per_case.csv``, tables, confusion matrix, overlays.
 
     Args:
         evaluator: over the split to score.
-        ckpt: weights: a bundle's ``model.pt``, or a checkpoint of a run.
+        ckpt: file of the weights that the evaluator's network holds, for the record.
         output_dir: where the report goes.
         title: heading of the pictures, such as the data set and split.
         scores: options by name of further scores, see `medseg.metrics.score`; ``None`` for options leaves one out.
@@ -62,12 +62,10 @@ def evaluate(
 
     Raises:
         MedsegError: if ``scores`` names what is unknown, or gives an option that its score does not take.
-        CheckpointError: if the weights do not fit.
     """
     if beside_paper is not None and beside_paper not in BESIDE_PAPER:
         raise MedsegError(f"beside_paper is {beside_paper!r}; it must be one of {', '.join(BESIDE_PAPER)}, or null")
     evaluator.use_scores(scores or {})
-    load_weights(evaluator.network, ckpt)
     folder = RunFolder(output_dir)
     record = {
         "weights": describe_weights(ckpt),

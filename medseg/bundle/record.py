@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ from torch import nn
 
 from medseg.bundle.command import Command
 from medseg.bundle.description import Description, DescriptionError, differences
-from medseg.runs.checkpoint import load_weights
+from medseg.runs.checkpoint import load_checkpoint, load_weights
 from medseg.runs.header import read_header
 
-__all__ = ["config_of", "described_weights", "header_of", "load_described"]
+__all__ = ["Weights", "config_of", "header_of", "load_described", "read_weights"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,14 +40,34 @@ def config_of(command: Command, options: Mapping[str, Any], description: Descrip
     return {**merged, **dict(options), "model": description.to_dict(), "overlays": command.overlays()}
 
 
-def described_weights(path: str | Path) -> Description | None:
-    """Return the model that weights describe; ``None`` where they carry no description.
+@dataclass(frozen=True)
+class Weights:
+    """Weights, read once.
+
+    Args:
+        path: of the file.
+        content: what `load_checkpoint` returned.
+        description: the model that they describe; ``None`` where they carry no description.
+    """
+
+    path: Path
+    content: Mapping[str, Any]
+    description: Description | None
+
+
+def read_weights(path: str | Path) -> Weights:
+    """Read weights and what they say of their model.
 
     Raises:
         CheckpointError: if the file cannot be read.
         DescriptionError: if the description is of a format of the future, or unsound.
     """
-    header = read_header(path)
+    content = load_checkpoint(path)
+    return Weights(Path(path), content, _described(content, path))
+
+
+def _described(content: Mapping[str, Any], path: str | Path) -> Description | None:
+    header = read_header(content)
     if header is None or "model" not in header:
         return None
     if header.get("format") != FORMAT:
@@ -56,12 +77,12 @@ def described_weights(path: str | Path) -> Description | None:
     return Description.of(header["model"], where=f"{path}, description")
 
 
-def load_described(network: nn.Module, path: str | Path, here: Description) -> Description:
+def load_described(network: nn.Module, weights: Weights, here: Description) -> Description:
     """Load weights into a network, if they were trained as the configuration feeds them.
 
     Args:
         network: the network, wrapped or not.
-        path: of the weights.
+        weights: as they were read.
         here: the model as the configuration describes it.
 
     Returns:
@@ -69,14 +90,14 @@ def load_described(network: nn.Module, path: str | Path, here: Description) -> D
 
     Raises:
         DescriptionError: if the weights were trained otherwise, naming what differs and the way out.
-        CheckpointError: if they cannot be read or do not fit.
+        CheckpointError: if they do not fit.
     """
-    trained = described_weights(path)
+    path, trained = weights.path, weights.description
     if trained is None:
         logger.warning(
             "weights %s carry no record of how they are fed (another program's, or a training state); "
             "whether this configuration feeds them rightly is not known",
-            Path(path).name,
+            path.name,
         )
     else:
         found = differences(trained, here)
@@ -85,5 +106,5 @@ def load_described(network: nn.Module, path: str | Path, here: Description) -> D
                 f"weights {path} were trained otherwise: {'; '.join(found)}. Predict with `medseg predict {path} "
                 "IMAGES MASKS`, which feeds them as they were trained, or put the training's overlays on it here too"
             )
-    load_weights(network, path)
+    load_weights(network, weights.content, origin=f"checkpoint {path}")
     return here if trained is None else trained

@@ -81,11 +81,7 @@ def check_keys(command: Command) -> None:
     """
     if not command.files:
         return
-    from monai.bundle import ConfigParser
-
-    parser = ConfigParser()
-    parser.read_config([str(path) for path in command.files])
-    config = dict(parser.get())
+    config = command.merged
     for key in command.own_keys():
         top = key.split("#")[0]
         if top not in config:

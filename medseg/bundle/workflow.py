@@ -10,6 +10,7 @@ import logging
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,26 @@ from medseg.bundle.start import check_keys
 from medseg.errors import MedsegError
 from medseg.runs.paths import resolve_path
 
-__all__ = ["WorkflowError", "check", "configure", "evaluate", "train"]
+__all__ = ["Evaluation", "WorkflowError", "check", "configure", "evaluate", "train"]
 
 logger = logging.getLogger(__name__)
 
 
 class WorkflowError(MedsegError):
     """A run that cannot be scored, or a training that cannot be put together."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Args:
+        folder: of its files.
+        scores: as in ``scores.json``.
+    """
+
+    folder: Path
+    scores: Mapping[str, Any]
 
 
 def configure(
@@ -43,15 +57,12 @@ def configure(
     Raises:
         BundleError: if an overlay is missing.
     """
-    from monai.bundle import ConfigParser
-
     files = library.config_files(folder, first, list(overlays))
     asked = {**given, **overrides}
     words = ("medseg", *sys.argv[1:]) if owns_process() else ()
     command = Command("medseg", tuple(files), asked, words)
-    check_keys(Command("medseg", tuple(files), overrides, words))
-    parser = ConfigParser()
-    parser.read_config([str(path) for path in files])
+    check_keys(command)
+    parser = command.parser()
     metadata = folder / "configs" / "metadata.json"
     parser.read_meta(str(metadata)) if metadata.is_file() else parser.update({"_meta_": {}})
     parser.update({**asked, "bundle_root": str(folder), "command": command})
@@ -106,12 +117,10 @@ def check(
     from medseg.bundle import fit
     from medseg.bundle.options import Options
 
-    overrides = {"encoder_weights": "random", **dict(overrides or {})}  # no weights are fetched for a check
-    folder = library.find(bundle)
-    probe, _ = configure(folder, "train", overlays, {}, **_data(data))
-    if "encoder_weights" not in probe.get():
-        overrides.pop("encoder_weights", None)
-    parser, _ = configure(folder, "train", overlays, overrides, **_data(data))
+    overrides = dict(overrides or {})
+    parser, _ = configure(library.find(bundle), "train", overlays, overrides, **_data(data))
+    if "encoder_weights" in parser.get() and "encoder_weights" not in overrides:
+        parser.update({"encoder_weights": "random"})  # no weights are fetched for a check
     datalist, options = parser.get_parsed_content("data"), parser.get_parsed_content("options")
     described = parser.get_parsed_content("description")
     report = fit.report(datalist, Options.of(options), described)
@@ -129,7 +138,7 @@ def evaluate(
     output: str | Path | None = None,
     overlays: Sequence[str] = (),
     overrides: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Score the weights of a run on the part of the data that its training left out.
 
     Everything but the folder of the data is in the run: the model in its weights, the split in its record.
@@ -142,7 +151,7 @@ def evaluate(
         overrides: options such as ``{"scored": "validation", "fold": 2}``.
 
     Returns:
-        The scores, as in ``scores.json``.
+        The scores and where they were written.
 
     Raises:
         MedsegError: if the run holds no weights, or its data are not where they were.
@@ -150,14 +159,14 @@ def evaluate(
     from medseg.bundle import assembly, networks
     from medseg.bundle.inference import with_inference
     from medseg.bundle.options import Options
-    from medseg.bundle.record import described_weights
+    from medseg.bundle.record import read_weights
     from medseg.runs.processes import pick_device
 
     folder = resolve_path(run)
-    weights = library.weights_file(folder)
-    trained = described_weights(weights)
+    weights = read_weights(library.weights_file(folder))
+    trained = weights.description
     if trained is None:
-        raise WorkflowError(f"{weights} carries no record of its model; score it with its bundle's evaluate.yaml")
+        raise WorkflowError(f"{weights.path} carries no record of its model; score it with its bundle's evaluate.yaml")
     given = dict(overrides or {})
     device = pick_device(given.pop("device", None))
     changes = {key: given.pop(key) for key in list(given) if key.startswith("inference#")}
@@ -176,13 +185,14 @@ def evaluate(
         )
     _refuse_seen(folder, entries, part)
     name = part if data is None else f"{part}_{re.sub(r'[^A-Za-z0-9_-]+', '_', datalist.name)[:40]}"
-    options["output_dir"] = str(output or folder / name)
+    options["output_dir"] = str(resolve_path(output) if output else folder / name)
     dataset = assembly.scored_samples(entries, described, cache=False)
     network = networks.rebuild(described.network).to(device)
     inferer = assembly.inferer(described)
     engine = assembly.evaluator(options, device, datalist, dataset, network, inferer=inferer, batch_size=1)
     command = Command("medseg", (), {"evaluate": folder.name}, ("medseg", "evaluate", folder.name))
-    return assembly.evaluation(engine, options, command, described, datalist, str(weights))
+    scores = assembly.evaluation(engine, options, command, described, datalist, weights)
+    return Evaluation(Path(options["output_dir"]), scores)
 
 
 def _refuse_seen(folder: Path, entries: Sequence[Mapping[str, Any]], part: str) -> None:

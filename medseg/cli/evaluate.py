@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
 
     overrides = overrides_of(options)
     own_process()
-    scores = workflow.evaluate(
+    found = workflow.evaluate(
         options.run_folder,
         data=options.data,
         output=options.output,
@@ -36,8 +36,8 @@ def run(options: argparse.Namespace) -> int:
         overrides=overrides,
     )
     if options.json:
-        write_json(scores)
+        write_json(found.scores)
         return 0
-    text, _ = summarise(options.output or options.run_folder / str(overrides.get("scored", "test")))
+    text, _ = summarise(found.folder)
     sys.stdout.write(f"{text}\n")
     return 0

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from medseg.bundle import feeding, networks
 from medseg.bundle.description import Description
 from medseg.bundle.library import weights_file
-from medseg.bundle.record import described_weights, load_described
+from medseg.bundle.record import load_described, read_weights
 from medseg.bundle.source import FILE, read_source
 from medseg.engines.precision import network_to_channels_last, resolve_precision
 from medseg.errors import MedsegError
@@ -189,12 +189,10 @@ def load(where: str | Path, *, device: torch.device | str | None = None, precisi
         ModelError: if nothing says how they are fed.
         CheckpointError: if they cannot be read or do not fit.
     """
-    path = weights_file(where)
-    description = described_weights(path)
-    if description is None:
-        description = _of_bundle(path)
+    weights = read_weights(weights_file(where))
+    description = weights.description or _of_bundle(weights.path)
     network = networks.rebuild(description.network)
-    load_described(network, path, description)
+    load_described(network, weights, description)
     return Model(network, description, device=device, precision=precision)
 
 

@@ -17,7 +17,7 @@ from monai.inferers import Inferer
 from torch import nn
 
 from medseg.bundle.description import Description
-from medseg.bundle.record import load_described
+from medseg.bundle.record import load_described, read_weights
 from medseg.engines.precision import network_to_channels_last, resolve_precision
 from medseg.engines.prediction_checks import warn_of_one_class
 from medseg.errors import MedsegError, one_line
@@ -120,7 +120,7 @@ class Predictor(SupervisedEvaluator):
         val_handlers: Sequence[Any] | None = None,
     ) -> None:
         device = pick_device(device)
-        self.description = description if ckpt is None else load_described(network, ckpt, description)
+        self.description = description if ckpt is None else load_described(network, read_weights(ckpt), description)
         network_to_channels_last(network)
         self.precision = resolve_precision(precision, device)
         self.keep_header = keep_header

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,8 +9,6 @@ from typing import Any
 import numpy as np
 
 from medseg.runs.run_folder import RunFolder
-
-logger = logging.getLogger(__name__)
 
 PER_CASE = "scores_per_case.csv"
 
@@ -39,7 +36,7 @@ class Result:
         return replace(self, table={**self.table, **more})
 
 
-def write_report(folder: RunFolder, result: Result, where: str, *, title: str) -> None:
+def write_report(folder: RunFolder, result: Result, where: str, *, title: str) -> str:
     """Write what an evaluation found: scores of the set and of each case, tables, confusion matrix, overlays.
 
     Args:
@@ -47,6 +44,9 @@ def write_report(folder: RunFolder, result: Result, where: str, *, title: str) -
         result: of the evaluation.
         where: subfolder.
         title: heading of the pictures.
+
+    Returns:
+        The tables as text.
     """
     from medseg.reports.confusion import save_confusion
     from medseg.reports.overlays import overlay_sheet
@@ -65,4 +65,4 @@ def write_report(folder: RunFolder, result: Result, where: str, *, title: str) -
     save_confusion(matrix, names, target / "confusion_matrix.png", title=title)
     sheet = overlay_sheet(list(result.cases), names, ignore_index=result.ignore_index, title=title)
     sheet.save(target / "overlays.png")
-    logger.info("%s", "\n\n".join([title, *(each.to_text() for each in tables)]))
+    return "\n\n".join([title, *(each.to_text() for each in tables)])

@@ -261,7 +261,7 @@ class Run:
         """
         self._draw_curves()
         if result is not None:
-            write_report(self.files, result, "report", title=f"{self.name}, validation")
+            logger.info("%s", write_report(self.files, result, "report", title=f"{self.name}, validation"))
         else:
             logger.info("no validation samples: the last weights are the result; score them with evaluate.yaml")
         headed = self.headed(weights)

@@ -71,9 +71,10 @@ def test_weights_outside_a_run_name_no_folder(entries: list[dict[str, Any]], tmp
 def test_one_class_everywhere_is_said_once(
     entries: list[dict[str, Any]], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    weights = {"shift": torch.tensor([1e4, 0.0, 0.0])}
-    torch.save(weights, tmp_path / "model.pt")
-    evaluate(evaluator_of(entries), tmp_path / "model.pt", tmp_path / "scores", title="", tracking=False)
+    evaluator = evaluator_of(entries)
+    evaluator.network.load_state_dict({"shift": torch.tensor([1e4, 0.0, 0.0])})
+    torch.save(evaluator.network.state_dict(), tmp_path / "model.pt")
+    evaluate(evaluator, tmp_path / "model.pt", tmp_path / "scores", title="", tracking=False)
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(said) == 1
     assert "predicts class 'none' for 100 % of all pixels, where the labels have it in 75 %" in said[0]

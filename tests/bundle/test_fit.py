@@ -3,16 +3,22 @@
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import nibabel
 import numpy as np
 import pytest
+import torch
+from monai.bundle import ConfigParser
 from PIL import Image
 
 from medseg.bundle import workflow
 from medseg.bundle.fit import FitError
+from medseg.bundle.record import read_weights
 from medseg.errors import MedsegError
 from medseg.prediction.predict import predict
+from medseg.reports.summary import summarise
+from medseg.runs import checkpoint
 
 BUNDLE = "lfa_unet_drosophila"
 SMALL = {"network_def#channels": [4, 8], "device": "cpu", "mlflow": False, "max_epochs": 1, "batch_size": 2}
@@ -70,7 +76,7 @@ def test_images_of_many_sizes(tmp_path: Path) -> None:
         assert (report.ok, problems) == (True, []), options
     run = workflow.train(BUNDLE, data=data, overrides={**SMALL, "crop_size": [32, 32], "output_dir": tmp_path / "run"})
     assert (run / "model.pt").is_file()
-    assert workflow.evaluate(run, overrides={"device": "cpu", "mlflow": False})["mean_iou"] is not None
+    assert workflow.evaluate(run, overrides={"device": "cpu", "mlflow": False}).scores["mean_iou"] is not None
 
 
 def test_volumes_for_a_network_of_pictures(tmp_path: Path) -> None:
@@ -96,9 +102,7 @@ def test_channels_and_classes_come_from_the_data(tmp_path: Path) -> None:
     """A bundle for one channel and five classes trains on three and two without a word of them."""
     data = write(tmp_path, [(16, 16)] * 6, channels=3)
     run = workflow.train(BUNDLE, data=data, overrides={**SMALL, "output_dir": tmp_path / "run"})
-    from medseg.bundle.record import described_weights
-
-    described = described_weights(run / "model.pt")
+    described = read_weights(run / "model.pt").description
     assert described is not None
     assert (described.network["in_channels"], described.network["out_channels"]) == (3, 2)
     assert list(described.classes) == ["background", "object"]
@@ -114,7 +118,7 @@ def test_masks_of_0_and_255_name_their_remedy(tmp_path: Path) -> None:
     report, problems = workflow.check(BUNDLE, data=data, overrides=SMALL)
     assert (report.ok, problems) == (True, [])
     run = workflow.train(BUNDLE, data=data, overrides={**SMALL, "output_dir": tmp_path / "run"})
-    scores = workflow.evaluate(run, overrides={"device": "cpu", "mlflow": False})
+    scores = workflow.evaluate(run, overrides={"device": "cpu", "mlflow": False}).scores
     assert {row["name"] for row in scores["classes"]} == {"background", "object"}
 
 
@@ -160,11 +164,11 @@ def trained(tmp_path: Path) -> tuple[Path, Path]:
 def test_nothing_that_was_trained_on_is_a_test(trained: tuple[Path, Path]) -> None:
     data, run = trained
     options = {"device": "cpu", "mlflow": False}
-    assert workflow.evaluate(run, overrides=options)["per_case"]["cases"] == 2
+    assert workflow.evaluate(run, overrides=options).scores["per_case"]["cases"] == 2
     for fold, did in ((2, "was trained on 2 of the 2 images"), (1, "picked the weights by 2 of the 2 images")):
         with pytest.raises(MedsegError, match=did):
             workflow.evaluate(run, overrides={**options, "fold": fold})
-    assert workflow.evaluate(run, overrides={**options, "scored": "training"})["per_case"]["cases"] == 2
+    assert workflow.evaluate(run, overrides={**options, "scored": "training"}).scores["per_case"]["cases"] == 2
     assert sorted(path.name for path in run.iterdir() if path.is_dir()) == ["checkpoints", "report", "test", "training"]
     content = json.loads((data / "datalist.json").read_text())
     for entry in content["training"]:
@@ -188,3 +192,28 @@ def test_a_finished_run_keeps_its_records(trained: tuple[Path, Path]) -> None:
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     workflow.train(BUNDLE, data=data, overrides={**SMALL, "resume": str(run), "batch_size": 1})
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_weights_are_read_once_and_scores_of_other_data_lie_beside(
+    trained: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, run = trained
+    caplog.set_level("INFO", logger="medseg")
+    read, hashed = Mock(wraps=torch.load), Mock(wraps=checkpoint.weights_hash)
+    monkeypatch.setattr(torch, "load", read)
+    monkeypatch.setattr(checkpoint, "weights_hash", hashed)
+    found = workflow.evaluate(run, data=data, overrides={"device": "cpu", "mlflow": False})
+    assert (read.call_count, hashed.call_count) == (1, 1)
+    assert found.folder == run / "test_mine"
+    assert json.loads((found.folder / "scores.json").read_text())["mean_iou"] == found.scores["mean_iou"]
+    assert "pooled over all pixels" in summarise(found.folder)[0]
+    assert "pooled over all pixels" not in caplog.text  # the command prints it
+
+
+def test_configurations_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write(tmp_path, [(16, 16)] * 6)
+    read = Mock(wraps=ConfigParser.load_config_file)
+    monkeypatch.setattr(ConfigParser, "load_config_file", read)
+    report, problems = workflow.check(BUNDLE, data=data, overlays=["small"], overrides={"batch_size": 2})
+    assert (report.ok, problems) == (True, [])
+    assert [Path(call.args[0]).name for call in read.call_args_list] == ["train.yaml", "small.yaml", "metadata.json"]

@@ -22,7 +22,7 @@ from bundles.helpers import (
 from PIL import Image
 
 from medseg.bundle.networks import recipe_of
-from medseg.bundle.record import described_weights
+from medseg.bundle.record import read_weights
 from medseg.bundle.source import read_source
 from medseg.bundle.workflow import evaluate
 from medseg.prediction.model import load
@@ -64,7 +64,7 @@ def test_training_left_a_whole_run(trained: Path) -> None:
     assert wanted <= names
     assert (trained / "models" / "model.pt").read_bytes() == (run / "model.pt").read_bytes()  # asked for by publish
     config = yaml.safe_load((run / "config.yaml").read_text())
-    described = described_weights(run / "model.pt")
+    described = read_weights(run / "model.pt").description
     assert described is not None
     for key, value in small_network(trained).items():
         name = key.removeprefix("network_def__")
@@ -97,7 +97,7 @@ def test_mlflow_holds_the_same(trained: Path) -> None:
 def test_evaluate(trained: Path, bundle_data: Path, tmp_path: Path) -> None:
     options = {k: v for k, v in small(trained).items() if k != "batch_size"}
     options["ckpt"] = str(trained / "models" / "model.pt")
-    monai_bundle(
+    done = monai_bundle(
         "run",
         cwd=tmp_path,
         config_file=configs(trained, "train.yaml", "evaluate.yaml"),
@@ -110,6 +110,7 @@ def test_evaluate(trained: Path, bundle_data: Path, tmp_path: Path) -> None:
     assert (held["fold"], held["images"]) == (0, 4)
     assert np.sum(scores["overlap"]["confusion_matrix"]) == 4 * 32 * 32  # the test fold's four crops
     assert (tmp_path / "scores" / "overlays.png").is_file()
+    assert done.stdout.count("pooled over all pixels") == 1  # the table, in the log
 
 
 def test_inference_stands_alone(trained: Path, tmp_path: Path) -> None:
@@ -217,7 +218,7 @@ def test_overlays_of_networks_build(trained: Path) -> None:
 def test_commands_of_medseg(trained: Path, bundle_data: Path, tmp_path: Path) -> None:
     """A run is scored and predicts with nothing retyped, and says what MONAI's evaluation says."""
     run = trained / "runs" / "first"
-    scores = evaluate(run, output=tmp_path / "scores")
+    scores = evaluate(run, output=tmp_path / "scores").scores
     held = json.loads((tmp_path / "scores" / "data.json").read_text())
     assert (held["fold"], held["images"]) == (0, 4)
     assert 0 <= scores["mean_iou"] <= 1

@@ -4,7 +4,7 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -31,7 +31,7 @@ class Outcome:
 def calls(monkeypatch, tmp_path):
     """Put recorders in the place of the engine room; return what they were called with."""
     seen = []
-    given = {"evaluate": {}, "build": [], "predict": Outcome(written=1), "train": tmp_path / "run"}
+    given = {"build": [], "predict": Outcome(written=1), "train": tmp_path / "run"}
 
     def recorder(name):
         def record(*arguments, **named):
@@ -134,7 +134,7 @@ def test_a_foreign_bundle_is_called_code(calls, tmp_path, capsys):
 
 def test_evaluate(calls, capsys, monkeypatch):
     monkeypatch.setattr("medseg.reports.summary.summarise", lambda folder: (f"scores of {folder}", {}))
-    calls[1]["evaluate"] = {"mean_iou": 0.65432}
+    calls[1]["evaluate"] = SimpleNamespace(folder=Path("runs/a/validation"), scores={"mean_iou": 0.65432})
     assert main(["evaluate", "runs/a", "scored=validation"]) == 0
     named = {"data": None, "output": None, "overlays": [], "overrides": {"scored": "validation"}}
     assert calls[0] == [("evaluate", (Path("runs/a"),), named)]
@@ -142,7 +142,7 @@ def test_evaluate(calls, capsys, monkeypatch):
     assert main(["evaluate", "runs/a", "--data", "d", "--output", "o", "--json"]) == 0
     assert calls[0][1][2]["data"] == Path("d")
     assert calls[0][1][2]["output"] == Path("o")
-    assert json.loads(capsys.readouterr().out) == calls[1]["evaluate"]
+    assert json.loads(capsys.readouterr().out) == {"mean_iou": 0.65432}
 
 
 def test_predict(calls, capsys):

@@ -15,7 +15,7 @@ import medseg
 from medseg.bundle.description import Description, DescriptionError
 from medseg.bundle.library import BundleError, weights_file
 from medseg.bundle.networks import create
-from medseg.bundle.record import described_weights, header_of, load_described
+from medseg.bundle.record import header_of, load_described, read_weights
 from medseg.prediction.case import PredictionError
 from medseg.prediction.model import ModelError, load
 from medseg.prediction.predict import predict
@@ -105,13 +105,14 @@ def test_a_2d_network_looks_at_a_plane_of_the_patient(tmp_path: Path) -> None:
 
 def test_weights_trained_otherwise_are_refused(tmp_path: Path) -> None:
     network, weights = save(tmp_path / "model.pt", input={"intensity": {"scheme": "image"}, "polarity": "bright"})
-    trained = described_weights(weights)
+    held = read_weights(weights)
+    trained = held.description
     assert trained is not None
-    load_described(network, weights, trained)
+    assert load_described(network, held, trained) == trained
     content = trained.to_dict()
     content["input"] |= {"polarity": None, "size": [8, 8]}
     with pytest.raises(DescriptionError) as caught:
-        load_described(network, weights, Description.of(content))
+        load_described(network, held, Description.of(content))
     said = str(caught.value)
     assert f"weights {weights} were trained otherwise: input polarity bright (here unset)" in said
     assert "input size unset (here [8, 8])" in said
@@ -123,9 +124,9 @@ def test_weights_without_a_record(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     torch.save(dict(network.state_dict()), tmp_path / "bare.pt")
     with pytest.raises(ModelError, match=r"bare\.pt carries no record of its network and of how it is fed"):
         load(tmp_path / "bare.pt")
-    described = described_weights(tmp_path / "a.pt")
+    described = read_weights(tmp_path / "a.pt").description
     assert described is not None
-    load_described(network, tmp_path / "bare.pt", described)
+    load_described(network, read_weights(tmp_path / "bare.pt"), described)
     assert "carry no record of how they are fed" in caplog.text
 
 
