@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "medseg"
 MODULES = sorted(PACKAGE.rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 NETWORKS = sorted(path for path in (PACKAGE / "networks").glob("*.py") if path.name != "__init__.py")
 
 MOST_LINES = 400
@@ -128,7 +129,7 @@ def test_no_print(path: Path) -> None:
     assert lines == [], f"{identify(path)} prints; use logging, or rich in the command line"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=identify)
+@pytest.mark.parametrize("path", [*MODULES, *TESTS], ids=identify)
 def test_no_module_is_long(path: Path) -> None:
     lines = len(path.read_text(encoding="utf-8").splitlines())
     assert lines <= MOST_LINES, f"{identify(path)} has {lines} lines; split it into concepts"
