@@ -204,12 +204,12 @@ def checksum_is_wrong(name: str, content: bytes) -> bool:
         "nii.gz": lambda: gzip.decompress(content),
     }
     if name == "nrrd" and b"encoding: gzip" in content:
-        checks[name] = lambda: gzip.decompress(content.split(b"\n\n", 1)[1])
+        checks[name] = lambda: gzip.decompress(content.partition(b"\n\n")[2])
     if name == "mha" and b"CompressedData = True" in content:
-        checks[name] = lambda: zlib.decompress(content.split(b"ElementDataFile = LOCAL\n", 1)[1])
+        checks[name] = lambda: zlib.decompress(content.partition(b"ElementDataFile = LOCAL\n")[2])
     try:
         checks.get(name, lambda: None)()
-    except Exception:
+    except (OSError, EOFError, zlib.error, SyntaxError):  # Pillow's word for a damaged PNG is SyntaxError
         return True
     return False
 

@@ -133,7 +133,7 @@ def description(model: Mapping[str, Any], data: Datalist, network_def: nn.Module
         data: the datalist, whose classes it has.
         network_def: the network.
     """
-    classes = {"classes": data.class_names, "colours": getattr(data, "colours", None) or model.get("colours") or {}}
+    classes = {"classes": data.class_names, "colours": data.colours or model.get("colours") or {}}
     return described({**model, **classes}, network_def)
 
 
@@ -228,6 +228,7 @@ def trainer(
         command=command.words,
         overlays=command.overlays(),
         register_name=wanted.register,
+        colours=description.colours,
         **_tracking(wanted, description),
     )
     built = Trainer(
@@ -344,6 +345,7 @@ def evaluation(
         beside_paper=description.beside_paper,
         config=config_of(command, options, description),
         seed=wanted.seed,
+        colours=description.colours,
         **_tracking(wanted, description),
     )
     if rank() == 0 and command.program != "medseg":  # whose command prints it

@@ -13,6 +13,7 @@ from torch import nn
 from medseg.engines.evaluator import PREFIX, Evaluator
 from medseg.engines.loading import stop_workers
 from medseg.errors import MedsegError
+from medseg.reports.palette import Named
 from medseg.runs import provenance
 from medseg.runs.checkpoint import unwrap
 from medseg.runs.processes import rank
@@ -40,6 +41,7 @@ def evaluate(
     data: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
     seed: int | None = None,
+    colours: Named | None = None,
 ) -> dict[str, Any]:
     """Evaluate a network and write ``scores.json``, ``scores_per_case.csv``, tables, confusion matrix, overlays.
 
@@ -56,6 +58,7 @@ def evaluate(
         data: what was scored, for ``data.json``: fingerprint and split.
         config: resolved configuration, for ``config.yaml``.
         seed: of the configuration, for the record.
+        colours: that classes name, by index, for the pictures.
 
     Returns:
         The scores, as in ``scores.json``.
@@ -86,7 +89,7 @@ def evaluate(
         result = evaluator.result().with_scores({} if beside_paper is None else {"beside_paper": beside_paper})
         if rank() == 0:
             write_records(folder, record, data, config)
-            write_report(folder, result, ".", title=title)
+            write_report(folder, result, ".", title=title, colours=colours)
             if tracker is not None:
                 tracker.log_params(record)
                 tracker.log_metrics({f"test_{k.removeprefix(PREFIX)}": v for k, v in found.items()}, step=0)

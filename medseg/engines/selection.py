@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from medseg.errors import MedsegError
 
 ALWAYS_LOWER = frozenset({"val_loss"})
+_USUAL = ("val_mean_iou", "val_mean_dice", "val_case_mean_dice", "val_accuracy", "val_loss")
 
 
 class Selection:
@@ -52,8 +54,12 @@ class Selection:
 
     def _refuse_unless(self, found: bool, names: Collection[str]) -> None:
         if not found:
+            near = difflib.get_close_matches(self.key, sorted(names), 1)
+            usual = [name for name in _USUAL if name in names] or sorted(names)[: len(_USUAL)]
             raise MedsegError(
-                f"select_by is {self.key!r}, which no validation gives; choose one of {', '.join(sorted(names))}"
+                f"select_by is {self.key!r}, which no validation gives; "
+                f"{f'did you mean {near[0]}? ' if near else ''}Usual are {', '.join(usual)}; the lines of a run's "
+                f"metrics.jsonl name all {len(names)}"
             )
 
     def state(self) -> dict[str, Any]:

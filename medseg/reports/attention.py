@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from medseg.errors import MedsegError
 from medseg.reports.figures import DPI, default_style, new_figure, to_image
 from medseg.reports.overlays import shorten
-from medseg.reports.palette import Colour, class_palette
+from medseg.reports.palette import Colour, Named, class_palette
 from medseg.reports.views import Pixels, View, cut_plane, make_view, show_classes
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ def attention_sheet(
     scales: Sequence[float] = (),
     title: str = "",
     subtitle: str = "",
+    colours: Named | None = None,
 ) -> Image:
     """Draw an image, its prediction and each map over the image; weights of channels become plots.
 
@@ -124,6 +125,7 @@ def attention_sheet(
         scales: what the channels of ``scale_weights`` belong to.
         title: heading of the sheet.
         subtitle: line below it.
+        colours: that classes name, by index.
 
     Returns:
         The sheet, to save or show.
@@ -139,12 +141,11 @@ def attention_sheet(
     spread = {name: np.asarray(values, np.float32) for name, values in maps.items() if np.ndim(values) > 1}
     shown = [_choose(name, values, class_names, prediction, scales) for name, values in spread.items()]
     plots = {name: np.asarray(values, np.float32) for name, values in maps.items() if np.ndim(values) == 1}
-    palette = class_palette(class_names)
+    palette = class_palette(class_names, colours)
     views = [
         _panels(cut, case["name"], image, prediction, shown, class_names, palette) for cut in _slices(image.shape[1:])
     ]
-    present = [index for index in np.unique(prediction) if palette[int(index)] is not None]
-    legend = {class_names[int(index)]: palette[int(index)] for index in present}
+    legend = {class_names[index]: palette[index] for index in np.unique(prediction).tolist() if palette[index]}
     with default_style():
         return to_image(_figure(views, plots, legend, [each.note for each in shown if each.note], title, subtitle))
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from medseg.errors import MedsegError
 from medseg.reports.figures import default_style, new_figure, to_image
-from medseg.reports.palette import class_colours
+from medseg.reports.palette import Colour, class_colours
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -23,7 +23,9 @@ _LISTED = 20  # classes that a legend can hold
 _INK = "#1a1a1a"
 
 
-def curves_picture(rows: Sequence[Mapping[str, float]], *, title: str = "") -> Image:
+def curves_picture(
+    rows: Sequence[Mapping[str, float]], *, title: str = "", colours: Mapping[str, Colour] | None = None
+) -> Image:
     """Draw the curves of a training over its epochs.
 
     Args:
@@ -31,6 +33,7 @@ def curves_picture(rows: Sequence[Mapping[str, float]], *, title: str = "") -> I
             ``learning_rate_<group>``, ``val_mean_iou``, ``val_iou_<class>`` and other overall scores ``val_<name>``;
             NaN leaves a gap. Scores outside of [0, 1] get axes of their own.
         title: heading.
+        colours: of the classes, by their names in the rows; without, those of the package in the rows' order.
 
     Returns:
         The picture.
@@ -50,7 +53,7 @@ def curves_picture(rows: Sequence[Mapping[str, float]], *, title: str = "") -> I
             f"{len(rows)} epochs without loss, learning rate or validation IoU (found: {', '.join(keys) or 'nothing'})"
         )
     with default_style():
-        return to_image(_figure(rows, left, scores, title))
+        return to_image(_figure(rows, left, scores, title, colours))
 
 
 def _overall(keys: Sequence[str], rows: Sequence[Mapping[str, float]]) -> tuple[list[str], list[str]]:
@@ -66,13 +69,23 @@ def _overall(keys: Sequence[str], rows: Sequence[Mapping[str, float]]) -> tuple[
     return [key for key in found if is_share(key)], [key for key in found if not is_share(key)]
 
 
-def save_curves(rows: Sequence[Mapping[str, float]], path: str | Path, *, title: str = "") -> None:
+def save_curves(
+    rows: Sequence[Mapping[str, float]],
+    path: str | Path,
+    *,
+    title: str = "",
+    colours: Mapping[str, Colour] | None = None,
+) -> None:
     """Save `curves_picture` to ``path``, whose suffix chooses the format."""
-    curves_picture(rows, title=title).save(path)
+    curves_picture(rows, title=title, colours=colours).save(path)
 
 
 def _figure(
-    rows: Sequence[Mapping[str, float]], left: Sequence[tuple[list[str], str]], scores: Sequence[str], title: str
+    rows: Sequence[Mapping[str, float]],
+    left: Sequence[tuple[list[str], str]],
+    scores: Sequence[str],
+    title: str,
+    colours: Mapping[str, Colour] | None,
 ) -> Any:
     columns = 2 if left and scores else 1
     figure = new_figure(6.25 * columns + 1.25 * (columns == 1), 5.2)
@@ -83,15 +96,18 @@ def _figure(
             _plot(axes, rows, name, [part / 255 for part in colour] if len(names) > 1 else _INK)
         _finish(axes, label, legend=len(names) > 1, last=index == len(left) - 1)
     if scores:
-        _draw_scores(figure.add_subplot(grid[:, -1]), rows, scores)
+        _draw_scores(figure.add_subplot(grid[:, -1]), rows, scores, colours or {})
     if title:
         figure.suptitle(title, fontweight="bold", fontsize=13)
     return figure
 
 
-def _draw_scores(axes: Any, rows: Sequence[Mapping[str, float]], scores: Sequence[str]) -> None:
+def _draw_scores(
+    axes: Any, rows: Sequence[Mapping[str, float]], scores: Sequence[str], colours: Mapping[str, Colour]
+) -> None:
     classes = [key for key in scores if key.startswith(CLASS)]
-    for name, colour in zip(classes, class_colours(len(classes)), strict=True):
+    for name, usual in zip(classes, class_colours(len(classes)), strict=True):
+        colour = colours.get(name.removeprefix(CLASS), usual)
         _plot(axes, rows, name, [part / 255 for part in colour], label=name.removeprefix(CLASS).replace("_", " "))
     overall = [key for key in scores if key != MEAN and key not in classes]
     for name, style in zip(overall, itertools.cycle(("--", ":", "-.")), strict=False):

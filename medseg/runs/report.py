@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from medseg.reports.palette import Named
 from medseg.runs.run_folder import RunFolder
 
 PER_CASE = "scores_per_case.csv"
@@ -36,7 +37,7 @@ class Result:
         return replace(self, table={**self.table, **more})
 
 
-def write_report(folder: RunFolder, result: Result, where: str, *, title: str) -> str:
+def write_report(folder: RunFolder, result: Result, where: str, *, title: str, colours: Named | None = None) -> str:
     """Write what an evaluation found: scores of the set and of each case, tables, confusion matrix, overlays.
 
     Args:
@@ -44,6 +45,7 @@ def write_report(folder: RunFolder, result: Result, where: str, *, title: str) -
         result: of the evaluation.
         where: subfolder.
         title: heading of the pictures.
+        colours: that classes name, by index.
 
     Returns:
         The tables as text.
@@ -63,6 +65,6 @@ def write_report(folder: RunFolder, result: Result, where: str, *, title: str) -
     folder.write_text(f"{where}/{PER_CASE}", Table.of(result.rows).to_csv())
     matrix = np.asarray(table["overlap"]["confusion_matrix"])
     save_confusion(matrix, names, target / "confusion_matrix.png", title=title)
-    sheet = overlay_sheet(list(result.cases), names, ignore_index=result.ignore_index, title=title)
+    sheet = overlay_sheet(list(result.cases), names, colours=colours, ignore_index=result.ignore_index, title=title)
     sheet.save(target / "overlays.png")
     return "\n\n".join([title, *(each.to_text() for each in tables)])

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from medseg.atomic import remove_leftovers
 from medseg.data.datalist import Datalist
 from medseg.errors import MedsegError
+from medseg.metrics.score_board import slug
+from medseg.reports.palette import Named, class_colours
 from medseg.runs import provenance
 from medseg.runs.checkpoint import load_checkpoint, network_weights, save_checkpoint
 from medseg.runs.header import write_header
@@ -56,6 +58,7 @@ class Run:
         overlays: names of the overlays that were chosen, for MLflow.
         register_name: name under which the finished model is registered in MLflow, with its signature; ``None``: it is
             not.
+        colours: that classes name, by index, for the pictures.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Run:
         command: Sequence[str] = (),
         overlays: Sequence[str] = (),
         register_name: str | None = None,
+        colours: Named | None = None,
     ) -> None:
         self.folder = resolve_path(folder, "output_dir")
         self.name = self.folder.name
@@ -84,6 +88,7 @@ class Run:
         self._tracking = (tracking, tracking_uri, experiment)
         self._tags = {"command": shlex.join(command), "overlays": " ".join(overlays)}
         self._register_name = register_name
+        self._colours = dict(colours or {})
         self._lock: FolderLock | None = None
         self._files: RunFolder | None = None
         self._tracker: MLflowTracker | None = None
@@ -261,7 +266,8 @@ class Run:
         """
         self._draw_curves()
         if result is not None:
-            logger.info("%s", write_report(self.files, result, "report", title=f"{self.name}, validation"))
+            title = f"{self.name}, validation"
+            logger.info("%s", write_report(self.files, result, "report", title=title, colours=self._colours))
         else:
             logger.info("no validation samples: the last weights are the result; score them with evaluate.yaml")
         headed = self.headed(weights)
@@ -279,7 +285,9 @@ class Run:
     def _draw_curves(self) -> None:
         from medseg.reports.curves import save_curves
 
-        save_curves(self.files.read_metrics(), self.folder / "curves.png")
+        names = [] if self._datalist is None else [slug(name) for name in self._datalist.class_names]
+        colours = dict(zip(names, class_colours(len(names), self._colours), strict=True)) if names else None
+        save_curves(self.files.read_metrics(), self.folder / "curves.png", colours=colours)
 
     def close(self, status: str, error: BaseException | None = None) -> None:
         """End the MLflow run and unlock the folder.

@@ -230,6 +230,7 @@ def _sheet(
         scales=getattr(bundle.network, "scales", ()),
         title=title,
         subtitle=text,
+        colours=bundle.colours,
     )
 
 

@@ -55,6 +55,12 @@ class Explainable:
         return names if len(names) > 1 else (f"not {names[0]}", names[0])
 
     @property
+    def colours(self) -> dict[int, str]:
+        """Colours that classes name, by index in `class_names`."""
+        shift = len(self.class_names) - len(self.description.classes)
+        return {int(index) + shift: colour for index, colour in self.description.colours.items()}
+
+    @property
     def resized_to(self) -> tuple[int, ...] | None:
         """Size in pixels that every image is brought to, if so."""
         size = self.description.input.size

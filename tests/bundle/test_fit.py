@@ -99,13 +99,20 @@ def test_more_in_a_batch_than_there_is(tmp_path: Path) -> None:
 
 
 def test_channels_and_classes_come_from_the_data(tmp_path: Path) -> None:
-    """A bundle for one channel and five classes trains on three and two without a word of them."""
+    """A bundle for one channel and five classes trains on three and two in their colours, without a word of them."""
     data = write(tmp_path, [(16, 16)] * 6, channels=3)
+    content = json.loads((data / "datalist.json").read_text())
+    (data / "datalist.json").write_text(json.dumps({**content, "colours": {"1": "#0a800b"}}))
     run = workflow.train(BUNDLE, data=data, overrides={**SMALL, "output_dir": tmp_path / "run"})
     described = read_weights(run / "model.pt").description
     assert described is not None
     assert (described.network["in_channels"], described.network["out_channels"]) == (3, 2)
     assert list(described.classes) == ["background", "object"]
+    assert described.colours == {"1": "#0a800b"}
+    found = workflow.evaluate(run, overrides={"device": "cpu", "mlflow": False})
+    for picture in (run / "report" / "overlays.png", found.folder / "overlays.png", run / "curves.png"):
+        pixels = np.asarray(Image.open(picture).convert("RGB")).reshape(-1, 3)
+        assert (pixels == (10, 128, 11)).all(1).any(), picture.name
 
 
 def test_masks_of_0_and_255_name_their_remedy(tmp_path: Path) -> None:

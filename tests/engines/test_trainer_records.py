@@ -68,10 +68,14 @@ def test_select_by(
 
 
 def test_an_unknown_score_is_refused(entries: Entries, tmp_path: Path) -> None:
-    with pytest.raises(MedsegError, match=r"select_by is 'val_x', which no validation gives; choose one of val_a"):
-        build(entries, tmp_path / "run", select_by="val_x").run()
-    with pytest.raises(MedsegError, match=r"choose one of val_a, val_b$"):
-        Selection("val_x", known=["val_b", "val_a"])
+    with pytest.raises(MedsegError) as caught:
+        build(entries, tmp_path / "run", select_by="val_mean_iuo").run()
+    said = str(caught.value)
+    assert "select_by is 'val_mean_iuo', which no validation gives; did you mean val_mean_iou? Usual are" in said
+    assert "val_mean_dice, val_case_mean_dice, val_accuracy; the lines of a run's metrics.jsonl name all" in said
+    assert len(said) < 300
+    with pytest.raises(MedsegError, match=r"no validation gives; Usual are b_1, b_2; .* name all 2$"):
+        Selection("qqq", known=["b_2", "b_1"])
     known = Selection("val_a", known=["val_a"])
     assert not known.update({}, 1)
     assert known.update({"val_a": 0.0}, 2)

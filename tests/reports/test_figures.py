@@ -72,6 +72,17 @@ def test_curves_of_a_training():
         assert has(picture, colour)
 
 
+def test_curves_have_the_colours_of_their_classes():
+    """A class that is in no validation yet, or comes late, takes no colour from another."""
+    first, second, third = class_colours(3)
+    colours = {"membrane": first, "synapse": second, "glia_x": (1, 99, 3)}
+    picture = curves_picture(make_rows(), colours=colours)
+    assert has(picture, second)
+    assert has(picture, (1, 99, 3))
+    assert not has(picture, first)
+    assert not has(picture, third)
+
+
 @pytest.mark.parametrize("keys", [{"loss"}, {"val_mean_iou"}, {"lr"}, {"loss", "loss_aux", "learning_rate"}])
 def test_curves_of_what_is_there(keys):
     rows = [{"epoch": epoch, **dict.fromkeys(keys, 1 / epoch)} for epoch in (1, 2)]
