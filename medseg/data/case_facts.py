@@ -72,7 +72,7 @@ def measure_case(entry: Mapping[str, Any], num_classes: int, background: int | N
     image, label = read_image(entry["image"]), read_label(entry)
     if image.shape != label.shape:
         raise ImageError(
-            f"{entry['label']}: label of {_by(label.shape)} for an image of {_by(image.shape)}; `medseg check` says more"
+            f"{entry['label']}: label of {_by(label.shape)} for an image of {_by(image.shape)}; see `medseg check`"
         )
     values = np.moveaxis(image.array, -1, 0) if image.channels > 1 else image.array[None]
     classes = label.array[..., 0] if label.channels > 1 else label.array

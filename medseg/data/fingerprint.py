@@ -89,8 +89,8 @@ class Fingerprint:
             channel: of the images.
             foreground: of the values inside the foreground alone.
         """
-        rows = [(case.foreground if foreground else case.quantiles) for case in self.cases]
-        rows = [row[min(channel, len(row) - 1)] for row in rows if row]
+        held = [(case.foreground if foreground else case.quantiles) for case in self.cases]
+        rows = [row[min(channel, len(row) - 1)] for row in held if row]
         if not rows:
             return {}
         at, weights = np.array(QUANTILES), np.diff(np.array(QUANTILES))
@@ -121,7 +121,8 @@ class Fingerprint:
         """Build from what `to_dict` gave."""
         cases = tuple(CaseFacts.of(case) for case in content["cases"])
         names = [field.name for field in dataclasses.fields(cls) if field.name != "cases"]
-        plain = {key: tuple(content[key]) if isinstance(content[key], list) else content[key] for key in names}
+        plain: dict[str, Any] = {name: content[name] for name in names}
+        plain |= {name: tuple(value) for name, value in plain.items() if isinstance(value, list)}
         return cls(**plain, cases=cases)
 
 
