@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from medseg.cli._arguments import number_above_zero
+from medseg.cli._arguments import add_plan, number_above_zero, say
 
 __all__ = ["add_arguments", "run"]
 
@@ -15,15 +15,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("data", type=Path, help="folder that holds the datalist, or the datalist")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="BUNDLE", help="new folder of the bundle")
-    parser.add_argument("--network", metavar="NAME", help="of medseg or MONAI (default: unet)")
-    parser.add_argument("--dimensions", type=int, choices=(2, 3), help="of the network (default: those of the images)")
-    parser.add_argument("--memory", type=number_above_zero, metavar="GiB", help="that a training step may take")
+    add_plan(parser)
     parser.add_argument("--minutes", type=number_above_zero, metavar="M", help="of the training (60)")
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU where there is one)")
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
+    from medseg.errors import shown
     from medseg.reports.progress import progress_bar
     from medseg.studies import plan_bundle
     from medseg.studies.plan import DEFAULT_NETWORK, load_data, make_plan
@@ -39,8 +38,8 @@ def run(options: argparse.Namespace) -> int:
             minutes=options.minutes,
             device=options.device,
             progress=update,
-            say=lambda line: sys.stderr.write(f"{line}\n"),
+            say=say,
         )
     folder = plan_bundle.write(plan, data, options.output)
-    sys.stdout.write(f"{plan_bundle.values_table(plan).to('text')}\n{folder}\n")
+    sys.stdout.write(f"{plan_bundle.lines(plan)}\n{shown(folder)}\n")
     return 0

@@ -93,12 +93,10 @@ class Fingerprint:
         rows = [row[min(channel, len(row) - 1)] for row in held if row]
         if not rows:
             return {}
-        at, weights = np.array(QUANTILES), np.diff(np.array(QUANTILES))
-        table = np.array(rows)  # between two quantiles values count as evenly spread: one value a piece, its middle
-        middles, shares = (table[:, 1:] + table[:, :-1]) / 2, np.tile(weights, len(rows))
-        order = np.argsort(middles.ravel(), kind="stable")
-        reached = np.cumsum(shares[order]) / len(rows)
-        found = np.interp(at, reached, middles.ravel()[order])
+        at, table = np.array(QUANTILES), np.array(rows)
+        values = np.unique(table)
+        below = np.mean([np.interp(values, row, at, left=0.0, right=1.0) for row in table], axis=0)
+        found = np.interp(at, below, values)
         found[0], found[-1] = table[:, 0].min(), table[:, -1].max()
         return dict(zip(QUANTILES, map(float, found), strict=True))
 

@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from medseg.bundle import assembly
 from medseg.data.datalist import Datalist
 from medseg.data.fingerprint import Fingerprint, fingerprint
@@ -124,14 +122,20 @@ def make_plan(
     size = list(measured.candidate.patch)
     chosen = Chosen(
         {**measured.candidate.network, "in_channels": channels},
-        f"{measured.seconds:.3g} s a step and {measured.memory / 2**30:.2f} GiB on {place.type}: about {steps} steps in "
+        f"{measured.seconds:.3g} s a step, {measured.memory / 2**30:.2f} GiB on {place.type}: about {steps} steps in "
         f"{wanted:g} minutes (limit {limit.value / 2**30:.2f} GiB: {limit.why})",
     )
     inference = {
         "window": Chosen(size, "the patch that is trained on"),
         "overlap": Chosen(0.5, "half a window, as nnU-Net: the middle of a window is surer than its edge"),
     }
-    train = {**_schedule(steps, wanted), **_samples(found, measured), **_learning(data, found, axes)}
+    made_for = Chosen(found.data, "other data are refused: null where images of the same kind are meant")
+    train = {
+        "planned_for": made_for,
+        **_schedule(steps, wanted),
+        **_samples(found, measured),
+        **_learning(data, found, axes),
+    }
     return Plan(found, chosen, fed, inference, train, measured, str(place), wanted)
 
 

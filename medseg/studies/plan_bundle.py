@@ -1,4 +1,4 @@
-"""A plan as a bundle: `bundle.yaml` with the reason beside each value, MONAI's files, and a page that a person reads."""
+"""A plan as a bundle: `bundle.yaml` with the reason beside each value, MONAI's files, and a page for a person."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from medseg.reports.tables import Table
 from medseg.studies.plan import Plan
 from medseg.studies.plan_rules import Chosen, PlanError
 
-__all__ = ["fingerprint_table", "refuse_taken", "text", "values_table", "write"]
+__all__ = ["fingerprint_table", "lines", "refuse_taken", "text", "values_table", "write"]
 
 _HEAD = """\
 # Planned by `medseg plan` for {name} ({number} labelled images). Each value says why it is so; change what you know
@@ -109,6 +109,11 @@ def _flow(value: Any) -> str:
 
 def _comment(value: str) -> str:
     return shown(value).replace("\n", " ")
+
+
+def lines(plan: Plan) -> str:
+    """Return every value of the plan for a terminal: the value, and below it why it is so."""
+    return "\n".join(f"{key}: {value}\n    {why}" for key, value, why in values_table(plan).rows)
 
 
 def values_table(plan: Plan) -> Table:

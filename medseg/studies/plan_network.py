@@ -20,7 +20,7 @@ from medseg.studies.plan_rules import Chosen, PlanError, levels, smaller
 __all__ = ["BASES", "STEPS", "Candidate", "Measured", "arguments", "choose", "memory_limit"]
 
 BASES = (32, 24, 16, 12, 8)
-"""Channels of the finest level that are tried; each level has twice as many as the one before, up to `MOST_CHANNELS`."""
+"""Channels of the finest level that are tried; each level has twice those of the one before, up to `MOST_CHANNELS`."""
 MOST_CHANNELS = {2: 512, 3: 320}
 STEPS = 900
 """Steps that a training must have before a larger network is worth it; see ``docs/explanation/plans.md``."""
