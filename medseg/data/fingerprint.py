@@ -94,7 +94,8 @@ class Fingerprint:
         if not rows:
             return {}
         at, table = np.array(QUANTILES), np.array(rows)
-        values = np.unique(table)
+        unique = np.unique(table)  # the share of voxels below a value jumps where many have that value: from two sides
+        values = np.stack([np.nextafter(unique, -np.inf), unique], axis=1).ravel()
         below = np.mean([np.interp(values, row, at, left=0.0, right=1.0) for row in table], axis=0)
         found = np.interp(at, below, values)
         found[0], found[-1] = table[:, 0].min(), table[:, -1].max()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,7 +134,7 @@ def make_plan(
         "planned_for": made_for,
         **_schedule(steps, wanted),
         **_samples(found, measured),
-        **_learning(data, found, axes),
+        **_learning(data, found),
     }
     return Plan(found, chosen, fed, inference, train, measured, str(place), wanted)
 
@@ -166,7 +166,7 @@ def _samples(found: Fingerprint, measured: Measured) -> dict[str, Chosen]:
     }
 
 
-def _learning(data: Datalist, found: Fingerprint, axes: int) -> dict[str, Chosen]:
+def _learning(data: Datalist, found: Fingerprint) -> dict[str, Chosen]:
     loss: dict[str, Any] = {"_target_": "medseg.losses.focal_iou.FocalIoULoss", "gamma": 0.0}
     if data.ignore_index is not None:
         loss["ignore_index"] = "$@data.ignore_index"
@@ -174,15 +174,12 @@ def _learning(data: Datalist, found: Fingerprint, axes: int) -> dict[str, Chosen
         "_target_": "torch.optim.AdamW", "params": "$@network.parameters()", "lr": "@learning_rate",
         "weight_decay": 0.01,
     }  # fmt: skip
-    mirrors = plan_rules.augmented_mirrors(found)
+    mirrors = plan_rules.mirrors(found)
+    augmentation = {
+        "_target_": "medseg.transforms.augmentation.augmentation", "roi_size": "@patch", "mirror_axes": mirrors.value,
+    }  # fmt: skip
     return {
         "loss": Chosen(loss, "cross-entropy and soft IoU in equal parts: small classes count as much as large ones"),
         "optimizer": Chosen(optimizer, "learns within hundreds of steps where SGD needs tens of thousands"),
-        "augmentation": Chosen(_augmentation(axes, mirrors.value, found), f"nnU-Net's; mirrors: {mirrors.why}"),
+        "augmentation": Chosen([augmentation], f"nnU-Net's changes; mirrored {mirrors.why}"),
     }
-
-
-def _augmentation(axes: int, mirrors: Sequence[int], found: Fingerprint) -> list[dict[str, Any]]:
-    return [
-        {"_target_": "RandFlipd", "keys": ["image", "label"], "prob": 0.5, "spatial_axis": axis} for axis in mirrors
-    ]

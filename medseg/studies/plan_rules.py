@@ -17,18 +17,8 @@ from medseg.data.fingerprint import Fingerprint
 from medseg.errors import MedsegError
 
 __all__ = [
-    *(
-        "Chosen",
-        "PlanError",
-        "augmented_mirrors",
-        "colour",
-        "dimensions",
-        "full_patch",
-        "intensity",
-        "levels",
-        "polarity",
-    ),
-    *("smaller", "spacing", "thick"),
+    *("Chosen", "PlanError", "colour", "dimensions", "full_patch", "intensity", "levels", "mirrors", "polarity"),
+    *("resampled", "smaller", "spacing"),
 ]
 
 ANISOTROPIC = 3.0  # ratio of voxel edges from which slices count as thick (nnU-Net)
@@ -40,6 +30,7 @@ _CONTRASTS = 3.0  # images whose contrasts differ more than so are scaled one by
 _MINORITY = 0.05
 _COLOURED = 1 / 3
 _SIDES = ("left", "right")
+_TISSUE = {"em", "microscopy", "fluorescence", "brightfield", "histology", "histopathology", "dermoscopy", "sstem"}
 
 
 class PlanError(MedsegError):
@@ -87,14 +78,6 @@ def spacing(found: Fingerprint) -> Chosen:
         target[worst] = max(float(np.percentile(found.spacings[:, worst], 10)), float(others.max()))
         why += f"; along {'RAS'[worst]}, where slices are thick, the 10th percentile"
     return Chosen([float(f"{edge:.4g}") for edge in target], why)
-
-
-def thick(target: Sequence[float] | None) -> int | None:
-    """Return the axis of thick slices at a voxel size, or ``None``."""
-    if target is None:
-        return None
-    worst = int(np.argmax(target))
-    return worst if target[worst] / max(np.delete(target, worst)) > ANISOTROPIC else None
 
 
 def resampled(found: Fingerprint, target: Sequence[float] | None) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -215,7 +198,7 @@ def smaller(patch: Sequence[int], edges: Sequence[float]) -> list[int] | None:
     return None
 
 
-def augmented_mirrors(found: Fingerprint) -> Chosen:
+def mirrors(found: Fingerprint) -> Chosen:
     """Return the axes that training images are mirrored along.
 
     A body has a left and a right, a front and a back: mirrored volumes show what no patient has, and where classes are
@@ -225,30 +208,16 @@ def augmented_mirrors(found: Fingerprint) -> Chosen:
     """
     sided = any(side in name.lower().replace("_", " ").split() for name in found.classes for side in _SIDES)
     if sided:
-        return Chosen([], "classes are named by side, which mirroring would exchange")
+        return Chosen([], "nowhere: classes are named by side, which mirroring would exchange")
     if found.dimensions == 3:
         if any(code == "" for code in found.orientations):
-            return Chosen([], "stacks without axes of a patient are not mirrored")
+            return Chosen([], "nowhere: which axis of a stack is which is not known")
         return Chosen([0], "from left to right alone: front and back, head and foot are not alike")
-    return (
-        Chosen([0, 1], "pictures of tissue look alike from every side")
-        if _tissue(found)
-        else Chosen([1], "from left to right: which way is up may matter")
-    )
-
-
-_TISSUE = (
-    "em",
-    "microscopy",
-    "fluorescence",
-    "histology",
-    "histopathology",
-    "dermoscopy",
-    "ssTEM".lower(),
-    "brightfield",
-)
+    if _tissue(found):
+        return Chosen([0, 1], "along both axes: tissue and cells look alike from every side")
+    return Chosen([1], "from left to right: which way is up may matter")
 
 
 def _tissue(found: Fingerprint) -> bool:
     words = {word for name in found.modality for word in name.lower().replace("-", " ").replace("/", " ").split()}
-    return bool(words & set(_TISSUE))
+    return bool(words & _TISSUE)

@@ -128,7 +128,9 @@ def test_a_picture_among_volumes_is_refused_by_name(tmp_path: Path) -> None:
     label = np.zeros((4, 4, 4), np.uint8)
     Image.fromarray(label[0]).save(tmp_path / "p.png")
     entries = [one(tmp_path, "c", label * 1.0, label), {"image": "p.png", "label": "p.png", "group": "p"}]
-    with pytest.raises(DatalistError, match=r"p\.png is a picture, the first image is a volume; make a datalist for ea"):
+    with pytest.raises(
+        DatalistError, match=r"p\.png is a picture, the first image is a volume; make a datalist for ea"
+    ):
         fingerprint(datalist(tmp_path, entries), cache=False)
 
 
