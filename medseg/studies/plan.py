@@ -151,7 +151,7 @@ def _schedule(steps: int, minutes: float) -> dict[str, Chosen]:
         "validation_fold": Chosen(None, "all folds but the test's are trained on, as no choice is left to make"),
         "schedule": Chosen("cosine", "falls to zero when the minutes end"),
         "warmup": Chosen(max(10, steps // 20), "a twentieth of the steps"),
-        "learning_rate": Chosen(_LEARNING_RATE, "of AdamW with a warm-up, see docs/explanation/plans.md"),
+        "learning_rate": Chosen(_LEARNING_RATE, "of AdamW with a warm-up, see docs/plans.md"),
         "clip_grad_norm": Chosen(1.0, "one odd batch must not undo the others in a short training"),
         "ema_decay": Chosen(decay, "averages over about the last twentieth of the steps"),
     }

@@ -23,7 +23,7 @@ BASES = (32, 24, 16, 12, 8)
 """Channels of the finest level that are tried; each level has twice those of the one before, up to `MOST_CHANNELS`."""
 MOST_CHANNELS = {2: 512, 3: 320}
 STEPS = 900
-"""Steps that a training must have before a larger network is worth it; see ``docs/explanation/plans.md``."""
+"""Steps that a training must have before a larger network is worth it; see ``docs/plans.md``."""
 BATCH_PIXELS = 8 * 256 * 256  # of a batch of pictures
 VOLUMES_A_BATCH = 2
 SHARE = 0.75  # of the clock that the bare step has in a training with its data, records and checkpoints

@@ -1,7 +1,7 @@
 """The rules of a plan: from the fingerprint of a data set to how a network is fed and built. Nothing is measured here.
 
 Where a rule is nnU-Net's it says so: F. Isensee et al., Nature Methods 18 (2021), https://arxiv.org/abs/1904.08128,
-supplementary note 2. ``docs/explanation/plans.md`` lists all of them.
+supplementary note 2. ``docs/plans.md`` lists all of them.
 """
 
 from __future__ import annotations
