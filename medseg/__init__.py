@@ -1,6 +1,6 @@
 """medseg: attention networks for image segmentation as MONAI bundles.
 
-The door: `load`, `train`, `predict` and `check` are `medseg.api`'s, imported when first asked for.
+The door: `check`, `plan`, `train`, `load` and `predict` are `medseg.api`'s, imported when first asked for.
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from medseg.api import check, load, predict, train
+    from medseg.api import check, load, plan, predict, train
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "check", "load", "predict", "train"]
+__all__ = ["__version__", "check", "load", "plan", "predict", "train"]
 
-_DOOR = ("check", "load", "predict", "train")
+_DOOR = ("check", "load", "plan", "predict", "train")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""What ``import medseg`` offers: `check` a data set, `train` a bundle, `load` a model, `predict` a folder of images.
+"""What ``import medseg`` offers: `check` and `plan` for data, `train` a bundle, `load` a model, `predict` a folder.
 
 Nothing here sets up the caller's process: no logging, no seeding, no hooks.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from medseg.prediction.model import Model
     from medseg.prediction.predict import Outcome
 
-__all__ = ["check", "load", "predict", "train"]
+__all__ = ["check", "load", "plan", "predict", "train"]
 
 
 def train(
@@ -41,6 +41,41 @@ def train(
     from medseg.bundle import workflow
 
     return workflow.train(os.fspath(bundle), data=os.fspath(data), overlays=overlays, overrides=overrides)
+
+
+def plan(
+    data: str | os.PathLike[str],
+    bundle: str | os.PathLike[str],
+    *,
+    network: str | None = None,
+    minutes: float | None = None,
+    memory: float | None = None,
+    device: str | None = None,
+) -> Path:
+    """Plan a bundle for a data set: how it is fed, how large its network is, how it is trained in the minutes.
+
+    Args:
+        data: folder of the datalist, or the datalist's file.
+        bundle: new folder of the bundle.
+        network: of medseg or MONAI, by name; U-Net by default.
+        minutes: of the training; 60 by default.
+        memory: that a training step may take, in GiB; by default a share of what is free.
+        device: that the training is planned for; by default a GPU where there is one.
+
+    Returns:
+        The bundle's folder, which `train` takes.
+
+    Raises:
+        MedsegError: if there is no plan for these data, or nothing fits.
+    """
+    from medseg.studies import plan_bundle
+    from medseg.studies.plan import DEFAULT_NETWORK, load_data, make_plan
+
+    folder = Path(bundle)
+    plan_bundle.refuse_taken(folder)
+    datalist = load_data(data)
+    made = make_plan(datalist, network=network or DEFAULT_NETWORK, minutes=minutes, memory=memory, device=device)
+    return plan_bundle.write(made, datalist, folder)
 
 
 def load(model: str | os.PathLike[str], *, device: torch.device | str | None = None, precision: str = "auto") -> Model:

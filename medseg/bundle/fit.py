@@ -120,6 +120,11 @@ def problems(
         dataset: training samples as the configuration makes them.
         network: as its definition gives it.
     """
+    if wanted.planned_for is not None and wanted.planned_for != data.fingerprint():
+        return [
+            f"{data.path}: the bundle was planned for other data (or they have changed since); plan again with medseg "
+            "plan, or give --planned_for null where the images are of the same kind"
+        ]
     if len(dataset) == 0:
         return [f"{data.path}: nothing is left to train on with fold {wanted.fold}; choose another fold, or fold all"]
     shapes, strange = _tried(dataset, description)

@@ -43,6 +43,7 @@ class Options:
         validation_fold: the fold that picks the best weights: a number, ``next`` (the one after the test fold), or
             ``None`` (``null`` in YAML) for none.
         scored: which part of the split an evaluation scores: ``test``, ``validation`` or ``training``.
+        planned_for: fingerprint of the data that a plan was made for, which refuses other data; ``None`` for any.
         max_epochs: epochs of the whole schedule.
         max_minutes: wall-clock budget, to which the schedule is fitted.
         batch_size: samples a step and process.
@@ -78,6 +79,7 @@ class Options:
     fold: int | str | None = 0
     validation_fold: int | str | None = "next"
     scored: str = "test"
+    planned_for: str | None = None
     max_epochs: int = 100
     max_minutes: float | None = None
     batch_size: int = 1

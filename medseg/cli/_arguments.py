@@ -12,8 +12,17 @@ from typing import Any
 from medseg.errors import MedsegError, shown
 
 __all__ = [
-    *("add_overlays", "add_settings", "number_above_zero", "overrides_of", "own_process", "positive", "say_foreign"),
-    *("setting", "write_json"),
+    *(
+        "add_overlays",
+        "add_plan",
+        "add_settings",
+        "number_above_zero",
+        "overrides_of",
+        "own_process",
+        "positive",
+        "say",
+    ),
+    *("say_foreign", "setting", "write_json"),
 ]
 
 _DIGITS = re.compile(r"^\d+(_\d+)+$")
@@ -69,6 +78,15 @@ def add_overlays(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_plan(parser: argparse.ArgumentParser) -> None:
+    """Add what a plan can be told: ``--network``, ``--dimensions``, ``--memory``."""
+    parser.add_argument("--network", metavar="NAME", help="of the plan, from medseg or MONAI (default: unet)")
+    parser.add_argument("--dimensions", type=int, choices=(2, 3), help="of the plan (default: those of the images)")
+    parser.add_argument(
+        "--memory", type=number_above_zero, metavar="GiB", help="that a step of the plan may take (default: measured)"
+    )
+
+
 def add_settings(parser: argparse.ArgumentParser, what: str) -> None:
     """Add ``KEY=VALUE ...``.
 
@@ -103,6 +121,11 @@ def own_process() -> None:
     from medseg.bundle.start import set_up_process
 
     set_up_process()
+
+
+def say(line: str) -> None:
+    """Write a line of news to standard error."""
+    sys.stderr.write(f"{shown(line)}\n")
 
 
 def say_foreign(bundle: Path) -> None:

@@ -1,33 +1,39 @@
-"""Train a bundle on a data set."""
+"""Train a bundle on a data set; without a bundle, plan one for the data, train it and score it."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from medseg.cli._arguments import (
     add_overlays,
+    add_plan,
     add_settings,
     number_above_zero,
     overrides_of,
     own_process,
+    say,
     say_foreign,
 )
 from medseg.errors import MedsegError, shown
 
 __all__ = ["add_arguments", "run"]
 
+_PLANNED = ("network", "dimensions", "memory")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("bundle", help="name of a bundle (medseg bundle list), or a bundle's folder")
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder that holds the datalist")
+    parser.add_argument("bundle", help="name or folder of a bundle (medseg bundle list); or data, to plan one for them")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="folder that holds the datalist, for a bundle")
     parser.add_argument("--fold", type=_fold, metavar="N", help="fold that is left out for the test; all for none")
     parser.add_argument("--minutes", type=number_above_zero, metavar="M", help="time, to which the schedule is fitted")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--output", type=Path, metavar="DIR", help="folder of the run (default: a new one in runs)")
     where.add_argument("--resume", type=Path, metavar="RUN", help="folder of the run to continue")
+    add_plan(parser)
     add_overlays(parser)
     add_settings(parser, "single keys of the configuration, such as batch_size=4")
 
@@ -45,11 +51,48 @@ def run(options: argparse.Namespace) -> int:
         raise MedsegError(f"--resume {options.resume}: no such folder; give the folder of a run")
     from medseg.bundle import library, workflow
 
+    if options.data is None and options.resume is None:
+        return _without_bundle(options, overrides)
+    planned = [f"--{name}" for name in _PLANNED if getattr(options, name) is not None]
+    if planned:
+        raise MedsegError(f"{planned[0]} is for a plan; a bundle has its own: leave it out, or leave --data out")
     bundle = library.find(options.bundle)
     say_foreign(bundle)
     own_process()
     folder = workflow.train(bundle, data=options.data, overlays=options.overlays, overrides=overrides)
     sys.stdout.write(f"{shown(folder)}\n")
+    return 0
+
+
+def _without_bundle(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    """Plan, train and score."""
+    from medseg.bundle import library
+    from medseg.reports.progress import progress_bar
+    from medseg.studies.plan import DEFAULT_NETWORK
+    from medseg.studies.plan_and_train import new_folder, plan_and_train
+
+    where = Path(options.bundle).expanduser()
+    if options.bundle in library.names() or (where / "configs").is_dir():
+        raise MedsegError(f"{options.bundle} is a bundle; say what it is trained on with --data DIR")
+    if options.overlays:
+        raise MedsegError(f"--with {options.overlays[0]}: a plan has no overlays; change single keys with KEY=VALUE")
+    for name in ("output_dir", "max_minutes"):
+        overrides.pop(name, None)
+    output = options.output or new_folder(where)
+    own_process()
+    with progress_bar("measuring images") as update:
+        done = plan_and_train(
+            where,
+            output,
+            network=options.network or DEFAULT_NETWORK,
+            dimensions=options.dimensions,
+            memory=options.memory,
+            minutes=options.minutes,
+            overrides=overrides,
+            progress=update,
+            say=say,
+        )
+    sys.stdout.write(f"{done.table().to('text')}\n\nmodel and report: {shown(done.run)}\nplan: {shown(done.plan)}\n")
     return 0
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from monai.networks.layers.factories import Act, Norm
 
 from medseg.layers.conv_block import Named, check_name
+
+Stride = int | Sequence[int]
+"""Of a pooling: one number for all axes, or one an axis."""
 
 
 def check_network_options(
@@ -38,3 +43,28 @@ def check_network_options(
     check_name("act", act, Act)
     if norm is not None:
         check_name("norm", norm, Norm)
+
+
+def level_strides(strides: Sequence[Stride] | None, levels: int, spatial_dims: int) -> list[tuple[int, ...]]:
+    """Return the stride of each step between two levels, one number an axis.
+
+    Args:
+        strides: as a network takes them; ``None`` for 2 everywhere.
+        levels: of the network.
+        spatial_dims: 2 or 3.
+
+    Raises:
+        ValueError: if there are not as many strides as steps, or one is no stride.
+    """
+    given = [2] * (levels - 1) if strides is None else list(strides)
+    if len(given) != levels - 1:
+        raise ValueError(f"strides is {given}; {levels} levels take {levels - 1}, one between each two")
+    found = []
+    for stride in given:
+        axes = (stride,) * spatial_dims if isinstance(stride, int) else tuple(stride)
+        if len(axes) != spatial_dims or any(isinstance(edge, bool) or edge < 1 for edge in axes):
+            raise ValueError(
+                f"a stride is {stride!r}; give a number of at least 1, or one for each of {spatial_dims} axes"
+            )
+        found.append(axes)
+    return found

@@ -9,7 +9,7 @@ from monai.networks.layers.factories import Conv, Dropout
 from torch import Tensor, nn
 
 from medseg.layers.conv_block import BlockFactory, ConvBlock, Named
-from medseg.layers.network_options import check_network_options
+from medseg.layers.network_options import Stride, check_network_options, level_strides
 from medseg.layers.unet_decoder import Concatenation, DecoderLevel
 from medseg.layers.unet_encoder import UNetEncoder
 
@@ -32,6 +32,7 @@ class UNetSkeleton(nn.Module):
         act: MONAI's name of the activation, or name and arguments.
         norm: MONAI's name of the normalisation, or name and arguments; ``None`` for none.
         dropout: probability of dropping a channel at the bottom.
+        strides: between the levels, from the finest, one number or one an axis; ``None`` for 2.
 
     Raises:
         ValueError: if an option is out of range.
@@ -55,18 +56,21 @@ class UNetSkeleton(nn.Module):
         act: Named = "relu",
         norm: Named | None = "batch",
         dropout: float = 0.0,
+        strides: Sequence[Stride] | None = None,
     ) -> None:
         super().__init__()
         check_network_options(spatial_dims, in_channels, out_channels, act=act, norm=norm, dropout=dropout)
         if len(channels) < 2 or min(channels) < 1:
             raise ValueError(f"channels is {tuple(channels)}; give two or more levels, each of at least one channel")
-        self.encoder = UNetEncoder(spatial_dims, in_channels, channels, act, norm, block, bottom)
+        self.encoder = UNetEncoder(spatial_dims, in_channels, channels, act, norm, block, bottom, strides)
         self.dropout = Dropout[Dropout.DROPOUT, spatial_dims](dropout) if dropout else nn.Identity()
         self.decoder = nn.ModuleList(
             DecoderLevel(
-                spatial_dims, coarse, fine, merge(fine), merged(fine), act, norm, block, up and up(coarse, fine)
+                spatial_dims, coarse, fine, merge(fine), merged(fine), act, norm, block, up and up(coarse, fine), stride
             )
-            for fine, coarse in reversed(list(pairwise(channels)))
+            for (fine, coarse), stride in reversed(
+                list(zip(pairwise(channels), level_strides(strides, len(channels), spatial_dims), strict=True))
+            )
         )
         self.head = Conv[Conv.CONV, spatial_dims](channels[0], out_channels, 1)
 

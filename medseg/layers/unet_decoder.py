@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from medseg.layers.conv_block import BlockFactory, ConvBlock, Named
 from medseg.layers.crop import crop_end
+from medseg.layers.network_options import Stride
 
 
 class Concatenation(nn.Module):
@@ -30,10 +31,12 @@ class DecoderLevel(nn.Module):
         act: MONAI's name of the activation, or name and arguments.
         norm: MONAI's name of the normalisation, or name and arguments; ``None`` for none.
         block: makes the block.
-        up: doubles the size of a map of ``coarse`` channels and gives ``fine``; ``None`` for a transposed convolution.
+        up: enlarges a map of ``coarse`` channels by the stride and gives ``fine``; ``None`` for a transposed
+            convolution.
+        stride: between the levels, an axis each.
 
     Shape:
-        encoder ``(B, fine, *S)``, decoder ``(B, coarse, *ceil(S / 2))`` to ``(B, fine, *S)``.
+        encoder ``(B, fine, *S)``, decoder ``(B, coarse, *ceil(S / stride))`` to ``(B, fine, *S)``.
     """
 
     def __init__(
@@ -47,9 +50,10 @@ class DecoderLevel(nn.Module):
         norm: Named | None = "batch",
         block: BlockFactory = ConvBlock,
         up: nn.Module | None = None,
+        stride: Stride = 2,
     ) -> None:
         super().__init__()
-        self.up = Conv[Conv.CONVTRANS, spatial_dims](coarse, fine, 2, stride=2) if up is None else up
+        self.up = Conv[Conv.CONVTRANS, spatial_dims](coarse, fine, stride, stride=stride) if up is None else up
         self.merge = merge
         self.block = block(spatial_dims, merged, fine, act, norm)
 

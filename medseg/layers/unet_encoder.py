@@ -8,10 +8,11 @@ from monai.networks.layers.factories import Pool
 from torch import Tensor, nn
 
 from medseg.layers.conv_block import BlockFactory, ConvBlock, Named
+from medseg.layers.network_options import Stride, level_strides
 
 
 class UNetEncoder(nn.Module):
-    """Blocks of convolutions with max-pooling by 2 between them.
+    """Blocks of convolutions with max-pooling between them.
 
     Pooling rounds sizes up: at an odd edge it takes the maximum of the pixels that are there, so that no padding is
     needed for any size.
@@ -24,9 +25,11 @@ class UNetEncoder(nn.Module):
         norm: MONAI's name of the normalisation, or name and arguments; ``None`` for none.
         block: makes the block of each level.
         bottom: makes the block of the coarsest level; ``None`` for ``block``.
+        strides: of each pooling, from the finest, one number or one an axis; ``None`` for 2.
 
     Shape:
-        ``(B, in_channels, *S)`` to a list of ``(B, channels[i], *ceil(S / 2^i))``, finest first.
+        ``(B, in_channels, *S)`` to a list of ``(B, channels[i], *ceil(S / 2^i))``, finest first; with strides
+        S divided by those up to level i, rounded up each time.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class UNetEncoder(nn.Module):
         norm: Named | None = "batch",
         block: BlockFactory = ConvBlock,
         bottom: BlockFactory | None = None,
+        strides: Sequence[Stride] | None = None,
     ) -> None:
         super().__init__()
         factories = [block] * (len(channels) - 1) + [bottom or block]
@@ -45,12 +49,14 @@ class UNetEncoder(nn.Module):
             factory(spatial_dims, before, after, act, norm)
             for factory, before, after in zip(factories, (in_channels, *channels[:-1]), channels, strict=True)
         )
-        self.pool = Pool[Pool.MAX, spatial_dims](2, ceil_mode=True)
+        steps = level_strides(strides, len(channels), spatial_dims)
+        pools = [Pool[Pool.MAX, spatial_dims](stride, ceil_mode=True) for stride in steps]
+        self.pools = nn.ModuleList([nn.Identity(), *pools])
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Return the features of each level, finest first."""
         features: list[Tensor] = []
-        for level, block in enumerate(self.blocks):
-            x = block(x) if level == 0 else block(self.pool(x))
+        for pool, block in zip(self.pools, self.blocks):  # noqa: B905  TorchScript knows no strict
+            x = block(pool(x))
             features.append(x)
         return features

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from medseg.layers.conv_block import Named
+from medseg.layers.network_options import Stride
 from medseg.layers.unet import UNetSkeleton
 from medseg.layers.windowed_attention import WindowedAttention, received_in
 
@@ -79,6 +80,7 @@ class LFAUNet(UNetSkeleton):
         act: MONAI's name of the activation, or name and arguments.
         norm: MONAI's name of the normalisation, or name and arguments; ``None`` for none.
         dropout: probability of dropping a channel at the bottom.
+        strides: of the pooling between levels, from the finest, one number or one an axis; ``None`` for 2.
 
     Raises:
         ValueError: if an option is out of range.
@@ -101,6 +103,7 @@ class LFAUNet(UNetSkeleton):
         act: Named = "relu",
         norm: Named | None = "batch",
         dropout: float = 0.0,
+        strides: Sequence[Stride] | None = None,
     ) -> None:
         super().__init__(
             spatial_dims,
@@ -112,6 +115,7 @@ class LFAUNet(UNetSkeleton):
             act=act,
             norm=norm,
             dropout=dropout,
+            strides=strides,
         )
 
     def attention(self, x: Tensor) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from medseg.layers.conv_block import Named
+from medseg.layers.network_options import Stride
 from medseg.layers.unet import UNetSkeleton
 
 
@@ -24,6 +25,7 @@ class UNet(UNetSkeleton):
         act: MONAI's name of the activation, or name and arguments.
         norm: MONAI's name of the normalisation, or name and arguments; ``None`` for none.
         dropout: probability of dropping a channel at the bottom.
+        strides: of the pooling between levels, from the finest, one number or one an axis; ``None`` for 2.
 
     Raises:
         ValueError: if an option is out of range.
@@ -42,6 +44,7 @@ class UNet(UNetSkeleton):
         act: Named = "relu",
         norm: Named | None = "batch",
         dropout: float = 0.0,
+        strides: Sequence[Stride] | None = None,
     ) -> None:
         super().__init__(
             spatial_dims,
@@ -51,4 +54,5 @@ class UNet(UNetSkeleton):
             act=act,
             norm=norm,
             dropout=dropout,
+            strides=strides,
         )

@@ -1,4 +1,4 @@
-"""What a threshold alone reaches on a test split: the row that a network has to beat."""
+"""What no network is needed for: a threshold, or the most frequent class. The rows that a network has to beat."""
 
 from __future__ import annotations
 
@@ -7,15 +7,23 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from medseg.data.class_weights import count_pixels
 from medseg.data.datalist import Datalist, DatalistError, Entry
 from medseg.engines.evaluator import SCORES
 from medseg.engines.scores import case_names
+from medseg.io.image_file import ImageFile
 from medseg.io.images import read_image
 from medseg.io.labels import read_label
 from medseg.metrics.score import ScoredCase
 from medseg.metrics.score_board import ScoreBoard
 from medseg.metrics.threshold_baseline import otsu_foreground
+
+__all__ = ["score_most_frequent", "score_otsu"]
+
+Scores = Mapping[str, Mapping[str, Any] | None]
+Progress = Callable[[int, int], None]
 
 
 def score_otsu(
@@ -23,8 +31,8 @@ def score_otsu(
     entries: Sequence[Entry],
     *,
     foreground: Literal["bright", "dark", "minority"] = "minority",
-    scores: Mapping[str, Mapping[str, Any] | None] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    scores: Scores | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Score Otsu's threshold, image by image, as `medseg.bundle.evaluation.evaluate` scores a network.
 
@@ -45,26 +53,72 @@ def score_otsu(
         raise DatalistError(
             f"{data.path}: has {data.num_classes} classes, but a threshold tells two apart; leave the baseline out"
         )
+
+    def mask(image: ImageFile) -> NDArray[Any]:
+        pixels = np.moveaxis(image.array, -1, 0) if image.channels > 1 else image.array
+        return otsu_foreground(pixels, foreground, spatial_dims=len(image.shape))
+
+    return _score(data, entries, mask, f"Otsu's threshold, {foreground} side", scores, progress)
+
+
+def score_most_frequent(
+    data: Datalist,
+    training: Sequence[Entry],
+    entries: Sequence[Entry],
+    *,
+    scores: Scores | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Score the answer that every voxel is of the class that most voxels of the training labels have.
+
+    Args:
+        data: the datalist.
+        training: labelled images to count classes in.
+        entries: labelled images to score.
+        scores: options of further scores by name.
+        progress: called as ``progress(images done, images in all)``.
+
+    Returns:
+        Scores as in an evaluation's ``scores.json``.
+
+    Raises:
+        DatalistError: if there is nothing to score.
+    """
+    counts = count_pixels(training, data.num_classes, data.ignore_index).sum(axis=0)
+    most = int(np.argmax(counts))
+
+    def mask(image: ImageFile) -> NDArray[Any]:
+        return np.full(image.shape, most, np.int64)
+
+    return _score(data, entries, mask, f"Every voxel {data.class_names[most]}", scores, progress)
+
+
+def _score(
+    data: Datalist,
+    entries: Sequence[Entry],
+    mask_of: Callable[[ImageFile], NDArray[Any]],
+    title: str,
+    scores: Scores | None,
+    progress: Progress | None,
+) -> dict[str, Any]:
     if not entries:
         raise DatalistError(f"{data.path}: the split holds no images, so there is nothing to score; choose another")
     board = ScoreBoard(data.class_names, data.ignore_index, {**SCORES, **(scores or {})})
     board.check(entries)
     names = case_names(entries)
     for number, entry in enumerate(entries):
-        image = read_image(entry["image"])
-        pixels = np.moveaxis(image.array, -1, 0) if image.channels > 1 else image.array
-        mask = otsu_foreground(pixels, foreground, spatial_dims=len(image.shape))
-        label = read_label(entry).array
+        image, label = read_image(entry["image"]), read_label(entry)
         board.update(
             ScoredCase(
                 index=number,
                 name=names[number],
-                prediction=torch.from_numpy(mask.astype(np.int64)),
-                label=torch.from_numpy(label.astype(np.int64)),
+                prediction=torch.from_numpy(mask_of(image).astype(np.int64)),
+                label=torch.from_numpy(label.array.astype(np.int64)),
                 group=str(entry.get("group", "")),
+                affine=label.affine,
                 read=lambda key, entry=entry: read_label(entry, key).array,  # type: ignore[misc]
             )
         )
         if progress is not None:
             progress(number + 1, len(entries))
-    return {**board.table(), "title": f"Otsu's threshold, {foreground} side"}
+    return {**board.table(), "title": title}

@@ -45,9 +45,34 @@ def test_pooling_rounds_up(size: tuple[int, ...]) -> None:
 
 def test_an_odd_edge_is_pooled_over_the_pixels_that_are_there() -> None:
     """Negative features would lose against zeros, if there were any."""
-    pool = UNetEncoder(2, 1, (2, 3)).pool
+    pool = UNetEncoder(2, 1, (2, 3)).pools[1]
     x = -torch.rand(1, 1, 5, 5) - 1
     assert torch.equal(pool(x)[0, 0, 2], torch.stack([x[0, 0, 4, :2].max(), x[0, 0, 4, 2:4].max(), x[0, 0, 4, 4]]))
+
+
+def test_strides_pool_thick_slices_later() -> None:
+    encoder = UNetEncoder(3, 1, (2, 3, 4), norm=None, strides=[(2, 2, 1), 2])
+    features = encoder(torch.rand(1, 1, 9, 8, 5))
+    assert [tuple(f.shape[2:]) for f in features] == [(9, 8, 5), (5, 4, 5), (3, 2, 3)]
+    network = UNet(3, 1, 2, channels=(2, 3, 4), strides=[(2, 2, 1), 2])
+    assert network(torch.rand(2, 1, 9, 8, 5)).shape == (2, 2, 9, 8, 5)
+
+
+def test_a_stride_of_two_is_the_default() -> None:
+    torch.manual_seed(0)
+    usual, named = UNet(2, 1, 2, channels=(2, 3, 4)).eval(), UNet(2, 1, 2, channels=(2, 3, 4), strides=[2, (2, 2)])
+    named.load_state_dict(usual.state_dict())
+    image = torch.rand(1, 1, 11, 14)
+    assert torch.equal(usual(image), named.eval()(image))
+
+
+@pytest.mark.parametrize(
+    ("strides", "message"),
+    [([2], r"strides is \[2\]; 3 levels take 2"), ([2, (2, 2, 2)], "one for each of 2 axes"), ([0, 2], "at least 1")],
+)
+def test_strides_that_do_not_fit_are_refused(strides: list[int | tuple[int, ...]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        UNet(2, 1, 2, channels=(2, 3, 4), strides=strides)
 
 
 def test_decoder_takes_the_encoders_size() -> None:

@@ -1,0 +1,185 @@
+"""A plan: from a data set to a bundle that can be trained on it in the minutes and the memory at hand."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from medseg.bundle import assembly
+from medseg.data.datalist import Datalist
+from medseg.data.fingerprint import Fingerprint, fingerprint
+from medseg.runs.paths import resolve_path
+from medseg.runs.processes import pick_device
+from medseg.studies import plan_network, plan_rules
+from medseg.studies.plan_network import Measured
+from medseg.studies.plan_rules import Chosen, PlanError
+
+__all__ = ["DEFAULT_NETWORK", "MINUTES", "Plan", "load_data", "make_plan"]
+
+DEFAULT_NETWORK = "unet"
+MINUTES = 60.0
+"""Of a training whose minutes nobody says."""
+
+_FOREGROUND = 1 / 3
+_LEARNING_RATE = 0.002
+_RECORDS = 20  # epochs that a training is divided into: each is recorded and can be resumed from
+_SPARE = 1.5  # steps that the schedule may have beyond those expected: the clock ends it
+
+
+def load_data(where: str | os.PathLike[str]) -> Datalist:
+    """Load the datalist of a folder, or a datalist.
+
+    Args:
+        where: folder that holds ``datalist.json`` or a decathlon's ``dataset.json``, or such a file.
+
+    Raises:
+        DatalistError: if there is none, or it cannot be used.
+    """
+    path = resolve_path(where)
+    return assembly.datalist({"datalist": str(path)} if path.is_file() else {}, str(path))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a bundle is to hold, each value with its reason.
+
+    Args:
+        found: the data set's fingerprint.
+        network: ``name`` and arguments.
+        input: how images are fed, by key of a bundle's ``input``.
+        inference: how whole images are predicted, by key of ``inference``.
+        train: options and components of the training, by key of ``train``.
+        measured: what the network costs on the device.
+        device: where that was measured.
+        minutes: that the training is planned for.
+    """
+
+    found: Fingerprint
+    network: Chosen
+    input: Mapping[str, Chosen]
+    inference: Mapping[str, Chosen]
+    train: Mapping[str, Chosen]
+    measured: Measured
+    device: str
+    minutes: float
+
+    @property
+    def steps(self) -> int:
+        """Steps that the training is expected to have."""
+        return self.measured.steps(self.minutes)
+
+
+def make_plan(
+    data: Datalist,
+    *,
+    network: str = DEFAULT_NETWORK,
+    dimensions: int | None = None,
+    memory: float | None = None,
+    minutes: float | None = None,
+    device: str | None = None,
+    progress: Callable[[int, int | None], None] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Plan:
+    """Plan a bundle for a data set.
+
+    Args:
+        data: the datalist.
+        network: name of a network, see `medseg.bundle.networks.resolve`.
+        dimensions: 2 or 3, where it is asked for.
+        memory: that a training step may take, in GiB; by default a share of what is free.
+        minutes: of the training; 60 by default.
+        device: ``"cpu"``, ``"cuda:0"``; by default a GPU where there is one.
+        progress: called while images are measured, with those done and all.
+        say: called with a line while networks are measured.
+
+    Raises:
+        PlanError: if there is no plan for these data, or nothing fits.
+        MedsegError: if data or network cannot be used.
+    """
+    place = pick_device(device)
+    found = fingerprint(data, progress=progress)
+    axes = int(plan_rules.dimensions(found, dimensions).value)
+    if all(share == 0 for index, share in enumerate(found.class_shares()) if index != found.background):
+        raise PlanError(f"{data.path}: no label holds anything but {found.classes[0]}; there is nothing to learn")
+    fed = {
+        "intensity": plan_rules.intensity(found),
+        "polarity": plan_rules.polarity(found),
+        "colour": plan_rules.colour(found),
+        "spacing": plan_rules.spacing(found),
+    }
+    channels = {"rgb": 3, "grey": 1}.get(str(fed["colour"].value), found.channels)
+    target = fed["spacing"].value
+    edges = [float(edge) for edge in plan_rules.resampled(found, target)]
+    limit, wanted = plan_network.memory_limit(memory, place), MINUTES if minutes is None else minutes
+    tried = plan_network.candidates(network, plan_rules.full_patch(edges, axes), edges, target)
+    measured = plan_network.choose(
+        tried, channels, len(found.classes), minutes=wanted, memory=int(limit.value), device=place, progress=say
+    )
+    steps = measured.steps(wanted)
+    size = list(measured.candidate.patch)
+    chosen = Chosen(
+        {**measured.candidate.network, "in_channels": channels},
+        f"{measured.seconds:.3g} s a step, {measured.memory / 2**30:.2f} GiB on {place.type}: about {steps} steps in "
+        f"{wanted:g} minutes (limit {limit.value / 2**30:.2f} GiB: {limit.why})",
+    )
+    inference = {
+        "window": Chosen(size, "the patch that is trained on"),
+        "overlap": Chosen(0.5, "half a window, as nnU-Net: the middle of a window is surer than its edge"),
+    }
+    made_for = Chosen(found.data, "other data are refused: null where images of the same kind are meant")
+    train = {
+        "planned_for": made_for,
+        **_schedule(steps, wanted),
+        **_samples(found, measured),
+        **_learning(data, found),
+    }
+    return Plan(found, chosen, fed, inference, train, measured, str(place), wanted)
+
+
+def _schedule(steps: int, minutes: float) -> dict[str, Chosen]:
+    iterations = max(10, steps // _RECORDS)
+    epochs = max(1, math.ceil(steps * _SPARE / iterations))
+    decay = min(0.999, max(0.9, round(1 - 20 / max(steps, 1), 4)))
+    return {
+        "iterations": Chosen(iterations, f"an epoch is a twentieth of the {steps} steps that are expected"),
+        "max_epochs": Chosen(epochs, "half as many again as are expected: the minutes end the training"),
+        "max_minutes": Chosen(minutes, "as it was asked for; the schedule is fitted to it"),
+        "val_interval": Chosen(epochs, "the minutes are for training; the last, averaged weights are kept"),
+        "validation_fold": Chosen(None, "all folds but the test's are trained on, as no choice is left to make"),
+        "schedule": Chosen("cosine", "falls to zero when the minutes end"),
+        "warmup": Chosen(max(10, steps // 20), "a twentieth of the steps"),
+        "learning_rate": Chosen(_LEARNING_RATE, "of AdamW with a warm-up, see docs/plans.md"),
+        "clip_grad_norm": Chosen(1.0, "one odd batch must not undo the others in a short training"),
+        "ema_decay": Chosen(decay, "averages over about the last twentieth of the steps"),
+    }
+
+
+def _samples(found: Fingerprint, measured: Measured) -> dict[str, Chosen]:
+    share = Chosen(round(_FOREGROUND, 2), "a third of the patches is centred on a class drawn evenly (nnU-Net)")
+    return {
+        "patch": Chosen(list(measured.candidate.patch), "the largest that memory and minutes allow, see network"),
+        "batch_size": Chosen(measured.candidate.batch, "2 volumes, or about 8 pictures of 256 x 256"),
+        "foreground": share if found.background is not None else Chosen(0.0, "every class is everywhere"),
+    }
+
+
+def _learning(data: Datalist, found: Fingerprint) -> dict[str, Chosen]:
+    loss: dict[str, Any] = {"_target_": "medseg.losses.focal_iou.FocalIoULoss", "gamma": 0.0}
+    if data.ignore_index is not None:
+        loss["ignore_index"] = "$@data.ignore_index"
+    optimizer = {
+        "_target_": "torch.optim.AdamW", "params": "$@network.parameters()", "lr": "@learning_rate",
+        "weight_decay": 0.01,
+    }  # fmt: skip
+    mirrors = plan_rules.mirrors(found)
+    augmentation = {
+        "_target_": "medseg.transforms.augmentation.augmentation", "roi_size": "@patch", "mirror_axes": mirrors.value,
+    }  # fmt: skip
+    return {
+        "loss": Chosen(loss, "cross-entropy and soft IoU in equal parts: small classes count as much as large ones"),
+        "optimizer": Chosen(optimizer, "learns within hundreds of steps where SGD needs tens of thousands"),
+        "augmentation": Chosen([augmentation], f"nnU-Net's changes; mirrored {mirrors.why}"),
+    }

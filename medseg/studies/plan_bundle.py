@@ -1,0 +1,192 @@
+"""A plan as a bundle: `bundle.yaml` with the reason beside each value, MONAI's files, and a page for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medseg.atomic import atomic_write
+from medseg.bundle import generate
+from medseg.bundle.networks import resolve
+from medseg.data.datalist import Datalist
+from medseg.data.fingerprint import Fingerprint
+from medseg.errors import shown
+from medseg.reports.tables import Table
+from medseg.studies.plan import Plan
+from medseg.studies.plan_rules import Chosen, PlanError
+
+__all__ = ["fingerprint_table", "lines", "refuse_taken", "text", "values_table", "write"]
+
+_HEAD = """\
+# Planned by `medseg plan` for {name} ({number} labelled images). Each value says why it is so; change what you know
+# better, then write MONAI's files anew: medseg bundle build FOLDER
+"""
+
+
+def write(plan: Plan, data: Datalist, folder: Path) -> Path:
+    """Write a plan as a bundle.
+
+    Args:
+        plan: what to write.
+        data: the datalist that it was made for.
+        folder: new folder of the bundle; its name is the bundle's.
+
+    Returns:
+        The folder.
+
+    Raises:
+        PlanError: if the folder exists and is not empty.
+    """
+    refuse_taken(folder)
+    (folder / "docs").mkdir(parents=True, exist_ok=True)
+    for name, content in (("bundle.yaml", text(plan, data)), ("docs/README.md", _page(plan, data))):
+        with atomic_write(folder / name) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+    generate.build(folder)
+    return folder
+
+
+def refuse_taken(folder: Path) -> None:
+    """Refuse a folder that holds something, before anything is measured.
+
+    Raises:
+        PlanError: if it is there and not empty.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise PlanError(f"{shown(folder)} exists already; name a new folder for the bundle")
+
+
+def text(plan: Plan, data: Datalist) -> str:
+    """Return `bundle.yaml`."""
+    kind = resolve(str(plan.network.value["name"])).__name__
+    lines = [_HEAD.format(name=_comment(data.name), number=len(plan.found.cases))]
+    lines += [
+        _line("title", f"{kind}, {data.name}"),
+        _line("task", f"Segmentation of {', '.join(_objects(plan.found))}"[:200]),
+        _line("description", f"{kind} planned for {data.name} by its fingerprint"),
+        _line("data_source", data.source),
+        _line("data_type", "volumes" if plan.found.dimensions == 3 else "pictures"),
+        _line("modality", ", ".join(data.modality)),
+        _line("classes", data.class_names),
+    ]
+    if data.colours:
+        lines.append(_line("colours", {str(index): colour for index, colour in data.colours.items()}))
+    if data.ignore_index is not None:
+        lines.append(_line("ignored", data.ignore_index))
+    lines += [f"# {_comment(plan.network.why)}\n", _line("network", plan.network.value)]
+    for section, values in (("input", plan.input), ("inference", plan.inference), ("train", plan.train)):
+        lines.append(f"{section}:\n")
+        lines += list(_section(values))
+    return "".join(lines)
+
+
+def _objects(found: Fingerprint) -> Sequence[str]:
+    return [name for index, name in enumerate(found.classes) if index != found.background] or found.classes
+
+
+def _section(values: Mapping[str, Chosen]) -> Iterator[str]:
+    for key, chosen in values.items():
+        yield f"  # {_comment(chosen.why)}\n"
+        if isinstance(chosen.value, list) and chosen.value and isinstance(chosen.value[0], Mapping):
+            yield f"  {key}:\n" + "".join(f"  - {_flow(item)}\n" for item in chosen.value)
+        else:
+            yield f"  {_line(key, chosen.value)}"
+
+
+def _line(key: str, value: Any) -> str:
+    return f"{key}: {_flow(value)}\n"
+
+
+def _flow(value: Any) -> str:
+    import yaml
+
+    dumped: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True)
+    return dumped.removesuffix("\n").removesuffix("\n...")
+
+
+def _comment(value: str) -> str:
+    return shown(value).replace("\n", " ")
+
+
+def lines(plan: Plan) -> str:
+    """Return every value of the plan for a terminal: the value, and below it why it is so."""
+    return "\n".join(f"{key}: {value}\n    {why}" for key, value, why in values_table(plan).rows)
+
+
+def values_table(plan: Plan) -> Table:
+    """Return every value of the plan and why it is so."""
+    rows: list[Sequence[Any]] = [["network", _flow(plan.network.value), plan.network.why]]
+    for section, values in (("input", plan.input), ("inference", plan.inference), ("train", plan.train)):
+        rows += [[f"{section} {key}", _flow(chosen.value), chosen.why] for key, chosen in values.items()]
+    return Table(["key", "value", "why"], rows)
+
+
+def fingerprint_table(found: Fingerprint) -> Table:
+    """Return what was measured of the data: least, middle and largest over the images, and the classes."""
+
+    def spread(values: Any) -> list[Any]:
+        return [float(f"{number:.4g}") for number in (np.min(values), np.median(values), np.max(values))]
+
+    axes = ("right-left", "back-front", "foot-head") if found.dimensions == 3 else ("rows", "columns")
+    rows: list[Sequence[Any]] = [
+        [f"{name}, voxels", *spread(found.shapes[:, axis])] for axis, name in enumerate(axes[: found.dimensions])
+    ]
+    if found.spacings is not None:
+        rows += [[f"{name}, mm", *spread(found.spacings[:, axis])] for axis, name in enumerate(axes)]
+    for channel in range(found.channels):
+        for name, foreground in (("values", False), ("values of the foreground", True)):
+            share = found.spread(channel, foreground=foreground)
+            if share:
+                cells = [float(f"{share[at]:.4g}") for at in (0.005, 0.5, 0.995)]
+                rows.append([f"{name}, channel {channel} (0.5, 50, 99.5 %)", *cells])
+    for index, name in enumerate(found.classes):
+        voxels = np.array([case.voxels[index] for case in found.cases], np.float64)
+        parts = np.array([case.parts[index] for case in found.cases], np.float64)
+        rows.append([f"voxels of {name}", *spread(voxels)])
+        if index != found.background:
+            rows.append([f"connected parts of {name}", *spread(parts)])
+    notes = [f"{len(found.cases)} labelled images"]
+    if any(found.orientations):
+        notes.append(f"stored as {', '.join(found.orientations)}")
+    few = [
+        f"{name} in {number}"
+        for name, number in zip(found.classes, found.class_cases(), strict=True)
+        if number < len(found.cases)
+    ]
+    if few:
+        notes.append(f"classes that are not in all of them: {', '.join(few)}")
+    return Table(["measured", "least", "middle", "most"], rows, notes=["; ".join(notes)])
+
+
+def _page(plan: Plan, data: Datalist) -> str:
+    steps = f"about {plan.steps} steps in {plan.minutes:g} minutes on {plan.device}"
+    gmacs = plan.measured.macs / 1e9
+    tried = "\n".join(f"- {_comment(line)}" for line in plan.measured.tried)
+    return "\n".join(
+        [
+            f"# A plan for {shown(data.name)}",
+            "",
+            f"Planned for {steps}; a patch takes {gmacs:.3g} billion multiply-adds.",
+            f"Its data: `{plan.found.data[:16]}`. Train it, score it, use it:",
+            "",
+            "```",
+            "medseg train FOLDER_OF_THIS_BUNDLE --data FOLDER_OF_THE_DATALIST --output RUN",
+            "medseg evaluate RUN",
+            "medseg predict RUN IMAGES MASKS",
+            "```",
+            "",
+            "## What was measured of the data",
+            "",
+            fingerprint_table(plan.found).to("markdown"),
+            "## What was chosen, and why",
+            "",
+            values_table(plan).to("markdown"),
+            "## What was tried on the device",
+            "",
+            tried,
+            "",
+        ]
+    )

@@ -1,0 +1,240 @@
+"""Which size of a network fits the memory and the minutes: tried on the device at hand, from counted to measured."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from medseg.bundle import networks
+from medseg.errors import MedsegError
+from medseg.studies import complexity
+from medseg.studies.paper_figures import Row
+from medseg.studies.plan_rules import Chosen, PlanError, levels, smaller
+
+__all__ = ["BASES", "STEPS", "Candidate", "Measured", "arguments", "choose", "memory_limit"]
+
+BASES = (32, 24, 16, 12, 8)
+"""Channels of the finest level that are tried; each level has twice those of the one before, up to `MOST_CHANNELS`."""
+MOST_CHANNELS = {2: 512, 3: 320}
+STEPS = 900
+"""Steps that a training must have before a larger network is worth it; see ``docs/plans.md``."""
+BATCH_PIXELS = 8 * 256 * 256  # of a batch of pictures
+VOLUMES_A_BATCH = 2
+SHARE = 0.75  # of the clock that the bare step has in a training with its data, records and checkpoints
+_SMALLEST = {2: 96**2, 3: 32**3}  # pixels of a patch below which only want of memory goes
+_TRIES = 8
+_SAFETY = 0.8  # of the memory of a device, or half of what a computer has free
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network, a patch and a batch.
+
+    Args:
+        network: ``name`` and arguments, without the number of channels and classes.
+        patch: edges in pixels.
+        batch: patches a step.
+        base: channels of the finest level, 0 where the network has no such argument.
+    """
+
+    network: Mapping[str, Any]
+    patch: tuple[int, ...]
+    batch: int
+    base: int = 0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a candidate costs on a device.
+
+    Args:
+        candidate: what was measured.
+        seconds: of a training step.
+        memory: bytes that it takes at its peak.
+        macs: multiply-adds of one patch forward.
+        tried: lines on what else was tried, for the reader.
+    """
+
+    candidate: Candidate
+    seconds: float
+    memory: int
+    macs: int
+    tried: tuple[str, ...] = field(default=())
+
+    def steps(self, minutes: float) -> int:
+        """Return the steps of a training of so many minutes."""
+        return int(60 * minutes * SHARE / self.seconds)
+
+
+def memory_limit(gib: float | None, device: torch.device) -> Chosen:
+    """Return the bytes that a training step may take, and where the number is from."""
+    if gib is not None:
+        return Chosen(int(gib * 2**30), f"--memory {gib:g}")
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return Chosen(
+            int(_SAFETY * free), f"{100 * _SAFETY:.0f} % of what is free on {torch.cuda.get_device_name(device)}"
+        )
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return Chosen(free // 2, "half of the memory that is free")
+
+
+def arguments(name: str, strides: Sequence[Sequence[int]], base: int, axes: int) -> tuple[dict[str, Any], int]:
+    """Return a network's arguments for a plan, as far as its constructor has them, and the base that was used.
+
+    Args:
+        name: of the network.
+        strides: between levels, from the finest.
+        base: channels of the finest level.
+        axes: 2 or 3.
+    """
+    known = inspect.signature(networks.resolve(name)).parameters
+    given: dict[str, Any] = {"name": name, "spatial_dims": axes}
+    sized = "channels" in known and isinstance(known["channels"].default, tuple)
+    if sized:
+        depth = len(strides) + 1 if "strides" in known else 1 + sum(min(stride) > 1 for stride in strides)
+        given["channels"] = [min(base * 2**level, MOST_CHANNELS[axes]) for level in range(max(2, depth))]
+        if "strides" in known:
+            given["strides"] = [list(stride) for stride in strides]
+    if "norm" in known and known["norm"].default == "batch" and axes == 3:
+        given["norm"] = ["instance", {"affine": True}]
+    return given, base if sized else 0
+
+
+def candidates(
+    name: str, patch: Sequence[int], edges: Sequence[float], voxel: Sequence[float] | None
+) -> list[Candidate]:
+    """Return what could be trained: every base with the patch and its smaller ones, down to a quarter of an image.
+
+    Args:
+        name: of the network.
+        patch: largest patch.
+        edges: of the median image in voxels.
+        voxel: size of a voxel in mm; ``None`` where axes are alike.
+    """
+    axes, found = len(patch), []
+    size: list[int] | None = list(patch)
+    while size is not None:
+        rounded, strides = levels(size, voxel)
+        pixels = math.prod(rounded)
+        batch = VOLUMES_A_BATCH if axes == 3 else max(2, min(16, BATCH_PIXELS // pixels))
+        for base in BASES:
+            given, used = arguments(name, strides, base, axes)
+            candidate = Candidate(given, tuple(rounded), batch, used)
+            if candidate not in found:
+                found.append(candidate)
+        size = smaller(size, edges) if pixels > _SMALLEST[axes] else None
+    return found
+
+
+def choose(
+    tried: Sequence[Candidate],
+    channels: int,
+    classes: int,
+    *,
+    minutes: float,
+    memory: int,
+    device: torch.device,
+    steps: int = STEPS,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Measured:
+    """Return the costliest candidate that fits the memory and trains enough steps in the minutes.
+
+    Operations are counted for all; the cheapest is measured, and from it the costliest that could do is found, measured
+    too, and so on downwards. Where none has enough steps, the cheapest is taken.
+
+    Args:
+        tried: candidates.
+        channels: of the images.
+        classes: of the labels.
+        minutes: of the training.
+        memory: bytes that a step may take.
+        device: where it is measured.
+        steps: that the training should have.
+        progress: called with a line at each measurement.
+
+    Raises:
+        PlanError: if no candidate can be built, or none fits.
+    """
+    counted = sorted(((_macs(c, channels, classes), c) for c in tried), key=lambda pair: pair[0] * pair[1].batch)
+    lines: list[str] = []
+    last: Measured | None = None
+    for number, (macs, candidate) in enumerate(counted):  # the cheapest that runs at all
+        last = _measure(candidate, macs, channels, classes, device, lines, progress)
+        if last is not None and last.memory <= memory:
+            counted = counted[number + 1 :]
+            break
+        reason = f"takes {last.memory / 2**30:.2f} GiB" if last else lines[-1]
+        raise PlanError(
+            f"{_said(candidate)} is the smallest plan for these images and {reason}, the limit is "
+            f"{memory / 2**30:.2f} GiB; raise --memory, or choose a smaller --network"
+        )
+    assert last is not None
+    best = last
+    pace = last.seconds / max(1, last.macs * last.candidate.batch)
+    budget = 60 * minutes * SHARE / steps  # seconds of a step
+    for macs, candidate in reversed(counted):
+        if pace * macs * candidate.batch > 1.5 * budget:  # wide layers are faster an operation than narrow ones
+            continue
+        found = _measure(candidate, macs, channels, classes, device, lines, progress)
+        if found is not None and found.memory <= memory and found.seconds <= budget:
+            best = found
+            break
+        if len(lines) >= _TRIES:
+            break
+    return Measured(best.candidate, best.seconds, best.memory, best.macs, tuple(lines))
+
+
+def _row(candidate: Candidate, channels: int, classes: int) -> Row:
+    kind = networks.resolve(str(candidate.network["name"]))
+    kwargs = {key: value for key, value in candidate.network.items() if key not in ("name", "spatial_dims")}
+    target = f"{kind.__module__}.{kind.__qualname__}"
+    return Row(str(candidate.network["name"]), target, channels, classes, candidate.patch, kwargs)
+
+
+def _macs(candidate: Candidate, channels: int, classes: int) -> int:
+    record = complexity.measure([_row(candidate, channels, classes)], ("macs",))["rows"][0]
+    if record["macs"] is None:
+        raise PlanError(f"network {candidate.network['name']} cannot be built for these images: {_reason(record)}")
+    return int(record["macs"])
+
+
+def _reason(record: Mapping[str, Any]) -> str:
+    reasons = list(record["errors"].values())
+    return str(reasons[0]).splitlines()[0] if reasons else "no reason is known"
+
+
+def _measure(
+    candidate: Candidate,
+    macs: int,
+    channels: int,
+    classes: int,
+    device: torch.device,
+    lines: list[str],
+    progress: Callable[[str], None],
+) -> Measured | None:
+    row = _row(candidate, channels, classes)
+    progress(f"measuring {_said(candidate)}")
+    try:
+        record = complexity.measure([row], ("memory", "throughput"), batch_size=candidate.batch, device=str(device))
+    except MedsegError as error:
+        raise PlanError(str(error)) from error
+    held = record["rows"][0]
+    if held["errors"] or not held["throughput"]:
+        lines.append(f"{_said(candidate)}: {_reason(held)}")
+        return None
+    seconds = candidate.batch / held["throughput"]["training"]
+    lines.append(f"{_said(candidate)}: {seconds:.3g} s a step, {held['memory_bytes'] / 2**30:.2f} GiB")
+    return Measured(candidate, seconds, int(held["memory_bytes"]), macs)
+
+
+def _said(candidate: Candidate) -> str:
+    size = " x ".join(map(str, candidate.patch))
+    base = f" from {candidate.base} channels" if candidate.base else ""
+    return f"{candidate.network['name']}{base}, patch {size}, batch {candidate.batch}"

@@ -1,0 +1,223 @@
+"""The rules of a plan: from the fingerprint of a data set to how a network is fed and built. Nothing is measured here.
+
+Where a rule is nnU-Net's it says so: F. Isensee et al., Nature Methods 18 (2021), https://arxiv.org/abs/1904.08128,
+supplementary note 2. ``docs/plans.md`` lists all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from medseg.data.fingerprint import Fingerprint
+from medseg.errors import MedsegError
+
+__all__ = [
+    *("Chosen", "PlanError", "colour", "dimensions", "full_patch", "intensity", "levels", "mirrors", "polarity"),
+    *("resampled", "smaller", "spacing"),
+]
+
+ANISOTROPIC = 3.0  # ratio of voxel edges from which slices count as thick (nnU-Net)
+LEAST_EDGE = 4  # voxels that every axis keeps at the coarsest level (nnU-Net)
+MOST_LEVELS = {2: 7, 3: 6}
+LARGEST_PATCH = {2: 512, 3: 192}
+CT_AIR = -200.0  # Hounsfield: below it there is air or fat, which pictures of a CT no longer show
+_CONTRASTS = 3.0  # images whose contrasts differ more than so are scaled one by one
+_MINORITY = 0.05
+_COLOURED = 1 / 3
+_SIDES = ("left", "right")
+_TISSUE = {"em", "microscopy", "fluorescence", "brightfield", "histology", "histopathology", "dermoscopy", "sstem"}
+
+
+class PlanError(MedsegError):
+    """Data that no plan can be made for, or a wish that cannot be met."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A value of a plan and why it is so, in one sentence."""
+
+    value: Any
+    why: str
+
+
+def dimensions(found: Fingerprint, asked: int | None) -> Chosen:
+    """Return the axes of the network.
+
+    Raises:
+        PlanError: if it is asked for other ones than the images have.
+    """
+    axes = found.dimensions
+    kinds = {2: "pictures", 3: "volumes"}
+    if asked not in (None, axes):
+        raise PlanError(
+            f"--dimensions {asked}: the images of {found.name} are {kinds[axes]}; a plan is made for them as they are, "
+            f"leave the option out (or store {'volumes as slices' if axes == 3 else 'pictures as volumes'})"
+        )
+    return Chosen(axes, f"the images are {kinds[axes]}")
+
+
+def spacing(found: Fingerprint) -> Chosen:
+    """Return the voxel size in mm along R, A and S that volumes are brought to; ``None`` where files state none.
+
+    nnU-Net: the median of each axis; where the slices are thick, their distance is the 10th percentile, since what was
+    never measured is better not interpolated too often.
+    """
+    if found.dimensions == 2 or found.spacings is None:
+        return Chosen(None, "the files state no size of a pixel that could be relied on")
+    median = np.median(found.spacings, axis=0)
+    worst = int(np.argmax(median))
+    others = np.delete(median, worst)
+    target = median.copy()
+    why = f"the median of {len(found.cases)} volumes"
+    if median[worst] / others.max() > ANISOTROPIC:
+        target[worst] = max(float(np.percentile(found.spacings[:, worst], 10)), float(others.max()))
+        why += f"; along {'RAS'[worst]}, where slices are thick, the 10th percentile"
+    return Chosen([float(f"{edge:.4g}") for edge in target], why)
+
+
+def resampled(found: Fingerprint, target: Sequence[float] | None) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return the median edges of the images in voxels, at the voxel size they are brought to."""
+    edges = found.shapes.astype(np.float64)
+    if target is not None and found.spacings is not None:
+        edges = edges * found.spacings / np.array(target)
+    middle: np.ndarray[Any, np.dtype[np.float64]] = np.median(edges, axis=0)
+    return middle
+
+
+def colour(found: Fingerprint) -> Chosen:
+    """Return whether pictures are taken in colour: ``"rgb"``, ``"grey"``, or ``None`` for images as they are."""
+    if found.dimensions == 3:
+        return Chosen(None, "volumes are taken as they are")
+    stored = [case.channels in (3, 4) for case in found.cases]
+    if not any(stored):
+        return Chosen(None, "the pictures have no colour")
+    coloured = [case.channels in (3, 4) and not case.equal_channels for case in found.cases]
+    share = sum(coloured) / len(coloured)
+    if share >= _COLOURED:
+        return Chosen("rgb", f"{100 * share:.0f} % of the pictures show colours")
+    return Chosen("grey", f"only {100 * share:.0f} % of the pictures show colours; in grey they are alike")
+
+
+def intensity(found: Fingerprint) -> Chosen:
+    """Return the scheme that values are scaled by.
+
+    CT has one scale for all images: what lies between the percentiles 0.5 and 99.5 of the foreground (nnU-Net). Bytes
+    are divided by 255 where the images' contrasts are alike. Anything else is scaled image by image.
+    """
+    if _hounsfield(found):
+        spread = found.spread(0, foreground=True)
+        low, high = (float(f"{spread[share]:.5g}") for share in (0.005, 0.995))
+        if not high > low:
+            low, high = low - 1, high + 1
+        why = f"CT: percentiles 0.5 and 99.5 of the foreground over {len(found.cases)} volumes, one scale for all"
+        return Chosen({"scheme": "range", "low": low, "high": high, "clip": True}, why)
+    if all(case.dtype == "uint8" for case in found.cases):
+        contrasts = np.array([max(row[-2] - row[1] for row in case.quantiles) for case in found.cases])
+        ratio = float(np.percentile(contrasts, 95) / max(np.percentile(contrasts, 5), 1.0))
+        if ratio <= _CONTRASTS:
+            return Chosen({"scheme": "range", "low": 0, "high": 255}, "all images have values of 8 bits on one scale")
+        return Chosen(
+            {"scheme": "zscore"}, f"contrasts differ by a factor of {ratio:.0f} between images: each by itself"
+        )
+    nonzero = float(np.mean([case.quantiles[0][4] == 0 for case in found.cases])) > 0.5
+    scheme: dict[str, Any] = {"scheme": "zscore", **({"nonzero": True} if nonzero else {})}
+    why = "values have no scale in common: each image by its own mean and deviation"
+    return Chosen(scheme, why + (", zeros around the object left out" if nonzero else ""))
+
+
+def _hounsfield(found: Fingerprint) -> bool:
+    named = any("CT" in name.upper().replace("-", " ").split() for name in found.modality)
+    reaches = float(np.mean([case.quantiles[0][2] <= CT_AIR for case in found.cases]))
+    return named and found.channels == 1 and reaches > 0.5
+
+
+def polarity(found: Fingerprint) -> Chosen:
+    """Return whether images are turned into negatives so that objects are the same side of grey in all of them."""
+    if found.background is None or found.dimensions == 3:
+        return Chosen(None, "values are taken as they are")
+    brighter = [case.foreground[0][5] > case.quantiles[0][5] for case in found.cases if case.foreground]
+    share = sum(brighter) / len(brighter) if brighter else 1.0
+    if _MINORITY < share < 1 - _MINORITY:
+        return Chosen(
+            "bright",
+            f"objects are brighter than the rest in {100 * share:.0f} % of the images and darker in the others",
+        )
+    return Chosen(None, "objects are on the same side of grey in all images")
+
+
+def full_patch(edges: Sequence[float], axes: int) -> list[int]:
+    """Return the largest patch worth training on: the median image, bounded, before levels are known."""
+    return [max(1, min(LARGEST_PATCH[axes], math.ceil(edge))) for edge in edges]
+
+
+def levels(patch: Sequence[int], voxel: Sequence[float] | None) -> tuple[list[int], list[list[int]]]:
+    """Return the patch, rounded up to what the poolings divide, and the strides between levels, from the finest.
+
+    nnU-Net: an axis is halved while it keeps `LEAST_EDGE` voxels, and not before the others have come to its voxel
+    size by a factor of 2; the last level is where no axis can be halved.
+
+    Args:
+        patch: edges in voxels.
+        voxel: size of a voxel in mm, an axis each; ``None`` where axes are alike.
+    """
+    axes = len(patch)
+    size = [float(edge) for edge in patch]
+    width = [1.0] * axes if voxel is None else [float(edge) for edge in voxel]
+    strides: list[list[int]] = []
+    while len(strides) < MOST_LEVELS[axes] - 1:
+        able = [axis for axis in range(axes) if size[axis] >= 2 * LEAST_EDGE]
+        if not able:
+            break
+        finest = min(width[axis] for axis in able)
+        halved = [2 if axis in able and width[axis] < 2 * finest else 1 for axis in range(axes)]
+        strides.append(halved)
+        size = [edge / step for edge, step in zip(size, halved, strict=True)]
+        width = [edge * step for edge, step in zip(width, halved, strict=True)]
+    whole = [math.prod(stride[axis] for stride in strides) for axis in range(axes)]
+    return [math.ceil(edge / multiple) * multiple for edge, multiple in zip(patch, whole, strict=True)], strides
+
+
+def smaller(patch: Sequence[int], edges: Sequence[float]) -> list[int] | None:
+    """Return the next smaller patch: three quarters of the axis that is largest beside the image; ``None`` at the end.
+
+    Args:
+        patch: edges in voxels.
+        edges: of the median image.
+    """
+    order = sorted(range(len(patch)), key=lambda axis: (patch[axis] / max(edges[axis], 1), patch[axis]), reverse=True)
+    for axis in order:
+        if patch[axis] > 4 * LEAST_EDGE:
+            shrunk = list(patch)
+            shrunk[axis] = max(4 * LEAST_EDGE, int(patch[axis] * 0.75))
+            return shrunk
+    return None
+
+
+def mirrors(found: Fingerprint) -> Chosen:
+    """Return the axes that training images are mirrored along.
+
+    A body has a left and a right, a front and a back: mirrored volumes show what no patient has, and where classes are
+    told apart by where they lie, as the hippocampus's front and back, they become one. So volumes are mirrored from
+    left to right alone, and not even so where a class is named left or right. Pictures have no axes of a patient:
+    those of one kind of surface or cells look alike from every side, others are mirrored from left to right.
+    """
+    sided = any(side in name.lower().replace("_", " ").split() for name in found.classes for side in _SIDES)
+    if sided:
+        return Chosen([], "nowhere: classes are named by side, which mirroring would exchange")
+    if found.dimensions == 3:
+        if any(code == "" for code in found.orientations):
+            return Chosen([], "nowhere: which axis of a stack is which is not known")
+        return Chosen([0], "from left to right alone: front and back, head and foot are not alike")
+    if _tissue(found):
+        return Chosen([0, 1], "along both axes: tissue and cells look alike from every side")
+    return Chosen([1], "from left to right: which way is up may matter")
+
+
+def _tissue(found: Fingerprint) -> bool:
+    words = {word for name in found.modality for word in name.lower().replace("-", " ").replace("/", " ").split()}
+    return bool(words & _TISSUE)

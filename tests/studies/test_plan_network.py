@@ -1,0 +1,144 @@
+"""Which candidate of a network is chosen: by counted and measured cost, memory and minutes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from medseg.bundle import networks
+from medseg.studies import complexity, plan_network
+from medseg.studies.plan_network import Candidate, arguments, candidates, choose, memory_limit
+from medseg.studies.plan_rules import PlanError
+
+CPU = torch.device("cpu")
+PACE = 1e-10  # seconds of a multiply-add, forward and backward
+
+
+class Device:
+    """In place of a real one: a step takes as long as it has operations, and memory as it has channels and voxels."""
+
+    def __init__(self) -> None:
+        self.measured: list[tuple[int, tuple[int, ...]]] = []
+        self.fails_above = float("inf")
+        self._count = complexity.measure
+
+    def measure(self, rows: Sequence[Any], measures: Sequence[str], **options: Any) -> dict[str, Any]:
+        if measures == ("macs",):
+            return self._count(rows, measures)
+        row, batch = rows[0], options["batch_size"]
+        macs = self._count(rows, ("macs",))["rows"][0]["macs"]
+        base = row.kwargs["channels"][0]
+        self.measured.append((base, row.size))
+        if base > self.fails_above:
+            return {"rows": [{"errors": {"memory": "does not fit"}, "throughput": None, "memory_bytes": None}]}
+        voxels = torch.tensor(row.size).prod().item()
+        seconds = PACE * macs * batch
+        return {
+            "rows": [{"errors": {}, "throughput": {"training": batch / seconds}, "memory_bytes": 80 * base * voxels}]
+        }
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Device:
+    made = Device()
+    monkeypatch.setattr(complexity, "measure", made.measure)
+    return made
+
+
+def tried(patch: tuple[int, ...] = (32, 32, 16)) -> list[Candidate]:
+    return candidates("unet", patch, patch, (1.0, 1.0, 1.0))
+
+
+def test_candidates_hold_every_base_with_falling_patches() -> None:
+    found = tried()
+    assert {candidate.base for candidate in found} == set(plan_network.BASES)
+    assert found[0].patch == (32, 32, 16)
+    assert all(candidate.batch == 2 for candidate in found)
+    assert found[0].network["strides"] == [[2, 2, 2], [2, 2, 2], [2, 2, 1]]
+    assert found[0].network["channels"] == [32, 64, 128, 256]
+    assert found[0].network["norm"] == ["instance", {"affine": True}]
+    for candidate in found[:: len(plan_network.BASES)]:
+        described = dict(candidate.network) | {"channels": [2] * len(candidate.network["channels"])}
+        network = networks.create(described.pop("name"), described.pop("spatial_dims"), 1, 2, **described)
+        assert network(torch.zeros(1, 1, *candidate.patch)).shape == (1, 2, *candidate.patch)
+
+
+def test_pictures_fill_a_batch() -> None:
+    found = candidates("unet", (256, 256), (256, 256), None)
+    assert (found[0].patch, found[0].batch) == ((256, 256), 8)
+    assert candidates("unet", (512, 512), (512, 512), None)[0].batch == 2
+    assert found[0].network.get("norm") is None  # batch normalisation, as the network has it
+
+
+def test_networks_without_strides_have_the_levels_of_the_thin_axis() -> None:
+    given, base = arguments("attention_unet", [[2, 2, 1], [2, 2, 2]], 8, 3)
+    assert given["channels"] == [8, 16]
+    assert "strides" not in given
+    assert base == 8
+    given, base = arguments("focusnet_pp", [[2, 2]], 8, 2)
+    assert (given, base) == ({"name": "focusnet_pp", "spatial_dims": 2}, 0)
+
+
+def costs(found: Sequence[Candidate]) -> list[float]:
+    result = []
+    for candidate in found:
+        row = plan_network._row(candidate, 1, 2)
+        result.append(PACE * complexity.measure([row], ("macs",))["rows"][0]["macs"] * candidate.batch)
+    return result
+
+
+def test_the_costliest_that_has_its_steps_is_chosen(device: Device) -> None:
+    found = tried()
+    seconds = costs(found)
+    limit = sorted(seconds)[len(found) // 2]  # half of them are quick enough
+    minutes = limit * 500 / plan_network.SHARE / 60 * 1.0001
+    best = choose(found, 1, 2, minutes=minutes, memory=2**40, device=CPU, steps=500)
+    assert best.seconds == pytest.approx(limit)
+    assert best.steps(minutes) >= 500
+    assert len(device.measured) <= 10  # few of them are measured
+
+
+def test_memory_bounds_it(device: Device) -> None:
+    found = tried()
+    best = choose(found, 1, 2, minutes=1e6, memory=80 * 12 * 32 * 32 * 16, device=CPU)
+    assert best.memory <= 80 * 12 * 32 * 32 * 16
+    assert best.candidate.base in (12, 16, 24, 32)
+    assert any("GiB" in line for line in best.tried)
+
+
+def test_few_minutes_give_the_cheapest(device: Device) -> None:
+    found = tried()
+    best = choose(found, 1, 2, minutes=1e-6, memory=2**40, device=CPU)
+    assert best.seconds == pytest.approx(min(costs(found)))
+
+
+def test_what_fails_is_left_out(device: Device) -> None:
+    device.fails_above = 12
+    best = choose(tried(), 1, 2, minutes=1e6, memory=2**40, device=CPU)
+    assert best.candidate.base <= 12
+    assert any("does not fit" in line for line in best.tried)
+
+
+def test_memory_that_nothing_fits_is_said(device: Device) -> None:
+    with pytest.raises(
+        PlanError, match=r"unet from 8 .* is the smallest plan for these images and takes .* raise --mem"
+    ):
+        choose(tried(), 1, 2, minutes=5, memory=1000, device=CPU)
+
+
+def test_a_network_that_takes_no_volumes_is_named() -> None:
+    with pytest.raises(PlanError, match="network psp_net cannot be built for these images"):
+        choose(
+            [Candidate({"name": "psp_net", "spatial_dims": 3}, (32, 32, 32), 2)],
+            1,
+            2,
+            minutes=1,
+            memory=2**40,
+            device=CPU,
+        )
+
+
+def test_limits_of_memory() -> None:
+    assert memory_limit(1.5, CPU).value == 1.5 * 2**30
+    assert 0 < memory_limit(None, CPU).value < 2**50

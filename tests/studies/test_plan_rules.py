@@ -1,0 +1,172 @@
+"""The rules of a plan, one by one, on fingerprints made by hand."""
+
+from typing import Any
+
+import pytest
+
+from medseg.data.case_facts import CaseFacts
+from medseg.data.fingerprint import Fingerprint
+from medseg.studies import plan_rules
+from medseg.studies.plan_rules import PlanError
+
+
+def case(**changes: Any) -> CaseFacts:
+    facts: dict[str, Any] = {
+        "shape": (40, 50, 40), "spacing": (1.0, 1.0, 1.0), "codes": "RAS", "channels": 1, "dtype": "int16",
+        "equal_channels": False, "quantiles": (tuple(range(11)),), "foreground": (tuple(range(11)),),
+        "voxels": (900, 100), "parts": (1, 1),
+    }  # fmt: skip
+    return CaseFacts(**facts | changes)
+
+
+def found(*cases: CaseFacts, **changes: Any) -> Fingerprint:
+    facts: dict[str, Any] = {
+        "data": "x", "name": "d", "modality": ("MR",), "classes": ("background", "organ"), "background": 0,
+    }  # fmt: skip
+    return Fingerprint(**facts | changes, cases=cases or (case(),))
+
+
+def picture(**changes: Any) -> CaseFacts:
+    return case(**{"shape": (256, 320), "spacing": None, "codes": "", "dtype": "uint8"} | changes)
+
+
+def row(low: float, middle: float, high: float) -> tuple[tuple[float, ...]]:
+    """Return quantiles of one channel; percentiles 0.5 and 99.5 are ``low`` and ``high``."""
+    return ((low - 1, low, low, low, low, middle, high, high, high, high, high + 1),)
+
+
+def test_spacing_is_the_median_of_each_axis() -> None:
+    cases = [case(spacing=(edge, 1.0, 2.0)) for edge in (0.5, 0.8, 5.0)]
+    assert plan_rules.spacing(found(*cases)).value == [0.8, 1.0, 2.0]
+
+
+def test_distance_of_thick_slices_is_the_tenth_percentile() -> None:
+    cases = [case(spacing=(1.0, 1.0, float(edge))) for edge in range(4, 15)]
+    chosen = plan_rules.spacing(found(*cases))
+    assert chosen.value == [1.0, 1.0, 5.0]  # of 4, 5 ... 14
+    assert "along S, where slices are thick" in chosen.why
+
+
+def test_thick_slices_are_never_made_thinner_than_the_other_edges() -> None:
+    cases = [case(spacing=(1.0, 1.0, edge)) for edge in (0.2, 0.2, 6.0, 6.0, 6.0, 6.0, 6.0, 6.0, 6.0, 6.0)]
+    assert plan_rules.spacing(found(*cases)).value == [1.0, 1.0, 1.0]
+
+
+def test_pictures_and_stacks_keep_their_pixels() -> None:
+    assert plan_rules.spacing(found(picture())).value is None
+    assert plan_rules.spacing(found(case(), case(spacing=None, codes=""))).value is None
+
+
+def test_edges_are_those_after_resampling() -> None:
+    cases = [case(shape=(10, 20, 30), spacing=(2.0, 1.0, 0.5)), case(shape=(10, 20, 30), spacing=(2.0, 1.0, 0.5))]
+    assert list(plan_rules.resampled(found(*cases), [1.0, 1.0, 1.0])) == [20, 20, 15]
+
+
+@pytest.mark.parametrize(
+    ("edges", "voxel", "patch", "strides"),
+    [  # the hippocampus: nnU-Net's published plan has patch 40 x 56 x 40 and these three poolings
+        ((35, 50, 36), (1.0, 1.0, 1.0), [40, 56, 40], [[2, 2, 2]] * 3),
+        ((256, 256, 12), (0.5, 0.5, 5.0), [256, 256, 12], [[2, 2, 1]] * 3 + [[2, 2, 2]] + [[2, 2, 1]]),
+        ((20, 20, 2), (1.0, 1.0, 20.0), [20, 20, 2], [[2, 2, 1]] * 2),
+        ((7, 7), None, [7, 7], []),
+    ],
+)
+def test_levels(edges: Any, voxel: Any, patch: list[int], strides: list[list[int]]) -> None:
+    assert plan_rules.levels(edges, voxel) == (patch, strides)
+
+
+def test_every_level_keeps_four_voxels() -> None:
+    for edges in [(200, 130, 17), (9, 8, 8), (64, 300, 5)]:
+        patch, strides = plan_rules.levels(edges, (0.7, 0.9, 4.1))
+        for axis, edge in enumerate(patch):
+            for stride in strides:
+                assert edge % stride[axis] == 0
+                edge //= stride[axis]
+            assert edge >= min(4, edges[axis])
+
+
+def test_smaller_patches_end() -> None:
+    sizes, size = [], [192, 160, 20]
+    while size is not None:
+        sizes.append(size)
+        size = plan_rules.smaller(size, (200, 200, 20))  # type: ignore[assignment]
+    assert sizes[:3] == [[192, 160, 20], [192, 160, 16], [144, 160, 16]]  # what is largest beside the image goes first
+    assert sizes[-1] == [16, 16, 16]
+    assert len(sizes) < 40
+    volumes = [a * b * c for a, b, c in sizes]
+    assert volumes == sorted(volumes, reverse=True)
+
+
+def test_a_ct_has_one_window_for_all_volumes() -> None:
+    cases = [case(quantiles=row(-1000, 0, 900), foreground=row(low, 50, low + 200)) for low in (-60.0, -60.0)]
+    assert plan_rules.intensity(found(*cases, modality=("CT",))).value == {
+        "scheme": "range", "low": pytest.approx(-60.0), "high": pytest.approx(140.0), "clip": True,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("modality", ["MR", "CTA-like MR", "PET"])
+def test_what_is_no_ct_is_scaled_image_by_image(modality: str) -> None:
+    chosen = plan_rules.intensity(found(case(quantiles=row(-1000, 0, 900)), modality=(modality,)))
+    assert chosen.value == {"scheme": "zscore"}
+
+
+def test_a_picture_of_a_ct_has_no_hounsfield_units() -> None:
+    slices = [picture(quantiles=row(0, 90, 250)), picture(quantiles=row(5, 80, 240))]
+    chosen = plan_rules.intensity(found(*slices, modality=("CT",)))
+    assert chosen.value == {"scheme": "range", "low": 0, "high": 255}
+
+
+def test_pictures_of_unlike_contrast_are_scaled_one_by_one() -> None:
+    assert plan_rules.intensity(found(picture(quantiles=row(0, 5, 20)), picture(quantiles=row(0, 90, 250)))).value == {
+        "scheme": "zscore"
+    }
+
+
+def test_a_skull_stripped_volume_is_scaled_without_its_zeros() -> None:
+    assert plan_rules.intensity(found(case(quantiles=row(0, 5, 20)))).value == {"scheme": "zscore", "nonzero": True}
+
+
+def test_polarity_only_where_objects_are_on_both_sides() -> None:
+    bright = picture(quantiles=row(0, 50, 200), foreground=row(90, 150, 200))
+    dark = picture(quantiles=row(0, 150, 200), foreground=row(0, 40, 90))
+    assert plan_rules.polarity(found(bright, dark)).value == "bright"
+    assert plan_rules.polarity(found(bright, bright)).value is None
+    assert plan_rules.polarity(found(dark)).value is None
+    assert plan_rules.polarity(found(bright, dark, background=None)).value is None
+    assert plan_rules.polarity(found(*[bright] * 30, dark)).value is None  # one odd image in thirty
+
+
+def test_colour_of_pictures() -> None:
+    grey, coloured = picture(channels=4, equal_channels=True), picture(channels=3)
+    assert plan_rules.colour(found(picture())).value is None
+    assert plan_rules.colour(found(grey, grey, grey, grey, coloured)).value == "grey"
+    assert plan_rules.colour(found(grey, coloured)).value == "rgb"
+    assert plan_rules.colour(found(case(channels=4))).value is None
+
+
+@pytest.mark.parametrize(
+    ("facts", "axes"),
+    [
+        ({}, [0]),
+        ({"classes": ("background", "left kidney", "right_kidney")}, []),
+        ({"modality": ("photograph",)}, [1]),
+        ({"modality": ("ssTEM",)}, [0, 1]),
+        ({"modality": ("H&E histology",)}, [0, 1]),
+    ],
+)
+def test_mirrors(facts: dict[str, Any], axes: list[int]) -> None:
+    image = picture() if "modality" in facts else case()
+    assert plan_rules.mirrors(found(image, **facts)).value == axes
+
+
+def test_stacks_without_a_patient_are_not_mirrored() -> None:
+    assert plan_rules.mirrors(found(case(codes="", spacing=None))).value == []
+
+
+def test_dimensions_that_the_images_have_not_are_refused() -> None:
+    assert plan_rules.dimensions(found(), None).value == 3
+    assert plan_rules.dimensions(found(picture()), 2).value == 2
+    with pytest.raises(PlanError, match="--dimensions 2: the images of d are volumes; a plan is made for them as they"):
+        plan_rules.dimensions(found(), 2)
+    with pytest.raises(PlanError, match="--dimensions 3: the images of d are pictures"):
+        plan_rules.dimensions(found(picture()), 3)
