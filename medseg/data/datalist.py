@@ -162,7 +162,11 @@ class Datalist:
         return {**entry, **paths, **({VALUES_KEY: dict(self.values)} if self.values else {})}
 
     def _placed(self, named: str | list[str]) -> str | list[str]:
-        return [str(self.root / path) for path in named] if isinstance(named, list) else str(self.root / named)
+        if isinstance(named, list):
+            return [str(self._placed(path)) for path in named]
+        if ".." not in named.split("/"):
+            return str(self.root / named)
+        return os.path.normpath(os.path.join(os.path.realpath(self.root), named))  # "..", past a link, is elsewhere
 
     def fingerprint(self) -> str:
         """Identify the data in a run's record.
