@@ -33,7 +33,8 @@ from typing import Any
 import numpy as np
 
 from medseg.data.datalist import Datalist, Entry
-from medseg.releases.pictures import Mask, Pixels, link_image, write_png
+from medseg.importers.drawing import decode_rle, fill_polygons
+from medseg.releases.pictures import Pixels, link_image, write_png
 from medseg.releases.prepare import SourceError, check_counts, clear, convert, find_one, make_parser, run
 
 WHERE = (
@@ -69,51 +70,6 @@ class Scene:
     image: Path
     shape: tuple[int, int]
     things: list[Thing]
-
-
-def fill_polygons(polygons: Sequence[Any], shape: tuple[int, int], where: str) -> Mask:
-    """Set the pixels whose centres lie inside one of the polygons.
-
-    Args:
-        polygons: ``[x0, y0, x1, y1, ...]`` each, in pixels; the corner of the image is 0, 0. What lies outside the
-            image, and a polygon of less than three points, covers nothing.
-        shape: height and width of the image.
-        where: file and annotation, for messages.
-
-    Raises:
-        SourceError: if a polygon is no list of pairs of finite numbers.
-    """
-    from skimage.draw import polygon
-
-    mask = np.zeros(shape, bool)
-    for corners in polygons:
-        try:
-            points = np.asarray(corners, np.float64)
-        except (TypeError, ValueError) as error:
-            raise SourceError(f"{where}: a polygon is {str(corners)[:60]}, but must be a list of numbers") from error
-        if points.ndim != 1 or points.size % 2 or not np.isfinite(points).all():
-            raise SourceError(f"{where}: a polygon is {str(corners)[:60]}, but must be pairs x, y of finite numbers")
-        if points.size >= 6:
-            mask[polygon(points[1::2] - 0.5, points[::2] - 0.5, shape)] = True
-    return mask
-
-
-def decode_rle(rle: dict[str, Any], shape: tuple[int, int], where: str) -> Mask:
-    """Set the pixels of a run-length code: lengths of unset and set runs in turn, column by column.
-
-    Raises:
-        SourceError: if it is compressed, of another size than the image, or its runs do not fill it.
-    """
-    counts, size = rle.get("counts"), rle.get("size")
-    if isinstance(counts, str):
-        raise SourceError(f"{where}: its run lengths are compressed, but the release has lists; take the official file")
-    if size != list(shape):
-        raise SourceError(f"{where}: its run lengths are for the size {size}, but the image is {list(shape)}")
-    valid = isinstance(counts, list) and all(isinstance(count, int) and count >= 0 for count in counts)
-    if not valid or sum(counts or []) != shape[0] * shape[1]:
-        raise SourceError(f"{where}: its run lengths do not fill {shape[0]}x{shape[1]} pixels; take the official file")
-    values = np.arange(len(counts or [])) % 2 == 1
-    return np.repeat(values, counts or []).reshape(shape, order="F")
 
 
 def draw(scene: Scene) -> Pixels:

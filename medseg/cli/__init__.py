@@ -2,14 +2,16 @@
 
 A command is one module of this folder whose name has no underscore in front, with two functions:
 ``add_arguments(parser)`` and ``run(options)``, which returns the exit status (0 done, 1 done with errors in the data, 2
-wrong usage or input). The first line of its docstring is its help. No command imports anything heavy before it runs,
-and only the one asked for is imported.
+wrong usage or input). It is called as its module, but for underscores, which are hyphens, and one at the end, which
+only tells the module from a word of Python (``import_``). The first line of its docstring is its help. No command
+imports anything heavy before it runs, and only the one asked for is imported.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import keyword
 import os
 import pkgutil
 import select
@@ -38,12 +40,14 @@ class Command(Protocol):
 
 def names() -> list[str]:
     """Return the commands' names, sorted."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    modules = (module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    return sorted(name.removesuffix("_").replace("_", "-") for name in modules)
 
 
 def load_command(name: str) -> Command:
     """Import one command's module."""
-    return cast(Command, importlib.import_module(f"{__name__}.{name}"))
+    module = name.replace("-", "_") + "_" * keyword.iskeyword(name)
+    return cast(Command, importlib.import_module(f"{__name__}.{module}"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

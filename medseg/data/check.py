@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medseg.data.check_findings import Case, Finding, Requirements
+from medseg.data.check_findings import Case, Finding, Requirements, paths_of
 from medseg.data.check_rules import find_all
 from medseg.data.datalist import Datalist, DatalistError
 from medseg.data.file_facts import Progress, cache_folder, measure_all
@@ -127,7 +127,8 @@ def check_datalist(
         (split, index) for split in ("training", "validation", "test") for index in range(len(getattr(datalist, split)))
     ]
     entries = [datalist.absolute(entry) for _, entry in datalist.entries()]
-    files = [(Path(entry[key]), key != "image") for entry in entries for key in PATH_KEYS if key in entry]
+    named = [(key, entry[key]) for entry in entries for key in PATH_KEYS if key in entry]
+    files = [(path, key != "image") for key, value in named for path in paths_of(value)]
     cache_file = None
     if cache:
         name = hashlib.sha256(str(datalist.path).encode()).hexdigest()[:24]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from medseg.data.datalist import Entry
 from medseg.data.file_facts import FileFacts
+from medseg.io.placement import compare
 
 __all__ = [
     "Case",
@@ -19,6 +22,7 @@ __all__ = [
     "error",
     "mixture",
     "names",
+    "paths_of",
     "shape_text",
     "spacing_text",
     "warning",
@@ -75,11 +79,11 @@ class Case:
     @classmethod
     def build(cls, split: str, index: int, entry: Entry, facts: dict[tuple[Path, bool], FileFacts]) -> Case:
         """Join an entry (absolute paths) with the facts of its files."""
-        image = Path(entry["image"])
+        image, image_facts = _joined(paths_of(entry["image"]), facts)
         label = Path(entry["label"]) if "label" in entry else None
         instances = Path(entry["instances"]) if "instances" in entry else None
         found = [facts.get((path, True)) if path is not None else None for path in (label, instances)]
-        return cls(split, index, entry, image, label, facts.get((image, False)), found[0], instances, found[1])
+        return cls(split, index, entry, image, label, image_facts, found[0], instances, found[1])
 
     @property
     def place(self) -> str:
@@ -110,6 +114,47 @@ class Case:
     def readable_targets(self) -> list[tuple[str, Path, FileFacts]]:
         """Role, path and facts of label and instances, where they could be read."""
         return [(r, p, f) for r, p, f in self.files if r != "image" and f is not None and f.error is None]
+
+
+def paths_of(value: str | Sequence[str]) -> list[Path]:
+    """Return the files that an entry's key names: one, or of an image of several files one a channel."""
+    return [Path(value)] if isinstance(value, str) else [Path(path) for path in value]
+
+
+def _joined(paths: Sequence[Path], facts: Mapping[tuple[Path, bool], FileFacts]) -> tuple[Path, FileFacts | None]:
+    """Return what is known of an image: of several files their channels together, or the file at fault."""
+    first = facts.get((paths[0], False))
+    if len(paths) == 1 or first is None or first.error is not None:
+        return paths[0], first
+    joined = first
+    for path in paths[1:]:
+        more = facts.get((path, False))
+        if more is None or more.error is not None:
+            return path, more
+        fault = f"{path}: is {shape_text(more.shape)}, but the channel {paths[0].name} is {shape_text(first.shape)}"
+        if more.shape == first.shape:
+            fault = _apart(path, more, paths[0], first)
+        if fault:
+            return path, FileFacts(error=f"{fault}; bring all channels of the image to one grid")
+        joined = replace(
+            joined,
+            channels=joined.channels + more.channels,
+            not_finite=joined.not_finite + more.not_finite,
+            notes=tuple(dict.fromkeys((*joined.notes, *more.notes))),
+            lossy=joined.lossy or more.lossy,
+            sha256=f"{joined.sha256}{more.sha256}",
+        )
+    return paths[0], joined
+
+
+def _apart(path: Path, more: FileFacts, start: Path, first: FileFacts) -> str:
+    """Return how two channels of one shape lie apart, an empty text where they do not."""
+    if more.affine is None or first.affine is None:
+        same = more.affine is first.affine and more.orientation == first.orientation
+        return "" if same else f"{path}: is placed otherwise than the channel {start.name}"
+    affines = [np.reshape(facts.affine or (), (4, 4)) for facts in (first, more)]
+    difference = compare(affines[0], affines[1], first.shape)
+    return "" if difference.same else f"{path}: lies {difference.mm:.3g} mm from the channel {start.name}"
 
 
 def error(code: str, message: str, *files: Path) -> Finding:

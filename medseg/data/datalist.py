@@ -45,8 +45,9 @@ class Datalist:
         source: DOI, URL or a sentence that says where the data come from.
         labels: class index to class name, 0 to C - 1 without gaps.
         ignore_index: label value of pixels that count nowhere, or ``None``.
-        training: entries ``{"image", "label", "group", "fold", ...}``, paths relative to the JSON file; where objects
-            are told apart, ``instances`` names the map of their numbers.
+        training: entries ``{"image", "label", "group", "fold", ...}``, paths relative to the JSON file (with ``..``
+            where they lie beside its folder); an ``image`` of several files is their list, one a channel; where
+            objects are told apart, ``instances`` names the map of their numbers.
         validation: entries of a fixed validation list.
         test: entries of a fixed test list; the only ones that may lack a label.
         path: where the JSON file is (or will be); relative paths start at its folder.
@@ -152,12 +153,20 @@ class Datalist:
 
     def files(self) -> list[str]:
         """Return the path of every file that the entries name, relative to the JSON file, each once, sorted."""
-        return sorted({entry[key] for _, entry in self.entries() for key in PATH_KEYS if key in entry})
+        named = (entry[key] for _, entry in self.entries() for key in PATH_KEYS if key in entry)
+        return sorted({path for value in named for path in (value if isinstance(value, list) else [value])})
 
     def absolute(self, entry: Entry) -> Entry:
         """Return a copy of an entry with absolute paths and, where there is one, the mapping of its label's values."""
-        paths: Entry = {key: str(self.root / entry[key]) for key in PATH_KEYS if key in entry}
+        paths: Entry = {key: self._placed(entry[key]) for key in PATH_KEYS if key in entry}
         return {**entry, **paths, **({VALUES_KEY: dict(self.values)} if self.values else {})}
+
+    def _placed(self, named: str | list[str]) -> str | list[str]:
+        if isinstance(named, list):
+            return [str(self._placed(path)) for path in named]
+        if ".." not in named.split("/"):
+            return str(self.root / named)
+        return os.path.normpath(os.path.join(os.path.realpath(self.root), named))  # "..", past a link, is elsewhere
 
     def fingerprint(self) -> str:
         """Identify the data in a run's record.

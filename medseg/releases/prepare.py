@@ -219,6 +219,9 @@ def clear(target: Path, script: str) -> None:
     datalist = Datalist.load(target)
     if datalist.preparation.get("script") != script:
         raise DatalistError(f"{target}: was not written by {script}; choose another output folder")
+    outside = [name for name in datalist.files() if ".." in name.split("/")]
+    if outside:
+        raise DatalistError(f"{target}: names {outside[0]}, outside its folder, where nothing is deleted; remove it")
     target.unlink()
     for name in datalist.files():
         (datalist.root / name).unlink(missing_ok=True)

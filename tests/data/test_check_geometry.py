@@ -10,6 +10,7 @@ import tifffile
 from PIL import Image
 
 from medseg.data.check import Report, check_datalist
+from medseg.data.datalist import Datalist
 
 AFFINE = np.diag([1.0, 1.0, 3.0, 1.0])
 SHAPE = (20, 24, 6)
@@ -204,3 +205,34 @@ def test_real_volumes_raise_no_false_alarm(real_data: Path, tmp_path):
     assert {finding.code for finding in report.findings} == {"label-value"}  # many classes, two named here
     crossed = check(tmp_path, ("cord/t2/t2.nii.gz", "cord/t1/t1w_seg-manual.nii.gz"))
     assert "(axes RAS against PSR)" in crossed.errors[0].message
+
+
+def channels(folder, second=(16, 24)):
+    """A datalist of one case of two files a channel each."""
+    rng = np.random.default_rng(0)
+    for name, shape in (("a_t1", (16, 24)), ("a_t2", second)):
+        Image.fromarray(rng.integers(0, 255, shape, dtype=np.uint8)).save(folder / f"{name}.png")
+    Image.fromarray(rng.integers(0, 2, (16, 24), dtype=np.uint8)).save(folder / "label.png")
+    return Datalist(
+        name="two",
+        version=1,
+        modality=("t1", "t2"),
+        licence="",
+        source="",
+        labels={0: "a", 1: "b"},
+        training=[{"image": ["a_t1.png", "a_t2.png"], "label": "label.png"}],
+        path=folder / "datalist.json",
+    ).save()
+
+
+def test_channels_in_files_of_their_own_are_one_image(tmp_path):
+    assert check_datalist(channels(tmp_path), in_channels=2).findings == ()
+    (finding,) = check_datalist(channels(tmp_path), in_channels=1).findings
+    assert "a_t1.png: has 2 channels" in finding.message
+
+
+def test_channels_on_several_grids(tmp_path):
+    (finding,) = check_datalist(channels(tmp_path, (24, 16))).findings
+    assert "a_t2.png: is 24x16, but the channel a_t1.png is 16x24; bring all channels" in finding.message
+    (tmp_path / "a_t2.png").unlink()
+    assert [finding.code for finding in check_datalist(tmp_path / "datalist.json").findings] == ["missing-file"]

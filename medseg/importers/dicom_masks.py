@@ -1,0 +1,199 @@
+"""Masks from DICOM SEG (read by highdicom) and RTSTRUCT (drawn here) on the grid of their image.
+
+Contours of RTSTRUCT: a voxel belongs to a region if its centre lies inside an odd number of the region's contours in
+its slice, so that a contour inside another one is a hole; a centre exactly on a contour may fall on either side. A
+contour belongs to the slice that its plane lies in, at most a tenth of the distance of slices away.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medseg.errors import shown
+from medseg.importers.drawing import Mask, Segment
+from medseg.importers.layout import ImportingError
+from medseg.io.image_file import ImageFile
+from medseg.io.itk_formats import LPS_TO_RAS
+from medseg.io.placement import ROUNDING
+
+__all__ = ["Roi", "draw_structures", "draw_volume", "rois_of", "segments_of"]
+
+_TOLERANCE = 1e-2  # of highdicom: how far from whole voxels and equal directions
+_CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+
+
+@dataclass(frozen=True)
+class Roi:
+    """A segment or region of interest.
+
+    Args:
+        number: in its file.
+        name: of its class.
+        code: coded concept for the datalist, empty where there is none.
+    """
+
+    number: int
+    name: str
+    code: dict[str, str]
+
+
+def _segmentation(path: Path) -> Any:
+    try:
+        import highdicom
+    except ImportError as error:
+        raise ImportingError(
+            f"{shown(path)}: reading DICOM SEG needs highdicom; install it: pip install 'medseg[dicom]'"
+        ) from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return highdicom.seg.segread(path)
+    except Exception as error:  # highdicom raises nearly every type on damaged or odd files
+        raise ImportingError(
+            f"{shown(path)}: cannot be read as DICOM SEG ({_brief(error)}); export it again"
+        ) from error
+
+
+def segments_of(path: Path) -> list[Roi]:
+    """Return the segments of a DICOM SEG.
+
+    Raises:
+        ImportingError: if it cannot be read, or holds fractions.
+    """
+    seg = _segmentation(path)
+    if str(seg.SegmentationType) == "FRACTIONAL":
+        raise ImportingError(f"{shown(path)}: holds fractions, not classes; export it as a binary segmentation")
+    made = []
+    for number in seg.segment_numbers:
+        description = seg.get_segment_description(number)
+        code = description.segmented_property_type
+        coded = {"value": str(code.value), "scheme": str(code.scheme_designator), "meaning": str(code.meaning)}
+        made.append(
+            Roi(int(number), str(description.segment_label).strip(), coded if len(coded["value"]) <= 16 else {})
+        )
+    return made
+
+
+def draw_volume(path: Path, rois: Sequence[Roi], image: ImageFile) -> list[Segment]:
+    """Return the segments of a DICOM SEG on the grid of an image.
+
+    Args:
+        path: the SEG.
+        rois: its segments.
+        image: a volume, ``(X, Y, Z)``.
+
+    Raises:
+        ImportingError: if the two grids are not one but for slices that are missing in the SEG.
+    """
+    import highdicom
+
+    grid = _placed(path, image)
+    seg = _segmentation(path)
+    lps = (LPS_TO_RAS @ grid)[:, [2, 1, 0, 3]]  # highdicom's axes are slices, rows, columns
+    shape = tuple(image.shape)[::-1]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            geometry = highdicom.VolumeGeometry(lps, shape, "PATIENT")
+            volume = seg.get_volume(combine_segments=False, allow_missing_positions=True, rtol=0.02)
+            array = volume.match_geometry(geometry, tol=_TOLERANCE).array
+    except Exception as error:
+        raise ImportingError(
+            f"{shown(path)}: does not lie on the grid of its series ({_brief(error)}); resample it to the series"
+        ) from error
+    masks: npt.NDArray[Any] = np.asarray(array).transpose(2, 1, 0, 3) > 0
+    names = {int(number): place for place, number in enumerate(seg.segment_numbers)}
+    return [_solid(roi.name, masks[..., names[roi.number]]) for roi in rois]
+
+
+def _solid(name: str, mask: Mask) -> Segment:
+    return Segment(name, lambda shape: mask)
+
+
+def _read_structures(path: Path) -> Any:
+    import pydicom
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return pydicom.dcmread(path)
+    except Exception as error:
+        raise ImportingError(f"{shown(path)}: damaged DICOM file ({_brief(error)}); restore it") from error
+
+
+def rois_of(path: Path) -> list[Roi]:
+    """Return the regions of an RTSTRUCT that have contours.
+
+    Raises:
+        ImportingError: if it cannot be read or has none.
+    """
+    head = _read_structures(path)
+    drawn = {
+        int(item.ReferencedROINumber) for item in head.get("ROIContourSequence", []) if item.get("ContourSequence")
+    }
+    regions = head.get("StructureSetROISequence", [])
+    made = [Roi(int(item.ROINumber), str(item.ROIName).strip(), {}) for item in regions if int(item.ROINumber) in drawn]
+    if not made:
+        raise ImportingError(f"{shown(path)}: no region has a contour; export the contours too")
+    return made
+
+
+def draw_structures(path: Path, rois: Sequence[Roi], image: ImageFile) -> list[Segment]:
+    """Return the regions of an RTSTRUCT on the grid of an image.
+
+    Args:
+        path: the RTSTRUCT.
+        rois: its regions.
+        image: a volume, ``(X, Y, Z)``.
+
+    Raises:
+        ImportingError: if a contour is not closed, or lies in no slice.
+    """
+    head = _read_structures(path)
+    lps = LPS_TO_RAS @ _placed(path, image)
+    contours = {int(item.ReferencedROINumber): item.get("ContourSequence", []) for item in head.ROIContourSequence}
+    return [_solid(roi.name, _fill(path, roi.name, contours[roi.number], lps, tuple(image.shape))) for roi in rois]
+
+
+def _fill(path: Path, name: str, contours: Sequence[Any], lps: npt.NDArray[Any], shape: tuple[int, ...]) -> Mask:
+    from skimage.draw import polygon
+
+    mask = np.zeros(shape, bool)
+    to_voxel = np.linalg.inv(lps)
+    where = f"{shown(path)}: region {shown(name)}"
+    for contour in contours:
+        kind = str(contour.get("ContourGeometricType"))
+        if kind == "POINT":
+            continue  # a marker, without an area
+        if kind not in _CLOSED:
+            raise ImportingError(f"{where}: a contour is {kind}, which encloses nothing; close it")
+        points = np.array([float(value) for value in contour.ContourData]).reshape(-1, 3)
+        voxels = points @ to_voxel[:3, :3].T + to_voxel[:3, 3]
+        place = round(float(voxels[:, 2].mean()))
+        if np.abs(voxels[:, 2] - place).max() > ROUNDING or not 0 <= place < shape[2]:
+            raise ImportingError(
+                f"{where}: a contour at z = {points[0, 2]:.4g} mm lies in no slice of its series (slices 0 to "
+                f"{shape[2] - 1}, "
+                f"it is at {voxels[:, 2].mean():.4g}); take the series that it was drawn on"
+            )
+        inside = np.zeros(shape[:2], bool)
+        inside[polygon(voxels[:, 0], voxels[:, 1], shape[:2])] = True
+        mask[:, :, place] ^= inside
+    return mask
+
+
+def _placed(path: Path, image: ImageFile) -> npt.NDArray[np.float64]:
+    if image.affine is None or len(image.shape) != 3:
+        raise ImportingError(f"{shown(path)}: its series is no volume with a place in the patient; take one that is")
+    return image.affine
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,96 @@
+"""Cityscapes and what is laid out like it: ``leftImg8bit/SPLIT/CITY/*_leftImg8bit.png``, ``gtFine/.../*_labelIds.png``.
+
+Of labels that hold only ids of Cityscapes the 19 classes of the benchmark are taken, the other ids count nowhere
+(https://github.com/mcordts/cityscapesScripts, helpers/labels.py); ``labelTrainIds`` hold those classes already. Labels
+with other ids are of own classes, which a person names. A city is a group.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medseg.errors import shown
+from medseg.importers.folder import Folder
+from medseg.importers.layout import Case, Found, ImportingError, Layout, Options
+
+__all__ = ["Cityscapes"]
+
+_IMAGE = "_leftImg8bit.png"
+_LABELS = ("_labelTrainIds.png", "_labelIds.png")
+_SPLITS = {"train": "training", "val": "validation", "test": "test"}
+_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+_NAMES = (
+    *(
+        "road",
+        "sidewalk",
+        "building",
+        "wall",
+        "fence",
+        "pole",
+        "traffic light",
+        "traffic sign",
+        "vegetation",
+        "terrain",
+    ),
+    *("sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"),
+)
+_LAST_ID = 33
+_VOID = 255
+
+
+class Cityscapes(Layout):
+    """Names that end in ``_leftImg8bit.png`` and ``_labelIds.png``."""
+
+    name = "cityscapes"
+    looks_for = "names that end in _leftImg8bit.png and in _labelIds.png or _labelTrainIds.png"
+
+    def recognise(self, folder: Folder) -> str | None:
+        """Look for both kinds of names."""
+        images = sum(path.name.endswith(_IMAGE) for path in folder.images)
+        labels = sum(path.name.endswith(_LABELS) for path in folder.images)
+        return (
+            f"{images} names end in {_IMAGE}, {labels} in _labelIds.png or _labelTrainIds.png"
+            if images and labels
+            else None
+        )
+
+    def read(self, folder: Folder, options: Options) -> Found:
+        """Pair by split, city and name; training ids where every image has them."""
+        images = {_key(path, _IMAGE): path for path in folder.images if path.name.endswith(_IMAGE)}
+        kinds = {end: {_label_key(p, end): p for p in folder.images if p.name.endswith(end)} for end in _LABELS}
+        end = next(
+            (end for end in _LABELS if images.keys() <= kinds[end].keys()), max(kinds, key=lambda e: len(kinds[e]))
+        )
+        labels = kinds[end]
+        found = Found(self.name, "said so", [], grouped_by="a city, the folder of its images")
+        found.notes.append(f"labels are those that end in {end}")
+        for key, image in images.items():
+            split = next((_SPLITS[part] for part in image.parts if part in _SPLITS), "training")
+            label = labels.get(key)
+            if label is None and split != "test":
+                found.left_out[image] = f"no label that ends in {end}"
+            else:
+                found.cases.append(Case(key[1], (image,), label, split, key[0]))
+        if not found.cases:
+            raise ImportingError(f"{shown(folder.root)}: no {_IMAGE} has a label of its name; complete the folder")
+        if not options.values and not options.classes:
+            _official(found, end)
+        return found
+
+
+def _official(found: Found, end: str) -> None:
+    """Take the benchmark's classes; a label with other ids is then refused by its value."""
+    found.labels = dict(enumerate(_NAMES))
+    found.ignore = _VOID
+    if end != _LABELS[0]:
+        found.values = {stored: _IDS.index(stored) if stored in _IDS else _VOID for stored in range(_LAST_ID + 1)}
+    found.notes.append("classes are the 19 of Cityscapes; name others with --values or --classes")
+
+
+def _key(path: Path, end: str) -> tuple[str, str]:
+    return path.parent.name, path.name.removesuffix(end)
+
+
+def _label_key(path: Path, end: str) -> tuple[str, str]:
+    city, stem = _key(path, end)
+    return city, stem.rpartition("_gt")[0] or stem

@@ -1,0 +1,327 @@
+"""What the stored values and colours of labels mean: what the layout or a person says, never a guess."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medseg.errors import shown
+from medseg.importers.layout import Case, Draw, Found, ImportingError, Options, Question
+from medseg.io.image_file import ImageError, ImageFile
+from medseg.io.images import read_image
+
+__all__ = ["Classes", "map_colours", "resolve", "scan"]
+
+IGNORE = "ignore"
+_IGNORED = 255
+_MOST_VALUES = 1024
+_LISTED = 8
+_GREY = 255
+_SMOOTH = 16  # levels: more come from smoothing a mask of 0 and 255
+
+Progress = Callable[[int, int | None], None]
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a datalist.
+
+    Args:
+        labels: class index to name.
+        ignore: label value that counts nowhere.
+        values: stored value to class index; empty where labels store class indices.
+        colours: class index to colour.
+    """
+
+    labels: dict[int, str]
+    ignore: int | None = None
+    values: dict[int, int] = field(default_factory=dict)
+    colours: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a label file holds: values, or colours as 24-bit numbers, each with its number of pixels."""
+
+    values: Mapping[int, int]
+    coloured: bool
+
+
+def scan(found: Found, progress: Progress) -> tuple[list[set[int]], Counter[int], dict[Path, Counter[int]]]:
+    """Read every label file once; a case whose label cannot be used is left out, and said so.
+
+    Args:
+        found: its cases lose those.
+        progress: called with the labels read and all.
+
+    Returns:
+        The stored values of each case (none where the label is drawn or missing), the values of all with the number of
+        labels that hold them, and the pixels of each colour of the labels that are coloured, by file.
+    """
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        jobs = [pool.submit(_look, case.label) if isinstance(case.label, Path) else None for case in found.cases]
+        kept: list[Case] = []
+        held: list[set[int]] = []
+        present: Counter[int] = Counter()
+        coloured: dict[Path, Counter[int]] = {}
+        for number, (case, job) in enumerate(zip(found.cases, jobs, strict=True), start=1):
+            try:
+                seen = job.result() if job is not None else _Seen({}, False)
+            except (ImageError, ImportingError) as error:
+                assert isinstance(case.label, Path)
+                found.left_out[case.label] = str(error).removeprefix(f"{case.label}: ")
+                found.left_out |= dict.fromkeys(case.images, "its label cannot be used")
+                continue
+            if seen.coloured:
+                assert isinstance(case.label, Path)
+                coloured[case.label] = Counter(seen.values)
+            else:
+                present.update(seen.values.keys())
+            kept.append(case)
+            held.append(set() if seen.coloured else set(seen.values))
+            progress(number, len(jobs))
+    found.cases = kept
+    return held, present, coloured
+
+
+def _look(path: Path) -> _Seen:
+    label = read_image(path, label=True)
+    if label.lossy:
+        raise ImportingError(f"{path}: is compressed with loss, which changes class indices; export it as PNG")
+    array = label.array
+    coloured = label.channels in (3, 4) and label.kind == "picture" and array.dtype == np.uint8
+    if coloured and bool(np.all(array[..., :3] == array[..., :1])):
+        array, coloured = array[..., 0], False  # three equal channels are grey
+    elif label.channels > 1 and not coloured:
+        raise ImportingError(f"{path}: has {label.channels} channels; a label has one")
+    numbers = _as_numbers(array) if coloured else array
+    if numbers.dtype.kind == "f":
+        raise ImportingError(f"{path}: holds values that are not whole numbers; a label is class indices")
+    found, counts = np.unique(numbers, return_counts=True)
+    if len(found) > _MOST_VALUES:
+        kind = "colours" if coloured else "values"
+        raise ImportingError(f"{path}: holds {len(found)} {kind}; is it a picture, or are these numbers of objects?")
+    return _Seen(dict(zip(found.tolist(), counts.tolist(), strict=True)), coloured)
+
+
+def _as_numbers(pixels: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
+    red, green, blue = (pixels[..., channel].astype(np.int32) for channel in range(3))
+    return (red << 16) | (green << 8) | blue
+
+
+def resolve(
+    found: Found, present: Counter[int], coloured: dict[Path, Counter[int]], options: Options, where: Path
+) -> Classes:
+    """Return the classes; colour-coded labels of `found` become drawn ones.
+
+    Args:
+        found: what the layout says.
+        present: stored values of the label files.
+        coloured: of `scan`.
+        options: what a person says.
+        where: the folder, for messages.
+
+    Raises:
+        Question: if only a person knows what values or colours mean.
+        ImportingError: if what is said cannot be.
+    """
+    if coloured:
+        return _resolve_colours(found, present, coloured, options, where)
+    if found.values and not options.values:
+        made = Classes(dict(found.labels), found.ignore, dict(found.values), dict(found.colours))
+        unknown = sorted(set(present) - set(found.values))
+        if unknown:
+            raise _unknown(unknown, where)
+        return _named(made, options, where)
+    targets = _targets(found, present, options, where)
+    index_of: dict[str, int] = {}
+    taken = {target for target in targets.values() if isinstance(target, int)}
+    for target in targets.values():
+        if isinstance(target, str) and target != IGNORE and target not in index_of:
+            index_of[target] = next(index for index in range(len(targets) + 1) if index not in taken)
+            taken.add(index_of[target])
+    labels = {index: "background" if index == 0 else f"class_{index}" for index in sorted(taken)}
+    labels |= {index: name for name, index in index_of.items()}
+    gaps = sorted(set(range(max(labels, default=0) + 1)) - labels.keys() - set(range(len(options.classes))))
+    if gaps or not labels:
+        raise ImportingError(
+            f"{shown(where)}: --values leaves out class {gaps[0] if gaps else 0}; number them 0, 1, 2 ..."
+        )
+    if len(set(labels.values())) < len(labels):
+        raise ImportingError(f"{shown(where)}: two classes would be called alike; name all of them with --classes")
+    ignore = found.ignore
+    if IGNORE in targets.values():
+        ignore = ignore if ignore is not None and ignore not in labels else _IGNORED
+    mapping = {
+        stored: ignore if target == IGNORE else index_of[target] if isinstance(target, str) else target
+        for stored, target in targets.items()
+    }
+    values = {stored: int(index or 0) for stored, index in mapping.items()}
+    colours = {values[stored]: colour for stored, colour in found.colours.items() if stored in values}
+    colours.pop(ignore if ignore is not None else -1, None)
+    same = all(stored == index for stored, index in values.items())
+    return _named(Classes(dict(sorted(labels.items())), ignore, {} if same else values, colours), options, where)
+
+
+def _targets(found: Found, present: Counter[int], options: Options, where: Path) -> dict[int, int | str]:
+    """Return what each stored value means: an index, a name or `IGNORE`."""
+    targets: dict[int, int | str] = {}
+    open_ones = []
+    for stored in sorted({*present, *options.values, *found.labels}):
+        if stored in options.values:
+            targets[stored] = options.values[stored]
+        elif stored == found.ignore:
+            targets[stored] = IGNORE
+        elif stored in found.labels:
+            targets[stored] = found.labels[stored]
+        else:
+            open_ones.append(stored)
+    if found.labels and open_ones:
+        raise _unknown(open_ones, where)
+    if options.ascending:
+        free = (index for index in range(len(open_ones) + len(targets)) if index not in targets.values())
+        targets |= dict(zip(open_ones, free, strict=False))
+    elif (
+        options.values
+        or set(open_ones) <= set(range(max(len(options.classes), 0)))
+        or (open_ones == list(range(len(open_ones))) and len(open_ones) > 1)
+    ):
+        targets |= {stored: stored for stored in open_ones}
+    else:
+        raise _which(open_ones, where)
+    return dict(sorted(targets.items()))
+
+
+def _unknown(stored: list[int], where: Path) -> Question:
+    listed = ", ".join(map(str, stored[:_LISTED])) + " ..." * (len(stored) > _LISTED)
+    return Question(
+        f"{shown(where)}: labels hold {listed}, of which the layout names no class; say what is meant: "
+        f"--values {stored[0]}=ignore or {stored[0]}=NAME",
+        "values",
+        " ".join(f"{value}=ignore" for value in stored[:_LISTED]),
+    )
+
+
+def _which(stored: list[int], where: Path) -> ImportingError:
+    if not stored:
+        return ImportingError(
+            f"{shown(where)}: no label can be used; look at what is left out, with --dry-run --as NAME"
+        )
+    listed = ", ".join(map(str, stored[:_LISTED])) + (f" ... {stored[-1]}" if len(stored) > _LISTED else "")
+    if stored == [0]:
+        return ImportingError(f"{shown(where)}: every label is 0 throughout; name at least two with --classes a,b")
+    without = [value for value in stored if value != _GREY]
+    if len(stored) <= 2:
+        proposal = f"{stored[-1]}=1"
+    elif _GREY in stored and without == list(range(len(without))):
+        proposal = f"{_GREY}={IGNORE}"
+    elif len(stored) > _LISTED:
+        smooth = len(stored) > _SMOOTH and stored[-1] == _GREY
+        proposal = "1-255=1" if smooth and 0 in stored else "ascending"
+    else:
+        proposal = " ".join(f"{value}={index}" for index, value in enumerate(stored) if value != index)
+    number = f"{len(stored)} values, " if len(stored) > 1 else "only the value "
+    return Question(
+        f"{shown(where)}: labels hold {number}{listed}, which do not count 0, 1, 2 ...; say which class each one is, "
+        "such "
+        f"as --values {proposal}" + ("" if proposal == "ascending" else " (or --values ascending)"),
+        "values",
+        proposal,
+    )
+
+
+def _named(classes: Classes, options: Options, where: Path) -> Classes:
+    if not options.classes:
+        return classes
+    given = options.classes
+    if len(given) < len(classes.labels) or len(set(given)) < len(given):
+        raise ImportingError(
+            f"{shown(where)}: --classes names {len(set(given))}, but the labels have {len(classes.labels)} classes "
+            f"({', '.join(map(shown, classes.labels.values()))}); give each its own name"
+        )
+    return replace(classes, labels=dict(enumerate(given)))
+
+
+def _resolve_colours(
+    found: Found, present: Counter[int], coloured: dict[Path, Counter[int]], options: Options, where: Path
+) -> Classes:
+    if present:
+        grey = next(c.label for c in found.cases if isinstance(c.label, Path) and c.label not in coloured)
+        raise ImportingError(
+            f"{shown(where)}: labels are coloured ({shown(next(iter(coloured)))}) and grey ({shown(grey)}); name a "
+            "folder of one kind with --labels"
+        )
+    codes = dict(options.colours or found.colour_codes)
+    pixels: Counter[int] = Counter()
+    for counts in coloured.values():
+        pixels.update(counts)
+    everything = sum(pixels.values())
+    unnamed = [number for number, _ in pixels.most_common() if f"#{number:06x}" not in codes]
+    if unnamed:
+        listed = ", ".join(f"#{n:06x} ({100 * pixels[n] / everything:.2g} %)" for n in unnamed[:_LISTED])
+        more = " ..." * (len(unnamed) > _LISTED)
+        file = next(path for path, counts in coloured.items() if unnamed[0] in counts)
+        raise Question(
+            f"{shown(where)}: labels are colour-coded, and {len(unnamed)} of {len(pixels)} colours have no class: "
+            f"{listed}"
+            f"{more}, as in {shown(file.name)}; say which class each one is with --colours '#{unnamed[0]:06x}=NAME' "
+            "... "
+            "or a file of names and colours",
+            "colours",
+        )
+    names = list(dict.fromkeys(name for name in codes.values() if name != IGNORE))
+    index_of = {name: index for index, name in enumerate(names)}
+    ignore = _IGNORED if IGNORE in codes.values() else None
+    if ignore is not None and len(names) > _IGNORED:
+        raise ImportingError(f"{shown(where)}: more than 255 colours and an ignored one; leave the ignored one out")
+    table = {int(c[1:], 16): _IGNORED if name == IGNORE else index_of[name] for c, name in codes.items()}
+    found.cases = [
+        replace(case, label=_colour_drawer(case.label, table)) if case.label in coloured else case
+        for case in found.cases
+        if isinstance(case.label, Path) or case.label is None
+    ]
+    colours = {index_of[name]: colour for colour, name in reversed(codes.items()) if name != IGNORE}
+    return _named(Classes(dict(enumerate(names)), ignore, {}, colours), options, where)
+
+
+def _colour_drawer(path: Path | Draw | None, table: Mapping[int, int]) -> Draw:
+    assert isinstance(path, Path)
+
+    def draw(image: ImageFile) -> npt.NDArray[np.integer[Any]]:
+        return map_colours(read_image(path, label=True).array, table, path)
+
+    return draw
+
+
+def map_colours(pixels: npt.NDArray[Any], table: Mapping[int, int], path: Path) -> npt.NDArray[np.integer[Any]]:
+    """Replace colours by class indices.
+
+    Args:
+        pixels: red, green and blue of 8 bits, alpha is passed over.
+        table: 24-bit colour to index.
+        path: of the label, for messages.
+
+    Shape:
+        ``(H, W, 3)`` or ``(H, W, 4)``, or a grey ``(H, W)``, to ``(H, W)`` uint16.
+
+    Raises:
+        ImportingError: if a colour is not in the table.
+    """
+    numbers = _as_numbers(pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=-1))
+    colours, inverse = np.unique(numbers, return_inverse=True)
+    missing = [int(colour) for colour in colours if int(colour) not in table]
+    if missing:
+        raise ImportingError(
+            f"{shown(path)}: holds the colour #{missing[0]:06x}, which has no class; name it in --colours"
+        )
+    indices = np.array([table[int(colour)] for colour in colours], np.uint16)
+    drawn: npt.NDArray[np.integer[Any]] = indices[inverse.reshape(numbers.shape)]
+    return drawn
