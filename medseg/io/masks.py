@@ -196,10 +196,10 @@ def _tiff_scale(source: Path, axes: int) -> dict[str, Any]:
             options["resolution"] = tuple(tuple(tags[name].value) for name in ("XResolution", "YResolution"))
             unit = tags.get("ResolutionUnit")
             options["resolutionunit"] = 2 if unit is None else int(unit.value)  # TIFF 6.0: inch where nothing is said
-        if file.is_imagej and file.imagej_metadata:
+        if file.imagej_metadata:  # `None` in other files
             kept = {key: file.imagej_metadata[key] for key in ("spacing", "unit") if key in file.imagej_metadata}
             options |= {"imagej": True, "metadata": {**kept, "axes": "ZYX"[-axes:]}}
-        elif file.is_ome and file.ome_metadata:
+        elif file.ome_metadata:
             images = xml2dict(file.ome_metadata)["OME"]["Image"]
             pixels = (images[0] if isinstance(images, list) else images)["Pixels"]
             kept = {key: value for key, value in pixels.items() if key.startswith("PhysicalSize")}

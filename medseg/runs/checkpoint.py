@@ -111,7 +111,7 @@ def load_checkpoint(path: str | Path, *, map_location: str | torch.device = "cpu
     except pickle.UnpicklingError as error:
         with open(path, "rb") as file:
             pickled = file.read(1) == b"\x80"
-        if not pickled and "GLOBAL" not in str(error) and "Unsupported global" not in str(error):
+        if not pickled and "GLOBAL" not in str(error):
             raise CheckpointError(_unreadable(path, "it is no checkpoint")) from error
         raise CheckpointError(
             f"checkpoint {path} holds Python objects besides tensors and plain values, which could run code when read; "

@@ -65,6 +65,18 @@ def test_clean_header(tmp_path: Path, keep: bool, kind: type) -> None:
     np.testing.assert_array_equal(written.affine, nibabel.load(path).affine)
 
 
+@pytest.mark.parametrize("suffix", [".nii", ".nrrd"])
+def test_the_header_is_clean_unless_asked_for(tmp_path: Path, suffix: str) -> None:
+    path = volume(tmp_path / "v.nii")
+    if suffix == ".nrrd":
+        image = itk.imread(str(path))
+        image["PatientName"] = "patient"
+        itk.imwrite(image, str(path := tmp_path / "v.nrrd"))
+    assert b"patient" in path.read_bytes()
+    write_mask(MASK, path, tmp_path / f"o{suffix}")
+    assert b"patient" not in (tmp_path / f"o{suffix}").read_bytes()
+
+
 def test_scaled_images_do_not_scale_the_mask(tmp_path: Path) -> None:
     image = nibabel.Nifti1Image(np.linspace(-1, 1, 90).reshape(5, 6, 3), TURNED)
     image.header.set_data_dtype(np.int16)

@@ -90,7 +90,7 @@ def test_tiff_orientation_is_undone(tmp_path: Path, tag: int) -> None:
     write_mask(upright, Grid(upright.shape, orientation=tag), tmp_path / "o.tif")
     with tifffile.TiffFile(tmp_path / "o.tif") as file:
         np.testing.assert_array_equal(file.asarray(), stored)
-        assert (file.pages.first.tags.valueof(274) or 1) == tag
+        assert file.pages.first.tags.valueof(274) == (tag if tag > 1 else None)
     with Image.open(tmp_path / "o.tif") as viewed:  # Pillow turns a TIFF upright as it loads it
         np.testing.assert_array_equal(np.asarray(viewed), upright)
 
@@ -129,6 +129,18 @@ def test_tiff_keeps_resolution_tags(tmp_path: Path, unit: int) -> None:
     write_mask(MASK, tmp_path / "plain.tif", tmp_path / "o.tif")
     with tifffile.TiffFile(tmp_path / "o.tif") as file, tifffile.TiffFile(tmp_path / "plain.tif") as plain:
         assert file.pages.first.resolution == plain.pages.first.resolution
+
+
+@pytest.mark.parametrize("lost", ["XResolution", "YResolution"])
+def test_tiff_with_half_a_resolution_has_none(tmp_path: Path, lost: str) -> None:
+    tifffile.imwrite(tmp_path / "i.tif", MASK.astype(np.uint8), resolution=(7, 8), metadata=None)
+    with tifffile.TiffFile(tmp_path / "i.tif", mode="r+b") as file:
+        file.filehandle.seek(file.pages.first.tags[lost].offset)
+        file.filehandle.write((65000).to_bytes(2, "little"))  # another tag's number
+    write_mask(MASK, tmp_path / "i.tif", tmp_path / "o.tif")
+    with tifffile.TiffFile(tmp_path / "o.tif") as file:
+        np.testing.assert_array_equal(file.asarray(), MASK)
+        assert file.pages.first.resolution == (1, 1)
 
 
 def test_stacks_keep_imagej_and_ome_spacing(tmp_path: Path) -> None:
@@ -192,6 +204,8 @@ def test_a_format_that_cannot_hold_the_place_is_refused(tmp_path: Path) -> None:
         write_mask(stack_mask, stack, tmp_path / "o.png")
     with pytest.raises(ValueError, match=r"\.jpg is no format of a mask"):
         write_mask(MASK, tmp_path / "i.png", tmp_path / "o.jpg")
+    with pytest.raises(ValueError, match=r"o: no suffix is no format of a mask; known are \.png, \.tif, "):
+        write_mask(MASK, tmp_path / "i.png", tmp_path / "o")
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,8 +243,12 @@ def test_without_a_background_every_class_has_its_colour(tmp_path: Path) -> None
     picture(tmp_path / "i.png")
     write_mask(MASK, tmp_path / "i.png", tmp_path / "o.png", class_names=["membrane", "cell", "rim", "gap"])
     write_mask(MASK, tmp_path / "i.png", tmp_path / "unnamed.png")
-    with Image.open(tmp_path / "o.png") as written, Image.open(tmp_path / "unnamed.png") as unnamed:
-        colours, plain = (np.asarray(each.convert("RGB")) for each in (written, unnamed))
+    for name, given in (("red.png", {"0": "#ff0000"}), ("other.png", {"2": "#ff0000"})):
+        write_mask(MASK, tmp_path / "i.png", tmp_path / name, colours=given)
+    shown = {path.name: np.asarray(Image.open(path).convert("RGB")) for path in tmp_path.iterdir()}
+    colours, plain = shown["o.png"], shown["unnamed.png"]
+    assert shown["red.png"][MASK == 0].tolist() == [[255, 0, 0]] * int((MASK == 0).sum())
+    assert shown["other.png"][MASK == 0].max() == 0
     assert tuple(colours[MASK == 0][0]) == class_colours(1)[0]
     assert plain[MASK == 0].max() == 0
     np.testing.assert_array_equal(colours[MASK > 0], plain[MASK > 0])

@@ -61,7 +61,16 @@ def test_gradient_equals_finite_differences() -> None:
 def test_a_common_factor_of_the_weights_changes_nothing() -> None:
     logits, label = random_batch(3, ignored=0.3)
     expected = CrossEntropyLoss(WEIGHT, IGNORE)(logits, label)
-    torch.testing.assert_close(CrossEntropyLoss([100 * w for w in WEIGHT], IGNORE)(logits, label), expected)
+    for factor in (100, 1e-6):  # with the smaller one all weights together come to less than 1
+        same = CrossEntropyLoss([factor * w for w in WEIGHT], IGNORE)(logits, label)
+        torch.testing.assert_close(same, expected)
+
+
+def test_no_class_is_the_mark_of_ignored_pixels() -> None:
+    """Of many classes as of few, the 100th included."""
+    logits, label = torch.randn(1, 130, 130, generator=torch.Generator().manual_seed(0)), torch.arange(130)[None]
+    expected = nn.functional.cross_entropy(logits, label)
+    torch.testing.assert_close(CrossEntropyLoss(ignore_index=IGNORE)(logits, label), expected)
 
 
 def test_ignored_pixels_are_as_if_cut_off() -> None:

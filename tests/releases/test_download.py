@@ -1,13 +1,16 @@
 import contextlib
 import hashlib
 import re
+import socket
 import threading
+import time
+import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 
-from medseg.releases.download import DownloadError, download
+from medseg.releases.download import DownloadError, _SafeRedirect, download
 
 CONTENT = np.random.default_rng(0).bytes(1_000_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -187,6 +190,12 @@ def test_existing_target(server, tmp_path):
     assert server.requests == [None]
 
 
+def test_what_is_too_large_does_not_fill_the_disk(server, tmp_path):
+    with pytest.raises(DownloadError, match="is larger than 1000 bytes"):
+        fetch(server, tmp_path, max_bytes=1000)
+    assert (tmp_path / "archive.zip.part").stat().st_size < len(CONTENT) / 2
+
+
 def test_error_statuses(server, tmp_path):
     server.statuses = [503, 429]
     assert fetch(server, tmp_path).read_bytes() == CONTENT
@@ -195,6 +204,27 @@ def test_error_statuses(server, tmp_path):
     with pytest.raises(DownloadError, match=r"archive\.zip: cannot be downloaded \(HTTP Error 404.*after 1 attempt;"):
         fetch(server, tmp_path)
     assert server.requests == [None]
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
+def test_faults_that_pass(server, tmp_path, status):
+    server.statuses = [status]
+    assert fetch(server, tmp_path, retries=1).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 416, 501, 505])
+def test_faults_that_stay(server, tmp_path, status):
+    server.statuses = [status]
+    with pytest.raises(DownloadError, match=f"HTTP Error {status}.*after 1 attempt; 0 bytes are kept"):
+        fetch(server, tmp_path)
+
+
+def test_waits_double_up_to_half_a_minute(server, tmp_path, monkeypatch):
+    waits = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    server.statuses = [503] * 7
+    fetch(server, tmp_path, retries=7, backoff=1.0)
+    assert waits == [1, 2, 4, 8, 16, 30, 30]
 
 
 @pytest.mark.parametrize("url", ["ftp://example.org/a.zip", "data:text/plain,a", "a.zip"])
@@ -209,9 +239,43 @@ def test_unsafe_redirect(server, tmp_path):
         fetch(server, tmp_path)
 
 
-def test_silent_server_times_out(tmp_path):
-    import socket
+def test_redirect_to_the_same_scheme_is_followed(server, tmp_path):
+    other = Server()
+    other.redirect = server.url
+    thread = threading.Thread(target=other.handle_request)
+    thread.start()
+    assert download(other.url, tmp_path / "a.zip").read_bytes() == CONTENT
+    thread.join()
+    other.server_close()
 
+
+def test_redirect_never_goes_down_to_http():
+    handler = _SafeRedirect()
+
+    def follow(old, new):
+        return handler.redirect_request(urllib.request.Request(old), None, 302, "Found", {}, new)
+
+    with pytest.raises(DownloadError, match="https://a/b: redirects to http://a/b, which is not safe"):
+        follow("https://a/b", "http://a/b")
+    for old, new in (("https://a/b", "https://c/d"), ("http://a/b", "https://a/b"), ("http://a/b", "http://a/c")):
+        assert follow(old, new).full_url == new
+
+
+def test_secure_addresses_are_asked_securely(server, tmp_path):
+    """The server answers in plain text, which is no handshake."""
+    with pytest.raises(DownloadError, match="SSL"):
+        download(server.url.replace("http:", "https:"), tmp_path / "a.zip", retries=0)
+    assert server.requests == []
+
+
+def test_silence_ends_with_the_total_time(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}/a.zip"
+        with pytest.raises(DownloadError, match=r"\(it takes more than 0\.1 s\) after 1 attempt;"):
+            download(url, tmp_path / "a.zip", total_timeout=0.1)
+
+
+def test_silent_server_times_out(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         url = f"http://127.0.0.1:{deaf.getsockname()[1]}/a.zip"
         with pytest.raises(DownloadError, match="timed out"):

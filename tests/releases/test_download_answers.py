@@ -95,6 +95,7 @@ def test_compressed_answers(script, tmp_path, encoding):
         fetch(script, tmp_path, answer(Content_Encoding=encoding))
     assert list(tmp_path.iterdir()) == []
     assert "Accept-Encoding: identity" in script.requests[0]
+    assert "User-Agent: medseg" in script.requests[0]
     assert fetch(script, tmp_path, answer(Content_Encoding="identity")).read_bytes() == BODY
 
 
@@ -105,11 +106,14 @@ def test_unasked_range(script, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("sent", ["", "bytes 600-999/1000", "bytes 60", "items 300-999/1000", "bytes 300-999/abc"])
+@pytest.mark.parametrize(
+    "sent", ["", "x" * 1000, "bytes 600-999/1000", "bytes 60", "items 300-999/1000", "bytes 300-999/abc"]
+)
 def test_range_that_was_not_asked_for(script, tmp_path, sent):
     wrong = answer(BODY[300:], "206 Partial Content", Content_Range=sent)
-    with pytest.raises(DownloadError, match="asked for byte 300, but the server sent"):
+    with pytest.raises(DownloadError, match="asked for byte 300, but the server sent") as error:
         fetch(script, tmp_path, cut(300), wrong)
+    assert len(str(error.value)) < 250
 
 
 def test_range_shorter_than_the_rest_is_no_end(script, tmp_path):
@@ -125,6 +129,13 @@ def test_range_shorter_than_the_rest_is_no_end(script, tmp_path):
 def test_range_of_unstated_total(script, tmp_path):
     unstated = answer(BODY[300:], "206 Partial Content", Content_Range="bytes 300-999/*")
     assert fetch(script, tmp_path, cut(300), unstated).read_bytes() == BODY
+
+
+def test_range_of_unstated_length(script, tmp_path):
+    (tmp_path / "a.zip.part").write_bytes(BODY[:300])
+    unstated = rest(300, Content_Length=None).replace(b"999/1000", b"999/*")
+    assert fetch(script, tmp_path, unstated, sha256=SHA256).read_bytes() == BODY
+    assert len(script.requests) == 1
 
 
 OTHER = BODY[::-1]

@@ -1,12 +1,16 @@
 """Checkpoints: atomic, safe to read, strict about keys."""
 
+import errno
 import os
 import pickle
+import re
 import resource
+import shutil
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -19,6 +23,7 @@ from medseg.runs.checkpoint import (
     network_weights,
     restore_optimizer,
     save_checkpoint,
+    unwrap,
 )
 
 
@@ -32,6 +37,10 @@ def test_round_trip_and_average_first(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["last.pt"]
 
 
+def test_what_is_no_tensor_is_no_weight() -> None:
+    assert network_weights({"epoch": 3, "a": torch.ones(1), "note": "b", "c": torch.ones(1)}).keys() == {"a", "c"}
+
+
 def test_safetensors_and_wrapped_names(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
@@ -40,6 +49,29 @@ def test_safetensors_and_wrapped_names(tmp_path: Path) -> None:
     expected = {k: v + 1 for k, v in network.state_dict().items()}
     load_weights(network, tmp_path / "w.safetensors")
     torch.testing.assert_close(dict(network.state_dict()), expected)
+
+
+def test_any_mapping_and_any_layout_is_written(tmp_path: Path) -> None:
+    state = MappingProxyType({"weight": torch.arange(6.0).reshape(2, 3).t()})
+    for name in ("w.pt", "w.safetensors"):
+        save_checkpoint(state, tmp_path / name)
+        assert load_checkpoint(tmp_path / name)["weight"].tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert load_checkpoint(tmp_path / "w.pt", map_location="meta")["weight"].device.type == "meta"
+
+
+def test_a_wrapped_network_gets_the_weights() -> None:
+    class Wrapper(nn.Module):
+        """As ``torch.compile`` makes one."""
+
+        def __init__(self, network: nn.Module) -> None:
+            super().__init__()
+            self._orig_mod = network
+
+    network = nn.Linear(2, 3)
+    weights = {k: v + 1 for k, v in network.state_dict().items()}
+    assert unwrap(Wrapper(Wrapper(network))) is network
+    load_weights(Wrapper(network), weights)
+    torch.testing.assert_close(dict(network.state_dict()), weights)
 
 
 def test_differing_keys_are_listed(tmp_path: Path) -> None:
@@ -55,6 +87,14 @@ def test_differing_keys_are_listed(tmp_path: Path) -> None:
     assert "1 in the file but not in the network: extra" in message
     assert "weight (4, 2) instead of (3, 2)" in message
     torch.testing.assert_close(network.weight.detach(), before)
+
+
+@pytest.mark.parametrize(("lacking", "shown"), [(7, 7), (8, 8), (9, 8), (11, 8)])
+def test_no_more_than_eight_names_are_listed(lacking: int, shown: int) -> None:
+    network = nn.ParameterDict({f"p{n:02}": nn.Parameter(torch.zeros(1)) for n in range(lacking)})
+    names = ", ".join(f"p{n:02}" for n in range(shown)) + (f" and {lacking - 8} more" if lacking > 8 else "")
+    with pytest.raises(CheckpointError, match=f"ParameterDict: {lacking} missing from the file: {names}. Use"):
+        load_weights(network, {})
 
 
 def test_another_number_of_classes_is_named(tmp_path: Path) -> None:
@@ -105,11 +145,33 @@ def test_truncated_missing_and_wrong_content(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(CheckpointError, match="may be truncated"):
         load_checkpoint(path)
-    with pytest.raises(CheckpointError, match="does not exist"):
+    with pytest.raises(
+        CheckpointError, match=r"none\.pt does not exist; train first, or name another file with --ckpt"
+    ):
         load_checkpoint(tmp_path / "none.pt")
+    with pytest.raises(CheckpointError, match=f"checkpoint {tmp_path} is a folder; name a file in it, or name another"):
+        load_checkpoint(tmp_path)
     torch.save([1, 2], path)
     with pytest.raises(CheckpointError, match="holds a list"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(EOFError(), "EOFError"), (ValueError("first\nsecond"), "first"), (OSError("a" * 1000), "a" * 200)],
+)
+def test_what_a_reader_says_of_damage_is_told_in_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    (tmp_path / "w.pt").write_bytes(b"12345")
+    monkeypatch.setattr(torch, "load", fails)
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(tmp_path / "w.pt")
+    place = f"checkpoint {tmp_path / 'w.pt'} (5 bytes)"
+    assert str(caught.value) == f"{place} cannot be read, it may be truncated: {told}; get the file again"
 
 
 def test_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
@@ -137,6 +199,31 @@ def test_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
     assert "--resume" in done.stdout
     assert load_checkpoint(path)["epoch"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_the_disk_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, earlier: bool) -> None:
+    codes = [errno.ENOSPC, errno.EROFS]
+
+    def full(descriptor: int) -> None:
+        code = codes.pop(0)
+        raise OSError(code, os.strerror(code))
+
+    if earlier:
+        save_checkpoint({"epoch": 1}, tmp_path / "a.pt")
+    monkeypatch.setattr(os, "fsync", full)
+    kept = "the earlier a.pt is intact" if earlier else "there is no earlier a.pt"
+    for reason in ("the disk is full", "Read-only file system"):
+        with pytest.raises(CheckpointError) as caught:
+            save_checkpoint({"epoch": 2}, tmp_path / "a.pt")
+        found = re.fullmatch(rf"could not write .*a\.pt: {reason} \((\d+) MiB free\); {kept}\. .*", str(caught.value))
+        assert found is not None, caught.value
+        assert int(found[1]) == pytest.approx(shutil.disk_usage(tmp_path).free / 2**20, rel=0.5)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.pt"] * earlier
+    assert not earlier or load_checkpoint(tmp_path / "a.pt") == {"epoch": 1}
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"Not a directory \(0 MiB free\); there is no earlier b\.pt\. Free some"):
+        save_checkpoint({}, tmp_path / "file" / "a" / "b.pt")
 
 
 def test_settings_stay_as_configured(caplog: pytest.LogCaptureFixture) -> None:
