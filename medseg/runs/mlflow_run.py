@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medseg.runs.identity import FILES
 from medseg.runs.mlflow_store import check_database, resolve_store
 from medseg.runs.privacy import scrub
 from medseg.runs.provenance import git_state
@@ -290,8 +291,8 @@ def recorded_params(folder: Path) -> dict[str, Any]:
 
 
 def artifact_files(folder: Path) -> list[Path]:
-    """Return the files worth keeping: all but hidden ones, the state to resume from and MLflow's own record."""
-    left_out = {"last.pt", RECORD}
+    """Return the files worth keeping: all but hidden ones, what a resumed run needs and MLflow's own record."""
+    left_out = {"last.pt", FILES, RECORD}
     paths = (path for path in folder.rglob("*") if path.is_file() and path.name not in left_out)
     return sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
