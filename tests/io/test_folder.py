@@ -199,11 +199,14 @@ def test_a_dicom_series_is_one_image(folder: Path, tmp_path: Path, real_data: Pa
     (folder / "numbers").mkdir()
     for number, path in enumerate(sorted(series.iterdir())[:3]):
         shutil.copy(path, folder / "numbers" / f"{number}")
+    (folder / "suffixes").mkdir()
+    for path, suffix in zip(sorted(series.iterdir())[:3], (".dicom", ".IMA", ".DICOM"), strict=True):
+        shutil.copy(path, folder / "suffixes" / f"{path.stem}{suffix}")
     png(folder / "mixed" / "a.png")
     shutil.copy(series / "1.dcm", folder / "mixed" / "1.dcm")
     nibabel.save(nibabel.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4)), folder / "v.nii")
     listing = list_images(folder)
-    assert names(listing) == ["mixed/a.png", "numbers", "study1", "v.nii"]
+    assert names(listing) == ["mixed/a.png", "numbers", "study1", "suffixes", "v.nii"]
     assert reasons(listing) == {
         "mixed/1.dcm": "DICOM slice beside other images; put the series into a folder of its own"
     }
