@@ -13,7 +13,6 @@ from medseg.errors import shown
 from medseg.runs.checkpoint import unwrap
 from medseg.runs.run_folder import to_plain
 
-FILES = "files.json"
 _SHOWN = 4  # differences in one message
 _DIGITS = 16  # of a hash, in the record of the files
 _NOTHING = "not there"

@@ -18,11 +18,12 @@ from medseg.errors import MedsegError
 from medseg.runs import provenance
 from medseg.runs.checkpoint import load_checkpoint, network_weights, save_checkpoint
 from medseg.runs.header import write_header
-from medseg.runs.identity import FILES, changed_files, differences, file_record, identify
+from medseg.runs.identity import changed_files, differences, file_record, identify
 from medseg.runs.lock import FolderLock
 from medseg.runs.paths import resolve_path
 from medseg.runs.processes import rank, world_size
 from medseg.runs.report import Result, write_report
+from medseg.runs.run_folder import FILES
 from medseg.runs.tracking import MLflowTracker, RunFolder, first_line
 
 logger = logging.getLogger(__name__)
