@@ -25,12 +25,12 @@ from medseg.bundle.library import PLACE
 from medseg.bundle.networks import recipe_of
 from medseg.bundle.options import Options
 from medseg.bundle.start import folder as folder_of
-from medseg.data.datalist import Datalist, Entry
+from medseg.data.datalist import Datalist, DatalistError, Entry
 from medseg.engines.evaluator import Evaluator
 from medseg.engines.loading import SegmentationDataset
 from medseg.engines.parallel import parallel
 from medseg.engines.trainer import Trainer
-from medseg.errors import MedsegError
+from medseg.errors import MedsegError, shown
 from medseg.runs.processes import pick_device, rank, world_size
 from medseg.runs.run import Run
 from medseg.transforms.scene import RandPadCropd
@@ -70,10 +70,26 @@ def datalist(options: Mapping[str, Any], dataset_dir: Any, command: Command | No
     return Datalist.load(found)
 
 
-def split(data: Datalist, options: Mapping[str, Any]) -> tuple[list[Entry], list[Entry], list[Entry]]:
-    """Return training, validation and test entries by ``fold_key``, ``fold`` and ``validation_fold``."""
+def split(
+    data: Datalist, options: Mapping[str, Any], command: Command | None = None
+) -> tuple[list[Entry], list[Entry], list[Entry]]:
+    """Return training, validation and test entries by ``fold_key``, ``fold`` and ``validation_fold``.
+
+    Args:
+        data: the datalist.
+        options: of the configuration.
+        command: what was typed: a fold that was asked for must be there, the default of 0 need not.
+
+    Raises:
+        DatalistError: if there is no such fold.
+    """
     wanted = Options.of(options)
     fold: Any = wanted.fold
+    if command is not None and "fold" in command.overrides and not data.fold_keys and fold not in (None, "all"):
+        raise DatalistError(
+            f"{shown(data.path)}: fold {fold} was asked for, but its entries carry no folds; leave the fold out to "
+            "take its lists as they are, or write folds into it"
+        )
     return data.split(fold, fold_key=wanted.fold_key, validation_fold=wanted.validation_fold)
 
 

@@ -138,7 +138,7 @@ data:
   options: '@options'
   dataset_dir: '@dataset_dir'
   command: '@command'
-split: $assembly.split(@data, @options)
+split: $assembly.split(@data, @options, @command)
 description: $assembly.description(@model, @data, @network_def)
 network: $assembly.place(@network_def, @device)
 train:

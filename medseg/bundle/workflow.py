@@ -177,7 +177,7 @@ def evaluate(
     options = {name: value for name, value in wanted.items() if name in Options.names()}
     place = {} if data is None else _data(data)
     datalist = assembly.datalist(place, place["dataset_dir"]) if place else _data_of(folder, assembly)
-    entries = assembly.scored(assembly.split(datalist, options), part)
+    entries = assembly.scored(assembly.split(datalist, options, Command("medseg", (), given)), part)
     if not entries:
         raise WorkflowError(
             f"{datalist.path}: its {part} part is empty, so that nothing can be scored (all of it was trained on?); "

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="folder of a run, or a bundle with weights: its name or its folder")
     parser.add_argument("images", type=Path, help="an image, or a folder of images")
     parser.add_argument("masks", type=Path, help="folder for the masks")
-    parser.add_argument("--overwrite", action="store_true", help="also do images whose mask is there")
+    parser.add_argument("--overwrite", action="store_true", help="also do images whose mask is there, whatever made it")
     parser.add_argument("--keep-header", action="store_true", help="keep descriptions and names in the masks' headers")
     add_overlays(parser)
     add_settings(parser, "device, precision, num_workers, or how whole images are predicted: inference#overlap=0.5")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from typing import Any
 from medseg.data.check_findings import Case, Finding, Requirements, paths_of
 from medseg.data.check_rules import find_all
 from medseg.data.datalist import Datalist, DatalistError
-from medseg.data.file_facts import Progress, cache_folder, measure_all
+from medseg.data.file_facts import Progress, check_cache, measure_all, usual_workers
 from medseg.data.schema import PATH_KEYS
 
 __all__ = ["Finding", "Report", "check_datalist"]
@@ -129,11 +128,8 @@ def check_datalist(
     entries = [datalist.absolute(entry) for _, entry in datalist.entries()]
     named = [(key, entry[key]) for entry in entries for key in PATH_KEYS if key in entry]
     files = [(path, key != "image") for key, value in named for path in paths_of(value)]
-    cache_file = None
-    if cache:
-        name = hashlib.sha256(str(datalist.path).encode()).hexdigest()[:24]
-        cache_file = cache_folder() / "check" / f"{name}.json"
-    workers = workers if workers is not None else min(8, os.cpu_count() or 1)
+    cache_file = check_cache(datalist.path) if cache else None
+    workers = workers if workers is not None else usual_workers()
     facts, read = measure_all(files, cache_file=cache_file, workers=workers, mapping=datalist.values, progress=progress)
     cases = [Case.build(split, index, entry, facts) for (split, index), entry in zip(places, entries, strict=True)]
     requirements = Requirements(in_channels, num_classes, tuple(roi_size) if roi_size else None, allow_smaller)

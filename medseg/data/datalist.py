@@ -19,6 +19,7 @@ from typing import Any, Self
 
 from medseg.atomic import atomic_write
 from medseg.data.decathlon import is_decathlon, read_decathlon
+from medseg.data.file_facts import hash_all
 from medseg.data.schema import PATH_KEYS, DatalistError, read_json, validate
 from medseg.errors import shown
 from medseg.io.labels import VALUES_KEY
@@ -168,27 +169,35 @@ class Datalist:
             return str(self.root / named)
         return os.path.normpath(os.path.join(os.path.realpath(self.root), named))  # "..", past a link, is elsewhere
 
-    def fingerprint(self) -> str:
-        """Identify the data in a run's record.
+    def contents(self) -> dict[str, str]:
+        """Return the SHA-256 of every file that the entries name, by its path relative to the JSON file.
 
-        SHA-256 over the canonical JSON content and the size in bytes of every file it names. File contents are not
-        read, so that large data sets stay quick: an edit that keeps a file's size escapes it (`check_datalist` keeps
-        content hashes).
+        A file whose size and times are those of an earlier call, or of a check, is not read again.
 
         Raises:
-            DatalistError: if a file is missing.
+            DatalistError: if a file cannot be read.
+        """
+        places = {relative: Path(str(self._placed(relative))) for relative in self.files()}
+        try:
+            found = hash_all(places.values(), self.path)
+        except OSError as error:
+            relative = next((name for name, place in places.items() if str(place) == str(error.filename)), "a file")
+            raise DatalistError(
+                f"{shown(self.path)}: names {shown(relative)}, but {shown(error.filename)} cannot be read "
+                f"({error.strerror}); restore the file or prepare the data set again"
+            ) from error
+        return {relative: found[place] for relative, place in places.items()}
+
+    def fingerprint(self) -> str:
+        """Identify the data in a run's record: SHA-256 over the canonical JSON content and every file's `contents`.
+
+        Raises:
+            DatalistError: if a file cannot be read.
         """
         content = self._content()
         digest = hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode())
-        for relative in self.files():
-            try:
-                size = (self.root / relative).stat().st_size
-            except OSError as error:
-                raise DatalistError(
-                    f"{shown(self.path)}: names {shown(relative)}, but {shown(self.root / relative)} cannot be read "
-                    f"({error.strerror}); restore the file or prepare the data set again"
-                ) from error
-            digest.update(f"\0{relative}\0{size}".encode())
+        for relative, found in self.contents().items():
+            digest.update(f"\0{relative}\0{found}".encode())
         return digest.hexdigest()
 
     def split(

@@ -1,4 +1,4 @@
-"""What the integrity check needs to know of a file, measured once and cached by the file's stamp."""
+"""What the integrity check and the fingerprint need to know of a file, found once and cached by the file's stamp."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from medseg.atomic import atomic_write
 from medseg.io.images import ImageError, read_image
 from medseg.io.labels import map_values
 
-__all__ = ["CHECKER_VERSION", "MAX_LABEL_VALUES", "FileFacts", "cache_folder", "measure", "measure_all"]
+__all__ = [
+    *("CHECKER_VERSION", "MAX_LABEL_VALUES", "FileFacts", "cache_folder", "check_cache", "hash_all", "measure"),
+    *("measure_all", "usual_workers"),
+]
 
 CHECKER_VERSION = 2
 """Counted up when a measurement changes, so that older cache entries are not used."""
@@ -78,6 +81,20 @@ def cache_folder() -> Path:
     return (Path(shared) if shared else Path.home() / ".cache") / "medseg"
 
 
+def check_cache(datalist: Path) -> Path:
+    """Return the file that keeps what was measured of a datalist's files.
+
+    Args:
+        datalist: absolute path of its JSON file.
+    """
+    return _own_file("check", datalist)
+
+
+def usual_workers() -> int:
+    """Return how many threads read files where nothing else is said: one for each CPU, at most 8."""
+    return min(8, os.cpu_count() or 1)
+
+
 def measure(path: Path, *, label: bool, mapping: Mapping[int, int] | None = None) -> FileFacts:
     """Read one file and measure it.
 
@@ -90,8 +107,7 @@ def measure(path: Path, *, label: bool, mapping: Mapping[int, int] | None = None
         image = read_image(path, label=label)
         if label and mapping:
             image = replace(image, array=map_values(image.array, mapping, path))
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = _hash(path)
     except (ImageError, OSError) as error:
         return FileFacts(error=str(error))
     array = image.array
@@ -135,8 +151,8 @@ def measure_all(
 ) -> tuple[dict[tuple[Path, bool], FileFacts], int]:
     """Measure files in parallel threads (decoders release the interpreter lock), from the cache where possible.
 
-    A cache entry holds for a file of the same path, size and modification time (ns). A file that could not be read
-    is never cached.
+    A cache entry holds for a file of the same path, size, modification and change time (ns). A file that could not be
+    read is never cached.
 
     Args:
         files: path and whether it is a label; missing files are left out of the result.
@@ -165,13 +181,50 @@ def measure_all(
     return facts, len(todo)
 
 
+def hash_all(files: Iterable[Path], datalist: Path) -> dict[Path, str]:
+    """Return the SHA-256 of each file's bytes; those that the check or an earlier call has read are not read again.
+
+    As in `measure_all`, a file of the same path, size, modification and change time is the same file.
+
+    Args:
+        files: to hash.
+        datalist: absolute path of the JSON file that names them; what is known is kept by it.
+
+    Raises:
+        OSError: if a file cannot be read; it names the file.
+    """
+    stamps = {path: _time_stamp(path, path.stat()) for path in dict.fromkeys(files)}
+    cache_file = _own_file("hashes", datalist)
+    known = _checked_hashes(check_cache(datalist)) | _load_hashes(cache_file)
+    todo = [path for path, stamp in stamps.items() if stamp not in known]
+    with ThreadPoolExecutor(max_workers=usual_workers()) as pool:
+        known |= {stamps[path]: digest for path, digest in zip(todo, pool.map(_hash, todo), strict=True)}
+    found = {path: known[stamp] for path, stamp in stamps.items()}
+    if todo:
+        _save(cache_file, {"files": {stamp: known[stamp] for stamp in stamps.values()}})
+    return found
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _own_file(folder: str, datalist: Path) -> Path:
+    return cache_folder() / folder / f"{hashlib.sha256(str(datalist).encode()).hexdigest()[:24]}.json"
+
+
+def _time_stamp(path: Path, status: os.stat_result) -> str:
+    return f"{status.st_size}|{status.st_mtime_ns}|{status.st_ctime_ns}|{path}"
+
+
 def _stamp(path: Path, label: bool, mapping: Mapping[int, int] | None) -> str | None:
     try:
         status = path.stat()
     except OSError:
         return None
     mapped = f"{sorted(mapping.items())}" if label and mapping else ""
-    return f"{'label' if label else 'image'}{mapped}|{status.st_size}|{status.st_mtime_ns}|{status.st_ctime_ns}|{path}"
+    return f"{'label' if label else 'image'}{mapped}|{_time_stamp(path, status)}"
 
 
 def _load_cache(cache_file: Path | None) -> dict[str, FileFacts]:
@@ -187,14 +240,32 @@ def _load_cache(cache_file: Path | None) -> dict[str, FileFacts]:
         return {}
 
 
+def _checked_hashes(cache_file: Path) -> dict[str, str]:
+    """Return the hashes that a check has left, by the stamp without the kind of the file."""
+    return {stamp.partition("|")[2]: facts.sha256 for stamp, facts in _load_cache(cache_file).items() if facts.sha256}
+
+
+def _load_hashes(cache_file: Path) -> dict[str, str]:
+    try:
+        return {str(stamp): str(found) for stamp, found in json.loads(cache_file.read_text("utf-8"))["files"].items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        logger.warning("%s: damaged cache of file hashes (%s); hashing all files again", cache_file, error)
+        return {}
+
+
 def _save_cache(cache_file: Path, facts: dict[str, FileFacts]) -> None:
-    content = {"version": CHECKER_VERSION, "files": {stamp: asdict(entry) for stamp, entry in facts.items()}}
+    _save(cache_file, {"version": CHECKER_VERSION, "files": {stamp: asdict(entry) for stamp, entry in facts.items()}})
+
+
+def _save(cache_file: Path, content: dict[str, Any]) -> None:
     try:
         cache_file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(cache_file) as temporary:
             temporary.write_text(json.dumps(content), encoding="utf-8")
     except OSError as error:
-        logger.warning("%s: cannot keep the data check's cache (%s); set MEDSEG_CACHE", cache_file, error)
+        logger.warning("%s: cannot keep what was found of the data (%s); set MEDSEG_CACHE", cache_file, error)
 
 
 def _with_tuples(entry: dict[str, Any]) -> dict[str, Any]:

@@ -14,8 +14,12 @@ from medseg.io import dicom
 from medseg.io.images import SUFFIXES
 from medseg.io.masks import mask_path
 
-__all__ = ["LeftOut", "Listing", "list_images", "mask_targets"]
+__all__ = ["MASK_RECORD", "LeftOut", "Listing", "list_images", "mask_targets"]
 
+MASK_RECORD = "medseg_masks.json"
+"""Name of the file beside masks that says what made them."""
+
+_RUN = {"config.yaml", "environment.json"}  # what the folder of a training or an evaluation holds from its start
 _SHOWN = 10
 
 
@@ -26,10 +30,12 @@ class LeftOut:
     Args:
         path: inside the folder, as it is reached from there.
         reason: why, in a few words.
+        ours: whether it is a folder of masks or of a run, which nobody takes for images.
     """
 
     path: Path
     reason: str
+    ours: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,8 @@ def list_images(
     """List the images of a folder and its subfolders, or one image.
 
     Links to files and folders are followed, also to the outside; a folder that is reached twice is listed once, so that
-    no circle of links is endless. A folder whose images are DICOM slices is one image. Hidden things are left out.
+    no circle of links is endless. A folder whose images are DICOM slices is one image. Hidden things are left out, and
+    so are folders that medseg wrote: of masks with their record, of a training, of an evaluation.
 
     Args:
         folder: of images; or an image.
@@ -73,7 +80,7 @@ def list_images(
         leave: folders that are passed over without a word, such as the one that masks go to.
 
     Raises:
-        MedsegError: if ``folder`` does not exist or cannot be listed.
+        MedsegError: if ``folder`` does not exist, cannot be listed, or is itself one that medseg wrote.
     """
     root = Path(folder)
     if not root.exists():
@@ -134,8 +141,8 @@ class _Walk:
             self.root, tuple(sorted(self.images)), tuple(sorted(self.left_out, key=lambda each: str(each.path)))
         )
 
-    def _omit(self, path: Path, reason: str) -> None:
-        self.left_out.append(LeftOut(path, reason))
+    def _omit(self, path: Path, reason: str, *, ours: bool = False) -> None:
+        self.left_out.append(LeftOut(path, reason, ours))
 
     def _enter(self, start: Path) -> None:
         """Walk a folder and the real folders below; linked ones wait."""
@@ -155,6 +162,11 @@ class _Walk:
                 entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
             except OSError as error:
                 self._omit(folder, f"folder cannot be listed: {error.strerror}")
+                continue
+            if written := _written({entry.name for entry in entries}):
+                if folder == self.root:
+                    raise MedsegError(f"{_printable(folder)} is a {written}; name the folder of the images")
+                self._omit(folder, written, ours=True)
                 continue
             slices: list[Path] = []
             others: list[Path] = []
@@ -183,6 +195,13 @@ class _Walk:
             return
         for path in slices:
             self._omit(path, "DICOM slice beside other images; put the series into a folder of its own")
+
+
+def _written(names: set[str]) -> str:
+    """Return what folder of medseg's has these names in it; empty for any other folder."""
+    if MASK_RECORD in names:
+        return f"folder of masks by medseg (it holds {MASK_RECORD})"
+    return "folder of a run of medseg" if names >= _RUN else ""
 
 
 def _judge(path: Path, suffixes: Sequence[str]) -> tuple[bool, str]:

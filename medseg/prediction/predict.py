@@ -26,7 +26,7 @@ class Outcome:
 
     Args:
         written: masks written.
-        skipped: images whose mask was there.
+        skipped: images whose mask by this model was there.
         failures: images that could not be done, with the reason.
         left_out: files that were left out, with the reason.
         missed: those of them that somebody may take for images.
@@ -59,11 +59,12 @@ def predict(
         overrides: ``device``, ``precision``, ``num_workers``, and ``inference#window``, ``inference#overlap``,
             ``inference#scales``, ``inference#flip_axes``, ``inference#batch``: how whole images are predicted is free,
             how they are fed is not.
-        overwrite: also do images whose mask is there.
+        overwrite: also do images whose mask is there, whatever made it; without it, only this model's may be there.
         keep_header: keep what an image's header says beside its geometry.
 
     Raises:
-        MedsegError: if the model or the folder cannot be used, or an override is not one of those.
+        MedsegError: if the model or the folder cannot be used, an override is not one of those, or a mask is there
+            that other weights made.
     """
     given = dict(overrides or {})
     plain = {key: given.pop(key) for key in ("device", "precision", "num_workers") if key in given}

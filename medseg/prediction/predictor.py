@@ -1,4 +1,4 @@
-"""Predict a folder of images: masks out, bad files reported, finished ones skipped."""
+"""Predict a folder of images: masks out, bad files reported, what this model has finished skipped."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from medseg.errors import MedsegError, one_line
 from medseg.io.folder import LeftOut, list_images, mask_targets
 from medseg.io.masks import write_mask
 from medseg.prediction.case import Feeder, check_fits, logits_of, mask_of
+from medseg.prediction.mask_record import Maker, MaskRecord
 from medseg.runs.processes import pick_device
 
 __all__ = ["ImageFolder", "InputError", "Predictor"]
@@ -46,7 +47,7 @@ class ImageFolder(torch.utils.data.Dataset[dict[str, Any]]):
         folder: of images, or one image.
         description: the model, which says how they are fed.
         output_dir: where the masks go.
-        overwrite: also do images whose mask is there.
+        overwrite: also do images whose mask is there, whatever made it; `Predictor` refuses another model's without.
 
     Raises:
         InputError: if the folder is missing or holds no image, or two images would share one mask.
@@ -65,7 +66,9 @@ class ImageFolder(torch.utils.data.Dataset[dict[str, Any]]):
         if not listing.images:
             raise InputError(f"{folder} holds no image that can be read; {listing.describe() or 'it is empty'}")
         targets = mask_targets(listing, output_dir)
-        self.skipped = 0 if overwrite else sum(target.exists() for target in targets.values())
+        self.overwrite = overwrite
+        self.targets = list(targets.values())
+        self.skipped = 0 if overwrite else sum(target.exists() for target in self.targets)
         self.data = [{"image": i, "target": t} for i, t in targets.items() if overwrite or not t.exists()]
         self._feeder = Feeder(description)
 
@@ -102,6 +105,7 @@ class Predictor(SupervisedEvaluator):
     Raises:
         CheckpointError: if the weights do not fit.
         DescriptionError: if they were trained otherwise.
+        MaskRecordError: if a mask is there that another model made, and may not be replaced.
     """
 
     def __init__(
@@ -127,6 +131,8 @@ class Predictor(SupervisedEvaluator):
         self.failures: list[tuple[Path, str]] = []
         self.written: list[Path] = []
         self.folder = dataset
+        maker = Maker.of(network, self.description)
+        self.record = MaskRecord(dataset.output_dir, maker, dataset.targets, overwrite=dataset.overwrite)
         self.finish = postprocessing
         self._pixels: Counter[int] = Counter()  # by class, over all masks
         loader = torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=num_workers)
@@ -154,7 +160,11 @@ class Predictor(SupervisedEvaluator):
             )
         self.network.eval()
         if len(self.folder):
-            super().run(global_epoch)
+            try:
+                super().run(global_epoch)
+            finally:
+                if self.written:
+                    self.record.save()
         logger.info("%d masks written to %s", len(self.written), self.folder.output_dir.name)
         if len(self.written) > 1:
             names = dict(enumerate(self.description.classes))  # postprocessing may give further values
@@ -180,6 +190,7 @@ class Predictor(SupervisedEvaluator):
             check_fits(case["fed"], self.description)
             logits = logits_of(case["fed"], self.network, self.inferer, self.precision, self.state.device)
             mask = mask_of(logits, case["fed"], self.description, self.finish)
+            self.record.begin()
             write_mask(
                 mask,
                 case["image"],
@@ -198,6 +209,7 @@ class Predictor(SupervisedEvaluator):
             return {}
         values, counts = np.unique(mask, return_counts=True)
         self._pixels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        self.record.wrote(case["target"])
         self.written.append(case["target"])
         return {}
 
@@ -211,8 +223,8 @@ class Predictor(SupervisedEvaluator):
 
 
 def _no_image(left_out: LeftOut) -> bool:
-    """Return whether nobody would take something for an image: hidden, or text beside the images."""
-    return left_out.path.name.startswith(".") or left_out.path.suffix.lower() in _TEXTS
+    """Return whether nobody would take something for an image: hidden, medseg's own, or text beside the images."""
+    return left_out.ours or left_out.path.name.startswith(".") or left_out.path.suffix.lower() in _TEXTS
 
 
 def _reason(error: BaseException) -> str:

@@ -45,5 +45,5 @@ def summarise(folder: Path) -> tuple[str, dict[str, Any]]:
     record = folder / "mlflow_run.json"
     if record.is_file():
         held = json.loads(record.read_text(encoding="utf-8"))
-        lines.append(f"{'MLflow':<10} mlflow ui --backend-store-uri {held['tracking_uri']}  (run {held['run_name']})")
+        lines.append(f"{'MLflow':<10} {shown(held.get('look', held['tracking_uri']))}  (run {shown(held['run_name'])})")
     return "\n".join(lines), scores

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
 
 from medseg.data.datalist import Datalist
+from medseg.errors import shown
 from medseg.runs.checkpoint import unwrap
 from medseg.runs.run_folder import to_plain
 
 _SHOWN = 4  # differences in one message
+_DIGITS = 16  # of a hash, in the record of the files
 _NOTHING = "not there"
 
 
@@ -37,6 +40,45 @@ def identify(
     if isinstance(recipe, Mapping):
         identity["network"] = recipe
     return dict(to_plain(identity))
+
+
+def file_record(datalist: Datalist) -> dict[str, str]:
+    """Return the beginning of each file's content hash by that of its name's, to say later which file has changed.
+
+    Args:
+        datalist: names the files.
+    """
+    return {_name_hash(name): content[:_DIGITS] for name, content in datalist.contents().items()}
+
+
+def changed_files(recorded: Mapping[str, str], datalist: Datalist) -> list[str]:
+    """Return one phrase for each way in which the files of a run are others now.
+
+    Args:
+        recorded: what `file_record` returned when the run began; empty where there is no record.
+        datalist: as it is now.
+    """
+    if not recorded:
+        return ["the datalist or a file that it names is another one now, or the run was begun by another medseg"]
+    now = {name: content[:_DIGITS] for name, content in datalist.contents().items()}
+    known = {name: recorded.get(_name_hash(name)) for name in now}
+    gone = len(recorded) - sum(found is not None for found in known.values())
+    found = [
+        _of_some([name for name, before in known.items() if before not in (None, now[name])], "has changed"),
+        _of_some([name for name, before in known.items() if before is None], "is new"),
+        f"{gone} files that it began with are not named any more" if gone else "",
+    ]
+    where = shown(datalist.path)
+    return [each for each in found if each] or [f"{where} has changed since it began, the files that it names have not"]
+
+
+def _of_some(names: list[str], what: str) -> str:
+    more = f" (and {len(names) - 1} more files)" if len(names) > 1 else ""
+    return f"{shown(names[0])} {what} since it began{more}" if names else ""
+
+
+def _name_hash(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:_DIGITS]
 
 
 def differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

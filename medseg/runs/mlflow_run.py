@@ -15,10 +15,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medseg.runs.mlflow_store import check_database, resolve_store
+from medseg.runs.mlflow_store import artifact_path, how_to_look, open_database, resolve_store
 from medseg.runs.privacy import scrub
 from medseg.runs.provenance import git_state
-from medseg.runs.run_folder import CONFIG, RunFolder, to_plain
+from medseg.runs.run_folder import CONFIG, FILES, RunFolder, to_plain
 
 if TYPE_CHECKING:
     from torch import nn
@@ -63,7 +63,7 @@ class MLflowRun:
     ) -> None:
         self.uri, self._artifacts = resolve_store(tracking_uri, Path(store))
         self._files = RunFolder(folder)
-        check_database(self.uri)
+        open_database(self.uri)
         from mlflow.tracking import MlflowClient
 
         self._client = MlflowClient(tracking_uri=self.uri)
@@ -77,10 +77,10 @@ class MLflowRun:
         self.run_id: str = run.info.run_id
         self.name: str = run.info.run_name
         self.experiment_id: str = run.info.experiment_id
+        self._place = artifact_path(self.uri, run.info.artifact_uri)
         self._params: dict[str, str] = dict(run.data.params)
-        self._files.write_json(
-            RECORD, {"run_id": self.run_id, "run_name": self.name, "experiment": experiment, "tracking_uri": self.uri}
-        )
+        names = {"run_id": self.run_id, "run_name": self.name, "experiment": experiment}
+        self._files.write_json(RECORD, {**names, "tracking_uri": self.uri, "look": how_to_look(self.uri)})
 
     def _held(self) -> Any:
         """Return the MLflow run of an earlier start of this run, running again, or ``None``."""
@@ -125,8 +125,8 @@ class MLflowRun:
                 found = self._client.get_experiment_by_name(name)
         elif self._artifacts is not None and not found.artifact_location.startswith(self._artifacts):
             logger.warning(
-                "MLflow experiment %r keeps its files in %s, not beside its database: was the folder moved? "
-                "Choose another experiment name to have them beside it",
+                "MLflow experiment %r keeps its files in %s, not beside its database; choose another experiment name "
+                "to have them beside it",
                 name,
                 found.artifact_location,
             )
@@ -217,12 +217,20 @@ class MLflowRun:
         text = path.read_text(encoding="utf-8") if path.suffix in _TEXT else ""
         clean = scrub_lines(text)
         if clean == text:
-            self._client.log_artifact(self.run_id, str(path), place)
+            self._store_file(path, place)
             return
         with tempfile.TemporaryDirectory() as scratch:
             copy = Path(scratch) / path.name
             copy.write_text(clean, encoding="utf-8")
-            self._client.log_artifact(self.run_id, str(copy), place)
+            self._store_file(copy, place)
+
+    def _store_file(self, path: Path, folder: str | None) -> None:
+        if self._place is None:
+            self._client.log_artifact(self.run_id, str(path), folder)
+            return
+        from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+
+        LocalArtifactRepository(str(self._place)).log_artifact(str(path), folder)
 
     def log_folder(self) -> None:
         """Copy every file of the run folder that is worth keeping into the artifacts."""
@@ -260,16 +268,29 @@ class MLflowRun:
         model = self._client.create_logged_model(
             self.experiment_id, name=re.sub(r"[/:.%\"']", "_", name), source_run_id=self.run_id
         )
-        with tempfile.TemporaryDirectory() as scratch:
-            save_model(network, image_shape, Path(scratch) / "model")
-            self._client.log_model_artifacts(model.model_id, str(Path(scratch) / "model"))
-        self._client.finalize_logged_model(model.model_id, "READY")
+        state = "FAILED"
+        try:
+            with tempfile.TemporaryDirectory() as scratch:
+                save_model(network, image_shape, Path(scratch) / "model")
+                self._store_model(model, Path(scratch) / "model")
+            state = "READY"
+        finally:
+            self._client.finalize_logged_model(model.model_id, state)
         if not self._client.search_registered_models(f"name = '{name}'"):
             self._client.create_registered_model(name)
         version = self._client.create_model_version(
             name, model.artifact_location, run_id=self.run_id, model_id=model.model_id
         )
         return str(version.version)
+
+    def _store_model(self, model: Any, folder: Path) -> None:
+        place = artifact_path(self.uri, model.artifact_location)
+        if place is None:
+            self._client.log_model_artifacts(model.model_id, str(folder))
+            return
+        from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+
+        LocalArtifactRepository(str(place)).log_artifacts(str(folder))
 
     def finish(self, status: str) -> None:
         """End the run with ``status``."""
@@ -290,8 +311,8 @@ def recorded_params(folder: Path) -> dict[str, Any]:
 
 
 def artifact_files(folder: Path) -> list[Path]:
-    """Return the files worth keeping: all but hidden ones, the state to resume from and MLflow's own record."""
-    left_out = {"last.pt", RECORD}
+    """Return the files worth keeping: all but hidden ones, what a resumed run needs and MLflow's own record."""
+    left_out = {"last.pt", FILES, RECORD}
     paths = (path for path in folder.rglob("*") if path.is_file() and path.name not in left_out)
     return sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 

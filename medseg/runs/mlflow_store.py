@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shlex
 import socket
 import sqlite3
 import sys
@@ -20,6 +21,8 @@ _IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEO
 _SERVERS = {"http", "https", "databricks", "databricks-uc"}
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _LOGGERS = ("mlflow", "alembic")
+_NEUTRAL = "mlflow-artifacts:"
+_ARTIFACTS = "mlartifacts"  # as `mlflow ui` calls it that is started where the database is
 
 
 def resolve_store(tracking_uri: str | None, folder: Path) -> tuple[str, str | None]:
@@ -31,6 +34,8 @@ def resolve_store(tracking_uri: str | None, folder: Path) -> tuple[str, str | No
 
     Returns:
         Tracking URI, free of the working directory, and the URI of the artifact folder (``None``: the server chooses).
+        Of an SQLite file it is MLflow's ``mlflow-artifacts:``, which names no folder: `artifact_folder` says where the
+        files lie, and so does ``--artifacts-destination`` of ``mlflow ui``.
 
     Raises:
         ValueError: if MLflow knows no such store, or cannot read the address.
@@ -53,8 +58,61 @@ def resolve_store(tracking_uri: str | None, folder: Path) -> tuple[str, str | No
                 f"MLflow cannot keep its database at {database}: {odd[0]!r} has a meaning in its address; "
                 "rename the folder, or give another place as tracking_uri, such as sqlite:///folder/mlflow.db"
             )
-        uri, folder = f"{scheme}:///{database}", database.parent
-    return uri, (folder.absolute() / "mlartifacts").as_uri()
+        return f"{scheme}:///{database}", _NEUTRAL
+    return uri, (folder.absolute() / _ARTIFACTS).as_uri()
+
+
+def artifact_folder(uri: str) -> Path | None:
+    """Return the folder of the artifacts that a database file names without their place: the one beside it.
+
+    Args:
+        uri: of `resolve_store`; of anything but an SQLite file there is none.
+    """
+    database = _database(uri)
+    return None if database is None else database.parent / _ARTIFACTS
+
+
+def artifact_path(uri: str, location: str) -> Path | None:
+    """Return where artifacts lie that MLflow itself reaches through its server alone.
+
+    Args:
+        uri: of `resolve_store`.
+        location: of a run's or a model's artifacts, as MLflow has it.
+    """
+    folder = artifact_folder(uri)
+    if folder is None or not location.startswith(f"{_NEUTRAL}/"):
+        return None
+    return folder / location.removeprefix(f"{_NEUTRAL}/")
+
+
+def how_to_look(uri: str) -> str:
+    """Return the command that shows a store, or the address of its server.
+
+    Args:
+        uri: of `resolve_store`.
+    """
+    if urlsplit(uri).scheme in _SERVERS or uri in _SERVERS:
+        return hide_credentials(uri)
+    artifacts = artifact_folder(uri)
+    where = [] if artifacts is None else ["--artifacts-destination", str(artifacts)]
+    return shlex.join(["mlflow", "ui", "--backend-store-uri", hide_credentials(uri), *where])
+
+
+def moved_with(uri: str, folder: Path) -> str:
+    """Return the address of a database file that is no longer where it was, but in a folder that was moved with it.
+
+    Args:
+        uri: as it was recorded.
+        folder: of the runs.
+    """
+    database = _database(uri)
+    if database is None or database.exists() or not (folder / database.name).is_file():
+        return uri
+    return f"{urlsplit(uri).scheme}:///{folder.absolute() / database.name}"
+
+
+def _database(uri: str) -> Path | None:
+    return Path(uri.partition(":///")[2]) if uri.startswith("sqlite") else None
 
 
 @contextlib.contextmanager
@@ -85,14 +143,21 @@ def quiet() -> Iterator[None]:
                 logging.getLogger(name).setLevel(level)
 
 
-def check_database(uri: str) -> None:
-    """Raise at once where MLflow would try for minutes to open a database that it cannot write or reach."""
+def open_database(uri: str) -> None:
+    """Raise at once where MLflow would try for minutes to open a database that it cannot write or reach.
+
+    A new file is laid out here: by itself, MLflow would write the working directory into it.
+    """
     address = urlsplit(uri)
     kind = address.scheme.partition("+")[0]
-    if kind == "sqlite":
-        database = Path(uri.partition(":///")[2])
+    database = _database(uri)
+    if database is not None:
         database.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.closing(sqlite3.connect(database, timeout=10)) as connection:
             connection.execute("BEGIN IMMEDIATE")
+        if database.stat().st_size == 0:
+            from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+            SqlAlchemyStore(uri, f"{_NEUTRAL}/")
     elif kind in _PORTS and address.hostname:
         socket.create_connection((address.hostname, address.port or _PORTS[kind]), timeout=10).close()

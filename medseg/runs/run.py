@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shlex
 from collections import OrderedDict
@@ -19,11 +20,12 @@ from medseg.reports.palette import Named, class_colours
 from medseg.runs import provenance
 from medseg.runs.checkpoint import load_checkpoint, network_weights, save_checkpoint
 from medseg.runs.header import write_header
-from medseg.runs.identity import differences, identify
+from medseg.runs.identity import changed_files, differences, file_record, identify
 from medseg.runs.lock import FolderLock
 from medseg.runs.paths import resolve_path
 from medseg.runs.processes import rank, world_size
 from medseg.runs.report import Result, write_report
+from medseg.runs.run_folder import FILES
 from medseg.runs.tracking import MLflowTracker, RunFolder, first_line
 
 logger = logging.getLogger(__name__)
@@ -39,8 +41,9 @@ class Run:
     """Folder and tracking of one training.
 
     The folder holds ``config.yaml``, ``environment.json``, ``data.json`` (fingerprint, labels, split),
-    ``metrics.jsonl``, ``curves.png``, ``checkpoints/{last,best}.pt``, ``model.pt`` (weights alone, with a header) and
-    ``report/`` (tables, confusion matrix, overlays). While the run goes on it is locked.
+    ``metrics.jsonl``, ``curves.png``, ``checkpoints/{last,best}.pt`` and ``checkpoints/files.json`` (tells which file
+    of the data has changed), ``model.pt`` (weights alone, with a header) and ``report/`` (tables, confusion matrix,
+    overlays). While the run goes on it is locked.
 
     Args:
         folder: of this run; see `resolve_path`.
@@ -89,6 +92,7 @@ class Run:
         self._tags = {"command": shlex.join(command), "overlays": " ".join(overlays)}
         self._register_name = register_name
         self._colours = dict(colours or {})
+        self.identity: dict[str, Any] = {}
         self._lock: FolderLock | None = None
         self._files: RunFolder | None = None
         self._tracker: MLflowTracker | None = None
@@ -128,29 +132,30 @@ class Run:
             LockedError: if another process works in the folder.
             RunError: if the folder holds a run already and ``resume`` is false, or another run than this.
         """
-        self.identity = identify(self._datalist, self._split, network)
         if world_size() == 1:
-            return self._claim(resume)
+            return self._claim(resume, network)
         import torch.distributed as dist
 
         refusal: list[BaseException | None] = [None]
         state = None
         try:
             if rank() == 0:
-                state = self._claim(resume)
+                state = self._claim(resume, network)
         except Exception as error:
             refusal[0] = error
-        refused = [refusal[0] is not None]
-        dist.broadcast_object_list(refused, src=0)  # else the others would wait for the first at the next step
+        told: list[Any] = [refusal[0] is not None, self.identity]
+        dist.broadcast_object_list(told, src=0)  # else the others would wait for the first at the next step
+        refused, self.identity = told
         if refusal[0] is not None:
             raise refusal[0]
-        if refused[0]:
+        if refused:
             raise SystemExit(1)  # the first process has said why
         if rank() != 0 and self.last_checkpoint.is_file():
             state = load_checkpoint(self.last_checkpoint)
         return state
 
-    def _claim(self, resume: bool) -> dict[str, Any] | None:
+    def _claim(self, resume: bool, network: nn.Module | None) -> dict[str, Any] | None:
+        self.identity = identify(self._datalist, self._split, network)
         lock = FolderLock(self.files.path)
         lock.acquire()
         try:
@@ -182,12 +187,21 @@ class Run:
                 f"{self.last_checkpoint} was not written by this version of medseg and cannot be continued; start "
                 "a new run with another --output_dir"
             )
-        if different := differences(state["identity"], self.identity):
+        if different := self._differences(state["identity"]):
             raise RunError(
                 f"{self.folder} cannot be continued: {'; '.join(different)}. Give what the run began with, or start a "
                 "new one with another --output_dir"
             )
         return state
+
+    def _differences(self, recorded: Mapping[str, Any]) -> list[str]:
+        """Return what makes another run of this one, the files that have changed by their names."""
+        if self._datalist is None or recorded.get("fingerprint") == self.identity["fingerprint"]:
+            return differences(recorded, self.identity)
+        path = self.last_checkpoint.with_name(FILES)
+        held = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        before, now = ({k: v for k, v in each.items() if k != "fingerprint"} for each in (recorded, self.identity))
+        return [*changed_files(held, self._datalist), *differences(before, now)]
 
     def begin(self, epoch: int) -> None:
         """Begin or continue the records, once it is clear that the training can start; on the first process alone.
@@ -211,6 +225,7 @@ class Run:
         data: dict[str, Any] = {key: value for key, value in self.identity.items() if key != "network"}
         if self._datalist is not None:
             data["name"] = self._datalist.name
+            self.files.write_json(f"checkpoints/{FILES}", file_record(self._datalist))
         self.files.write_json("data.json", data)
         enabled, uri, experiment = self._tracking
         if not enabled:

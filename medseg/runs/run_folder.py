@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
+FILES = "files.json"  # beside the checkpoints: tells which file of the data has changed
 _OWN_KEYS = ("epoch", "time")
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 

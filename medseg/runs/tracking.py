@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from medseg.errors import MedsegError
 from medseg.runs.mlflow_run import RECORD, MLflowRun
-from medseg.runs.mlflow_store import quiet, resolve_store
+from medseg.runs.mlflow_store import how_to_look, moved_with, quiet, resolve_store
 from medseg.runs.paths import resolve_path
 from medseg.runs.privacy import scrub
 from medseg.runs.run_folder import METRICS, RunFolder, hide_credentials
@@ -115,8 +115,7 @@ class MLflowTracker:
             logger.info("continuing MLflow run %r", run.name)
         if (self._folder / METRICS).is_file():  # epochs that a killed process did not send
             self._attempt(run.replay_metrics)
-        command = "" if self.uri.startswith("http") else "mlflow ui --backend-store-uri "
-        logger.info("MLflow run %r: %s%s", run.name, command, hide_credentials(self.uri))
+        logger.info("MLflow run %r: %s", run.name, how_to_look(self.uri))
 
     def log_params(self, config: Mapping[str, Any]) -> None:
         """Log a configuration under dotted keys (long values cut) and ``config.yaml`` of the run folder whole."""
@@ -165,16 +164,27 @@ class MLflowTracker:
         self._send(lambda run: run.log_folder())
 
     def register(self, name: str, network: nn.Module, image_shape: Sequence[int]) -> None:
-        """Register the network as a model, with its signature.
+        """Register the network as a model, with its signature; where that fails, the rest is recorded all the same.
 
         Args:
             name: of the registered model.
             network: to keep.
             image_shape: ``(C, *S)`` of an image that it takes.
         """
-        self._send(
-            lambda run: logger.info("MLflow: model %s, version %s", name, run.register(name, network, image_shape))
-        )
+        if self._run is None or not self.online:
+            logger.warning("the model is not registered as %r: MLflow does not have its run", name)
+            return
+        try:
+            with quiet():
+                version = self._run.register(name, network, image_shape)
+        except Exception as error:  # as in _attempt: of the network, of pickling, of the store
+            logger.warning(
+                "the model is not registered as %r (%s); its run is recorded, and its weights are in the run's folder",
+                name,
+                _reason(error),
+            )
+            return
+        logger.info("MLflow: model %s, version %s", name, version)
 
     def _send(self, call: Callable[[MLflowRun], Any]) -> None:
         run = self._run
@@ -302,8 +312,9 @@ def training_run(weights: str | Path) -> dict[str, str] | None:
     path = Path(weights).resolve()
     for folder in (path.parent, path.parent.parent):
         if (folder / METRICS).is_file() and (folder / RECORD).is_file():
-            found = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-            return {str(key): str(value) for key, value in found.items()}
+            held = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+            found = {str(key): str(value) for key, value in held.items()}
+            return {**found, "tracking_uri": moved_with(found["tracking_uri"], folder.parent)}
     return None
 
 

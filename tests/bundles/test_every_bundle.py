@@ -1,6 +1,7 @@
 """What every bundle keeps to: MONAI's commands from any folder, with the bundle copied elsewhere."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from medseg.bundle.source import read_source
 from medseg.bundle.workflow import evaluate
 from medseg.prediction.model import load
 from medseg.prediction.predict import predict
+from medseg.runs.mlflow_store import artifact_path
 
 EXPORTED = ("lfa_unet_covid", "focusnet_pp_dsb2018", "df_dam_voc", "refine_multi_scale_voc")
 
@@ -87,11 +89,10 @@ def test_mlflow_holds_the_same(trained: Path) -> None:
     assert {"loss", "learning_rate", "images_per_second", "data_wait_share", "val_mean_iou"} <= set(run.data.metrics)
     assert len(client.get_metric_history(held["run_id"], "loss")) == 2
     assert "data.fingerprint" in run.data.params
-    tops = {a.path for a in client.list_artifacts(held["run_id"])}
-    assert {"config.yaml", "metrics.jsonl", "report", "model.pt"} <= tops
-    assert {"report/overlays.png", "report/confusion_matrix.png"} <= {
-        a.path for a in client.list_artifacts(held["run_id"], "report")
-    }
+    place = artifact_path(held["tracking_uri"], run.info.artifact_uri)
+    assert place is not None
+    assert {"config.yaml", "metrics.jsonl", "report", "model.pt"} <= set(os.listdir(place))
+    assert {"overlays.png", "confusion_matrix.png"} <= set(os.listdir(place / "report"))
 
 
 def test_evaluate(trained: Path, bundle_data: Path, tmp_path: Path) -> None:
@@ -138,7 +139,7 @@ def test_inference_stands_alone(trained: Path, tmp_path: Path) -> None:
         with Image.open(masks / name) as mask:
             assert mask.size == (270, 300)
             assert np.array(mask).max() < 256
-    assert sorted(p.name for p in masks.rglob("*") if p.is_file()) == ["a.png", "b.tif"]
+    assert sorted(p.name for p in masks.rglob("*") if p.is_file()) == ["a.png", "b.tif", "medseg_masks.json"]
     (images / "broken.png").unlink()
     stamp = (masks / "a.png").stat().st_mtime_ns
     second = monai_bundle("run", cwd=tmp_path, **options)

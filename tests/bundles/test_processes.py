@@ -1,11 +1,14 @@
 """Two processes with half the batch each learn what one learns with the whole."""
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from bundles.helpers import ROOT, configs, losses, monai_bundle, small
+
+from medseg.runs.lock import FolderLock
 
 BUNDLE = ROOT / "bundles" / "lfa_unet_drosophila"
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m")
@@ -27,12 +30,33 @@ def test_two_processes_equal_one(sections: Path, tmp_path: Path) -> None:
     }
     one = {**options, "config_file": configs(BUNDLE, "train.yaml", str(overlay)), "output_dir": str(tmp_path / "one")}
     two = {**options, "config_file": configs(BUNDLE, "train.yaml", "multi_gpu_train.yaml", str(overlay))}
-    two |= {"output_dir": str(tmp_path / "two"), "batch_size": 2}
+    two |= {"runs_dir": str(tmp_path / "runs"), "batch_size": 2}
     monai_bundle("run", cwd=tmp_path, **one)
     monai_bundle("run", cwd=tmp_path, launcher=TORCHRUN, **two)
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
-    weights = [torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("one", "two")]
+    (run,) = (tmp_path / "runs").iterdir()  # named by the time of one of them, and told to the other
+    assert run.name.startswith(f"{BUNDLE.name}_2")
+    assert not (run / ".lock").exists()
+    assert len(losses(run)) == 4
+    assert losses(run) == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+    weights = [torch.load(folder / "model.pt", weights_only=True) for folder in (tmp_path / "one", run)]
     torch.testing.assert_close(weights[1], weights[0], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.timeout(400)
+def test_a_locked_folder_ends_all_processes(sections: Path, tmp_path: Path) -> None:
+    """The first process is refused, says why, and the other does not wait for it."""
+    (tmp_path / "run").mkdir()
+    lock = FolderLock(tmp_path / "run")
+    lock.acquire()
+    options = {**small(BUNDLE), "dataset_dir": str(sections), "batch_size": 2, "output_dir": str(tmp_path / "run")}
+    options["config_file"] = configs(BUNDLE, "train.yaml", "multi_gpu_train.yaml")
+    done = monai_bundle("run", cwd=tmp_path, launcher=TORCHRUN, ok=False, **options)
+    lock.release()
+    assert done.returncode != 0
+    said = done.stdout + done.stderr
+    assert said.count(f"error: {tmp_path / 'run'} is in use by process {os.getpid()} on ") == 1
+    assert "Traceback" not in said.split("torch.distributed.elastic")[0]
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_overlay_needs_torchrun(sections: Path, tmp_path: Path) -> None:

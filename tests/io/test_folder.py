@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from medseg.errors import MedsegError
-from medseg.io.folder import Listing, list_images, mask_targets
+from medseg.io.folder import MASK_RECORD, Listing, list_images, mask_targets
+from medseg.runs.run import Run
 
 
 def png(path: Path) -> Path:
@@ -157,6 +158,30 @@ def test_names_that_would_reach_the_terminal_are_escaped(folder: Path) -> None:
     assert text == r"left out 1 of 1: a\n\x1b[31m.web\np (unknown format .web\np)"
 
 
+def test_what_medseg_wrote_is_no_image(folder: Path) -> None:
+    png(folder / "a.png")
+    png(folder / "masks" / "sub" / "a.png")
+    (folder / "masks" / MASK_RECORD).write_text("{}")
+    run = Run(folder / "runs" / "first", tracking=False)
+    run.open(resume=False)
+    run.begin(0)
+    png(run.folder / "report" / "overlays.png")
+    run.close("KILLED")
+    png(folder / "config" / "b.png")
+    (folder / "config" / "config.yaml").write_text("somebody else's")
+    listing = list_images(folder)
+    assert names(listing) == ["a.png", "config/b.png"]
+    assert {place: reason for place, reason in reasons(listing).items() if "." not in place} == {
+        "masks": f"folder of masks by medseg (it holds {MASK_RECORD})",
+        "runs/first": "folder of a run of medseg",
+    }
+    assert [each.ours for each in listing.left_out] == [False, True, True]
+    for place in ("masks", "runs/first"):
+        with pytest.raises(MedsegError, match=rf"{place} is a folder of .*; name the folder of the images"):
+            list_images(folder / place)
+    assert names(list_images(folder / "masks" / "sub" / "a.png")) == ["a.png"], "an image that is named is taken"
+
+
 def test_one_image(folder: Path) -> None:
     image = png(folder / "a.png")
     assert list_images(image) == Listing(folder, (image,))
@@ -199,11 +224,14 @@ def test_a_dicom_series_is_one_image(folder: Path, tmp_path: Path, real_data: Pa
     (folder / "numbers").mkdir()
     for number, path in enumerate(sorted(series.iterdir())[:3]):
         shutil.copy(path, folder / "numbers" / f"{number}")
+    (folder / "suffixes").mkdir()
+    for path, suffix in zip(sorted(series.iterdir())[:3], (".dicom", ".IMA", ".DICOM"), strict=True):
+        shutil.copy(path, folder / "suffixes" / f"{path.stem}{suffix}")
     png(folder / "mixed" / "a.png")
     shutil.copy(series / "1.dcm", folder / "mixed" / "1.dcm")
     nibabel.save(nibabel.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4)), folder / "v.nii")
     listing = list_images(folder)
-    assert names(listing) == ["mixed/a.png", "numbers", "study1", "v.nii"]
+    assert names(listing) == ["mixed/a.png", "numbers", "study1", "suffixes", "v.nii"]
     assert reasons(listing) == {
         "mixed/1.dcm": "DICOM slice beside other images; put the series into a folder of its own"
     }

@@ -211,7 +211,9 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
     assert (outcome.written, outcome.skipped, outcome.missed) == (2, 0, 1)
     assert [name for name, _ in outcome.failures] == ["c.png"]
     assert [name for name, _ in outcome.left_out] == ["d.webp"]
-    again = predict(weights, tmp_path / "in", tmp_path / "out", overrides={"device": "cpu", "inference#window": [8, 8]})
+    again = predict(weights, tmp_path / "in", tmp_path / "out", overrides={"device": "cpu", "inference#batch": 1})
     assert (again.written, again.skipped) == (0, 2)
+    with pytest.raises(medseg.errors.MedsegError, match=r"a\.png was made by these weights .* with other settings"):
+        predict(weights, tmp_path / "in", tmp_path / "out", overrides={"device": "cpu", "inference#window": [8, 8]})
     with pytest.raises(medseg.errors.MedsegError, match="predict has no option 'intensity'"):
         predict(weights, tmp_path / "in", tmp_path / "out", overrides={"intensity": 1})

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from medseg.bundle.description import Description
 from medseg.bundle.feeding import inferer
 from medseg.errors import MedsegError
+from medseg.io.folder import MASK_RECORD
 from medseg.prediction.predictor import ImageFolder, InputError, Predictor
 from medseg.runs.checkpoint import CheckpointError
 
@@ -63,7 +64,8 @@ def predictor(folder: Path, output: Path, *, overwrite: bool = False, **options:
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    """Return the masks, and whatever else lies there but for the record of what made them."""
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name != MASK_RECORD)
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import os
 import warnings
 
 import pytest
-from runs.test_tracking import client, quiet, tracker, warnings_of_ours
+import torch
+from runs.test_tracking import client, quiet, stored, tracker, warnings_of_ours
 
 from medseg.runs import privacy
 from medseg.runs.tracking import MLflowTracker, RunFolder, training_run
@@ -20,16 +21,15 @@ def clean_environment(monkeypatch):
 
 
 def everything_in(folder):
-    """Return all rows of the database and all texts of the artifacts, but for where the artifacts lie."""
+    """Return all rows of the database, all artifacts as text and their names, and the database's bytes."""
     import sqlite3
 
     with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as database:
         names = [row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         rows = [f"{name}: {row}" for name in names for row in database.execute(f"SELECT * FROM {name}")]
-    texts = [
-        path.read_bytes().decode(errors="replace") for path in (folder / "mlartifacts").rglob("*") if path.is_file()
-    ]
-    return "\n".join(rows + texts).replace((folder / "mlartifacts").as_uri(), "ARTIFACTS")
+    files = [path for path in (folder / "mlartifacts").rglob("*") if path.is_file()]
+    texts = [path.read_bytes().decode(errors="replace") for path in [folder / "mlflow.db", *files]]
+    return "\n".join([*rows, *texts, *(str(path.relative_to(folder)) for path in files)])
 
 
 @quiet
@@ -49,7 +49,9 @@ def test_nothing_names_a_person_a_host_or_a_home(tmp_path, monkeypatch):
         "lr": 0.1,
         "spacing": [0.5, 0.5, 2.0],
     }
-    folder = RunFolder(tmp_path / "runs" / "a_alice77")
+    runs = home / "work" / "runs"
+    folder = RunFolder(runs / "a_alice77")
+    monkeypatch.chdir(home)
     folder.write_config(config)
     folder.write_json("data.json", {"where": str(home / "x")})
     folder.append_metrics(1, {"loss": 1.0})
@@ -61,10 +63,12 @@ def test_nothing_names_a_person_a_host_or_a_home(tmp_path, monkeypatch):
         tracking.log_tags({"error": f"OSError: {home}/ct/scan 1.nii.gz cannot be read by alice77@wolke9.example.org"})
         tracking.log_dataset("ct", "0123456789abcdef" * 4, 7)
         tracking.log_folder()
+        tracking.register("cells", torch.nn.Conv2d(3, 5, 1), (3, 8, 8))
     assert tracking.online
-    seen = everything_in(tmp_path / "runs")
-    assert [name for name in ("alice77", str(home), "wolke9", getpass.getuser() + "@") if name in seen] == []
-    run = client(tmp_path / "runs").get_run(tracking.run_id)
+    seen = everything_in(runs)
+    names = ("alice77", str(home), str(tmp_path), "wolke9", f"{getpass.getuser()}@", "/home/")
+    assert [name for name in names if name in seen] == []
+    run = client(runs).get_run(tracking.run_id)
     assert run.data.params == {
         "dataset_dir": "ct",
         "notes": '["y.json", "a.nii.gz"]',
@@ -80,8 +84,8 @@ def test_nothing_names_a_person_a_host_or_a_home(tmp_path, monkeypatch):
     assert given.dataset.name == "ct"
     assert given.dataset.digest == ("0123456789abcdef" * 4)[:36]
     assert json.loads(given.dataset.profile) == {"images": 7, "fingerprint": "0123456789abcdef" * 4}
-    stored = [path.name for path in (tmp_path / "runs" / "mlartifacts").rglob("*") if path.is_file()]
-    assert sorted(stored) == ["config.yaml", "data.json", "metrics.jsonl"]
+    files = [path.name for path in stored(runs, tracking.run_id).rglob("*") if path.is_file()]
+    assert sorted(files) == ["config.yaml", "data.json", "metrics.jsonl"]
 
 
 @quiet
@@ -143,7 +147,6 @@ def test_a_store_of_the_environment_that_cannot_be_used(tmp_path, monkeypatch, c
 @quiet
 def test_a_registered_model_has_its_signature(tmp_path):
     import mlflow.pytorch
-    import torch
 
     network = torch.nn.Conv2d(3, 5, 1)
     with tracker(tmp_path / "run") as tracking:
@@ -160,6 +163,59 @@ def test_a_registered_model_has_its_signature(tmp_path):
         warnings.simplefilter("ignore")
         loaded = mlflow.pytorch.load_model(str(folder))
     assert torch.equal(loaded.weight, network.weight)
+
+
+@quiet
+def test_a_model_that_cannot_be_registered_is_no_fault_of_the_run(tmp_path, caplog):
+    network = torch.nn.Conv2d(3, 5, 1)
+    network.hook = lambda: None  # cannot be copied to a file
+    network.forward = lambda image: (_ for _ in ()).throw(RuntimeError("no such image"))
+    with tracker(tmp_path / "run") as tracking:
+        tracking.register("cells", network, (3, 8, 8))
+        tracking.log_metrics({"loss": 1.0}, step=1)
+    (warning,) = warnings_of_ours(caplog)
+    assert warning == (
+        "the model is not registered as 'cells' (RuntimeError: no such image); its run is recorded, and its weights "
+        "are in the run's folder"
+    )
+    store = client(tmp_path)
+    assert store.get_run(tracking.run_id).data.metrics == {"loss": 1.0}
+    assert store.search_registered_models() == []
+    (model,) = store.search_logged_models([store.get_run(tracking.run_id).info.experiment_id])
+    assert model.status == "FAILED"
+
+
+def test_without_a_run_in_mlflow_no_model_is_registered(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://x")
+    with tracker(tmp_path / "run") as tracking:
+        tracking.register("cells", torch.nn.Conv2d(3, 5, 1), (3, 8, 8))
+    assert warnings_of_ours(caplog)[1:] == ["the model is not registered as 'cells': MLflow does not have its run"]
+
+
+@quiet
+def test_a_folder_of_runs_may_be_moved(tmp_path):
+    """The database, the artifacts and the runs move together; training and evaluation go on in the new place."""
+    folder = RunFolder(tmp_path / "runs" / "a")
+    folder.append_metrics(1, {"loss": 1.0})
+    with tracker(folder.path) as training:
+        training.log_folder()
+    (tmp_path / "runs").rename(tmp_path / "moved")
+    folder = RunFolder(tmp_path / "moved" / "a")
+    folder.append_metrics(2, {"loss": 0.5})
+    folder.write_text("model.pt", "weights")
+    with tracker(folder.path, resume=True) as resumed:
+        resumed.log_folder()
+    assert resumed.run_id == training.run_id
+    place = stored(tmp_path / "moved", training.run_id)
+    assert sorted(os.listdir(place)) == ["metrics.jsonl", "model.pt"]
+    assert len((place / "metrics.jsonl").read_text().splitlines()) == 2
+    (tmp_path / "moved").rename(tmp_path / "again")
+    parent = training_run(tmp_path / "again" / "a" / "model.pt")
+    assert parent["tracking_uri"] == f"sqlite:///{tmp_path}/again/mlflow.db"
+    with MLflowTracker(None, "other", "evaluate", tmp_path / "scores", parent=parent) as child:
+        pass
+    assert client(tmp_path / "again").get_run(child.run_id).data.tags["mlflow.parentRunId"] == training.run_id
+    assert sorted(os.listdir(tmp_path)) == ["again", "scores"]
 
 
 @quiet

@@ -30,6 +30,13 @@ def client(folder):
     return MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
 
 
+def stored(folder, run_id):
+    """Return where a run's artifacts lie: beside the database."""
+    return mlflow_store.artifact_path(
+        f"sqlite:///{folder / 'mlflow.db'}", client(folder).get_run(run_id).info.artifact_uri
+    )
+
+
 def tracker(folder, name="first", **options):
     return MLflowTracker(None, "trials", name, folder, **options)
 
@@ -59,8 +66,10 @@ def test_run_holds_everything(tmp_path, monkeypatch):
         (2, 0.5),
     ]
     assert set(run.data.metrics) == {"loss", "val_iou_glia/extra _cell_"}
-    assert {each.path for each in store.list_artifacts(run.info.run_id)} == {"config.yaml", "report"}
-    assert run.info.artifact_uri.startswith((tmp_path / "runs" / "mlartifacts").as_uri())
+    assert run.info.artifact_uri == f"mlflow-artifacts:/trials/{run.info.run_id}/artifacts"
+    place = tmp_path / "runs" / "mlartifacts" / "trials" / run.info.run_id / "artifacts"
+    assert stored(tmp_path / "runs", run.info.run_id) == place
+    assert sorted(os.listdir(place)) == ["config.yaml", "report"]
     assert run.data.tags["mlflow.user"] == run.info.user_id == "medseg"
     assert sorted(os.listdir(tmp_path)) == ["runs"]
     assert sorted(os.listdir(tmp_path / "runs")) == ["a", "mlartifacts", "mlflow.db"]
@@ -156,6 +165,9 @@ def test_relative_database_is_fixed_at_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     uri, artifacts = mlflow_store.resolve_store("sqlite:///here.db", tmp_path / "elsewhere")
     assert uri == f"sqlite:///{tmp_path}/here.db"
+    assert artifacts == "mlflow-artifacts:"
+    assert mlflow_store.artifact_folder(uri) == tmp_path / "mlartifacts"
+    _, artifacts = mlflow_store.resolve_store("postgresql://here/runs", tmp_path)
     assert artifacts == (tmp_path / "mlartifacts").as_uri()
 
 
@@ -262,8 +274,9 @@ def test_import_of_a_recorded_run(tmp_path):
     history = store.get_metric_history(run_id, "loss")
     assert [point.step for point in history] == [1, 2]
     assert [point.timestamp for point in history] == [round(row["time"] * 1000) for row in folder.read_metrics()]
-    assert {each.path for each in store.list_artifacts(run_id, "checkpoints")} == {"checkpoints/best.pt"}
-    assert {each.path for each in store.list_artifacts(run_id)} >= {"config.yaml", "metrics.jsonl", "report"}
+    place = stored(tmp_path / "store", run_id)
+    assert os.listdir(place / "checkpoints") == ["best.pt"]
+    assert set(os.listdir(place)) >= {"config.yaml", "metrics.jsonl", "report"}
 
 
 def test_import_of_another_folder(tmp_path):

@@ -1,0 +1,160 @@
+"""What made the masks of a folder: one small JSON beside them, so that no mask passes for another model's.
+
+It names masks by their place in the folder, models by hashes, and nothing else. A mask is entered before it is written
+where there was none, and after it was written where it replaces another's: however a process ends, a mask that is
+entered as a model's is that model's. One that is there and not entered is refused, never skipped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from medseg import __version__
+from medseg.atomic import atomic_write
+from medseg.bundle.description import Description
+from medseg.errors import MedsegError, shown
+from medseg.io.folder import MASK_RECORD
+from medseg.runs.checkpoint import unwrap
+from medseg.runs.metadata import weights_hash
+
+__all__ = ["Maker", "MaskRecord", "MaskRecordError"]
+
+_DIGITS = 12  # of a hash, in a message
+_FORMAT = 1
+
+
+class MaskRecordError(MedsegError):
+    """Masks that something else made, or nobody knows what."""
+
+
+@dataclass(frozen=True)
+class Maker:
+    """What makes masks.
+
+    Args:
+        name: of the model, for readers.
+        weights: hash of the weights, as in their header.
+        model: hash of how the model is fed, how it predicts and what its classes are.
+    """
+
+    name: str
+    weights: str
+    model: str
+
+    @classmethod
+    def of(cls, network: nn.Module, description: Description) -> Maker:
+        """Return what a network with its weights makes masks as.
+
+        Args:
+            network: with its weights.
+            description: of the model. Its name, its scores and the number of windows a forward make no other masks.
+        """
+        held = description.to_dict()
+        held["inference"] = {key: value for key, value in held["inference"].items() if key != "batch"}
+        held = {key: held[key] for key in ("network", "input", "inference", "classes", "colours")}
+        text = json.dumps(held, sort_keys=True, separators=(",", ":"), default=str)
+        weights = weights_hash(unwrap(network).state_dict())
+        return cls(description.name, weights, hashlib.sha256(text.encode()).hexdigest())
+
+    def same(self, other: Maker) -> bool:
+        """Return whether the masks of both are the same."""
+        return (self.weights, self.model) == (other.weights, other.model)
+
+
+class MaskRecord:
+    """The record of a folder of masks.
+
+    Args:
+        folder: of the masks; it need not exist yet.
+        maker: that works now.
+        targets: masks that it is to write.
+        overwrite: whether it may replace another's.
+
+    Raises:
+        MaskRecordError: if one of the targets is there and is not this maker's, and may not be replaced.
+    """
+
+    def __init__(self, folder: Path, maker: Maker, targets: Iterable[Path], *, overwrite: bool) -> None:
+        self.path = folder / MASK_RECORD
+        self._folder, self._maker, self._overwrite = folder, maker, overwrite
+        held = self._read()
+        names = {self._name(target): target.exists() for target in targets}
+        foreign = [name for name, there in names.items() if there and not (name in held and held[name].same(maker))]
+        if foreign and not overwrite:
+            raise MaskRecordError(self._refusal(foreign, held.get(foreign[0])))
+        self._replaced = set(foreign)
+        self._mine = {name for name in names if name not in self._replaced}
+        self._begun = False
+
+    def begin(self) -> None:
+        """Enter the masks that are not there yet, before the first of them is written."""
+        if not self._begun:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self.save()
+            self._begun = True
+
+    def wrote(self, target: Path) -> None:
+        """Take note of a mask that is written; where it replaced another's it is entered by the next `save`."""
+        self._mine.add(self._name(target))
+
+    def save(self) -> None:
+        """Write the record, with what other processes have entered since."""
+        held = self._read() | dict.fromkeys(self._mine, self._maker)
+        makers: list[Maker] = []
+        for maker in held.values():
+            if not any(maker.same(other) for other in makers):
+                makers.append(maker)
+        made_by = [
+            {**vars(maker), "masks": sorted(name for name in held if held[name].same(maker))} for maker in makers
+        ]
+        with atomic_write(self.path) as temporary:
+            content = {"format": _FORMAT, "medseg": __version__, "made_by": made_by}
+            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+    def _name(self, target: Path) -> str:
+        return Path(os.path.relpath(target, self._folder)).as_posix()
+
+    def _read(self) -> dict[str, Maker]:
+        try:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+            if content["format"] != _FORMAT:
+                raise ValueError(f"its format is {content['format']}")
+            return {name: _maker(each) for each in content["made_by"] for name in each["masks"]}
+        except FileNotFoundError:
+            return {}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if self._overwrite:
+                return {}
+            raise MaskRecordError(
+                f"{shown(self.path)} cannot be read ({type(error).__name__}: {error}), so that nobody knows what made "
+                "the masks beside it; name another folder for the masks, or do them again with --overwrite"
+            ) from error
+
+    def _refusal(self, foreign: list[str], maker: Maker | None) -> str:
+        mine = self._maker
+        if maker is None:
+            reason = f"is not in {MASK_RECORD}, so that nobody knows what made it"
+        elif maker.weights != mine.weights:
+            reason = (
+                f"was made by other weights ({shown(maker.name)}, {maker.weights[:_DIGITS]}) than these "
+                f"({shown(mine.name)}, {mine.weights[:_DIGITS]})"
+            )
+        else:
+            reason = f"was made by these weights ({mine.weights[:_DIGITS]}) with other settings of the inference"
+        more = f" (and {len(foreign) - 1} more masks like it)" if len(foreign) > 1 else ""
+        return (
+            f"{shown(self._folder / foreign[0])} {reason}{more}; name another folder for the masks, or do them again "
+            "with --overwrite"
+        )
+
+
+def _maker(content: Mapping[str, Any]) -> Maker:
+    return Maker(str(content["name"]), str(content["weights"]), str(content["model"]))
