@@ -114,10 +114,10 @@ def check(
     parser, _ = configure(folder, "train", overlays, overrides, **_data(data))
     datalist, options = parser.get_parsed_content("data"), parser.get_parsed_content("options")
     described = parser.get_parsed_content("description")
-    report = fit.report(datalist, Options.of(options), described)
+    dataset = parser.get_parsed_content("train#dataset")
+    report = fit.report(datalist, Options.of(options), described, dataset)
     if not report.ok:
         return report, []
-    dataset = parser.get_parsed_content("train#dataset")
     network = parser.get_parsed_content("network_def")
     return report, fit.problems(datalist, Options.of(options), described, dataset, network)
 

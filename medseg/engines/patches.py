@@ -134,6 +134,7 @@ class PatchDataset(SegmentationDataset):
                 f"{len(self.patch)}; give --patch one edge an axis"
             )
         numbers = np.random.default_rng(seeds.spawn(1)[0])
+        sample.pop("affine", None)  # a patch lies elsewhere
         positions = sample.pop(POSITIONS, None)
         centre = None
         if draw.foreground and positions is not None and len(positions):
