@@ -118,7 +118,7 @@ def changes(bundle: str, options: argparse.Namespace) -> dict[str, Any]:
     changed: dict[str, Any] = {
         "encoder_weights": "random",
         "network_def#encoder": options.encoder,
-        "crop_size": [options.edge, options.edge],
+        "patch": [options.edge, options.edge],
         "learning_rate": options.learning_rate,
         "optimizer": {"_target_": "torch.optim.Adam", "params": "$@network.parameters()", "lr": "@learning_rate"},
         "max_epochs": options.epochs,
@@ -131,7 +131,7 @@ def changes(bundle: str, options: argparse.Namespace) -> dict[str, Any]:
     }
     crop: dict[str, Any] = {"_target_": "medseg.transforms.scene.RandPadCropd", "keys": ["image", "label"]}
     crop |= {
-        "roi_size": "@crop_size",
+        "roi_size": "@patch",
         "image_fill": [124, 116, 104],
         "ignore_index": "$@data.ignore_index",
         "method": "symmetric",

@@ -21,7 +21,7 @@ from ignite.engine import Events
 
 from benchmarks.common import report
 from medseg.data.datalist import Datalist
-from medseg.engines.loading import SegmentationDataset
+from medseg.engines.loading import Draw, SegmentationDataset
 from medseg.engines.memory import keep_freed_memory
 from medseg.engines.precision import network_to_channels_last
 from medseg.engines.trainer import Trainer
@@ -40,9 +40,9 @@ class InMemory(SegmentationDataset):
         super().__init__([{} for _ in samples], [], cache=False)
         self.samples = samples
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+    def __getitem__(self, key: int | tuple[int, int] | Draw) -> dict[str, Any]:
         """Return a sample."""
-        return dict(self.samples[key[1] if isinstance(key, tuple) else key])
+        return dict(self.samples[key if isinstance(key, int) else key[1]])
 
 
 def make_network(channels: list[int]) -> tuple[LFAUNet, torch.optim.Optimizer]:

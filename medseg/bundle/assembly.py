@@ -5,6 +5,8 @@ Everything a function here needs is an argument; the generated YAML hands it on 
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,14 +28,16 @@ from medseg.bundle.networks import recipe_of
 from medseg.bundle.options import Options
 from medseg.bundle.start import folder as folder_of
 from medseg.data.datalist import Datalist, DatalistError, Entry
+from medseg.engines.case_files import CaseFiles
 from medseg.engines.evaluator import Evaluator
 from medseg.engines.loading import SegmentationDataset
 from medseg.engines.parallel import parallel
+from medseg.engines.patches import PatchDataset
 from medseg.engines.trainer import Trainer
 from medseg.errors import MedsegError, shown
+from medseg.reports.palette import is_background
 from medseg.runs.processes import pick_device, rank, world_size
 from medseg.runs.run import Run
-from medseg.transforms.scene import RandPadCropd
 
 __all__ = [
     "channels", "check", "check_files", "datalist", "described", "description", "evaluation", "evaluator", "inferer",
@@ -45,6 +49,7 @@ logger = logging.getLogger(__name__)
 _TRAINER = (
     "batch_size", "num_workers", "val_interval", "schedule", "schedule_power", "warmup", "max_minutes", "precision",
     "channels_last", "compile", "accumulation_steps", "clip_grad_norm", "ema_decay", "early_stop", "seed", "select_by",
+    "iterations",
 )  # fmt: skip
 _EVALUATOR = ("batch_size", "num_workers", "precision", "channels_last")
 _NAMES = ("datalist.json", "dataset.json")
@@ -113,29 +118,51 @@ def samples(
     entries: Sequence[Entry],
     description: Description,
     augmentation: Sequence[Callable[..., Any]],
-    crop_size: Sequence[int] | None,
+    patch: Sequence[int] | None,
     data: Datalist,
     seed: int = 0,
+    foreground: float = 0.0,
 ) -> SegmentationDataset:
-    """Return training samples.
+    """Return training samples: whole images, or patches.
 
     Args:
         entries: of the training part.
         description: the model, which says how they are fed.
         augmentation: random transforms.
-        crop_size: window that samples are cut to before them, at a random place; smaller ones are padded.
-        data: the datalist, for its ignore label.
-        seed: of crops and augmentation.
+        patch: edges of the patches that are cut before them; ``None`` for none.
+        data: the datalist, for its ignore label and its background, which is no structure and lies around the cases.
+        seed: of places and augmentation.
+        foreground: share of patches that is centred on a voxel of a class.
+
+    Raises:
+        MedsegError: if ``foreground`` is asked for without patches.
     """
-    random = list(augmentation)
-    if crop_size is not None:
-        random.insert(0, RandPadCropd(["image", "label"], crop_size, ignore_index=data.ignore_index))
-    return SegmentationDataset(entries, feeding.training(description), augmentation=random, seed=seed)
+    background = next((index for index, name in enumerate(data.class_names) if is_background(name)), None)
+    without = sorted({index for index in (background, data.ignore_index) if index is not None})
+    fixed = feeding.training(description)
+    files = _files(description, size=description.input.size, without=without if foreground else None)
+    if patch is None:
+        if foreground:
+            raise MedsegError(
+                f"foreground is {foreground}, but no patches are cut whose place it could decide; give patch"
+            )
+        return SegmentationDataset(entries, fixed, augmentation, seed, files=files)
+    fill = background if data.ignore_index is None else data.ignore_index
+    return PatchDataset(
+        entries, fixed, patch, augmentation, foreground=foreground, without=without, fill=fill, seed=seed, files=files
+    )
 
 
 def scored_samples(entries: Sequence[Entry], description: Description, cache: bool = True) -> SegmentationDataset:
     """Return samples to validate or score, each at its own size."""
-    return SegmentationDataset(entries, feeding.evaluation(description), cache=cache)
+    files = _files(description, size=None)
+    return SegmentationDataset(entries, feeding.evaluation(description), cache=cache, files=files)
+
+
+def _files(description: Description, **further: Any) -> CaseFiles:
+    """Return where prepared cases are kept, by all that decides how they are prepared."""
+    fed = {**dataclasses.asdict(description.input), "dims": description.spatial_dims, **further}
+    return CaseFiles(json.dumps(fed, sort_keys=True, default=list))
 
 
 # ---------------------------------------------------------------------------------------------- model

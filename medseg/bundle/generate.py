@@ -113,7 +113,7 @@ def _train(source: Source) -> str:
     network = dict(described.network)
     network["out_channels"] = "$@data.num_classes"
     network.setdefault("in_channels", "$assembly.channels(@data)")
-    crop = "null" if "@crop_size" in json.dumps(extra) else "'@crop_size'"
+    cut = source.cuts_patches
     lines = [
         _HEAD,
         f"# {source.texts['title']}:\n",
@@ -125,7 +125,7 @@ def _train(source: Source) -> str:
         *(_entry(name, value) for name, value in source.options().items()),
         f"options: {{{', '.join(f'{name}: {_quote(name)}' for name in Options.names())}}}\n",
         "overlays: {}\n\n",
-        _entry("model", _model(source)),
+        _entry("model", _model(source, window="@patch" if source.window_is_patch else None)),
         _entry("network_def", {"_target_": "medseg.bundle.networks.create", **network, "seed": "@seed"}),
         *(_entry(key, value) for key, value in extra.items() if key not in ("augmentation", "handlers")),
         _entry("augmentation", extra.get("augmentation", [])),
@@ -148,7 +148,8 @@ train:
     entries: $@split[0]
     description: '@description'
     augmentation: '@augmentation'
-    crop_size: {crop}
+    patch: {_quote("patch") if cut else "null"}
+    foreground: {_quote("foreground") if cut else "0.0"}
     data: '@data'
     seed: '@seed'
   trainer:
@@ -306,8 +307,10 @@ def _overlay(name: str, changes: Mapping[str, Any]) -> str:
     return "".join([*lines, _entry(f"overlays#{name}", record(values))])
 
 
-def _model(source: Source) -> dict[str, Any]:
+def _model(source: Source, window: str | None = None) -> dict[str, Any]:
     content = source.description.to_dict()
+    if window is not None:
+        content["inference"]["window"] = window
     return {key: value for key, value in content.items() if key != "network"}
 
 

@@ -20,7 +20,7 @@ _PATHS = ("datalist", "runs_dir", "output_dir", "publish", "resume")
 _SWITCHES = ("channels_last", "compile", "mlflow")
 _WHOLE = {
     "batch_size": 1, "num_workers": 0, "val_interval": 1, "max_epochs": 1, "warmup": 0, "accumulation_steps": 1,
-    "early_stop": 1, "seed": 0,
+    "early_stop": 1, "seed": 0, "iterations": 1,
 }  # fmt: skip
 
 
@@ -48,7 +48,11 @@ class Options:
         max_minutes: wall-clock budget, to which the schedule is fitted.
         batch_size: samples a step and process.
         learning_rate: of the optimiser, which may give groups of their own.
-        crop_size: window that training samples are cut to, at a random place; smaller images are padded.
+        patch: edges of the patches that training images are cut to, each at a random place; smaller images are padded.
+            The sliding window of validation and prediction is as large unless the bundle says otherwise.
+        foreground: share of a batch's patches that is centred on a voxel of a class, evenly over a case's classes but
+            the background.
+        iterations: steps an epoch, for which cases are drawn again; ``None`` for a pass over them.
         select_by: validation score that picks the best weights.
         val_interval: epochs between validations.
         schedule: ``constant``, ``poly`` or ``cosine``, step by step.
@@ -84,7 +88,9 @@ class Options:
     max_minutes: float | None = None
     batch_size: int = 1
     learning_rate: float = 0.001
-    crop_size: list[int] | None = None
+    patch: list[int] | None = None
+    foreground: float = 0.0
+    iterations: int | None = None
     select_by: str = "val_mean_iou"
     val_interval: int = 1
     schedule: str = "constant"
@@ -151,8 +157,10 @@ def _check(name: str, value: Any) -> None:
         wrong = "give a number above 0"
     elif name == "scored" and value not in _SCORED:
         wrong = f"choose one of {', '.join(_SCORED)}"
-    elif name == "crop_size" and value is not None and not _is_size(value):
+    elif name == "patch" and value is not None and not _is_size(value):
         wrong = "give one edge in pixels for each axis, or null"
+    elif name == "foreground" and not (number and 0 <= value <= 1):
+        wrong = "give a share between 0 and 1"
     if wrong:
         raise OptionError(f"{name} is {value!r}; {wrong}")
 
@@ -165,4 +173,4 @@ def _is_size(value: Any) -> bool:
 def _read(name: str, value: Any) -> Any:
     if name in _PATHS and value is not None and not isinstance(value, bool):
         return str(value)
-    return list(value) if name == "crop_size" and value is not None else value
+    return list(value) if name == "patch" and value is not None else value

@@ -20,6 +20,7 @@ _KEYS = (
     *_TEXTS, "base", "references", "classes", "colours", "ignored", "network", "input", "inference", "scores",
     "beside_paper", "train", "overlays", "overlay_sets", "networks", "imports",
 )  # fmt: skip
+_CROP = "Crop"
 _DESCRIBED = ("input", "inference", "classes", "colours", "scores", "beside_paper")
 
 
@@ -36,6 +37,8 @@ class Source:
         train: top-level keys of the training: options, loss, optimizer, augmentation and what they refer to.
         overlays: changes by name; ``about`` says what for.
         imports: modules that expressions use, by their short name.
+        window_is_patch: whether whole images are predicted in windows of the size of the training's patches, which they
+            are where the bundle names no window and the images are not resized.
     """
 
     folder: Path
@@ -46,6 +49,12 @@ class Source:
     train: Mapping[str, Any]
     overlays: Mapping[str, Mapping[str, Any]]
     imports: Mapping[str, str] = field(default_factory=dict)
+    window_is_patch: bool = False
+
+    @property
+    def cuts_patches(self) -> bool:
+        """Whether the loader cuts the patches; else a transform of the augmentation does (after scaling, say)."""
+        return not _crops(self.train)
 
     @property
     def name(self) -> str:
@@ -107,6 +116,11 @@ def _source(folder: Path, content: dict[str, Any], where: str) -> Source:
     network = {"spatial_dims": 2, "out_channels": len(content["classes"]), **content["network"]}
     described: dict[str, Any] = {key: content[key] for key in _DESCRIBED if key in content}
     described |= {"name": folder.name, "network": network}
+    train = dict(content.get("train") or {})
+    fed, predicted = dict(content.get("input") or {}), dict(content.get("inference") or {})
+    window_is_patch = not (_crops(train) or fed.get("size") or "window" in predicted)
+    if window_is_patch:
+        described["inference"] = {**predicted, "window": train.get("patch")}
     overlays: dict[str, dict[str, Any]] = {}
     for network in content.get("networks") or []:  # others in its place, with their own defaults
         overlays[str(network)] = {"about": f"Another network - {network}", "network_def#name": network}
@@ -122,10 +136,17 @@ def _source(folder: Path, content: dict[str, Any], where: str) -> Source:
         references=list(content.get("references") or []),
         description=Description.of(described, where=where),
         ignored=content.get("ignored"),
-        train=dict(content.get("train") or {}),
+        train=train,
         overlays=overlays,
         imports=dict(content.get("imports") or {}),
+        window_is_patch=window_is_patch,
     )
+
+
+def _crops(train: Mapping[str, Any]) -> bool:
+    """Return whether one of the training's own transforms is told to cut the patches."""
+    steps = [step for step in train.get("augmentation") or [] if isinstance(step, Mapping)]
+    return any(_CROP in str(step.get("_target_", "")) and "@patch" in step.values() for step in steps)
 
 
 def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

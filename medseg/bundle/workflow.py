@@ -123,10 +123,10 @@ def check(
         parser.update({"encoder_weights": "random"})  # no weights are fetched for a check
     datalist, options = parser.get_parsed_content("data"), parser.get_parsed_content("options")
     described = parser.get_parsed_content("description")
-    report = fit.report(datalist, Options.of(options), described)
+    dataset = parser.get_parsed_content("train#dataset")
+    report = fit.report(datalist, Options.of(options), described, dataset)
     if not report.ok:
         return report, []
-    dataset = parser.get_parsed_content("train#dataset")
     network = parser.get_parsed_content("network_def")
     return report, fit.problems(datalist, Options.of(options), described, dataset, network)
 

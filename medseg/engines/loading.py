@@ -6,38 +6,67 @@ what an uninterrupted one would have seen, with no random state to save.
 
 from __future__ import annotations
 
+import itertools
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from ignite.engine import Engine
 from monai.data import CacheDataset, DataLoader, Dataset, MetaTensor, get_track_meta, set_track_meta
 from monai.transforms import Compose, Transform
+from numpy.random import Generator, SeedSequence
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
+from medseg.engines.case_files import CaseFiles, size_of
 from medseg.errors import MedsegError
 from medseg.runs.processes import rank, world_size
+
+__all__ = ["Draw", "EpochSampler", "SegmentationDataset", "make_loader", "stop_workers"]
 
 logger = logging.getLogger(__name__)
 
 _MEMORY_SHARE = 0.25  # of the free memory that a cache may take
 
+Sample = dict[str, Any]
 
-class SegmentationDataset(torch.utils.data.Dataset[dict[str, Any]]):
-    """Samples of a datalist: fixed transforms, cached in memory where they fit, then seeded augmentation.
+
+class Draw(NamedTuple):
+    """What the sampler asks a data set for.
+
+    Args:
+        epoch: of the training.
+        case: its number in the data set.
+        visit: how often the case was drawn in this epoch before.
+        foreground: whether a patch must hold a structure.
+    """
+
+    epoch: int
+    case: int
+    visit: int = 0
+    foreground: bool = False
+
+
+class SegmentationDataset(torch.utils.data.Dataset[Any]):
+    """Samples of a datalist: fixed transforms, kept in memory or on disk, then seeded augmentation.
 
     Args:
         data: entries with ``image`` and ``label`` paths, as ``Datalist.split`` gives them.
         transform: deterministic dictionary transforms (load, scale, ...).
-        augmentation: random dictionary transforms, applied after the cache.
+        augmentation: random dictionary transforms, applied after the cache. One that gives a list of samples (MONAI's
+            ``RandCropByPosNegLabeld`` with ``num_samples``) makes the batch so many times larger.
         seed: of the augmentation.
         cache: ``True`` keeps transformed samples in memory if all fit in a quarter of the free memory,
             ``False`` reads them anew each time.
+        files: where samples are kept on disk if they do not fit in memory; without it they are read anew each time.
     """
+
+    foreground = 0.0  # share of samples that are drawn to hold a structure
+    redraws = False  # whether a batch may hold a case more than once
 
     def __init__(
         self,
@@ -46,51 +75,73 @@ class SegmentationDataset(torch.utils.data.Dataset[dict[str, Any]]):
         augmentation: Sequence[Callable[..., Any]] | None = None,
         seed: int = 0,
         cache: bool = True,
+        files: CaseFiles | None = None,
     ) -> None:
         self.data = list(data)
         self.seed = seed
         fixed = transform if isinstance(transform, Compose) else Compose(transform)
         self.augmentation = Compose(list(augmentation)) if augmentation else None
-        self._base: torch.utils.data.Dataset[Any] = Dataset(self.data, _Plain(fixed))
+        self._fixed = _Plain(fixed)
+        self._base: torch.utils.data.Dataset[Any] = Dataset(self.data, self._fixed)
         self._decided = not cache
-        self._fixed = fixed
+        self._files = files
 
     def prepare(self) -> None:
         """Fill the cache, once, where the samples fit."""
         if self._decided or not self.data:
             return
         self._decided = True
-        first = _Plain(self._fixed)(self.data[0])
-        size = sum(v.numel() * v.element_size() for v in first.values() if isinstance(v, Tensor)) * len(self.data)
+        size = self._size()
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if size > _MEMORY_SHARE * free:
+        if size <= _MEMORY_SHARE * free:
+            workers = min(8, os.cpu_count() or 1)
+            self._base = CacheDataset(
+                self.data, self._fixed, num_workers=workers, copy_cache=False, progress=False, runtime_cache=False
+            )
+        elif self._files is not None and self._files.have_room(size):
+            logger.info("%d samples (%.1f GiB) are kept in %s", len(self.data), size / 2**30, self._files.folder)
+            self._base = self._files.dataset(self.data, self._fixed)
+        else:
             logger.info("%d samples (%.1f GiB) are read from disk each epoch", len(self.data), size / 2**30)
-            return
-        workers = min(8, os.cpu_count() or 1)
-        self._base = CacheDataset(
-            self.data, _Plain(self._fixed), num_workers=workers, copy_cache=False, progress=False, runtime_cache=False
-        )
+
+    def _size(self) -> int:
+        """Return the bytes that all samples take, from the first one and the sizes of the files."""
+        first = size_of(self._fixed(self.data[0]))
+        stored = [os.path.getsize(entry["image"]) if "image" in entry else 1 for entry in self.data]
+        return math.ceil(first * max(len(stored), sum(stored) / max(1, stored[0])))
 
     def __len__(self) -> int:
-        """Return the number of samples."""
+        """Return the number of cases."""
         return len(self.data)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
-        """Return sample ``index`` or, as the sampler asks for it, sample ``(epoch, index)``."""
-        epoch, index = key if isinstance(key, tuple) else (0, key)
+    def __getitem__(self, key: int | tuple[int, int] | Draw) -> Any:
+        """Return sample ``index`` or, as the sampler asks for it, that of a `Draw`; a list where a transform does."""
+        draw = Draw(0, key) if isinstance(key, int) else key if isinstance(key, Draw) else Draw(*key)
         self.prepare()
-        sample = dict(self._base[index])
+        sample: Any = dict(self._base[draw.case])
+        visits = [draw.visit] if draw.visit else []
+        seeds = SeedSequence([self.seed, draw.epoch, draw.case, *visits])
+        sample = self._cut(sample, draw, seeds)
         if self.augmentation is not None:
             sample.pop("affine", None)  # augmented, an image lies nowhere
-            state = np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)
-            self.augmentation.set_random_state(seed=int(state[0]))
+            self.augmentation.set_random_state(seed=int(seeds.generate_state(1)[0]))
             tracked = get_track_meta()
             set_track_meta(False)  # samples are plain tensors here; tracking each operation doubles its time
             try:
                 sample = self.augmentation(sample)
             finally:
                 set_track_meta(tracked)
-        return _plain_tensors(sample)
+        if isinstance(sample, list):
+            return [self._finish(_plain_tensors(part)) for part in sample]
+        return self._finish(_plain_tensors(sample))
+
+    def _cut(self, sample: Sample, draw: Draw, seeds: SeedSequence) -> Sample:
+        """Take a part of a case; here, the whole."""
+        return sample
+
+    def _finish(self, sample: Sample) -> Sample:
+        """Bring an augmented sample to its size; here, as it is."""
+        return sample
 
 
 class _Plain(Transform):  # MONAI's cache keeps the results of its own transforms alone
@@ -119,11 +170,62 @@ def _plain_tensors(sample: dict[str, Any]) -> dict[str, Any]:
 
 
 class EpochSampler(DistributedSampler[Any]):
-    """Shuffle by (seed, epoch), share between processes, and hand ``(epoch, index)`` to the data set."""
+    """Order cases by (seed, epoch), share them between processes, and hand a `Draw` to the data set.
+
+    Args:
+        dataset: the cases.
+        batch_size: samples a step and process.
+        processes: W.
+        rank: r; process r takes every W-th of one global order.
+        seed: of the order.
+        iterations: steps an epoch, for which cases are drawn again, each as often as any other to within one; ``None``
+            for a pass over the cases.
+    """
+
+    def __init__(
+        self,
+        dataset: SegmentationDataset,
+        batch_size: int,
+        processes: int = 1,
+        rank: int = 0,
+        *,
+        seed: int = 0,
+        iterations: int | None = None,
+    ) -> None:
+        super().__init__(dataset, processes, rank, shuffle=True, seed=seed, drop_last=True)
+        self.cases = len(dataset)
+        self.foreground = dataset.foreground
+        self.step = batch_size * processes
+        self.samples = self.num_samples if iterations is None else iterations * batch_size
+
+    def __len__(self) -> int:
+        """Return the number of samples of this process in an epoch."""
+        return self.samples
 
     def __iter__(self) -> Iterator[Any]:
-        """Yield ``(epoch, index)``; process r of W takes every W-th of one global order."""
-        return iter([(self.epoch, index) for index in super().__iter__()])
+        """Yield what this process takes."""
+        return itertools.islice(self._global(), self.rank, self.samples * self.num_replicas, self.num_replicas)
+
+    def _global(self) -> Iterator[Draw]:
+        """Yield the order of all processes together, without end."""
+        flags = self._flags()
+        for visit in itertools.count():
+            shuffled = torch.Generator().manual_seed(self.seed + self.epoch)
+            order = torch.randperm(self.cases, generator=shuffled).tolist()
+            if visit:
+                order = self._numbers(visit).permutation(self.cases).tolist()
+            for index in order:
+                yield Draw(self.epoch, index, visit, next(flags))
+
+    def _flags(self) -> Iterator[bool]:
+        """Yield, step by step, as many ``True`` as the share says, at places that change: no process gets them all."""
+        for step in itertools.count():
+            first, last = (math.floor((step + end) * self.step * self.foreground + 0.5) for end in (0, 1))
+            places = self._numbers(0, step).permutation(self.step)
+            yield from (bool(place < last - first) for place in places)
+
+    def _numbers(self, *words: int) -> Generator:
+        return np.random.default_rng([self.seed, self.epoch, *words])
 
 
 def make_loader(
@@ -134,6 +236,7 @@ def make_loader(
     num_workers: int = 0,
     seed: int = 0,
     pin_memory: bool = False,
+    iterations: int | None = None,
 ) -> DataLoader:
     """Build the loader of one process.
 
@@ -144,17 +247,22 @@ def make_loader(
         num_workers: loading processes.
         seed: of the order.
         pin_memory: page-locked batches, for a GPU.
+        iterations: batches an epoch in training order, however many cases there are; ``None`` for a pass over them, or
+            for one batch of patches where that is more than a pass.
 
     Raises:
-        ValueError: if there is no sample, or fewer than one batch.
+        MedsegError: if there is no sample, or fewer whole images than one batch without ``iterations``.
     """
     if len(dataset) == 0:
         raise MedsegError("the split holds no sample; check the datalist, `fold` and `validation_fold`")
     processes = world_size()
-    if shuffle and batch_size * processes > len(dataset):
+    few = shuffle and iterations is None and batch_size * processes > len(dataset)
+    if few and dataset.redraws:
+        iterations = 1
+    elif few:
         raise MedsegError(
             f"batch_size {batch_size} x {processes} process(es) is more than the {len(dataset)} training samples; "
-            "lower --batch_size"
+            "lower --batch_size, or give --iterations, for which samples are drawn again"
         )
     dataset.prepare()
     own_numbers = torch.Generator().manual_seed(seed)  # else each pass would draw from those that dropout draws from
@@ -162,7 +270,7 @@ def make_loader(
     if num_workers:
         options["persistent_workers"] = True
     if shuffle:
-        sampler = EpochSampler(dataset, processes, rank(), shuffle=True, seed=seed, drop_last=True)
+        sampler = EpochSampler(dataset, batch_size, processes, rank(), seed=seed, iterations=iterations)
         return DataLoader(dataset, batch_size=batch_size, sampler=sampler, drop_last=True, **options)
     if processes > 1:  # every sample exactly once, so that the confusion matrix counts none twice
         own = torch.utils.data.Subset(dataset, range(rank(), len(dataset), processes))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from medseg.engines.averaging import moving_average
 from medseg.engines.evaluator import Evaluator
+from medseg.engines.failures import TrainingError, diverged, no_memory, out_of_memory
 from medseg.engines.loading import SegmentationDataset, make_loader, stop_workers
 from medseg.engines.memory import keep_freed_memory
 from medseg.engines.precision import network_to_channels_last, resolve_precision
@@ -25,8 +26,7 @@ from medseg.engines.progress import Progress
 from medseg.engines.random_state import own_random_state, seed_all
 from medseg.engines.schedule import Schedule
 from medseg.engines.selection import Selection
-from medseg.engines.training_parts import AutocastInferer, EpochMeter, PrepareBatch, rates
-from medseg.errors import MedsegError
+from medseg.engines.training_parts import AutocastInferer, EpochMeter, PrepareBatch, at_least, rates
 from medseg.runs import signals
 from medseg.runs.checkpoint import load_weights, restore_optimizer, save_checkpoint, unwrap
 from medseg.runs.processes import pick_device, rank, world_size
@@ -35,10 +35,6 @@ from medseg.runs.run import Run
 logger = logging.getLogger(__name__)
 
 _CHECK_EVERY = 10  # iterations between looks at the loss, each of which waits for the device
-
-
-class TrainingError(MedsegError):
-    """Training that cannot start or cannot go on."""
 
 
 class Trainer(SupervisedTrainer):
@@ -79,6 +75,7 @@ class Trainer(SupervisedTrainer):
         early_stop: stop after so many validations without a better score.
         resume: go on from the run's last checkpoint, where there is one.
         seed: of shuffling, augmentation and dropout.
+        iterations: batches an epoch, for which cases are drawn again; ``None`` for a pass over them.
         process_owner: whether the process is there for this training alone, so that its memory allocator may be set.
 
     Raises:
@@ -116,15 +113,17 @@ class Trainer(SupervisedTrainer):
         early_stop: int | None = None,
         resume: bool | str = False,
         seed: int = 0,
+        iterations: int | None = None,
         process_owner: bool = False,
     ) -> None:
-        _at_least(1, max_epochs=max_epochs, batch_size=batch_size, val_interval=val_interval, early_stop=early_stop)
+        at_least(1, max_epochs=max_epochs, batch_size=batch_size, val_interval=val_interval, early_stop=early_stop)
         device = pick_device(device)
         if process_owner:
             keep_freed_memory(device)
         self.precision = resolve_precision(precision, device)
+        pin = device.type == "cuda"
         loader = make_loader(
-            dataset, batch_size, shuffle=True, num_workers=num_workers, seed=seed, pin_memory=device.type == "cuda"
+            dataset, batch_size, shuffle=True, num_workers=num_workers, seed=seed, pin_memory=pin, iterations=iterations
         )
         if channels_last and not isinstance(network, nn.parallel.DistributedDataParallel):  # `parallel` has done it
             network_to_channels_last(network)
@@ -203,7 +202,10 @@ class Trainer(SupervisedTrainer):
             if (asked := signals.received()) is not None:  # a loading process was asked too, and ended first
                 self.run_record.close("KILLED")
                 raise asked from error
-            self.run_record.close("FAILED", error)
+            told = self._no_memory() if out_of_memory(error) else error
+            self.run_record.close("FAILED", told)
+            if told is not error:
+                raise told from error
             raise
         finally:
             for engine in (self, self.evaluator):
@@ -319,12 +321,14 @@ class Trainer(SupervisedTrainer):
                 self._diverged("weights are no longer finite")
 
     def _diverged(self, what: str) -> NoReturn:
+        raise diverged(what, self._place(), self._rate, self.run_record.last_checkpoint)
+
+    def _no_memory(self) -> TrainingError:
         last = self.run_record.last_checkpoint
-        kept = f"the last good checkpoint is {last}" if last.exists() else "no epoch was completed"
-        raise TrainingError(
-            f"{what} in epoch {self.state.epoch}, iteration {self.state.iteration}, at learning rate "
-            f"{self._rate:.3g}; {kept}. Lower the learning rate, set --clip_grad_norm 1, or use --precision fp32"
-        )
+        return no_memory(self._place(), self.state.device, self.batch_size, self._meter.image_shape, last)
+
+    def _place(self) -> str:
+        return f"epoch {self.state.epoch}, iteration {self.state.iteration}"
 
     def _finish_epoch(self) -> None:
         over = self.max_minutes is not None and self._out_of_time()
@@ -335,7 +339,7 @@ class Trainer(SupervisedTrainer):
             values |= self._validate()
         if self.early_stop is not None and self.evaluator is not None and self.selection.epoch:
             last = last or self.state.epoch - self.selection.epoch >= self.early_stop * self.val_interval
-        values["seconds"] = self.seconds
+        values |= {"seconds": self.seconds, "batch_size": self.batch_size}
         if rank() == 0:
             self.run_record.record_epoch(self.state.epoch, values)
             save_checkpoint(self._state(finished=last), self.run_record.last_checkpoint)
@@ -392,9 +396,3 @@ class Trainer(SupervisedTrainer):
         self.state.epoch = int(state["epoch"])
         self.state.iteration = self.state.epoch * self.state.epoch_length
         logger.info("resumed %s after epoch %d", self.run_record.name, self.state.epoch)
-
-
-def _at_least(least: int, **values: int | None) -> None:
-    for name, value in values.items():
-        if value is not None and value < least:
-            raise MedsegError(f"{name} is {value}; it must be at least {least}")

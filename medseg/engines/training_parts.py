@@ -12,6 +12,7 @@ from monai.inferers import Inferer
 from torch import Tensor
 
 from medseg.engines.precision import autocast, to_memory_format
+from medseg.errors import MedsegError
 
 
 class PrepareBatch:
@@ -24,7 +25,8 @@ class PrepareBatch:
         self, batch: dict[str, Tensor], device: torch.device, non_blocking: bool, **_: Any
     ) -> tuple[Tensor, Tensor | dict[str, Tensor]]:
         """Return the image and what the loss needs: the label, or all targets where there are more."""
-        moved = {k: v.to(device, non_blocking=non_blocking) for k, v in batch.items() if isinstance(v, Tensor)}
+        tensors = {k: v for k, v in batch.items() if isinstance(v, Tensor) and k != "affine"}  # where a volume lies
+        moved = {k: v.to(device, non_blocking=non_blocking) for k, v in tensors.items()}
         image = moved.pop("image").float()
         if self.channels_last:
             image = to_memory_format(image)
@@ -129,3 +131,18 @@ def rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
     first, *others = optimizer.param_groups
     named = {f"learning_rate_{group.get('name', number)}": group["lr"] for number, group in enumerate(others, start=1)}
     return {name: float(rate) for name, rate in {"learning_rate": first["lr"], **named}.items()}
+
+
+def at_least(least: int, **values: int | None) -> None:
+    """Refuse options that are too small.
+
+    Args:
+        least: value that is large enough.
+        values: by name; ``None`` is one that was not given.
+
+    Raises:
+        MedsegError: naming the first.
+    """
+    for name, value in values.items():
+        if value is not None and value < least:
+            raise MedsegError(f"{name} is {value}; it must be at least {least}")

@@ -15,7 +15,7 @@ from PIL import Image
 from medseg.bundle import workflow
 from medseg.bundle.fit import FitError
 from medseg.bundle.record import read_weights
-from medseg.errors import MedsegError
+from medseg.errors import MedsegError, one_line
 from medseg.prediction.predict import predict
 from medseg.reports.summary import summarise
 from medseg.runs import checkpoint
@@ -69,12 +69,12 @@ def test_images_of_many_sizes(tmp_path: Path) -> None:
     data = write(tmp_path, [(32, 32)] * 3 + [(40, 36)] * 3)
     said = both(data, tmp_path)
     assert "training images have different sizes (32x32, 40x36), which a batch of 2 cannot hold" in said
-    for remedy in ('--crop_size "[32,32]"', '--model#input#size "[32,32]"', "--batch_size 1"):
+    for remedy in ('--patch "[32,32]"', '--model#input#size "[32,32]"', "--batch_size 1"):
         assert remedy in said
-    for options in ({"crop_size": [32, 32]}, {"model#input#size": [32, 32]}, {"batch_size": 1}):
+    for options in ({"patch": [32, 32]}, {"model#input#size": [32, 32]}, {"batch_size": 1}):
         report, problems = workflow.check(BUNDLE, data=data, overrides={**SMALL, **options})
         assert (report.ok, problems) == (True, []), options
-    run = workflow.train(BUNDLE, data=data, overrides={**SMALL, "crop_size": [32, 32], "output_dir": tmp_path / "run"})
+    run = workflow.train(BUNDLE, data=data, overrides={**SMALL, "patch": [32, 32], "output_dir": tmp_path / "run"})
     assert (run / "model.pt").is_file()
     assert workflow.evaluate(run, overrides={"device": "cpu", "mlflow": False}).scores["mean_iou"] is not None
 
@@ -96,6 +96,61 @@ def test_images_too_small_for_the_depth(tmp_path: Path) -> None:
 def test_more_in_a_batch_than_there_is(tmp_path: Path) -> None:
     said = both(write(tmp_path, [(16, 16)] * 6), tmp_path, batch_size=8)
     assert "batch_size 8 is more than the 2 training images" in said
+
+
+VOLUMES: dict[str, Any] = {
+    "network_def#spatial_dims": 3,
+    "model#inference#window": [8, 8, 8],
+    "network_def#window_size": 2,
+}
+
+
+def test_patches_take_batches_larger_than_the_cases_are_many(tmp_path: Path) -> None:
+    """Of volumes of other sizes, one of two slices, with a class in one of them alone."""
+    data = write(tmp_path, [(16, 12, 8)] * 2 + [(9, 20, 8)] * 2 + [(16, 16, 2)] * 2)
+    options = {**VOLUMES, "patch": [8, 8, 8], "batch_size": 5, "foreground": 0.4, "iterations": 2}
+    report, problems = workflow.check(BUNDLE, data=data, overrides={**SMALL, **options})
+    assert (report.ok, problems) == (True, [])
+    run = workflow.train(BUNDLE, data=data, overrides={**SMALL, **options, "output_dir": tmp_path / "run"})
+    (row,) = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert np.isfinite(row["loss"])
+    scores = workflow.evaluate(run, overrides={"device": "cpu", "mlflow": False}).scores
+    assert scores["per_case"]["cases"] == 2
+
+
+def test_patches_that_cannot_be_cut(tmp_path: Path) -> None:
+    (tmp_path / "flat").mkdir()
+    flat = write(tmp_path / "flat", [(16, 16)] * 6)
+    assert "patch [8, 8, 8] has 3 edges, the network 2 axes" in both(flat, tmp_path, patch=[8, 8, 8])
+    deep = write(tmp_path, [(16, 16, 8)] * 6)
+    said = both(deep, tmp_path, patch=[8, 8], **{key: VOLUMES[key] for key in list(VOLUMES)[:2]})
+    assert "patch [8, 8] has 2 edges, the network 3 axes; give --patch one edge an axis" in said
+    assert "images of 1x1 are too small for lfa_unet" in both(flat, tmp_path, patch=[1, 1], batch_size=1)
+    assert "the images are volumes (3D)" in both(deep, tmp_path, patch=[8, 8])
+    for options, said in (
+        ({"foreground": 0.5}, "foreground is 0.5, but no patches are cut"),
+        ({"foreground": 2}, "foreground is 2; give a share between 0 and 1"),
+        ({"iterations": 0}, "iterations is 0; give a whole number of at least 1"),
+        ({"patch": [8, 0]}, "patch is [8, 0]; give one edge in pixels"),
+    ):
+        with pytest.raises(RuntimeError) as caught:  # MONAI's, around ours
+            workflow.check(BUNDLE, data=flat, overrides={**SMALL, **options})
+        assert said in str(one_line(caught.value))
+
+
+def test_mostly_padding_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = write(tmp_path, [(16, 16, 2)] * 6)
+    options = {**VOLUMES, "patch": [16, 16, 16], "model#inference#window": None}
+    report, problems = workflow.check(BUNDLE, data=data, overrides={**SMALL, **options})
+    assert (report.ok, problems) == (True, [])
+    assert "16x16x2 fills 12 % of a patch of 16x16x16" in caplog.text
+
+
+def test_steps_of_whole_images_drawn_again(tmp_path: Path) -> None:
+    data = write(tmp_path, [(16, 16)] * 6)
+    options = {"batch_size": 8, "iterations": 3}
+    report, problems = workflow.check(BUNDLE, data=data, overrides={**SMALL, **options})
+    assert (report.ok, problems) == (True, [])
 
 
 def test_channels_and_classes_come_from_the_data(tmp_path: Path) -> None:

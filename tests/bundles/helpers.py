@@ -128,7 +128,7 @@ def small(bundle: Path) -> dict[str, Any]:
     settings = yaml.safe_load((bundle / "configs" / "train.yaml").read_text())
     options |= {"model__input__size": [32, 32]} if settings["model"]["input"]["size"] is not None else {}
     if takes_photographs(bundle):
-        options |= {"crop_size": [32, 32], "encoder_weights": "random", "fold": 0, "scored": "test"}
+        options |= {"patch": [32, 32], "encoder_weights": "random", "fold": 0, "scored": "test"}
     return options
 
 

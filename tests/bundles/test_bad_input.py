@@ -103,7 +103,7 @@ def test_wrong_number_of_channels(data: Path, tmp_path: Path) -> None:
 
 
 def test_image_smaller_than_the_window(data: Path, tmp_path: Path) -> None:
-    message = refused(tmp_path, data, crop_size=[64, 64])
+    message = refused(tmp_path, data, patch=[64, 64])
     assert "32" in message
     assert "64" in message
 

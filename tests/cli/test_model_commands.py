@@ -208,8 +208,8 @@ def test_bundle_files_that_are_not_current(calls, capsys):
 def test_check_for_a_bundle(calls, capsys, datalist, problems, status):
     report = check_datalist(datalist)
     calls[1]["check"] = report, problems
-    assert main(["check", NAME, str(datalist), "--with", "small", "crop_size=[8,8]"]) == status
-    named = {"data": datalist, "overlays": ["small"], "overrides": {"crop_size": [8, 8]}}
+    assert main(["check", NAME, str(datalist), "--with", "small", "patch=[8,8]"]) == status
+    named = {"data": datalist, "overlays": ["small"], "overrides": {"patch": [8, 8]}}
     assert calls[0] == [("check", (bundles_root() / NAME,), named)]
     said = capsys.readouterr().out
     assert "28 files, 0 errors" in said

@@ -70,7 +70,7 @@ def test_blocks_work(page, tmp_path):
 
 def test_the_way_from_data_to_a_mask(tmp_path):
     """README's five lines and the service's, with a training of one epoch."""
-    quick = ["max_epochs=1", "crop_size=[32,32]", "network_def#channels=[4,8]", "mlflow=false", "device=cpu"]
+    quick = ["max_epochs=1", "patch=[32,32]", "network_def#channels=[4,8]", "mlflow=false", "device=cpu"]
     medseg = ["-m", "medseg.cli"]
     run([*medseg, "data", "synthetic", *shlex.split("--output data --sections 5 --size 64 --crop-size 32")], tmp_path)
     name = "lfa_unet_drosophila"

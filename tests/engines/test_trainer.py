@@ -17,8 +17,9 @@ from torch import nn
 
 import medseg.engines.trainer as trainer_module
 from medseg.engines.evaluator import Evaluator
+from medseg.engines.failures import TrainingError
 from medseg.engines.loading import SegmentationDataset
-from medseg.engines.trainer import Trainer, TrainingError
+from medseg.engines.trainer import Trainer
 from medseg.networks.unet import UNet
 from medseg.runs.checkpoint import load_checkpoint
 from medseg.runs.run import Run

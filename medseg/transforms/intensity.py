@@ -1,0 +1,263 @@
+"""Random changes of an image's values in 2D and 3D: noise, blur, brightness, contrast, resolution, gamma.
+
+After F. Isensee et al., "nnU-Net", https://arxiv.org/abs/1809.10486, whose probabilities and ranges are the defaults.
+Deviations: strengths are relative to the sample's own values (noise to its deviation, gamma to its range), so that they
+mean the same for images of 0 to 1 and for those of mean 0 and deviation 1; low resolution comes back linearly.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.transforms import MapTransform, Randomizable
+from torch import Tensor
+from torch.nn.functional import conv2d, conv3d, interpolate, pad
+
+from medseg.errors import MedsegError
+
+__all__ = ["RandBlurd", "RandBrightnessd", "RandContrastd", "RandGammad", "RandLowResolutiond", "RandNoised"]
+
+
+class IntensityTransform(Randomizable, MapTransform):
+    """Base: each channel of an image is changed by itself, or left.
+
+    Args:
+        keys: of images; labels must not be among them.
+        span: least and greatest of the value that is drawn.
+        prob: of an image being changed.
+        prob_channel: of each of its channels then.
+
+    Raises:
+        MedsegError: if an option is out of range.
+
+    Shape:
+        ``(C, *S)``, kept, float.
+    """
+
+    least = 0.0  # value of ``span`` that makes sense
+
+    def __init__(
+        self, keys: Sequence[Hashable] | Hashable, span: Sequence[float], prob: float, prob_channel: float
+    ) -> None:
+        MapTransform.__init__(self, keys)
+        if len(span) != 2 or not self.least <= span[0] <= span[1]:
+            name = type(self).__name__
+            raise MedsegError(f"{name}: the range is {list(span)}; give least and greatest, from {self.least:g} on")
+        for name, value in (("prob", prob), ("prob_channel", prob_channel)):
+            if not 0 <= value <= 1:
+                raise MedsegError(f"{type(self).__name__}: {name} is {value}; it must be in [0, 1]")
+        self.span = (float(span[0]), float(span[1]))
+        self.prob = prob
+        self.prob_channel = prob_channel
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Change the images of a sample."""
+        changed = dict(data)
+        for key in self.key_iterator(changed):
+            if self.R.rand() < self.prob:
+                channels = [
+                    self.change(channel, self.draw()) if self.R.rand() < self.prob_channel else channel
+                    for channel in torch.as_tensor(changed[key]).float()
+                ]
+                changed[key] = torch.stack(channels)
+        return changed
+
+    def draw(self) -> float:
+        """Draw a value of the span."""
+        return float(self.R.uniform(*self.span))
+
+    @abstractmethod
+    def change(self, image: Tensor, value: float) -> Tensor:
+        """Return one channel ``(*S)`` changed; the tensor given stays as it is."""
+
+    def _factor(self) -> float:
+        """Draw a factor; one below 1 is as likely as one above."""
+        low, high = self.span
+        if low < 1 < high:
+            low, high = (low, 1.0) if self.R.rand() < 0.5 else (1.0, high)
+        return float(self.R.uniform(low, high))
+
+
+class RandNoised(IntensityTransform):
+    """Add Gaussian noise.
+
+    Args:
+        keys: of images.
+        variance: of the noise where the image's is 1, least and greatest.
+        prob: as in the base.
+        prob_channel: as in the base.
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[Hashable] | Hashable,
+        variance: Sequence[float] = (0.0, 0.1),
+        prob: float = 0.1,
+        prob_channel: float = 1.0,
+    ) -> None:
+        super().__init__(keys, variance, prob, prob_channel)
+
+    def change(self, image: Tensor, value: float) -> Tensor:
+        """Add the noise."""
+        numbers = torch.Generator(image.device).manual_seed(int(self.R.randint(2**31)))
+        noise = torch.randn(image.shape, generator=numbers, device=image.device)
+        return image + noise * (math.sqrt(value) * image.std(correction=0))
+
+
+class RandBlurd(IntensityTransform):
+    """Blur by a Gaussian.
+
+    Args:
+        keys: of images.
+        sigma: its deviation in pixels, least and greatest.
+        prob: as in the base.
+        prob_channel: as in the base.
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[Hashable] | Hashable,
+        sigma: Sequence[float] = (0.5, 1.0),
+        prob: float = 0.2,
+        prob_channel: float = 0.5,
+    ) -> None:
+        super().__init__(keys, sigma, prob, prob_channel)
+
+    def change(self, image: Tensor, value: float) -> Tensor:
+        """Blur along one axis after the other; beyond the border the image is as at it."""
+        if not value:
+            return image
+        dims = image.ndim
+        convolve = {2: conv2d, 3: conv3d}[dims]
+        radius = math.ceil(3 * value)
+        taps = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, device=image.device) / value) ** 2)
+        taps /= taps.sum()
+        blurred = image[None, None]
+        for axis in range(dims):
+            sides = [0] * (2 * dims)
+            sides[2 * (dims - 1 - axis)] = sides[2 * (dims - 1 - axis) + 1] = radius
+            kernel = taps.view(1, 1, *[-1 if other == axis else 1 for other in range(dims)])
+            blurred = convolve(pad(blurred, sides, mode="replicate"), kernel)
+        return blurred[0, 0]
+
+
+class RandBrightnessd(IntensityTransform):
+    """Multiply by a factor.
+
+    Args:
+        keys: of images.
+        factor: least and greatest.
+        prob: as in the base.
+        prob_channel: as in the base.
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[Hashable] | Hashable,
+        factor: Sequence[float] = (0.75, 1.25),
+        prob: float = 0.15,
+        prob_channel: float = 1.0,
+    ) -> None:
+        super().__init__(keys, factor, prob, prob_channel)
+
+    def change(self, image: Tensor, value: float) -> Tensor:
+        """Multiply."""
+        return image * value
+
+
+class RandContrastd(IntensityTransform):
+    """Multiply the distance from the mean by a factor, within the values that there were.
+
+    Args:
+        keys: of images.
+        factor: least and greatest.
+        prob: as in the base.
+        prob_channel: as in the base.
+    """
+
+    draw = IntensityTransform._factor
+
+    def __init__(
+        self,
+        keys: Sequence[Hashable] | Hashable,
+        factor: Sequence[float] = (0.75, 1.25),
+        prob: float = 0.15,
+        prob_channel: float = 1.0,
+    ) -> None:
+        super().__init__(keys, factor, prob, prob_channel)
+
+    def change(self, image: Tensor, value: float) -> Tensor:
+        """Spread or draw together."""
+        mean = image.mean()
+        return torch.lerp(mean, image, value).clamp(image.min(), image.max())
+
+
+class RandLowResolutiond(IntensityTransform):
+    """Take every so-many-th pixel and interpolate between them: an image of a worse scanner.
+
+    Args:
+        keys: of images.
+        zoom: share of the pixels of each edge that are kept, least and greatest.
+        prob: as in the base.
+        prob_channel: as in the base.
+        axes: spatial axes along which; ``None`` for all.
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[Hashable] | Hashable,
+        zoom: Sequence[float] = (0.5, 1.0),
+        prob: float = 0.25,
+        prob_channel: float = 0.5,
+        axes: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(keys, zoom, prob, prob_channel)
+        self.axes = axes
+
+    def change(self, image: Tensor, value: float) -> Tensor:
+        """Lower the resolution."""
+        axes = range(image.ndim) if self.axes is None else [axis % image.ndim for axis in self.axes]
+        size = [max(1, round(edge * value)) if axis in axes else edge for axis, edge in enumerate(image.shape)]
+        mode = {2: "bilinear", 3: "trilinear"}[image.ndim]
+        coarse = interpolate(image[None, None], tuple(size), mode="nearest-exact")
+        return interpolate(coarse, tuple(image.shape), mode=mode, align_corners=False)[0, 0]
+
+
+class RandGammad(IntensityTransform):
+    """Raise the values, as shares of their range, to a power; mean and deviation stay.
+
+    Args:
+        keys: of images.
+        gamma: the power, least and greatest.
+        prob: as in the base.
+        prob_channel: as in the base.
+        invert: raise the negative's values.
+    """
+
+    draw = IntensityTransform._factor
+
+    def __init__(
+        self,
+        keys: Sequence[Hashable] | Hashable,
+        gamma: Sequence[float] = (0.7, 1.5),
+        prob: float = 0.3,
+        prob_channel: float = 1.0,
+        invert: bool = False,
+    ) -> None:
+        super().__init__(keys, gamma, prob, prob_channel)
+        self.sign = -1.0 if invert else 1.0
+
+    def change(self, image: Tensor, value: float) -> Tensor:
+        """Raise to the power."""
+        signed = self.sign * image
+        low, high = signed.min(), signed.max()
+        if not high > low:
+            return image
+        raised = ((signed - low) / (high - low)) ** value
+        spread = raised.std(correction=0)
+        scaled = (raised - raised.mean()) / spread * image.std(correction=0) if spread > 0 else raised * 0
+        return self.sign * scaled + image.mean()
