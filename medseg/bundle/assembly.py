@@ -114,9 +114,18 @@ def samples(
     return SegmentationDataset(entries, feeding.training(description), augmentation=random, seed=seed)
 
 
-def scored_samples(entries: Sequence[Entry], description: Description, cache: bool = True) -> SegmentationDataset:
-    """Return samples to validate or score, each at its own size."""
-    return SegmentationDataset(entries, feeding.evaluation(description), cache=cache)
+def scored_samples(
+    entries: Sequence[Entry], description: Description, cache: bool = True, native: bool = False
+) -> SegmentationDataset:
+    """Return samples to validate or score, each at its own size.
+
+    Args:
+        entries: of the part.
+        description: the model, which says how they are fed.
+        cache: keep them in memory where they fit.
+        native: leave labels as they lie in their files: what is scored is then what a prediction writes.
+    """
+    return SegmentationDataset(entries, feeding.evaluation(description, native=native), cache=cache)
 
 
 # ---------------------------------------------------------------------------------------------- model

@@ -144,9 +144,9 @@ def finite(blocks: Iterable[Block]) -> Iterator[Block]:
     for block in blocks:
         low, high = block.logits.aminmax()  # both are NaN if any value is; one pass, where isfinite needs three
         if not bool(torch.isfinite(low) & torch.isfinite(high)):
-            bad = int((~torch.isfinite(block.logits)).sum())
+            bad, number = int((~torch.isfinite(block.logits)).sum()), block.logits.numel()
             raise MedsegError(
-                f"the network's logits are not finite ({bad} of {block.logits.numel()} of a block are NaN or infinite), "
+                f"the network's logits are not finite ({bad} of {number} of a block are NaN or infinite), "
                 "no class can be told; check the weights and the image's values, or use --precision fp32"
             )
         yield block

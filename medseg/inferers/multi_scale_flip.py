@@ -47,8 +47,8 @@ class MultiScaleFlipInferer(BlockInferer):
             of the inferer's window, where it has one, else those of the image.
 
     Raises:
-        MedsegError: if there is no scale, an option is out of range, the image has not that axis, or the network returns
-            anything but logits.
+        MedsegError: if there is no scale, an option is out of range, the image has not that axis, or the network
+            returns anything but logits.
 
     Shape:
         ``(B, C, *S)`` to ``(B, classes, *S)``, float32.

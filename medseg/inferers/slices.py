@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-import torch
 from torch import Tensor
 
 from medseg.errors import MedsegError
@@ -43,7 +42,7 @@ def fit_dimensions(
         slices = inputs[..., start : start + _SLICES_AT_ONCE]  # (B, C, H, W, d)
         flat = slices.permute(0, 4, 1, 2, 3).flatten(0, 1)  # (B * d, C, H, W)
         logits = gather(predict(flat), flat.shape[:1] + flat.shape[2:])
-        volume = logits.unflatten(0, (batch, -1)).permute(0, 2, 3, 4, 1)  # (B, classes, H, W, d)
+        volume = logits.reshape(batch, -1, *logits.shape[1:]).permute(0, 2, 3, 4, 1)  # (B, classes, H, W, d)
         del logits
         at = (slice(0, batch), slice(0, height), slice(0, width), slice(start, start + volume.shape[-1]))
         yield Block(at, volume)

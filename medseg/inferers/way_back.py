@@ -1,8 +1,8 @@
 """From the grid that a network saw back to the grid of a file: axes turned exactly, voxel sizes by interpolated logits.
 
-A label is never resampled: of two classes, the boundary between voxels lies where their interpolated logits are equal;
-classes of the nearest voxel would move it by up to half a voxel of the model's. Where only axes are permuted or flipped,
-no value changes.
+A label is never resampled: the boundary of two classes lies where their interpolated logits are equal, and classes of
+the nearest voxel would move it by up to half a voxel of the model's. Where axes are permuted or flipped alone, no value
+changes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from medseg.errors import MedsegError
 from medseg.inferers.blocks import Block, gather
 from medseg.inferers.regrid import resample
 
-__all__ = ["WayBack"]
+__all__ = ["IMAGE_AFFINE", "WayBack"]
+
+IMAGE_AFFINE = "image_affine"
+"""Key of a sample whose label lies on its file's grid: the affine of its image, which lies on the model's."""
 
 _TOLERANCE = 0.01  # voxels: what the rounding of a header may shift
 _BEYOND = 1.0  # voxels of the model's that a file's grid may reach beyond it, as sizes are rounded
@@ -88,7 +91,7 @@ class WayBack:
             )
 
     def _along_axes(self, matrix: NDArray[np.float64]) -> tuple[list[Tensor], list[int]]:
-        """Return, of each of our axes, where the file's voxels lie on it, ascending; and which target axes are turned."""
+        """Return of each of our axes where the file's voxels lie on it, ascending, and which target axes are turned."""
         positions: list[Tensor] = [torch.empty(0)] * 3
         flipped = []
         for target, axis in enumerate(self._axes):

@@ -23,7 +23,7 @@ from medseg.errors import MedsegError, one_line
 from medseg.io.folder import LeftOut, list_images, mask_targets
 from medseg.io.load import LoadImagesd
 from medseg.io.masks import write_mask
-from medseg.prediction.case import check_fits, feed, logits_of, mask_of
+from medseg.prediction.case import check_fits, feed, mask_of
 from medseg.runs.processes import pick_device
 
 __all__ = ["ImageFolder", "InputError", "Predictor"]
@@ -176,8 +176,14 @@ class Predictor(SupervisedEvaluator):
             return {}
         try:
             check_fits(case["fed"], self.description)
-            logits = logits_of(case["fed"], self.network, self.inferer, self.precision, self.state.device)
-            mask = mask_of(logits, case["fed"], self.description, self.finish)
+            mask = mask_of(
+                case["fed"],
+                self.network,
+                self.inferer,
+                precision=self.precision,
+                device=self.state.device,
+                finish=self.finish,
+            )
             write_mask(
                 mask,
                 case["image"],

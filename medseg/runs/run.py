@@ -261,7 +261,8 @@ class Run:
         """
         self._draw_curves()
         if result is not None:
-            write_report(self.files, result, "report", title=f"{self.name}, validation")
+            grid = " on the model's grid" if result.table.get("grid") == "model" else ""
+            write_report(self.files, result, "report", title=f"{self.name}, validation{grid}")
         else:
             logger.info("no validation samples: the last weights are the result; score them with evaluate.yaml")
         headed = self.headed(weights)

@@ -1,6 +1,7 @@
 """Sliding window, against MONAI's."""
 
-from itertools import product
+from collections.abc import Callable
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -132,7 +133,9 @@ def test_an_ensemble_is_a_network_that_gives_the_mean() -> None:
 # ---------------------------------------------------------------------------------------------- mirroring
 
 
-def flipped_images(image: Tensor, network: nn.Module, window: SlidingWindow, axes: tuple[int, ...]) -> Tensor:
+def flipped_images(
+    image: Tensor, network: Callable[[Tensor], Tensor], window: SlidingWindow, axes: tuple[int, ...]
+) -> Tensor:
     """Mean of the probabilities of flipped images, whose windows' probabilities are blended."""
     views = []
     for chosen in product([False, True], repeat=len(axes)):
@@ -221,7 +224,7 @@ def test_blocks_cover_the_image_once_in_order(name: str) -> None:
     assert bool((count == 1).all())
     for edges in starts:  # along each axis the same bounds everywhere
         ordered = sorted(edges)
-        assert all(stop == start for (_, stop), (start, _) in zip(ordered, ordered[1:], strict=False))
+        assert all(stop == start for (_, stop), (start, _) in pairwise(ordered))
     logits = gather(iter(blocks), (2, 21, 18, 13))
     torch.testing.assert_close(logits, INFERERS[name](image, network))
     assert torch.equal(class_indices(iter(blocks), (2, 21, 18, 13)), logits.argmax(1).to(torch.uint8))

@@ -1,6 +1,7 @@
 """Logits back on a file's grid, against MONAI's resampling of all of them at once."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import nibabel
 import numpy as np
@@ -22,7 +23,7 @@ from medseg.inferers.way_back import WayBack
 def cells(logits: Tensor, cuts: list[list[int]], slowest: tuple[int, ...]) -> Iterator[Block]:
     """Give logits in the cells of a grid, as an inferer's windows do: axis ``slowest[0]`` is the last to move on."""
     bounds = [[0, *some, edge] for some, edge in zip(cuts, logits.shape[2:], strict=True)]
-    cell = [list(zip(each, each[1:], strict=False)) for each in bounds]
+    cell = [list(pairwise(each)) for each in bounds]
     for numbers in np.ndindex(*(len(cell[axis]) for axis in slowest)):
         place = dict(zip(slowest, numbers, strict=True))
         at = tuple(slice(*cell[axis][place[axis]]) for axis in range(len(cell)))
@@ -98,7 +99,7 @@ def test_a_tilted_grid(monkeypatch: pytest.MonkeyPatch) -> None:
     size, target_size = (14, 16, 12), (11, 9, 8)
     affine = affine_of("RAS", (1.0, 1.0, 1.0))
     target = affine.copy()
-    target[:3, :3] = [[1, 0, 0], [0, 1, 0.3], [0, 0, 1.2]]
+    target[:3, :3] = np.array([[1, 0, 0], [0, 1, 0.3], [0, 0, 1.2]])
     target[:3, 3] += [1, 2, 1]
     logits = torch.randn(1, 3, *size)
     way = WayBack(size, affine, target_size, target)
