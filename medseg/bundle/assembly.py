@@ -153,10 +153,19 @@ def samples(
     )
 
 
-def scored_samples(entries: Sequence[Entry], description: Description, cache: bool = True) -> SegmentationDataset:
-    """Return samples to validate or score, each at its own size."""
-    files = _files(description, size=None)
-    return SegmentationDataset(entries, feeding.evaluation(description), cache=cache, files=files)
+def scored_samples(
+    entries: Sequence[Entry], description: Description, cache: bool = True, native: bool = False
+) -> SegmentationDataset:
+    """Return samples to validate or score, each at its own size.
+
+    Args:
+        entries: of the part.
+        description: the model, which says how they are fed.
+        cache: keep them in memory where they fit.
+        native: leave labels as they lie in their files: what is scored is then what a prediction writes.
+    """
+    files = _files(description, size=None, native=native)
+    return SegmentationDataset(entries, feeding.evaluation(description, native=native), cache=cache, files=files)
 
 
 def _files(description: Description, **further: Any) -> CaseFiles:

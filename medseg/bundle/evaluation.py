@@ -88,7 +88,7 @@ def evaluate(
         evaluator.warn_of_one_class()
         result = evaluator.result().with_scores({} if beside_paper is None else {"beside_paper": beside_paper})
         if rank() == 0:
-            write_records(folder, record, data, config)
+            write_records(folder, {**record, "grid": result.table["grid"]}, data, config)
             write_report(folder, result, ".", title=title, colours=colours)
             if tracker is not None:
                 tracker.log_params(record)

@@ -25,6 +25,7 @@ from medseg.inferers.multi_scale_flip import MultiScaleFlipInferer
 from medseg.inferers.normalise import NormalisingInferer
 from medseg.inferers.resize import ResizeInferer
 from medseg.inferers.sliding_window import SlidingWindow
+from medseg.inferers.way_back import IMAGE_AFFINE
 from medseg.inferers.whole_image import WholeImage
 from medseg.io.load import LoadImagesd
 from medseg.transforms.normalise import ImageNormalisation
@@ -37,7 +38,6 @@ __all__ = [
     "prediction",
     "training",
     "training_inferer",
-    "unfeed",
 ]
 
 _AXES = {"sagittal": "LR", "coronal": "PA", "axial": "IS"}
@@ -56,13 +56,22 @@ def training(description: Description) -> Compose:
     return Compose([*_loading(description, labelled=True), *resizing])
 
 
-def evaluation(description: Description) -> Compose:
-    """Return the transforms of a sample to score: as in training, but for the size, which the inferer brings back."""
-    return Compose(_loading(description, labelled=True))
+def evaluation(description: Description, *, native: bool = False) -> Compose:
+    """Return the transforms of a sample to score: as in training, but for the size, which the inferer brings back.
+
+    Args:
+        description: the model.
+        native: leave the label as it lies in its file, and say where the image lies on the model's grid
+            (`medseg.inferers.way_back.IMAGE_AFFINE`), so that predictions are brought back to the label; else both are
+            on the model's grid.
+    """
+    return Compose(_loading(description, labelled=True, native=native))
 
 
 def prediction(description: Description) -> Compose:
-    """Return the transforms of an image to predict, the first of which reads it; `unfeed` brings its prediction back.
+    """Return the transforms of an image to predict, the first of which reads it.
+
+    `medseg.inferers.way_back` brings its prediction back.
 
     Args:
         description: the model.
@@ -99,7 +108,7 @@ def _on_device(fed: Input, inner: Inferer) -> Inferer:
     return NormalisingInferer(ImageNormalisation(), inner) if fed.intensity["scheme"] == "imagenet" else inner
 
 
-def _loading(description: Description, *, labelled: bool) -> list[Callable[..., Any]]:
+def _loading(description: Description, *, labelled: bool, native: bool = False) -> list[Callable[..., Any]]:
     fed = description.input
     keys = ["image", "label"] if labelled else ["image"]
     steps: list[Callable[..., Any]] = [
@@ -107,11 +116,19 @@ def _loading(description: Description, *, labelled: bool) -> list[Callable[..., 
     ]
     if fed.colour is not None:
         steps.append(Colourd("image", fed.colour))
-    steps.append(ToModelGridd(keys, description))
+    steps.append(ToModelGridd(["image"] if native else keys, description))
+    if native:
+        steps.append(_say_where)
     steps += _intensity(fed.intensity)
     if fed.polarity is not None:
         steps.append(Polarityd("image", fed.polarity))
     return steps
+
+
+def _say_where(data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+    image = data["image"]
+    placed = isinstance(image, MetaTensor) and image.ndim == 4 and "original_affine" in image.meta
+    return {**data, **({IMAGE_AFFINE: image.affine.clone()} if placed else {})}
 
 
 def _intensity(intensity: Mapping[str, Any]) -> list[Callable[..., Any]]:
@@ -281,41 +298,3 @@ def _turned(volume: MetaTensor, codes: str) -> MetaTensor:
     if "".join(_axis_codes(volume.affine)) == codes:
         return volume
     return Orientation(axcodes=codes, labels=None)(volume)
-
-
-def unfeed(prediction: Tensor, fed: Tensor, shape: Sequence[int], affine: Any | None) -> Tensor:
-    """Bring a prediction on the model's grid back to the grid of the image that was read.
-
-    Axes are permuted and flipped back exactly; where the model resamples, values are interpolated linearly.
-
-    Args:
-        prediction: on the grid of ``fed``.
-        fed: the image as the network got it.
-        shape: spatial shape S of the image as it was read.
-        affine: its affine, ``(4, 4)`` voxel to mm; ``None`` for pictures.
-
-    Raises:
-        DescriptionError: if there is no way back: a mask is never written by its shape alone.
-
-    Shape:
-        ``(K, *fed's S)`` to ``(K, *shape)``.
-    """
-    if tuple(prediction.shape[1:]) != tuple(fed.shape[1:]):
-        raise DescriptionError(
-            f"the prediction has the size {tuple(prediction.shape[1:])}, the image as fed {tuple(fed.shape[1:])}; "
-            "there is no way back to the image, its mask is not written"
-        )
-    if fed.ndim != 4 or affine is None or not isinstance(fed, MetaTensor):
-        if tuple(fed.shape[1:]) != tuple(shape):
-            raise DescriptionError("the image's size was changed without a way back; its mask is not written")
-        return prediction
-    original = torch.as_tensor(affine, dtype=torch.float64)
-    back = _turned(MetaTensor(prediction, affine=fed.affine), "".join(_axis_codes(original)))
-    same = torch.allclose(back.affine.double(), original, atol=1e-3)
-    if not same or tuple(back.shape[1:]) != tuple(shape):
-        from monai.transforms import SpatialResample
-
-        resample = SpatialResample(mode="bilinear", padding_mode="border")
-        back = resample(back.float(), dst_affine=original, spatial_size=tuple(shape))
-    plain: Tensor = back.as_tensor()
-    return plain

@@ -201,6 +201,7 @@ validate#dataset:
   entries: $assembly.scored(@split, @scored)
   description: '@description'
   cache: false
+  native: true
 validate#evaluator:
   _target_: medseg.bundle.assembly.evaluator
   options: '@options'

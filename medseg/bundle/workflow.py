@@ -186,7 +186,7 @@ def evaluate(
     _refuse_seen(folder, entries, part)
     name = part if data is None else f"{part}_{re.sub(r'[^A-Za-z0-9_-]+', '_', datalist.name)[:40]}"
     options["output_dir"] = str(resolve_path(output) if output else folder / name)
-    dataset = assembly.scored_samples(entries, described, cache=False)
+    dataset = assembly.scored_samples(entries, described, cache=False, native=True)
     network = networks.rebuild(described.network).to(device)
     inferer = assembly.inferer(described)
     engine = assembly.evaluator(options, device, datalist, dataset, network, inferer=inferer, batch_size=1)

@@ -1,9 +1,13 @@
-"""The evaluation engine: MONAI's `SupervisedEvaluator` with scores of each case and of the whole set."""
+"""The evaluation engine: MONAI's `SupervisedEvaluator` with scores of each case and of the whole set.
+
+Where samples hold labels as they lie in their files, predictions are brought back to them, as a mask is to its image:
+scored is what is written. Where labels are on the model's grid, as in validation, so are the scores, and say so.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,6 +23,8 @@ from medseg.engines.precision import autocast, resolve_precision, to_memory_form
 from medseg.engines.prediction_checks import check_finite, warn_of_one_class
 from medseg.engines.scores import LOSS, LossScore, WorstCases, affine_of, case_names
 from medseg.errors import MedsegError, shown
+from medseg.inferers.blocks import Block, blocks_of, class_indices, finite, gather, whole
+from medseg.inferers.way_back import IMAGE_AFFINE, WayBack
 from medseg.io.labels import read_label
 from medseg.metrics.score import ScoredCase
 from medseg.metrics.score_board import ScoreBoard
@@ -35,7 +41,8 @@ class Evaluator(SupervisedEvaluator):
 
     Args:
         device: where to evaluate.
-        dataset: samples with ``image`` ``(C, *S)`` and ``label`` ``(1, *S)``, class indices.
+        dataset: samples with ``image`` ``(C, *S)`` and ``label`` ``(1, *S)``, class indices; or, with ``image_affine``
+            and ``affine`` (of the label), a label ``(1, *T)`` on the grid of its file.
         network: the network, which gives logits ``(B, classes, *S)``.
         labels: class names by index.
         inferer: sliding window or MONAI's ``SimpleInferer`` (default).
@@ -85,6 +92,8 @@ class Evaluator(SupervisedEvaluator):
         self._index_type = torch.uint8 if len(self.class_names) <= 256 else torch.int32
         self._names = case_names(dataset.data, hidden=hide_names)
         self._num_workers = num_workers
+        self._ways: list[WayBack] = []
+        self._grid = "file"
         self._loader_made = False
         super().__init__(
             device=device,
@@ -168,8 +177,11 @@ class Evaluator(SupervisedEvaluator):
         self.board.gather()
 
     def table(self) -> dict[str, Any]:
-        """Return the scores of the last evaluation, per class and overall, as plain values."""
-        return self.board.table()
+        """Return the scores of the last evaluation, per class and overall, as plain values.
+
+        ``grid`` is ``"file"`` where labels were scored as they lie in their files, else ``"model"``.
+        """
+        return {**self.board.table(), "grid": self._grid}
 
     def warn_of_one_class(self, level: int = logging.WARNING) -> None:
         """Say so if the last evaluation found one class nearly everywhere.
@@ -197,39 +209,92 @@ class Evaluator(SupervisedEvaluator):
         label = batch["label"].to(device, non_blocking=non_blocking)
         return (to_memory_format(image) if self.channels_last else image), label
 
-    def _reset(self) -> None:
-        self.board.reset()
-        self._worst.reset()
+    def _iteration(self, engine: SupervisedEvaluator, batchdata: dict[str, Any]) -> dict[str, Any]:
+        """Predict a batch: logits on the model's grid, or classes on that of the label's file."""
+        if IMAGE_AFFINE not in batchdata:
+            self._ways = []
+            self._grid = "model" if "affine" in batchdata else self._grid
+            logits: dict[str, Any] = super()._iteration(engine, batchdata)
+            return logits
+        image, label = self._prepare(batchdata, self.state.device, self.non_blocking)
+        output: dict[str, Any] = {"image": image, "label": label}
+        self._ways, found = [], []
+        with self.mode(self.network):
+            for number, index in enumerate(self._indices(len(image))):
+                try:
+                    way = self._way(batchdata, number)
+                    found.append(self._classes(image[number : number + 1], way))
+                except MedsegError as error:
+                    raise MedsegError(f"{shown(self._names[index])}: {error}") from error
+                self._ways.append(way)
+        return {**output, "pred": torch.cat(found)}
 
-    def _count(self) -> None:
-        output = self.state.output
-        logits, labels = output["pred"], output["label"]
-        given, named = logits.shape[1], len(self.class_names)
+    def _indices(self, count: int) -> list[int]:
+        """Return which samples of the data set are in the batch at hand."""
+        start = (self.state.iteration - 1) % self.state.epoch_length * self.batch_size
+        return [rank() + (start + number) * world_size() for number in range(count)]
+
+    def _way(self, batch: Mapping[str, Any], number: int) -> WayBack:
+        """Return the way of an image's prediction to its label's own grid."""
+        if "affine" not in batch:
+            raise MedsegError("the image says where it lies, its label does not; store both in one format")
+        sizes = [batch[key].shape[2:] for key in ("image", "label")]
+        return WayBack(sizes[0], batch[IMAGE_AFFINE][number], sizes[1], batch["affine"][number])
+
+    def _classes(self, image: Tensor, way: WayBack) -> Tensor:
+        """Return class indices ``(1, *T)`` on a label's own grid; logits are held block by block."""
+
+        def checked() -> Iterator[Block]:
+            for block in finite(blocks_of(self.inferer, image, self.network)):
+                self._check_number(block.logits.shape[1])
+                yield block
+
+        return class_indices(way.blocks(checked()), (1, *way.target_size))
+
+    def _check_number(self, given: int) -> None:
+        named = len(self.class_names)
         if given != named:
             raise MedsegError(
                 f"the network gives {given} classes, but the data set names {named}; set the network's out_channels to "
                 f"{named}, or score it on the data set that it was trained for"
             )
-        start = (self.state.iteration - 1) % self.state.epoch_length * self.batch_size
-        indices = [rank() + (start + number) * world_size() for number in range(len(logits))]
-        check_finite(logits, [self._names[index] for index in indices])
-        predictions = logits.max(dim=1).indices  # several times faster than argmax on a CPU
+
+    def _reset(self) -> None:
+        self.board.reset()
+        self._grid = "file"
+        self._worst.reset()
+
+    def _count(self) -> None:
+        output = self.state.output
+        labels, found = output["label"], output["pred"]
+        indices = self._indices(len(found))
+        logits = None
+        if not self._ways:
+            logits = found
+            self._check_number(logits.shape[1])
+            check_finite(logits, [self._names[index] for index in indices])
+            found = logits.max(dim=1).indices  # several times faster than argmax on a CPU
         for number, index in enumerate(indices):
             entry = self.dataset.data[index]
             case = ScoredCase(
                 index=index,
                 name=self._names[index],
-                prediction=predictions[number],
+                prediction=found[number],
                 label=labels[number, 0],
                 group=str(entry.get("group", "")),
                 affine=affine_of(self.state.batch, number),
-                logits=logits[number],
+                logits=None if logits is None else logits[number],
                 read=lambda key, entry=entry: _read(entry, key),  # type: ignore[misc]
             )
             row = self.board.update(case)
-            self._offer(case, row.mean("dice"), output["image"][number])
+            self._offer(case, row.mean("dice"), output["image"][number], self._ways[number] if self._ways else None)
 
-    def _offer(self, case: ScoredCase, score: float, image: Tensor) -> None:
+    def _offer(self, case: ScoredCase, score: float, image: Tensor, way: WayBack | None) -> None:
+        def placed() -> Tensor:  # where the label lies, and the prediction
+            if way is None:
+                return image
+            return gather(way.blocks([whole(image[None], image[None])]), (1, *way.target_size))[0]
+
         self._worst.offer(
             case.index,
             score,
@@ -237,7 +302,7 @@ class Evaluator(SupervisedEvaluator):
                 "name": shown(case.name),
                 "score": score,
                 "affine": case.affine,
-                "image": image.float().cpu().numpy(),
+                "image": placed().float().cpu().numpy(),
                 "label": case.label.cpu().numpy(),
                 "prediction": case.prediction.to(self._index_type).cpu().numpy(),
             },

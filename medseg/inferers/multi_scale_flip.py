@@ -7,7 +7,7 @@ to 2, left-right flip). What is averaged it does not say; here logits are resize
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -17,17 +17,25 @@ from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor
 
 from medseg.errors import MedsegError
+from medseg.inferers.blocks import Block, BlockInferer, check_logits, whole
 from medseg.inferers.slices import fit_dimensions
+from medseg.inferers.sliding_window import SlidingWindow
 from medseg.transforms.resize import resize_images
 
 
-class MultiScaleFlipInferer(Inferer):
+class MultiScaleFlipInferer(BlockInferer):
     """Average a network's probabilities over scaled and flipped views of the image.
 
     Probabilities are softmax over the channels, or sigmoid for one channel. Returned are the logarithm of their mean,
     or for one channel its logit: softmax, sigmoid, argmax and a threshold at 0 then hold as for the network's own
     logits. Views come one after the other and only their sum is kept, so memory does not grow with their number; nor
     are gradients kept.
+
+    Flips alone of a `SlidingWindow` (``scales`` of 1) are of each window, so that memory is that of the window: where
+    windows overlap, it is probabilities whose weighted mean is taken. That is the same as of flipped images where the
+    windows lie symmetrically, along each axis: one window on an image of its size or smaller by an even number, two, or
+    any number if the last one needs no shift to end with the image. Elsewhere a flipped image would be cut into other
+    windows; neither cut is the right one.
 
     Args:
         scales: of the image's edges.
@@ -39,8 +47,8 @@ class MultiScaleFlipInferer(Inferer):
             of the inferer's window, where it has one, else those of the image.
 
     Raises:
-        ValueError: if there is no scale, an option is out of range, or the image has not that axis.
-        TypeError: if the network returns anything but logits.
+        MedsegError: if there is no scale, an option is out of range, the image has not that axis, or the network
+            returns anything but logits.
 
     Shape:
         ``(B, C, *S)`` to ``(B, classes, *S)``, float32.
@@ -70,24 +78,48 @@ class MultiScaleFlipInferer(Inferer):
         self.spatial_dims = len(window) if spatial_dims is None and isinstance(window, Sequence) else spatial_dims
 
     @torch.no_grad()
-    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
-        """Return logits of the mean probabilities at the size of ``inputs``."""
+    def blocks(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Iterator[Block]:
+        """Give logits of the mean probabilities at the size of ``inputs``, in blocks."""
         image = (inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs).float()
 
-        def predict(x: Tensor) -> Tensor:
-            return self._predict(x, lambda view: self.inferer(view, network, *args, **kwargs))
+        channels: set[int] = set()
 
-        return predict(image) if self.spatial_dims is None else fit_dimensions(image, (1,) * self.spatial_dims, predict)
+        def views_of(x: Tensor) -> Tensor:
+            return self._mean([x], tuple(x.shape[2:]), lambda view: network(view, *args, **kwargs), channels)
 
-    def _predict(self, image: Tensor, infer: Callable[[Tensor], Any]) -> Tensor:
-        size = tuple(image.shape[2:])
-        flips = self._flips(len(size))
-        mean = _MeanProbability()
-        for scale in self.scales:
-            scaled = resize_images(image, [self._edge(edge, scale) for edge in size])
-            for axes in flips:
-                mean.add(_logits_of(scaled, axes, size, infer))
-        return mean.logits()
+        def predict(x: Tensor) -> Iterator[Block]:
+            size = tuple(x.shape[2:])
+            scaled = (resize_images(x, [self._edge(edge, scale) for edge in size]) for scale in self.scales)
+            mean = self._mean(scaled, size, lambda view: self.inferer(view, network, *args, **kwargs), channels)
+            yield whole(x, _logits(mean, channels))
+
+        if self.scales == (1.0,) and isinstance(self.inferer, SlidingWindow):
+            for at, probability in self.inferer.blocks(image, views_of):
+                yield Block(at, _logits(probability, channels))
+        elif self.spatial_dims is None:
+            yield from predict(image)
+        else:
+            yield from fit_dimensions(image, (1,) * self.spatial_dims, predict)
+
+    def _mean(
+        self, scaled: Iterable[Tensor], size: Sequence[int], infer: Callable[[Tensor], Any], channels: set[int]
+    ) -> Tensor:
+        """Return the mean probability over the flips of images, at one size, and note the network's channels."""
+        total: Tensor | None = None
+        views = 0
+        for image in scaled:
+            for axes in self._flips(len(size)):
+                view = image.flip(axes) if axes else image
+                logits = infer(view)
+                check_logits(view, logits)
+                channels.add(logits.shape[1])
+                probability = _probability(logits, axes, size)
+                del view, logits
+                total = probability if total is None else total.add_(probability)
+                del probability
+                views += 1
+        assert total is not None
+        return total.div_(views)
 
     def _edge(self, edge: int, scale: float) -> int:
         return max(1, round(edge * scale / self.size_divisor)) * self.size_divisor
@@ -104,37 +136,15 @@ class MultiScaleFlipInferer(Inferer):
         return [chosen for count in range(len(axes) + 1) for chosen in combinations(sorted(axes), count)]
 
 
-def _logits_of(scaled: Tensor, axes: tuple[int, ...], size: Sequence[int], infer: Callable[[Tensor], Any]) -> Tensor:
-    """Return one view's logits in the image's size and direction."""
-    logits = infer(scaled.flip(axes) if axes else scaled)
-    if not isinstance(logits, Tensor):
-        raise TypeError(
-            f"the network returns a {type(logits).__name__}; views are averaged over logits alone, which networks "
-            "return in evaluation: call network.eval()"
-        )
+def _probability(logits: Tensor, axes: tuple[int, ...], size: Sequence[int]) -> Tensor:
+    """Return one view's probabilities in the image's size and direction; of one channel, those of both its classes."""
     logits = resize_images(logits.float(), size)
-    return logits.flip(axes) if axes else logits
+    if logits.shape[1] == 1:  # or their logit is lost where one of the two is 1 but for rounding
+        logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
+    return (logits.flip(axes) if axes else logits).softmax(dim=1)
 
 
-class _MeanProbability:
-    """Sum of probabilities over views."""
-
-    def __init__(self) -> None:
-        self.total: Tensor | None = None
-        self.views = 0
-        self.one_channel = False
-
-    def add(self, logits: Tensor) -> None:
-        """Count a view."""
-        self.one_channel = logits.shape[1] == 1
-        if self.one_channel:  # both sides of the sigmoid, or their logit is lost where one is 1 but for rounding
-            logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
-        probability = logits.softmax(dim=1)
-        self.total = probability if self.total is None else self.total.add_(probability)
-        self.views += 1
-
-    def logits(self) -> Tensor:
-        """Return the logarithm of the mean, finite everywhere."""
-        assert self.total is not None
-        log = self.total.div_(self.views).clamp_(min=torch.finfo(self.total.dtype).tiny).log_()
-        return log[:, 1:] - log[:, :1] if self.one_channel else log
+def _logits(probability: Tensor, channels: set[int]) -> Tensor:
+    """Return the logarithm of probabilities, finite everywhere, or of one channel its logit."""
+    log = probability.clamp_(min=torch.finfo(probability.dtype).tiny).log_()
+    return log[:, 1:] - log[:, :1] if channels == {1} else log

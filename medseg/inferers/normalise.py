@@ -6,14 +6,16 @@ bundle's ``network_def``, ``preprocessing`` and ``inferer`` alone. Overlays and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor
 
+from medseg.inferers.blocks import Block, BlockInferer, blocks_of
 
-class NormalisingInferer(Inferer):
+
+class NormalisingInferer(BlockInferer):
     """Normalise the image, then run another inferer; padding of that one is then in normalised values: 0 is the mean.
 
     Args:
@@ -30,5 +32,9 @@ class NormalisingInferer(Inferer):
         self.inferer = inferer or SimpleInferer()
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Return what the network gives for the normalised ``inputs``."""
+        """Return what the other inferer gives for the normalised ``inputs``: in training, all outputs of a network."""
         return self.inferer(self.normalise(inputs), network, *args, **kwargs)
+
+    def blocks(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Iterator[Block]:
+        """Give the logits of the normalised ``inputs`` in blocks."""
+        yield from blocks_of(self.inferer, self.normalise(inputs), network, *args, **kwargs)

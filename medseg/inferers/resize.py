@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import torch
 from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor
 
 from medseg.errors import MedsegError
+from medseg.inferers.blocks import Block, BlockInferer, blocks_of
+from medseg.inferers.regrid import resized
 from medseg.inferers.slices import fit_dimensions
 from medseg.transforms.resize import resize_images
 
-_MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
-
-class ResizeInferer(Inferer):
+class ResizeInferer(BlockInferer):
     """Resize the image, run another inferer, bring the logits back to the image's size.
 
     The image is resized as `medseg.transforms.resize.ResizeImagesd` does it in training, so that the network sees what
@@ -27,7 +26,7 @@ class ResizeInferer(Inferer):
         inferer: runs the network on the resized image; MONAI's ``SimpleInferer`` by default.
 
     Raises:
-        ValueError: if an edge is below 1, or their number does not fit the image's axes.
+        MedsegError: if an edge is below 1, or their number does not fit the image's axes.
 
     Shape:
         ``(B, C, *S)`` to ``(B, classes, *S)``, any S. With two edges, ``S`` may be ``(H, W, D)``: slices along the last
@@ -41,13 +40,12 @@ class ResizeInferer(Inferer):
         self.spatial_size = tuple(spatial_size)
         self.inferer = inferer or SimpleInferer()
 
-    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
-        """Return logits at the size of ``inputs``."""
-        return fit_dimensions(inputs, self.spatial_size, lambda x: self._predict(x, network, *args, **kwargs))
+    def blocks(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Iterator[Block]:
+        """Give the logits at the size of ``inputs``, in blocks."""
 
-    def _predict(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
-        size = inputs.shape[2:]
-        logits: Tensor = self.inferer(resize_images(inputs.float(), self.spatial_size), network, *args, **kwargs)
-        if tuple(size) == self.spatial_size:
-            return logits
-        return torch.nn.functional.interpolate(logits.float(), size=size, mode=_MODES[len(size)], align_corners=False)
+        def predict(x: Tensor) -> Iterator[Block]:
+            small = resize_images(x.float(), self.spatial_size)
+            logits = blocks_of(self.inferer, small, network, *args, **kwargs)
+            yield from resized(logits, self.spatial_size, x.shape[2:])
+
+        yield from fit_dimensions(inputs, self.spatial_size, predict)

@@ -12,15 +12,17 @@ import numpy.typing as npt
 import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer
+from monai.transforms import AsDiscreted, Compose
 from torch import Tensor, nn
 
 from medseg.bundle import feeding
 from medseg.bundle.description import Description
 from medseg.engines.precision import autocast
-from medseg.engines.prediction_checks import check_finite
 from medseg.errors import MedsegError
+from medseg.inferers.blocks import Block, blocks_of, class_indices, finite, gather
+from medseg.inferers.way_back import WayBack
 
-__all__ = ["Fed", "Feeder", "PredictionError", "check_fits", "logits_of", "mask_of"]
+__all__ = ["Fed", "Feeder", "PredictionError", "check_fits", "mask_of"]
 
 
 class PredictionError(MedsegError):
@@ -40,6 +42,15 @@ class Fed:
     image: Tensor
     shape: tuple[int, ...]
     affine: npt.NDArray[np.float64] | None
+
+    def way_back(self) -> WayBack:
+        """Return the way from the model's grid to the one that the image was read on.
+
+        Raises:
+            MedsegError: if there is none: a mask is never written by its shape alone.
+        """
+        fed = self.image.affine if isinstance(self.image, MetaTensor) and self.affine is not None else None
+        return WayBack(self.image.shape[1:], fed, self.shape, None if fed is None else self.affine)
 
 
 class Feeder:
@@ -120,8 +131,20 @@ def check_fits(fed: Fed, description: Description) -> None:
         raise PredictionError(beyond)
 
 
-def logits_of(fed: Fed, network: nn.Module, inferer: Inferer, precision: str, device: torch.device) -> Tensor:
-    """Run the network on an image.
+def mask_of(
+    fed: Fed,
+    network: nn.Module,
+    inferer: Inferer,
+    *,
+    precision: str,
+    device: torch.device,
+    finish: Callable[..., Any] | None = None,
+) -> npt.NDArray[Any]:
+    """Predict an image, and return class indices on the grid that it was read on.
+
+    Logits go block by block back to that grid, interpolated where the model resamples, and become classes at once, so
+    that those of the whole image are never held; a ``finish`` that begins with anything but the largest logit gets them
+    all.
 
     Args:
         fed: the image.
@@ -129,53 +152,44 @@ def logits_of(fed: Fed, network: nn.Module, inferer: Inferer, precision: str, de
         inferer: of the model.
         precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
         device: where to run.
+        finish: dictionary transforms from ``pred`` logits ``(classes, *S)`` to indices ``(1, *S)``; by default the
+            largest logit's, or of one channel whether its logit is above 0.
 
     Raises:
-        MedsegError: if a logit is not finite: no class can be told from it.
-
-    Shape:
-        ``(classes, *S)`` on the model's grid, float32, on the CPU.
-    """
-    plain = fed.image.as_tensor() if isinstance(fed.image, MetaTensor) else fed.image
-    with torch.inference_mode(), autocast(precision, device):
-        batch = plain[None].to(device).float()
-        logits: Tensor = inferer(batch, network).float().cpu()
-    check_finite(logits)
-    return logits[0]
-
-
-def mask_of(
-    logits: Tensor, fed: Fed, description: Description, finish: Callable[..., Any] | None = None
-) -> npt.NDArray[Any]:
-    """Return class indices on the grid of the image that was read.
-
-    Args:
-        logits: ``(classes, *S)`` on the model's grid.
-        fed: the image.
-        description: the model.
-        finish: dictionary transforms from ``pred`` logits to indices ``(1, *S)``; by default the largest logit's.
-
-    Raises:
-        DescriptionError: if there is no way back to the image's grid.
+        MedsegError: if a logit is not finite, or there is no way back to the image's grid.
 
     Shape:
         ``(*S)`` as the image was read.
     """
-    if description.input.spacing is not None:  # interpolate what can be interpolated
-        logits = feeding.unfeed(logits, fed.image, fed.shape, fed.affine)
-        return _whole(_indices(logits, finish)[0])
-    indices = _indices(logits, finish)
-    return _whole(feeding.unfeed(indices, fed.image, fed.shape, fed.affine)[0])
+    plain = fed.image.as_tensor() if isinstance(fed.image, MetaTensor) else fed.image
+    way, size = fed.way_back(), (1, *fed.shape)
+    at_once, finish = _without_argmax(finish)
+    with torch.inference_mode(), autocast(precision, device):
+        blocks = way.blocks(finite(blocks_of(inferer, plain[None].to(device).float(), network)))
+        if at_once:
+            found = class_indices(blocks, size).cpu()
+        else:
+            found = gather((Block(at, logits.float().cpu()) for at, logits in blocks), size)[0]
+    if finish is not None:
+        done = finish({"pred": found.float()})["pred"]
+        found = done.as_tensor() if isinstance(done, MetaTensor) else torch.as_tensor(done)
+    return _whole(found[0])
+
+
+def _without_argmax(finish: Callable[..., Any] | None) -> tuple[bool, Callable[..., Any] | None]:
+    """Return whether transforms begin with taking the largest logit's index alone, and the others."""
+    if finish is None:
+        return True, None
+    transforms = finish.transforms if isinstance(finish, Compose) else (finish,)
+    first = transforms[0] if transforms else None
+    if not isinstance(first, AsDiscreted) or first.keys != ("pred",) or first.argmax != (True,):
+        return False, finish
+    if any(option != (None,) for option in (first.to_onehot, first.threshold, first.rounding)) or first.kwargs:
+        return False, finish
+    return True, Compose(transforms[1:]) if len(transforms) > 1 else None
 
 
 def _whole(indices: Tensor) -> npt.NDArray[Any]:
     """Return indices as integers: MONAI's postprocessing gives them as floating point."""
     array = np.asarray(indices)
     return array if array.dtype.kind in "ui" else array.astype(np.uint16 if array.max(initial=0) > 255 else np.uint8)
-
-
-def _indices(logits: Tensor, finish: Callable[..., Any] | None) -> Tensor:
-    if finish is None:
-        return logits.max(dim=0, keepdim=True).indices
-    done = finish({"pred": logits})["pred"]
-    return done.as_tensor() if isinstance(done, MetaTensor) else torch.as_tensor(done)

@@ -26,7 +26,7 @@ from medseg.bundle.source import FILE, read_source
 from medseg.engines.precision import network_to_channels_last, resolve_precision
 from medseg.errors import MedsegError
 from medseg.io.masks import write_mask
-from medseg.prediction.case import Fed, Feeder, check_fits, logits_of, mask_of
+from medseg.prediction.case import Fed, Feeder, check_fits, mask_of
 from medseg.runs.processes import pick_device
 
 __all__ = ["Model", "ModelError", "Prediction", "load"]
@@ -148,8 +148,7 @@ class Model:
 
     def _mask(self, fed: Fed) -> npt.NDArray[Any]:
         check_fits(fed, self.description)
-        logits = logits_of(fed, self.network, self.inferer, self.precision, self.device)
-        mask = mask_of(logits, fed, self.description)
+        mask = mask_of(fed, self.network, self.inferer, precision=self.precision, device=self.device)
         return mask.astype(np.uint8 if len(self.class_names) <= 256 else np.uint16)
 
     def _as_loaded(self, array: npt.NDArray[Any], affine: npt.ArrayLike | None) -> Tensor:

@@ -23,7 +23,7 @@ from medseg.engines.prediction_checks import warn_of_one_class
 from medseg.errors import MedsegError, one_line
 from medseg.io.folder import LeftOut, list_images, mask_targets
 from medseg.io.masks import write_mask
-from medseg.prediction.case import Feeder, check_fits, logits_of, mask_of
+from medseg.prediction.case import Feeder, check_fits, mask_of
 from medseg.prediction.mask_record import Maker, MaskRecord
 from medseg.runs.processes import pick_device
 
@@ -188,8 +188,14 @@ class Predictor(SupervisedEvaluator):
             return {}
         try:
             check_fits(case["fed"], self.description)
-            logits = logits_of(case["fed"], self.network, self.inferer, self.precision, self.state.device)
-            mask = mask_of(logits, case["fed"], self.description, self.finish)
+            mask = mask_of(
+                case["fed"],
+                self.network,
+                self.inferer,
+                precision=self.precision,
+                device=self.state.device,
+                finish=self.finish,
+            )
             self.record.begin()
             write_mask(
                 mask,

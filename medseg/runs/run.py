@@ -281,7 +281,8 @@ class Run:
         """
         self._draw_curves()
         if result is not None:
-            title = f"{self.name}, validation"
+            grid = " on the model's grid" if result.table.get("grid") == "model" else ""
+            title = f"{self.name}, validation{grid}"
             logger.info("%s", write_report(self.files, result, "report", title=title, colours=self._colours))
         else:
             logger.info("no validation samples: the last weights are the result; score them with evaluate.yaml")

@@ -13,6 +13,8 @@ from torch import nn
 from medseg.bundle import discovery
 from medseg.bundle.description import Description
 from medseg.errors import MedsegError
+from medseg.inferers.sliding_window import SlidingWindow
+from medseg.inferers.whole_image import WholeImage
 from medseg.prediction.model import Model
 
 
@@ -124,7 +126,7 @@ def without_windows(inferer: Inferer) -> Inferer:
     Raises:
         ExplainError: if it is none of those known here.
     """
-    if isinstance(inferer, SlidingWindowInferer | SimpleInferer):
+    if isinstance(inferer, SlidingWindow | WholeImage | SlidingWindowInferer | SimpleInferer):
         return SimpleInferer()
     inner = getattr(inferer, "inferer", None)
     if isinstance(inner, Inferer):

@@ -96,7 +96,7 @@ def plan_and_train(
     run = workflow.train(
         planned, data=datalist.path, overrides={"output_dir": str(folder / "run"), "run_name": folder.name, **changes}
     )
-    scores = workflow.evaluate(run)
+    scores = workflow.evaluate(run).scores
     baseline = _baseline(datalist, parts)
     with atomic_write(run / BASELINE) as temporary:
         temporary.write_text(json.dumps(baseline), encoding="utf-8")

@@ -175,7 +175,7 @@ def test_bad_use() -> None:
     for axes in ((2,), (-3,), (1, -1)):
         with pytest.raises(ValueError, match=r"an image of 2 spatial dimensions has the axes -2 to 1, each .* once"):
             MultiScaleFlipInferer(flip_axes=axes)(image, pixelwise)
-    with pytest.raises(TypeError, match=r"the network returns a dict; .* call network.eval\(\)"):
+    with pytest.raises(ValueError, match=r"the network returns a dict; .* call network.eval\(\)"):
         MultiScaleFlipInferer()(image, lambda x: {"pred": x})
     with pytest.raises(ValueError, match="the image has 2 spatial dimensions"):
         MultiScaleFlipInferer(spatial_dims=3)(image, pixelwise)

@@ -8,15 +8,19 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from monai.data import MetaTensor
+from monai.inferers import SlidingWindowInferer
+from monai.transforms import AsDiscreted, Compose, SpatialResample
 from PIL import Image
 from torch import nn
 
 import medseg
+from medseg.bundle import feeding
 from medseg.bundle.description import Description, DescriptionError
 from medseg.bundle.library import BundleError, weights_file
 from medseg.bundle.networks import create
 from medseg.bundle.record import header_of, load_described, read_weights
-from medseg.prediction.case import PredictionError
+from medseg.prediction.case import Feeder, PredictionError, mask_of
 from medseg.prediction.model import ModelError, load
 from medseg.prediction.predict import predict
 from medseg.runs.checkpoint import CheckpointError, save_checkpoint
@@ -98,6 +102,42 @@ def test_a_2d_network_looks_at_a_plane_of_the_patient(tmp_path: Path) -> None:
     moved = np.moveaxis(volume, 2, 0)  # the same patient, its slices along the first axis
     turned = np.eye(4)[[1, 2, 0, 3]] @ np.diag([2.0, 1.0, 1.0, 1.0])
     np.testing.assert_array_equal(model.predict(moved, affine=turned).mask, np.moveaxis(expected, 2, 0))
+
+
+def test_what_is_resampled_is_the_logits(tmp_path: Path) -> None:
+    """Every road to a mask gives the classes of all logits, interpolated at once."""
+    fed = {"orientation": "RAS", "spacing": [2.0, 1.5, 2.0], "intensity": {"scheme": "image"}}
+    network, weights = save(tmp_path / "model.pt", dims=3, input=fed, inference={"window": [8, 8, 4], "overlap": 0.5})
+    model = load(weights, device="cpu")
+    affine = np.diag([-1.0, 1.0, 1.2, 1.0])
+    affine[:3, 3] = [20, 4, 7]
+    image = grey(18, 14, 12)
+    found = model.predict(image, affine=affine).mask
+    loaded = MetaTensor(torch.from_numpy(image[None].astype(np.float32)), affine=torch.from_numpy(affine))
+    moved = feeding.prediction(model.description, loaded=True)({"image": loaded})["image"]
+    with torch.no_grad():
+        logits = SlidingWindowInferer((8, 8, 4), 1, 0.5, "gaussian")(moved.as_tensor()[None], network)[0]
+    move = SpatialResample(mode="bilinear", padding_mode="border")
+    whole = move(MetaTensor(logits, affine=moved.affine), dst_affine=affine, spatial_size=image.shape).as_tensor()
+    surest = whole.topk(2, dim=0).values
+    sure = (surest[0] - surest[1] > 1e-5).numpy()  # no tie but for rounding
+    assert sure.mean() > 0.98
+    np.testing.assert_array_equal(found[sure], whole.argmax(0).numpy()[sure])
+    assert len(np.unique(found)) == 3
+
+    case = Feeder(model.description).feed(loaded)
+    options: dict[str, Any] = {"precision": "fp32", "device": torch.device("cpu")}
+    largest = AsDiscreted("pred", argmax=True)
+    seen: list[torch.Size] = []
+
+    def watched(data: dict[str, Any]) -> dict[str, Any]:
+        seen.append(data["pred"].shape)
+        return data
+
+    for transforms in ([largest], [largest, watched], [watched, largest]):
+        mask = mask_of(case, network, model.inferer, finish=Compose(transforms), **options)
+        np.testing.assert_array_equal(mask, found)
+    assert seen == [(1, *image.shape), (3, *image.shape)]
 
 
 # ---------------------------------------------------------------------------------------------- refusals

@@ -1,0 +1,173 @@
+"""Logits of an image in blocks: what is done with them (a class, a probability) needs no more memory than one block.
+
+An inferer of this package gives the logits of an image block by block, each as soon as no window can change it. Put
+together they are what MONAI's ``Inferer`` returns; reduced at once to classes, the logits of the whole image are never
+held: of 20 classes they are 80 bytes a voxel, their classes one.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from monai.inferers import Inferer
+from torch import Tensor
+
+from medseg.errors import MedsegError
+
+__all__ = ["Block", "BlockInferer", "blocks_of", "class_indices", "finite", "gather", "whole"]
+
+
+class Block(NamedTuple):
+    """A part of an image's logits.
+
+    Args:
+        at: where it lies: a slice of the batch, then one of each spatial axis.
+        logits: ``(B, classes, *S)`` of that part.
+    """
+
+    at: tuple[slice, ...]
+    logits: Tensor
+
+
+class BlockInferer(Inferer, ABC):
+    """An inferer that can give its logits in blocks.
+
+    Blocks are disjoint and cover the image. They are the cells of a grid: along each axis all have the same bounds,
+    and of two neighbours the one nearer to the image's first voxel comes first.
+    """
+
+    @abstractmethod
+    def blocks(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Iterator[Block]:
+        """Give the logits of an image ``(B, C, *S)`` in blocks.
+
+        Args:
+            inputs: the image.
+            network: from ``(B, C, *S)`` to logits ``(B, classes, *S)``.
+            args: for the network.
+            kwargs: for the network.
+
+        Raises:
+            MedsegError: if the network returns anything but logits of its input's size.
+        """
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Return the logits ``(B, classes, *S)`` of the whole image, in one tensor that is made once."""
+        return gather(self.blocks(inputs, network, *args, **kwargs), inputs.shape[:1] + inputs.shape[2:])
+
+
+def blocks_of(
+    inferer: Inferer, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Iterator[Block]:
+    """Give an image's logits in blocks, by whatever inferer: of one that has no blocks, all in one.
+
+    Args:
+        inferer: of this package, or another of MONAI's.
+        inputs: as in `BlockInferer.blocks`.
+        network: as there.
+        args: as there.
+        kwargs: as there.
+
+    Raises:
+        MedsegError: as there.
+    """
+    if isinstance(inferer, BlockInferer):
+        yield from inferer.blocks(inputs, network, *args, **kwargs)
+    else:
+        yield whole(inputs, inferer(inputs, network, *args, **kwargs))
+
+
+def whole(inputs: Tensor, logits: Any) -> Block:
+    """Return one block of the whole image.
+
+    Args:
+        inputs: ``(B, C, *S)``.
+        logits: what a network or inferer gave for it.
+
+    Raises:
+        MedsegError: if that is no tensor ``(B, classes, *S)``.
+    """
+    check_logits(inputs, logits)
+    return Block(tuple(slice(0, edge) for edge in (inputs.shape[0], *inputs.shape[2:])), logits)
+
+
+def check_logits(inputs: Tensor, logits: Any) -> None:
+    """Raise unless a network gave logits ``(B, classes, *S)`` for its input ``(B, C, *S)``.
+
+    Raises:
+        MedsegError: saying what it gave.
+    """
+    if not isinstance(logits, Tensor):
+        raise MedsegError(
+            f"the network returns a {type(logits).__name__}; images are predicted from logits alone, which networks "
+            "return in evaluation: call network.eval()"
+        )
+    if logits.ndim != inputs.ndim or logits.shape[:1] + logits.shape[2:] != inputs.shape[:1] + inputs.shape[2:]:
+        raise MedsegError(
+            f"the network returns {tuple(logits.shape)} for an input of {tuple(inputs.shape)}; it must return logits "
+            "(B, classes, *S) of the input's batch and size"
+        )
+
+
+def gather(blocks: Iterable[Block], size: Sequence[int]) -> Tensor:
+    """Put blocks together.
+
+    Args:
+        blocks: of one image.
+        size: ``(B, *S)``.
+
+    Shape:
+        ``(B, classes, *S)``, of the blocks' type and device.
+    """
+    buffer: Tensor | None = None
+    for at, logits in blocks:
+        if buffer is None:
+            if logits.shape[:1] + logits.shape[2:] == tuple(size):
+                return logits
+            buffer = logits.new_empty((size[0], logits.shape[1], *size[1:]))
+        buffer[(at[0], slice(None), *at[1:])] = logits
+    assert buffer is not None
+    return buffer
+
+
+def finite(blocks: Iterable[Block]) -> Iterator[Block]:
+    """Hand blocks on, and refuse those of which no class can be told.
+
+    Args:
+        blocks: of one image.
+
+    Raises:
+        MedsegError: if a logit is NaN or infinite.
+    """
+    for block in blocks:
+        low, high = block.logits.aminmax()  # both are NaN if any value is; one pass, where isfinite needs three
+        if not bool(torch.isfinite(low) & torch.isfinite(high)):
+            bad, number = int((~torch.isfinite(block.logits)).sum()), block.logits.numel()
+            raise MedsegError(
+                f"the network's logits are not finite ({bad} of {number} of a block are NaN or infinite), "
+                "no class can be told; check the weights and the image's values, or use --precision fp32"
+            )
+        yield block
+
+
+def class_indices(blocks: Iterable[Block], size: Sequence[int]) -> Tensor:
+    """Return the class of each voxel: of the largest logit, or of one channel whether its logit is above 0.
+
+    Args:
+        blocks: of one image.
+        size: ``(B, *S)``.
+
+    Shape:
+        ``(B, *S)``, uint8, or int32 of more than 256 classes.
+    """
+    indices: Tensor | None = None
+    for at, logits in blocks:
+        if indices is None:
+            kind = torch.uint8 if logits.shape[1] <= 256 else torch.int32
+            indices = torch.empty(tuple(size), dtype=kind, device=logits.device)
+        # several times faster than argmax on a CPU
+        indices[at] = (logits[:, 0] > 0 if logits.shape[1] == 1 else logits.max(dim=1).indices).to(indices.dtype)
+    assert indices is not None
+    return indices
