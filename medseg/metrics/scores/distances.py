@@ -8,7 +8,7 @@ image where one stray voxel lies far off.
 - ``hd95``: the 95th percentile of the distances from the prediction and of those from the truth; the larger of the two
   (L. Maier-Hein et al., "Metrics reloaded", https://doi.org/10.1038/s41592-023-02151-z; MONAI's
   ``compute_hausdorff_distance``). Others differ: MedPy and nnU-Net's older evaluation take one percentile of both sides
-  together, DeepMind's ``surface-distance`` weighs each surface element by its area (docs/how-to/scores.md has an example).
+  together, DeepMind's ``surface-distance`` weighs each surface element by its area (figures: docs/how-to/scores.md).
 - ``assd``: mean of all distances of both sides together (MONAI's ``compute_average_surface_distance``, symmetric).
 - ``nsd``: share of the surface voxels of both sides that lie within the tolerance of the other (S. Nikolov et al.,
   https://arxiv.org/abs/1809.04430, whose own code weighs them by area; MONAI's ``compute_surface_dice``).
@@ -33,8 +33,8 @@ from medseg.metrics.physical import Unit, chosen_classes, cut_masks, diagonal
 from medseg.metrics.score import Pooled, Score, ScoredCase
 
 RULE = (
-    "Where a class is in only one of truth and prediction, HD95 and ASSD are the image's diagonal and NSD is 0 (missed "
-    "and invented say in how many cases)."
+    "Where a class is in only one of truth and prediction, HD95 and ASSD are the image's diagonal and NSD is 0 (counted "
+    "as missed and invented)."
 )
 
 
