@@ -33,8 +33,8 @@ from medseg.metrics.physical import Unit, chosen_classes, cut_masks, diagonal
 from medseg.metrics.score import Pooled, Score, ScoredCase
 
 RULE = (
-    "Where a class is in only one of truth and prediction, HD95 and ASSD are the image's diagonal and NSD is 0 (counted "
-    "as missed and invented)."
+    "Where a class is in only one of truth and prediction (counted as missed and invented), HD95 and ASSD are the "
+    "image's diagonal and NSD is 0."
 )
 
 
