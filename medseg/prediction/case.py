@@ -21,6 +21,7 @@ from medseg.engines.precision import autocast
 from medseg.errors import MedsegError
 from medseg.inferers.blocks import Block, blocks_of, class_indices, finite, gather
 from medseg.inferers.way_back import WayBack
+from medseg.transforms.postprocess import Postprocess
 
 __all__ = ["Fed", "Feeder", "PredictionError", "check_fits", "mask_of"]
 
@@ -133,6 +134,7 @@ def check_fits(fed: Fed, description: Description) -> None:
 
 def mask_of(
     fed: Fed,
+    description: Description,
     network: nn.Module,
     inferer: Inferer,
     *,
@@ -140,7 +142,7 @@ def mask_of(
     device: torch.device,
     finish: Callable[..., Any] | None = None,
 ) -> npt.NDArray[Any]:
-    """Predict an image, and return class indices on the grid that it was read on.
+    """Predict an image, and return class indices on the grid that it was read on, after the model's postprocessing.
 
     Logits go block by block back to that grid, interpolated where the model resamples, and become classes at once, so
     that those of the whole image are never held; a ``finish`` that begins with anything but the largest logit gets them
@@ -148,6 +150,7 @@ def mask_of(
 
     Args:
         fed: the image.
+        description: the model.
         network: in evaluation mode, on ``device``.
         inferer: of the model.
         precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
@@ -173,7 +176,7 @@ def mask_of(
     if finish is not None:
         done = finish({"pred": found.float()})["pred"]
         found = done.as_tensor() if isinstance(done, MetaTensor) else torch.as_tensor(done)
-    return _whole(found[0])
+    return Postprocess(description.postprocess, description.classes)(_whole(found[0]), fed.affine)
 
 
 def _without_argmax(finish: Callable[..., Any] | None) -> tuple[bool, Callable[..., Any] | None]:

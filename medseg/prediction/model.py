@@ -148,7 +148,7 @@ class Model:
 
     def _mask(self, fed: Fed) -> npt.NDArray[Any]:
         check_fits(fed, self.description)
-        mask = mask_of(fed, self.network, self.inferer, precision=self.precision, device=self.device)
+        mask = mask_of(fed, self.description, self.network, self.inferer, precision=self.precision, device=self.device)
         return mask.astype(np.uint8 if len(self.class_names) <= 256 else np.uint16)
 
     def _as_loaded(self, array: npt.NDArray[Any], affine: npt.ArrayLike | None) -> Tensor:

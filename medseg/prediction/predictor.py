@@ -190,6 +190,7 @@ class Predictor(SupervisedEvaluator):
             check_fits(case["fed"], self.description)
             mask = mask_of(
                 case["fed"],
+                self.description,
                 self.network,
                 self.inferer,
                 precision=self.precision,

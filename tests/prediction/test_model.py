@@ -135,7 +135,7 @@ def test_what_is_resampled_is_the_logits(tmp_path: Path) -> None:
         return data
 
     for transforms in ([largest], [largest, watched], [watched, largest]):
-        mask = mask_of(case, network, model.inferer, finish=Compose(transforms), **options)
+        mask = mask_of(case, model.description, network, model.inferer, finish=Compose(transforms), **options)
         np.testing.assert_array_equal(mask, found)
     assert seen == [(1, *image.shape), (3, *image.shape)]
 
