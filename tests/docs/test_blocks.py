@@ -1,50 +1,21 @@
-"""What README and docs tell a reader to type: short enough to copy, and it works."""
+"""The code blocks of README and docs work, and so do README's steps from data to a mask."""
 
 import os
 import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from docs.pages import FENCE, PAGES, ROOT, identify
 
-ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(p for p in (ROOT / "docs").rglob("*.md") if p.parent.name != "results")])
-BUNDLES = sorted((ROOT / "bundles").glob("*/docs/README.md"))
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PROGRAMS = ("medseg", "python", "pip", "make", "mkdocs", "mlflow", "torchrun")
-LONGEST = 110
 NOT_RUN = re.compile(r"# not run\b.*: \S|# not run here: \S")
-
-
-def identify(path):
-    return str(path.relative_to(ROOT))
-
-
-def commands(text):
-    """Yield the shell's lines of a page: those of bash blocks and indented ones, continued lines as one."""
-    blocks = [block for language, block in FENCE.findall(text) if language == "bash"]
-    indented = "\n".join(line[4:] for line in text.splitlines() if line.startswith("    "))
-    for block in (*blocks, indented):
-        for line in block.replace("\\\n", " ").splitlines():
-            if line.split(" ")[0] in PROGRAMS:
-                yield line.split("  #")[0].rstrip()
 
 
 def blocks_to_run(text):
     """Return the blocks of a page that are run; each of the others says why in its first line."""
     found = [(language, block) for language, block in FENCE.findall(text) if language in ("bash", "python")]
     return [(language, block) for language, block in found if not NOT_RUN.match(block)]
-
-
-@pytest.mark.parametrize("page", [*PAGES, *BUNDLES], ids=identify)
-def test_no_command_is_long(page):
-    assert [line for line in commands(page.read_text(encoding="utf-8")) if len(line) > LONGEST] == []
-
-
-def test_commands_are_found_at_all():
-    assert len(list(commands((ROOT / "README.md").read_text(encoding="utf-8")))) == 7
 
 
 def run(arguments, folder):
