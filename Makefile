@@ -1,5 +1,5 @@
 # make demo    installs, trains a small LFA U-Net, ends with its picture (DATA=<Drosophila stack1> for real sections)
-# make test    installs, runs style, types and tests
+# make test    installs, runs style, types, the docs' build and tests
 # make oldest  runs the fast tests against the oldest dependencies that pyproject.toml names (an environment of its own)
 # make bench   measures speed; results in docs/results
 # make docs    writes what is generated of docs/: results, networks, transforms
@@ -35,6 +35,7 @@ endif
 
 # two processes of one thread each take half the time of one process of two
 FIRST := $(addprefix tests/,networks layers losses metrics inferers transforms io data releases data_scripts)
+MKDOCS := NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -q -p no:cacheprovider
 
 test: venv lint
@@ -50,6 +51,7 @@ lint: venv
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
+	@$(MKDOCS)
 
 oldest: venv
 	@$(RUN) .ci/oldest.py
@@ -61,7 +63,7 @@ docs: venv
 	@$(RUN) .ci/make_results.py
 	@$(RUN) .ci/make_networks_doc.py
 	@$(RUN) .ci/make_transforms_doc.py
-	@.venv/bin/mkdocs build --strict --quiet
+	@$(MKDOCS)
 
 bench: venv
 	@for name in startup trainer sliding_window zoo_style lfa_cost; do \

@@ -1,16 +1,31 @@
-"""The built wheel, installed alone into an empty folder: what README promises works there, without a clone."""
+"""The built wheel, installed where the repository cannot be imported: what README promises works there."""
 
+import importlib.metadata
+import json
 import os
+import re
+import shlex
+import site
 import subprocess
 import sys
+import tomllib
 import zipfile
-from pathlib import Path
 
 import pytest
+from docs.pages import FENCE, ROOT, commands, read
 
 from medseg.cli import names
 
-ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.timeout(900)  # the first test that follows the steps waits for them all
+# README's steps at toy size: what is added to a command that starts so
+QUICK = ["max_epochs=1", "patch=[32,32]", "network_def#channels=[4,8]", "device=cpu"]
+ADDED = {
+    ("data", "synthetic"): ["--sections", "5", "--size", "64", "--crop-size", "32"],
+    ("check",): QUICK,
+    ("train",): QUICK,
+    ("evaluate",): ["device=cpu"],
+    ("predict",): ["device=cpu"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -24,28 +39,60 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
-    """Install the wheel, without what it depends on; return a function that runs something of it elsewhere."""
-    target, elsewhere = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("elsewhere")
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(target)]
-    subprocess.run([*pip, str(wheel)], check=True, capture_output=True)
-    environment = {**os.environ, "PYTHONPATH": str(target), "MEDSEG_CACHE": str(elsewhere / "cache")}
+    """Install the wheel into an environment of its own; return a function that runs something of it elsewhere.
 
-    def run(*arguments, program=(str(target / "bin" / "medseg"),)):
-        command = [sys.executable, *program, *arguments]
-        done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+    The environment sees the packages of this one, but not the repository, which is installed here in place: Python
+    follows the links (``.pth``) of an environment's own folder alone.
+    """
+    home, elsewhere = tmp_path_factory.mktemp("venv"), tmp_path_factory.mktemp("elsewhere")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(home)], check=True, capture_output=True)
+    python = home / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index"]
+    subprocess.run([*pip, str(wheel)], check=True, capture_output=True)
+    (packages,) = home.glob("lib/python*/site-packages")
+    (packages / "dependencies.pth").write_text("\n".join(site.getsitepackages()) + "\n")
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment = {**kept, "MEDSEG_CACHE": str(elsewhere / "cache"), "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+    def run(*arguments, program=(str(python), str(home / "bin" / "medseg"))):
+        done = subprocess.run([*program, *arguments], cwd=elsewhere, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{arguments}: {done.stdout[-500:]}{done.stderr[-2000:]}"
         return done.stdout
 
-    run.target, run.elsewhere = target, elsewhere
+    run.packages, run.elsewhere, run.python = packages, elsewhere, str(python)
     return run
 
 
+@pytest.fixture(scope="module")
+def followed(installed):
+    """Follow README's steps after the installation; return what each printed."""
+    said = {}
+    for line in commands(read(ROOT / "README.md")):
+        program, *words = shlex.split(line)
+        if program == "medseg":
+            added = next((more for start, more in ADDED.items() if tuple(words[: len(start)]) == start), [])
+            said[" ".join(words[:2])] = installed(*words, *added)
+    return said
+
+
 def test_it_is_the_wheel_that_runs(installed):
-    code = "import medseg.resources as r; print(r.__file__, r.bundles_root(), r.data_scripts_root(), sep='\\n')"
-    inside = installed.target / "medseg"
-    assert installed("-c", code, program=()).split() == [
-        str(inside / name) for name in ("resources.py", "_bundles", "_data_scripts")
-    ]
+    code = (
+        "import importlib.util, medseg.resources as r; print(r.__file__, r.bundles_root(), r.data_scripts_root());"
+        "print([name for name in ('benchmarks', 'bundles', 'data_scripts', 'tests') if importlib.util.find_spec(name)])"
+    )
+    inside = installed.packages / "medseg"
+    places, importable = installed("-c", code, program=(installed.python,)).splitlines()
+    assert places.split() == [str(inside / name) for name in ("resources.py", "_bundles", "_data_scripts")]
+    assert importable == "[]"
+
+
+def test_it_asks_for_what_it_needs(wheel):
+    (name,) = (name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".dist-info/METADATA"))
+    text = zipfile.ZipFile(wheel).read(name).decode()
+    asked = importlib.metadata.PathDistribution(zipfile.Path(wheel, name.removesuffix("METADATA"))).requires or []
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert sorted(line for line in asked if "extra ==" not in line) == sorted(declared["dependencies"])
+    assert f"Requires-Python: {declared['requires-python']}" in text
 
 
 def tracked(*folders):
@@ -69,9 +116,35 @@ def test_every_command_is_there(installed):
     said = installed("--help")
     assert all(f"\n    {name}" in said for name in names())
     assert installed("--version").startswith("medseg ")
-
-
-def test_data_made_by_the_wheel_is_sound(installed):
-    installed("data", "synthetic", "--output", "data", "--sections", "5", "--size", "64", "--crop-size", "32")
-    assert "0 errors, 0 warnings" in installed("check", "data/datalist.json")
     assert len(installed("data").splitlines()) == len(list((ROOT / "data_scripts").glob("*.py")))
+
+
+def test_readmes_steps_lead_from_nothing_to_masks(followed, installed):
+    there = installed.elsewhere
+    assert list(followed) == [
+        *("bundle list", "data synthetic", "check lfa_unet_drosophila", "train lfa_unet_drosophila"),
+        *("evaluate runs/first", "predict runs/first", "bundle copy", "bundle build"),
+    ]
+    assert followed["bundle list"].split() == sorted(path.name for path in (ROOT / "bundles").iterdir())
+    assert "0 errors" in followed["check lfa_unet_drosophila"]
+    assert followed["train lfa_unet_drosophila"].splitlines()[-1] == str(there / "runs" / "first")
+    assert "mitochondria" in followed["evaluate runs/first"]
+    assert "20 written" in followed["predict runs/first"]
+    assert len(list((there / "masks").glob("*.png"))) == 20
+    held = json.loads((there / "runs" / "first" / "environment.json").read_text())
+    assert held["packages"]["medseg"] == installed("--version").split()[1]
+
+
+def test_a_bundle_of_ones_own(followed, installed):
+    assert "up to date" in installed("bundle", "check", "mine")
+
+
+def test_a_service_gives_the_same_mask(followed, installed):
+    """The documentation's lines of Python, with the model that README's steps have trained."""
+    text = read(ROOT / "docs" / "how-to" / "python.md")
+    (service,) = (block for _, block in FENCE.findall(text) if "medseg.load" in block)
+    image = min((installed.elsewhere / "data" / "images").iterdir())
+    code = re.sub(r"data/images/\S+\.png", f"data/images/{image.name}", service)
+    installed("-c", code, program=(installed.python,))
+    mask = installed.elsewhere / "masks" / image.name
+    assert (installed.elsewhere / "mask.png").read_bytes() == mask.read_bytes()

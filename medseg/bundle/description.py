@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from medseg.errors import MedsegError
 from medseg.transforms.postprocess import Postprocess
 
-__all__ = ["SCHEMES", "Description", "DescriptionError", "Inference", "Input", "differences"]
+__all__ = ["BESIDE_PAPER", "SCHEMES", "Description", "DescriptionError", "Inference", "Input", "differences"]
 
 SCHEMES: dict[str, dict[str, Any]] = {
     "none": {},
@@ -30,6 +30,8 @@ mean 0 and
 standard deviation 1 (``nonzero`` counts and changes values above or below 0 alone), ``imagenet`` is RGB of 8 bit by
 ImageNet's mean and standard deviation, on the device."""
 
+BESIDE_PAPER = ("pooled", "per_case")
+"""Which means stand beside a paper's: over all pixels, or over cases."""
 PLANES = ("axial", "coronal", "sagittal")
 COLOURS = ("grey", "rgb")
 POLARITIES = ("bright", "dark")

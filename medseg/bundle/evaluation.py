@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from medseg.bundle.description import BESIDE_PAPER
 from medseg.engines.evaluator import PREFIX, Evaluator
 from medseg.engines.loading import stop_workers
 from medseg.errors import MedsegError
@@ -24,7 +25,6 @@ from medseg.runs.tracking import MLflowTracker, RunFolder, training_run
 logger = logging.getLogger(__name__)
 
 RECORD = "evaluation.json"
-BESIDE_PAPER = ("pooled", "per_case")
 
 
 def evaluate(

@@ -24,7 +24,6 @@ _NEEDS = (
     "- $__import__('importlib').util.find_spec('medseg') or "
     "__import__('sys').exit('this bundle needs medseg; pip install medseg')\n"
 )
-_COMPONENTS = ("loss", "optimizer")
 _LOGGING = """[loggers]
 keys=root
 

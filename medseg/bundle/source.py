@@ -9,17 +9,20 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from medseg.bundle.description import Description, DescriptionError
+from medseg.bundle.description import BESIDE_PAPER, Description, DescriptionError
 from medseg.bundle.options import Options
 
-__all__ = ["FILE", "Source", "read_source", "shared"]
+__all__ = ["COMPONENTS", "FILE", "KEYS", "REQUIRED", "Source", "read_source", "shared"]
 
 FILE = "bundle.yaml"
 _TEXTS = ("title", "task", "description", "data_source", "data_type", "modality")
-_KEYS = (
-    *_TEXTS, "base", "references", "classes", "colours", "ignored", "network", "input", "inference", "scores",
-    "postprocess", "beside_paper", "train", "overlays", "overlay_sets", "networks", "imports",
-)  # fmt: skip
+_LISTS = ("references", "classes", "overlay_sets", "networks")
+_MAPPINGS = ("colours", "network", "input", "inference", "scores", "postprocess", "train", "overlays", "imports")
+KEYS = (*_TEXTS, "base", *_LISTS, *_MAPPINGS, "ignored", "beside_paper")
+"""Every key of a `bundle.yaml`; docs/reference/bundle_yaml.md says what each is."""
+REQUIRED = (*_TEXTS, "classes", "network")
+COMPONENTS = ("loss", "optimizer")
+"""What ``train`` must hold, in the bundle's own file or its base's."""
 _CROP = "Crop"
 _DESCRIBED = ("input", "inference", "classes", "colours", "scores", "postprocess", "beside_paper")
 
@@ -95,22 +98,54 @@ def read_source(folder: str | Path) -> Source:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DescriptionError(f"{path} is no valid YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict):
-        raise DescriptionError(f"{path} holds no mapping; see docs/reference of bundle.yaml")
+        raise DescriptionError(f"{path} holds no mapping; see docs/reference/bundle_yaml.md")
     for key in content:
-        if key not in _KEYS:
-            near = difflib.get_close_matches(str(key), _KEYS, 1)
+        if key not in KEYS:
+            near = difflib.get_close_matches(str(key), KEYS, 1)
             raise DescriptionError(f"{path} has no key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    _refuse_kinds(content, str(path))
     base = content.pop("base", None)
     if base is not None:
-        bases = shared()["bases"]
-        if base not in bases:
-            raise DescriptionError(f"{path}: there is no base {base!r}; choose one of {', '.join(bases)}")
-        content = _merged(bases[base], content)
+        content = _merged(_shared("bases", base, str(path)), content)
     return _source(folder, content, str(path))
 
 
+def _refuse_kinds(content: Mapping[str, Any], where: str) -> None:
+    """Refuse values of another kind than their key's."""
+    for key, value in content.items():
+        wrong = ""
+        if key in REQUIRED and not value:
+            wrong = "it must not be empty"
+        elif key in _TEXTS and not isinstance(value, str):
+            wrong = "give text, quoted where YAML takes it for something else"
+        elif key in _LISTS and not _are_texts(value or []):
+            wrong = "give a list of texts, quoted where YAML takes one for something else"
+        elif key in _MAPPINGS and not isinstance(value or {}, Mapping):
+            wrong = "give keys with their values"
+        elif key == "ignored" and value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+            wrong = "give a whole number, or null"
+        elif key == "beside_paper" and value is not None and value not in BESIDE_PAPER:
+            wrong = f"choose one of {', '.join(BESIDE_PAPER)}, or null"
+        if wrong:
+            raise DescriptionError(f"{where}: {key} is {value!r}; {wrong}")
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def _shared(kind: str, name: Any, where: str) -> dict[str, Any]:
+    """Return one of what several bundles share by its name."""
+    there: dict[str, dict[str, Any]] = shared()[kind]
+    if not isinstance(name, str) or name not in there:
+        what = kind.removesuffix("s").replace("_", " ")
+        raise DescriptionError(f"{where}: there is no {what} {name!r}; choose one of {', '.join(there)}")
+    return there[name]
+
+
 def _source(folder: Path, content: dict[str, Any], where: str) -> Source:
-    missing = [key for key in (*_TEXTS, "classes", "network") if key not in content]
+    missing = [key for key in REQUIRED if key not in content]
+    missing += [f"train#{key}" for key in COMPONENTS if key not in (content.get("train") or {})]
     if missing:
         raise DescriptionError(f"{where} lacks {', '.join(missing)}")
     network = {"spatial_dims": 2, "out_channels": len(content["classes"]), **content["network"]}
@@ -125,10 +160,14 @@ def _source(folder: Path, content: dict[str, Any], where: str) -> Source:
     for network in content.get("networks") or []:  # others in its place, with their own defaults
         overlays[str(network)] = {"about": f"Another network - {network}", "network_def#name": network}
     for chosen in content.get("overlay_sets") or []:
-        overlays |= shared()["overlay_sets"][chosen]
+        overlays |= _shared("overlay_sets", chosen, where)
     for name, changes in (content.get("overlays") or {}).items():
         if isinstance(changes, str):  # one that several bundles share, by its name
-            changes = shared()["overlays"][changes]
+            changes = _shared("overlays", changes, where)
+        elif not isinstance(changes, Mapping):
+            raise DescriptionError(
+                f"{where}: overlay {name} is {changes!r}; give keys with their values, or the name of a shared one"
+            )
         overlays[str(name)] = dict(changes)
     return Source(
         folder=folder,

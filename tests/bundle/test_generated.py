@@ -150,6 +150,16 @@ def test_overlays_set_keys_that_are_there(bundle: Path) -> None:
         ("window: [256, 256]", "window: [256]", "inference window [256] has 1 edges, the network 2 axes"),
         ("window: [256, 256]", "windw: [256, 256]", "has no 'windw'; did you mean 'window'?"),
         ("- {_target", "\t- {_target", ""),
+        ("title: ", "title: 2026 #", "title is 2026; give text, quoted where YAML takes it for something else"),
+        ("classes: [", "classes: [no, ", "classes is [False, 'membrane', "),
+        ("classes: ", "classes: [] #", "classes is []; it must not be empty"),
+        ("network: {name: unet}", "network: unet", "network is 'unet'; give keys with their values"),
+        ("beside_paper: pooled", "beside_paper: both", "beside_paper is 'both'; choose one of pooled, per_case"),
+        ("beside_paper: pooled", "ignored: '255'", "ignored is '255'; give a whole number, or null"),
+        ("beside_paper: pooled", "overlay_sets: [lfa]", "there is no overlay set 'lfa'; choose one of lfa_ablations"),
+        ("beside_paper: pooled", "overlays: {a: modren}", "there is no overlay 'modren'; choose one of multi_scale, "),
+        ("beside_paper: pooled", "overlays: {a: [1]}", "overlay a is [1]; give keys with their values, or the name of"),
+        ("  optimizer: ", "  optimiser: ", "lacks train#optimizer"),
     ],
 )
 def test_a_description_that_cannot_be_used(tmp_path: Path, old: str, new: str, said: str) -> None:
