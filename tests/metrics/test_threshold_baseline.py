@@ -10,6 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from skimage.filters import threshold_otsu
 
 from medseg.metrics.threshold_baseline import otsu_foreground
 
@@ -63,6 +64,26 @@ def test_wide_and_tiny_ranges(scale: float) -> None:
     value = np.array([[0, 1, 2, 100], [101, 1, 0, 2]])
     image = (value * scale).astype(np.int64 if isinstance(scale, int) else np.float32)
     assert np.array_equal(otsu_foreground(image), value > 50)
+
+
+@pytest.mark.parametrize(
+    ("low", "span", "levels"),
+    [(0, 65535, 65535), (0, 65536, 65535), (-(2**31), 2**32 - 1, 65535), (2**31, 300, 300), (-32768, 65535, 65535)],
+)
+def test_what_spans_16_bits_is_thresholded_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, low: int, span: int, levels: int
+) -> None:
+    """Whatever spans more is brought to 16 bits: a histogram has a bin for every value between the ends."""
+    seen: list[int] = []
+
+    def recorded(values: Array) -> Any:
+        seen.append(int(np.ptp(values.astype(np.int64))))
+        return threshold_otsu(values)
+
+    monkeypatch.setattr("medseg.metrics.threshold_baseline.threshold_otsu", recorded)
+    image = low + np.array([[0, 1, span - 1, span, 0]])
+    assert otsu_foreground(image, "bright").tolist() == [[False, False, True, True, False]]
+    assert seen == [levels]
 
 
 def test_neighbouring_floats() -> None:
