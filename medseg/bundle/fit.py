@@ -36,24 +36,28 @@ class FitError(MedsegError):
     """Data that a model cannot be trained on as the configuration says."""
 
 
-def check_files(data: Datalist, *, checked: Report | None = None) -> None:
+def check_files(data: Datalist) -> None:
     """Check every file of a datalist; fast where nothing changed since the last time.
 
     Args:
         data: the datalist.
-        checked: report of a check that was made already.
 
     Raises:
         DatalistError: with what was found.
     """
-    if rank() != 0:
-        return
-    checked = checked or check_datalist(data)
+    if rank() == 0:
+        _refuse(check_datalist(data), ())
+
+
+def _refuse(checked: Report, further: Sequence[str]) -> None:
+    """Log what is doubtful and raise with all that is wrong."""
     for finding in checked.warnings[:_SHOWN]:
         logger.warning("%s: %s", finding.code, finding.message)
     if len(checked.warnings) > _SHOWN:
         logger.warning("and %d more; `medseg check` lists them", len(checked.warnings) - _SHOWN)
-    checked.raise_for_errors()
+    checked.raise_for_errors(further)
+    if further:
+        raise FitError("\n".join(further))
 
 
 def check(
@@ -76,18 +80,16 @@ def check(
         network: as its definition gives it.
 
     Raises:
-        DatalistError: with the errors in the files.
-        FitError: if they are sound, but do not fit.
+        DatalistError: with the errors in the files, and what does not fit besides.
+        FitError: if they are sound, with all that does not fit, a line each.
     """
     if rank() != 0:
         return
     wanted = Options.of(options)
     if wanted.fold_key != "fold":
         logger.warning("folds by %s may split a group (patient, section) between training and test", wanted.fold_key)
-    check_files(data, checked=report(data, wanted, description))
-    found = problems(data, wanted, description, dataset, network)
-    if found:
-        raise FitError(found[0])
+    checked = report(data, wanted, description)
+    _refuse(checked, problems(data, wanted, description, dataset, network, sound=checked.ok))
 
 
 def report(data: Datalist, wanted: Options, description: Description) -> Report:
@@ -109,9 +111,15 @@ def report(data: Datalist, wanted: Options, description: Description) -> Report:
 
 
 def problems(
-    data: Datalist, wanted: Options, description: Description, dataset: SegmentationDataset, network: nn.Module
+    data: Datalist,
+    wanted: Options,
+    description: Description,
+    dataset: SegmentationDataset,
+    network: nn.Module,
+    *,
+    sound: bool = True,
 ) -> list[str]:
-    """Return why sound data cannot be trained on as the configuration says, one line each; empty where they can.
+    """Return everything for which data cannot be trained on as the configuration says, one line each.
 
     Args:
         data: the datalist.
@@ -119,52 +127,74 @@ def problems(
         description: the model.
         dataset: training samples as the configuration makes them.
         network: as its definition gives it.
+        sound: whether the files are; else those that cannot be read are passed over, as `report` says what they lack,
+            and the network is not tried.
     """
     if len(dataset) == 0:
         return [f"{data.path}: nothing is left to train on with fold {wanted.fold}; choose another fold, or fold all"]
-    shapes, strange = _tried(dataset, description)
-    if strange:
-        return [strange]
+    shapes, found = _tried(dataset, description, sound)
+    if wanted.batch_size > len(dataset):
+        found.append(
+            f"{data.path}: batch_size {wanted.batch_size} is more than the {len(dataset)} training images; lower "
+            "--batch_size"
+        )
     dims = description.spatial_dims
-    name = description.network.get("name", "the network")
+    name = str(description.network.get("name", "the network"))
     for path, shape in shapes.items():
         if len(shape) - 1 != dims:
             other = _AXES.get(len(shape) - 1, f"{len(shape) - 1}D")
-            return [
+            found.append(
                 f"{path}: {name} is a network for {_AXES[dims]}, the images are {other}; give "
                 f"--network_def#spatial_dims {len(shape) - 1} where the network has it, or cut volumes into slices"
-            ]
+            )
+            return found  # sizes of other axes say nothing
     different = sorted(set(shapes.values()))
-    if wanted.batch_size > 1 and len(different) > 1:
-        sizes = ", ".join("x".join(map(str, shape[1:])) for shape in different[:4])
-        edges = "[" + ",".join(str(min(shape[1 + axis] for shape in different)) for axis in range(dims)) + "]"
-        return [
-            f"{data.path}: training images have different sizes ({sizes}), which a batch of {wanted.batch_size} "
-            f'cannot hold; give --crop_size "{edges}" (random windows), --model#input#size "{edges}" (every image '
-            "resized), or --batch_size 1"
-        ]
-    if wanted.batch_size > len(dataset):
-        return [
-            f"{data.path}: batch_size {wanted.batch_size} is more than the {len(dataset)} training images; lower "
-            "--batch_size"
-        ]
-    smallest = min(different, key=lambda shape: shape[1:])
-    return _runs(network, smallest, wanted.batch_size, str(name))
+    found += _sizes(data, wanted.batch_size, different)
+    if sound:
+        smallest = min(different, key=lambda shape: shape[1:])
+        found += _runs(network, smallest, min(wanted.batch_size, len(dataset)), name)
+    return found
 
 
-def _tried(dataset: SegmentationDataset, description: Description) -> tuple[dict[str, tuple[int, ...]], str]:
+def _sizes(data: Datalist, batch: int, different: Sequence[tuple[int, ...]]) -> list[str]:
+    """Return why samples of these shapes make no batch, if they do not."""
+    sizes = sorted({shape[1:] for shape in different})
+    if batch == 1 or len(sizes) < 2:
+        return []
+    listed = ", ".join("x".join(map(str, size)) for size in sizes[:4])
+    edges = "[" + ",".join(str(min(axis)) for axis in zip(*sizes, strict=True)) + "]"
+    return [
+        f"{data.path}: training images have different sizes ({listed}), which a batch of {batch} cannot hold; give "
+        f'--crop_size "{edges}" (random windows), --model#input#size "{edges}" (every image resized), or --batch_size 1'
+    ]
+
+
+def _tried(
+    dataset: SegmentationDataset, description: Description, sound: bool
+) -> tuple[dict[str, tuple[int, ...]], list[str]]:
     """Return the shapes of some training samples, from least to greatest file, and what is odd in their values."""
-    order = sorted(range(len(dataset)), key=lambda index: os.path.getsize(dataset.data[index]["image"]))
+    sizes = {index: _bytes(dataset.data[index]["image"]) for index in range(len(dataset))}
+    order = sorted(sizes, key=lambda index: sizes[index])
     chosen = sorted({order[round(step * (len(order) - 1) / max(1, _TRIED - 1))] for step in range(_TRIED)})
     shapes: dict[str, tuple[int, ...]] = {}
+    strange: list[str] = []
     before_chance = feeding.evaluation(description)
     for index in chosen:
         entry = dataset.data[index]
-        shapes[str(entry["image"])] = tuple(dataset[index]["image"].shape)
-        beyond = feeding.beyond_range(before_chance(dict(entry))["image"], description)
-        if beyond is not None:
-            return shapes, f"{entry['image']}: {beyond}"
-    return shapes, ""
+        try:
+            shapes[str(entry["image"])] = tuple(dataset.read(index)["image"].shape)
+            beyond = feeding.beyond_range(before_chance(dict(entry))["image"], description)
+        except (MedsegError, RuntimeError):
+            if sound:
+                raise
+            continue
+        if beyond is not None and not strange:
+            strange.append(f"{entry['image']}: {beyond}")
+    return shapes, strange
+
+
+def _bytes(path: str) -> int:
+    return os.path.getsize(path) if os.path.exists(path) else 0
 
 
 def _runs(network: nn.Module, shape: Sequence[int], batch: int, name: str) -> list[str]:

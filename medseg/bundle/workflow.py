@@ -112,7 +112,7 @@ def check(
         overrides: values by key.
 
     Returns:
-        The data check's report, and why the configuration cannot train on sound data (empty where it can).
+        The data check's report, and everything else for which the configuration cannot train on the data.
     """
     from medseg.bundle import fit
     from medseg.bundle.options import Options
@@ -124,11 +124,9 @@ def check(
     datalist, options = parser.get_parsed_content("data"), parser.get_parsed_content("options")
     described = parser.get_parsed_content("description")
     report = fit.report(datalist, Options.of(options), described)
-    if not report.ok:
-        return report, []
     dataset = parser.get_parsed_content("train#dataset")
     network = parser.get_parsed_content("network_def")
-    return report, fit.problems(datalist, Options.of(options), described, dataset, network)
+    return report, fit.problems(datalist, Options.of(options), described, dataset, network, sound=report.ok)
 
 
 def evaluate(

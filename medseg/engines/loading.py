@@ -79,7 +79,13 @@ class SegmentationDataset(torch.utils.data.Dataset[dict[str, Any]]):
         """Return sample ``index`` or, as the sampler asks for it, sample ``(epoch, index)``."""
         epoch, index = key if isinstance(key, tuple) else (0, key)
         self.prepare()
-        sample = dict(self._base[index])
+        return self._augmented(dict(self._base[index]), epoch, index)
+
+    def read(self, index: int) -> dict[str, Any]:
+        """Return sample ``index`` of the first epoch from its files: nothing is kept, and no other one is read."""
+        return self._augmented(_Plain(self._fixed)(self.data[index]), 0, index)
+
+    def _augmented(self, sample: dict[str, Any], epoch: int, index: int) -> dict[str, Any]:
         if self.augmentation is not None:
             sample.pop("affine", None)  # augmented, an image lies nowhere
             state = np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)
