@@ -54,6 +54,7 @@ _TRAINER = (
 )  # fmt: skip
 _EVALUATOR = ("batch_size", "num_workers", "precision", "channels_last")
 _NAMES = ("datalist.json", "dataset.json")
+_TRIED = 8  # images that may be unreadable before their channels are not known
 
 
 # ---------------------------------------------------------------------------------------------- data
@@ -108,11 +109,20 @@ def scored(parts: Sequence[list[Entry]], name: str) -> list[Entry]:
 
 
 def channels(data: Datalist) -> int:
-    """Return the channels of the data set's images, read from its first one."""
-    from medseg.io.images import read_image
+    """Return the channels of the data set's images, read from its first one; the check names any that cannot be read.
 
-    _, entry = data.entries()[0]
-    return read_image(data.absolute(entry)["image"]).channels
+    Raises:
+        ImageError: if none of the first few can be read.
+    """
+    from medseg.io.images import ImageError, read_image
+
+    refused: ImageError | None = None
+    for _, entry in data.entries()[:_TRIED]:
+        try:
+            return read_image(data.absolute(entry)["image"]).channels
+        except ImageError as error:
+            refused = refused or error
+    raise refused or MedsegError(f"{data.path} names no image")
 
 
 def samples(

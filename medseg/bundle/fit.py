@@ -39,24 +39,28 @@ class FitError(MedsegError):
     """Data that a model cannot be trained on as the configuration says."""
 
 
-def check_files(data: Datalist, *, checked: Report | None = None) -> None:
+def check_files(data: Datalist) -> None:
     """Check every file of a datalist; fast where nothing changed since the last time.
 
     Args:
         data: the datalist.
-        checked: report of a check that was made already.
 
     Raises:
         DatalistError: with what was found.
     """
-    if rank() != 0:
-        return
-    checked = checked or check_datalist(data)
+    if rank() == 0:
+        _refuse(check_datalist(data), ())
+
+
+def _refuse(checked: Report, further: Sequence[str]) -> None:
+    """Log what is doubtful and raise with all that is wrong."""
     for finding in checked.warnings[:_SHOWN]:
         logger.warning("%s: %s", finding.code, finding.message)
     if len(checked.warnings) > _SHOWN:
         logger.warning("and %d more; `medseg check` lists them", len(checked.warnings) - _SHOWN)
-    checked.raise_for_errors()
+    checked.raise_for_errors(further)
+    if further:
+        raise FitError("\n".join(further))
 
 
 def check(
@@ -79,18 +83,16 @@ def check(
         network: as its definition gives it.
 
     Raises:
-        DatalistError: with the errors in the files.
-        FitError: if they are sound, but do not fit.
+        DatalistError: with the errors in the files, and what does not fit besides.
+        FitError: if they are sound, with all that does not fit, a line each.
     """
     if rank() != 0:
         return
     wanted = Options.of(options)
     if wanted.fold_key != "fold":
         logger.warning("folds by %s may split a group (patient, section) between training and test", wanted.fold_key)
-    check_files(data, checked=report(data, wanted, description, dataset))
-    found = problems(data, wanted, description, dataset, network)
-    if found:
-        raise FitError(found[0])
+    checked = report(data, wanted, description, dataset)
+    _refuse(checked, problems(data, wanted, description, dataset, network, sound=checked.ok))
 
 
 def report(data: Datalist, wanted: Options, description: Description, dataset: SegmentationDataset) -> Report:
@@ -114,9 +116,15 @@ def report(data: Datalist, wanted: Options, description: Description, dataset: S
 
 
 def problems(
-    data: Datalist, wanted: Options, description: Description, dataset: SegmentationDataset, network: nn.Module
+    data: Datalist,
+    wanted: Options,
+    description: Description,
+    dataset: SegmentationDataset,
+    network: nn.Module,
+    *,
+    sound: bool = True,
 ) -> list[str]:
-    """Return why sound data cannot be trained on as the configuration says, one line each; empty where they can.
+    """Return everything for which data cannot be trained on as the configuration says, one line each.
 
     Args:
         data: the datalist.
@@ -124,79 +132,107 @@ def problems(
         description: the model.
         dataset: training samples as the configuration makes them.
         network: as its definition gives it.
+        sound: whether the files are; else those that cannot be read are passed over, as `report` says what they lack,
+            and the network is not tried.
     """
-    if wanted.planned_for is not None and wanted.planned_for != data.fingerprint():
-        return [
-            f"{data.path}: the bundle was planned for other data (or they have changed since); plan again with medseg "
-            "plan, or give --planned_for null where the images are of the same kind"
-        ]
     if len(dataset) == 0:
         return [f"{data.path}: nothing is left to train on with fold {wanted.fold}; choose another fold, or fold all"]
-    whole, strange = _tried(dataset, description)
-    if strange:
-        return [strange]
+    whole, found = _tried(dataset, description, sound)
+    if wanted.planned_for is not None and wanted.planned_for != data.fingerprint():
+        found.append(
+            f"{data.path}: the bundle was planned for other data (or they have changed since); plan again with medseg "
+            "plan, or give --planned_for null where the images are of the same kind"
+        )
     dims = description.spatial_dims
-    name = description.network.get("name", "the network")
+    name = str(description.network.get("name", "the network"))
     for path, shape in whole.items():
         if len(shape) - 1 != dims:
             other = _AXES.get(len(shape) - 1, f"{len(shape) - 1}D")
-            return [
+            found.append(
                 f"{path}: {name} is a network for {_AXES[dims]}, the images are {other}; give "
                 f"--network_def#spatial_dims {len(shape) - 1} where the network has it, or cut volumes into slices"
-            ]
+            )
+            return found  # sizes of other axes say nothing
     if isinstance(dataset, PatchDataset) and (wrong := _patch_problem(dataset, whole, dims)):
-        return [wrong]
-    different = sorted({tuple(part["image"].shape) for index in _chosen(dataset) for part in _parts(dataset[index])})
-    if wrong := _batch_problem(data, wanted, dataset, different):
-        return [wrong]
-    smallest = min(different, key=lambda shape: shape[1:])
-    return _runs(network, smallest, wanted.batch_size, str(name))
-
-
-def _batch_problem(
-    data: Datalist, wanted: Options, dataset: SegmentationDataset, shapes: Sequence[tuple[int, ...]]
-) -> str:
-    """Return why training images of these shapes make no batch, if so."""
-    if wanted.batch_size > 1 and len(shapes) > 1:
-        sizes = ", ".join("x".join(map(str, shape[1:])) for shape in shapes[:4])
-        axes = range(1, len(shapes[0]))
-        edges = "[" + ",".join(str(min(shape[axis] for shape in shapes)) for axis in axes) + "]"
-        return (
-            f"{data.path}: training images have different sizes ({sizes}), which a batch of {wanted.batch_size} "
-            f'cannot hold; give --patch "{edges}" (random windows), --model#input#size "{edges}" (every image '
-            "resized), or --batch_size 1"
-        )
+        return [*found, wrong]
     if wanted.batch_size > len(dataset) and not dataset.redraws and wanted.iterations is None:
-        return (
+        found.append(
             f"{data.path}: batch_size {wanted.batch_size} is more than the {len(dataset)} training images; lower "
             "--batch_size, or give --iterations, for which images are drawn again"
         )
-    return ""
+    different = sorted(
+        {tuple(part["image"].shape) for index in _chosen(dataset) for part in _parts(dataset, index, sound)}
+    )
+    found += _sizes(data, wanted.batch_size, different)
+    if sound:
+        drawn = dataset.redraws or wanted.iterations is not None
+        smallest = min(different, key=lambda shape: shape[1:])
+        found += _runs(network, smallest, wanted.batch_size if drawn else min(wanted.batch_size, len(dataset)), name)
+    return found
+
+
+def _sizes(data: Datalist, batch: int, different: Sequence[tuple[int, ...]]) -> list[str]:
+    """Return why samples of these shapes make no batch, if they do not."""
+    sizes = sorted({shape[1:] for shape in different})
+    if batch == 1 or len(sizes) < 2:
+        return []
+    listed = ", ".join("x".join(map(str, size)) for size in sizes[:4])
+    edges = "[" + ",".join(str(min(axis)) for axis in zip(*sizes, strict=True)) + "]"
+    return [
+        f"{data.path}: training images have different sizes ({listed}), which a batch of {batch} cannot hold; give "
+        f'--patch "{edges}" (random windows), --model#input#size "{edges}" (every image resized), or --batch_size 1'
+    ]
 
 
 def _chosen(dataset: SegmentationDataset) -> list[int]:
     """Return the numbers of some cases, from least to greatest file."""
-    order = sorted(range(len(dataset)), key=lambda index: os.path.getsize(dataset.data[index]["image"]))
+    sizes = {index: _bytes(dataset.data[index]["image"]) for index in range(len(dataset))}
+    order = sorted(sizes, key=lambda index: sizes[index])
     return sorted({order[round(step * (len(order) - 1) / max(1, _TRIED - 1))] for step in range(_TRIED)})
 
 
-def _parts(sample: Any) -> list[dict[str, Any]]:
-    """Return the samples that a case gives: several, where a transform draws as many."""
+def _bytes(image: str | Sequence[str]) -> int:
+    """Return the bytes of an image's files, as far as they are there."""
+    paths = [image] if isinstance(image, str) else image
+    return sum(os.path.getsize(path) for path in paths if os.path.exists(path))
+
+
+def _parts(dataset: SegmentationDataset, index: int, sound: bool) -> list[dict[str, Any]]:
+    """Return the samples that a case gives: several, where a transform draws as many; none of a file at fault."""
+    try:
+        sample = dataset.fresh(index)
+    except (MedsegError, RuntimeError):
+        if sound:
+            raise
+        return []
     return sample if isinstance(sample, list) else [sample]
 
 
-def _tried(dataset: SegmentationDataset, description: Description) -> tuple[dict[str, tuple[int, ...]], str]:
+def _tried(
+    dataset: SegmentationDataset, description: Description, sound: bool
+) -> tuple[dict[str, tuple[int, ...]], list[str]]:
     """Return the shapes of some whole images as the model is fed them, and what is odd in their values."""
     shapes: dict[str, tuple[int, ...]] = {}
+    strange: list[str] = []
     before_chance = feeding.evaluation(description)
     for index in _chosen(dataset):
         entry = dataset.data[index]
-        image = before_chance(dict(entry))["image"]
-        shapes[str(entry["image"])] = tuple(image.shape)
-        beyond = feeding.beyond_range(image, description)
-        if beyond is not None:
-            return shapes, f"{entry['image']}: {beyond}"
-    return shapes, ""
+        try:
+            image = before_chance(dict(entry))["image"]
+            beyond = feeding.beyond_range(image, description)
+        except (MedsegError, RuntimeError):
+            if sound:
+                raise
+            continue
+        shapes[_first_file(entry["image"])] = tuple(image.shape)
+        if beyond is not None and not strange:
+            strange.append(f"{_first_file(entry['image'])}: {beyond}")
+    return shapes, strange
+
+
+def _first_file(image: str | Sequence[str]) -> str:
+    """Return an image's file, of one file a channel the first."""
+    return image if isinstance(image, str) else image[0]
 
 
 def _patch_problem(dataset: PatchDataset, whole: Mapping[str, tuple[int, ...]], dims: int) -> str:

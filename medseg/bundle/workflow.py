@@ -115,7 +115,7 @@ def check(
         overrides: values by key.
 
     Returns:
-        The data check's report, and why the configuration cannot train on sound data (empty where it can).
+        The data check's report, and everything else for which the configuration cannot train on the data.
     """
     from medseg.bundle import fit
     from medseg.bundle.options import Options
@@ -128,10 +128,8 @@ def check(
     described = parser.get_parsed_content("description")
     dataset = parser.get_parsed_content("train#dataset")
     report = fit.report(datalist, Options.of(options), described, dataset)
-    if not report.ok:
-        return report, []
     network = parser.get_parsed_content("network_def")
-    return report, fit.problems(datalist, Options.of(options), described, dataset, network)
+    return report, fit.problems(datalist, Options.of(options), described, dataset, network, sound=report.ok)
 
 
 def evaluate(

@@ -66,8 +66,11 @@ class Report:
             "findings": [finding.to_dict() for finding in self.findings],
         }
 
-    def raise_for_errors(self) -> None:
+    def raise_for_errors(self, further: Sequence[str] = ()) -> None:
         """Raise if there are errors.
+
+        Args:
+            further: what else is wrong, to be said with them, a line each.
 
         Raises:
             DatalistError: with the first ten errors.
@@ -79,7 +82,8 @@ class Report:
         if len(errors) > _LISTED:
             lines.append(f"  ... and {len(errors) - _LISTED} more; `medseg check {self.path}` lists them")
         plural = "s" if len(errors) > 1 else ""
-        raise DatalistError("\n".join([f"{self.path}: {len(errors)} error{plural} in the data", *lines]))
+        head = f"{self.path}: {len(errors)} error{plural} in the data"
+        raise DatalistError("\n".join([head, *lines, *further]))
 
 
 def check_datalist(

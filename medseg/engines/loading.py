@@ -118,7 +118,13 @@ class SegmentationDataset(torch.utils.data.Dataset[Any]):
         """Return sample ``index`` or, as the sampler asks for it, that of a `Draw`; a list where a transform does."""
         draw = Draw(0, key) if isinstance(key, int) else key if isinstance(key, Draw) else Draw(*key)
         self.prepare()
-        sample: Any = dict(self._base[draw.case])
+        return self._taken(dict(self._base[draw.case]), draw)
+
+    def fresh(self, index: int) -> Any:
+        """Return sample ``index`` of the first epoch from its files: nothing is kept, and no other one is read."""
+        return self._taken(self._fixed(self.data[index]), Draw(0, index))
+
+    def _taken(self, sample: Any, draw: Draw) -> Any:
         visits = [draw.visit] if draw.visit else []
         seeds = SeedSequence([self.seed, draw.epoch, draw.case, *visits])
         sample = self._cut(sample, draw, seeds)

@@ -1,4 +1,4 @@
-"""What a bundle cannot be trained on is said in one line, by the check and by the training alike."""
+"""What a bundle cannot be trained on is said, a line each, by the check and by the training alike."""
 
 import json
 from pathlib import Path
@@ -59,10 +59,9 @@ def both(data: Path, tmp_path: Path, overlays: tuple[str, ...] = (), **options: 
     error: BaseException | None = caught.value
     while error is not None and not isinstance(error, FitError):
         error = error.__cause__
-    assert problems == [str(error)]
-    assert "\n" not in problems[0]
+    assert problems == str(error).split("\n")
     assert not run.exists()
-    return problems[0]
+    return str(error)
 
 
 def test_images_of_many_sizes(tmp_path: Path) -> None:
@@ -182,6 +181,28 @@ def test_masks_of_0_and_255_name_their_remedy(tmp_path: Path) -> None:
     run = workflow.train(BUNDLE, data=data, overrides={**SMALL, "output_dir": tmp_path / "run"})
     scores = workflow.evaluate(run, overrides={"device": "cpu", "mlflow": False}).scores
     assert {row["name"] for row in scores["classes"]} == {"background", "object"}
+
+
+def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
+    """Masks of 0 and 255, sizes that make no batch and a batch larger than the data: one check, one refusal."""
+    data = write(tmp_path, [(16, 16), (20, 18), (24, 24)] * 2, top=255)
+    (data / "i0.png").write_bytes(b"no image")  # the first, of which channels are asked
+    overrides = {**SMALL, "batch_size": 3}
+    report, problems = workflow.check(BUNDLE, data=data, overrides=overrides)
+    assert {finding.code for finding in report.errors} >= {"unreadable-file"}
+    assert '"values": {"0": 0, "255": 1}' in "".join(finding.message for finding in report.errors)
+    assert len(problems) == 1
+    assert "batch_size 3 is more than the 2 training images" in problems[0]
+    with pytest.raises(RuntimeError) as caught:
+        workflow.train(BUNDLE, data=data, overrides={**overrides, "output_dir": str(tmp_path / "run")})
+    said = str(one_line(caught.value)).splitlines()
+    assert said[0].endswith(f"{len(report.errors)} errors in the data")
+    assert len(said) == 1 + len(report.errors) + len(problems)
+    assert said[-1] == problems[0]
+    many = both(write(tmp_path, [(16, 16), (20, 18), (24, 24)] * 2, folds=6), tmp_path, batch_size=5)
+    assert "batch_size 5 is more than the 4 training images" in many
+    assert "training images have different sizes (16x16, 20x18, 24x24), which a batch of 5 cannot hold" in many
+    assert '--crop_size "[16,16]"' in many
 
 
 def test_folds_as_they_come(tmp_path: Path) -> None:
