@@ -29,7 +29,7 @@ def written(bundle: Path) -> list[str]:
 
 
 def test_every_folder_is_a_bundle() -> None:
-    assert len(BUNDLES) == 10
+    assert len(BUNDLES) == 11
     assert [path.name for path in BUNDLES] == sorted(path.name for path in (ROOT / "bundles").iterdir())
 
 

@@ -5,10 +5,22 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
-from bundles.helpers import BUNDLES, ROOT, configs, monai_bundle, network_channels, small, takes_photographs
+from bundles.helpers import (
+    BUNDLES,
+    DEPTH,
+    ROOT,
+    configs,
+    monai_bundle,
+    network_channels,
+    small,
+    takes_photographs,
+    takes_volumes,
+)
 from PIL import Image
 
 
@@ -26,6 +38,8 @@ def data_for(bundle: Path, sections: Path, folder: Path) -> Path:
     """Return the synthetic sections with as many channels and classes as a bundle's network has."""
     channels, classes = network_channels(bundle)
     content = json.loads((sections / "datalist.json").read_text())
+    if takes_volumes(bundle):
+        return volumes(content, sections, folder / f"volumes_{classes}", classes)
     if (channels, classes) == (1, len(content["labels"])):
         return sections
     ignored = 255 if takes_photographs(bundle) else None
@@ -43,6 +57,22 @@ def data_for(bundle: Path, sections: Path, folder: Path) -> Path:
             Image.fromarray(pixels.squeeze()).save(target / entry[key])
         if classes == 2:  # as a data set of cells has them
             entry["instances"] = entry["label"]
+    (target / "datalist.json").write_text(json.dumps(content))
+    return target
+
+
+def volumes(content: dict[str, Any], sections: Path, target: Path, classes: int) -> Path:
+    """Return the synthetic sections as volumes whose slices move along, stored with flipped axes and 1 mm voxels."""
+    content["labels"] = {"0": "background", **{str(n): f"class {n}" for n in range(1, classes)}}
+    for entry in content["training"]:
+        for key in ("image", "label"):
+            with Image.open(sections / entry[key]) as picture:
+                pixels = np.array(picture)
+            pixels = np.minimum(pixels, classes - 1) if key == "label" else pixels
+            volume = np.stack([np.roll(pixels, shift, 0) for shift in range(DEPTH)], -1)
+            entry[key] = str(Path(entry[key]).with_suffix(".nii.gz"))
+            (target / entry[key]).parent.mkdir(parents=True, exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(volume, np.diag([-1.0, 1, 1, 1])), target / entry[key])
     (target / "datalist.json").write_text(json.dumps(content))
     return target
 

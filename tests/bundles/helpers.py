@@ -20,6 +20,7 @@ BUNDLES = sorted(p for p in (ROOT / "bundles").iterdir() if (p / "configs" / "tr
 SMALL_CHANNELS = [4, 8]
 SMALL_ENCODER = "test_resnet"  # timm's own, for tests
 SECONDS = 240
+DEPTH = 8  # voxels of a test volume through its slices
 
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -105,6 +106,12 @@ def network_channels(bundle: Path) -> tuple[int, int]:
     return network["in_channels"], network["out_channels"]
 
 
+def takes_volumes(bundle: Path) -> bool:
+    """Return whether a bundle's network is one of volumes."""
+    network = yaml.safe_load((bundle / "configs" / "inference.yaml").read_text())["network_def"]
+    return bool(network["spatial_dims"] == 3)
+
+
 def takes_photographs(bundle: Path) -> bool:
     """Return whether a bundle's network has one of timm's encoders."""
     return "encoder_weights" in yaml.safe_load((bundle / "configs" / "train.yaml").read_text())
@@ -127,6 +134,8 @@ def small(bundle: Path) -> dict[str, Any]:
     options = {**small_network(bundle), "batch_size": 4, "mlflow": "False", "device": "cpu"}
     settings = yaml.safe_load((bundle / "configs" / "train.yaml").read_text())
     options |= {"model__input__size": [32, 32]} if settings["model"]["input"]["size"] is not None else {}
+    if takes_volumes(bundle):
+        options |= {"patch": [16, 16, DEPTH], "iterations": 3, "val_interval": 1}
     if takes_photographs(bundle):
         options |= {"patch": [32, 32], "encoder_weights": "random", "fold": 0, "scored": "test"}
     return options

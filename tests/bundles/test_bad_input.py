@@ -102,12 +102,6 @@ def test_wrong_number_of_channels(data: Path, tmp_path: Path) -> None:
     assert "1" in message
 
 
-def test_image_smaller_than_the_window(data: Path, tmp_path: Path) -> None:
-    message = refused(tmp_path, data, patch=[64, 64])
-    assert "32" in message
-    assert "64" in message
-
-
 def test_checkpoint_of_another_network(sections: Path, tmp_path: Path) -> None:
     torch.save(LFAUNet(2, 1, 5, channels=[4, 8]).state_dict(), tmp_path / "model.pt")
     options = {"ckpt": str(tmp_path / "model.pt"), "network_def__channels": [4, 8, 16]}

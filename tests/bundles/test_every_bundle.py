@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 
 import jsonschema
+import nibabel
 import numpy as np
 import pytest
 import torch
 import yaml
 from bundles.helpers import (
     BUNDLES,
+    DEPTH,
     SMALL_ENCODER,
     configs,
     monai_bundle,
@@ -19,6 +21,7 @@ from bundles.helpers import (
     small,
     small_network,
     takes_photographs,
+    takes_volumes,
 )
 from PIL import Image
 
@@ -109,7 +112,8 @@ def test_evaluate(trained: Path, bundle_data: Path, tmp_path: Path) -> None:
     scores = json.loads((tmp_path / "scores" / "scores.json").read_text())
     held = json.loads((tmp_path / "scores" / "data.json").read_text())
     assert (held["fold"], held["images"]) == (0, 4)
-    assert np.sum(scores["overlap"]["confusion_matrix"]) == 4 * 32 * 32  # the test fold's four crops
+    depth = DEPTH if takes_volumes(trained) else 1
+    assert np.sum(scores["overlap"]["confusion_matrix"]) == 4 * 32 * 32 * depth  # the test fold's four crops
     assert (tmp_path / "scores" / "overlays.png").is_file()
     assert done.stdout.count("pooled over all pixels") == 1  # the table, in the log
 
@@ -122,10 +126,9 @@ def test_inference_stands_alone(trained: Path, tmp_path: Path) -> None:
         (alone / "configs" / name).write_bytes((trained / "configs" / name).read_bytes())
     images, masks = tmp_path / "images", tmp_path / "masks"
     (images / "deep").mkdir(parents=True)
-    channels, _ = network_channels(trained)
-    noise = np.random.default_rng(0).integers(0, 256, (300, 270, channels), dtype=np.uint8)
-    for name in ("a.png", "deep/b.tif"):
-        Image.fromarray(noise[..., 0] if channels == 1 else noise).save(images / name)
+    names = ("a.nii.gz", "deep/b.nii.gz") if takes_volumes(trained) else ("a.png", "deep/b.tif")
+    for name in names:
+        _noise(images / name, network_channels(trained)[0])
     (images / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n cut short")
     fed = {key: value for key, value in small(trained).items() if key.startswith("model__")}
     options = {"dataset_dir": str(images), "output_dir": str(masks), "device": "cpu", **small_network(trained), **fed}
@@ -135,16 +138,33 @@ def test_inference_stands_alone(trained: Path, tmp_path: Path) -> None:
     assert "1 of 3 images could not be done" in first.stderr
     assert "broken.png" in first.stderr
     assert "Traceback" not in first.stderr
-    for name in ("a.png", "deep/b.tif"):
-        with Image.open(masks / name) as mask:
-            assert mask.size == (270, 300)
-            assert np.array(mask).max() < 256
-    assert sorted(p.name for p in masks.rglob("*") if p.is_file()) == ["a.png", "b.tif", "medseg_masks.json"]
+    for name in names:
+        if takes_volumes(trained):
+            mask, image = (nibabel.load(folder / name) for folder in (masks, images))
+            assert mask.shape == image.shape
+            np.testing.assert_array_equal(mask.affine, image.affine)
+            continue
+        with Image.open(masks / name) as picture:
+            assert picture.size == (270, 300)
+            assert np.array(picture).max() < 256
+    written = sorted(str(p.relative_to(masks)) for p in masks.rglob("*") if p.is_file())
+    assert written == sorted([*names, "medseg_masks.json"])
     (images / "broken.png").unlink()
-    stamp = (masks / "a.png").stat().st_mtime_ns
+    stamp = (masks / names[0]).stat().st_mtime_ns
     second = monai_bundle("run", cwd=tmp_path, **options)
     assert "2 images have masks already" in second.stdout + second.stderr
-    assert (masks / "a.png").stat().st_mtime_ns == stamp
+    assert (masks / names[0]).stat().st_mtime_ns == stamp
+
+
+def _noise(path: Path, channels: int) -> None:
+    """Write an image of noise: a picture, or a volume that lies askew with other voxels than 1 mm."""
+    numbers = np.random.default_rng(0)
+    if path.name.endswith(".nii.gz"):
+        affine = np.array([[0, 0, 2.0, 5], [-1.5, 0, 0, 7], [0, 1.0, 0, -9], [0, 0, 0, 1]])
+        nibabel.save(nibabel.Nifti1Image(numbers.integers(0, 256, (20, 30, 9), dtype=np.int16), affine), path)
+        return
+    noise = numbers.integers(0, 256, (300, 270, channels), dtype=np.uint8)
+    Image.fromarray(noise[..., 0] if channels == 1 else noise).save(path)
 
 
 def test_network_in_and_out(trained: Path, tmp_path: Path) -> None:
