@@ -10,7 +10,7 @@ import logging
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,6 +139,7 @@ def evaluate(
     output: str | Path | None = None,
     overlays: Sequence[str] = (),
     overrides: Mapping[str, Any] | None = None,
+    scores: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Evaluation:
     """Score the weights of a run on the part of the data that its training left out.
 
@@ -150,6 +151,7 @@ def evaluate(
         output: folder of the scores; by default ``test`` (or what is scored) in the run's folder.
         overlays: of the model's bundle that change how whole images are predicted, such as ``multi_scale``.
         overrides: options such as ``{"scored": "validation", "fold": 2}``.
+        scores: options by name of scores beside those of the model, see `medseg.metrics.score`.
 
     Returns:
         The scores and where they were written.
@@ -165,8 +167,9 @@ def evaluate(
     target = resolve_path(output) if output else ready.folder / name
     options = {**ready.options, "output_dir": str(target)}
     command = Command("medseg", (), {"evaluate": ready.folder.name}, ("medseg", "evaluate", ready.folder.name))
-    scores = assembly.evaluation(ready.engine, options, command, ready.description, ready.datalist, ready.weights)
-    return Evaluation(target, scores)
+    described = replace(ready.description, scores={**ready.description.scores, **(scores or {})})
+    found = assembly.evaluation(ready.engine, options, command, described, ready.datalist, ready.weights)
+    return Evaluation(target, found)
 
 
 def choose_postprocessing(

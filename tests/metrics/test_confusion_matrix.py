@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from medseg.metrics import confusion_matrix
 from medseg.metrics.confusion_matrix import ConfusionMatrix, Scores
 
 CLASSES = 4
@@ -287,3 +288,13 @@ def test_classes_that_are_not_in_the_labels_against_torchmetrics() -> None:
     # there is nothing to recall of class 4: left out here, the usual mean accuracy; torchmetrics counts it as 0
     accuracy = float(theirs_of("MulticlassAccuracy", "macro", batches, 6))
     assert ours.mean_accuracy == pytest.approx(accuracy * 5 / 4, rel=1e-5)
+
+
+def test_pieces_of_a_large_volume_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    label, guess = torch.randint(0, 3, (2, 5, 7)), torch.randint(0, 3, (2, 5, 7))
+    whole, pieces = ConfusionMatrix(3), ConfusionMatrix(3)
+    whole.update(guess, label)
+    monkeypatch.setattr(confusion_matrix, "_AT_ONCE", 9)
+    pieces.update(guess, label)
+    assert torch.equal(whole.matrix, pieces.matrix)
+    assert int(pieces.matrix.sum()) == label.numel()
