@@ -1,6 +1,6 @@
 # make demo    installs, trains a small LFA U-Net, ends with its picture (DATA=<Drosophila stack1> for real sections)
 # make test    installs, runs style, types, the docs' build and tests
-# make oldest  runs the fast tests against the oldest dependencies that pyproject.toml names (an environment of its own)
+# make oldest  runs tests with the oldest dependencies that pyproject.toml names (an environment of its own, removed after)
 # make bench   measures speed; results in docs/results
 # make docs    writes what is generated of docs/: results, networks, transforms
 PYTHON ?= python3

@@ -1,7 +1,8 @@
-"""Each dependency that pyproject.toml declares is imported somewhere in medseg, or says what else needs it."""
+"""Each dependency that pyproject.toml declares is imported somewhere, or says what else needs it; and the reverse."""
 
 import ast
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -25,7 +26,22 @@ BY_OTHERS = {
     "onnxruntime": "python -m monai.bundle onnx_export",
     "onnxscript": "torch.onnx",
 }
-TOOLS = {"dev", "docs"}  # extras of who works on medseg
+# what who works on medseg needs: a file, and the word in it that needs the package
+TOOLS = {
+    "build": ("tests/test_wheel.py", '"-m", "build"'),
+    "hatchling": ("pyproject.toml", 'build-backend = "hatchling.build"'),
+    "medseg": ("pyproject.toml", 'name = "medseg"'),  # its own extras
+    "mkdocs-material": ("mkdocs.yml", "name: material"),
+    "mkdocstrings": ("mkdocs.yml", "mkdocstrings:"),
+    "mypy": ("Makefile", ".venv/bin/mypy"),
+    "pre-commit": (".pre-commit-config.yaml", "repos:"),
+    "pytest": ("Makefile", ".venv/bin/pytest"),
+    "pytest-timeout": ("pyproject.toml", "timeout = "),
+    "ruff": ("Makefile", ".venv/bin/ruff"),
+    "torchmetrics": ("tests/metrics/test_confusion_matrix.py", "torchmetrics"),
+    "types-pyyaml": ("pyproject.toml", "[tool.mypy]"),
+    "uv": (".ci/oldest.py", '"uv"'),
+}
 
 
 def names(requirements):
@@ -45,10 +61,25 @@ def imported():
 
 @pytest.mark.parametrize(
     "name",
-    [*names(PROJECT["dependencies"]), *(n for key, given in EXTRAS.items() if key not in TOOLS for n in names(given))],
+    [*names(PROJECT["dependencies"]), *names(EXTRAS["export"])],
 )
 def test_every_dependency_is_used(name):
     assert name in BY_OTHERS or MODULES.get(name, name) in imported(), f"{name} is declared, but nothing imports it"
+
+
+@pytest.mark.parametrize("name", sorted({*names(EXTRAS["dev"]), *names(EXTRAS["docs"])}))
+def test_every_tool_is_used(name):
+    file, word = TOOLS[name]
+    assert word in (ROOT / file).read_text(encoding="utf-8"), f"{name} is declared, but {file} has no {word}"
+
+
+def test_whatever_is_imported_is_declared():
+    declared = {MODULES.get(name, name) for name in names([*PROJECT["dependencies"], *EXTRAS["export"]])}
+    assert imported() - declared - set(sys.stdlib_module_names) - {"medseg"} == set()
+
+
+def test_every_extra_is_known():
+    assert set(EXTRAS) == {"dev", "docs", "export"}
 
 
 def test_every_dependency_has_a_minimum():
