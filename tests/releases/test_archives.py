@@ -55,6 +55,13 @@ def test_good(tmp_path, name):
     assert (folder / "top.txt").read_bytes() == b"text"
     assert (folder / "stack/empty").stat().st_size == 0
     assert [path.name for path in folder.parent.iterdir()] == ["out"]
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o755  # a temporary folder is its owner's alone
+
+
+def test_names_as_tar_writes_them_of_the_folder_it_is_in(tmp_path):
+    members = [(special("./", tarfile.DIRTYPE), b""), (special("./a", tarfile.DIRTYPE), b""), ("./a/b", b"1")]
+    folder = extract(make_tar(tmp_path / "a.tgz", members), tmp_path / "out")
+    assert [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*"))] == ["a", "a/b"]
 
 
 @pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/evil", "a\\..\\evil", "C:/evil", "C:evil"])
