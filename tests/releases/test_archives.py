@@ -46,14 +46,16 @@ def assert_refused(archive, message, **limits):
 def test_good(tmp_path, name):
     members = [("stack/raw/00.tif", NOISE), ("stack/empty", b""), ("top.txt", b"text")]
     if name.endswith("zip"):
-        archive = make_zip(tmp_path / name, [("stack/", b""), *members])
+        archive = make_zip(tmp_path / name, [("stack/", b""), *members, ("hollow/", b"")])
     else:
         mode = "w" if name.endswith(".tar") else f"w:{name.rsplit('.', 1)[1]}"
-        archive = make_tar(tmp_path / name, [(special("stack", tarfile.DIRTYPE), b""), *members], mode)
+        folders = [(special(name, tarfile.DIRTYPE), b"") for name in ("stack", "hollow")]
+        archive = make_tar(tmp_path / name, [*folders, *members], mode)
     folder = extract(archive, tmp_path / "deep" / "er" / "out")
     assert (folder / "stack/raw/00.tif").read_bytes() == NOISE
     assert (folder / "top.txt").read_bytes() == b"text"
     assert (folder / "stack/empty").stat().st_size == 0
+    assert list((folder / "hollow").iterdir()) == []
     assert [path.name for path in folder.parent.iterdir()] == ["out"]
     assert stat.S_IMODE(folder.stat().st_mode) == 0o755  # a temporary folder is its owner's alone
 
