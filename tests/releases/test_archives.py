@@ -74,6 +74,12 @@ def test_paths_that_lead_outside(tmp_path, name, kind):
     assert_refused(archive, "leads outside the folder")
 
 
+def test_a_zero_byte_in_a_name(tmp_path):
+    archive = make_zip(tmp_path / "a.zip", [("good_evil", b"1")])
+    archive.write_bytes(archive.read_bytes().replace(b"good_evil", b"good\0evil"))
+    assert_refused(archive, "leads outside the folder")
+
+
 @pytest.mark.parametrize(
     "member",
     [
@@ -107,6 +113,13 @@ def test_bombs(tmp_path):
     archive.unlink()
     archive = make_tar(tmp_path / "c.tgz", [("zeros", bytes(5_000_000))])
     assert_refused(archive, "unpacks to more than", max_bytes=1_000_000)
+
+
+@pytest.mark.parametrize("make", [make_zip, make_tar])
+def test_as_much_as_the_limits_say(tmp_path, make):
+    archive = make(tmp_path / "a", [(str(n), bytes(50)) for n in range(20)])
+    folder = extract(archive, tmp_path / "out", max_files=20, max_bytes=20_000 if make is make_tar else 1000)
+    assert len(list(folder.iterdir())) == 20
 
 
 def test_header_that_lies_about_the_size(tmp_path):
