@@ -120,6 +120,10 @@ def test_names_that_no_file_system_takes(tmp_path, name):
     assert_refused(tmp_path, data, "too many")
 
 
+def test_a_file_without_a_name(tmp_path):
+    assert_refused(tmp_path, good("first") + good(".") + END, "member '.': it has no name")
+
+
 @pytest.mark.parametrize("packer", [gzip.compress, lzma.compress])
 def test_zeros_after_the_end_are_counted(tmp_path, packer):
     assert_refused(tmp_path, packer(good() + END + bytes(5_000_000)), "unpacks to more than", max_bytes=1_000_000)
@@ -132,6 +136,12 @@ def test_checksum_at_the_very_end(tmp_path):
     assert_refused(tmp_path, bytes(data), "after member 'good'")
     (tmp_path / "a\nb.tar").unlink()
     assert_refused(tmp_path, bytes(data[:-4]), "after member 'good'")
+
+
+def test_one_block_of_zeros_is_an_end(tmp_path):
+    """Two is what the format says; GNU tar takes one, and tarfile none."""
+    (tmp_path / "a.tar").write_bytes(good() + END[:512])
+    assert (extract(tmp_path / "a.tar", tmp_path / "out") / "good").read_bytes() == NOISE
 
 
 def test_a_tar_with_a_zip_in_it_is_a_tar(tmp_path):
@@ -156,11 +166,12 @@ def test_zip_members_that_share_bytes(tmp_path):
 
 
 def test_zip_with_many_members(tmp_path):
+    """The last one is named: the list is counted before anything is unpacked."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as file:
         for n in range(50):
             file.writestr(str(n), b"")
-    assert_refused(tmp_path, packed.getvalue(), "more than 20 members", max_files=20)
+    assert_refused(tmp_path, packed.getvalue(), "member '49': the archive has more than 20 members", max_files=20)
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tgz", "txz"])

@@ -46,15 +46,24 @@ def assert_refused(archive, message, **limits):
 def test_good(tmp_path, name):
     members = [("stack/raw/00.tif", NOISE), ("stack/empty", b""), ("top.txt", b"text")]
     if name.endswith("zip"):
-        archive = make_zip(tmp_path / name, [("stack/", b""), *members])
+        archive = make_zip(tmp_path / name, [("stack/", b""), *members, ("hollow/", b"")])
     else:
         mode = "w" if name.endswith(".tar") else f"w:{name.rsplit('.', 1)[1]}"
-        archive = make_tar(tmp_path / name, [(special("stack", tarfile.DIRTYPE), b""), *members], mode)
+        folders = [(special(name, tarfile.DIRTYPE), b"") for name in ("stack", "hollow")]
+        archive = make_tar(tmp_path / name, [*folders, *members], mode)
     folder = extract(archive, tmp_path / "deep" / "er" / "out")
     assert (folder / "stack/raw/00.tif").read_bytes() == NOISE
     assert (folder / "top.txt").read_bytes() == b"text"
     assert (folder / "stack/empty").stat().st_size == 0
+    assert list((folder / "hollow").iterdir()) == []
     assert [path.name for path in folder.parent.iterdir()] == ["out"]
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o755  # a temporary folder is its owner's alone
+
+
+def test_names_as_tar_writes_them_of_the_folder_it_is_in(tmp_path):
+    members = [(special("./", tarfile.DIRTYPE), b""), (special("./a", tarfile.DIRTYPE), b""), ("./a/b", b"1")]
+    folder = extract(make_tar(tmp_path / "a.tgz", members), tmp_path / "out")
+    assert [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*"))] == ["a", "a/b"]
 
 
 @pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/evil", "a\\..\\evil", "C:/evil", "C:evil"])
@@ -62,6 +71,12 @@ def test_good(tmp_path, name):
 def test_paths_that_lead_outside(tmp_path, name, kind):
     members = [("good", b"1"), (name, b"2")]
     archive = make_zip(tmp_path / "a.zip", members) if kind == "zip" else make_tar(tmp_path / "a.tgz", members)
+    assert_refused(archive, "leads outside the folder")
+
+
+def test_a_zero_byte_in_a_name(tmp_path):
+    archive = make_zip(tmp_path / "a.zip", [("good_evil", b"1")])
+    archive.write_bytes(archive.read_bytes().replace(b"good_evil", b"good\0evil"))
     assert_refused(archive, "leads outside the folder")
 
 
@@ -98,6 +113,13 @@ def test_bombs(tmp_path):
     archive.unlink()
     archive = make_tar(tmp_path / "c.tgz", [("zeros", bytes(5_000_000))])
     assert_refused(archive, "unpacks to more than", max_bytes=1_000_000)
+
+
+@pytest.mark.parametrize("make", [make_zip, make_tar])
+def test_as_much_as_the_limits_say(tmp_path, make):
+    archive = make(tmp_path / "a", [(str(n), bytes(50)) for n in range(20)])
+    folder = extract(archive, tmp_path / "out", max_files=20, max_bytes=20_000 if make is make_tar else 1000)
+    assert len(list(folder.iterdir())) == 20
 
 
 def test_header_that_lies_about_the_size(tmp_path):
