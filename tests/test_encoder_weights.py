@@ -1,8 +1,6 @@
 """Weights of encoders: timm's and torchvision's files, other channels, and files that are refused."""
 
 import logging
-import os
-import pickle
 from pathlib import Path
 
 import huggingface_hub
@@ -10,6 +8,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from bombs import write_bomb
 from test_encoders import TINY, assert_same, save, state_of, torchvision_vgg11
 from torch import Tensor
 
@@ -125,22 +124,10 @@ def test_imagenet_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert "https://huggingface.co/timm/resnet18.a1_in1k and give the file: weights=<path" in str(caught.value)
 
 
-class _Bomb:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, tuple[str, ...]]:
-        return os.mkdir, (str(self.path),)
-
-
 @pytest.mark.parametrize("writer", ["torch", "pickle"])
 def test_malicious_pickle_is_not_executed(tmp_path: Path, writer: str) -> None:
     path, proof = tmp_path / "w.pth", tmp_path / "executed"
-    bomb = {"state_dict": _Bomb(proof)}
-    if writer == "torch":
-        torch.save(bomb, path)
-    else:
-        path.write_bytes(pickle.dumps(bomb))
+    write_bomb(path, proof, writer, "state_dict")
     with pytest.raises(ValueError, match=r"w\.pth hold Python objects besides tensors"):
         create_encoder(TINY, weights=path)
     assert not proof.exists()

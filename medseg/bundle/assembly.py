@@ -27,7 +27,7 @@ from medseg.bundle.library import PLACE
 from medseg.bundle.networks import recipe_of
 from medseg.bundle.options import Options
 from medseg.bundle.start import folder as folder_of
-from medseg.data.datalist import Datalist, DatalistError, Entry
+from medseg.data.datalist import Datalist, DatalistError, Entry, datalist_file
 from medseg.engines.case_files import CaseFiles
 from medseg.engines.evaluator import Evaluator
 from medseg.engines.loading import SegmentationDataset
@@ -53,7 +53,6 @@ _TRAINER = (
     "iterations",
 )  # fmt: skip
 _EVALUATOR = ("batch_size", "num_workers", "precision", "channels_last")
-_NAMES = ("datalist.json", "dataset.json")
 _TRIED = 8  # images that may be unreadable before their channels are not known
 
 
@@ -72,9 +71,7 @@ def datalist(options: Mapping[str, Any], dataset_dir: Any, command: Command | No
     named = options.get("datalist")
     if named:
         return Datalist.load(folder_of(named, "datalist", command))
-    root = Path(folder_of(dataset_dir, "dataset_dir", command))
-    found = next((root / name for name in _NAMES if (root / name).is_file()), root / _NAMES[0])
-    return Datalist.load(found)
+    return Datalist.load(datalist_file(Path(folder_of(dataset_dir, "dataset_dir", command))))
 
 
 def split(
@@ -346,7 +343,7 @@ def evaluator(
         network: on ``device``.
         inferer: sliding window, resizing or simple.
         loss_function: of the training, for the validation loss.
-        batch_size: images a forward; by default that of training where all images have one size, else 1.
+        batch_size: images a forward; 1 by default, as images may differ in size.
     """
     wanted = Options.of(options)
     settings = wanted.only(*_EVALUATOR)

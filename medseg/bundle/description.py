@@ -26,9 +26,8 @@ SCHEMES: dict[str, dict[str, Any]] = {
 }
 """Intensity schemes and the defaults of their parameters: ``range`` brings ``low`` to 0, ``high`` to 1 (``clip`` cuts
 beyond), ``image`` brings each image's least and greatest value to 0 and 1, ``zscore`` each channel of an image to
-mean 0 and
-standard deviation 1 (``nonzero`` counts and changes values above or below 0 alone), ``imagenet`` is RGB of 8 bit by
-ImageNet's mean and standard deviation, on the device."""
+mean 0 and standard deviation 1 (``nonzero`` counts and changes values above or below 0 alone), ``imagenet`` is RGB of
+8 bit by ImageNet's mean and standard deviation, on the device."""
 
 BESIDE_PAPER = ("pooled", "per_case")
 """Which means stand beside a paper's: over all pixels, or over cases."""

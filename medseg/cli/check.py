@@ -53,11 +53,12 @@ def run(options: argparse.Namespace) -> int:
     if options.overlays or options.settings:
         raise MedsegError("--with and KEY=VALUE are a bundle's; name it: medseg check BUNDLE DATALIST")
     from medseg.data.check import check_datalist
+    from medseg.data.datalist import datalist_file
     from medseg.reports.progress import progress_bar
 
     with progress_bar("checking") as update:
         report = check_datalist(
-            _file(options.datalist),
+            datalist_file(options.datalist) if options.datalist.is_dir() else options.datalist,
             fold_keys=options.fold_key,
             in_channels=options.in_channels,
             num_classes=options.num_classes,
@@ -72,12 +73,6 @@ def run(options: argparse.Namespace) -> int:
     else:
         _print_report(report)
     return 0 if report.ok else 1
-
-
-def _file(path: Path) -> Path:
-    names = ("datalist.json", "dataset.json")
-    found = [path / name for name in names if (path / name).is_file()]
-    return (found or [path / names[0]])[0] if path.is_dir() else path
 
 
 def _check_for_bundle(options: argparse.Namespace) -> int:

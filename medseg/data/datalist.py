@@ -24,12 +24,14 @@ from medseg.data.schema import PATH_KEYS, DatalistError, read_json, validate
 from medseg.errors import shown
 from medseg.io.labels import VALUES_KEY
 
-__all__ = ["SPLITS", "Datalist", "DatalistError", "Entry"]
+__all__ = ["SPLITS", "Datalist", "DatalistError", "Entry", "datalist_file"]
 
 Entry = dict[str, Any]
 SPLITS = ("training", "validation", "test")
 
 Parts = tuple[list[Entry], list[Entry], list[Entry]]
+
+_FILES = ("datalist.json", "dataset.json")
 
 logger = logging.getLogger(__name__)
 
@@ -326,6 +328,15 @@ class Datalist:
             if named := getattr(self, key):
                 content[key] = _by_text(named)
         return {**content, **{split: getattr(self, split) for split in SPLITS}}
+
+
+def datalist_file(folder: Path) -> Path:
+    """Return the datalist of a folder: ``datalist.json``, else ``dataset.json``; whether it is there or not.
+
+    Args:
+        folder: of a data set.
+    """
+    return next((folder / name for name in _FILES if (folder / name).is_file()), folder / _FILES[0])
 
 
 def _by_number(content: Mapping[str, Any]) -> dict[int, Any]:

@@ -52,12 +52,6 @@ class Grid:
         """Return the grid of an image that was read."""
         return cls(tuple(image.shape), image.affine, image.orientation)
 
-    @property
-    def stored_shape(self) -> tuple[int, ...]:
-        """Shape before the EXIF orientation is applied."""
-        turned = self.orientation in _TRANSPOSING
-        return (*self.shape[:-2], self.shape[-1], self.shape[-2]) if turned else self.shape
-
 
 @dataclass(frozen=True)
 class Difference:
@@ -131,7 +125,6 @@ def describe(affine: Affine) -> str:
     return f"{orientation(affine)}, origin ({origin}) mm, spacing {edges}"
 
 
-_TRANSPOSING = (5, 6, 7, 8)
 _UPRIGHT = {  # EXIF 2.32, tag 0x112: what turns the stored rows and columns upright
     1: lambda array: array,
     2: lambda array: array[..., ::-1],

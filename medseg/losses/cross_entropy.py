@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg.losses.processes import sum_over_processes
-from medseg.losses.targets import check_factors, class_factors, class_indices, full_precision
+from medseg.losses.targets import class_factors, prepared
 
 _IGNORED = -100
 
@@ -48,10 +48,7 @@ class CrossEntropyLoss(nn.Module):
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         """Return the loss."""
-        index, valid = class_indices(logits, label, self.ignore_index)
-        check_factors(self.weight, logits.shape[1])
-        logits = full_precision(logits)
-        weight = None if self.weight is None else self.weight.to(logits)
+        logits, index, valid, weight = prepared(logits, label, self.weight, self.ignore_index)
         target = index if valid is None else index.masked_fill(~valid, _IGNORED)
         total = nn.functional.cross_entropy(logits, target, weight, ignore_index=_IGNORED, reduction="sum")
         factors = torch.ones_like(index) if weight is None else weight[index]

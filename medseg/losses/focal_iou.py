@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from medseg.errors import MedsegError
 from medseg.losses.processes import sum_over_processes
-from medseg.losses.targets import check_factors, class_factors, class_indices, full_precision
+from medseg.losses.targets import class_factors, prepared
 
 
 class FocalIoULoss(nn.Module):
@@ -75,10 +75,7 @@ class FocalIoULoss(nn.Module):
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         """Return the loss."""
-        index, valid = class_indices(logits, label, self.ignore_index)
-        check_factors(self.weight, logits.shape[1])
-        logits = full_precision(logits)
-        weight = None if self.weight is None else self.weight.to(logits)
+        logits, index, valid, weight = prepared(logits, label, self.weight, self.ignore_index)
         focal, intersection, predicted, present = cast(
             tuple[Tensor, Tensor, Tensor, Tensor], _PixelSums.apply(logits, index, valid, weight, self.gamma)
         )

@@ -89,18 +89,32 @@ def class_factors(weight: Sequence[float] | None) -> Tensor | None:
     return torch.tensor(weight, dtype=torch.float32)
 
 
-def check_factors(weight: Tensor | None, classes: int) -> None:
-    """Raise unless there is one weight a class.
+def prepared(
+    logits: Tensor, label: Tensor, weight: Tensor | None, ignore_index: int | None
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Check what a loss with class weights gets.
 
     Args:
-        weight: class weights, or ``None``.
-        classes: number of classes.
+        logits: the network's output.
+        label: class indices of any type.
+        weight: of `class_factors`.
+        ignore_index: label value that counts for nothing.
+
+    Returns:
+        Logits of `full_precision`, indices and valid pixels of `class_indices`, and the weight beside the logits.
 
     Raises:
-        ValueError: if their number differs.
+        ValueError: if there is not one weight a class, or as `class_indices`.
+
+    Shape:
+        logits ``(B, C, *S)``, label ``(B, 1, *S)`` or ``(B, *S)`` to ``(B, C, *S)``, twice ``(B, *S)``, and ``(C,)``.
     """
+    index, valid = class_indices(logits, label, ignore_index)
+    classes = logits.shape[1]
     if weight is not None and len(weight) != classes:
         raise MedsegError(f"{len(weight)} class weights for {classes} classes; give one a class")
+    logits = full_precision(logits)
+    return logits, index, valid, None if weight is None else weight.to(logits)
 
 
 def full_precision(logits: Tensor) -> Tensor:

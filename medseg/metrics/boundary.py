@@ -32,6 +32,7 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from medseg.errors import MedsegError
+from medseg.metrics.confusion_matrix import names_of_classes, plain
 
 TOLERANCE = 0.0075
 """The paper's share of the diagonal."""
@@ -68,23 +69,21 @@ class BoundaryScores:
         Raises:
             ValueError: if there are not as many names as classes.
         """
-        names = list(class_names) if class_names is not None else [f"class {i}" for i in range(len(self.f_score))]
-        if len(names) != len(self.f_score):
-            raise MedsegError(f"{len(names)} class names for {len(self.f_score)} classes: {names}")
+        names = names_of_classes(class_names, len(self.f_score))
         rows = [
             {
                 "name": name,
-                "f_score": _plain(self.f_score[i]),
-                "precision": _plain(self.precision[i]),
-                "recall": _plain(self.recall[i]),
+                "f_score": plain(self.f_score[i]),
+                "precision": plain(self.precision[i]),
+                "recall": plain(self.recall[i]),
                 "support": self.support[i],
             }
             for i, name in enumerate(names)
         ]
         return {
             "classes": rows,
-            "mean_f_score": _plain(self.mean_f_score),
-            "mean_image_f_score": _plain(self.mean_image_f_score),
+            "mean_f_score": plain(self.mean_f_score),
+            "mean_image_f_score": plain(self.mean_image_f_score),
             "absent": [names[i] for i in self.absent],
             "tolerance": self.tolerance,
             "tolerance_pixels": None if self.tolerance_pixels is None else list(self.tolerance_pixels),
@@ -249,7 +248,3 @@ def _share(part: int, whole: int) -> float:
 def _without_channel(x: Tensor, other_dimensions: int) -> Tensor:
     """Return ``(B, *S)``: an axis of one channel goes, whether the other tensor has one or not."""
     return x[:, 0] if x.ndim >= max(other_dimensions, 3) and x.shape[1] == 1 else x
-
-
-def _plain(value: float) -> float | None:
-    return None if math.isnan(value) else value

@@ -46,16 +46,14 @@ class Scores:
         Raises:
             ValueError: if there are not as many names as classes.
         """
-        names = list(class_names) if class_names is not None else [f"class {i}" for i in range(len(self.iou))]
-        if len(names) != len(self.iou):
-            raise MedsegError(f"{len(names)} class names for {len(self.iou)} classes: {names}")
+        names = names_of_classes(class_names, len(self.iou))
         rows = [
             {
                 "name": name,
-                "iou": _plain(self.iou[i]),
-                "dice": _plain(self.dice[i]),
-                "precision": _plain(self.precision[i]),
-                "recall": _plain(self.recall[i]),
+                "iou": plain(self.iou[i]),
+                "dice": plain(self.dice[i]),
+                "precision": plain(self.precision[i]),
+                "recall": plain(self.recall[i]),
                 "support": self.support[i],
             }
             for i, name in enumerate(names)
@@ -63,7 +61,7 @@ class Scores:
         overall = ("mean_iou", "mean_dice", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou")
         return {
             "classes": rows,
-            **{name: _plain(getattr(self, name)) for name in overall},
+            **{name: plain(getattr(self, name)) for name in overall},
             "absent": [names[i] for i in self.absent],
         }
 
@@ -182,5 +180,22 @@ def _mean(values: Sequence[float]) -> float:
     return sum(there) / len(there) if there else math.nan
 
 
-def _plain(value: float) -> float | None:
+def names_of_classes(class_names: Sequence[str] | None, count: int) -> list[str]:
+    """Return the names of classes, ``"class 0"`` ... where none are given.
+
+    Args:
+        class_names: by index.
+        count: of classes.
+
+    Raises:
+        ValueError: if there are not as many names as classes.
+    """
+    names = list(class_names) if class_names is not None else [f"class {index}" for index in range(count)]
+    if len(names) != count:
+        raise MedsegError(f"{len(names)} class names for {count} classes: {names}")
+    return names
+
+
+def plain(value: float) -> float | None:
+    """Return a score as JSON has it: ``None`` stands for NaN."""
     return None if math.isnan(value) else value

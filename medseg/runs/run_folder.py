@@ -17,7 +17,7 @@ from medseg.errors import MedsegError
 from medseg.runs.paths import resolve_path
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    pass
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
@@ -108,13 +108,6 @@ class RunFolder:
         import yaml
 
         return self.write_text(CONFIG, yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True))
-
-    def write_image(self, name: str, image: Image) -> Path:
-        """Save a picture to the file ``name``, whose suffix chooses the format, and return its path."""
-        target = self.file(name)
-        with atomic_write(target) as temporary:
-            image.save(temporary)
-        return target
 
     def append_metrics(self, epoch: int, values: Mapping[str, float]) -> None:
         """Add one line to ``metrics.jsonl``: the epoch, the time in seconds since 1970, and the values.

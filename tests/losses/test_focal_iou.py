@@ -1,21 +1,13 @@
 """Focal + IoU loss against the definitions written out by hand, and against MONAI's focal loss."""
 
-import multiprocessing
-import os
-from pathlib import Path
-from typing import Any
-
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from medseg.losses.focal_iou import FocalIoULoss
 
 CLASSES = 4
 IGNORE = 255
-SHARED_OPTIONS: list[dict[str, Any]] = [{}, {"weight": [0.5, 2.0, 1.0, 3.0]}, {"batch": False}, {"classes": "all"}]
 
 
 def random_batch(
@@ -317,53 +309,3 @@ def test_an_image_ignored_altogether_is_no_image_of_the_mean_over_all_classes() 
     alone = loss(logits[:1], label[:1])
     label[1] = IGNORE
     torch.testing.assert_close(loss(logits, label), alone)
-
-
-def small_network() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(CLASSES, 6, 3, padding=1), nn.Tanh(), nn.Conv2d(6, CLASSES, 1))
-
-
-def uneven_batch() -> tuple[Tensor, Tensor]:
-    """Four images; the first half has few ignored pixels, the second half many and no pixel of class 3."""
-    image, label = random_batch(15, batch=4)
-    _, holes = random_batch(16, ignored=0.7, batch=4)
-    label[2:][(holes == IGNORE)[2:] | (label[2:] == 3)] = IGNORE
-    label[0, 0, 0, :2] = IGNORE
-    return image, label
-
-
-def train_a_share(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    image, label = uneven_batch()
-    half = slice(2 * rank, 2 * rank + 2)
-    results = []
-    for options in SHARED_OPTIONS:
-        network = DistributedDataParallel(small_network())
-        loss = FocalIoULoss(**options, ignore_index=IGNORE)(network(image[half]), label[half])
-        loss.backward()
-        results.append({"loss": loss.detach()} | {n: p.grad for n, p in network.module.named_parameters()})
-    torch.save(results, os.path.join(folder, f"{rank}.pt"))
-    dist.destroy_process_group()
-
-
-def test_two_processes_have_the_gradient_of_one(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=train_a_share, args=(rank, str(tmp_path))) for rank in range(2)]
-    for worker in workers:
-        worker.start()
-    image, label = uneven_batch()
-    ignored = (label == IGNORE).flatten(1).sum(1)
-    assert int(ignored[:2].sum()) * 5 < int(ignored[2:].sum())  # else the test would not tell
-    expected = []
-    for options in SHARED_OPTIONS:
-        network = small_network()
-        loss = FocalIoULoss(**options, ignore_index=IGNORE)(network(image), label)
-        loss.backward()
-        expected.append({"loss": loss.detach()} | {n: p.grad for n, p in network.named_parameters()})
-    for worker in workers:
-        worker.join(120)
-    assert [worker.exitcode for worker in workers] == [0, 0]
-    for rank in range(2):
-        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt", weights_only=True), expected)

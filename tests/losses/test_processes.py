@@ -1,16 +1,15 @@
 """Two processes with half the batch each have the loss and the gradients of one with the whole batch."""
 
-import multiprocessing
-import os
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from two_processes import alone_and_shared
 
 from medseg.losses.all_hl import ALLHLLoss
 from medseg.losses.cross_entropy import CrossEntropyLoss
+from medseg.losses.focal_iou import FocalIoULoss
 from medseg.losses.processes import sum_over_processes
 
 CLASSES = 3
@@ -24,6 +23,10 @@ def losses() -> list[nn.Module]:
         ALLHLLoss(ignore_index=IGNORE, gamma=50.0),  # in the logarithm
         CrossEntropyLoss(ignore_index=IGNORE),
         CrossEntropyLoss([0.2, 1.0, 5.0], IGNORE),
+        FocalIoULoss(ignore_index=IGNORE),
+        FocalIoULoss(ignore_index=IGNORE, weight=[0.5, 2.0, 1.0]),
+        FocalIoULoss(ignore_index=IGNORE, batch=False),
+        FocalIoULoss(ignore_index=IGNORE, classes="all"),
     ]
 
 
@@ -55,24 +58,10 @@ def results(rank: int | None) -> list[dict[str, Tensor]]:
     return found
 
 
-def train_a_share(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    torch.save(results(rank), os.path.join(folder, f"{rank}.pt"))
-    dist.destroy_process_group()
-
-
 def test_two_processes_have_the_gradient_of_one(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=train_a_share, args=(rank, str(tmp_path))) for rank in range(2)]
-    for worker in workers:
-        worker.start()
-    expected = results(None)
-    for worker in workers:
-        worker.join(120)
-    assert [worker.exitcode for worker in workers] == [0, 0]
-    for rank in range(2):
-        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt", weights_only=True), expected)
+    expected, found = alone_and_shared(results, tmp_path)
+    for each in found:
+        torch.testing.assert_close(each, expected)
 
 
 def test_means_of_halves_would_differ() -> None:

@@ -1,15 +1,14 @@
 """EMANet: expectation-maximisation by hand, the moving average of its bases in one and in two processes."""
 
-import multiprocessing
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from networks.contract import assert_contract, assert_exports, assert_exports_open_sizes
 from torch import Tensor
 from torch.nn.functional import conv2d, interpolate
 from torch.nn.parallel import DistributedDataParallel
+from two_processes import alone_and_shared
 
 from medseg.networks.emanet import EMANet, EMAttention
 
@@ -150,26 +149,10 @@ def trained(rank: int | None) -> dict[str, Tensor]:
     return found | {"bases": network.em_attention.bases}
 
 
-def train_a_share(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    torch.save(trained(rank), Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
-
-
 def test_two_processes_move_the_bases_as_one(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=train_a_share, args=(rank, str(tmp_path))) for rank in range(2)]
-    for worker in workers:
-        worker.start()
-    expected = trained(None)
-    for worker in workers:
-        worker.join(120)
-    assert [worker.exitcode for worker in workers] == [0, 0]
-    for rank in range(2):
-        torch.testing.assert_close(
-            torch.load(tmp_path / f"{rank}.pt", weights_only=True), expected, rtol=1e-4, atol=1e-6
-        )
+    expected, found = alone_and_shared(trained, tmp_path)
+    for each in found:
+        torch.testing.assert_close(each, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_dropout_acts_in_training_alone() -> None:

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import pickle
 import re
 import resource
 import shutil
@@ -14,6 +13,7 @@ from types import MappingProxyType
 
 import pytest
 import torch
+from bombs import write_bomb
 from torch import nn
 
 from medseg.runs.checkpoint import (
@@ -118,22 +118,10 @@ def test_another_number_of_classes_is_named(tmp_path: Path) -> None:
         assert "Use the network_def" in str(caught.value)
 
 
-class _Bomb:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, tuple[str, ...]]:
-        return os.mkdir, (str(self.path),)
-
-
 @pytest.mark.parametrize("writer", ["torch", "pickle"])
 def test_malicious_pickle_is_not_executed(tmp_path: Path, writer: str) -> None:
     path, proof = tmp_path / "w.pt", tmp_path / "executed"
-    bomb = {"network": _Bomb(proof)}
-    if writer == "torch":
-        torch.save(bomb, path)
-    else:
-        path.write_bytes(pickle.dumps(bomb))
+    write_bomb(path, proof, writer, "network")
     with pytest.raises(CheckpointError, match=r"w\.pt holds Python objects"):
         load_checkpoint(path)
     assert not proof.exists()
