@@ -35,6 +35,7 @@ from medseg.engines.parallel import parallel
 from medseg.engines.patches import PatchDataset
 from medseg.engines.trainer import Trainer
 from medseg.errors import MedsegError, shown
+from medseg.io.channels import paths_of
 from medseg.reports.palette import is_background
 from medseg.runs.processes import pick_device, rank, world_size
 from medseg.runs.run import Run
@@ -319,7 +320,10 @@ def _keep_place(engine: Trainer, data: Datalist) -> None:
     if rank() == 0:
         validated = [] if engine.evaluator is None else engine.evaluator.dataset.data
         used = {"training": engine.train_data.data, "validation": validated}
-        seen = {part: sorted(str(Path(e["image"]).resolve()) for e in entries) for part, entries in used.items()}
+        seen = {
+            part: sorted(str(path.resolve()) for entry in entries for path in paths_of(entry["image"]))
+            for part, entries in used.items()
+        }
         engine.run_record.files.write_json(PLACE, {"datalist": str(data.path.absolute()), "seen": seen})
 
 

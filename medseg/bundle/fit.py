@@ -23,6 +23,7 @@ from medseg.data.datalist import Datalist
 from medseg.engines.loading import SegmentationDataset
 from medseg.engines.patches import PatchDataset
 from medseg.errors import MedsegError
+from medseg.io.channels import Named, first_of, paths_of
 from medseg.runs.processes import rank
 
 __all__ = ["FitError", "check", "check_files", "problems", "report"]
@@ -191,10 +192,9 @@ def _chosen(dataset: SegmentationDataset) -> list[int]:
     return sorted({order[round(step * (len(order) - 1) / max(1, _TRIED - 1))] for step in range(_TRIED)})
 
 
-def _bytes(image: str | Sequence[str]) -> int:
+def _bytes(image: Named) -> int:
     """Return the bytes of an image's files, as far as they are there."""
-    paths = [image] if isinstance(image, str) else image
-    return sum(os.path.getsize(path) for path in paths if os.path.exists(path))
+    return sum(os.path.getsize(path) for path in paths_of(image) if path.exists())
 
 
 def _parts(dataset: SegmentationDataset, index: int, sound: bool) -> list[dict[str, Any]]:
@@ -224,15 +224,10 @@ def _tried(
             if sound:
                 raise
             continue
-        shapes[_first_file(entry["image"])] = tuple(image.shape)
+        shapes[first_of(entry["image"])] = tuple(image.shape)
         if beyond is not None and not strange:
-            strange.append(f"{_first_file(entry['image'])}: {beyond}")
+            strange.append(f"{first_of(entry['image'])}: {beyond}")
     return shapes, strange
-
-
-def _first_file(image: str | Sequence[str]) -> str:
-    """Return an image's file, of one file a channel the first."""
-    return image if isinstance(image, str) else image[0]
 
 
 def _patch_problem(dataset: PatchDataset, whole: Mapping[str, tuple[int, ...]], dims: int) -> str:

@@ -18,6 +18,7 @@ from medseg.bundle import library
 from medseg.bundle.command import Command, owns_process
 from medseg.bundle.start import check_keys
 from medseg.errors import MedsegError
+from medseg.io.channels import first_of, paths_of
 from medseg.runs.paths import resolve_path
 
 if TYPE_CHECKING:
@@ -277,7 +278,11 @@ def _refuse_seen(folder: Path, entries: Sequence[Mapping[str, Any]], part: str) 
     barred = {"test": ("training", "validation"), "validation": ("training",), "training": ()}[part]
     for other in barred:
         known = set(seen.get(other, ()))
-        found = [entry["image"] for entry in entries if str(Path(entry["image"]).resolve()) in known]
+        found = [
+            first_of(entry["image"])
+            for entry in entries
+            if known & {str(p.resolve()) for p in paths_of(entry["image"])}
+        ]
         if found:
             did = "was trained on" if other == "training" else "picked the weights by"
             raise WorkflowError(

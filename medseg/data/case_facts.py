@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from medseg.io.channels import first_of
 from medseg.io.image_file import ImageFile
 from medseg.io.images import ImageError, read_image
 from medseg.io.labels import read_label
@@ -88,8 +88,8 @@ def measure_case(entry: Mapping[str, Any], num_classes: int, background: int | N
         channels=image.channels,
         dtype=str(image.array.dtype),
         equal_channels=image.channels >= 3 and _equal(values[:3]),
-        quantiles=_quantiles(values, None, Path(entry["image"])),
-        foreground=_quantiles(values, inside, Path(entry["image"])),
+        quantiles=_quantiles(values, None, first_of(entry["image"])),
+        foreground=_quantiles(values, inside, first_of(entry["image"])),
         voxels=voxels,
         parts=_parts(classes, voxels),
     )
@@ -131,7 +131,7 @@ def _parts(classes: npt.NDArray[Any], voxels: tuple[int, ...]) -> tuple[int, ...
 
 
 def _quantiles(
-    values: npt.NDArray[Any], inside: npt.NDArray[np.bool_] | None, path: Path
+    values: npt.NDArray[Any], inside: npt.NDArray[np.bool_] | None, path: str
 ) -> tuple[tuple[float, ...], ...]:
     """Return quantiles a channel, of an evenly spaced sample of the voxels."""
     rows = []

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medseg.data.check_findings import Case, Finding, Requirements, paths_of
+from medseg.data.check_findings import Case, Finding, Requirements
 from medseg.data.check_rules import find_all
 from medseg.data.datalist import Datalist, DatalistError
 from medseg.data.file_facts import Progress, check_cache, measure_all, usual_workers
 from medseg.data.schema import PATH_KEYS
+from medseg.io.channels import paths_of
 
 __all__ = ["Finding", "Report", "check_datalist"]
 

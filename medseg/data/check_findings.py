@@ -22,7 +22,6 @@ __all__ = [
     "error",
     "mixture",
     "names",
-    "paths_of",
     "shape_text",
     "spacing_text",
     "warning",
@@ -114,11 +113,6 @@ class Case:
     def readable_targets(self) -> list[tuple[str, Path, FileFacts]]:
         """Role, path and facts of label and instances, where they could be read."""
         return [(r, p, f) for r, p, f in self.files if r != "image" and f is not None and f.error is None]
-
-
-def paths_of(value: str | Sequence[str]) -> list[Path]:
-    """Return the files that an entry's key names: one, or of an image of several files one a channel."""
-    return [Path(value)] if isinstance(value, str) else [Path(path) for path in value]
 
 
 def _joined(paths: Sequence[Path], facts: Mapping[tuple[Path, bool], FileFacts]) -> tuple[Path, FileFacts | None]:

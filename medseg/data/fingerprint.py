@@ -24,11 +24,10 @@ from medseg.data.case_facts import QUANTILES, CaseFacts, measure_case
 from medseg.data.datalist import Datalist, DatalistError
 from medseg.data.file_facts import cache_folder
 from medseg.errors import shown
+from medseg.io.channels import first_of
+from medseg.reports.palette import is_background
 
-__all__ = ["BACKGROUND", "Fingerprint", "fingerprint"]
-
-BACKGROUND = ("background", "bg", "clear label", "none", "other", "unlabelled", "unlabeled")
-"""Names by which the first class is known for what is around the objects; else every class is an object."""
+__all__ = ["Fingerprint", "fingerprint"]
 
 _VERSION = 1
 
@@ -162,7 +161,7 @@ def fingerprint(
 
 
 def _background(data: Datalist) -> int | None:
-    return 0 if data.class_names[0].strip().lower() in BACKGROUND else None
+    return next((index for index, name in enumerate(data.class_names) if is_background(name)), None)
 
 
 def _measure(
@@ -195,13 +194,13 @@ def _agree(found: Fingerprint, entries: Sequence[dict[str, Any]], data: Datalist
         if len(case.shape) != axes:
             kinds = {2: "a picture", 3: "a volume"}
             raise DatalistError(
-                f"{shown(data.path)}: {shown(entry['image'])} is {kinds.get(len(case.shape), 'no image')}, the first "
+                f"{shown(data.path)}: {shown(first_of(entry['image']))} is {kinds.get(len(case.shape), 'no image')}, the first "
                 f"image is {kinds.get(axes, 'no image')}; make a datalist for each kind"
             )
         mixed = case.channels != usual and (axes == 3 or not {case.channels, usual} <= {1, 3, 4})
         if mixed:
             raise DatalistError(
-                f"{shown(data.path)}: {shown(entry['image'])} has {case.channels} channels, most images have {usual}; "
+                f"{shown(data.path)}: {shown(first_of(entry['image']))} has {case.channels} channels, most images have {usual}; "
                 "leave it out, or make a datalist for each kind"
             )
 

@@ -24,6 +24,7 @@ from medseg.atomic import atomic_write
 from medseg.data.file_facts import cache_folder
 from medseg.data.schema import PATH_KEYS
 from medseg.errors import MedsegError
+from medseg.io.channels import paths_of
 from medseg.io.labels import VALUES_KEY
 
 __all__ = ["CaseFiles", "size_of"]
@@ -117,7 +118,8 @@ class CaseFiles:
         return list(sample)
 
     def _name(self, entry: Sample) -> str:
-        parts = [f"{name} {self._content(Path(entry[name]))}" for name in PATH_KEYS if name in entry]
+        named = [(name, path) for name in PATH_KEYS if name in entry for path in paths_of(entry[name])]
+        parts = [f"{name} {self._content(path)}" for name, path in named]
         parts.append(json.dumps(entry.get(VALUES_KEY), sort_keys=True, default=str))
         return hashlib.sha256("\n".join([self.key, *parts]).encode()).hexdigest()[:32]
 

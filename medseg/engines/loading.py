@@ -24,6 +24,7 @@ from torch.utils.data import DistributedSampler
 
 from medseg.engines.case_files import CaseFiles, size_of
 from medseg.errors import MedsegError
+from medseg.io.channels import paths_of
 from medseg.runs.processes import rank, world_size
 
 __all__ = ["Draw", "EpochSampler", "SegmentationDataset", "make_loader", "stop_workers"]
@@ -107,7 +108,7 @@ class SegmentationDataset(torch.utils.data.Dataset[Any]):
     def _size(self) -> int:
         """Return the bytes that all samples take, from the first one and the sizes of the files."""
         first = size_of(self._fixed(self.data[0]))
-        stored = [os.path.getsize(entry["image"]) if "image" in entry else 1 for entry in self.data]
+        stored = [sum(map(os.path.getsize, paths_of(entry["image"]))) if "image" in entry else 1 for entry in self.data]
         return math.ceil(first * max(len(stored), sum(stored) / max(1, stored[0])))
 
     def __len__(self) -> int:

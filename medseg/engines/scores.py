@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from medseg.errors import MedsegError
+from medseg.io.channels import first_of
 from medseg.losses.multi_output import MultiOutputLoss
 from medseg.metrics.score import Pooled, Score, ScoredCase
 
@@ -111,8 +112,7 @@ def case_names(entries: Sequence[Mapping[str, Any]], *, hidden: bool = False) ->
 
 
 def _first(entry: Mapping[str, Any]) -> PurePath:
-    image = entry.get("image", "")
-    return PurePath(str(image[0] if isinstance(image, list | tuple) and image else image))
+    return PurePath(first_of(entry["image"]) if "image" in entry else "")
 
 
 class WorstCases:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.io import dicom, itk_formats, nifti, pictures, tiff
+from medseg.io.channels import Named, join, paths_of
 from medseg.io.image_file import ImageError, ImageFile
 from medseg.io.integrity import MAX_VOXELS, check_count
 
@@ -38,11 +39,11 @@ LABEL_ROUNDING = 1e-4
 """How far a label's value may lie from an integer: scaling by a float32 slope moves 1 to 1.00000006."""
 
 
-def read_image(path: str | os.PathLike[str], *, label: bool = False) -> ImageFile:
+def read_image(path: Named, *, label: bool = False) -> ImageFile:
     """Read one image: PNG, JPEG, BMP, TIFF, NIfTI, NRRD, MetaImage, or a DICOM series by its folder or a file.
 
     Args:
-        path: the file or, of a DICOM series, its folder.
+        path: the file or, of a DICOM series, its folder; a list of files is an image of one file a channel.
         label: read palettes as indices, not as colours, and values within `LABEL_ROUNDING` of integers as integers.
 
     Shape:
@@ -51,8 +52,11 @@ def read_image(path: str | os.PathLike[str], *, label: bool = False) -> ImageFil
 
     Raises:
         ImageError: if the file is missing, damaged, claims more than `MAX_VOXELS` values or more than it holds, or is
-            of an unknown kind.
+            of an unknown kind; or if the channels of a list do not lie in one place.
     """
+    if not isinstance(path, str | os.PathLike):
+        files = paths_of(path)
+        return join([read_image(each, label=label) for each in files], files)
     path = Path(path)
     image = _decode(path, label)
     array = image.array
