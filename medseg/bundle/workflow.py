@@ -278,11 +278,8 @@ def _refuse_seen(folder: Path, entries: Sequence[Mapping[str, Any]], part: str) 
     barred = {"test": ("training", "validation"), "validation": ("training",), "training": ()}[part]
     for other in barred:
         known = set(seen.get(other, ()))
-        found = [
-            first_of(entry["image"])
-            for entry in entries
-            if known & {str(p.resolve()) for p in paths_of(entry["image"])}
-        ]
+        images = [entry["image"] for entry in entries]
+        found = [first_of(image) for image in images if known & {str(path.resolve()) for path in paths_of(image)}]
         if found:
             did = "was trained on" if other == "training" else "picked the weights by"
             raise WorkflowError(

@@ -12,6 +12,7 @@ import numpy as np
 
 from medseg.data.datalist import Entry
 from medseg.data.file_facts import FileFacts
+from medseg.io.channels import paths_of
 from medseg.io.placement import compare
 
 __all__ = [

@@ -191,16 +191,17 @@ def _agree(found: Fingerprint, entries: Sequence[dict[str, Any]], data: Datalist
     counts = [case.channels for case in found.cases]
     usual = max(set(counts), key=counts.count)
     for case, entry in zip(found.cases, entries, strict=True):
+        where = f"{shown(data.path)}: {shown(first_of(entry['image']))}"
         if len(case.shape) != axes:
             kinds = {2: "a picture", 3: "a volume"}
             raise DatalistError(
-                f"{shown(data.path)}: {shown(first_of(entry['image']))} is {kinds.get(len(case.shape), 'no image')}, the first "
+                f"{where} is {kinds.get(len(case.shape), 'no image')}, the first "
                 f"image is {kinds.get(axes, 'no image')}; make a datalist for each kind"
             )
         mixed = case.channels != usual and (axes == 3 or not {case.channels, usual} <= {1, 3, 4})
         if mixed:
             raise DatalistError(
-                f"{shown(data.path)}: {shown(first_of(entry['image']))} has {case.channels} channels, most images have {usual}; "
+                f"{where} has {case.channels} channels, most images have {usual}; "
                 "leave it out, or make a datalist for each kind"
             )
 
