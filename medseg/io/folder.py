@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medseg.errors import MedsegError
 from medseg.io import dicom
-from medseg.io.images import SUFFIXES
+from medseg.io.images import SUFFIXES, image_suffix
 from medseg.io.masks import mask_path
 
-__all__ = ["MASK_RECORD", "LeftOut", "Listing", "list_images", "mask_targets"]
+__all__ = ["MASK_RECORD", "LeftOut", "Listing", "list_images", "mask_targets", "with_channels"]
 
 MASK_RECORD = "medseg_masks.json"
 """Name of the file beside masks that says what made them."""
 
 _RUN = {"config.yaml", "environment.json"}  # what the folder of a training or an evaluation holds from its start
 _SHOWN = 10
+_CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")  # nnU-Net's names: case_0000.nii.gz, case_0001.nii.gz
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,13 @@ class Listing:
         folder: as it was named; of a single image, the folder that it lies in.
         images: files, and folders of DICOM slices, sorted, below `folder`; links are not resolved.
         left_out: everything else, sorted.
+        channels: files of an image of one file a channel, by the first, which alone is among `images`.
     """
 
     folder: Path
     images: tuple[Path, ...]
     left_out: tuple[LeftOut, ...] = ()
+    channels: Mapping[Path, tuple[Path, ...]] = field(default_factory=dict)
 
     def describe(self, most: int = _SHOWN) -> str:
         """Return in one line how many things were left out, and which.
@@ -95,6 +99,47 @@ def list_images(
     return _Walk(root, suffixes, {os.path.realpath(each) for each in leave}).listing()
 
 
+def with_channels(listing: Listing, count: int) -> Listing:
+    """Put files of one channel together that have nnU-Net's names: ``case_0000.nii.gz``, ``case_0001.nii.gz``.
+
+    Args:
+        listing: of images.
+        count: channels that an image must have.
+
+    Returns:
+        The listing with one image a case; cases that lack a channel are left out by name. Unchanged where one channel
+        is wanted, or a file is not named so: images of several channels in one file are then meant.
+    """
+    parsed = {image: _CHANNEL.fullmatch(_stem(image)) for image in listing.images}
+    if count < 2 or not all(parsed.values()):
+        return listing
+    cases: dict[tuple[Path, str, str], dict[int, Path]] = {}
+    for image, match in parsed.items():
+        assert match is not None
+        cases.setdefault((image.parent, match["case"], image_suffix(image)), {})[int(match["channel"])] = image
+    whole: dict[Path, tuple[Path, ...]] = {}
+    left_out = list(listing.left_out)
+    for held in cases.values():
+        files = [held[number] for number in sorted(held)]
+        if sorted(held) == list(range(count)):
+            whole[files[0]] = tuple(files)
+        else:
+            numbers = ", ".join(f"_{number:04d}" for number in sorted(held))
+            left_out += [
+                LeftOut(path, f"{count} channels from _0000 on are wanted, there are {numbers}") for path in files
+            ]
+    return replace(
+        listing,
+        images=tuple(sorted(whole)),
+        left_out=tuple(sorted(left_out, key=lambda each: each.path)),
+        channels=whole,
+    )
+
+
+def _stem(image: Path) -> str:
+    return image.name[: len(image.name) - len(image_suffix(image))]
+
+
 def mask_targets(listing: Listing, output_dir: str | os.PathLike[str]) -> dict[Path, Path]:
     """Return where the mask of each image goes.
 
@@ -110,6 +155,8 @@ def mask_targets(listing: Listing, output_dir: str | os.PathLike[str]) -> dict[P
     images = {os.path.realpath(image) for image in listing.images}
     for image in listing.images:
         target = mask_path(image, listing.folder, Path(output_dir))
+        if image in listing.channels:
+            target = target.with_name("".join(target.name.rsplit("_0000", 1)))
         place = os.path.realpath(target)
         if place in taken:
             first, second = (_printable(each.relative_to(listing.folder)) for each in (taken[place], image))

@@ -15,6 +15,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import SpaceKeys
 
+from medseg.io.channels import first_of
 from medseg.io.images import ImageError, ImageFile, read_image
 from medseg.io.labels import VALUES_KEY, map_values
 
@@ -91,7 +92,7 @@ def _indices(image: ImageFile, path: Any) -> np.ndarray[Any, Any]:
 def _meta_tensor(array: np.ndarray[Any, Any], image: ImageFile, path: Any) -> MetaTensor:
     first = np.moveaxis(array, -1, 0) if image.channels > 1 else array[None]
     values = np.array(first, order="C")  # own memory, which torch may write into
-    meta: dict[str, Any] = {"filename_or_obj": str(path), "spatial_shape": np.asarray(image.shape)}
+    meta: dict[str, Any] = {"filename_or_obj": first_of(path), "spatial_shape": np.asarray(image.shape)}
     if image.affine is None:
         return MetaTensor(torch.from_numpy(values), meta=meta)
     affine = torch.from_numpy(image.affine.copy())

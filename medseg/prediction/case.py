@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from medseg.engines.precision import autocast
 from medseg.errors import MedsegError
 from medseg.inferers.blocks import Block, blocks_of, class_indices, finite, gather
 from medseg.inferers.way_back import WayBack
+from medseg.io.channels import Named, paths_of
 from medseg.transforms.postprocess import Postprocess
 
 __all__ = ["Fed", "Feeder", "PredictionError", "check_fits", "mask_of"]
@@ -64,18 +64,19 @@ class Feeder:
     def __init__(self, description: Description) -> None:
         self._transform = feeding.prediction(description)
 
-    def read(self, path: str | Path) -> Fed:
+    def read(self, path: Named) -> Fed:
         """Feed a file.
 
         Args:
-            path: of the image.
+            path: of the image; a list of files of one channel each.
 
         Raises:
             ImageError: if it cannot be read.
             MedsegError: as `feed`.
         """
         try:
-            loaded = self._transform({"image": str(path)}, end=1)["image"]
+            files = [str(each) for each in paths_of(path)]
+            loaded = self._transform({"image": files if len(files) > 1 else files[0]}, end=1)["image"]
         except RuntimeError as error:
             raise _bare(error) from error
         return self.feed(loaded)

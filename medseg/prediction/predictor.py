@@ -21,7 +21,7 @@ from medseg.bundle.record import load_described, read_weights
 from medseg.engines.precision import network_to_channels_last, resolve_precision
 from medseg.engines.prediction_checks import warn_of_one_class
 from medseg.errors import MedsegError, one_line
-from medseg.io.folder import LeftOut, list_images, mask_targets
+from medseg.io.folder import LeftOut, list_images, mask_targets, with_channels
 from medseg.io.masks import write_mask
 from medseg.prediction.case import Feeder, check_fits, mask_of
 from medseg.prediction.mask_record import Maker, MaskRecord
@@ -43,6 +43,8 @@ class InputError(MedsegError):
 class ImageFolder(torch.utils.data.Dataset[dict[str, Any]]):
     """The images of a folder and its subfolders that have no mask yet.
 
+    Where the network takes several channels, files ``case_0000``, ``case_0001`` ... are the channels of one image.
+
     Args:
         folder: of images, or one image.
         description: the model, which says how they are fed.
@@ -57,7 +59,9 @@ class ImageFolder(torch.utils.data.Dataset[dict[str, Any]]):
         self, folder: str | Path, description: Description, output_dir: str | Path, *, overwrite: bool = False
     ) -> None:
         self.output_dir = Path(output_dir)
-        listing = list_images(folder, leave=[output_dir])
+        listing = with_channels(
+            list_images(folder, leave=[output_dir]), int(description.network.get("in_channels") or 1)
+        )
         self.folder = listing.folder
         self.left_out = [(each.path.relative_to(listing.folder), each.reason) for each in listing.left_out]
         self.missed = [each.path for each in listing.left_out if not _no_image(each)]
@@ -69,7 +73,11 @@ class ImageFolder(torch.utils.data.Dataset[dict[str, Any]]):
         self.overwrite = overwrite
         self.targets = list(targets.values())
         self.skipped = 0 if overwrite else sum(target.exists() for target in self.targets)
-        self.data = [{"image": i, "target": t} for i, t in targets.items() if overwrite or not t.exists()]
+        self.data: list[dict[str, Any]] = [
+            {"image": image, "files": list(listing.channels.get(image, (image,))), "target": target}
+            for image, target in targets.items()
+            if overwrite or not target.exists()
+        ]
         self._feeder = Feeder(description)
 
     def __len__(self) -> int:
@@ -80,7 +88,7 @@ class ImageFolder(torch.utils.data.Dataset[dict[str, Any]]):
         """Return the image as it is fed under ``fed``, or what is wrong with it under ``error``."""
         entry = self.data[index]
         try:
-            fed = self._feeder.read(entry["image"])
+            fed = self._feeder.read(entry["files"])
         except Exception as error:  # whatever is wrong with one file must not end the others
             return {**entry, "error": _reason(error)}
         return {**entry, "fed": fed}
