@@ -25,6 +25,8 @@ _HEAD = """\
 # better, then write MONAI's files anew: medseg bundle build FOLDER
 """
 
+_UNKNOWN = "not stated"
+
 
 def write(plan: Plan, data: Datalist, folder: Path) -> Path:
     """Write a plan as a bundle.
@@ -67,9 +69,9 @@ def text(plan: Plan, data: Datalist) -> str:
         _line("title", f"{kind}, {data.name}"),
         _line("task", f"Segmentation of {', '.join(_objects(plan.found))}"[:200]),
         _line("description", f"{kind} planned for {data.name} by its fingerprint"),
-        _line("data_source", data.source),
+        _line("data_source", data.source or _UNKNOWN),
         _line("data_type", "volumes" if plan.found.dimensions == 3 else "pictures"),
-        _line("modality", ", ".join(data.modality)),
+        _line("modality", ", ".join(data.modality) or _UNKNOWN),
         _line("classes", data.class_names),
     ]
     if data.colours:

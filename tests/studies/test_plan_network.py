@@ -1,10 +1,10 @@
 """Which candidate of a network is chosen: by counted and measured cost, memory and minutes."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 import torch
+from costs import PACE, Device
 
 from medseg.bundle import networks
 from medseg.studies import complexity, plan_network
@@ -12,31 +12,6 @@ from medseg.studies.plan_network import Candidate, arguments, candidates, choose
 from medseg.studies.plan_rules import PlanError
 
 CPU = torch.device("cpu")
-PACE = 1e-10  # seconds of a multiply-add, forward and backward
-
-
-class Device:
-    """In place of a real one: a step takes as long as it has operations, and memory as it has channels and voxels."""
-
-    def __init__(self) -> None:
-        self.measured: list[tuple[int, tuple[int, ...]]] = []
-        self.fails_above = float("inf")
-        self._count = complexity.measure
-
-    def measure(self, rows: Sequence[Any], measures: Sequence[str], **options: Any) -> dict[str, Any]:
-        if measures == ("macs",):
-            return self._count(rows, measures)
-        row, batch = rows[0], options["batch_size"]
-        macs = self._count(rows, ("macs",))["rows"][0]["macs"]
-        base = row.kwargs["channels"][0]
-        self.measured.append((base, row.size))
-        if base > self.fails_above:
-            return {"rows": [{"errors": {"memory": "does not fit"}, "throughput": None, "memory_bytes": None}]}
-        voxels = torch.tensor(row.size).prod().item()
-        seconds = PACE * macs * batch
-        return {
-            "rows": [{"errors": {}, "throughput": {"training": batch / seconds}, "memory_bytes": 80 * base * voxels}]
-        }
 
 
 @pytest.fixture

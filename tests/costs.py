@@ -1,0 +1,34 @@
+"""A device whose costs are known beforehand: what plans are tested with in place of measuring a real one."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from medseg.studies import complexity
+
+PACE = 1e-10  # seconds of a multiply-add, forward and backward
+
+
+class Device:
+    """A step takes as long as it has operations, and memory as it has channels and voxels."""
+
+    def __init__(self) -> None:
+        self.measured: list[tuple[int, tuple[int, ...]]] = []
+        self.fails_above = float("inf")
+        self._count = complexity.measure
+
+    def measure(self, rows: Sequence[Any], measures: Sequence[str], **options: Any) -> dict[str, Any]:
+        if measures == ("macs",):
+            return self._count(rows, measures)
+        row, batch = rows[0], options["batch_size"]
+        macs = self._count(rows, ("macs",))["rows"][0]["macs"]
+        base = row.kwargs["channels"][0]
+        self.measured.append((base, row.size))
+        if base > self.fails_above:
+            return {"rows": [{"errors": {"memory": "does not fit"}, "throughput": None, "memory_bytes": None}]}
+        voxels = torch.tensor(row.size).prod().item()
+        seconds = PACE * macs * batch
+        return {
+            "rows": [{"errors": {}, "throughput": {"training": batch / seconds}, "memory_bytes": 80 * base * voxels}]
+        }
