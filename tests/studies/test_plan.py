@@ -124,7 +124,8 @@ def test_from_data_to_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_pictures_beside_otsu(tmp_path: Path) -> None:
-    done = plan_and_train(pictures(tmp_path / "data"), tmp_path / "out", minutes=5, overrides=QUICK)
+    quick = {**QUICK, "network_def#channels": [2, 4, 4, 4]}
+    done = plan_and_train(pictures(tmp_path / "data"), tmp_path / "out", minutes=5, overrides=quick)
     held = yaml.safe_load((done.plan / "bundle.yaml").read_text())
     assert held["input"]["intensity"] == {"scheme": "zscore"}
     assert held["input"]["spacing"] is None
