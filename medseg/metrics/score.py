@@ -92,12 +92,24 @@ class Score(ABC):
     """Names of what else is written down for a case, such as a number of pixels."""
     lower_is_better: ClassVar[frozenset[str]] = frozenset()
     """Which columns and which of the overall scores are errors."""
+    signed: ClassVar[frozenset[str]] = frozenset()
+    """Which columns are best at 0, with errors to both sides: no best weights are picked by them."""
     needs: ClassVar[tuple[str, ...]] = ()
     """Keys that each entry of the datalist must have."""
 
     def __init__(self, class_names: Sequence[str], ignore_index: int | None = None) -> None:
         self.class_names = list(class_names)
         self.ignore_index = ignore_index
+
+    @property
+    def units(self) -> Mapping[str, str]:
+        """Units of ``columns`` and ``counts`` that have one, known once a case was counted."""
+        return {}
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a reader of the means over the cases must know, a sentence each."""
+        return ()
 
     @abstractmethod
     def update(self, case: ScoredCase) -> Mapping[str, float | Sequence[float]]:
@@ -108,7 +120,7 @@ class Score(ABC):
 
         Returns:
             For each of ``columns`` and ``counts`` a list with a value a class, or one value of the whole case. NaN is
-            not counted: what is in neither truth nor prediction has no score; what is in one alone scores 0.
+            not counted: what is in neither truth nor prediction has no score; what is in one alone scores the worst.
         """
 
     def compute(self) -> Pooled:

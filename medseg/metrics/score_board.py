@@ -12,12 +12,13 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 
 from medseg.errors import MedsegError, shown
+from medseg.metrics.intervals import ClusterBootstrap, Interval
 from medseg.metrics.score import Pooled, Score, ScoredCase, make_score
 
 POOLED = "pooled over all pixels"
 RULE = (
     "Of a case, a class in neither truth nor prediction is not counted (n says in how many cases it was), and one in "
-    "only one of the two scores 0."
+    "only one of the two scores the worst: 0, unless another rule stands here."
 )
 WHOLE = "(all)"
 """What stands for the class in the row of a whole case."""
@@ -158,26 +159,49 @@ class ScoreBoard:
         }
 
     def _per_case(self) -> dict[str, Any]:
-        by_class, whole = {}, {}
-        for column in self.columns:
-            values = np.array([row.values[column] for row in self.rows])  # (cases, classes) or (cases,)
-            if values.ndim == 2:
-                by_class[column] = values
-            elif len(values):
-                whole[column] = {"mean": _plain(_mean(values)), "n": int((~np.isnan(values)).sum())}
+        columns = self._stacked()
+        by_class = {column: values for column, values in columns.items() if values.ndim == 2}
+        draws = ClusterBootstrap([row.group for row in self.rows])
+        found = {column: draws.intervals(values) for column, values in by_class.items()}
         rows = []
         for index, name in enumerate(self.class_names):
             means = {column: _plain(_mean(values[:, index])) for column, values in by_class.items()}
-            rows.append({"name": name, **means, "n": {c: _there(v[:, index]) for c, v in by_class.items()}})
-        means = {c: _plain(_mean([_mean(v[:, i]) for i in range(v.shape[1])])) for c, v in by_class.items()}
+            within = {column: _pair(each[index]) for column, (each, _) in found.items()}
+            numbers = {column: _there(values[:, index]) for column, values in by_class.items()}
+            rows.append({"name": name, **means, "n": numbers, "interval": within, **self._alone(index)})
+        units = {key: unit for score in self.scores.values() for key, unit in score.units.items()}
         return {
             "averaging": f"mean over {len(self.rows)} cases",
             "cases": len(self.rows),
             "rule": RULE,
+            "columns": {name: [c for c in score.columns if c in by_class] for name, score in self.scores.items()},
+            "units": units,
+            "notes": {name: list(score.notes) for name, score in self.scores.items()},
+            "bootstrap": {**draws.record(), "note": draws.note()},
             "classes": rows,
-            **{f"mean_{column}": value for column, value in means.items()},
-            "whole": whole,
+            **{f"mean_{column}": _plain(_mean_of_means(values)) for column, values in by_class.items()},
+            "mean_interval": {column: _pair(overall) for column, (_, overall) in found.items()},
+            "whole": {
+                column: {
+                    "mean": _plain(_mean(values)),
+                    "n": _there(values),
+                    "interval": _pair(draws.intervals(values[:, None])[1]),
+                }
+                for column, values in columns.items()
+                if values.ndim == 1 and len(values)
+            },
         }
+
+    def _stacked(self) -> dict[str, Values]:
+        """Return the values of all cases by column: ``(cases, classes)``, or ``(cases,)`` of whole cases."""
+        return {column: np.array([row.values[column] for row in self.rows]) for column in self.columns}
+
+    def _alone(self, index: int) -> dict[str, int]:
+        """Return in how many cases a class was missed and in how many invented, where pixels are counted."""
+        if not all("pixels" in row.values for row in self.rows):
+            return {}
+        pairs = [(row.values["pixels"][index] > 0, row.values["predicted_pixels"][index] > 0) for row in self.rows]
+        return {"missed": pairs.count((True, False)), "invented": pairs.count((False, True))}
 
     def flat(self, prefix: str = "") -> dict[str, float]:
         """Return every score of the set as one float by name; what is undefined is left out.
@@ -189,24 +213,28 @@ class ScoreBoard:
             prefix: of all names.
         """
         pooled = {name: score.compute() for name, score in self.scores.items()}
-        per_case, columns = self._per_case(), set(self.columns)
-        found: dict[str, Any] = {}
+        columns = self._stacked()
+        found: dict[str, float] = {}
         for each in pooled.values():
             found |= each.overall
         for key, values in _classes(pooled):
             if key in columns:
                 found |= {f"{key}_{slug(name)}": v for name, v in zip(self.class_names, values, strict=True)}
-        for row in per_case["classes"]:
-            found |= {f"case_{key}_{slug(row['name'])}": row[key] for key in columns if key in row}
-        found |= {f"case_{key}": value for key, value in per_case.items() if key.startswith("mean_")}
-        found |= {f"case_{key}": value["mean"] for key, value in per_case["whole"].items()}
-        return {f"{prefix}{k}": float(v) for k, v in found.items() if v is not None and math.isfinite(v)}
+        for key, stacked in columns.items():
+            if stacked.ndim == 2:
+                each_class = zip(self.class_names, stacked.T, strict=True)
+                found |= {f"case_{key}_{slug(name)}": _mean(values) for name, values in each_class}
+                found[f"case_mean_{key}"] = _mean_of_means(stacked)
+            elif len(stacked):
+                found[f"case_{key}"] = _mean(stacked)
+        return {f"{prefix}{k}": float(v) for k, v in found.items() if math.isfinite(v)}
 
     @property
     def names(self) -> frozenset[str]:
-        """Names that `flat` can give, without prefix, of the columns and of what is overall."""
+        """Names in `flat` that weights can be picked by, without prefix, of the columns and of what is overall."""
         found = {name for score in self.scores.values() for name in score.compute().overall}
-        for column in self.columns:
+        signed = {column for score in self.scores.values() for column in score.signed}
+        for column in set(self.columns) - signed:
             found |= {f"case_{column}", f"case_mean_{column}"}
             found |= {f"{start}{column}_{slug(name)}" for start in ("", "case_") for name in self.class_names}
         return frozenset(found)
@@ -223,8 +251,14 @@ class ScoreBoard:
     def lines(self) -> Iterable[dict[str, Any]]:
         """Yield the rows of ``scores_per_case.csv``: for each case one of the whole, and one a class that is counted.
 
-        The row of the whole holds what is one value a case, and of the others the mean over the counted classes.
+        The row of the whole holds what is one value a case, and of the others the mean over the counted classes. A
+        column with a unit ends in it: ``hd95_mm``.
         """
+        units = {key: unit for score in self.scores.values() for key, unit in score.units.items()}
+        for line in self._lines():
+            yield {f"{key}_{units[key]}" if key in units else key: value for key, value in line.items()}
+
+    def _lines(self) -> Iterable[dict[str, Any]]:
         for row in self.rows:
             start = {"case": row.name, "group": row.group}
             scores = set(self.columns)
@@ -255,6 +289,15 @@ def _there(values: Values) -> int:
 def _mean(values: Values | Sequence[float]) -> float:
     there = [float(value) for value in np.ravel(values) if not math.isnan(value)]
     return math.fsum(there) / len(there) if there else math.nan
+
+
+def _mean_of_means(values: Values) -> float:
+    """Return the mean over the classes of the means over the cases."""
+    return _mean([_mean(values[:, index]) for index in range(values.shape[1])])
+
+
+def _pair(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else list(interval)
 
 
 def _plain(value: float) -> float | int | None:

@@ -4,8 +4,10 @@ The scores are those of ``scores.json``, as `medseg.metrics.score_board.ScoreBoa
 
 - ``classes``: a list of ``name`` and the pooled scores of a class; ``mean_<score>`` and other overall scores beside it;
 - ``absent``: names of classes that are in no truth and no prediction;
-- ``per_case``: ``cases``, ``rule``, ``classes`` (means, and under ``n`` in how many cases each was counted) and
-  ``mean_<score>`` over the classes; ``whole`` holds what is one value a case;
+- ``per_case``: ``cases``, ``rule``, ``classes`` (means, under ``n`` in how many cases each was counted, under
+  ``interval`` the 95 % intervals, ``missed`` and ``invented`` cases) and ``mean_<score>`` over the classes, with
+  ``mean_interval``; ``columns`` and ``notes`` by score, ``units`` by column; ``bootstrap`` says how the intervals were
+  made; ``whole`` holds what is one value a case;
 - further ``boundary`` and ``instances``, each with what belongs to it;
 - ``beside_paper``: ``"pooled"`` or ``"per_case"``, where it is known which of the two the paper prints.
 
@@ -17,12 +19,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medseg.reports.tables import Cell, Table
+from medseg.reports.tables import UNDEFINED, Cell, Table
 
 ABSENT = "absent"
 HEADINGS = {
     "iou": "IoU", "dice": "Dice", "precision": "precision", "recall": "recall", "boundary_f": "boundary F",
     "accuracy": "accuracy", "loss": "loss", "instance_ap": "instance AP", "instance_f1": "instance F1",
+    "hd95": "HD95", "assd": "ASSD", "nsd": "NSD", "volume_difference": "volume error",
+    "absolute_volume_difference": "absolute error", "relative_volume_difference": "relative error",
+    "lesion_f1": "lesion F1", "lesion_precision": "lesion precision", "lesion_recall": "lesion recall",
 }  # fmt: skip
 _OVERALL = {"accuracy": "pixel accuracy", "frequency_weighted_iou": "frequency-weighted IoU", "loss": "loss"}
 _UNDER = {"accuracy": "recall", "frequency_weighted_iou": "iou"}  # the recall over all pixels, and a mean of IoU
@@ -38,7 +43,7 @@ def score_tables(scores: Mapping[str, Any], *, digits: int = 3) -> list[Table]:
     """
     tables = [pooled_table(scores, digits=digits)]
     if "per_case" in scores:
-        tables.append(per_case_table(scores, digits=digits))
+        tables += per_case_tables(scores, digits=digits)
     if "instances" in scores:
         tables.append(instance_table(scores["instances"], digits=digits))
     return tables
@@ -71,26 +76,61 @@ def pooled_table(scores: Mapping[str, Any], *, digits: int = 3) -> Table:
     return Table(headings, [*rows, *summary], _boundary_note(scores), title, len(summary), digits)
 
 
-def per_case_table(scores: Mapping[str, Any], *, digits: int = 3) -> Table:
-    """Return the means over the cases, each class with the number of cases that it was counted in.
+def per_case_tables(scores: Mapping[str, Any], *, digits: int = 3) -> list[Table]:
+    """Return the means over the cases with their intervals: a table a score, the first with what all have.
 
     Args:
         scores: see the module.
         digits: after the decimal point.
     """
     held = scores["per_case"]
-    columns = [key for key in held["classes"][0] if key not in ("name", "n")]
-    rows: list[list[Cell]] = []
-    for row in held["classes"]:
-        number = max(row["n"].values(), default=0)
-        cells = [row[key] if number else ABSENT for key in columns]
-        rows.append([row["name"], *cells, number])
-    rows.append([_mean_of(scores), *(held.get(f"mean_{key}") for key in columns), held["cases"]])
-    for key, value in held["whole"].items():
-        rows.append([f"{heading(key)} of a case", value["mean"], *[""] * (len(columns) - 1), value["n"]])
-    headings = ["class", *(heading(column) for column in columns), "n"]
-    title = held["averaging"] + _paper(scores, "per_case")
-    return Table(headings, rows, [held["rule"]], title, 1 + len(held["whole"]), digits)
+    tables: list[Table] = []
+    for name, columns in held["columns"].items():
+        if not columns:
+            continue
+        first = not tables
+        rows = [_class_row(row, columns, held, digits) for row in held["classes"]]
+        number = [held["cases"], *(sum(row[key] for row in held["classes"]) for key in _alone(held))]
+        means = (_with_interval(held[f"mean_{key}"], held["mean_interval"][key], digits) for key in columns)
+        rows.append([_mean_of(scores), *means, *number])
+        whole = held["whole"] if first else {}
+        for key, value in whole.items():
+            mean = _with_interval(value["mean"], value["interval"], digits)
+            blank = [""] * (len(columns) - 1)
+            rows.append([f"{heading(key)} of a case", mean, *blank, value["n"], *[""] * len(_alone(held))])
+        headings = ["class", *(_with_unit(column, held["units"]) for column in columns), "n", *_alone(held)]
+        notes = [*held["notes"].get(name, ())]
+        notes += [held["rule"], held["bootstrap"]["note"]] if first else []
+        title = held["averaging"] + (_paper(scores, "per_case") if first else "")
+        tables.append(Table(headings, rows, notes, title, 1 + len(whole), digits))
+    return tables
+
+
+def _class_row(row: Mapping[str, Any], columns: Sequence[str], held: Mapping[str, Any], digits: int) -> list[Cell]:
+    number = max((row["n"][key] for key in columns), default=0)
+    absent = ABSENT if not any(row["n"].values()) else UNDEFINED  # undefined: the score leaves the class out
+    cells = [
+        _with_interval(row[key], row["interval"][key], digits) if row["n"][key] else UNDEFINED if number else absent
+        for key in columns
+    ]
+    return [row["name"], *cells, number, *(row[key] for key in _alone(held))]
+
+
+def _alone(held: Mapping[str, Any]) -> list[str]:
+    """Return the columns that count the cases in which a class is in only one of truth and prediction, if any is."""
+    keys = ("missed", "invented")
+    return [*keys] if any(row.get(key) for row in held["classes"] for key in keys) else []
+
+
+def _with_interval(mean: float | None, interval: Sequence[float] | None, digits: int) -> Cell:
+    if mean is None or interval is None:
+        return mean
+    low, high = interval
+    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _with_unit(column: str, units: Mapping[str, str]) -> str:
+    return f"{heading(column)} ({units[column]})" if units.get(column) else heading(column)
 
 
 def instance_table(scores: Mapping[str, Any], *, digits: int = 3) -> Table:
@@ -123,14 +163,26 @@ def long_table(scores: Mapping[str, Any]) -> Table:
     for held, label in ((scores, scores.get("averaging", "pooled over all pixels")), (per_case, "mean over cases")):
         for row in held.get("classes", ()):
             number = {"n": max(row["n"].values(), default=0)} if isinstance(row.get("n"), Mapping) else {}
-            values = {key: value for key, value in row.items() if key not in ("name", "n")}
-            rows.append({"averaging": label, "class": row["name"], **values, **number})
+            values = {key: value for key, value in row.items() if key not in ("name", "n", "interval")}
+            more = _ends(row.get("interval", {}))
+            rows.append({"averaging": label, "class": row["name"], **values, **more, **number})
         means = {key: value for key, value in held.items() if _is_score(key, value)}
         if means:  # the mean of a column stands under it; mean accuracy, of which there is none, under its own name
             below = {f"mean_{key}" for row in held["classes"] for key in row}
             columns = {key.removeprefix("mean_") if key in below else key: value for key, value in means.items()}
-            rows.append({"averaging": label, "class": "(mean or overall)", **columns})
-    return Table.of(rows)
+            more = _ends(held.get("mean_interval", {}))
+            rows.append({"averaging": label, "class": "(mean or overall)", **columns, **more})
+    units = per_case.get("units", {})
+    return Table.of([{f"{k}_{units[k]}" if units.get(k) else k: v for k, v in row.items()} for row in rows])
+
+
+def _ends(intervals: Mapping[str, Sequence[float] | None]) -> dict[str, Cell]:
+    """Return the ends of the intervals by column: ``dice_low`` and ``dice_high``."""
+    return {
+        f"{key}_{end}": None if ends is None else ends[place]
+        for key, ends in intervals.items()
+        for place, end in enumerate(("low", "high"))
+    }
 
 
 def heading(column: str) -> str:

@@ -1,5 +1,6 @@
 """Scores as plug-ins, and what a board makes of them."""
 
+import dataclasses
 import json
 import math
 import sys
@@ -17,10 +18,15 @@ from torch.multiprocessing import spawn
 
 from medseg.errors import MedsegError
 from medseg.metrics import scores as home
+from medseg.metrics.intervals import ClusterBootstrap
 from medseg.metrics.score import Score, ScoredCase, find_score, score_names
 from medseg.metrics.score_board import ScoreBoard
 
 NAMES = ["none", "bright", "dark"]
+ALL: dict[str, dict[str, Any]] = {
+    **{name: {} for name in ("overlap", "instances", "distances", "volumes", "lesions")},
+    "boundary": {"tolerance": 0.1},
+}
 PLUGIN = '''"""How far the farthest predicted pixel of a class lies from the true ones."""
 
 import math
@@ -155,7 +161,10 @@ def test_a_score_elsewhere_goes_by_its_path(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("scores", "message"),
     [
-        ({"bondary": {}}, "names 'bondary'; there are boundary, instances, overlap, or give the dotted path"),
+        (
+            {"bondary": {}},
+            "names 'bondary'; there are boundary, distances, instances, lesions, overlap, volumes, or give",
+        ),
         ({"no.such.Thing": {}}, "names 'no.such.Thing', but no.such cannot be imported"),
         ({"overlap": 3}, r"`scores: overlap` is 3; give its options \(no options\)"),
         ({"instances": {"method": "magic"}}, "method is 'magic'"),
@@ -179,9 +188,36 @@ def test_an_error_names_its_case() -> None:
         ScoreBoard(NAMES, None, {"overlap": {}}).update(bad)
 
 
+def test_intervals_are_drawn_by_group() -> None:
+    rows = [dataclasses.replace(case, group=f"g{case.index // 2}") for case in cases(12)]
+    board = filled(ScoreBoard(NAMES, None, {"overlap": {}}), rows)
+    held = board.table()["per_case"]
+    assert held["bootstrap"]["groups"] == 6
+    assert held["bootstrap"]["by"] == "group"
+    values = np.array([row.values["dice"] for row in board.rows])
+    each, overall = ClusterBootstrap([row.group for row in board.rows]).intervals(values)
+    for row, expected in zip(held["classes"], each, strict=True):
+        assert expected is not None
+        assert row["interval"]["dice"] == [*expected]
+        assert expected[0] < row["dice"] < expected[1]
+    assert overall is not None
+    assert held["mean_interval"]["dice"] == [*overall]
+    assert held["whole"]["accuracy"]["interval"][0] < held["whole"]["accuracy"]["mean"]
+    few = filled(ScoreBoard(NAMES, None, {"overlap": {}}), cases()).table()["per_case"]
+    assert few["bootstrap"]["note"] == "No intervals: 2 groups, 5 are the least."
+    assert few["mean_interval"]["dice"] is None
+
+
+def test_cases_with_a_class_on_one_side_alone_are_counted() -> None:
+    rows = filled(ScoreBoard(NAMES, None, {"overlap": {}}), cases()).table()["per_case"]["classes"]
+    assert [(row["missed"], row["invented"]) for row in rows] == [(0, 0), (0, 0), (1, 1)]
+    without = filled(ScoreBoard(NAMES, None, {"distances": {}}), cases()).table()["per_case"]["classes"]
+    assert "missed" not in without[0]
+
+
 def _share(rank: int, folder: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    board = ScoreBoard(NAMES, None, {"overlap": {}, "boundary": {"tolerance": 0.1}, "instances": {}})
+    board = ScoreBoard(NAMES, None, ALL)
     filled(board, with_instances()[rank::2])
     board.gather()
     torch.save((board.table(), list(board.lines())), f"{folder}/{rank}.pt")
@@ -197,7 +233,7 @@ def with_instances() -> list[ScoredCase]:
 
 def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
     spawn(_share, args=(str(tmp_path),), nprocs=2)
-    board = ScoreBoard(NAMES, None, {"overlap": {}, "boundary": {"tolerance": 0.1}, "instances": {}})
+    board = ScoreBoard(NAMES, None, ALL)
     filled(board, with_instances())
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=False)

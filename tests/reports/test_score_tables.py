@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from medseg.reports.score_tables import long_table, per_case_table, pooled_table, score_tables
+from medseg.reports.score_tables import long_table, per_case_tables, pooled_table, score_tables
 
 
 def row(name, iou, dice, precision, recall, support):
@@ -13,7 +13,8 @@ def row(name, iou, dice, precision, recall, support):
 
 
 def of_cases(name, iou, dice, n):
-    return {"name": name, "iou": iou, "dice": dice, "n": {"iou": n, "dice": n}}
+    within = {"iou": None, "dice": None if dice is None or n < 5 else [dice - 0.05, dice + 0.04]}
+    return {"name": name, "iou": iou, "dice": dice, "n": {"iou": n, "dice": n}, "interval": within}
 
 
 @pytest.fixture
@@ -37,12 +38,17 @@ def scores():
             "averaging": "mean over 8 cases",
             "cases": 8,
             "rule": "the rule",
+            "columns": {"overlap": ["iou", "dice"], "loss": []},
+            "units": {},
+            "notes": {"overlap": [], "loss": []},
+            "bootstrap": {"note": "the draws"},
+            "mean_interval": {"iou": None, "dice": [0.4, 0.5]},
             "classes": [
                 of_cases("membrane", 0.6, 0.7, 8), of_cases("glia|extra", 0.1, 0.2, 3), of_cases("void", None, None, 0)
             ],
             "mean_iou": 0.35,
             "mean_dice": 0.45,
-            "whole": {"accuracy": {"mean": 0.85, "n": 8}},
+            "whole": {"accuracy": {"mean": 0.85, "n": 8, "interval": [0.8, 0.9]}},
         },
     }  # fmt: skip
 
@@ -64,22 +70,48 @@ def test_pooled(scores):
 
 def test_means_over_cases_say_how_many_and_by_which_rule(scores):
     scores["beside_paper"] = "per_case"
-    assert per_case_table(scores).to_text().splitlines() == [
+    (table,) = per_case_tables(scores)
+    assert table.to_text().splitlines() == [
         "mean over 8 cases, as the paper's figures are",
-        "class                  IoU    Dice  n",
-        "------------------  ------  ------  -",
-        "membrane             0.600   0.700  8",
-        "glia|extra           0.100   0.200  3",
-        "void                absent  absent  0",
-        "------------------  ------  ------  -",
-        "mean of 2 classes    0.350   0.450  8",
-        "accuracy of a case   0.850          8",
+        "class               IoU                   Dice                  n",
+        "------------------  --------------------  --------------------  -",
+        "membrane            0.600                 0.700 [0.650, 0.740]  8",
+        "glia|extra          0.100                 0.200                 3",
+        "void                absent                absent                0",
+        "------------------  --------------------  --------------------  -",
+        "mean of 2 classes   0.350                 0.450 [0.400, 0.500]  8",
+        "accuracy of a case  0.850 [0.800, 0.900]                        8",
         "the rule",
+        "the draws",
     ]
     assert pooled_table(scores).title == "pooled over all pixels"
     scores["beside_paper"] = "pooled"
     assert pooled_table(scores).title == "pooled over all pixels, as the paper's figures are"
     assert len(score_tables(scores)) == 2
+
+
+def test_each_score_has_a_table_with_its_unit_and_its_rule(scores):
+    held = scores["per_case"]
+    held["columns"]["distances"], held["units"] = ["hd95"], {"hd95": "mm"}
+    held["notes"]["distances"] = ["what a miss costs"]
+    held["mean_interval"]["hd95"], held["mean_hd95"] = None, 7.0
+    for line, value, number, missed in zip(held["classes"], (None, 7.0, None), (0, 3, 0), (0, 2, 0), strict=True):
+        line |= {"hd95": value, "missed": missed, "invented": 0}
+        line["n"]["hd95"], line["interval"]["hd95"] = number, [6.0, 8.0] if value else None
+    first, second = per_case_tables(scores)
+    assert first.columns == ["class", "IoU", "Dice", "n", "missed", "invented"]
+    assert second.to_text().splitlines()[1:] == [
+        "class              HD95 (mm)             n  missed  invented",
+        "-----------------  --------------------  -  ------  --------",
+        "membrane           -                     0       0         0",  # the score leaves it out
+        "glia|extra         7.000 [6.000, 8.000]  3       2         0",
+        "void               absent                0       0         0",
+        "-----------------  --------------------  -  ------  --------",
+        "mean of 2 classes  7.000                 8       2         0",
+        "what a miss costs",
+    ]
+    line = next(csv.DictReader(io.StringIO(long_table(scores).to_csv())))
+    assert {"hd95_mm", "hd95_low", "hd95_high"} <= set(line)
 
 
 def test_long_table_has_both_with_all_digits(scores):

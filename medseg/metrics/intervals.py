@@ -1,0 +1,98 @@
+"""How far a mean over cases is decided by the cases at hand: 95 % bootstrap intervals, clustered by group.
+
+Cases of one patient resemble each other, so whole groups are drawn anew with replacement, with all of their cases
+(C. A. Field, A. H. Welsh, "Bootstrapping clustered data", https://doi.org/10.1111/j.1467-9868.2007.00593.x; percentile
+interval of B. Efron, R. J. Tibshirani, "An Introduction to the Bootstrap", 1993). ``scipy.stats.bootstrap`` draws cases
+one by one and knows no groups. A case whose group is not known is a group of its own. The interval says nothing of how
+far another training would differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["LEAST_GROUPS", "ClusterBootstrap"]
+
+LEAST_GROUPS = 5
+"""Below it there is no interval: the draws would be of too few things to say how others differ."""
+LEVEL = 0.95
+RESAMPLES = 2000
+SEED = 0
+_AT_ONCE = 2**22  # numbers drawn at once
+
+Values = NDArray[np.float64]
+Interval = tuple[float, float]
+
+
+class ClusterBootstrap:
+    """Intervals of means over the same cases.
+
+    Args:
+        groups: of each case; ``""`` where it is not known.
+    """
+
+    def __init__(self, groups: Sequence[str]) -> None:
+        named = [group or (number,) for number, group in enumerate(groups)]  # no name is equal to a tuple
+        places = {key: place for place, key in enumerate(dict.fromkeys(named))}
+        self.places = np.array([places[key] for key in named], np.int64)
+        self.number = len(places)
+        self.by = "group" if all(groups) else "group, or case without one" if any(groups) else "case"
+
+    def record(self) -> dict[str, Any]:
+        """Return how the intervals were made, as plain values."""
+        held = {"level": LEVEL, "method": "percentile", "resamples": RESAMPLES, "seed": SEED}
+        return {**held, "by": self.by, "groups": self.number, "least_groups": LEAST_GROUPS}
+
+    def note(self) -> str:
+        """Say it in a sentence."""
+        noun = {"group": "groups", "case": "cases"}.get(self.by, "groups and single cases")
+        if self.number < LEAST_GROUPS:
+            return f"No intervals: {self.number} {noun}, {LEAST_GROUPS} are the least."
+        return (
+            f"[low, high]: {LEVEL:.0%} bootstrap interval of the mean, by {self.number} {noun}; there is none where "
+            f"fewer than {LEAST_GROUPS} count."
+        )
+
+    def intervals(self, values: Values) -> tuple[list[Interval | None], Interval | None]:
+        """Return the interval of each column's mean over the cases, and that of the mean of these means.
+
+        Args:
+            values: NaN is not counted.
+
+        Shape:
+            values ``(cases, columns)``.
+        """
+        there = ~np.isnan(values)
+        sums, counts = np.zeros((self.number, values.shape[1])), np.zeros((self.number, values.shape[1]))
+        np.add.at(sums, self.places, np.where(there, values, 0.0))
+        np.add.at(counts, self.places, there.astype(np.float64))
+        means = self._means(sums, counts) if (counts > 0).any(1).sum() >= LEAST_GROUPS else None
+        if means is None:
+            return [None] * values.shape[1], None
+        enough = (counts > 0).sum(0) >= LEAST_GROUPS
+        each = [_interval(means[:, index]) if enough[index] else None for index in range(values.shape[1])]
+        defined = ~np.isnan(means)
+        number = defined.sum(1)
+        overall = np.where(defined, means, 0.0).sum(1)[number > 0] / number[number > 0]
+        return each, _interval(overall)
+
+    def _means(self, sums: Values, counts: Values) -> Values:
+        """Return the columns' means in each resample ``(resamples, columns)``; NaN where none is counted."""
+        random = np.random.default_rng(SEED)
+        shares = np.full(self.number, 1 / self.number)
+        step = max(1, _AT_ONCE // self.number)
+        parts = []
+        for start in range(0, RESAMPLES, step):
+            times = random.multinomial(self.number, shares, min(step, RESAMPLES - start)).astype(np.float64)
+            number = times @ counts
+            parts.append(np.divide(times @ sums, number, out=np.full(number.shape, np.nan), where=number > 0))
+        return np.concatenate(parts)
+
+
+def _interval(means: Values) -> Interval:
+    low, high = np.nanquantile(means, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    return float(low), float(high)

@@ -1,0 +1,132 @@
+"""What scores in millimetres share: which unit a set is measured in, which classes count, masks cut to their boxes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from medseg.errors import MedsegError
+from medseg.metrics.score import ScoredCase
+
+__all__ = ["Unit", "chosen_classes", "cut_masks", "diagonal"]
+
+Mask = NDArray[np.bool_]
+
+
+class Unit:
+    """Millimetres where the cases say how large a voxel is, else pixels; the first case decides, no set has both."""
+
+    def __init__(self) -> None:
+        self.in_mm: bool | None = None
+
+    @property
+    def length(self) -> str:
+        """``"mm"``, ``"pixels"``, or nothing before the first case."""
+        return {None: "", True: "mm", False: "pixels"}[self.in_mm]
+
+    @property
+    def volume(self) -> str:
+        """``"ml"``, ``"pixels"``, or nothing before the first case."""
+        return {None: "", True: "ml", False: "pixels"}[self.in_mm]
+
+    def edges(self, case: ScoredCase) -> tuple[float, ...]:
+        """Return the edges of a case's voxel along each axis of its arrays: in mm, or ones.
+
+        Raises:
+            MedsegError: if the cases before had the other unit, or an edge is no length.
+        """
+        spacing = case.spacing
+        if self.in_mm not in (None, spacing is not None):
+            has, had = ("a spacing", "none") if spacing else ("no spacing", "one")
+            raise MedsegError(
+                f"{case.name} has {has}, the cases before have {had}: millimetres and pixels make no mean; score them "
+                "apart, or store the set in one format"
+            )
+        self.in_mm = spacing is not None
+        axes = case.label.ndim
+        edges = (1.0,) * axes if spacing is None else spacing[:axes]
+        if not all(0 < edge < math.inf for edge in edges):
+            raise MedsegError(f"{case.name} has the spacing {edges}; correct its header")
+        return edges
+
+    def merge(self, others: Iterable[Unit]) -> None:
+        """Become what all processes have seen.
+
+        Raises:
+            MedsegError: if they saw both units.
+        """
+        seen = {other.in_mm for other in others} - {None}
+        if len(seen) > 1:
+            raise MedsegError("some cases have a spacing and some have none: score them apart")
+        self.in_mm = next(iter(seen), None)
+
+
+def chosen_classes(class_names: Sequence[str], wanted: Sequence[str] | None, score: str) -> list[int]:
+    """Return the indices of the classes that a score counts.
+
+    Args:
+        class_names: by index.
+        wanted: names; ``None`` for all but the first, which is the background of most sets.
+        score: its name, for the message.
+
+    Raises:
+        MedsegError: if a name is unknown.
+    """
+    if wanted is None:
+        return list(range(min(1, len(class_names) - 1), len(class_names)))
+    listed = [wanted] if isinstance(wanted, str) else list(wanted)
+    unknown = [name for name in listed if name not in class_names]
+    if unknown or not listed:
+        named = repr(unknown[0]) if unknown else "none"
+        raise MedsegError(f"`scores: {score}: classes` names {named}; the classes are {', '.join(class_names)}")
+    return sorted({class_names.index(name) for name in listed})
+
+
+def cut_masks(case: ScoredCase, classes: Iterable[int], ignore_index: int | None) -> Iterator[tuple[int, Mask, Mask]]:
+    """Yield each class with its predicted and its true mask, cut to the box that holds both.
+
+    What is ignored belongs to no class, in the label and in the prediction alike.
+
+    Args:
+        case: the case.
+        classes: indices.
+        ignore_index: label value that counts for nothing.
+
+    Shape:
+        masks of one shape each; a class in neither has masks of no pixel.
+    """
+    label, guess = (each.cpu().numpy() for each in (case.label, case.prediction))
+    if label.shape != guess.shape:
+        raise MedsegError(f"{case.name}: prediction {guess.shape} and label {label.shape} differ in shape")
+    truth, found = (each.astype(np.int32) + 1 for each in (label, guess))  # 0 is no class
+    if ignore_index is not None:
+        ignored = label == ignore_index
+        truth[ignored] = found[ignored] = 0
+    wanted = list(classes)
+    boxes = [ndimage.find_objects(each, max_label=max(wanted, default=0) + 1) for each in (found, truth)]
+    for index in wanted:
+        box = _around([each[index] for each in boxes], label.ndim)
+        yield index, found[box] == index + 1, truth[box] == index + 1
+
+
+def _around(boxes: Sequence[tuple[slice, ...] | None], axes: int) -> tuple[slice, ...]:
+    there = [box for box in boxes if box is not None]
+    if not there:
+        return (slice(0, 0),) * axes
+    return tuple(
+        slice(min(box[axis].start for box in there), max(box[axis].stop for box in there)) for axis in range(axes)
+    )
+
+
+def diagonal(shape: Sequence[int], edges: Sequence[float]) -> float:
+    """Return the length of an image's diagonal.
+
+    Args:
+        shape: spatial.
+        edges: of a voxel.
+    """
+    return math.hypot(*(number * edge for number, edge in zip(shape, edges, strict=True)))

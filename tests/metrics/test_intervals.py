@@ -1,0 +1,56 @@
+"""Bootstrap intervals of means, against scipy's and against drawing groups one by one."""
+
+import numpy as np
+import pytest
+from scipy.stats import bootstrap
+
+from medseg.metrics.intervals import ClusterBootstrap
+
+
+def test_single_cases_against_scipy() -> None:
+    values = np.random.default_rng(1).beta(5, 2, 30)
+    each, overall = ClusterBootstrap([""] * 30).intervals(values[:, None])
+    theirs = bootstrap((values,), np.mean, method="percentile", n_resamples=20_000, random_state=0).confidence_interval
+    assert each[0] == pytest.approx(theirs, abs=0.005)
+    assert overall == each[0]
+
+
+def test_groups_are_drawn_whole() -> None:
+    """Against a loop; and groups of like cases make a wider interval than the cases by themselves."""
+    random = np.random.default_rng(2)
+    sizes = random.integers(1, 6, 12)
+    groups = [f"patient {number}" for number, size in enumerate(sizes) for _ in range(size)]
+    base = np.repeat(random.normal(0.7, 0.1, 12), sizes)
+    values = np.stack([base + random.normal(0, 0.01, len(base)), np.where(base > 0.65, base, np.nan)], axis=1)
+    each, overall = ClusterBootstrap(groups).intervals(values)
+    names = sorted(set(groups))
+    means = []
+    for _ in range(4000):
+        rows = np.concatenate([np.flatnonzero(np.array(groups) == names[n]) for n in random.integers(0, 12, 12)])
+        means.append(np.nanmean(values[rows], axis=0))
+    expected = np.quantile(means, (0.025, 0.975), axis=0)
+    np.testing.assert_allclose(np.array(each).T, expected, atol=0.01)
+    assert overall == pytest.approx(np.quantile(np.mean(means, axis=1), (0.025, 0.975)), abs=0.01)
+    alone, _ = ClusterBootstrap([""] * len(groups)).intervals(values)
+    assert each[0] is not None
+    assert alone[0] is not None
+    assert each[0][1] - each[0][0] > 1.3 * (alone[0][1] - alone[0][0])
+
+
+def test_few_groups_have_none() -> None:
+    values = np.random.default_rng(0).random((12, 2))
+    draws = ClusterBootstrap(["a", "b", "c", "d"] * 3)
+    assert draws.intervals(values) == ([None, None], None)
+    assert draws.note() == "No intervals: 4 groups, 5 are the least."
+    values[4:, 1] = np.nan  # four cases have it
+    each, overall = ClusterBootstrap([""] * 12).intervals(values)
+    assert (each[0] is None, each[1] is None, overall is None) == (False, True, False)
+
+
+def test_by_what_it_was_drawn_and_again() -> None:
+    mixed = ClusterBootstrap(["a", "a", "", "", "b", "c", "d"])
+    assert (mixed.number, mixed.by) == (6, "group, or case without one")
+    assert ClusterBootstrap([""] * 6).note().startswith("[low, high]: 95% bootstrap interval of the mean, by 6 cases;")
+    assert ClusterBootstrap([]).intervals(np.zeros((0, 2))) == ([None, None], None)
+    values = np.random.default_rng(0).random((7, 3))
+    assert mixed.intervals(values) == ClusterBootstrap(["a", "a", "", "", "b", "c", "d"]).intervals(values)
