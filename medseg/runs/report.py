@@ -23,7 +23,7 @@ class Result:
     Args:
         table: scores per class and overall, as plain values, see `medseg.reports.score_tables`.
         class_names: by index.
-        cases: the worst cases for pictures, as `medseg.reports.overlays.overlay_sheet` takes them.
+        cases: the worst cases for pictures, as `medseg.reports.overlays.overlay_sheet` takes them; none, no sheet.
         rows: scores of each case, by column.
         ignore_index: label value that counted for nothing.
     """
@@ -63,6 +63,7 @@ def write_report(folder: RunFolder, result: Result, where: str, *, title: str) -
     folder.write_text(f"{where}/{PER_CASE}", Table.of(result.rows).to_csv())
     matrix = np.asarray(table["overlap"]["confusion_matrix"])
     save_confusion(matrix, names, target / "confusion_matrix.png", title=title)
-    sheet = overlay_sheet(list(result.cases), names, ignore_index=result.ignore_index, title=title)
-    sheet.save(target / "overlays.png")
+    if result.cases:
+        sheet = overlay_sheet(list(result.cases), names, ignore_index=result.ignore_index, title=title)
+        sheet.save(target / "overlays.png")
     logger.info("%s", "\n\n".join([title, *(each.to_text() for each in tables)]))

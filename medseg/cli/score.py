@@ -1,0 +1,79 @@
+"""Score masks that anybody made against true ones: two folders, files of the same name."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from medseg.cli._arguments import setting, write_json
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("predictions", type=Path, help="folder of masks, or one mask")
+    parser.add_argument("truths", type=Path, help="folder of true masks of the same names, but for the suffix")
+    parser.add_argument("--labels", nargs="+", metavar="NAME", help="classes from value 0, or a dataset.json with them")
+    parser.add_argument("--groups", type=Path, metavar="CSV", help="patient or slide of each: columns case and group")
+    parser.add_argument(
+        "--scores",
+        nargs="+",
+        metavar="NAME",
+        help="beside overlap: distances and volumes unless named; options as distances#tolerance=2",
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="folder for scores.json, tables, rows per case"
+    )
+    parser.add_argument("--json", action="store_true", help="print the scores as JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command; returns the exit status: 1 if a file of either folder was not scored."""
+    from medseg.reports.score_tables import score_tables
+    from medseg.runs.report import write_report
+    from medseg.runs.run_folder import RunFolder
+    from medseg.studies.mask_classes import read_classes, read_groups
+    from medseg.studies.score_folders import WANTED, score_folders
+
+    found = score_folders(
+        options.predictions,
+        options.truths,
+        classes=read_classes(options.labels) if options.labels else None,
+        groups=read_groups(options.groups) if options.groups else None,
+        scores=_scores(options.scores) if options.scores else WANTED,
+    )
+    title = f"{options.predictions.name} against {options.truths.name}"
+    if options.output is not None:
+        write_report(RunFolder(options.output), found.result, ".", title=title)
+    if options.json:
+        write_json(dict(found.result.table))
+    else:
+        text = "\n\n".join(table.to_text() for table in score_tables(found.result.table))
+        sys.stdout.write(f"{text}\n")
+    for line in found.said():
+        sys.stderr.write(f"medseg: {line}\n")
+    return 0 if found.complete else 1
+
+
+def _scores(words: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Read names of scores, and options of theirs as ``NAME#OPTION=VALUE``."""
+    from medseg.errors import MedsegError
+
+    found: dict[str, dict[str, Any]] = {}
+    for word in words:
+        if "=" not in word:
+            found.setdefault(word, {})
+            continue
+        try:
+            key, value = setting(word)
+        except argparse.ArgumentTypeError as error:
+            raise MedsegError(f"--scores {error}") from error
+        name, sign, option = key.partition("#")
+        if not sign:
+            raise MedsegError(f"--scores {word}: options are given as NAME#OPTION=VALUE, such as distances#tolerance=2")
+        found.setdefault(name, {})[option] = value
+    return found

@@ -1,0 +1,205 @@
+"""Score two folders of masks, whoever made them: the same scores, table and files as an evaluation's.
+
+A prediction belongs to the truth of the same name in the same subfolder, whatever the formats: ``p/a.nii.gz`` and
+``p/a.nrrd`` are a pair, ``a_seg.nii.gz`` and ``a.nii.gz`` are not. Both must lie in one place to within a tenth of a
+voxel; nothing is resampled. What has no partner or cannot be scored is named, and is in no mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from medseg.engines.evaluator import SCORES
+from medseg.errors import MedsegError, shown
+from medseg.io.folder import Listing, list_images
+from medseg.io.images import ImageFile, read_image
+from medseg.io.placement import ROUNDING, compare, describe
+from medseg.metrics.score import ScoredCase
+from medseg.metrics.score_board import ScoreBoard
+from medseg.runs.report import Result
+from medseg.studies.mask_classes import MaskClasses, classes_of_truths, stem
+
+__all__ = ["WANTED", "FolderScores", "score_folders"]
+
+WANTED: Mapping[str, Mapping[str, Any]] = {"distances": {}, "volumes": {}}
+"""What is scored beside overlap unless asked for otherwise."""
+
+
+@dataclass(frozen=True)
+class FolderScores:
+    """What scoring two folders gave.
+
+    Args:
+        result: scores, as of an evaluation.
+        without_prediction: truths that have none.
+        without_truth: predictions that have none.
+        failures: pairs that could not be scored, with the reason.
+        left_out: of each folder, what was no image, in one line.
+    """
+
+    result: Result
+    without_prediction: list[str] = field(default_factory=list)
+    without_truth: list[str] = field(default_factory=list)
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every file of both folders was scored."""
+        return not (self.without_prediction or self.without_truth or self.failures)
+
+    def said(self) -> list[str]:
+        """Return a line for each file that was not scored."""
+        lines = [f"{shown(name)}: has no prediction" for name in self.without_prediction]
+        lines += [f"{shown(name)}: has no truth" for name in self.without_truth]
+        return [*lines, *(f"{shown(name)}: {reason}" for name, reason in self.failures), *self.left_out]
+
+
+def score_folders(
+    predictions: Path,
+    truths: Path,
+    *,
+    classes: MaskClasses | None = None,
+    groups: Mapping[str, str] | None = None,
+    scores: Mapping[str, Mapping[str, Any] | None] = WANTED,
+    progress: Callable[[int, int], None] | None = None,
+) -> FolderScores:
+    """Score the masks of a folder against those of another.
+
+    Args:
+        predictions: folder of masks, or one mask.
+        truths: the same.
+        classes: what values mean; by default every value of a truth is a class.
+        groups: of cases by name; by default those of ``classes``.
+        scores: options by name, beside overlap; see `medseg.metrics.score`.
+        progress: called as ``progress(pairs done, pairs in all)``.
+
+    Raises:
+        MedsegError: if there is no pair, none could be scored, or a case has no group where others have.
+    """
+    found, wanted = (list_images(folder) for folder in (predictions, truths))
+    ours, theirs = _by_name(found), _by_name(wanted)
+    if predictions.is_file() and truths.is_file():  # one against one, whatever they are called
+        ours = dict(zip(theirs, ours.values(), strict=True))
+    names = sorted(ours.keys() & theirs.keys())
+    if not names:
+        raise MedsegError(
+            f"no prediction of {shown(predictions)} is called as a truth of {shown(truths)}: there are "
+            f"{_some(ours)} and {_some(theirs)}; name both alike, but for the suffix"
+        )
+    if classes is None:
+        classes = classes_of_truths(set().union(*(_values(theirs[name]) for name in names)))
+    board = ScoreBoard(classes.names, classes.ignore_index, {**SCORES, **scores})
+    of_group = _groups(names, dict(groups if groups is not None else classes.groups), strict=groups is not None)
+    failures: list[tuple[str, str]] = []
+    for number, name in enumerate(names):
+        try:
+            case = _pair(number, name, ours[name], theirs[name], classes, of_group[name])
+        except MedsegError as error:
+            failures.append((name, str(error)))
+        else:
+            board.update(case)
+        if progress is not None:
+            progress(number + 1, len(names))
+    if not board.rows:
+        raise MedsegError(f"none of {len(names)} pairs could be scored; {shown(failures[0][0])}: {failures[0][1]}")
+    left_out = [f"{shown(x.folder)}: {x.describe()}" for x in (found, wanted) if x.left_out]
+    table = board.table()
+    missing = {"without_prediction": sorted(theirs.keys() - ours.keys())}
+    missing["without_truth"] = sorted(ours.keys() - theirs.keys())
+    if len(board.rows) < len(theirs):
+        table["per_case"]["averaging"] = f"mean over {len(board.rows)} of {len(theirs)} cases; the others have no score"
+    failed = [{"case": name, "reason": reason} for name, reason in failures]
+    table["not_scored"] = {**missing, "failed": failed}
+    rows = list(board.lines())
+    return FolderScores(Result(table, classes.names, (), rows, classes.ignore_index), failures=failures,
+                        left_out=left_out, **missing)  # fmt: skip
+
+
+def _by_name(listing: Listing) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in listing.images:
+        inner = path.relative_to(listing.folder)
+        name = stem(inner) if inner.parts else path.name
+        if name in found:
+            raise MedsegError(
+                f"{shown(listing.folder)}: {shown(found[name].name)} and {shown(path.name)} are both {shown(name)}; "
+                "remove one"
+            )
+        found[name] = path
+    return found
+
+
+def _some(files: Mapping[str, Path]) -> str:
+    return ", ".join(shown(path.name) for path in list(files.values())[:2]) + (" ..." if len(files) > 2 else "")
+
+
+def _groups(names: Sequence[str], groups: Mapping[str, str], *, strict: bool) -> dict[str, str]:
+    """Return the group of each case, by its name with or without its subfolder."""
+    found = {name: groups.get(name) or groups.get(name.rpartition("/")[2], "") for name in names}
+    without = [name for name, group in found.items() if not group]
+    if without and strict:
+        raise MedsegError(f"{len(without)} cases have no group, such as {shown(without[0])}; name the group of each")
+    return found
+
+
+def _values(path: Path) -> set[int]:
+    array = _mask(path).array
+    return {int(value) for value in np.unique(array)}
+
+
+def _mask(path: Path) -> ImageFile:
+    image = read_image(path, label=True)
+    if image.lossy:
+        raise MedsegError(f"{shown(path)}: a lossy format (JPEG) cannot hold class indices; export it as PNG")
+    if image.channels > 1:
+        raise MedsegError(f"{shown(path)}: has {image.channels} channels; a mask has one, of class indices")
+    if image.array.dtype.kind == "f":
+        raise MedsegError(f"{shown(path)}: holds fractional values; a mask is class indices")
+    return image
+
+
+def _pair(number: int, name: str, ours: Path, theirs: Path, classes: MaskClasses, group: str) -> ScoredCase:
+    guess, truth = _mask(ours), _mask(theirs)
+    check_same_place(guess, truth, ours, theirs)
+    arrays = classes.indices(guess.array, ours, truth=False), classes.indices(truth.array, theirs, truth=True)
+    prediction, label = (torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
+    return ScoredCase(number, name, prediction, label, group=group, affine=truth.affine)
+
+
+def check_same_place(guess: ImageFile, truth: ImageFile, ours: Path, theirs: Path) -> None:
+    """Raise unless a prediction lies where its truth lies.
+
+    Args:
+        guess: the prediction.
+        truth: its truth.
+        ours: file of the prediction.
+        theirs: file of the truth.
+
+    Raises:
+        MedsegError: with both geometries.
+    """
+    if (guess.affine is None) != (truth.affine is None):
+        kinds = ["a picture" if image.affine is None else "a volume" for image in (guess, truth)]
+        raise MedsegError(
+            f"{shown(ours)} is {kinds[0]}, {shown(theirs)} {kinds[1]}: their axes run in another order; store both in "
+            "one format"
+        )
+    if guess.shape != truth.shape:
+        sizes = [" x ".join(map(str, image.shape)) for image in (guess, truth)]
+        raise MedsegError(f"{shown(ours)} is {sizes[0]}, {shown(theirs)} {sizes[1]}; bring it to the truth's grid")
+    if guess.affine is None or truth.affine is None:
+        return
+    apart = compare(truth.affine, guess.affine, truth.shape)
+    if not apart.same:
+        raise MedsegError(
+            f"{shown(ours)} lies elsewhere than {shown(theirs)}: {describe(guess.affine)}; truth "
+            f"{describe(truth.affine)}; corners differ by up to {apart.mm:.4g} mm ({apart.voxels:.3g} voxels, allowed "
+            f"{ROUNDING}); bring it to the truth's grid, or, where a header is wrong, correct it"
+        )
