@@ -32,6 +32,7 @@ from medseg.engines.trainer import Trainer
 from medseg.errors import MedsegError
 from medseg.runs.processes import pick_device, rank, world_size
 from medseg.runs.run import Run
+from medseg.transforms.postprocess import Postprocess
 from medseg.transforms.scene import RandPadCropd
 
 __all__ = [
@@ -140,7 +141,7 @@ def described(model: Mapping[str, Any], network_def: nn.Module) -> Description:
     classes = list(model.get("classes") or [])
     given = recipe.get("out_channels", len(classes))
     if len(classes) != given:  # inference by weights of other classes: their names come with the weights
-        classes = [str(index) for index in range(int(given))]
+        classes, model = [str(index) for index in range(int(given))], {**model, "postprocess": {}}
     return Description.of({**model, "classes": classes, "network": recipe}, where="the configuration's model")
 
 
@@ -209,6 +210,8 @@ def trainer(
     from medseg.bundle.start import run_folder
 
     wanted = Options.of(options)
+    if evaluator is not None:
+        evaluator.postprocess = Postprocess(description.postprocess, description.classes)
     publish: str | bool = wanted.publish
     if publish is True:
         publish = str(Path(bundle_root) / "models" / "model.pt")
@@ -325,6 +328,7 @@ def evaluation(
             f"weights {weights} give the classes {', '.join(trained.classes)}, but {data.path} names "
             f"{', '.join(data.class_names)}; score them on labels of the same classes in the same order"
         )
+    evaluator.postprocess = Postprocess(trained.postprocess, trained.classes)
     output = folder_of(wanted.output_dir or "evaluation", "output_dir", command)
     lists = wanted.fold in (None, "all") or not data.fold_keys
     part = f"{wanted.scored} list" if lists else f"{wanted.scored} fold {wanted.fold} of {wanted.fold_key}"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from medseg.errors import MedsegError
+from medseg.transforms.postprocess import Postprocess
 
 __all__ = ["SCHEMES", "Description", "DescriptionError", "Inference", "Input", "differences"]
 
@@ -142,6 +143,7 @@ class Description:
         classes: names by index.
         colours: colour of a class by its index, ``"#rrggbb"``, where one is named.
         scores: further scores of its evaluations, by name with their options.
+        postprocess: what is done to a predicted mask, by class; see `medseg.transforms.postprocess.Steps`.
         beside_paper: which means stand beside those of the network's paper: ``"pooled"`` over all pixels or
             ``"per_case"``; ``None`` where that is not known.
     """
@@ -153,6 +155,7 @@ class Description:
     classes: Sequence[str]
     colours: Mapping[str, str] = field(default_factory=dict)
     scores: Mapping[str, Any] = field(default_factory=dict)
+    postprocess: Mapping[str, Any] = field(default_factory=dict)
     beside_paper: Any = None
 
     @classmethod
@@ -187,6 +190,10 @@ class Description:
             )
         if len(set(self.classes)) != len(self.classes):
             raise DescriptionError(f"{where}: classes {list(self.classes)} name one twice")
+        try:
+            Postprocess(self.postprocess, self.classes)
+        except MedsegError as error:
+            raise DescriptionError(f"{where}: {error}") from error
 
     @property
     def spatial_dims(self) -> int:
@@ -214,7 +221,7 @@ def differences(trained: Description, here: Description) -> list[str]:
     """Return what weights were trained with and is not so here, a phrase each; what may differ is left out.
 
     Compared are the network and its arguments, the input's whole feeding and the classes; how a whole image is
-    predicted (windows, scales, flips) is free.
+    predicted (windows, scales, flips) is free, and the postprocessing is that of the weights.
 
     Args:
         trained: of the weights.

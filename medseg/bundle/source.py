@@ -18,9 +18,9 @@ FILE = "bundle.yaml"
 _TEXTS = ("title", "task", "description", "data_source", "data_type", "modality")
 _KEYS = (
     *_TEXTS, "base", "references", "classes", "colours", "ignored", "network", "input", "inference", "scores",
-    "beside_paper", "train", "overlays", "overlay_sets", "networks", "imports",
+    "postprocess", "beside_paper", "train", "overlays", "overlay_sets", "networks", "imports",
 )  # fmt: skip
-_DESCRIBED = ("input", "inference", "classes", "colours", "scores", "beside_paper")
+_DESCRIBED = ("input", "inference", "classes", "colours", "scores", "postprocess", "beside_paper")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import logging
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from medseg.bundle.start import check_keys
 from medseg.errors import MedsegError
 from medseg.runs.paths import resolve_path
 
-__all__ = ["WorkflowError", "check", "configure", "evaluate", "train"]
+__all__ = ["WorkflowError", "check", "choose_postprocessing", "configure", "evaluate", "train"]
 
 logger = logging.getLogger(__name__)
 
@@ -147,6 +148,80 @@ def evaluate(
     Raises:
         MedsegError: if the run holds no weights, or its data are not where they were.
     """
+    from medseg.bundle import assembly
+
+    ready = _prepare(run, data, overlays, dict(overrides or {}))
+    part = str(ready.wanted.get("scored", "test"))
+    name = part if data is None else f"{part}_{re.sub(r'[^A-Za-z0-9_-]+', '_', ready.datalist.name)[:40]}"
+    options = {**ready.options, "output_dir": str(output or ready.folder / name)}
+    command = Command("medseg", (), {"evaluate": ready.folder.name}, ("medseg", "evaluate", ready.folder.name))
+    return assembly.evaluation(ready.engine, options, command, ready.description, ready.datalist, str(ready.weights))
+
+
+def choose_postprocessing(
+    run: str | Path,
+    *,
+    data: str | Path | None = None,
+    overlays: Sequence[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+) -> Any:
+    """Choose a run's postprocessing on its validation cases and write it into its weights.
+
+    Args:
+        run: the run's folder.
+        data: folder of its datalist; by default where it lay.
+        overlays: as in `evaluate`.
+        overrides: as in `evaluate`, but for what is scored and the fold: the run's own validation cases decide.
+
+    Returns:
+        The choice as a table; ``postprocessing.json`` in the run's folder holds it too.
+
+    Raises:
+        MedsegError: as in `evaluate`, or if an override names other cases.
+    """
+    from medseg.bundle import postprocessing
+    from medseg.bundle.record import load_described
+    from medseg.engines.loading import stop_workers
+    from medseg.runs.run_folder import RunFolder
+
+    given = dict(overrides or {})
+    for key in ("fold", "fold_key", "validation_fold", "datalist"):
+        if key in given:
+            raise WorkflowError(
+                f"{key}={given[key]} was given, but the run's own validation cases choose; leave it out"
+            )
+    if given.setdefault("scored", "validation") != "validation":
+        raise WorkflowError(f"scored is {given['scored']!r}, but postprocessing is chosen on validation cases alone")
+    ready = _prepare(run, data, overlays, given)
+    trained = load_described(ready.engine.network, ready.weights, ready.description)
+    choice = postprocessing.Choice(ready.engine.class_names, ready.engine.ignore_index)
+    ready.engine.board.add("postprocessing", choice)
+    try:
+        ready.engine.score(ready.engine.network)
+    finally:
+        stop_workers(ready.engine)
+    chosen, cases = choice.chosen(), len(ready.engine.dataset)
+    described = postprocessing.keep(ready.weights, trained, chosen)
+    record = {"chosen_on": "validation", "cases": cases, "unit": choice.unit.length}
+    record |= {"classes": [each.plain() for each in chosen], "postprocess": described.postprocess}
+    RunFolder(ready.folder).write_json("postprocessing.json", record)
+    return postprocessing.table_of(chosen, cases, choice.unit.length)
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A trained run, its data and its evaluator."""
+
+    folder: Path
+    weights: Path
+    description: Any
+    wanted: Mapping[str, Any]
+    options: Mapping[str, Any]
+    datalist: Any
+    engine: Any
+
+
+def _prepare(run: str | Path, data: str | Path | None, overlays: Sequence[str], given: dict[str, Any]) -> _Ready:
     from medseg.bundle import assembly, networks
     from medseg.bundle.inference import with_inference
     from medseg.bundle.options import Options
@@ -158,7 +233,6 @@ def evaluate(
     trained = described_weights(weights)
     if trained is None:
         raise WorkflowError(f"{weights} carries no record of its model; score it with its bundle's evaluate.yaml")
-    given = dict(overrides or {})
     device = pick_device(given.pop("device", None))
     changes = {key: given.pop(key) for key in list(given) if key.startswith("inference#")}
     described = with_inference(trained, overlays, changes)
@@ -175,14 +249,11 @@ def evaluate(
             "name other data with --data, or another part with scored=validation"
         )
     _refuse_seen(folder, entries, part)
-    name = part if data is None else f"{part}_{re.sub(r'[^A-Za-z0-9_-]+', '_', datalist.name)[:40]}"
-    options["output_dir"] = str(output or folder / name)
     dataset = assembly.scored_samples(entries, described, cache=False)
     network = networks.rebuild(described.network).to(device)
     inferer = assembly.inferer(described)
     engine = assembly.evaluator(options, device, datalist, dataset, network, inferer=inferer, batch_size=1)
-    command = Command("medseg", (), {"evaluate": folder.name}, ("medseg", "evaluate", folder.name))
-    return assembly.evaluation(engine, options, command, described, datalist, str(weights))
+    return _Ready(folder, weights, described, wanted, options, datalist, engine)
 
 
 def _refuse_seen(folder: Path, entries: Sequence[Mapping[str, Any]], part: str) -> None:

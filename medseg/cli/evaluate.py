@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from medseg.cli._arguments import add_overlays, add_settings, overrides_of, own_process, write_json
+from medseg.errors import MedsegError
 
 __all__ = ["add_arguments", "run"]
 
@@ -16,6 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_folder", type=Path, metavar="run", help="folder of a run")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder of another datalist (default: the training's)")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder of the evaluation (default: in the run's)")
+    parser.add_argument(
+        "--choose-postprocessing",
+        action="store_true",
+        help="choose it by mean Dice on the validation cases and keep it with the weights; scores nothing",
+    )
     parser.add_argument("--json", action="store_true", help="print the scores as JSON")
     add_overlays(parser)
     add_settings(parser, "options of the evaluation, such as scored=validation")
@@ -28,6 +34,16 @@ def run(options: argparse.Namespace) -> int:
 
     overrides = overrides_of(options)
     own_process()
+    if options.choose_postprocessing:
+        if options.output is not None or options.json:
+            raise MedsegError(
+                "--choose-postprocessing prints a table and writes into the run; leave --output and --json out"
+            )
+        table = workflow.choose_postprocessing(
+            options.run_folder, data=options.data, overlays=options.overlays, overrides=overrides
+        )
+        sys.stdout.write(table.to_text() + "\n")
+        return 0
     scores = workflow.evaluate(
         options.run_folder,
         data=options.data,

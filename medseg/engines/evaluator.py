@@ -24,6 +24,7 @@ from medseg.metrics.score import ScoredCase
 from medseg.metrics.score_board import ScoreBoard
 from medseg.runs.processes import pick_device, rank, world_size
 from medseg.runs.report import Result
+from medseg.transforms.postprocess import Postprocess
 
 SCORES: Mapping[str, Mapping[str, Any]] = {"overlap": {}}
 """What is scored unless asked for otherwise."""
@@ -79,6 +80,7 @@ class Evaluator(SupervisedEvaluator):
         self.precision = resolve_precision(precision, device)
         self.channels_last = channels_last
         self.batch_size = batch_size
+        self.postprocess: Postprocess | None = None
         self._loss = None if loss_function is None else LossScore(loss_function, self.class_names, ignore_index)
         self.use_scores(scores or {})
         self._worst = WorstCases(shown)
@@ -215,19 +217,26 @@ class Evaluator(SupervisedEvaluator):
         check_finite(logits, [self._names[index] for index in indices])
         predictions = logits.max(dim=1).indices  # several times faster than argmax on a CPU
         for number, index in enumerate(indices):
-            entry = self.dataset.data[index]
+            entry, affine = self.dataset.data[index], affine_of(self.state.batch, number)
             case = ScoredCase(
                 index=index,
                 name=self._names[index],
-                prediction=predictions[number],
+                prediction=self._finished(predictions[number], affine),
                 label=labels[number, 0],
                 group=str(entry.get("group", "")),
-                affine=affine_of(self.state.batch, number),
+                affine=affine,
                 logits=logits[number],
                 read=lambda key, entry=entry: _read(entry, key),  # type: ignore[misc]
             )
             row = self.board.update(case)
             self._offer(case, row.mean("dice"), output["image"][number])
+
+    def _finished(self, prediction: Tensor, affine: NDArray[np.float64] | None) -> Tensor:
+        """Return a prediction after the model's postprocessing, as `medseg.prediction.case.mask_of` does it."""
+        if self.postprocess is None or not self.postprocess.steps:
+            return prediction
+        done = self.postprocess(prediction.cpu().numpy(), affine)
+        return torch.from_numpy(done).to(prediction.device)
 
     def _offer(self, case: ScoredCase, score: float, image: Tensor) -> None:
         self._worst.offer(

@@ -17,6 +17,7 @@ from medseg.bundle import feeding
 from medseg.bundle.description import Description
 from medseg.engines.precision import autocast
 from medseg.errors import MedsegError
+from medseg.transforms.postprocess import Postprocess
 
 __all__ = ["Fed", "PredictionError", "check_fits", "feed", "logits_of", "mask_of"]
 
@@ -111,7 +112,7 @@ def logits_of(fed: Fed, network: nn.Module, inferer: Inferer, precision: str, de
 def mask_of(
     logits: Tensor, fed: Fed, description: Description, finish: Callable[..., Any] | None = None
 ) -> npt.NDArray[Any]:
-    """Return class indices on the grid of the image that was read.
+    """Return class indices on the grid of the image that was read, after the model's postprocessing.
 
     Args:
         logits: ``(classes, *S)`` on the model's grid.
@@ -127,9 +128,11 @@ def mask_of(
     """
     if description.input.spacing is not None:  # interpolate what can be interpolated
         logits = feeding.unfeed(logits, fed.image, fed.shape, fed.affine)
-        return _whole(_indices(logits, finish)[0])
-    indices = _indices(logits, finish)
-    return _whole(feeding.unfeed(indices, fed.image, fed.shape, fed.affine)[0])
+        mask = _whole(_indices(logits, finish)[0])
+    else:
+        indices = _indices(logits, finish)
+        mask = _whole(feeding.unfeed(indices, fed.image, fed.shape, fed.affine)[0])
+    return Postprocess(description.postprocess, description.classes)(mask, fed.affine)
 
 
 def _whole(indices: Tensor) -> npt.NDArray[Any]:
