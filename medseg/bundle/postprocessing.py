@@ -97,7 +97,7 @@ class Choice(Score):
         voxel = 1.0 if case.affine is None else float(abs(np.linalg.det(case.affine[:3, :3])))
         guess, label = (each.cpu().numpy() for each in (case.prediction, case.label))
         counted = np.ones(label.shape, bool) if self.ignore_index is None else label != self.ignore_index
-        boxes = ndimage.find_objects(guess.astype(np.int32, copy=False), max_label=max(1, len(self.class_names) - 1))
+        boxes = ndimage.find_objects(guess, max_label=max(1, len(self.class_names) - 1))
         found = np.full((len(self.class_names), len(CANDIDATES)), math.nan)
         true = np.array([int((label == index).sum()) for index in range(len(self.class_names))])
         for index in range(1, len(self.class_names)):

@@ -10,7 +10,7 @@ import logging
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +130,7 @@ def evaluate(
     output: str | Path | None = None,
     overlays: Sequence[str] = (),
     overrides: Mapping[str, Any] | None = None,
+    scores: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Score the weights of a run on the part of the data that its training left out.
 
@@ -141,6 +142,7 @@ def evaluate(
         output: folder of the scores; by default ``test`` (or what is scored) in the run's folder.
         overlays: of the model's bundle that change how whole images are predicted, such as ``multi_scale``.
         overrides: options such as ``{"scored": "validation", "fold": 2}``.
+        scores: options by name of scores beside those of the model, see `medseg.metrics.score`.
 
     Returns:
         The scores, as in ``scores.json``.
@@ -155,7 +157,8 @@ def evaluate(
     name = part if data is None else f"{part}_{re.sub(r'[^A-Za-z0-9_-]+', '_', ready.datalist.name)[:40]}"
     options = {**ready.options, "output_dir": str(output or ready.folder / name)}
     command = Command("medseg", (), {"evaluate": ready.folder.name}, ("medseg", "evaluate", ready.folder.name))
-    return assembly.evaluation(ready.engine, options, command, ready.description, ready.datalist, str(ready.weights))
+    described = replace(ready.description, scores={**ready.description.scores, **(scores or {})})
+    return assembly.evaluation(ready.engine, options, command, described, ready.datalist, str(ready.weights))
 
 
 def choose_postprocessing(

@@ -12,8 +12,8 @@ from typing import Any
 from medseg.errors import MedsegError, shown
 
 __all__ = [
-    *("add_overlays", "add_settings", "number_above_zero", "overrides_of", "own_process", "positive", "say_foreign"),
-    *("setting", "write_json"),
+    *("add_overlays", "add_scores", "add_settings", "number_above_zero", "overrides_of", "own_process", "positive"),
+    *("say_foreign", "scores_of", "setting", "write_json"),
 ]
 
 _DIGITS = re.compile(r"^\d+(_\d+)+$")
@@ -78,6 +78,42 @@ def add_settings(parser: argparse.ArgumentParser, what: str) -> None:
     """
     # what stands after an option comes back from the parser unread: `medseg.cli.main` adds it
     parser.add_argument("settings", type=setting, nargs="*", default=[], metavar="KEY=VALUE", help=what)
+
+
+def add_scores(parser: argparse.ArgumentParser, otherwise: str) -> None:
+    """Add ``--scores NAME ...``.
+
+    Args:
+        parser: of a command.
+        otherwise: what is scored where none is named.
+    """
+    about = f"scores beside overlap ({otherwise}), and their options as distances#tolerance=2"
+    parser.add_argument("--scores", nargs="+", default=[], metavar="NAME", help=about)
+
+
+def scores_of(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Return what ``--scores`` names: options by score.
+
+    Args:
+        options: parsed arguments.
+
+    Raises:
+        MedsegError: if a word is neither a name nor ``NAME#OPTION=VALUE``.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for word in options.scores:
+        if "=" not in word:
+            found.setdefault(word, {})
+            continue
+        try:
+            key, value = setting(word)
+        except argparse.ArgumentTypeError as error:
+            raise MedsegError(f"--scores {error}") from error
+        name, sign, option = key.partition("#")
+        if not sign:
+            raise MedsegError(f"--scores {word}: options are given as NAME#OPTION=VALUE, such as distances#tolerance=2")
+        found.setdefault(name, {})[option] = value
+    return found
 
 
 def overrides_of(options: argparse.Namespace, **named: Any) -> dict[str, Any]:

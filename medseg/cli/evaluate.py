@@ -6,7 +6,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from medseg.cli._arguments import add_overlays, add_settings, overrides_of, own_process, write_json
+from medseg.cli._arguments import (
+    add_overlays,
+    add_scores,
+    add_settings,
+    overrides_of,
+    own_process,
+    scores_of,
+    write_json,
+)
 from medseg.errors import MedsegError
 
 __all__ = ["add_arguments", "run"]
@@ -23,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="choose it by mean Dice on the validation cases and keep it with the weights; scores nothing",
     )
     parser.add_argument("--json", action="store_true", help="print the scores as JSON")
+    add_scores(parser, "those of the model")
     add_overlays(parser)
     add_settings(parser, "options of the evaluation, such as scored=validation")
 
@@ -35,9 +44,9 @@ def run(options: argparse.Namespace) -> int:
     overrides = overrides_of(options)
     own_process()
     if options.choose_postprocessing:
-        if options.output is not None or options.json:
+        if options.output is not None or options.json or options.scores:
             raise MedsegError(
-                "--choose-postprocessing prints a table and writes into the run; leave --output and --json out"
+                "--choose-postprocessing goes by Dice and writes into the run; leave --output, --scores and --json out"
             )
         table = workflow.choose_postprocessing(
             options.run_folder, data=options.data, overlays=options.overlays, overrides=overrides
@@ -50,6 +59,7 @@ def run(options: argparse.Namespace) -> int:
         output=options.output,
         overlays=options.overlays,
         overrides=overrides,
+        scores=scores_of(options),
     )
     if options.json:
         write_json(scores)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from medseg.cli._arguments import setting, write_json
+from medseg.cli._arguments import add_scores, scores_of, write_json
 
 __all__ = ["add_arguments", "run"]
 
@@ -19,12 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("truths", type=Path, help="folder of true masks of the same names, but for the suffix")
     parser.add_argument("--labels", nargs="+", metavar="NAME", help="classes from value 0, or a dataset.json with them")
     parser.add_argument("--groups", type=Path, metavar="CSV", help="patient or slide of each: columns case and group")
-    parser.add_argument(
-        "--scores",
-        nargs="+",
-        metavar="NAME",
-        help="beside overlap: distances and volumes unless named; options as distances#tolerance=2",
-    )
+    add_scores(parser, "distances and volumes unless named")
     parser.add_argument(
         "-o", "--output", type=Path, metavar="DIR", help="folder for scores.json, tables, rows per case"
     )
@@ -44,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
         options.truths,
         classes=read_classes(options.labels) if options.labels else None,
         groups=read_groups(options.groups) if options.groups else None,
-        scores=_scores(options.scores) if options.scores else WANTED,
+        scores=scores_of(options) or WANTED,
     )
     title = f"{options.predictions.name} against {options.truths.name}"
     if options.output is not None:
@@ -57,23 +50,3 @@ def run(options: argparse.Namespace) -> int:
     for line in found.said():
         sys.stderr.write(f"medseg: {line}\n")
     return 0 if found.complete else 1
-
-
-def _scores(words: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Read names of scores, and options of theirs as ``NAME#OPTION=VALUE``."""
-    from medseg.errors import MedsegError
-
-    found: dict[str, dict[str, Any]] = {}
-    for word in words:
-        if "=" not in word:
-            found.setdefault(word, {})
-            continue
-        try:
-            key, value = setting(word)
-        except argparse.ArgumentTypeError as error:
-            raise MedsegError(f"--scores {error}") from error
-        name, sign, option = key.partition("#")
-        if not sign:
-            raise MedsegError(f"--scores {word}: options are given as NAME#OPTION=VALUE, such as distances#tolerance=2")
-        found.setdefault(name, {})[option] = value
-    return found

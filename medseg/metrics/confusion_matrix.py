@@ -69,6 +69,9 @@ class Scores:
         }
 
 
+_AT_ONCE = 2**24  # pixels counted at once
+
+
 class ConfusionMatrix:
     """Count pixels by label (rows) and prediction (columns).
 
@@ -108,16 +111,22 @@ class ConfusionMatrix:
             prediction = prediction.max(dim=1).indices  # several times faster than argmax on a CPU
         if _without_channel(prediction, label) != _without_channel(label, prediction):
             raise MedsegError(f"prediction {tuple(prediction.shape)} and label {tuple(label.shape)} differ in shape")
-        truth = label.reshape(-1).to(self.matrix.device, torch.int64)
-        guess = prediction.reshape(-1).to(self.matrix.device, torch.int64)
+        pieces = (torch.split(each.reshape(-1), _AT_ONCE) for each in (label, prediction))
+        total = torch.zeros_like(self.matrix)
+        for truth, guess in zip(*pieces, strict=True):  # a volume's indices as 64 bits would be its largest arrays
+            total += self._counts(truth, guess, check_guess=not from_logits)
+        self.matrix += total  # all of a batch, or none of it
+
+    def _counts(self, truth: Tensor, guess: Tensor, *, check_guess: bool) -> Tensor:
+        truth, guess = (each.to(self.matrix.device, torch.int64) for each in (truth, guess))
         if self.ignore_index is not None:
             kept = truth != self.ignore_index
             truth, guess = truth[kept], guess[kept]
         self._check("label", truth)
-        if not from_logits:
+        if check_guess:
             self._check("prediction", guess)
         counts = torch.bincount(truth * self.num_classes + guess, minlength=self.num_classes**2)
-        self.matrix += counts.reshape(self.num_classes, self.num_classes)
+        return counts.reshape(self.num_classes, self.num_classes)
 
     def _check(self, name: str, values: Tensor) -> None:
         if not values.numel():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,15 +103,24 @@ def cut_masks(case: ScoredCase, classes: Iterable[int], ignore_index: int | None
     label, guess = (each.cpu().numpy() for each in (case.label, case.prediction))
     if label.shape != guess.shape:
         raise MedsegError(f"{case.name}: prediction {guess.shape} and label {label.shape} differ in shape")
-    truth, found = (each.astype(np.int32) + 1 for each in (label, guess))  # 0 is no class
+    wanted = list(classes)
+    most = max(wanted, default=0) + 1
+    truth, found = (_counted_from_one(each, most) for each in (label, guess))  # 0 is no class, or none that is wanted
     if ignore_index is not None:
         ignored = label == ignore_index
         truth[ignored] = found[ignored] = 0
-    wanted = list(classes)
-    boxes = [ndimage.find_objects(each, max_label=max(wanted, default=0) + 1) for each in (found, truth)]
+    boxes = [ndimage.find_objects(each, max_label=most) for each in (found, truth)]
     for index in wanted:
         box = _around([each[index] for each in boxes], label.ndim)
         yield index, found[box] == index + 1, truth[box] == index + 1
+
+
+def _counted_from_one(indices: NDArray[Any], most: int) -> NDArray[Any]:
+    """Return indices plus one, in 8 bits where they fit: large volumes are copied here."""
+    kind = np.uint8 if most <= 255 else np.int32
+    counted = np.zeros(indices.shape, kind)
+    np.add(indices, 1, out=counted, where=(indices >= 0) & (indices < most), casting="unsafe")
+    return counted
 
 
 def _around(boxes: Sequence[tuple[slice, ...] | None], axes: int) -> tuple[slice, ...]:

@@ -54,14 +54,15 @@ def score_otsu(
         image = read_image(entry["image"])
         pixels = np.moveaxis(image.array, -1, 0) if image.channels > 1 else image.array
         mask = otsu_foreground(pixels, foreground, spatial_dims=len(image.shape))
-        label = read_label(entry).array
+        label = read_label(entry)
         board.update(
             ScoredCase(
                 index=number,
                 name=names[number],
                 prediction=torch.from_numpy(mask.astype(np.int64)),
-                label=torch.from_numpy(label.astype(np.int64)),
+                label=torch.from_numpy(label.array.astype(np.int64)),
                 group=str(entry.get("group", "")),
+                affine=label.affine,
                 read=lambda key, entry=entry: read_label(entry, key).array,  # type: ignore[misc]
             )
         )

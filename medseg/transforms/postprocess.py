@@ -119,7 +119,7 @@ class Postprocess:
         if not self.steps:
             return indices
         voxel = 1.0 if affine is None else float(abs(np.linalg.det(affine[:3, :3])))
-        boxes = ndimage.find_objects(indices.astype(np.int32, copy=False), max_label=max(self.steps))
+        boxes = ndimage.find_objects(indices, max_label=max(self.steps))
         done = indices.copy()
         for index in sorted(self.steps):
             box = boxes[index - 1]

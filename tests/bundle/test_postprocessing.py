@@ -126,7 +126,8 @@ def test_chosen_kept_and_the_same_everywhere(
     assert after is not None
     assert after["sha256"] == before["sha256"]
 
-    scores = workflow.evaluate(run, overrides={"device": "cpu"})
+    scores = workflow.evaluate(run, overrides={"device": "cpu"}, scores={"distances": {"tolerance": 3}})
+    assert scores["distances"]["tolerance"] == 3
     assert scores["per_case"]["classes"][1]["dice"] > plain["per_case"]["classes"][1]["dice"]
     values = []
     for number in (0, 3):  # the test cases

@@ -136,13 +136,19 @@ def test_evaluate(calls, capsys, monkeypatch):
     monkeypatch.setattr("medseg.reports.summary.summarise", lambda folder: (f"scores of {folder}", {}))
     calls[1]["evaluate"] = {"mean_iou": 0.65432}
     assert main(["evaluate", "runs/a", "scored=validation"]) == 0
-    named = {"data": None, "output": None, "overlays": [], "overrides": {"scored": "validation"}}
+    named = {"data": None, "output": None, "overlays": [], "overrides": {"scored": "validation"}, "scores": {}}
     assert calls[0] == [("evaluate", (Path("runs/a"),), named)]
     assert capsys.readouterr().out == "scores of runs/a/validation\n"
     assert main(["evaluate", "runs/a", "--data", "d", "--output", "o", "--json"]) == 0
     assert calls[0][1][2]["data"] == Path("d")
     assert calls[0][1][2]["output"] == Path("o")
     assert json.loads(capsys.readouterr().out) == calls[1]["evaluate"]
+    more = ["--scores", "lesions", "distances#tolerance=2", "--json", "scored=training"]
+    assert main(["evaluate", "runs/a", *more]) == 0
+    assert calls[0][2][2]["scores"] == {"lesions": {}, "distances": {"tolerance": 2}}
+    capsys.readouterr()
+    assert main(["evaluate", "runs/a", "--choose-postprocessing", "--json"]) == 2
+    assert "leave --output, --scores and --json out" in capsys.readouterr().err
 
 
 def test_predict(calls, capsys):

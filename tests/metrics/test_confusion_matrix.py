@@ -13,6 +13,7 @@ import torch.distributed as dist
 from PIL import Image
 from torch import Tensor
 
+from medseg.metrics import confusion_matrix
 from medseg.metrics.confusion_matrix import ConfusionMatrix, Scores
 
 CLASSES = 4
@@ -323,3 +324,13 @@ def test_all_reduce_of_one_process_changes_nothing() -> None:
     before = counter.matrix.clone()
     counter.all_reduce()
     assert torch.equal(counter.matrix, before)
+
+
+def test_pieces_of_a_large_volume_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    label, guess = torch.randint(0, 3, (2, 5, 7)), torch.randint(0, 3, (2, 5, 7))
+    whole, pieces = ConfusionMatrix(3), ConfusionMatrix(3)
+    whole.update(guess, label)
+    monkeypatch.setattr(confusion_matrix, "_AT_ONCE", 9)
+    pieces.update(guess, label)
+    assert torch.equal(whole.matrix, pieces.matrix)
+    assert int(pieces.matrix.sum()) == label.numel()
