@@ -150,8 +150,10 @@ def _groups(names: Sequence[str], groups: Mapping[str, str], *, strict: bool) ->
 
 
 def _values(path: Path) -> set[int]:
-    array = _mask(path).array
-    return {int(value) for value in np.unique(array)}
+    try:
+        return {int(value) for value in np.unique(_mask(path).array)}
+    except MedsegError:  # told with its pair
+        return set()
 
 
 def _mask(path: Path) -> ImageFile:
