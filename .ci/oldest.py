@@ -23,8 +23,10 @@ TESTS = (
     *("data", "engines", "inferers", "io", "losses", "metrics", "prediction", "reports", "runs", "transforms"),
     *("test_encoders.py", "test_wheel.py"),  # the wheel's: train, evaluate, predict, MLflow
 )
-# minutes of them, and what they ask is asked elsewhere here: trainings that are killed, and files made up at random
+# minutes of them, and none asks a package for more than the others do: runs that are killed, files made up at random,
+# pairs of processes
 LEFT_OUT = ("io/test_fuzz.py", "runs/test_signals.py", "runs/test_bit_equality.py")
+NOT_NAMED = "not two_processes and not left_open"
 
 
 def requirements() -> list[str]:
@@ -66,7 +68,10 @@ def main() -> int:
     python = FOLDER / "bin" / "python"
     if not (options.keep and python.exists()):
         python = make()
-    tests = options.tests or [f"tests/{name}" for name in TESTS] + [f"--ignore=tests/{name}" for name in LEFT_OUT]
+    tests = options.tests or [
+        *("-k", NOT_NAMED, *(f"tests/{name}" for name in TESTS)),
+        *(f"--ignore=tests/{name}" for name in LEFT_OUT),
+    ]
     # an old package may warn of what a newer one beside it deprecates: that is no fault of either
     command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "filterwarnings=default", *tests]
     status = subprocess.call(command, cwd=ROOT, env={**os.environ, "PYTHONWARNINGS": "ignore"})
