@@ -112,14 +112,14 @@ def test_what_is_still_taken(good: dict[str, Any]) -> None:
             "validation[0] lacks 'label'; every validation entry needs image and",
         ),
         (content(test=[{"label": "a.png"}]), "test[0] lacks 'image'; every test entry needs image"),
-        ({key: value for key, value in content().items() if key != "test"}, "lacks 'test'; add the key"),
-        (dict(list(content().items())[:-2]), "lacks 'validation', 'test'; add the keys"),
+        ({key: value for key, value in content().items() if key != "test"}, "lacks 'test'; add the key\n"),
+        (dict(list(content().items())[:-2]), "lacks 'validation', 'test'; add the keys\n"),
     ],
 )
 def test_what_is_no_longer_taken(bad: dict[str, Any], message: str) -> None:
     with pytest.raises(DatalistError) as caught:
         validate(bad, "d.json")
-    assert str(caught.value).startswith(f"d.json: {message}")
+    assert f"{caught.value}\n".startswith(f"d.json: {message}")
 
 
 @pytest.mark.parametrize(("count", "listed"), [(8, "0, 1, 2, 3, 4, 5, 6, 8"), (9, "0, 1, 2, 3, 4, 5, 6, 8 ... 9")])
