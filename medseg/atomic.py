@@ -41,7 +41,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):  # the first error is the one to report
-            temporary.unlink(missing_ok=True)
+            temporary.unlink()
         raise
     sync_folder(path.parent)
 
@@ -61,7 +61,7 @@ def remove_leftovers(folder: str | Path, target: str | None = None, *, seconds: 
         if found is None or (target is not None and found["target"] != target):
             continue
         with contextlib.suppress(OSError):  # another process may have been quicker
-            if path.is_file() and time.time() - path.stat().st_mtime >= seconds:
+            if time.time() - path.stat().st_mtime >= seconds:
                 path.unlink()
                 removed += 1
     return removed

@@ -16,7 +16,7 @@ def test_it_reaches_the_disk_before_it_takes_the_name_and_the_name_after(
 ) -> None:
     """Without the first sync a power cut leaves an empty file under the right name, without the second the old one."""
     calls: list[str] = []
-    sync, replace = os.fsync, os.replace
+    sync, replace, close = os.fsync, os.replace, os.close
 
     def synced(file: int) -> None:
         kind = "folder" if stat.S_ISDIR(os.fstat(file).st_mode) else "file"
@@ -28,11 +28,16 @@ def test_it_reaches_the_disk_before_it_takes_the_name_and_the_name_after(
         calls.append("rename")
         replace(old, new)
 
+    def closed(file: int) -> None:
+        calls.append("close")
+        close(file)
+
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(os, "replace", renamed)
+    monkeypatch.setattr(os, "close", closed)
     with atomic_write(tmp_path / "a.txt") as temporary:
         temporary.write_text("all")
-    assert calls == ["sync file 3", "rename", "sync folder"]
+    assert calls == ["sync file 3", "rename", "sync folder", "close"]
     assert (tmp_path / "a.txt").read_text() == "all"
 
 
@@ -49,12 +54,26 @@ def test_after_an_exception_all_is_as_before(tmp_path: Path) -> None:
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "old")]
 
 
+def test_without_a_folder_or_content_there_is_no_file(tmp_path: Path) -> None:
+    missing = pytest.raises(FileNotFoundError, match=r"none/a\.txt: its folder does not exist; make it first")
+    with missing, atomic_write(tmp_path / "none" / "a.txt"):
+        pass
+    empty = pytest.raises(
+        FileNotFoundError, match=r"a\.txt: nothing was written to the temporary file \.[0-9a-f]{8}\.a"
+    )
+    with empty, atomic_write(tmp_path / "a.txt"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_leftovers(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     left = [tmp_path / ".0123abcd.model.pt", tmp_path / "sub" / ".89abcdef.best.pt"]
     kept = [tmp_path / name for name in (".lock", ".0123abcd", ".0123abcx.a", "a.0123abcd.b", "sub/model.pt")]
     for path in (*left, *kept):
         path.write_text("x")
+    kept.append(tmp_path / ".0123abcd.folder")
+    kept[-1].mkdir()
     assert remove_leftovers(tmp_path, "best.pt") == 0
     assert remove_leftovers(tmp_path, "model.pt", seconds=3600) == 0
     os.utime(left[0], (time.time() - 7200,) * 2)

@@ -147,8 +147,7 @@ class Datalist:
     @property
     def fold_keys(self) -> list[str]:
         """Names of the fold schemes, the default ``fold`` first."""
-        keys = {key for entry in self.training for key in entry if key.startswith("fold")}
-        return sorted(keys, key=lambda key: (key != "fold", key))
+        return sorted({key for entry in self.training for key in entry if key.startswith("fold")})
 
     def entries(self) -> list[tuple[str, Entry]]:
         """Return every entry with the name of its list, in the order of the file."""
@@ -277,7 +276,7 @@ class Datalist:
                     "validation: the last weights are kept", where, scheme, fold,
                 )  # fmt: skip
         for name, value in (("fold", fold), ("validation_fold", validation_fold)):
-            if value not in folds and not (name == "validation_fold" and value is None):
+            if value not in folds and value is not None:  # `fold` never is
                 known = f"{', '.join(map(str, folds))}{', or all' * (name == 'fold')}"
                 raise DatalistError(f"{where}: {name} {value} is not in scheme {scheme!r}; choose one of {known}")
         held_out = {fold, validation_fold}

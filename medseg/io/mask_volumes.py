@@ -51,10 +51,9 @@ def write_nifti(mask: NDArray[Any], affine: Affine, target: Path, *, source: Pat
     header = original.header.copy() if keep_header else kind.header_class()
     header.set_data_dtype(mask.dtype)
     header.set_data_shape(stored.shape)
-    header.set_slope_inter(1, 0)
     header["cal_max"] = header["cal_min"] = 0
     header.set_xyzt_units(original.header.get_xyzt_units()[0])
-    header.set_zooms(original.header.get_zooms()[: stored.ndim])
+    header.set_zooms(original.header["pixdim"][1 : stored.ndim + 1])
     header["pixdim"][0] = original.header["pixdim"][0]  # the qform's handedness
     for field in _FORMS:
         header[field] = original.header[field]

@@ -7,6 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from medseg.io.mask_volumes import write_nifti
 from medseg.io.masks import write_mask
 from medseg.io.placement import Grid
 
@@ -50,6 +51,56 @@ def test_nifti_keeps_place_and_codes(tmp_path: Path, suffix: str, qform: int, sf
     original = itk.imread(str(path))
     np.testing.assert_allclose(list(read.GetOrigin()), list(original.GetOrigin()), atol=1e-5)
     np.testing.assert_allclose(itk.array_from_matrix(read.GetDirection()), original.GetDirection(), atol=1e-5)
+
+
+FORMS = ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z")
+
+
+@pytest.mark.parametrize(("qform", "sform"), [(0, 2), (1, 0), (1, 2)])
+def test_what_lies_there_stays_to_the_last_digit(tmp_path: Path, qform: int, sform: int) -> None:
+    """A qform that does not count may say anything."""
+    axes, _ = np.linalg.qr(OBLIQUE[:3, :3])
+    affine = OBLIQUE.copy()
+    affine[:3, :3] = axes * (0.7, 0.8, 2.5)
+    other = affine if qform else TURNED
+    path = volume(tmp_path / "V.NII", affine, qform=qform, sform=sform, qform_affine=other)
+    write_mask(MASK, path, tmp_path / "o.nii")
+    image, written = nibabel.load(path).header, nibabel.load(tmp_path / "o.nii").header
+    assert {field: written[field].tolist() for field in FORMS} == {field: image[field].tolist() for field in FORMS}
+    assert (int(written["qform_code"]), int(written["sform_code"])) == (qform, sform)
+
+
+def test_of_a_grid_alone_both_forms_are_the_scanners(tmp_path: Path) -> None:
+    write_mask(MASK, Grid((5, 6, 3), TURNED), tmp_path / "o.nii")
+    header = nibabel.load(tmp_path / "o.nii").header
+    assert (int(header["qform_code"]), int(header["sform_code"])) == (1, 1)
+    assert header.get_xyzt_units() == ("mm", "unknown")
+
+
+@pytest.mark.parametrize(
+    ("stored", "mask", "written"),
+    [
+        ((5, 6, 1), (5, 6), (5, 6, 1)),
+        ((5, 1, 6), (5, 6), (5, 1, 6)),
+        ((5, 6, 1, 4), (5, 6), (5, 6, 1)),
+        ((5, 6), (5, 6, 1), (5, 6, 1)),
+        ((5, 6, 3), (5, 6), (5, 6)),
+    ],
+)
+def test_axes_of_one_voxel(
+    tmp_path: Path, stored: tuple[int, ...], mask: tuple[int, ...], written: tuple[int, ...]
+) -> None:
+    path = volume(tmp_path / "v.nii", shape=stored)
+    write_nifti(PAGE.astype(np.uint8).reshape(mask), TURNED, tmp_path / "o.nii", source=path, keep_header=False)
+    image = nibabel.load(tmp_path / "o.nii")
+    assert image.shape == written
+    np.testing.assert_array_equal(np.asarray(image.dataobj).reshape(5, 6), PAGE)
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+def test_itk_masks_are_compressed(tmp_path: Path, suffix: str) -> None:
+    write_mask(np.zeros((50, 50, 50), int), Grid((50, 50, 50), np.eye(4)), tmp_path / f"o{suffix}")
+    assert (tmp_path / f"o{suffix}").stat().st_size < 10_000
 
 
 @pytest.mark.parametrize("keep", [False, True])

@@ -30,11 +30,11 @@ from medseg.runs.checkpoint import (
 def test_round_trip_and_average_first(tmp_path: Path) -> None:
     network = nn.Linear(2, 3)
     average = {k: v + 1 for k, v in network.state_dict().items()}
-    save_checkpoint({"epoch": 3, "network": network.state_dict(), "ema": average}, tmp_path / "a" / "last.pt")
-    loaded = load_checkpoint(tmp_path / "a" / "last.pt")
+    save_checkpoint({"epoch": 3, "network": network.state_dict(), "ema": average}, tmp_path / "a" / "b" / "last.pt")
+    loaded = load_checkpoint(tmp_path / "a" / "b" / "last.pt")
     assert loaded["epoch"] == 3
     torch.testing.assert_close(network_weights(loaded), average)
-    assert [p.name for p in (tmp_path / "a").iterdir()] == ["last.pt"]
+    assert [p.name for p in (tmp_path / "a" / "b").iterdir()] == ["last.pt"]
 
 
 def test_what_is_no_tensor_is_no_weight() -> None:
@@ -93,7 +93,9 @@ def test_differing_keys_are_listed(tmp_path: Path) -> None:
 def test_no_more_than_eight_names_are_listed(lacking: int, shown: int) -> None:
     network = nn.ParameterDict({f"p{n:02}": nn.Parameter(torch.zeros(1)) for n in range(lacking)})
     names = ", ".join(f"p{n:02}" for n in range(shown)) + (f" and {lacking - 8} more" if lacking > 8 else "")
-    with pytest.raises(CheckpointError, match=f"ParameterDict: {lacking} missing from the file: {names}. Use"):
+    with pytest.raises(
+        CheckpointError, match=f"^state dict does not fit ParameterDict: {lacking} missing from the file: {names}. Use"
+    ):
         load_weights(network, {})
 
 
