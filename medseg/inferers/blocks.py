@@ -36,7 +36,8 @@ class BlockInferer(Inferer, ABC):
     """An inferer that can give its logits in blocks.
 
     Blocks are disjoint and cover the image. They are the cells of a grid: along each axis all have the same bounds,
-    and of two neighbours the one nearer to the image's first voxel comes first.
+    and of two neighbours the one nearer to the image's first voxel comes first. A block's memory is used again for the
+    next one.
     """
 
     @abstractmethod
@@ -142,8 +143,9 @@ def finite(blocks: Iterable[Block]) -> Iterator[Block]:
         MedsegError: if a logit is NaN or infinite.
     """
     for block in blocks:
-        low, high = block.logits.aminmax()  # both are NaN if any value is; one pass, where isfinite needs three
-        if not bool(torch.isfinite(low) & torch.isfinite(high)):
+        # both ends are NaN if any value is; one pass, where isfinite needs three, and no copy but of one class
+        ends = [end for each in block.logits.unbind(1) for end in each.aminmax()]
+        if not bool(torch.isfinite(torch.stack(ends)).all()):
             bad, number = int((~torch.isfinite(block.logits)).sum()), block.logits.numel()
             raise MedsegError(
                 f"the network's logits are not finite ({bad} of {number} of a block are NaN or infinite), "

@@ -15,7 +15,7 @@ from medseg.inferers.blocks import Block
 
 __all__ = ["resample", "resized"]
 
-_AT_ONCE = 2**24  # values of a block that is handed on
+_AT_ONCE = 2**21  # values of a block that is handed on
 
 
 class _Axis:
@@ -59,7 +59,7 @@ class _Axis:
         shape = [1] * values.ndim
         shape[dim] = -1
         weight = self.weight[new].to(values).view(shape)
-        return torch.lerp(values.index_select(dim, lower), values.index_select(dim, upper), weight)
+        return values.index_select(dim, lower).lerp_(values.index_select(dim, upper), weight)
 
 
 def resample(blocks: Iterable[Block], size: Sequence[int], positions: Sequence[Tensor]) -> Iterator[Block]:

@@ -102,7 +102,7 @@ class SlidingWindow(BlockInferer):
         outputs = self._forwards(image, grid, network)
         weight = self._weight(torch.promote_types(image.dtype, torch.float32), image.device)[grid.inside]
         for number in range(image.shape[0]):
-            for at, logits in merge(islice(outputs, len(grid)), grid, weight):
+            for at, logits in merge(outputs, grid, weight):
                 yield Block((slice(number, number + 1), *at), logits[None])
 
     def _forwards(self, image: Tensor, grid: WindowGrid, network: Callable[[Tensor], Any]) -> Iterator[Tensor]:

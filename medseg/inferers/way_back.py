@@ -26,7 +26,7 @@ IMAGE_AFFINE = "image_affine"
 
 _TOLERANCE = 0.01  # voxels: what the rounding of a header may shift
 _BEYOND = 1.0  # voxels of the model's that a file's grid may reach beyond it, as sizes are rounded
-_AT_ONCE = 2**24  # values of a block that is handed on
+_AT_ONCE = 2**21  # values of a block that is handed on
 
 
 class WayBack:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from monai.data.utils import dense_patch_slices
@@ -68,6 +69,19 @@ class WindowGrid:
             place = dict(zip(self.order, numbers, strict=True))
             yield tuple(place[axis] for axis in range(len(self.size)))
 
+    def overlapped(self, axis: int) -> tuple[int, ...]:
+        """Return the size of what windows leave to the next one along an axis, while the faster axes are gone through.
+
+        Args:
+            axis: number of a spatial axis.
+        """
+        faster = self.order[self.order.index(axis) + 1 :]
+        edges = [min(edge, window) for edge, window in zip(self.size, self.roi_size, strict=True)]
+        size = [self.size[each] if each in faster else edges[each] for each in range(len(edges))]
+        starts = self.starts[axis]
+        size[axis] = max((start + edges[axis] - after for start, after in pairwise(starts)), default=0)
+        return tuple(size)
+
     def voxels(self, window: Sequence[int]) -> tuple[slice, ...]:
         """Return the voxels of the image that a window holds.
 
@@ -79,12 +93,12 @@ class WindowGrid:
         return tuple(slice(begin, min(edge, begin + window)) for begin, edge, window in pairs)
 
 
-def merge(outputs: Iterable[Tensor], grid: WindowGrid, weight: Tensor) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
+def merge(outputs: Iterator[Tensor], grid: WindowGrid, weight: Tensor) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
     """Give the weighted mean of overlapping windows in blocks.
 
     Of each window the part that later ones overlap is kept, as weighted sums, axis by axis from the fastest: along the
     slowest axis it is the overlap with what lies across, along the others less. What no later window reaches is done.
-    The sums are MONAI's, added in another order.
+    The sums are MONAI's, added in another order. All memory is taken once: many pieces of many sizes would leave holes.
 
     Args:
         outputs: of the windows, in the grid's order, without padding.
@@ -92,24 +106,45 @@ def merge(outputs: Iterable[Tensor], grid: WindowGrid, weight: Tensor) -> Iterat
         weight: of a window's voxels, without padding.
 
     Shape:
-        outputs ``(classes, *window)``, weight ``(*window)``; blocks ``(classes, *S)`` in the weight's type.
+        outputs ``(classes, *window)``, weight ``(*window)``; blocks ``(classes, *S)`` in the weight's type, each valid
+        until the next one is asked for.
     """
-    held: dict[tuple[int, ...], Tensor] = {}
-    for window, output in zip(grid, outputs, strict=True):
+    kept: dict[int, Tensor] = {}
+    sums: Tensor | None = None
+    for window in grid:
+        output = next(outputs)
         classes = output.shape[0]
-        part = torch.empty((classes + 1, *output.shape[1:]), dtype=weight.dtype, device=weight.device)
-        torch.mul(output, weight, out=part[:classes])
-        part[classes] = weight
-        at = list(grid.voxels(window))
+        if sums is None:
+            sums = weight.new_empty((classes + 1, *weight.shape))
+            kept = {axis: weight.new_empty((classes + 1, *grid.overlapped(axis))) for axis in range(weight.ndim)}
+        torch.mul(output, weight, out=sums[:classes])
+        del output  # or it would be there while the next one is made
+        sums[classes] = weight
+        part, at = sums, list(grid.voxels(window))
         for axis in reversed(grid.order):
-            place = (axis, *window[:axis], *window[axis + 1 :])
-            before = held.pop(place, None)
-            if before is not None:
-                part.narrow(axis + 1, 0, before.shape[axis + 1]).add_(before)
-            done = part.shape[axis + 1]
-            if window[axis] + 1 < len(grid.starts[axis]):
-                done = grid.starts[axis][window[axis] + 1] - at[axis].start
-                held[place] = part.narrow(axis + 1, done, part.shape[axis + 1] - done).clone()
-                part = part.narrow(axis + 1, 0, done)
+            part, done = _add_neighbour(part, kept[axis], axis, window, at, grid)
             at[axis] = slice(at[axis].start, at[axis].start + done)
         yield tuple(at), part[:classes].div_(part[classes])
+
+
+def _add_neighbour(
+    part: Tensor, kept: Tensor, axis: int, window: Sequence[int], at: Sequence[slice], grid: WindowGrid
+) -> tuple[Tensor, int]:
+    """Add to a window what the one before it along an axis left, keep what the next one reaches.
+
+    Returns:
+        What is done, and its length.
+    """
+    dim, number, starts = axis + 1, window[axis], grid.starts[axis]
+    faster = grid.order[grid.order.index(axis) + 1 :]  # done along these: they lie where the image has them
+    place = [slice(None), *(at[d] if d in faster else slice(0, edge) for d, edge in enumerate(part.shape[1:]))]
+    length = part.shape[dim]
+    if number:
+        place[dim] = slice(0, starts[number - 1] + length - starts[number])
+        part.narrow(dim, 0, place[dim].stop).add_(kept[tuple(place)])
+    if number + 1 == len(starts):
+        return part, length
+    done = starts[number + 1] - starts[number]
+    place[dim] = slice(0, length - done)
+    kept[tuple(place)] = part.narrow(dim, done, length - done)
+    return part.narrow(dim, 0, done), done

@@ -1,5 +1,6 @@
 """The evaluation engine against counting by hand."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -205,3 +206,25 @@ def test_a_volume_keeps_its_place(tmp_path: Path) -> None:
     evaluator.score(evaluator.network)
     assert seen == [(2.0, 3.0, 5.0)]
     np.testing.assert_array_equal(evaluator.result().cases[0]["affine"], affine)
+
+
+@pytest.mark.parametrize(
+    ("affine", "factor", "named", "said"),
+    [
+        (False, 1.0, 3, r"^case\.nii: the image says where it lies, its label does not; store both in one format"),
+        (True, math.nan, 3, r"^case\.nii: the network's logits are not finite \(.*no class can be told"),
+        (True, 1.0, 2, r"^case\.nii: the network gives 3 classes, but the data set names 2"),
+    ],
+)
+def test_what_cannot_go_back_to_its_label_names_the_image(affine: bool, factor: float, named: int, said: str) -> None:
+    place = {"image_affine": torch.eye(4), **({"affine": torch.eye(4)} if affine else {})}
+
+    def loaded(_: dict[str, Any]) -> dict[str, Tensor]:
+        return {"image": torch.ones(1, 4, 5, 6), "label": torch.zeros(1, 4, 5, 6, dtype=torch.uint8), **place}
+
+    data = SegmentationDataset([{"image": "case.nii"}], loaded)
+    labels = dict(enumerate("abc"[:named]))
+    evaluator = Evaluator("cpu", data, nn.Identity(), labels, precision="fp32")
+    evaluator.network.forward = lambda x: factor * torch.cat([x, -x, 2 * x], 1)
+    with pytest.raises(MedsegError, match=said):
+        evaluator.score(evaluator.network)

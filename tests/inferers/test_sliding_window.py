@@ -206,7 +206,7 @@ INFERERS = {
 def test_blocks_cover_the_image_once_in_order(name: str) -> None:
     image = torch.randn(2, 2, 21, 18, 13)
     network = edges_matter(2 if "slices" in name else 3)
-    blocks = list(blocks_of(INFERERS[name], image, network))
+    blocks = [Block(at, logits.clone()) for at, logits in blocks_of(INFERERS[name], image, network)]
     count = torch.zeros(2, 21, 18, 13, dtype=torch.int64)
     starts: list[set[tuple[int, int]]] = [set(), set(), set()]
     seen: set[tuple[int, ...]] = set()

@@ -1,0 +1,94 @@
+"""How much memory ways of predicting add to a fresh process, as multiples of the logits of the whole image.
+
+python -m inferers.peaks WAY ...        (in tests/)        prints a line of each: the ratio and its name
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.inferers import SlidingWindowInferer
+from torch import Tensor, nn
+
+from medseg.inferers.blocks import class_indices, finite
+from medseg.inferers.multi_scale_flip import MultiScaleFlipInferer
+from medseg.inferers.resize import ResizeInferer
+from medseg.inferers.sliding_window import SlidingWindow
+from medseg.inferers.whole_image import WholeImage
+from medseg.prediction.case import Fed, mask_of
+
+CLASSES, SIZE = 16, (256, 128, 160)
+STATUS = Path("/proc/self/status")
+
+
+def resident(name: str) -> int:
+    """Return the resident memory (``VmRSS``) or its peak (``VmHWM``) in bytes."""
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(name))
+    return 1024 * int(line.split()[1])
+
+
+def growth(work: Callable[[], object]) -> int:
+    """Return by how many bytes the resident memory grows while something works."""
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak is that of now
+    before = resident("VmRSS")
+    kept = work()
+    after = resident("VmHWM")
+    del kept
+    return after - before
+
+
+@torch.inference_mode()
+def ratio(way: str) -> float:
+    """Return what a way of predicting adds, over what the logits take."""
+    dims = 2 if "slices" in way else 3
+    network = (nn.Conv2d if dims == 2 else nn.Conv3d)(1, CLASSES, 1).eval()
+    window = SlidingWindow((32,) * dims, 1, 0.25)
+    affine = torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0], dtype=torch.float64))
+
+    def mask(image: Tensor, scale: int) -> object:
+        shape = tuple(scale * (edge - 1) + 1 for edge in image.shape[2:])
+        target = np.diag([2 / scale, 2 / scale, 2 / scale, 1.0])
+        fed = Fed(MetaTensor(image[0], affine=affine), shape, target)
+        return mask_of(fed, network, window, precision="fp32", device=torch.device("cpu"))
+
+    def classes(image: Tensor) -> Tensor:
+        return class_indices(finite(window.blocks(image, network)), (1, *image.shape[2:]))
+
+    ways: dict[str, Callable[[Tensor], object]] = {
+        "logits": lambda image: window(image, network),
+        "logits of slices": lambda image: window(image, network),
+        "logits of whole slices": lambda image: WholeImage(2)(image, network),
+        "logits of resized": lambda image: ResizeInferer((96, 64, 64))(image, network),
+        "logits of flips": lambda image: MultiScaleFlipInferer([1.0], (0, 1, 2), window)(image, network),
+        "classes": classes,
+        "classes of slices": classes,
+        "mask": lambda image: mask(image, 1),
+        "mask of resampled": lambda image: mask(image, 2),
+        "monai": lambda image: SlidingWindowInferer((32,) * dims, 1, 0.25, "gaussian")(image, network),
+    }
+    ways[way](torch.rand(1, 1, 40, 34, 33))  # what a first call loads is not counted
+    edges = tuple(edge // 2 for edge in SIZE) if way == "mask of resampled" else SIZE
+    size = [2 * edge - 1 for edge in edges] if way == "mask of resampled" else SIZE
+    image = torch.rand(1, 1, *edges)
+    return growth(lambda: ways[way](image)) / (4 * CLASSES * float(np.prod(size)))
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    for way in sys.argv[1:]:
+        child = os.fork()  # each begins with the memory of one that has done nothing
+        if not child:
+            sys.stdout.write(f"{ratio(way):.3f} {way}\n")
+            sys.stdout.flush()
+            os._exit(0)
+        os.waitpid(child, 0)
+
+
+if __name__ == "__main__":
+    main()
