@@ -155,7 +155,9 @@ def test_forms_that_disagree_agree_in_the_mask(tmp_path: Path) -> None:
 def test_sheared_volumes_have_no_qform(tmp_path: Path) -> None:
     image = nibabel.Nifti1Image(np.zeros((5, 6, 3), np.int16), SHEARED)  # sform only
     nibabel.save(image, tmp_path / "v.nii")
-    for target, source in (("a.nii", tmp_path / "v.nii"), ("b.nii", Grid((5, 6, 3), SHEARED))):
+    both = volume(tmp_path / "both.nii", SHEARED)
+    sources = {"a.nii": tmp_path / "v.nii", "b.nii": Grid((5, 6, 3), SHEARED), "c.nii": both}
+    for target, source in sources.items():
         write_mask(MASK, source, tmp_path / target)
         written = nibabel.load(tmp_path / target)
         np.testing.assert_allclose(written.affine, SHEARED, atol=1e-6)
@@ -201,6 +203,7 @@ def test_itk_formats_lie_where_the_affine_says(tmp_path: Path, suffix: str, abov
     index = (4, 1, 2)
     x, y, z = read.TransformIndexToPhysicalPoint(index)  # to the left, back and head
     np.testing.assert_allclose((-x, -y, z), (affine @ (*index, 1))[:3], atol=1e-4)
+    np.testing.assert_allclose(list(read.GetSpacing()), (0.7, 0.8, 2.5), rtol=1e-5)
     assert itk.array_from_image(read).dtype == (np.uint16 if above else np.uint8)
 
 
