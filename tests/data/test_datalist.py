@@ -1,7 +1,6 @@
 import json
 import logging
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -348,7 +347,7 @@ def test_byte_order_mark(tmp_path):
 
 @pytest.mark.parametrize("case", ["labels", "twins", "keys", "entries", "folds"])
 def test_time_grows_with_the_content(tmp_path, case):
-    """70,000 of anything take seconds at most; anything quadratic takes hours."""
+    """70,000 of anything take seconds; anything quadratic takes hours, which the time limit of a test ends."""
     many = 70_000
     labels = {str(n): f"class {n}" for n in range(many)}
     data = {
@@ -359,14 +358,12 @@ def test_time_grows_with_the_content(tmp_path, case):
         "folds": content(training=[{"image": f"{n}.png", "label": "l.png", f"fold{n}": n} for n in range(many)]),
     }[case]
     path = write(tmp_path, data)
-    start = time.process_time()
     if case in ("labels", "entries"):
         datalist = Datalist.load(path)
         assert max(datalist.num_classes, len(datalist.training)) == many
     else:
         with pytest.raises(DatalistError, match=r"twice|lacks 'fold0'"):
             Datalist.load(path)
-    assert time.process_time() - start < 20
 
 
 def test_files_beside_the_folder_and_images_of_several_files(tmp_path):
