@@ -31,7 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     said.add_argument("--image-suffix", metavar="END", help="of an image's name, such as _img")
     said.add_argument("--label-suffix", metavar="END", help="of a label's name, such as _mask")
     said.add_argument(
-        "--values", nargs="+", default=[], metavar="V=CLASS", help="stored values: 255=1, 1-255=lesion, 255=ignore, ascending"
+        "--values",
+        nargs="+",
+        default=[],
+        metavar="V=CLASS",
+        help="stored values: 255=1, 1-255=lesion, 255=ignore, ascending",
     )
     said.add_argument("--colours", nargs="+", default=[], metavar="#RRGGBB=NAME", help="or a file: CSV, JSON, labelmap")
     said.add_argument("--classes", default="", metavar="A,B", help="class names by index, or a file of one a line")

@@ -56,7 +56,9 @@ def _segmentation(path: Path) -> Any:
             warnings.simplefilter("ignore")
             return highdicom.seg.segread(path)
     except Exception as error:  # highdicom raises nearly every type on damaged or odd files
-        raise ImportingError(f"{shown(path)}: cannot be read as DICOM SEG ({_brief(error)}); export it again") from error
+        raise ImportingError(
+            f"{shown(path)}: cannot be read as DICOM SEG ({_brief(error)}); export it again"
+        ) from error
 
 
 def segments_of(path: Path) -> list[Roi]:
@@ -73,7 +75,9 @@ def segments_of(path: Path) -> list[Roi]:
         description = seg.get_segment_description(number)
         code = description.segmented_property_type
         coded = {"value": str(code.value), "scheme": str(code.scheme_designator), "meaning": str(code.meaning)}
-        made.append(Roi(int(number), str(description.segment_label).strip(), coded if len(coded["value"]) <= 16 else {}))
+        made.append(
+            Roi(int(number), str(description.segment_label).strip(), coded if len(coded["value"]) <= 16 else {})
+        )
     return made
 
 
@@ -131,7 +135,9 @@ def rois_of(path: Path) -> list[Roi]:
         ImportingError: if it cannot be read or has none.
     """
     head = _read_structures(path)
-    drawn = {int(item.ReferencedROINumber) for item in head.get("ROIContourSequence", []) if item.get("ContourSequence")}
+    drawn = {
+        int(item.ReferencedROINumber) for item in head.get("ROIContourSequence", []) if item.get("ContourSequence")
+    }
     regions = head.get("StructureSetROISequence", [])
     made = [Roi(int(item.ROINumber), str(item.ROIName).strip(), {}) for item in regions if int(item.ROINumber) in drawn]
     if not made:

@@ -137,7 +137,9 @@ def painter(segments: Sequence[Segment], labels: dict[int, str], order: Sequence
 
     def draw(image: ImageFile) -> npt.NDArray[np.integer[Any]]:
         if len(image.shape) != 2:
-            raise ImportingError(f"{shown(where)}: outlines are of a picture, but its image has {len(image.shape)} axes")
+            raise ImportingError(
+                f"{shown(where)}: outlines are of a picture, but its image has {len(image.shape)} axes"
+            )
         return paint(segments, image.shape, labels, order, where)
 
     return draw

@@ -10,7 +10,7 @@ import importlib
 import inspect
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -90,6 +90,7 @@ class Case:
         group: what must not be split between folds, ``None`` where the layout does not know.
         files: further files that belong to the image, such as the other slices of its series.
         extra: further keys of the datalist's entry.
+        instances: file of a map of object numbers.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Case:
     group: str | None = None
     files: tuple[Path, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
+    instances: Path | None = None
 
 
 @dataclass
@@ -190,7 +192,9 @@ def recognise(folder: Folder, name: str = "") -> tuple[Layout, str]:
             raise ImportingError(f"there is no layout {name!r}; choose from {', '.join(known)}")
         return known[name], known[name].recognise(folder) or "said so"
     for rank in sorted({layout.rank for layout in known.values()}):
-        fitting = {key: why for key, layout in known.items() if layout.rank == rank and (why := layout.recognise(folder))}
+        fitting = {
+            key: why for key, layout in known.items() if layout.rank == rank and (why := layout.recognise(folder))
+        }
         if len(fitting) > 1:
             several = "; ".join(f"{key} ({shown(why)})" for key, why in fitting.items())
             raise ImportingError(
@@ -200,8 +204,3 @@ def recognise(folder: Folder, name: str = "") -> tuple[Layout, str]:
             return known[key], why
     sought = "; ".join(f"{key}: {layout.looks_for}" for key, layout in known.items())
     raise ImportingError(f"{where}: has no layout that is known ({sought}); say one with --as, or name a folder inside")
-
-
-def one_of(names: Sequence[str], what: str, option: str, where: object) -> Question:
-    """Return the question which of several things is meant."""
-    return Question(f"{shown(where)}: {what} {', '.join(map(shown, names))}; name one with --{option}", option)

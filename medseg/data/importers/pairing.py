@@ -18,10 +18,9 @@ from medseg.data.importers.folder import stem_of
 __all__ = ["Affix", "Rule", "is_image", "is_label", "rules_between", "rules_within", "words"]
 
 _LABEL = frozenset(
-    ("mask masks label labels labelled lbl lbls seg segs segmentation segmentations segmented gt groundtruth truth "
-     "annotation annotations annotated manual lesion lesions roi rois contour contours").split()
+    ["mask", "masks", "label", "labels", "labelled", "lbl", "lbls", "seg", "segs", "segmentation", "segmentations", "segmented", "gt", "groundtruth", "truth", "annotation", "annotations", "annotated", "manual", "lesion", "lesions", "roi", "rois", "contour", "contours"]
 )  # fmt: skip
-_IMAGE = frozenset("image images img imgs imag raw input inputs scan scans picture pictures photo photos".split())
+_IMAGE = frozenset(["image", "images", "img", "imgs", "imag", "raw", "input", "inputs", "scan", "scans", "picture", "pictures", "photo", "photos"])
 _SAMPLE = 200
 _MOST_CUTS = 5
 
@@ -169,9 +168,7 @@ def rules_between(
     return _join(images, labels, best[2], best[3])
 
 
-def rules_within(
-    files: Sequence[Path], image_suffix: str | None = None, label_suffix: str | None = None
-) -> list[Rule]:
+def rules_within(files: Sequence[Path], image_suffix: str | None = None, label_suffix: str | None = None) -> list[Rule]:
     """Return the rules by which labels lie beside their images in one folder, such as ``a.png`` and ``a_mask.png``.
 
     Args:

@@ -60,7 +60,9 @@ def colour_table(words: Sequence[str]) -> dict[str, str]:
             elif Path(part).is_file():
                 table |= read_colours(Path(part))
             else:
-                raise ImportingError(f"--colours {shown(part)!r} is neither #rrggbb=NAME nor a file of names and colours")
+                raise ImportingError(
+                    f"--colours {shown(part)!r} is neither #rrggbb=NAME nor a file of names and colours"
+                )
     return table
 
 
@@ -125,5 +127,3 @@ def class_names(path: Path) -> list[str]:
     if not names or len(set(names)) < len(names):
         raise ImportingError(f"{shown(path)}: holds no class name, or one twice; write one a line")
     return names
-
-

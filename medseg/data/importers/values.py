@@ -152,7 +152,9 @@ def resolve(
     labels |= {index: name for name, index in index_of.items()}
     gaps = sorted(set(range(max(labels, default=0) + 1)) - labels.keys() - set(range(len(options.classes))))
     if gaps or not labels:
-        raise ImportingError(f"{shown(where)}: --values leaves out class {gaps[0] if gaps else 0}; number them 0, 1, 2 ...")
+        raise ImportingError(
+            f"{shown(where)}: --values leaves out class {gaps[0] if gaps else 0}; number them 0, 1, 2 ..."
+        )
     if len(set(labels.values())) < len(labels):
         raise ImportingError(f"{shown(where)}: two classes would be called alike; name all of them with --classes")
     ignore = found.ignore
@@ -187,9 +189,7 @@ def _targets(found: Found, present: Counter[int], options: Options, where: Path)
     if options.ascending:
         free = (index for index in range(len(open_ones) + len(targets)) if index not in targets.values())
         targets |= dict(zip(open_ones, free, strict=False))
-    elif options.values or set(open_ones) <= set(range(max(len(options.classes), 0))):
-        targets |= {stored: stored for stored in open_ones}
-    elif open_ones == list(range(len(open_ones))) and len(open_ones) > 1:
+    elif options.values or set(open_ones) <= set(range(max(len(options.classes), 0))) or (open_ones == list(range(len(open_ones))) and len(open_ones) > 1):
         targets |= {stored: stored for stored in open_ones}
     else:
         raise _which(open_ones, where)
@@ -208,7 +208,9 @@ def _unknown(stored: list[int], where: Path) -> Question:
 
 def _which(stored: list[int], where: Path) -> ImportingError:
     if not stored:
-        return ImportingError(f"{shown(where)}: no label can be used; look at what is left out, with --dry-run --as NAME")
+        return ImportingError(
+            f"{shown(where)}: no label can be used; look at what is left out, with --dry-run --as NAME"
+        )
     listed = ", ".join(map(str, stored[:_LISTED])) + (f" ... {stored[-1]}" if len(stored) > _LISTED else "")
     if stored == [0]:
         return ImportingError(f"{shown(where)}: every label is 0 throughout; name at least two with --classes a,b")
@@ -310,7 +312,9 @@ def map_colours(pixels: npt.NDArray[Any], table: Mapping[int, int], path: Path) 
     colours, inverse = np.unique(numbers, return_inverse=True)
     missing = [int(colour) for colour in colours if int(colour) not in table]
     if missing:
-        raise ImportingError(f"{shown(path)}: holds the colour #{missing[0]:06x}, which has no class; name it in --colours")
+        raise ImportingError(
+            f"{shown(path)}: holds the colour #{missing[0]:06x}, which has no class; name it in --colours"
+        )
     indices = np.array([table[int(colour)] for colour in colours], np.uint16)
     drawn: npt.NDArray[np.integer[Any]] = indices[inverse.reshape(numbers.shape)]
     return drawn

@@ -195,6 +195,9 @@ def _place(work: _Work, cases: Sequence[Case], copy: bool) -> list[Entry]:
                 entry["label"] = _copy(work, [case.label], f"labels/{case.name}")
             elif case.label is not None:
                 entry["label"] = _lies(work, case.label)
+            if case.instances is not None:
+                copied = _copy(work, [case.instances], f"instances/{case.name}") if copy else None
+                entry["instances"] = copied or _lies(work, case.instances)
             entries.append(entry)
             update(number + 1, len(cases))
     return entries
@@ -252,9 +255,7 @@ def _colours(colours: Mapping[int, str]) -> dict[str, str] | None:
     return {str(index): colour for index, colour in colours.items()} or None
 
 
-def _datalist(
-    work: _Work, found: Found, entries: Sequence[Entry], grouping: Grouping, wishes: Wishes
-) -> Datalist:
+def _datalist(work: _Work, found: Found, entries: Sequence[Entry], grouping: Grouping, wishes: Wishes) -> Datalist:
     lists: dict[str, list[Entry]] = {split: [] for split in SPLITS}
     rows = [
         (case.split, {**entry, "group": group, **case.extra}, classes)
@@ -273,7 +274,9 @@ def _datalist(
         lists[split].append(entry)
     about: dict[str, Any] = dict(found.about)
     drawn = any(callable(case.label) for case in found.cases)
-    wrote = [name for name, there in (("images", wishes.copy), ("labels", wishes.copy or drawn)) if there]
+    numbered = any(case.instances for case in found.cases)
+    copies = (("images", wishes.copy), ("labels", wishes.copy or drawn), ("instances", wishes.copy and numbered))
+    wrote = [name for name, there in copies if there]
     preparation: dict[str, Any] = {**about.pop("preparation", {}), "importer": found.layout}
     preparation |= {"folds": max(folds) + 1, "seed": wishes.seed} if folds else {}
     preparation |= {"wrote": wrote} if wrote else {}
@@ -312,7 +315,7 @@ def _left_out(folder: Folder, found: Found) -> tuple[LeftOut, ...]:
     used = set(found.used)
     for case in found.cases:
         used |= {*case.images, *case.files}
-        used |= {case.label} if isinstance(case.label, Path) else set()
+        used |= {path for path in (case.label, case.instances) if isinstance(path, Path)}
     headers = {(path.parent, stem_of(path)) for path in used if image_suffix(path) in _WITH_PARTS}
     rest = {
         path: found.left_out.get(path) or f"not part of {found.layout}"

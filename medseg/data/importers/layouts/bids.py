@@ -98,7 +98,9 @@ def _kind(mask: _Name, folder: Folder) -> str:
 def _chosen(folder: Folder, masks: list[_Name], options: Options) -> list[_Name]:
     """Return the masks of one kind."""
     wanted = set(options.labels.split("/")) - {""}
-    fitting = [mask for mask in masks if wanted <= set(re.split(r"[/-]", _kind(mask, folder)) + _kind(mask, folder).split("/"))]
+    fitting = [
+        mask for mask in masks if wanted <= set(re.split(r"[/-]", _kind(mask, folder)) + _kind(mask, folder).split("/"))
+    ]
     kinds = Counter(_kind(mask, folder) for mask in fitting)
     if len(kinds) > 1:
         raise Question(
@@ -109,7 +111,9 @@ def _chosen(folder: Folder, masks: list[_Name], options: Options) -> list[_Name]
         )
     if not fitting:
         known = ", ".join(sorted({_kind(mask, folder) for mask in masks})) or "no mask at all"
-        raise ImportingError(f"{shown(folder.root)}: has no mask of the kind {shown(options.labels)!r}; there is {known}")
+        raise ImportingError(
+            f"{shown(folder.root)}: has no mask of the kind {shown(options.labels)!r}; there is {known}"
+        )
     return fitting
 
 

@@ -20,7 +20,18 @@ _LABELS = ("_labelTrainIds.png", "_labelIds.png")
 _SPLITS = {"train": "training", "val": "validation", "test": "test"}
 _IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 _NAMES = (
-    *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain"),
+    *(
+        "road",
+        "sidewalk",
+        "building",
+        "wall",
+        "fence",
+        "pole",
+        "traffic light",
+        "traffic sign",
+        "vegetation",
+        "terrain",
+    ),
     *("sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"),
 )
 _LAST_ID = 33
@@ -37,13 +48,19 @@ class Cityscapes(Layout):
         """Look for both kinds of names."""
         images = sum(path.name.endswith(_IMAGE) for path in folder.images)
         labels = sum(path.name.endswith(_LABELS) for path in folder.images)
-        return f"{images} names end in {_IMAGE}, {labels} in _labelIds.png or _labelTrainIds.png" if images and labels else None
+        return (
+            f"{images} names end in {_IMAGE}, {labels} in _labelIds.png or _labelTrainIds.png"
+            if images and labels
+            else None
+        )
 
     def read(self, folder: Folder, options: Options) -> Found:
         """Pair by split, city and name; training ids where every image has them."""
         images = {_key(path, _IMAGE): path for path in folder.images if path.name.endswith(_IMAGE)}
         kinds = {end: {_label_key(p, end): p for p in folder.images if p.name.endswith(end)} for end in _LABELS}
-        end = next((end for end in _LABELS if images.keys() <= kinds[end].keys()), max(kinds, key=lambda e: len(kinds[e])))
+        end = next(
+            (end for end in _LABELS if images.keys() <= kinds[end].keys()), max(kinds, key=lambda e: len(kinds[e]))
+        )
         labels = kinds[end]
         found = Found(self.name, "said so", [], grouped_by="a city, the folder of its images")
         found.notes.append(f"labels are those that end in {end}")

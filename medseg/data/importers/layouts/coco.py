@@ -37,7 +37,9 @@ class Coco(Layout):
         """Draw the objects of every image; a file's name or folder says which list it is for."""
         files = _files(folder)
         if not files:
-            raise ImportingError(f"{shown(folder.root)}: no JSON file has {', '.join(_LISTS)}; name the folder that has it")
+            raise ImportingError(
+                f"{shown(folder.root)}: no JSON file has {', '.join(_LISTS)}; name the folder that has it"
+            )
         found = Found(self.name, "said so", [], used=set(files))
         named = [c for path in files for c in _items(folder, path, "categories", {"id": int, "name": str})]
         found.labels = numbered((item["name"] for item in sorted(named, key=lambda c: c["id"])), options, folder.root)
@@ -57,7 +59,9 @@ def _items(folder: Folder, path: Path, key: str, needed: dict[str, type]) -> lis
     for number, item in enumerate(items):
         for name, kind in needed.items():
             if not isinstance(item, dict) or not isinstance(item.get(name), kind):
-                raise ImportingError(f"{shown(path)}: {key}[{number}] lacks {name!r}, or of another type; export it again")
+                raise ImportingError(
+                    f"{shown(path)}: {key}[{number}] lacks {name!r}, or of another type; export it again"
+                )
     return items
 
 
@@ -69,7 +73,9 @@ def _read(folder: Folder, path: Path, options: Options, found: Found) -> None:
         objects[item["image_id"]].append(item)
     boxes = sum(not item.get("segmentation") for item in annotations)
     if boxes:
-        found.notes.append(f"{folder.rel(path)}: {boxes} of {len(annotations)} objects are boxes alone and are not drawn")
+        found.notes.append(
+            f"{folder.rel(path)}: {boxes} of {len(annotations)} objects are boxes alone and are not drawn"
+        )
     if any(item.get("iscrowd") for item in annotations):
         found.ignore = IGNORED
     for item in _items(folder, path, "images", {"id": int, "file_name": str}):
@@ -82,7 +88,9 @@ def _read(folder: Folder, path: Path, options: Options, found: Found) -> None:
         segments = []
         for thing in objects[item["id"]]:
             if thing["category_id"] not in names:
-                raise ImportingError(f"{shown(path)}: an object is of category {thing['category_id']}, which has no name")
+                raise ImportingError(
+                    f"{shown(path)}: an object is of category {thing['category_id']}, which has no name"
+                )
             if thing.get("segmentation"):
                 name = None if thing.get("iscrowd") else names[thing["category_id"]]
                 segments.append(_segment(name, thing["segmentation"], f"{shown(path)}: object {thing.get('id', '?')}"))
@@ -101,7 +109,9 @@ def _segment(name: str | None, segmentation: Any, where: str) -> Segment:
 
 def _check_size(item: dict[str, Any], path: Path) -> None:
     if not all(isinstance(item.get(key, 0), int) for key in ("height", "width")):
-        raise ImportingError(f"{shown(path)}: the size of {shown(item['file_name'])} is no whole number; export it again")
+        raise ImportingError(
+            f"{shown(path)}: the size of {shown(item['file_name'])} is no whole number; export it again"
+        )
 
 
 def _image(folder: Folder, path: Path, name: str) -> Path | None:

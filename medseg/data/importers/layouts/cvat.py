@@ -48,9 +48,7 @@ class Cvat(Layout):
                 self._image(folder, path, image, options, found)
         return found
 
-    def _image(
-        self, folder: Folder, path: Path, image: ElementTree.Element, options: Options, found: Found
-    ) -> None:
+    def _image(self, folder: Folder, path: Path, image: ElementTree.Element, options: Options, found: Found) -> None:
         name = image.get("name", "")
         places = (path.parent / name, path.parent / "images" / name, folder.root / name)
         file = next((place for place in places if place in folder.images), None)

@@ -55,9 +55,11 @@ class Decathlon(Layout):
                     found.left_out[missing[0]] = f"named by {_FILE}, but no such file"
                     continue
                 extra = {k: v for k, v in entry.items() if k not in _OWN and not (proposed and k == "fold")}
-                found.cases.append(
-                    Case(stem_of(images[0]), images, label, split, entry.get("group"), extra=extra)
-                )
+                numbers = folder.root / entry["instances"] if "instances" in entry else None
+                name, group = stem_of(images[0]), entry.get("group")
+                found.cases.append(Case(name, images, label, split, group, extra=extra, instances=numbers))
+        found.about |= folder.read_json(path).get("medseg", {})
+        found.grouped_by = "as the file says" if all(case.group is not None for case in found.cases) else ""
         if not found.cases:
             raise ImportingError(f"{shown(path)}: none of the images that it names is there; restore the files")
         return found

@@ -63,7 +63,10 @@ class Dicom(Layout):
                 else:
                     by_series[referred].append(path)
         found.left_out |= {
-            path: "no segmentation refers to its series" for uid in series if uid not in by_series for path in series[uid]
+            path: "no segmentation refers to its series"
+            for uid in series
+            if uid not in by_series
+            for path in series[uid]
         }
         chosen = {uid: _chosen(masks, folder, options, found) for uid, masks in by_series.items()}
         rois = {path: _rois(path, heads[path]) for masks in chosen.values() for path in masks}
@@ -149,7 +152,8 @@ def _drawer(
     masks: Sequence[Path], rois: dict[Path, list[Roi]], heads: dict[Path, Any], labels: dict[int, str], options: Options
 ) -> Draw:
     readers = [
-        partial(draw_volume if heads[path].get("Modality") == "SEG" else draw_structures, path, rois[path]) for path in masks
+        partial(draw_volume if heads[path].get("Modality") == "SEG" else draw_structures, path, rois[path])
+        for path in masks
     ]
 
     def draw(image: Any) -> Any:

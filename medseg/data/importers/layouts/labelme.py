@@ -55,7 +55,9 @@ class Labelme(Layout):
                 found.left_out[path] = f"its picture {image.name} is not beside it"
                 continue
             segments = [_segment(shape, path) for shape in shapes[path] if shape["label"] != "_background_"]
-            found.cases.append(Case(path.stem, (beside,), painter(segments, found.labels, options.order, path), files=(path,)))
+            found.cases.append(
+                Case(path.stem, (beside,), painter(segments, found.labels, options.order, path), files=(path,))
+            )
         return found
 
 
@@ -68,7 +70,9 @@ def _shapes(folder: Folder, path: Path, found: Found) -> list[dict[str, Any]]:
     """Return the shapes that have an area; the others are named in a note."""
     kept = []
     for number, shape in enumerate(folder.read_json(path)["shapes"]):
-        valid = isinstance(shape, dict) and isinstance(shape.get("label"), str) and isinstance(shape.get("points"), list)
+        valid = (
+            isinstance(shape, dict) and isinstance(shape.get("label"), str) and isinstance(shape.get("points"), list)
+        )
         if not valid:
             raise ImportingError(f"{shown(path)}: shapes[{number}] lacks label or points; save it again with labelme")
         kind = shape.get("shape_type", "polygon")

@@ -51,7 +51,7 @@ class NnUNet(Layout):
         content = folder.read_json(path)
         kept: dict[str, Any] = content.get(KEY) or {}
         names = content.get("channel_names", content.get("modality", {}))
-        found = Found(self.name, "said so", [], used={path})
+        found = Found(self.name, "said so", [], used={path, folder.root / "splits_final.json"})
         found.modality = tuple(str(names[key]) for key in sorted(names, key=str)) if isinstance(names, dict) else ()
         found.about = {"licence": content.get("licence", content.get("license", "not stated"))}
         found.about |= {"source": content.get("reference", content.get("description", "not stated"))}
@@ -65,7 +65,10 @@ class NnUNet(Layout):
 
     def _cases(self, folder: Folder, place: str, kept: dict[str, Any], found: Found) -> None:
         usual = "training" if place == "imagesTr" else "test"
-        labels = {stem_of(path): path for path in folder.images if path.parent == folder.root / f"labels{place[-2:]}"}
+        labels, numbers = (
+            {stem_of(path): path for path in folder.images if path.parent == folder.root / f"{kind}{place[-2:]}"}
+            for kind in ("labels", "instances")
+        )
         for name, channels in _channels(folder, place).items():
             label = labels.get(name)
             if sorted(channels) != list(range(len(channels))):
@@ -77,7 +80,7 @@ class NnUNet(Layout):
                 images = tuple(channels[channel] for channel in sorted(channels))
                 extra = dict(kept.get(name, {}))
                 split, group = extra.pop("split", usual), extra.pop("group", None)
-                found.cases.append(Case(name, images, label, split, group, extra=extra))
+                found.cases.append(Case(name, images, label, split, group, extra=extra, instances=numbers.get(name)))
 
 
 def _channels(folder: Folder, place: str) -> dict[str, dict[int, Path]]:

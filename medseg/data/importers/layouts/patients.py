@@ -56,8 +56,12 @@ class Patients(Layout):
             if unknown:
                 raise ImportingError(f"{where}: no part {shown(unknown[0])} among {', '.join(usual)}; name these")
         if not channels:
-            raise ImportingError(f"{where}: holds no image beside {labels[0]}; name the parts with --images and --labels")
-        found = Found(self.name, "folders of equal parts", [], modality=tuple(channels), grouped_by="one folder a patient")
+            raise ImportingError(
+                f"{where}: holds no image beside {labels[0]}; name the parts with --images and --labels"
+            )
+        found = Found(
+            self.name, "folders of equal parts", [], modality=tuple(channels), grouped_by="one folder a patient"
+        )
         found.notes.append(f"image: {', '.join(channels)}; label: {labels[0]}")
         for place, held in parts.items():
             missing = [part for part in channels if part not in held]

@@ -98,7 +98,9 @@ def _segment(name: str, geometry: Any, where: str) -> Segment:
     try:
         rings = [[[float(v) for point in ring for v in point[:2]] for ring in polygon] for polygon in parts]
     except (TypeError, ValueError) as error:
-        raise ImportingError(f"{where}: its coordinates are no pairs of numbers; export it again from QuPath") from error
+        raise ImportingError(
+            f"{where}: its coordinates are no pairs of numbers; export it again from QuPath"
+        ) from error
 
     def draw(canvas: tuple[int, ...]) -> Mask:
         whole = np.zeros(canvas, bool)
