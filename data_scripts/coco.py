@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 
 from medseg.data.datalist import Datalist, Entry
-from medseg.data.importers.drawing import decode_rle, fill_polygons
+from medseg.importers.drawing import decode_rle, fill_polygons
 from medseg.releases.pictures import Pixels, link_image, write_png
 from medseg.releases.prepare import SourceError, check_counts, clear, convert, find_one, make_parser, run
 

@@ -3,8 +3,8 @@
 A command is one module of this folder whose name has no underscore in front, with two functions:
 ``add_arguments(parser)`` and ``run(options)``, which returns the exit status (0 done, 1 done with errors in the data, 2
 wrong usage or input). It is called as its module, but for underscores, which are hyphens, and one at the end, which
-only tells the module from a word of Python (``import_``). The first line of its docstring is its help. No command imports anything heavy before it runs,
-and only the one asked for is imported.
+only tells the module from a word of Python (``import_``). The first line of its docstring is its help. No command
+imports anything heavy before it runs, and only the one asked for is imported.
 """
 
 from __future__ import annotations

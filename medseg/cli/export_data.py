@@ -21,8 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
     from medseg.data.datalist import Datalist
-    from medseg.data.exporters.decathlon import export_decathlon
-    from medseg.data.exporters.nnunet import export_nnunet
+    from medseg.exporters.decathlon import export_decathlon
+    from medseg.exporters.nnunet import export_nnunet
 
     path = options.datalist / "datalist.json" if options.datalist.is_dir() else options.datalist
     datalist = Datalist.load(path)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from medseg.errors import shown
 
 if TYPE_CHECKING:
-    from medseg.data.importers.layout import Options, Question
-    from medseg.data.importers.writing import Imported
+    from medseg.importers.layout import Options, Question
+    from medseg.importers.writing import Imported
 
 __all__ = ["add_arguments", "run"]
 
@@ -54,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
-    from medseg.data.importers.layout import Question
-    from medseg.data.importers.writing import Wishes, import_folder
+    from medseg.importers.layout import Question
+    from medseg.importers.writing import Wishes, import_folder
 
     wishes = Wishes(
         layout=options.layout,
@@ -80,8 +80,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _said(options: argparse.Namespace) -> Options:
-    from medseg.data.importers import said
-    from medseg.data.importers.layout import Options
+    from medseg.importers import said
+    from medseg.importers.layout import Options
 
     values, ascending = said.stored_values(options.values)
     names = Path(options.classes)

@@ -12,9 +12,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from medseg.data.importers.folder import Folder, stem_of
-from medseg.data.importers.layout import Case, Found, ImportingError, Layout, Options
 from medseg.errors import shown
+from medseg.importers.folder import Folder, stem_of
+from medseg.importers.layout import Case, Found, ImportingError, Layout, Options
 from medseg.io.images import image_suffix
 
 __all__ = ["KEY", "NnUNet"]
@@ -102,7 +102,8 @@ def _labels(labels: Any, path: Path) -> tuple[dict[int, str], int | None]:
         name, stored = (value, key) if isinstance(value, str) and key.isdigit() else (key, value)
         if isinstance(stored, list):
             raise ImportingError(
-                f"{shown(path)}: {shown(name)} is a region of {len(stored)} values; classes exclude each other here: name "
+                f"{shown(path)}: {shown(name)} is a region of {len(stored)} values; classes exclude each other here: "
+                "name "
                 'each value in labels, such as {"background": 0, "edema": 1}'
             )
         if not str(stored).isdigit():

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medseg.data.importers.layout import Draw, ImportingError, Options, Question
 from medseg.errors import shown
+from medseg.importers.layout import Draw, ImportingError, Options, Question
 from medseg.io.image_file import ImageFile
 
 __all__ = ["IGNORED", "Mask", "Segment", "decode_rle", "fill_polygons", "numbered", "paint", "painter"]
@@ -174,8 +174,10 @@ def paint(
         if segment.name is not None and clash.any():
             other = labels[int(mask[clash][0])]
             raise Question(
-                f"{shown(where)}: {shown(other)} and {shown(segment.name)} overlap in {np.count_nonzero(clash)} pixels; "
-                f"say which lies on top with --order {shown(other)},{shown(segment.name)} (the last is on top), or --order file",
+                f"{shown(where)}: {shown(other)} and {shown(segment.name)} overlap in {np.count_nonzero(clash)} "
+                "pixels; "
+                f"say which lies on top with --order {shown(other)},{shown(segment.name)} (the last is on top), or "
+                "--order file",
                 "order",
             )
         mask[pixels] = value

@@ -1,6 +1,6 @@
 """What a layout of a data set is, what one finds in a folder, and which layout a folder has.
 
-A new layout is one file, ``medseg/data/importers/layouts/<name>.py``, that holds one subclass of `Layout`, and its
+A new layout is one file, ``medseg/importers/layouts/<name>.py``, that holds one subclass of `Layout`, and its
 test; the name of the file is the layout's name.
 """
 
@@ -18,8 +18,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from medseg.data.importers.folder import Folder
 from medseg.errors import MedsegError, shown
+from medseg.importers.folder import Folder
 from medseg.io.image_file import ImageFile
 
 __all__ = ["Case", "Draw", "Found", "ImportingError", "Layout", "Options", "Question", "layouts", "recognise"]
@@ -27,14 +27,14 @@ __all__ = ["Case", "Draw", "Found", "ImportingError", "Layout", "Options", "Ques
 Draw = Callable[[ImageFile], npt.NDArray[np.integer[Any]]]
 """Draws a mask of stored values on the grid of an image that was read."""
 
-_HERE = "medseg.data.importers.layouts"
+_HERE = "medseg.importers.layouts"
 
 
 class ImportingError(MedsegError):
     """A folder cannot be imported as it is."""
 
 
-class Question(ImportingError):
+class Question(ImportingError):  # noqa: N818  it asks, and is answered by an option
     """Something that only a person knows: the message names the option that says it.
 
     Args:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medseg.data.importers.folder import Folder
-from medseg.data.importers.layout import Case, Found, ImportingError, Layout, Options
 from medseg.errors import shown
+from medseg.importers.folder import Folder
+from medseg.importers.layout import Case, Found, ImportingError, Layout, Options
 
 __all__ = ["Cityscapes"]
 

@@ -1,7 +1,7 @@
 """One folder a patient: the same files in each, one of which is the label (KiTS, BraTS, TotalSegmentator and others).
 
-A file's part is its name without the folder's: ``BraTS_001/BraTS_001_flair.nii.gz`` is ``flair``. Several parts that are
-no labels are the channels of the image.
+A file's part is its name without the folder's: ``BraTS_001/BraTS_001_flair.nii.gz`` is ``flair``. Several parts that
+are no labels are the channels of the image.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from medseg.data.importers.folder import Folder, stem_of
-from medseg.data.importers.layout import Case, Found, ImportingError, Layout, Options, Question
-from medseg.data.importers.layouts.pairs import split_of
-from medseg.data.importers.pairing import is_label
 from medseg.errors import shown
+from medseg.importers.folder import Folder, stem_of
+from medseg.importers.layout import Case, Found, ImportingError, Layout, Options, Question
+from medseg.importers.layouts.pairs import split_of
+from medseg.importers.pairing import is_label
 
 __all__ = ["Patients"]
 

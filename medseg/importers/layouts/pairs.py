@@ -6,10 +6,10 @@ import os
 from collections import defaultdict
 from pathlib import Path
 
-from medseg.data.importers.folder import Folder, stem_of
-from medseg.data.importers.layout import Case, Found, ImportingError, Layout, Options, Question
-from medseg.data.importers.pairing import Rule, is_image, is_label, rules_between, rules_within, words
 from medseg.errors import shown
+from medseg.importers.folder import Folder, stem_of
+from medseg.importers.layout import Case, Found, ImportingError, Layout, Options, Question
+from medseg.importers.pairing import Rule, is_image, is_label, rules_between, rules_within, words
 
 __all__ = ["Pairs", "split_of"]
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from medseg.data.importers.drawing import IGNORED, Mask, Segment, fill_polygons, numbered, painter
-from medseg.data.importers.folder import Folder
-from medseg.data.importers.layout import Case, Found, ImportingError, Layout, Options
-from medseg.data.importers.said import class_names
 from medseg.errors import shown
+from medseg.importers.drawing import IGNORED, Mask, Segment, fill_polygons, numbered, painter
+from medseg.importers.folder import Folder
+from medseg.importers.layout import Case, Found, ImportingError, Layout, Options
+from medseg.importers.said import class_names
 
 __all__ = ["Labelme"]
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medseg.data.importers.folder import Folder, stem_of
-from medseg.data.importers.layout import Case, Found, ImportingError, Layout, Options
-from medseg.data.importers.said import class_names, read_colours
 from medseg.errors import shown
+from medseg.importers.folder import Folder, stem_of
+from medseg.importers.layout import Case, Found, ImportingError, Layout, Options
+from medseg.importers.said import class_names, read_colours
 
 __all__ = ["Voc"]
 

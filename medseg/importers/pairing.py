@@ -13,14 +13,24 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medseg.data.importers.folder import stem_of
+from medseg.importers.folder import stem_of
 
 __all__ = ["Affix", "Rule", "is_image", "is_label", "rules_between", "rules_within", "words"]
 
 _LABEL = frozenset(
-    ["mask", "masks", "label", "labels", "labelled", "lbl", "lbls", "seg", "segs", "segmentation", "segmentations", "segmented", "gt", "groundtruth", "truth", "annotation", "annotations", "annotated", "manual", "lesion", "lesions", "roi", "rois", "contour", "contours"]
+    (
+        *("mask", "masks", "label", "labels", "labelled", "lbl", "lbls", "seg", "segs", "segmentation"),
+        "segmentations",
+        *("segmented", "gt", "groundtruth", "truth", "annotation", "annotations", "annotated", "manual", "lesion"),
+        *("lesions", "roi", "rois", "contour", "contours"),
+    )
 )  # fmt: skip
-_IMAGE = frozenset(["image", "images", "img", "imgs", "imag", "raw", "input", "inputs", "scan", "scans", "picture", "pictures", "photo", "photos"])
+_IMAGE = frozenset(
+    (
+        *("image", "images", "img", "imgs", "imag", "raw", "input", "inputs", "scan", "scans"),
+        *("picture", "pictures", "photo", "photos"),
+    )
+)
 _SAMPLE = 200
 _MOST_CUTS = 5
 

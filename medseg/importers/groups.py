@@ -1,4 +1,4 @@
-"""Which cases belong together, and a division into folds that keeps them together: proposals for a person to look at."""
+"""Which cases belong together, and a division into folds that keeps them together: proposals to look at."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from medseg.data.importers.layout import Case, ImportingError
+from medseg.importers.layout import Case, ImportingError
 
 __all__ = ["FOLDS", "Grouping", "hidden_identity", "propose_folds", "propose_groups"]
 

@@ -8,8 +8,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from medseg.data.importers.layout import ImportingError
 from medseg.errors import shown
+from medseg.importers.layout import ImportingError
 
 __all__ = ["class_names", "colour_table", "read_colours", "stored_values"]
 
@@ -38,7 +38,8 @@ def stored_values(words: Sequence[str]) -> tuple[dict[int, int | str], bool]:
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
         if not sign or not name or not 0 <= last - first < _WIDEST:
             raise ImportingError(
-                f"--values {shown(word)!r} is not VALUE=CLASS; write 255=1, 255=lesion, 255=ignore, 1-255=1 or ascending"
+                f"--values {shown(word)!r} is not VALUE=CLASS; write 255=1, 255=lesion, 255=ignore, 1-255=1 or "
+                "ascending"
             )
         target: int | str = int(name) if name.isascii() and name.isdigit() else name
         values |= dict.fromkeys(range(first, last + 1), target)

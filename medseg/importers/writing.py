@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from medseg.data.datalist import SPLITS, Datalist, Entry
-from medseg.data.importers.folder import Folder, stem_of
-from medseg.data.importers.groups import FOLDS, Grouping, propose_folds, propose_groups
-from medseg.data.importers.layout import Case, Found, ImportingError, Options, recognise
-from medseg.data.importers.values import Classes, resolve, scan
 from medseg.data.schema import DatalistError
 from medseg.errors import shown
+from medseg.importers.folder import Folder, stem_of
+from medseg.importers.groups import FOLDS, Grouping, propose_folds, propose_groups
+from medseg.importers.layout import Case, Found, ImportingError, Options, recognise
+from medseg.importers.values import Classes, resolve, scan
 from medseg.io.folder import LeftOut
 from medseg.io.images import image_suffix, read_image
 from medseg.io.masks import mask_path, write_mask

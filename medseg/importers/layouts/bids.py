@@ -1,8 +1,8 @@
 """BIDS: images in ``sub-*/``, masks in ``derivatives/PIPELINE/sub-*/`` as ``_dseg`` or ``_mask``.
 
 https://bids-specification.readthedocs.io: a mask belongs to the image of its subject, session and run; ``_dseg`` holds
-classes, which ``dseg.tsv`` names, ``_mask`` one of them. Masks in a template's space (``space-MNI...``) lie elsewhere than
-the image and are left out.
+classes, which ``dseg.tsv`` names, ``_mask`` one of them. Masks in a template's space (``space-MNI...``) lie elsewhere
+than the image and are left out.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from medseg.data.importers.folder import Folder, stem_of
-from medseg.data.importers.layout import Case, Found, ImportingError, Layout, Options, Question
 from medseg.errors import shown
+from medseg.importers.folder import Folder, stem_of
+from medseg.importers.layout import Case, Found, ImportingError, Layout, Options, Question
 
 __all__ = ["Bids"]
 
@@ -104,7 +104,8 @@ def _chosen(folder: Folder, masks: list[_Name], options: Options) -> list[_Name]
     kinds = Counter(_kind(mask, folder) for mask in fitting)
     if len(kinds) > 1:
         raise Question(
-            f"{shown(folder.root)}: has masks of {len(kinds)} kinds ({', '.join(map(shown, kinds))}); name one, or a part of "
+            f"{shown(folder.root)}: has masks of {len(kinds)} kinds ({', '.join(map(shown, kinds))}); name one, or a "
+            "part of "
             "its name, with --labels",
             "labels",
             kinds.most_common(1)[0][0],
@@ -121,7 +122,8 @@ def _channels(mask: _Name, fitting: list[_Name], wanted: list[str], folder: Fold
     by_suffix = {image.suffix: image for image in fitting}
     if not wanted and len(by_suffix) > 1:
         raise Question(
-            f"{shown(folder.root)}: {shown(mask.path.name)} has the images {', '.join(sorted(by_suffix))}; name the channels "
+            f"{shown(folder.root)}: {shown(mask.path.name)} has the images {', '.join(sorted(by_suffix))}; name the "
+            "channels "
             f"with --images, such as {sorted(by_suffix)[0]}",
             "images",
         )

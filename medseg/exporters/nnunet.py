@@ -3,8 +3,8 @@
 https://github.com/MIC-DKFZ/nnUNet, documentation/dataset_format.md: one file ending for all, a file a channel (of a
 coloured picture one file for all its channels), classes counted from 0, what counts nowhere is the last and called
 ``ignore``. What nnU-Net has no place for stands under ``medseg`` in ``dataset.json``, which nnU-Net passes over: the
-validation list, groups, folds, codes, colours; `medseg import` brings it back. Folds also stand in ``splits_final.json``,
-which nnU-Net looks for in its folder of preprocessed data.
+validation list, groups, folds, codes, colours; `medseg import` brings it back. Folds also stand in
+``splits_final.json``, which nnU-Net looks for in its folder of preprocessed data.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from medseg.data.datalist import Datalist
-from medseg.data.exporters.writing import (
+from medseg.errors import shown
+from medseg.exporters.writing import (
     ExportError,
     Item,
     indices_of,
@@ -28,7 +29,6 @@ from medseg.data.exporters.writing import (
     put_nifti,
     put_png,
 )
-from medseg.errors import shown
 from medseg.io.image_file import ImageFile
 from medseg.io.images import image_suffix, read_image
 from medseg.io.masks import write_mask
@@ -67,7 +67,8 @@ def export_nnunet(datalist: Datalist, output: Path) -> list[str]:
             endings.add(ending)
             if len(endings) > 1 or count != channels[0]:
                 raise ExportError(
-                    f"{shown(item.images[0])}: has {count} channels and becomes {ending}, unlike {shown(items[0].images[0])} "
+                    f"{shown(item.images[0])}: has {count} channels and becomes {ending}, unlike "
+                    f"{shown(items[0].images[0])} "
                     f"({channels[0]}); nnU-Net takes one kind of images"
                 )
             update(number + 1, len(items))

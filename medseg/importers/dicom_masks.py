@@ -1,8 +1,8 @@
 """Masks from DICOM SEG (read by highdicom) and RTSTRUCT (drawn here) on the grid of their image.
 
-Contours of RTSTRUCT: a voxel belongs to a region if its centre lies inside an odd number of the region's contours in its
-slice, so that a contour inside another one is a hole; a centre exactly on a contour may fall on either side. A contour
-belongs to the slice that its plane lies in, at most a tenth of the distance of slices away.
+Contours of RTSTRUCT: a voxel belongs to a region if its centre lies inside an odd number of the region's contours in
+its slice, so that a contour inside another one is a hole; a centre exactly on a contour may fall on either side. A
+contour belongs to the slice that its plane lies in, at most a tenth of the distance of slices away.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medseg.data.importers.drawing import Mask, Segment
-from medseg.data.importers.layout import ImportingError
 from medseg.errors import shown
+from medseg.importers.drawing import Mask, Segment
+from medseg.importers.layout import ImportingError
 from medseg.io.image_file import ImageFile
 from medseg.io.itk_formats import LPS_TO_RAS
 from medseg.io.placement import ROUNDING
@@ -179,7 +179,8 @@ def _fill(path: Path, name: str, contours: Sequence[Any], lps: npt.NDArray[Any],
         place = round(float(voxels[:, 2].mean()))
         if np.abs(voxels[:, 2] - place).max() > ROUNDING or not 0 <= place < shape[2]:
             raise ImportingError(
-                f"{where}: a contour at z = {points[0, 2]:.4g} mm lies in no slice of its series (slices 0 to {shape[2] - 1}, "
+                f"{where}: a contour at z = {points[0, 2]:.4g} mm lies in no slice of its series (slices 0 to "
+                f"{shape[2] - 1}, "
                 f"it is at {voxels[:, 2].mean():.4g}); take the series that it was drawn on"
             )
         inside = np.zeros(shape[:2], bool)

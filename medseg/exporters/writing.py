@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.data.datalist import SPLITS, Datalist, Entry
-from medseg.data.importers.folder import stem_of
 from medseg.errors import MedsegError, shown
+from medseg.importers.folder import stem_of
 from medseg.io.image_file import Affine, ImageFile
 from medseg.io.images import image_suffix
 from medseg.io.labels import read_label

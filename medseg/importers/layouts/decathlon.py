@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from medseg.data.datalist import SPLITS, Datalist
 from medseg.data.decathlon import is_decathlon
-from medseg.data.importers.folder import Folder, stem_of
-from medseg.data.importers.layout import Case, Found, ImportingError, Layout, Options
 from medseg.errors import shown
+from medseg.importers.folder import Folder, stem_of
+from medseg.importers.layout import Case, Found, ImportingError, Layout, Options
 
 __all__ = ["Decathlon"]
 

@@ -10,11 +10,11 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from medseg.data.importers.drawing import IGNORED, Segment, decode_rle, fill_polygons, numbered, painter
-from medseg.data.importers.folder import Folder, stem_of
-from medseg.data.importers.layout import Case, Found, ImportingError, Layout, Options
-from medseg.data.importers.layouts.pairs import split_of
 from medseg.errors import shown
+from medseg.importers.drawing import IGNORED, Segment, decode_rle, fill_polygons, numbered, painter
+from medseg.importers.folder import Folder, stem_of
+from medseg.importers.layout import Case, Found, ImportingError, Layout, Options
+from medseg.importers.layouts.pairs import split_of
 
 __all__ = ["Coco"]
 

@@ -1,8 +1,8 @@
 """The decathlon's layout: ``imagesTr``, ``labelsTr``, ``imagesTs`` and ``dataset.json`` (https://arxiv.org/abs/1902.09063).
 
 Files keep their bytes. Only what one file cannot hold is converted: a DICOM series, a header with its values in another
-file, and channels in files of their own become one ``.nii.gz``. Groups, folds, the validation list and mapped values stand
-where medseg and MONAI read them; the rest under ``medseg``.
+file, and channels in files of their own become one ``.nii.gz``. Groups, folds, the validation list and mapped values
+stand where medseg and MONAI read them; the rest under ``medseg``.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from medseg.data.datalist import SPLITS, Datalist
-from medseg.data.exporters.writing import ExportError, Item, items_of, kept_of, new_folder, put_nifti
 from medseg.errors import shown
+from medseg.exporters.writing import ExportError, Item, items_of, kept_of, new_folder, put_nifti
 from medseg.io.dicom import SUFFIXES as DICOM
 from medseg.io.images import image_suffix, read_image
 from medseg.reports.progress import progress_bar
@@ -81,7 +81,8 @@ def _image(item: Item, folder: Path, place: str) -> str:
     affine = images[0].affine
     if affine is None or any(image.affine is None or image.shape != images[0].shape for image in images):
         raise ExportError(
-            f"{shown(item.images[0])}: {len(images)} files of pictures, or of several sizes, cannot be one NIfTI image; take "
+            f"{shown(item.images[0])}: {len(images)} files of pictures, or of several sizes, cannot be one NIfTI "
+            "image; take "
             "--to nnunet, which keeps a file a channel"
         )
     parts = [image.array if image.channels > 1 else image.array[..., None] for image in images]

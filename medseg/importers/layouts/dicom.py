@@ -2,7 +2,7 @@
 
 Segmentations are found by the series that they refer to, not by folder. The entry's image is one slice, which stands
 for its series. Patients are told apart by PatientID, of which only a hash is kept. Masks are drawn by
-`medseg.data.importers.dicom_masks`.
+`medseg.importers.dicom_masks`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from medseg.data.importers.dicom_masks import Roi, draw_structures, draw_volume, rois_of, segments_of
-from medseg.data.importers.drawing import numbered
-from medseg.data.importers.folder import Folder, stem_of
-from medseg.data.importers.groups import hidden_identity
-from medseg.data.importers.layout import Case, Draw, Found, ImportingError, Layout, Options, Question
 from medseg.errors import shown
+from medseg.importers.dicom_masks import Roi, draw_structures, draw_volume, rois_of, segments_of
+from medseg.importers.drawing import numbered
+from medseg.importers.folder import Folder, stem_of
+from medseg.importers.groups import hidden_identity
+from medseg.importers.layout import Case, Draw, Found, ImportingError, Layout, Options, Question
 from medseg.io.dicom import is_dicom
 
 __all__ = ["Dicom"]
@@ -85,7 +85,7 @@ class Dicom(Layout):
             group = hidden_identity(str(head.get("PatientID") or head.get("StudyInstanceUID")))
             alone = sum(files[0].parent == others[0].parent for others in series.values()) == 1
             name = folder.rel(files[0].parent) if alone and files[0].parent != folder.root else stem_of(files[0])
-            found.cases.append(Case(name, (files[0],), label, "training", group, tuple((*files, *masks))))
+            found.cases.append(Case(name, (files[0],), label, "training", group, (*files, *masks)))
         return found
 
     def _read(self, folder: Folder) -> dict[Path, Any]:
@@ -124,7 +124,8 @@ def _chosen(masks: Sequence[Path], folder: Folder, options: Options, found: Foun
     if len(fitting) != 1:
         named = ", ".join(shown(folder.rel(path)) for path in masks)
         raise Question(
-            f"{shown(folder.root)}: several segmentations refer to one series ({named}); name one with --labels, or all to join "
+            f"{shown(folder.root)}: several segmentations refer to one series ({named}); name one with --labels, or "
+            "all to join "
             "them",
             "labels",
             "all",
@@ -143,7 +144,8 @@ def _check_frame(path: Path, head: Any, image: Any, options: Options, folder: Fo
     frames = frames or [str(head.get("FrameOfReferenceUID"))]
     if str(image.get("FrameOfReferenceUID")) not in frames and not options.any_frame:
         raise ImportingError(
-            f"{shown(folder.rel(path))}: its frame of reference is not that of the series that it refers to, so that places may "
+            f"{shown(folder.rel(path))}: its frame of reference is not that of the series that it refers to, so that "
+            "places may "
             "differ; if they are known to be the same, say --any-frame"
         )
 
@@ -157,7 +159,7 @@ def _drawer(
     ]
 
     def draw(image: Any) -> Any:
-        from medseg.data.importers.drawing import paint
+        from medseg.importers.drawing import paint
 
         segments = [segment for read in readers for segment in read(image)]
         return paint(segments, image.shape, labels, options.order, masks[0])

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from medseg.data.importers.drawing import Mask, Segment, fill_polygons, numbered, painter
-from medseg.data.importers.folder import Folder, stem_of
-from medseg.data.importers.layout import Case, Found, ImportingError, Layout, Options
 from medseg.errors import shown
+from medseg.importers.drawing import Mask, Segment, fill_polygons, numbered, painter
+from medseg.importers.folder import Folder, stem_of
+from medseg.importers.layout import Case, Found, ImportingError, Layout, Options
 
 __all__ = ["Qupath"]
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medseg.data.importers.layout import Case, Draw, Found, ImportingError, Options, Question
 from medseg.errors import shown
+from medseg.importers.layout import Case, Draw, Found, ImportingError, Options, Question
 from medseg.io.image_file import ImageError, ImageFile
 from medseg.io.images import read_image
 
@@ -189,7 +189,11 @@ def _targets(found: Found, present: Counter[int], options: Options, where: Path)
     if options.ascending:
         free = (index for index in range(len(open_ones) + len(targets)) if index not in targets.values())
         targets |= dict(zip(open_ones, free, strict=False))
-    elif options.values or set(open_ones) <= set(range(max(len(options.classes), 0))) or (open_ones == list(range(len(open_ones))) and len(open_ones) > 1):
+    elif (
+        options.values
+        or set(open_ones) <= set(range(max(len(options.classes), 0)))
+        or (open_ones == list(range(len(open_ones))) and len(open_ones) > 1)
+    ):
         targets |= {stored: stored for stored in open_ones}
     else:
         raise _which(open_ones, where)
@@ -226,7 +230,8 @@ def _which(stored: list[int], where: Path) -> ImportingError:
         proposal = " ".join(f"{value}={index}" for index, value in enumerate(stored) if value != index)
     number = f"{len(stored)} values, " if len(stored) > 1 else "only the value "
     return Question(
-        f"{shown(where)}: labels hold {number}{listed}, which do not count 0, 1, 2 ...; say which class each one is, such "
+        f"{shown(where)}: labels hold {number}{listed}, which do not count 0, 1, 2 ...; say which class each one is, "
+        "such "
         f"as --values {proposal}" + ("" if proposal == "ascending" else " (or --values ascending)"),
         "values",
         proposal,
@@ -265,8 +270,10 @@ def _resolve_colours(
         more = " ..." * (len(unnamed) > _LISTED)
         file = next(path for path, counts in coloured.items() if unnamed[0] in counts)
         raise Question(
-            f"{shown(where)}: labels are colour-coded, and {len(unnamed)} of {len(pixels)} colours have no class: {listed}"
-            f"{more}, as in {shown(file.name)}; say which class each one is with --colours '#{unnamed[0]:06x}=NAME' ... "
+            f"{shown(where)}: labels are colour-coded, and {len(unnamed)} of {len(pixels)} colours have no class: "
+            f"{listed}"
+            f"{more}, as in {shown(file.name)}; say which class each one is with --colours '#{unnamed[0]:06x}=NAME' "
+            "... "
             "or a file of names and colours",
             "colours",
         )
