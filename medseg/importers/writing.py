@@ -48,6 +48,7 @@ class Wishes:
         copy: copy images and labels beside the datalist.
         overwrite: replace a datalist that is there.
         dry_run: write nothing.
+        preparation: what else the datalist shall say of how it was made.
     """
 
     layout: str = ""
@@ -59,6 +60,7 @@ class Wishes:
     copy: bool = False
     overwrite: bool = False
     dry_run: bool = False
+    preparation: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -277,7 +279,7 @@ def _datalist(work: _Work, found: Found, entries: Sequence[Entry], grouping: Gro
     numbered = any(case.instances for case in found.cases)
     copies = (("images", wishes.copy), ("labels", wishes.copy or drawn), ("instances", wishes.copy and numbered))
     wrote = [name for name, there in copies if there]
-    preparation: dict[str, Any] = {**about.pop("preparation", {}), "importer": found.layout}
+    preparation: dict[str, Any] = {**about.pop("preparation", {}), **wishes.preparation, "importer": found.layout}
     preparation |= {"folds": max(folds) + 1, "seed": wishes.seed} if folds else {}
     preparation |= {"wrote": wrote} if wrote else {}
     return Datalist(

@@ -229,7 +229,7 @@ def resize(folder):
         (segment([[1, 2, 3, 4, 5, float("nan")]]), "json: annotation 100", "pairs x, y of finite numbers"),
         (segment([["a", 2]]), "json: annotation 100", "must be a list of numbers"),
         (segment("text"), "json: annotation 100", "its segmentation is text, not polygons or run lengths"),
-        (segment({"counts": "PPYo0", "size": list(SIZE)}), "json: annotation 100", "run lengths are compressed"),
+        (segment({"counts": "PPYo0", "size": list(SIZE)}), "json: annotation 100", "run lengths do not fill 40x50"),
         (segment({"counts": [2000], "size": [50, 40]}), "json: annotation 100", "for the size [50, 40], but the image"),
         (segment({"counts": [1999], "size": list(SIZE)}), "json: annotation 100", "do not fill 40x50 pixels"),
         (segment({"counts": [2001, -1], "size": list(SIZE)}), "json: annotation 100", "do not fill 40x50 pixels"),
