@@ -6,7 +6,8 @@ https://doi.org/10.1038/s41467-022-30695-9, CC-BY-SA 4.0. The archives are those
 downloads, compared with its checksums. The release divides nothing and names no patients: every volume is a group, and
 five folds are proposed (`medseg.importers.groups`). Test volumes have no labels.
 
-The files of an archive go into the output folder; of a folder they stay where they lie, and the datalist refers to them.
+The files of an archive go into the output folder; of a folder they stay where they lie, and the datalist refers to
+them.
 
 Example::
 

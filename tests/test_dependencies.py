@@ -10,7 +10,13 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-MODULES = {"pillow": "PIL", "pytorch-ignite": "ignite", "pyyaml": "yaml", "scikit-image": "skimage", "scikit-learn": "sklearn"}
+MODULES = {
+    "pillow": "PIL",
+    "pytorch-ignite": "ignite",
+    "pyyaml": "yaml",
+    "scikit-image": "skimage",
+    "scikit-learn": "sklearn",
+}
 # what MONAI's and torch's commands import, which medseg documents
 BY_OTHERS = {
     "fire": "python -m monai.bundle",

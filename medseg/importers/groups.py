@@ -60,8 +60,8 @@ def propose_groups(cases: Sequence[Case], grouped_by: str, pattern: str = "") ->
         return Grouping(names, "each case is its own group, as said")
     if pattern:
         return Grouping(_by_pattern(names, pattern), f"by the pattern {pattern}")
-    if grouped_by and all(case.group is not None for case in cases):
-        return Grouping([str(case.group) for case in cases], grouped_by)
+    if grouped_by:
+        return Grouping([case.name if case.group is None else case.group for case in cases], grouped_by)
     for proposal in _PATTERNS:
         found = [re.match(proposal, name, re.IGNORECASE) for name in names]
         groups = [match["group"] if match else name for match, name in zip(found, names, strict=True)]

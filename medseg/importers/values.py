@@ -141,6 +141,8 @@ def resolve(
         if unknown:
             raise _unknown(unknown, where)
         return _named(made, options, where)
+    if not present and not found.labels:
+        raise ImportingError(f"{shown(where)}: no label can be used ({_reasons(found)})")
     targets = _targets(found, present, options, where)
     index_of: dict[str, int] = {}
     taken = {target for target in targets.values() if isinstance(target, int)}
@@ -200,6 +202,10 @@ def _targets(found: Found, present: Counter[int], options: Options, where: Path)
     return dict(sorted(targets.items()))
 
 
+def _reasons(found: Found) -> str:
+    return "; ".join(f"{path.name}: {reason}" for path, reason in list(found.left_out.items())[:2]) or "there is none"
+
+
 def _unknown(stored: list[int], where: Path) -> Question:
     listed = ", ".join(map(str, stored[:_LISTED])) + " ..." * (len(stored) > _LISTED)
     return Question(
@@ -211,10 +217,6 @@ def _unknown(stored: list[int], where: Path) -> Question:
 
 
 def _which(stored: list[int], where: Path) -> ImportingError:
-    if not stored:
-        return ImportingError(
-            f"{shown(where)}: no label can be used; look at what is left out, with --dry-run --as NAME"
-        )
     listed = ", ".join(map(str, stored[:_LISTED])) + (f" ... {stored[-1]}" if len(stored) > _LISTED else "")
     if stored == [0]:
         return ImportingError(f"{shown(where)}: every label is 0 throughout; name at least two with --classes a,b")
@@ -246,6 +248,14 @@ def _named(classes: Classes, options: Options, where: Path) -> Classes:
         raise ImportingError(
             f"{shown(where)}: --classes names {len(set(given))}, but the labels have {len(classes.labels)} classes "
             f"({', '.join(map(shown, classes.labels.values()))}); give each its own name"
+        )
+    moved = [(name, index) for index, name in classes.labels.items() if name in given and given[index] != name]
+    if moved:
+        name, index = moved[0]
+        raise ImportingError(
+            f"{shown(where)}: --classes names {shown(name)!r} as {given.index(name)}, but the labels hold it as "
+            f"{index}; keep "
+            "the order of the labels"
         )
     return replace(classes, labels=dict(enumerate(given)))
 

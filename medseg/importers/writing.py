@@ -314,7 +314,7 @@ def _publish(stage: Path, target: Path, ours: Sequence[str]) -> None:
 
 
 def _left_out(folder: Folder, found: Found) -> tuple[LeftOut, ...]:
-    used = set(found.used)
+    used = found.used - found.left_out.keys()
     for case in found.cases:
         used |= {*case.images, *case.files}
         used |= {path for path in (case.label, case.instances) if isinstance(path, Path)}

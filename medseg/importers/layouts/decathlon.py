@@ -59,7 +59,7 @@ class Decathlon(Layout):
                 name, group = stem_of(images[0]), entry.get("group")
                 found.cases.append(Case(name, images, label, split, group, extra=extra, instances=numbers))
         found.about |= folder.read_json(path).get("medseg", {})
-        found.grouped_by = "as the file says" if all(case.group is not None for case in found.cases) else ""
+        found.grouped_by = "as the file says" if any(case.group is not None for case in found.cases) else ""
         if not found.cases:
             raise ImportingError(f"{shown(path)}: none of the images that it names is there; restore the files")
         return found

@@ -124,4 +124,4 @@ def _restore(found: Found, kept: dict[str, Any]) -> None:
             setattr(found, key, restored)
     found.modality = tuple(kept.get("modality", found.modality))
     found.ignore = kept.get("ignore_index", found.ignore)
-    found.grouped_by = "as exported" if all(case.group is not None for case in found.cases) else ""
+    found.grouped_by = "as exported" if any(case.group is not None for case in found.cases) else ""

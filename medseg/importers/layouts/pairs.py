@@ -33,7 +33,10 @@ class Pairs(Layout):
 
     def recognise(self, folder: Folder) -> str | None:
         """Look for rules that pair."""
-        rules = self._rules(folder, Options())
+        try:
+            rules = self._rules(folder, Options())
+        except Question:  # which a person may have answered
+            return "names of images and labels agree in more than one way"
         return f"names of images and labels agree in {len(rules)} places" if rules else None
 
     def read(self, folder: Folder, options: Options) -> Found:

@@ -1,0 +1,64 @@
+import pytest
+
+from medseg.importers.layout import ImportingError, Question
+
+LESION = "derivatives/manual/sub-{0}/anat/sub-{0}_label-lesion_mask.nii.gz"
+
+
+@pytest.fixture
+def bids(make):
+    make.text("dataset_description.json", '{"Name": "Stroke", "BIDSVersion": "1.8.0", "License": "CC0"}')
+    for subject in ("01", "02", "03"):
+        make.volume(f"sub-{subject}/anat/sub-{subject}_T1w.nii.gz")
+        if subject != "03":
+            make.volume(LESION.format(subject), label=True)
+    return make
+
+
+def test_masks(bids, bring, left_out):
+    made = bring()
+    assert made.found.layout == "bids"
+    assert (made.datalist.name, made.datalist.licence, made.datalist.modality) == ("Stroke", "CC0", ("T1w",))
+    assert made.datalist.labels == {0: "background", 1: "lesion"}
+    assert [entry["group"] for entry in made.datalist.training] == ["sub-01", "sub-02"]
+    assert left_out(made) == {"sub-03/anat/sub-03_T1w.nii.gz": "not part of bids"}
+
+
+def test_sessions_and_channels(bids, bring):
+    for session in ("1", "2"):
+        stem = f"sub-09/ses-{session}/anat/sub-09_ses-{session}"
+        bids.volume(f"{stem}_T1w.nii.gz", f"{stem}_FLAIR.nii.gz")
+        bids.volume(f"derivatives/manual/{stem}_space-orig_label-lesion_mask.nii.gz", label=True)
+    with pytest.raises(Question, match=r"has the images FLAIR, T1w; name the channels with --images, such as FLAIR"):
+        bring()
+    made = bring(images="T1w,FLAIR", layout="bids")
+    assert [case.name for case in made.found.cases] == ["sub-09_ses-1", "sub-09_ses-2"]
+    assert [entry["group"] for entry in made.datalist.training] == ["sub-09", "sub-09"]
+    assert made.datalist.training[0]["image"][1].endswith("sub-09_ses-1_FLAIR.nii.gz")
+
+
+def test_classes_of_a_table_and_kinds(bids, bring, left_out):
+    for subject in ("01", "02"):
+        stem = f"derivatives/atlas/sub-{subject}/anat/sub-{subject}"
+        bids.volume(f"{stem}_dseg.nii.gz", label=True, values=(0, 3, 7))
+        bids.volume(f"{stem}_space-MNI152_dseg.nii.gz", label=True)
+    bids.text("derivatives/atlas/dseg.tsv", "index\tname\n3\tcaudate\n7\tputamen\n")
+    with pytest.raises(Question, match=r"has masks of 2 kinds \(atlas/dseg, manual/label-lesion/mask\)"):
+        bring()
+    made = bring(labels="dseg")
+    assert made.datalist.labels == {0: "background", 1: "caudate", 2: "putamen"}
+    assert made.datalist.values == {0: 0, 3: 1, 7: 2}
+    place = "derivatives/atlas/sub-01/anat/sub-01_space-MNI152_dseg.nii.gz"
+    assert left_out(made)[place] == "lies in the space MNI152, not its image's"
+    assert len(bring(output="two", labels="lesion").found.cases) == 2
+    with pytest.raises(
+        ImportingError, match="has no mask of the kind 'tumour'; there is atlas/dseg, manual/label-lesion/mask"
+    ):
+        bring(output="three", labels="tumour")
+
+
+def test_bad_table(bids, bring):
+    bids.volume("derivatives/atlas/sub-01/anat/sub-01_dseg.nii.gz", label=True)
+    bids.text("derivatives/atlas/dseg.tsv", "index\tlabel\n1\tx\n")
+    with pytest.raises(ImportingError, match="dseg.tsv: a line lacks index or name"):
+        bring(labels="dseg")

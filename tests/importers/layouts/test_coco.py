@@ -1,0 +1,80 @@
+import json
+
+import numpy as np
+import pytest
+
+from medseg.importers.layout import ImportingError, Question
+from medseg.io.images import read_image
+
+SQUARE = [[2, 2, 8, 2, 8, 6, 2, 6]]
+
+
+@pytest.fixture
+def coco(make):
+    make.picture("images/a.png", "images/b.png")
+
+    def write(*objects, name="train.json", images=("a.png", "b.png"), **more):
+        listed = [{"id": n, "file_name": each, "height": 12, "width": 16} for n, each in enumerate(images)]
+        content = {"images": listed, "annotations": [{"id": n, **each} for n, each in enumerate(objects)]}
+        content["categories"] = [{"id": 7, "name": "rim"}, {"id": 3, "name": "cell"}]
+        make.text(name, json.dumps({**content, **more}))
+
+    return write
+
+
+def item(category, segmentation=SQUARE, image=0, **more):
+    return {"image_id": image, "category_id": category, "segmentation": segmentation, "iscrowd": 0, **more}
+
+
+def label(made, number=0):
+    return read_image(made.datalist.absolute(made.datalist.training[number])["label"], label=True).array
+
+
+def test_objects_are_drawn(coco, bring, left_out):
+    runs = {"size": [12, 16], "counts": [12 * 14, 24]}
+    crowd = [[0, 8, 4, 8, 4, 12, 0, 12]]
+    coco(item(3), item(7, [[10, 8, 14, 8, 14, 12, 10, 12]]), item(7, runs, image=1), item(3, crowd, iscrowd=1))
+    made = bring()
+    assert made.found.layout == "coco"
+    assert (made.datalist.labels, made.datalist.ignore_index) == ({0: "background", 1: "cell", 2: "rim"}, 255)
+    expected = np.zeros((12, 16), np.uint8)
+    expected[2:6, 2:8], expected[8:12, 10:14], expected[8:12, 0:4] = 1, 2, 255
+    np.testing.assert_array_equal(label(made), expected)
+    assert (label(made, 1)[:, 14:] == 2).all()
+    assert left_out(made) == {}
+
+
+def test_overlaps(coco, bring):
+    coco(item(3), item(7))
+    with pytest.raises(Question, match=r"train.json: cell and rim overlap in 24 pixels; .* --order cell,rim"):
+        bring()
+    assert label(bring(order=("rim", "cell")))[3, 3] == 1
+
+
+def test_lists_by_name_and_what_is_not_there(coco, bring, left_out):
+    coco(item(3), images=("a.png", "gone.png"))
+    coco(item(3), name="val.json", images=("b.png",))
+    made = bring()
+    assert [case.split for case in made.found.cases] == ["training", "validation"]
+    assert left_out(made) == {"gone.png": "named by train.json, but no such file"}
+
+
+@pytest.mark.parametrize(
+    ("thing", "message"),
+    [
+        (item(9), "an object is of category 9, which has no name"),
+        (item(3, "text"), "its segmentation is text, not polygons"),
+        (item(3, [[1, 2, 3]]), "a polygon is"),
+        ({"image_id": 0}, r"annotations\[0\] lacks 'category_id'"),
+        (item(3, {"size": [1, 1], "counts": [1]}), r"run lengths are for the size \[1, 1\]"),
+    ],
+)
+def test_bad_objects(coco, bring, thing, message):
+    coco(thing)
+    with pytest.raises(ImportingError, match=message):
+        bring()
+
+
+def test_boxes_alone(coco, bring):
+    coco(item(3), {"image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4]})
+    assert bring().found.notes == ["train.json: 1 of 2 objects are boxes alone and are not drawn"]

@@ -1,0 +1,163 @@
+"""DICOM SEG and RTSTRUCT, against what dcmqi made of the same segmentations and against contours drawn here."""
+
+import shutil
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+
+from medseg.importers.layout import ImportingError, Question
+from medseg.io.images import read_image
+from medseg.io.placement import compare
+
+
+def masks(made):
+    """Name of each case to its image and label."""
+    entries = [made.datalist.absolute(entry) for entry in made.datalist.training]
+    names = [case.name for case in made.found.cases]
+    return {
+        name: (read_image(entry["image"]), read_image(entry["label"], label=True))
+        for name, entry in zip(names, entries, strict=True)
+    }
+
+
+@pytest.fixture
+def dcmqi(real_data):
+    pytest.importorskip("highdicom", reason="DICOM SEG needs highdicom; pip install 'medseg[dicom]'")
+    return real_data / "dicom_ct_dcmqi"
+
+
+def test_seg_against_dcmqi(dcmqi, bring, left_out):
+    with pytest.raises(
+        Question, match=r"several segmentations refer to one series \(liver.dcm, partial_overlaps.dcm\)"
+    ) as e:
+        bring(source=dcmqi)
+    assert e.value.proposal == "all"
+    made = bring(source=dcmqi, labels="liver.dcm")
+    assert made.found.layout == "dicom"
+    assert made.datalist.class_names == ["background", "Liver"]
+    assert made.datalist.codes[1]["value"] == "T-62000"
+    for name, reference in (("ct-3slice", "liver_seg.nrrd"), ("24x38x3/image", "24x38x3/nrrd/label.nrrd")):
+        image, label = masks(made)[name]
+        theirs = read_image(dcmqi / reference, label=True)
+        step = compare(image.affine, theirs.affine, image.shape)
+        assert step.same, step
+        np.testing.assert_array_equal(label.array > 0, theirs.array > 0)
+        assert compare(image.affine, label.affine, image.shape).same
+    assert left_out(made)["partial_overlaps.dcm"] == "another segmentation of its series was named"
+    assert left_out(made)["24x38x3/multiframe/mf.dcm"] == "no segmentation refers to its series"
+
+
+def test_no_name_of_a_patient_is_written(dcmqi, bring):
+    made = bring(source=dcmqi, labels="liver.dcm")
+    identity = str(pydicom.dcmread(dcmqi / "ct-3slice/01.dcm", stop_before_pixels=True).PatientID)
+    assert identity
+    assert all(entry["group"].startswith("patient_") for entry in made.datalist.training)
+    assert identity not in made.datalist.path.read_text()
+
+
+def test_overlapping_segments(dcmqi, bring):
+    with pytest.raises(
+        Question, match=r"partial_overlaps.dcm: GREEN and ORANGE overlap in \d+ pixels; .* --order GREEN,ORANGE"
+    ):
+        bring(source=dcmqi, labels="partial_overlaps.dcm")
+    made = bring(source=dcmqi, labels="partial_overlaps.dcm", order=("file",))
+    assert made.datalist.class_names[2:] == ["GREEN", "ORANGE", "PURPLE", "LIGHT_BLUE", "DARK_BLUE"]
+
+
+def test_threshold_of_highdicom(real_data, bring, left_out):
+    pytest.importorskip("highdicom")
+    made = bring(source=real_data / "dicom_ct_highdicom")
+    ((image, label),) = masks(made).values()
+    np.testing.assert_array_equal(label.array == 1, image.array > 200)
+    assert left_out(made)["seg_image_ct_true_fractional.dcm"] == "refers to a series that is not here"
+
+
+@pytest.fixture
+def structures(real_data, make):
+    """The two slices and the structure set of rt-utils, which tests may change."""
+    shutil.copytree(real_data / "dicom_rtstruct_rtutils", make.root)
+    path = make.root / "rt.dcm"
+
+    def change(function):
+        head = pydicom.dcmread(path)
+        function(head)
+        head.save_as(path)
+
+    return change
+
+
+def contour(points, kind="CLOSED_PLANAR"):
+    item = Dataset()
+    item.ContourGeometricType = kind
+    item.NumberOfContourPoints = len(points)
+    item.ContourData = [value for point in points for value in point]
+    return item
+
+
+def square(low, high, z):
+    return contour([(low, low, z), (high, low, z), (high, high, z), (low, high, z)])
+
+
+def test_frame_of_reference(structures, bring, left_out):
+    with pytest.raises(
+        ImportingError, match=r"^rt.dcm: its frame of reference is not that of the series .* --any-frame"
+    ):
+        bring()
+    made = bring(any_frame=True)
+    assert (made.found.layout, made.datalist.class_names) == ("dicom", ["background", "ROI-1"])
+    ((image, label),) = masks(made).values()
+    assert label.array.any()
+    assert left_out(made) == {"LICENSE": "not part of dicom"}
+
+
+def test_contours(structures, bring):
+    """A square of 20 mm with a hole of 8 mm in the second slice: 0.48828 mm a pixel, its first centre at -125 mm."""
+
+    def change(head):
+        head.ROIContourSequence[0].ContourSequence = Sequence([square(-10, 10, 65), square(-4, 4, 65)])
+
+    structures(change)
+    ((image, label),) = masks(bring(any_frame=True)).values()
+    at = [-(image.affine[axis, 3] + image.affine[axis, axis] * np.arange(512)) for axis in (0, 1)]  # LPS, mm
+    x, y = np.meshgrid(*at, indexing="ij")
+    expected = (np.maximum(abs(x), abs(y)) < 10) & ~(np.maximum(abs(x), abs(y)) < 4)
+    second = int(np.argmax([label.array[..., z].any() for z in range(2)]))
+    assert image.affine[2, 3] + second * image.affine[2, 2] == pytest.approx(65)
+    np.testing.assert_array_equal(label.array[..., second] == 1, expected)
+    assert not label.array[..., 1 - second].any()
+
+
+@pytest.mark.parametrize(
+    ("contours", "message"),
+    [
+        ([square(-10, 10, 62)], r"region ROI-1: a contour at z = 62 mm lies in no slice"),
+        ([square(-10, 10, 90)], r"a contour at z = 90 mm lies in no slice"),
+        ([contour([(0, 0, 60), (9, 9, 60)], "OPEN_PLANAR")], "a contour is OPEN_PLANAR, which encloses nothing"),
+        ([], "no region has a contour"),
+    ],
+)
+def test_bad_contours(structures, bring, contours, message):
+    def change(head):
+        head.ROIContourSequence[0].ContourSequence = Sequence(contours)
+
+    structures(change)
+    with pytest.raises(ImportingError, match=message):
+        bring(any_frame=True)
+
+
+def test_a_series_that_is_not_there(structures, make, bring):
+    for path in make.root.glob("ct_*.dcm"):
+        path.unlink()
+    with pytest.raises(ImportingError, match=r"holds no case; rt.dcm: refers to a series that is not here"):
+        bring(layout="dicom")
+
+
+def test_without_highdicom(dcmqi, bring, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "highdicom", None)
+    with pytest.raises(
+        ImportingError, match=r"reading DICOM SEG needs highdicom; install it: pip install 'medseg\[dicom\]'"
+    ):
+        bring(source=dcmqi, labels="liver.dcm")

@@ -1,0 +1,98 @@
+import base64
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medseg.importers.layout import ImportingError
+from medseg.io.images import read_image
+
+
+@pytest.fixture
+def drawn(make):
+    def write(name, *shapes):
+        make.picture(f"{name}.png")
+        make.text(f"{name}.json", json.dumps({"imagePath": f"{name}.png", "shapes": list(shapes), "imageData": None}))
+
+    return write
+
+
+def shape(label, *points, kind="polygon", **more):
+    return {"label": label, "points": [list(point) for point in points], "shape_type": kind, **more}
+
+
+def label(made, number=0):
+    return read_image(made.datalist.absolute(made.datalist.training[number])["label"], label=True).array
+
+
+def test_shapes(drawn, make, bring, left_out):
+    mask = io.BytesIO()
+    Image.fromarray(np.full((2, 3), True)).save(mask, "PNG")
+    drawn(
+        "a",
+        shape("cell", (1, 1), (5, 1), (5, 4), (1, 4)),
+        shape("rim", (8, 2), (12, 6), kind="rectangle"),
+        shape("rim", (4, 9), (4, 11), kind="circle"),
+        shape("cell", (12, 8), (14, 9), kind="mask", mask=base64.b64encode(mask.getvalue()).decode()),
+        shape("__ignore__", (0, 0), (16, 0), (16, 1), (0, 1)),
+        shape("axis", (0, 0), (5, 5), kind="line"),
+    )
+    drawn("b")
+    made = bring()
+    assert made.found.layout == "labelme"
+    assert (made.datalist.labels, made.datalist.ignore_index) == ({0: "background", 1: "cell", 2: "rim"}, 255)
+    found = label(made)
+    assert (found[0] == 255).all()
+    assert (found[1:4, 1:5] == 1).all()
+    assert (found[2:6, 8:12] == 2).all()
+    assert (found[8:10, 12:15] == 1).all()
+    assert 9 <= (found[7:11, 2:6] == 2).sum() <= 16
+    assert made.found.notes == ["a.json: axis is a line, which has no area, and is not drawn"]
+    assert not label(made, 1).any()
+    assert left_out(made) == {}
+
+
+def test_names_in_a_file(drawn, make, bring):
+    drawn("a", shape("b", (1, 1), (5, 1), (5, 4)))
+    make.text("labels.txt", "__ignore__\n_background_\na\nb\n")
+    assert bring().datalist.class_names == ["background", "a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"points": []}, r"shapes\[0\] lacks label or points"),
+        (shape("x", (1, 2, 3)), "points are not pairs"),
+        (shape("x", ("a", 2)), "could not convert"),
+        (shape("x", (1, 2), kind="rectangle"), "a rectangle has 1 points, not 2"),
+        (shape("x", (1, 2), (2, 3), kind="mask", mask="!"), "its mask is damaged"),
+    ],
+)
+def test_bad_shapes(drawn, bring, bad, message):
+    drawn("a", bad)
+    with pytest.raises(ImportingError, match=message):
+        bring()
+
+
+def test_no_picture(drawn, make, bring, left_out):
+    drawn("a", shape("x", (1, 1), (5, 1), (5, 4)))
+    drawn("b", shape("x", (1, 1), (5, 1), (5, 4)))
+    (make.root / "b.png").unlink()
+    assert left_out(bring()) == {"b.json": "its picture b.png is not beside it"}
+
+
+def test_against_labelme_s_own_export(bring, real_data):
+    """labelme fills with Pillow, which takes border pixels too: all but the borders agree."""
+    source = real_data / "labelme_voc"
+    made = bring(source=source / "data_annotated", order=("file",))
+    names = [name for name in (source / "labels.txt").read_text().split("\n") if name][1:]
+    for number, case in enumerate(made.found.cases):
+        theirs = read_image(source / f"data_dataset_voc/SegmentationClass/{case.name}.png", label=True).array
+        wanted = {
+            names.index(name.replace("background", "_background_") if i == 0 else name): i
+            for i, name in made.datalist.labels.items()
+        }
+        same = np.vectorize(lambda value: wanted.get(value, 255))(theirs) == label(made, number)
+        assert same.mean() > 0.98

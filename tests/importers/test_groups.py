@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+
+from medseg.importers.groups import hidden_identity, propose_folds, propose_groups
+from medseg.importers.layout import Case, ImportingError
+
+
+def cases(*names):
+    return [Case(name, ()) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("names", "groups"),
+    [
+        (("patient01_slice03", "patient01_slice04", "patient02_slice01"), ["patient01", "patient01", "patient02"]),
+        (("case_12_t1", "case_12_t2", "case_13_t1"), ["case_12", "case_12", "case_13"]),
+        (("x_tile_1", "x_tile_2", "y_tile_1"), ["x", "x", "y"]),
+        (("s1_x0_y0", "s1_x0_y1", "s2_x0_y0"), ["s1", "s1", "s2"]),
+        (("sub-01_ses-1", "sub-01_ses-2", "sub-02_ses-1"), ["sub-01", "sub-01", "sub-02"]),
+    ],
+)
+def test_names(names, groups):
+    found = propose_groups(cases(*names), "")
+    assert found.groups == groups
+    assert f"such as {groups[0]} of {names[0]}" in found.how
+
+
+@pytest.mark.parametrize(
+    "names", [("ISIC_0000041", "ISIC_0000068"), ("2008_000003", "2011_000004", "2011_000005"), ("case_1", "case_2")]
+)
+def test_names_that_tell_nothing(names):
+    found = propose_groups(cases(*names), "")
+    assert found.groups == list(names)
+    assert "say them with --group-pattern" in found.how
+
+
+def test_pattern_and_layout():
+    named = [Case("a1_x", (), group="p1"), Case("a2_x", (), group="p1")]
+    assert propose_groups(named, "a folder").groups == ["p1", "p1"]
+    assert propose_groups(named, "a folder", "none").groups == ["a1_x", "a2_x"]
+    assert propose_groups(named, "a folder", "^(a)").groups == ["a", "a"]
+    for pattern, message in (
+        ("(", "no regular expression"),
+        ("a", "no group in brackets"),
+        ("(a1)", "does not fit the case 'a2_x'"),
+    ):
+        with pytest.raises(ImportingError, match=message):
+            propose_groups(named, "", pattern)
+
+
+def test_an_identity_is_hidden_and_stays_the_same():
+    assert hidden_identity("Doe^Jane") == hidden_identity("Doe^Jane ")
+    assert hidden_identity("Doe^Jane") != hidden_identity("Doe^John")
+    assert "Doe" not in hidden_identity("Doe^Jane")
+
+
+def test_folds_keep_groups_and_spread_a_rare_class():
+    rng = np.random.default_rng(0)
+    groups = [f"g{n // 3}" for n in range(60)]
+    rare = set(rng.choice(20, 5, replace=False).tolist())
+    classes = [{0, 1} | ({2} if n // 3 in rare else set()) for n in range(60)]
+    folds = propose_folds(groups, classes)
+    assert set(folds) == {0, 1, 2, 3, 4}
+    assert all(len({fold for fold, group in zip(folds, groups, strict=True) if group == each}) == 1 for each in groups)
+    with_rare = [{folds[n] for n in range(60) if n // 3 == group} for group in rare]
+    assert set.union(*with_rare) == {0, 1, 2, 3, 4}, "each fold has one of the five groups with the rare class"
+    assert folds == propose_folds(groups, classes)
+    assert folds != propose_folds(groups, classes, seed=1)
+
+
+@pytest.mark.parametrize("classes", [[{0}, {1}, {2}], [set(), set(), set()], [{0, 1}, {0}, {5}]])
+def test_folds_of_few(classes):
+    assert sorted(propose_folds(["a", "b", "c"], classes)) == [0, 1, 2]
+    assert propose_folds(["a", "a", "a"], classes) is None
+    assert propose_folds(["a", "b", "c"], classes, folds=1) is None
+    assert len(set(propose_folds(["a", "a", "b"], classes))) == 2
