@@ -134,7 +134,10 @@ def check_datalist(
         name = hashlib.sha256(str(datalist.path).encode()).hexdigest()[:24]
         cache_file = cache_folder() / "check" / f"{name}.json"
     workers = workers if workers is not None else min(8, os.cpu_count() or 1)
-    facts, read = measure_all(files, cache_file=cache_file, workers=workers, mapping=datalist.values, progress=progress)
+    numbers = {path for key, value in named for path in paths_of(value) if key == "instances"}
+    facts, read = measure_all(
+        files, cache_file=cache_file, workers=workers, mapping=datalist.values, unmapped=numbers, progress=progress
+    )
     cases = [Case.build(split, index, entry, facts) for (split, index), entry in zip(places, entries, strict=True)]
     requirements = Requirements(in_channels, num_classes, tuple(roi_size) if roi_size else None, allow_smaller)
     findings = find_all(datalist, cases, schemes, requirements)

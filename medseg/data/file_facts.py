@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -131,6 +131,7 @@ def measure_all(
     cache_file: Path | None,
     workers: int,
     mapping: Mapping[int, int] | None = None,
+    unmapped: Collection[Path] = (),
     progress: Progress | None = None,
 ) -> tuple[dict[tuple[Path, bool], FileFacts], int]:
     """Measure files in parallel threads (decoders release the interpreter lock), from the cache where possible.
@@ -143,19 +144,21 @@ def measure_all(
         cache_file: JSON file of earlier measurements, or ``None``.
         workers: number of threads.
         mapping: see `measure`; measurements under another mapping are not taken from the cache.
+        unmapped: labels that the mapping is not for, such as maps of object numbers.
         progress: called with the number of files done and the number of all, from the calling thread.
 
     Returns:
         The facts, and how many files were read.
     """
-    stamps = {key: stamp for key in dict.fromkeys(files) if (stamp := _stamp(*key, mapping)) is not None}
+    mappings = {key: None if key[0] in unmapped else mapping for key in dict.fromkeys(files)}
+    stamps = {key: stamp for key, used in mappings.items() if (stamp := _stamp(*key, used)) is not None}
     cached = _load_cache(cache_file)
     facts = {key: cached[stamp] for key, stamp in stamps.items() if stamp in cached}
     todo = [key for key in stamps if key not in facts]
     if progress is not None:
         progress(len(facts), len(stamps))
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
-        running = {pool.submit(measure, path, label=label, mapping=mapping): (path, label) for path, label in todo}
+        running = {pool.submit(measure, key[0], label=key[1], mapping=mappings[key]): key for key in todo}
         for future in as_completed(running):
             facts[running[future]] = future.result()
             if progress is not None:

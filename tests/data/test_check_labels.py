@@ -1,5 +1,7 @@
 """Labels of natural images that are not what the datalist says, caught before training."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -137,3 +139,14 @@ def test_a_crop_larger_than_the_image(tmp_path):
     assert finding.files == (str(tmp_path / "i0.png"), str(tmp_path / "i1.png"))
     assert "smaller-than-window" not in codes(check_datalist(make(tmp_path, VOC, arrays), roi_size=(24, -1)))
     assert codes(check_datalist(make(tmp_path, VOC, arrays), roi_size=(4, 4, 4))) >= {"wrong-dimensions"}
+
+
+def test_a_mapping_is_for_labels_not_for_numbers_of_objects(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, values in (("image", range(256)), ("label", (0, 255)), ("instances", (0, 1, 2, 7))):
+        Image.fromarray(rng.choice(np.array(values, np.uint8), (8, 9))).save(tmp_path / f"{name}.png")
+    content = {"name": "x", "version": 1, "modality": [], "licence": "", "source": "", "ignore_index": None}
+    content |= {"labels": {"0": "a", "1": "b"}, "values": {"0": 0, "255": 1}, "validation": [], "test": []}
+    content["training"] = [{key: f"{key}.png" for key in ("image", "label", "instances")}]
+    (tmp_path / "datalist.json").write_text(json.dumps(content))
+    assert check_datalist(tmp_path / "datalist.json").findings == ()

@@ -52,14 +52,14 @@ def test_run_lengths_as_pycocotools_writes_them():
         ImportingError, match=r"here: its run lengths are for the size \[9, 14\], but the image is \[9, 13\]"
     ):
         decode_rle(compressed, (9, 13), "here")
-    with pytest.raises(ImportingError, match="do not fill 9x14 pixels"):
+    with pytest.raises(ImportingError, match=r"do not fill 9x14 pixels"):
         decode_rle({"size": [9, 14], "counts": "m054"}, (9, 14), "here")
 
 
 def test_overlaps_are_refused_or_ordered():
     segments = [segment("cell", 0, 0, 6, 6), segment("rim", 4, 4, 8, 8), segment("cell", 1, 1, 3, 3)]
     with pytest.raises(
-        Question, match="f.json: cell and rim overlap in 4 pixels; say which lies on top with --order cell,rim"
+        Question, match=r"f.json: cell and rim overlap in 4 pixels; say which lies on top with --order cell,rim"
     ) as e:
         paint(segments, (9, 9), LABELS, (), Path("f.json"))
     assert e.value.option == "order"
@@ -79,9 +79,9 @@ def test_levels_and_regions_that_count_nowhere():
 def test_numbered():
     assert numbered(["b", "a", "background"], Options(), Path("x")) == {0: "background", 1: "b", 2: "a"}
     assert numbered(["b"], Options(classes=("none", "a", "b")), Path("x")) == {0: "none", 1: "a", 2: "b"}
-    with pytest.raises(ImportingError, match="x: holds the class 'c', which --classes does not name"):
+    with pytest.raises(ImportingError, match=r"x: holds the class 'c', which --classes does not name"):
         numbered(["c"], Options(classes=("none", "a")), Path("x"))
-    with pytest.raises(ImportingError, match="has 301 classes"):
+    with pytest.raises(ImportingError, match=r"has 301 classes"):
         numbered(map(str, range(300)), Options(), Path("x"))
 
 

@@ -34,7 +34,7 @@ def test_none_says_what_was_looked_for(make):
         ImportingError, match=r"no layout that is known \(bids: dataset_description.json and masks .*voc:"
     ):
         recognise(Folder(make.root))
-    with pytest.raises(ImportingError, match="there is no layout 'vocc'; choose from bids, cityscapes"):
+    with pytest.raises(ImportingError, match=r"there is no layout 'vocc'; choose from bids, cityscapes"):
         recognise(Folder(make.root), "vocc")
 
 
@@ -54,7 +54,7 @@ def test_folder(make):
     assert folder.peek_json(make.root / "sub/notes.TXT") == {}
     assert list(map(folder.rel, Folder(make.root, [make.root / "sub"]).files)) == ["a.png"]
     assert stem_of(Path("a/b.nii.gz")) == "b"
-    with pytest.raises(MedsegError, match="a.png: is a file; name the folder"):
+    with pytest.raises(MedsegError, match=r"a.png: is a file; name the folder"):
         Folder(make.root / "a.png")
-    with pytest.raises(MedsegError, match="no such folder; name one below .* with --labels"):
+    with pytest.raises(MedsegError, match=r"no such folder; name one below .* with --labels"):
         folder.subfolder("none", "labels")

@@ -13,7 +13,7 @@ def test_stored_values():
         True,
     )
     for word in ("255", "a=1", "255=", "3-1=1", "0-99999=1"):
-        with pytest.raises(ImportingError, match=f"--values '{word}' is not VALUE=CLASS"):
+        with pytest.raises(ImportingError, match=rf"--values '{word}' is not VALUE=CLASS"):
             stored_values([word])
 
 
@@ -35,7 +35,7 @@ def test_colour_files(tmp_path, name, text):
 
 def test_colour_words():
     assert colour_table(["#FF0000=lesion #000000=background"]) == RED
-    with pytest.raises(ImportingError, match="'#ff00=x' is neither #rrggbb=NAME nor a file"):
+    with pytest.raises(ImportingError, match=r"'#ff00=x' is neither #rrggbb=NAME nor a file"):
         colour_table(["#ff00=x"])
 
 
@@ -58,7 +58,7 @@ def test_class_names(tmp_path):
     (tmp_path / "a.txt").write_text("__ignore__\n_background_\ntv/monitor")
     assert class_names(tmp_path / "a.txt") == ["background", "tv/monitor"]
     (tmp_path / "a.txt").write_text("a\na\n")
-    with pytest.raises(ImportingError, match="holds no class name, or one twice"):
+    with pytest.raises(ImportingError, match=r"holds no class name, or one twice"):
         class_names(tmp_path / "a.txt")
-    with pytest.raises(ImportingError, match="none.txt: cannot be read"):
+    with pytest.raises(ImportingError, match=r"none.txt: cannot be read"):
         class_names(tmp_path / "none.txt")

@@ -64,7 +64,7 @@ def test_what_the_layout_says():
     assert (made.labels, made.values, made.ignore) == ({0: "back", 1: "liver", 2: "tumour"}, {}, 255)
     made = classes([0, 4], labels={0: "back", 4: "liver"}, colours={4: "#ff0000"})
     assert (made.labels, made.values, made.colours) == ({0: "back", 1: "liver"}, {0: 0, 4: 1}, {1: "#ff0000"})
-    with pytest.raises(Question, match="labels hold 7, of which the layout names no class.* --values 7=ignore"):
+    with pytest.raises(Question, match=r"labels hold 7, of which the layout names no class.* --values 7=ignore"):
         classes([0, 7], labels={0: "back", 1: "liver"})
     assert classes([0, 7], Options(values={7: "ignore"}), labels={0: "a", 1: "b"}).values == {0: 0, 1: 1, 7: 255}
 
@@ -119,7 +119,7 @@ def test_colours_are_asked_for_and_mapped(coloured):
     assert result.colours == {0: "#000000", 1: "#ff0000"}
     drawn = made.cases[0].label(None)
     np.testing.assert_array_equal(drawn[:, 1], [255, 1, 1, 0])
-    with pytest.raises(ImportingError, match="b.png: holds the colour #ff0000, which has no class"):
+    with pytest.raises(ImportingError, match=r"b.png: holds the colour #ff0000, which has no class"):
         map_colours(np.full((2, 2, 3), (255, 0, 0), np.uint8), {0: 0}, Path("b.png"))
 
 

@@ -71,14 +71,14 @@ def test_nothing_is_replaced_without_a_word(pairs, bring, tmp_path):
     assert made.datalist.name == "again"
     assert sorted(os.listdir(tmp_path / "out")) == ["datalist.json", "images", "labels", "notes.txt"]
     (tmp_path / "other/labels").mkdir(parents=True)
-    with pytest.raises(ImportingError, match="other/labels: is there already; name another folder"):
+    with pytest.raises(ImportingError, match=r"other/labels: is there already; name another folder"):
         bring(output="other", copy=True)
     assert os.listdir(tmp_path / "other") == ["labels"]
 
 
 def test_a_failure_leaves_nothing(pairs, bring, tmp_path, monkeypatch):
     monkeypatch.setattr(Datalist, "save", lambda self: (_ for _ in ()).throw(OSError("no space")))
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(OSError, match=r"no space"):
         bring(copy=True)
     assert not (tmp_path / "out").exists()
 
@@ -104,7 +104,7 @@ def test_colour_coded_labels_are_written(make, bring, tmp_path):
 
     for name in "ab":
         Image.fromarray(pixels).save(make.place(f"labels/{name}.png"))
-    with pytest.raises(Question, match="colour-coded"):
+    with pytest.raises(Question, match=r"colour-coded"):
         bring()
     assert not (tmp_path / "out").exists()
     made = bring(colours={"#000000": "skin", "#ff0000": "lesion"})
@@ -114,9 +114,9 @@ def test_colour_coded_labels_are_written(make, bring, tmp_path):
 
 
 def test_bad_folders(make, tmp_path):
-    with pytest.raises(MedsegError, match="none: no such file or folder"):
+    with pytest.raises(MedsegError, match=r"none: no such file or folder"):
         import_folder(tmp_path / "none", tmp_path / "out")
     make.text("a.txt", "x")
-    with pytest.raises(ImportingError, match="has no layout that is known"):
+    with pytest.raises(ImportingError, match=r"has no layout that is known"):
         import_folder(make.root, tmp_path / "out", Options(), Wishes())
     assert not (tmp_path / "out").exists()

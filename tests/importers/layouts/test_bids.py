@@ -52,7 +52,7 @@ def test_classes_of_a_table_and_kinds(bids, bring, left_out):
     assert left_out(made)[place] == "lies in the space MNI152, not its image's"
     assert len(bring(output="two", labels="lesion").found.cases) == 2
     with pytest.raises(
-        ImportingError, match="has no mask of the kind 'tumour'; there is atlas/dseg, manual/label-lesion/mask"
+        ImportingError, match=r"has no mask of the kind 'tumour'; there is atlas/dseg, manual/label-lesion/mask"
     ):
         bring(output="three", labels="tumour")
 
@@ -60,5 +60,5 @@ def test_classes_of_a_table_and_kinds(bids, bring, left_out):
 def test_bad_table(bids, bring):
     bids.volume("derivatives/atlas/sub-01/anat/sub-01_dseg.nii.gz", label=True)
     bids.text("derivatives/atlas/dseg.tsv", "index\tlabel\n1\tx\n")
-    with pytest.raises(ImportingError, match="dseg.tsv: a line lacks index or name"):
+    with pytest.raises(ImportingError, match=r"dseg.tsv: a line lacks index or name"):
         bring(labels="dseg")

@@ -28,7 +28,7 @@ def test_training_ids(make, bring):
 
 def test_own_classes(make, bring):
     place(make, (0, 1, 40))
-    with pytest.raises(Question, match="labels hold 40"):
+    with pytest.raises(Question, match=r"labels hold 40"):
         bring()
     made = bring(values={40: "crop"})
     assert made.datalist.class_names == ["background", "class_1", "crop"]

@@ -48,7 +48,7 @@ def test_what_is_not_there_is_left_out(task, make, bring, left_out):
     assert "imagesTr/b.nii.gz" in left_out(made)
     (make.root / "labelsTr/a.nii.gz").unlink()
     task(test=[])
-    with pytest.raises(ImportingError, match="none of the images that it names is there"):
+    with pytest.raises(ImportingError, match=r"none of the images that it names is there"):
         bring(output="two", layout="decathlon")
 
 

@@ -108,7 +108,7 @@ def test_frame_of_reference(structures, bring, left_out):
         bring()
     made = bring(any_frame=True)
     assert (made.found.layout, made.datalist.class_names) == ("dicom", ["background", "ROI-1"])
-    ((image, label),) = masks(made).values()
+    ((_, label),) = masks(made).values()
     assert label.array.any()
     assert left_out(made) == {"LICENSE": "not part of dicom"}
 

@@ -33,14 +33,14 @@ def test_several_labels(make, bring):
     for patient in ("1", "2"):
         make.picture(f"{patient}/image.png")
         make.label(f"{patient}/mask_a.png", f"{patient}/mask_b.png")
-    with pytest.raises(Question, match="has 2 labels among image, mask_a, mask_b; name one with --labels"):
+    with pytest.raises(Question, match=r"has 2 labels among image, mask_a, mask_b; name one with --labels"):
         bring()
     assert bring(labels="mask_a").datalist.training[1]["label"] == "../source/2/mask_a.png"
-    with pytest.raises(ImportingError, match="no part t7 among image, mask_a, mask_b"):
+    with pytest.raises(ImportingError, match=r"no part t7 among image, mask_a, mask_b"):
         bring(output="two", labels="mask_a", images="t7")
 
 
 def test_no_folders(make, bring):
     make.picture("a.png")
-    with pytest.raises(ImportingError, match="holds no folder of images"):
+    with pytest.raises(ImportingError, match=r"holds no folder of images"):
         bring(layout="patients")
