@@ -37,7 +37,7 @@ class Pairs(Layout):
             rules = self._rules(folder, Options())
         except Question:  # which a person may have answered
             return "names of images and labels agree in more than one way"
-        return f"names of images and labels agree in {len(rules)} places" if rules else None
+        return "names of images and labels agree" if rules else None
 
     def read(self, folder: Folder, options: Options) -> Found:
         """Pair by the rules; what is left of images in a test folder has no label."""
