@@ -1,10 +1,10 @@
 """nnU-Net's raw data, version 2: ``imagesTr/CASE_0000.png``, ``labelsTr/CASE.png``, ``dataset.json``.
 
 https://github.com/MIC-DKFZ/nnUNet, documentation/dataset_format.md: one file ending for all, a file a channel (of a
-coloured picture one file for all its channels), classes counted from 0, what counts nowhere is the last and called
-``ignore``. What nnU-Net has no place for stands under ``medseg`` in ``dataset.json``, which nnU-Net passes over: the
-validation list, groups, folds, codes, colours; `medseg import` brings it back. Folds also stand in
-``splits_final.json``, which nnU-Net looks for in its folder of preprocessed data.
+coloured picture one file for all its channels), classes counted from 0, of which the first is called ``background``,
+and what counts nowhere is the last and called ``ignore``. What nnU-Net has no place for stands under ``medseg`` in
+``dataset.json``, which nnU-Net passes over: the validation list, groups, folds, codes, colours; `medseg import` brings
+it back. Folds also stand in ``splits_final.json``, which nnU-Net looks for in its folder of preprocessed data.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from medseg.reports.progress import progress_bar
 
 __all__ = ["export_nnunet"]
 
+_BACKGROUND = "background"
 _COLOURS = ("R", "G", "B", "A")
 
 
@@ -56,6 +57,10 @@ def export_nnunet(datalist: Datalist, output: Path) -> list[str]:
     if "ignore" in datalist.labels.values():
         raise ExportError(
             f"{shown(datalist.path)}: a class is called ignore, which has a meaning to nnU-Net; rename it"
+        )
+    if _BACKGROUND in datalist.class_names[1:]:
+        raise ExportError(
+            f"{shown(datalist.path)}: class 0 must be nnU-Net's background, but another one is; rename it"
         )
     ignore = (datalist.ignore_index, None if datalist.ignore_index is None else datalist.num_classes)
     channels: list[int] = []
@@ -80,6 +85,8 @@ def export_nnunet(datalist: Datalist, output: Path) -> list[str]:
         if splits:
             (folder / "splits_final.json").write_text(json.dumps(splits, indent=1) + "\n", encoding="utf-8")
     notes = []
+    if datalist.labels[0] != _BACKGROUND:
+        notes.append(f"class 0, {datalist.labels[0]}, is called background, as nnU-Net asks, which does not score it")
     if splits:
         notes.append(
             "splits_final.json: copy it into nnU-Net's preprocessed folder of the data set to train these folds"
@@ -146,6 +153,7 @@ def _description(
     if len(names) != channels:
         coloured = ending == ".png" and channels in (3, 4)
         names = list(_COLOURS[:channels]) if coloured else [f"channel_{number}" for number in range(channels)]
+    named = {name: index for index, name in datalist.labels.items() if index}
     kept = kept_of(datalist)
     if ignored is not None:
         identity = {str(index): index for index in datalist.labels}
@@ -153,7 +161,7 @@ def _description(
     kept["cases"] = {item.name: {"split": item.split, **item.rest} for item in items}
     return {
         "channel_names": {str(number): name for number, name in enumerate(names)},
-        "labels": {name: index for index, name in datalist.labels.items()} | ({"ignore": ignored} if ignored else {}),
+        "labels": {_BACKGROUND: 0, **named} | ({"ignore": ignored} if ignored else {}),
         "numTraining": sum(item.split != "test" for item in items),
         "file_ending": ending,
         "name": datalist.name,

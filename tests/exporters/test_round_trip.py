@@ -132,13 +132,17 @@ def test_what_nnunet_reads(pictures, volumes, tmp_path):
     notes = export_nnunet(pictures, tmp_path / "a")
     content = json.loads((tmp_path / "a/dataset.json").read_text())
     assert content["channel_names"] == {"0": "R", "1": "G", "2": "B"}
-    assert content["labels"] == {"back": 0, "liver": 1, "ignore": 2}
+    assert content["labels"] == {"background": 0, "liver": 1, "ignore": 2}
     assert (content["numTraining"], content["file_ending"]) == (4, ".png")
     with Image.open(tmp_path / "a/labelsTr/0.png") as label:
         assert (label.mode, set(np.unique(label))) == ("L", {0, 1, 2})
     splits = json.loads((tmp_path / "a/splits_final.json").read_text())
     assert splits[1] == {"train": ["0", "1"], "val": ["2", "3"]}
-    assert [note.split(":")[0] for note in notes] == ["splits_final.json", "a"]
+    assert [note.split(":")[0] for note in notes] == [
+        "class 0, back, is called background, as nnU-Net asks, which does not score it",
+        "splits_final.json",
+        "a",
+    ]
     export_nnunet(volumes, tmp_path / "Dataset002_b")
     content = json.loads((tmp_path / "Dataset002_b/dataset.json").read_text())
     assert content["channel_names"] == {"0": "T1", "1": "T2"}
@@ -217,5 +221,8 @@ def test_bad_ways(pictures, volumes, tmp_path):
     named = datalist_of(
         pictures.root, {"training": [{"image": "i/0.jpg", "label": "l/0.png"}]}, labels={0: "a", 1: "ignore"}
     )
+    moved = datalist_of(pictures.root, {"training": named.training}, labels={0: "a", 1: "background"})
+    with pytest.raises(ExportError, match=r"class 0 must be nnU-Net's background"):
+        export_nnunet(moved, tmp_path / "out")
     with pytest.raises(ExportError, match=r"a class is called ignore"):
         export_nnunet(named, tmp_path / "out")
