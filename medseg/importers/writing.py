@@ -128,7 +128,7 @@ def import_folder(
     if not wishes.dry_run:
         target.mkdir(parents=True, exist_ok=True)
     stage = None if wishes.dry_run else Path(tempfile.mkdtemp(dir=target, prefix=".import."))
-    done = False
+    done, placed = False, []
     try:
         work = _Work(folder, target, stage, classes, held)
         drawn = sum(callable(case.label) for case in found.cases)
@@ -136,14 +136,14 @@ def import_folder(
         grouping = propose_groups(found.cases, found.grouped_by, wishes.group_pattern)
         datalist = _datalist(work, found, cases, grouping, wishes)
         if stage is not None:
-            _publish(stage, target, ours)
+            placed = _publish(stage, target, ours)
             datalist.save()
             done = True
     finally:
         if stage is not None:
             shutil.rmtree(stage, ignore_errors=True)
-            if made and not done:
-                shutil.rmtree(target, ignore_errors=True)
+            for path in [] if done else [*placed, *([target] if made else [])]:
+                shutil.rmtree(path, ignore_errors=True)
     return Imported(datalist, found, grouping, _left_out(folder, found), drawn, root)
 
 
@@ -301,8 +301,8 @@ def _datalist(work: _Work, found: Found, entries: Sequence[Entry], grouping: Gro
     )
 
 
-def _publish(stage: Path, target: Path, ours: Sequence[str]) -> None:
-    """Move what is staged into its place; nothing of others is replaced."""
+def _publish(stage: Path, target: Path, ours: Sequence[str]) -> list[Path]:
+    """Move what is staged into its place and return where that is; nothing of others is replaced."""
     made = sorted(stage.iterdir())
     for path in made:
         if (target / path.name).exists() and path.name not in ours:
@@ -311,6 +311,7 @@ def _publish(stage: Path, target: Path, ours: Sequence[str]) -> None:
         shutil.rmtree(target / name, ignore_errors=True)
     for path in made:
         os.replace(path, target / path.name)
+    return [target / path.name for path in made]
 
 
 def _left_out(folder: Folder, found: Found) -> tuple[LeftOut, ...]:

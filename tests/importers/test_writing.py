@@ -81,6 +81,11 @@ def test_a_failure_leaves_nothing(pairs, bring, tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"no space"):
         bring(copy=True)
     assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/notes.txt").write_text("mine")
+    with pytest.raises(OSError, match=r"no space"):
+        bring(copy=True)
+    assert os.listdir(tmp_path / "out") == ["notes.txt"]
 
 
 def test_a_dry_run_writes_nothing(pairs, bring, tmp_path):
