@@ -47,8 +47,12 @@ def volume(edges: tuple[int, ...]) -> np.ndarray[Any, Any]:
     axes = np.meshgrid(*[np.linspace(0, 9, edge) for edge in edges], indexing="ij")
     values = 1000 * np.sin(axes[0]) * np.cos(axes[1]) + 200 * axes[2] + numbers.normal(0, 20, edges)
     values = values.round()
+<<<<<<< HEAD
     scaled: np.ndarray[Any, Any] = ((values - values.mean()) / values.std()).astype(np.float32)
     return scaled
+=======
+    return np.asarray((values - values.mean()) / values.std(), np.float32)
+>>>>>>> i10-patches
 
 
 def reading(edges: tuple[int, ...], times: int) -> dict[str, float]:

@@ -371,5 +371,5 @@ def test_files_beside_the_folder_and_images_of_several_files(tmp_path):
     datalist = Datalist.load(write(tmp_path, content(training=[entry])))
     assert datalist.files() == ["../scans/a_t1.nii", "../scans/a_t2.nii", "labels/a.nii"]
     placed = datalist.absolute(datalist.training[0])
-    assert placed["image"] == [str(tmp_path / name) for name in entry["image"]]
+    assert placed["image"] == [str(tmp_path.parent / name.removeprefix("../")) for name in entry["image"]]
     assert Datalist.load(datalist.save(tmp_path / "b.json")).training == [entry]
