@@ -94,6 +94,8 @@ def copy(name: str | Path, target: str | Path) -> Path:
         raise BundleError(f"{target} exists already; name a new folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns(*_LEFT_OUT))
+    if (folder / FILE).is_file():
+        _build(folder)  # the name is new
     return folder
 
 

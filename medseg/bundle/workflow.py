@@ -257,6 +257,8 @@ def _prepare(run: str | Path, data: str | Path | None, overlays: Sequence[str], 
     options = {name: value for name, value in wanted.items() if name in Options.names()}
     place = {} if data is None else _data(data)
     datalist = assembly.datalist(place, place["dataset_dir"]) if place else _data_of(folder, assembly)
+    if data is not None and not datalist.fold_keys and "fold" not in given:
+        options |= {"fold": None, "fold_key": "fold", "validation_fold": "next"}  # the training's say nothing of these
     entries = assembly.scored(assembly.split(datalist, options, Command("medseg", (), given)), part)
     if not entries:
         raise WorkflowError(

@@ -213,7 +213,8 @@ class Datalist:
         - A number: the entries of ``training`` are divided: test = that fold, validation = `validation_fold`, training
           = all the others; the fixed validation and test lists are left out.
         - ``None``, or 0 where the datalist has no folds at all: the three lists as they are. Without folds the
-          validation list may be empty: then all of ``training`` is trained on and nothing picks the weights, so that
+          training list may be empty where there is a test list, to score a model on; the validation list may be empty:
+          then all of ``training`` is trained on and nothing picks the weights, so that
           the last ones are kept; a line of the log says so.
         - ``"all"``: everything that may be trained on, the training and the validation list, folds or not, is;
           nothing is validated; test = the fixed test list.
@@ -251,6 +252,8 @@ class Datalist:
         return self._lists(self.training, self.validation, "the validation list is empty")
 
     def _lists(self, training: list[Entry], validation: list[Entry], reason: str) -> Parts:
+        if not training and self.test:
+            return [], [self.absolute(entry) for entry in validation], [self.absolute(entry) for entry in self.test]
         if not training:
             raise DatalistError(
                 f"{shown(self.path)}: the training list is empty, so that there is nothing to train on; fill the list"

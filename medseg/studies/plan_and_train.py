@@ -13,7 +13,8 @@ from typing import Any
 from medseg.atomic import atomic_write
 from medseg.bundle import assembly, workflow
 from medseg.data.check import check_datalist
-from medseg.data.datalist import Datalist
+from medseg.data.datalist import Datalist, datalist_file
+from medseg.importers.writing import import_folder
 from medseg.reports.tables import Table
 from medseg.runs.paths import resolve_path
 from medseg.studies import plan_bundle
@@ -69,8 +70,8 @@ def plan_and_train(
     """Plan, train and score.
 
     Args:
-        data: folder of the datalist, or the datalist.
-        output: folder that gets ``plan`` and ``run``.
+        data: folder of the datalist, or the datalist; or a folder in another layout, see `medseg.importers`.
+        output: folder that gets ``plan`` and ``run``, and ``data`` where a datalist is to be made.
         network: see `make_plan`.
         dimensions: see `make_plan`.
         memory: GiB, see `make_plan`.
@@ -83,9 +84,9 @@ def plan_and_train(
         MedsegError: with what is wrong, before the first step.
     """
     folder, changes = resolve_path(output), dict(overrides or {})
-    datalist = load_data(data)
     planned = folder / "plan"
     plan_bundle.refuse_taken(planned)
+    datalist = _data(data, folder, say)
     check_datalist(datalist).raise_for_errors()
     parts = assembly.split(datalist, {"validation_fold": None, **_split_of(changes)})
     plan = make_plan(
@@ -101,6 +102,17 @@ def plan_and_train(
     with atomic_write(run / BASELINE) as temporary:
         temporary.write_text(json.dumps(baseline), encoding="utf-8")
     return Trained(planned, run, scores, baseline)
+
+
+def _data(where: str | os.PathLike[str], folder: Path, say: Callable[[str], None]) -> Datalist:
+    """Return the datalist of the data, made anew where there is none yet."""
+    path = resolve_path(where)
+    if not path.is_dir() or datalist_file(path).is_file():
+        return load_data(path)
+    made = import_folder(path, folder / "data")
+    left_out = f", {len(made.left_out)} files left out" if made.left_out else ""
+    say(f"{made.found.layout}: {made.found.why}; {len(made.datalist.entries())} images{left_out}: {made.datalist.path}")
+    return made.datalist
 
 
 def _split_of(changes: Mapping[str, Any]) -> dict[str, Any]:

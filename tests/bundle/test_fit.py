@@ -293,6 +293,17 @@ def test_weights_are_read_once_and_scores_of_other_data_lie_beside(
     assert "pooled over all pixels" not in caplog.text  # the command prints it
 
 
+def test_a_test_list_of_other_data_is_all_that_scoring_needs(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    _, run = trained
+    (tmp_path / "outside").mkdir()
+    outside = write(tmp_path / "outside", [(24, 20)] * 3)
+    content = json.loads((outside / "datalist.json").read_text())
+    test = [{key: value for key, value in entry.items() if key != "fold"} for entry in content["training"]]
+    (outside / "datalist.json").write_text(json.dumps({**content, "training": [], "test": test}))
+    found = workflow.evaluate(run, data=outside, overrides={"device": "cpu", "mlflow": False})
+    assert found.scores["per_case"]["cases"] == 3
+
+
 def test_configurations_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = write(tmp_path, [(16, 16)] * 6)
     read = Mock(wraps=ConfigParser.load_config_file)

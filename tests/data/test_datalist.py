@@ -108,7 +108,13 @@ def test_train_on_everything(tmp_path):
     assert images(training) == {f"i{n}.png" for n in range(12)} | {"v.png"}
     assert (validation, images(test)) == ([], {"c.png"})
     with pytest.raises(DatalistError, match="the training list is empty, so that there is nothing to train on"):
-        Datalist.load(write(tmp_path, content(training=[], test=[{"image": "c.png"}]))).split()
+        Datalist.load(write(tmp_path, content(training=[]))).split()
+
+
+@pytest.mark.parametrize("fold", [None, 0])
+def test_a_test_list_alone_is_there_to_score_a_model_on(tmp_path, fold):
+    datalist = Datalist.load(write(tmp_path, content(training=[], test=[{"image": "c.png", "label": "d.png"}])))
+    assert [images(part) for part in datalist.split(fold)] == [set(), set(), {"c.png"}]
 
 
 @pytest.mark.parametrize(
