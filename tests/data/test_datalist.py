@@ -108,7 +108,7 @@ def test_train_on_everything(tmp_path):
     assert images(training) == {f"i{n}.png" for n in range(12)} | {"v.png"}
     assert (validation, images(test)) == ([], {"c.png"})
     with pytest.raises(DatalistError, match="the training list is empty, so that there is nothing to train on"):
-        Datalist.load(write(tmp_path, content(training=[]))).split()
+        Datalist.load(write(tmp_path, content(training=[], **{**extra, "test": []}))).split()
 
 
 @pytest.mark.parametrize("fold", [None, 0])
