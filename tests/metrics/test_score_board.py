@@ -18,7 +18,7 @@ from torch.multiprocessing import spawn
 from medseg.errors import MedsegError
 from medseg.metrics import scores as home
 from medseg.metrics.score import Score, ScoredCase, find_score, score_names
-from medseg.metrics.score_board import ScoreBoard
+from medseg.metrics.score_board import ScoreBoard, slug
 
 NAMES = ["none", "bright", "dark"]
 PLUGIN = '''"""How far the farthest predicted pixel of a class lies from the true ones."""
@@ -207,6 +207,10 @@ def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
 def rounded(value: Any) -> Any:
     """Sums of floats depend on their order in the last digit."""
     return json.loads(json.dumps(value), parse_float=lambda text: round(float(text), 12))
+
+
+def test_names_of_scores_have_no_spaces() -> None:
+    assert slug("left upper lobe") == "left_upper_lobe"
 
 
 def test_a_case_knows_its_voxels() -> None:
