@@ -123,6 +123,7 @@ def test_buffers_of_losses_move_and_save_with_it() -> None:
     [
         (("pred", "aux_b"), ("label",), "the loss wants 'aux_a', but the network gives aux_b, pred"),
         (("pred", "aux_a"), ("image",), "the loss wants 'label', but the batch has image"),
+        (("pred", "aux_a"), (), "the loss wants 'label', but the batch has nothing"),
     ],
 )
 def test_missing_names(outputs: tuple[str, ...], targets: tuple[str, ...], message: str) -> None:
@@ -145,7 +146,10 @@ def test_evaluation_output_lacks_auxiliary_heads() -> None:
         ([{"loss": squared}], "`output`"),
         ([{"output": "pred"}], "`loss`"),
         ([{"output": "pred", "loss": "dice"}], "`loss`"),
-        ([{"output": "pred", "loss": squared, "wieght": 2.0}], "wieght"),
+        (
+            [{"output": "pred", "loss": squared, "wieght": 2.0, "to": 0, "a": 1, "by": 2}],
+            r"loss term 0 has unknown keys \['a', 'by', 'to', 'wieght'\]; choose among \['loss', 'output', 'resize', ",
+        ),
     ],
 )
 def test_incomplete_terms(terms: list[dict[str, object]], message: str) -> None:

@@ -44,6 +44,13 @@ def test_values_beyond_the_classes_are_named(label: list[int], wrong: str) -> No
         class_indices(torch.zeros(1, 3, 3), torch.tensor([label]), None)
 
 
+@pytest.mark.parametrize("shift", [0, 0.5])
+def test_ten_wrong_values_are_named(shift: float) -> None:
+    classes = 40 if shift else 2
+    with pytest.raises(ValueError, match=re.escape(f"label values {[n + shift for n in range(9, 19)]} ")):
+        class_indices(torch.zeros(1, classes, 12), (torch.arange(9, 21) + shift)[None], None)
+
+
 def test_one_hot_labels_are_refused() -> None:
     """As many channels as there are classes: the first of them is no label."""
     with pytest.raises(ValueError, match=r"logits have shape \(1, 2, 4\) and the label \(1, 2, 4\)"):

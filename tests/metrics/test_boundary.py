@@ -182,6 +182,7 @@ def test_absent_classes_are_named() -> None:
     assert found.mean_f_score == pytest.approx(1 / 3)
     plain = found.to_dict(["a", "b", "c", "d"])
     assert plain["absent"] == ["d"]
+    assert (plain["mean_f_score"], plain["mean_image_f_score"]) == (found.mean_f_score, found.mean_image_f_score)
     assert plain["classes"][3] == {"name": "d", "f_score": None, "precision": None, "recall": None, "support": 0}
     json.dumps(plain, allow_nan=False)
 
@@ -261,6 +262,7 @@ def test_an_axis_of_one_is_the_channel() -> None:
         (torch.tensor([[[0, 4], [0, 0]]]), torch.zeros(1, 2, 2, dtype=torch.int64), r"prediction values \[4\]"),
         (torch.tensor([[[0, -1], [0, 0]]]), torch.zeros(1, 2, 2, dtype=torch.int64), r"prediction values \[-1\]"),
         (torch.rand(1, 3, 2, 2), torch.zeros(1, 2, 2, dtype=torch.int64), "do not hold 4 classes"),
+        (torch.rand(4), torch.zeros(4, dtype=torch.int64), r"logits of shape \(4,\) do not hold 4 classes"),
         (torch.rand(1, 4, 2, 3), torch.zeros(1, 1, 3, 2, dtype=torch.int64), "differ in shape"),
     ],
 )

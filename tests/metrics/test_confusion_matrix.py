@@ -198,6 +198,7 @@ def test_matrices_of_other_sizes_do_not_merge() -> None:
         (torch.zeros(1, 3, dtype=torch.int64), torch.tensor([[0, -1, 1]]), r"label values \[-1\]"),
         (torch.tensor([[0, 4, 1]]), torch.zeros(1, 3, dtype=torch.int64), r"prediction values \[4\]"),
         (torch.rand(1, 3, 2, 2), torch.zeros(1, 2, 2, dtype=torch.int64), "do not hold 4 classes"),
+        (torch.rand(4), torch.zeros(4, dtype=torch.int64), r"logits of shape \(4,\) do not hold 4 classes"),
         (torch.zeros(1, 2, 3, dtype=torch.int64), torch.zeros(1, 2, 2, dtype=torch.int64), "differ in"),
         (torch.zeros(1, 2, 3, dtype=torch.int64), torch.zeros(1, 3, 2, dtype=torch.int64), "differ in"),
         (torch.rand(1, 4, 2, 3), torch.zeros(1, 1, 3, 2, dtype=torch.int64), "differ in"),

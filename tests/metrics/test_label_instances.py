@@ -139,6 +139,7 @@ def test_watershed_refines_components() -> None:
         (np.zeros((1, 1, 3, 3), bool), {}, ValueError, r"\(1, 1, 3, 3\) is neither 2D nor 3D"),
         (np.array([[0, 1], [2, 2]]), {}, ValueError, r"classes \[1, 2\].*mask == 1"),
         (np.ones((3, 3), bool), {"method": "flow"}, ValueError, "method is 'flow'"),
+        (np.ones((3, 3), bool), {"connectivity": 0}, ValueError, "connectivity is 0; it must be 1 to 2"),
         (np.ones((3, 3), bool), {"connectivity": 3}, ValueError, "connectivity is 3; it must be 1 to 2"),
         (np.ones((3, 3), bool), {"min_size": -1}, ValueError, "min_size is -1"),
         (np.ones((3, 3), bool), {"h": 2.0}, ValueError, "h is 2.0, .* no use for them: set method='watershed'"),

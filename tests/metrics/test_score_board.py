@@ -20,7 +20,7 @@ from medseg.errors import MedsegError
 from medseg.metrics import scores as home
 from medseg.metrics.intervals import ClusterBootstrap
 from medseg.metrics.score import Score, ScoredCase, find_score, score_names
-from medseg.metrics.score_board import ScoreBoard
+from medseg.metrics.score_board import ScoreBoard, slug
 
 NAMES = ["none", "bright", "dark"]
 ALL: dict[str, dict[str, Any]] = {
@@ -243,3 +243,30 @@ def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
 def rounded(value: Any) -> Any:
     """Sums of floats depend on their order in the last digit."""
     return json.loads(json.dumps(value), parse_float=lambda text: round(float(text), 12))
+
+
+def test_names_of_scores_have_no_spaces() -> None:
+    assert slug("left upper lobe") == "left_upper_lobe"
+
+
+def test_a_case_knows_its_voxels() -> None:
+    """Turned and in another order: an edge is the length of its column."""
+    affine = np.array([[0, -0.6, 0, 5], [2, 0, 0, 6], [0, 0.8, 3, 7], [0, 0, 0, 1.0]])
+    map_ = torch.zeros(2, 2, 2, dtype=torch.long)
+    assert ScoredCase(0, "a", map_, map_, affine=affine).spacing == pytest.approx((2, 1, 3))
+    assert ScoredCase(0, "a", map_, map_).spacing is None
+
+
+@pytest.mark.parametrize(("said", "told"), [("no voxels", "^b: no voxels$"), ("b: no voxels", "^b: no voxels$")])
+def test_what_a_score_refuses_names_the_case_once(said: str, told: str) -> None:
+    class Refuses(Score):
+        columns = ("x",)
+
+        def update(self, case: ScoredCase) -> Mapping[str, Any]:
+            raise MedsegError(said)
+
+    map_ = torch.zeros(2, 2, dtype=torch.long)
+    board = ScoreBoard(["a"], None, {})
+    board.add("refuses", Refuses(["a"]))
+    with pytest.raises(MedsegError, match=told):
+        board.update(ScoredCase(0, "b", map_, map_))
