@@ -120,6 +120,15 @@ def test_a_case_without_labels_is_there_without_scores() -> None:
     assert (line["class"], line["dice"], line["pixels"]) == ("(all)", None, 0)
     assert board.table()["per_case"]["cases"] == 3
     assert board.table()["per_case"]["classes"][0]["n"]["dice"] == 2
+    defined = board.flat("val_")
+    assert {"val_dice_none", "val_case_dice_none", "val_mean_dice"} <= defined.keys()
+    assert all(math.isfinite(value) for value in defined.values())
+    nothing = filled(ScoreBoard(NAMES, 255, {"overlap": {}}), [empty]).flat()
+    assert not [name for name, value in nothing.items() if "dice" in name or not math.isfinite(value)]
+
+
+def test_a_score_without_options_is_left_out() -> None:
+    assert list(ScoreBoard(NAMES, None, {"overlap": None, "boundary": {}}).scores) == ["boundary"]
 
 
 def test_a_new_score_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
