@@ -61,7 +61,7 @@ def _refuse(checked: Report, further: Sequence[str]) -> None:
         logger.warning("and %d more; `medseg check` lists them", len(checked.warnings) - _SHOWN)
     checked.raise_for_errors(further)
     if further:
-        raise FitError("\n".join(further))
+        raise FitError("\n  ".join(further))
 
 
 def check(

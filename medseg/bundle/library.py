@@ -10,8 +10,9 @@ from medseg.bundle.generate import outdated
 from medseg.bundle.source import FILE, read_source
 from medseg.errors import MedsegError
 from medseg.resources import bundles_root
+from medseg.runs.paths import resolve_path
 
-__all__ = ["BundleError", "build", "config_files", "copy", "find", "is_ours", "names", "weights_file"]
+__all__ = ["BundleError", "build", "config_files", "copy", "find", "is_ours", "names", "run_folder", "weights_file"]
 
 PLACE = ".place.json"
 """Hidden file of a run: where its data lie on this machine, and which it has seen; it is never uploaded."""
@@ -115,6 +116,18 @@ def build(folder: str | Path, check: bool = False) -> list[str]:
     return [str(path.relative_to(source.folder)) for path in _build(folder)]
 
 
+def run_folder(where: str | Path) -> Path:
+    """Return the folder of a run: the one that is named, or of what `medseg train DATA` wrote the ``run`` in it.
+
+    Args:
+        where: a folder.
+    """
+    folder = resolve_path(where)
+    inner = folder / "run"
+    named = any((folder / name).exists() for name in ("model.pt", "checkpoints"))
+    return inner if not named and (inner / "config.yaml").is_file() else folder
+
+
 def weights_file(where: str | Path) -> Path:
     """Return the weights that a name, folder or file means.
 
@@ -131,7 +144,7 @@ def weights_file(where: str | Path) -> Path:
                 f"{where} is no weights file; name one that ends in {', '.join(_SUFFIXES)}, a run or a bundle"
             )
         return path.resolve()
-    folder = path.resolve() if path.is_dir() else None
+    folder = run_folder(path) if path.is_dir() else None
     if folder is None:
         folder = find(where)
     for name in ("model.pt", "models/model.pt", "models/model.safetensors"):

@@ -243,7 +243,7 @@ def _prepare(run: str | Path, data: str | Path | None, overlays: Sequence[str], 
     from medseg.bundle.record import read_weights
     from medseg.runs.processes import pick_device
 
-    folder = resolve_path(run)
+    folder = library.run_folder(run)
     weights = read_weights(library.weights_file(folder))
     trained = weights.description
     if trained is None:
@@ -261,9 +261,11 @@ def _prepare(run: str | Path, data: str | Path | None, overlays: Sequence[str], 
         options |= {"fold": None, "fold_key": "fold", "validation_fold": "next"}  # the training's say nothing of these
     entries = assembly.scored(assembly.split(datalist, options, Command("medseg", (), given)), part)
     if not entries:
+        others = [f"scored={name}" for name in ("test", "validation") if name != part]
+        trained_so = "; a training keeps some apart with validation_fold=1" if part == "validation" else ""
         raise WorkflowError(
             f"{datalist.path}: its {part} part is empty, so that nothing can be scored (all of it was trained on?); "
-            "name other data with --data, or another part with scored=validation"
+            f"name other data with --data, or another part with {' or '.join(others)}{trained_so}"
         )
     _refuse_seen(folder, entries, part)
     dataset = assembly.scored_samples(entries, described, cache=False, native=True)

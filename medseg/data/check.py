@@ -84,7 +84,7 @@ class Report:
             lines.append(f"  ... and {len(errors) - _LISTED} more; `medseg check {self.path}` lists them")
         plural = "s" if len(errors) > 1 else ""
         head = f"{self.path}: {len(errors)} error{plural} in the data"
-        raise DatalistError("\n".join([head, *lines, *further]))
+        raise DatalistError("\n".join([head, *lines, *(f"  {line}" for line in further)]))
 
 
 def check_datalist(

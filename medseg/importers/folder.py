@@ -35,7 +35,7 @@ class Folder:
     def __init__(self, root: Path, leave: Iterable[Path] = ()) -> None:
         if root.exists() and not root.is_dir():
             raise MedsegError(f"{shown(root)}: is a file; name the folder of the data set")
-        listing = list_images(root, leave=leave)
+        listing = list_images(root, leave=leave, masks=True)
         self.root = root
         self.images = [path for path in listing.images if path.is_file()]
         slices = [file for path in listing.images if path.is_dir() for file in path.iterdir() if file.is_file()]

@@ -70,7 +70,11 @@ class Listing:
 
 
 def list_images(
-    folder: str | os.PathLike[str], *, suffixes: Sequence[str] = SUFFIXES, leave: Iterable[str | Path] = ()
+    folder: str | os.PathLike[str],
+    *,
+    suffixes: Sequence[str] = SUFFIXES,
+    leave: Iterable[str | Path] = (),
+    masks: bool = False,
 ) -> Listing:
     """List the images of a folder and its subfolders, or one image.
 
@@ -82,6 +86,7 @@ def list_images(
         folder: of images; or an image.
         suffixes: of images, in lower case.
         leave: folders that are passed over without a word, such as the one that masks go to.
+        masks: take folders of masks by medseg too, as labels are looked for.
 
     Raises:
         MedsegError: if ``folder`` does not exist, cannot be listed, or is itself one that medseg wrote.
@@ -96,7 +101,7 @@ def list_images(
         return Listing(root.parent, (root,))
     if not os.access(root, os.R_OK | os.X_OK):
         raise MedsegError(f"{_printable(root)}: permission denied; make the folder readable")
-    return _Walk(root, suffixes, {os.path.realpath(each) for each in leave}).listing()
+    return _Walk(root, suffixes, {os.path.realpath(each) for each in leave}, masks).listing()
 
 
 def with_channels(listing: Listing, count: int) -> Listing:
@@ -171,10 +176,11 @@ def mask_targets(listing: Listing, output_dir: str | os.PathLike[str]) -> dict[P
 class _Walk:
     """One pass over a folder: real folders first, then linked ones, so that a folder keeps its own name."""
 
-    def __init__(self, root: Path, suffixes: Sequence[str], leave: set[str]) -> None:
+    def __init__(self, root: Path, suffixes: Sequence[str], leave: set[str], masks: bool) -> None:
         self.root = root
         self.suffixes = suffixes
         self.leave = leave
+        self.masks = masks
         self.images: list[Path] = []
         self.left_out: list[LeftOut] = []
         self.seen: dict[str, Path] = {}
@@ -206,7 +212,7 @@ class _Walk:
                 continue
             self.seen[real] = folder
             try:
-                entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+                entries = sorted(self._scan(folder), key=lambda entry: entry.name)
             except OSError as error:
                 self._omit(folder, f"folder cannot be listed: {error.strerror}")
                 continue
@@ -226,6 +232,9 @@ class _Walk:
                 else:
                     self._file(path, slices, others)
             self._gather(folder, slices, others)
+
+    def _scan(self, folder: Path) -> list[os.DirEntry[str]]:
+        return [entry for entry in os.scandir(folder) if not (self.masks and entry.name == MASK_RECORD)]
 
     def _file(self, path: Path, slices: list[Path], others: list[Path]) -> None:
         is_slice, reason = _judge(path, self.suffixes)

@@ -1,8 +1,9 @@
 """What made the masks of a folder: one small JSON beside them, so that no mask passes for another model's.
 
-It names masks by their place in the folder, models by hashes, and nothing else. A mask is entered before it is written
-where there was none, and after it was written where it replaces another's: however a process ends, a mask that is
-entered as a model's is that model's. One that is there and not entered is refused, never skipped.
+It names masks by their place in the folder, models by hashes, and nothing else. One process works in a folder at a
+time. Before it writes the first mask it enters those that are not there yet, and strikes out those that it will
+replace, which are entered after they were written: however a process ends, a mask that is there and entered as a
+model's is that model's. One that is there and not entered is refused, never skipped.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from medseg.bundle.description import Description
 from medseg.errors import MedsegError, shown
 from medseg.io.folder import MASK_RECORD
 from medseg.runs.checkpoint import unwrap
+from medseg.runs.lock import FolderLock
 from medseg.runs.metadata import weights_hash
 
 __all__ = ["Maker", "MaskRecord", "MaskRecordError"]
@@ -85,29 +87,61 @@ class MaskRecord:
     def __init__(self, folder: Path, maker: Maker, targets: Iterable[Path], *, overwrite: bool) -> None:
         self.path = folder / MASK_RECORD
         self._folder, self._maker, self._overwrite = folder, maker, overwrite
+        self._names = [self._name(target) for target in targets]
+        self._lock = FolderLock(folder)
+        self._begun = False
+        self._look()
+
+    def _look(self) -> None:
+        """Tell own masks from another's that are there."""
         held = self._read()
-        names = {self._name(target): target.exists() for target in targets}
-        foreign = [name for name, there in names.items() if there and not (name in held and held[name].same(maker))]
-        if foreign and not overwrite:
+        there = [name for name in self._names if (self._folder / name).exists()]
+        foreign = [name for name in there if not (name in held and held[name].same(self._maker))]
+        if foreign and not self._overwrite:
             raise MaskRecordError(self._refusal(foreign, held.get(foreign[0])))
         self._replaced = set(foreign)
-        self._mine = {name for name in names if name not in self._replaced}
-        self._begun = False
+        self._mine = set(self._names) - self._replaced
 
     def begin(self) -> None:
-        """Enter the masks that are not there yet, before the first of them is written."""
-        if not self._begun:
-            self._folder.mkdir(parents=True, exist_ok=True)
+        """Take the folder, and enter the masks that are not there yet, before the first of them is written.
+
+        Raises:
+            LockedError: if another process writes masks there.
+            MaskRecordError: if one has since the record was read.
+        """
+        if self._begun:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._lock.acquire()
+        try:
+            self._look()
             self.save()
-            self._begun = True
+        except BaseException:
+            self._lock.release()
+            raise
+        self._begun = True
 
     def wrote(self, target: Path) -> None:
         """Take note of a mask that is written; where it replaced another's it is entered by the next `save`."""
         self._mine.add(self._name(target))
+        self._replaced.discard(self._name(target))
+
+    def finish(self) -> None:
+        """Enter what was written, strike out what was not, and give the folder back; without `begin`, nothing."""
+        if not self._begun:
+            return
+        try:
+            self._mine = {name for name in self._mine if (self._folder / name).exists()}
+            self.save()
+        finally:
+            self._lock.release()
+            self._begun = False
 
     def save(self) -> None:
-        """Write the record, with what other processes have entered since."""
-        held = self._read() | dict.fromkeys(self._mine, self._maker)
+        """Write the record: own masks, and of other makers' those that this process does not replace."""
+        gone = {*self._names, *self._replaced}
+        held = {name: maker for name, maker in self._read().items() if name not in gone}
+        held |= dict.fromkeys(self._mine, self._maker)
         makers: list[Maker] = []
         for maker in held.values():
             if not any(maker.same(other) for other in makers):

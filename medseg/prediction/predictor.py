@@ -24,7 +24,8 @@ from medseg.errors import MedsegError, one_line
 from medseg.io.folder import LeftOut, list_images, mask_targets, with_channels
 from medseg.io.masks import write_mask
 from medseg.prediction.case import Feeder, check_fits, mask_of
-from medseg.prediction.mask_record import Maker, MaskRecord
+from medseg.prediction.mask_record import Maker, MaskRecord, MaskRecordError
+from medseg.runs.lock import LockedError
 from medseg.runs.processes import pick_device
 
 __all__ = ["ImageFolder", "InputError", "Predictor"]
@@ -171,8 +172,7 @@ class Predictor(SupervisedEvaluator):
             try:
                 super().run(global_epoch)
             finally:
-                if self.written:
-                    self.record.save()
+                self.record.finish()
         logger.info("%d masks written to %s", len(self.written), self.folder.output_dir.name)
         if len(self.written) > 1:
             names = dict(enumerate(self.description.classes))  # postprocessing may give further values
@@ -214,6 +214,8 @@ class Predictor(SupervisedEvaluator):
                 colours=self.description.colours,
                 keep_header=self.keep_header,
             )
+        except (LockedError, MaskRecordError):
+            raise  # the folder is another's: no mask of it is ours to write
         except (ValueError, RuntimeError, OSError) as error:  # wrong channels, too little memory, a file has changed
             if isinstance(error, OSError) and error.errno in _NO_SPACE:
                 raise InputError(

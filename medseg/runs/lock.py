@@ -83,7 +83,7 @@ class FolderLock:
                 if not _died(file) or time.monotonic() > until:
                     raise LockedError(
                         f"{self.path.parent} is in use by {_holder(file)}; wait until it has ended, or choose another "
-                        "--output_dir"
+                        "output folder"
                     ) from error
             time.sleep(0.1)  # a child of the dead holder, forked just then, is about to close the file
 

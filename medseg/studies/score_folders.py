@@ -83,7 +83,7 @@ def score_folders(
     Raises:
         MedsegError: if there is no pair, none could be scored, or a case has no group where others have.
     """
-    found, wanted = (list_images(folder) for folder in (predictions, truths))
+    found, wanted = (list_images(folder, masks=True) for folder in (predictions, truths))
     ours, theirs = _by_name(found), _by_name(wanted)
     if predictions.is_file() and truths.is_file():  # one against one, whatever they are called
         ours = dict(zip(theirs, ours.values(), strict=True))

@@ -59,7 +59,7 @@ def both(data: Path, tmp_path: Path, overlays: tuple[str, ...] = (), **options: 
     error: BaseException | None = caught.value
     while error is not None and not isinstance(error, FitError):
         error = error.__cause__
-    assert problems == str(error).split("\n")
+    assert problems == str(error).split("\n  ")
     assert not run.exists()
     return str(error)
 
@@ -202,7 +202,7 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     many = both(write(tmp_path, [(16, 16), (20, 18), (24, 24)] * 2, folds=6), tmp_path, batch_size=5)
     assert "batch_size 5 is more than the 4 training images" in many
     assert "training images have different sizes (16x16, 20x18, 24x24), which a batch of 5 cannot hold" in many
-    assert '--crop_size "[16,16]"' in many
+    assert '--patch "[16,16]"' in many
 
 
 def test_folds_as_they_come(tmp_path: Path) -> None:

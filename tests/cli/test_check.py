@@ -47,7 +47,7 @@ def test_json(datalist, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere.json"], "nowhere.json: no such datalist; prepare"),
+        (["nowhere.json"], "nowhere.json: no such datalist; correct"),
         (["datalist.json", "--fold-key", "fold_site"], "no fold scheme 'fold_site'; it has fold"),
     ],
 )

@@ -15,8 +15,9 @@ from medseg.bundle.feeding import inferer
 from medseg.io.folder import MASK_RECORD
 from medseg.prediction import predictor as module
 from medseg.prediction.mask_record import Maker, MaskRecord, MaskRecordError
-from medseg.prediction.predictor import ImageFolder, Predictor
+from medseg.prediction.predictor import ImageFolder, InputError, Predictor
 from medseg.runs.header import read_header, write_header
+from medseg.runs.lock import FolderLock, LockedError
 
 NAMES = ("a.png", "b.png", "sub/c.png", "sub/d.png")
 
@@ -169,13 +170,44 @@ def test_a_killed_overwriting_never_takes_the_old_for_new(folder: Path, monkeypa
         kill_in_third(patch)
         with pytest.raises(Killed):
             predict(folder, seed=1, overwrite=True)
-    with pytest.raises(MaskRecordError, match="was made by other weights"):
-        predict(folder, seed=1)
+    for seed in (0, 1):  # two masks are one's, two the other's, and which is not known any more
+        with pytest.raises(
+            MaskRecordError, match=r"a\.png is not in .*, so that nobody knows what made it \(and 3 more"
+        ):
+            predict(folder, seed=seed)
     assert len(predict(folder, seed=1, overwrite=True).written) == 4
     assert record(folder) == {weights(1): list(NAMES)}
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"format": 2}', '{"format": 1, "made_by": [{"masks": ["a.png"]}]}'])
+def test_an_image_that_fails_is_not_entered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = module.write_mask
+
+    def fails(mask: Any, image: Path, *arguments: Any, **options: Any) -> None:
+        if image.name == "b.png":
+            raise ValueError("no room in the test")
+        write(mask, image, *arguments, **options)
+
+    monkeypatch.setattr(module, "write_mask", fails)
+    with pytest.raises(InputError, match=r"b\.png: no room in the test"):
+        predict(folder)
+    assert record(folder) == {weights(0): ["a.png", "sub/c.png", "sub/d.png"]}
+
+
+def test_two_at_once_are_kept_apart(folder: Path) -> None:
+    (folder / "out").mkdir()
+    lock = FolderLock(folder / "out")
+    lock.acquire()
+    try:
+        with pytest.raises(LockedError, match="is in use by process"):
+            predict(folder, seed=1)
+    finally:
+        lock.release()
+    assert sorted(path.name for path in (folder / "out").iterdir()) == []
+    assert len(predict(folder, seed=1).written) == 4
+    assert not (folder / "out" / ".lock").exists()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"format": 2}', '{"format": 1, "made_by": [{"out": ["a.png"]}]}'])
 def test_a_damaged_record_is_named(folder: Path, content: str) -> None:
     (folder / "out").mkdir()
     (folder / "out" / MASK_RECORD).write_text(content)

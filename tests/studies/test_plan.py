@@ -117,7 +117,13 @@ def test_from_data_to_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     baseline = json.loads((tmp_path / "out" / "run" / "baseline.json").read_text())
     assert baseline["per_case"]["classes"][1]["dice"] in (0, None)
     image = tmp_path / "data" / "image_0.nii.gz"
-    assert main(["predict", str(tmp_path / "out" / "run"), str(image), str(tmp_path / "masks"), "device=cpu"]) == 0
+    assert main(["predict", str(tmp_path / "out"), str(image), str(tmp_path / "masks"), "device=cpu"]) == 0
+    assert main(["evaluate", str(tmp_path / "out"), "device=cpu"]) == 0
+    truth = ["score", str(tmp_path / "masks"), str(tmp_path / "data" / "label_0.nii.gz")]
+    assert main([*truth, "-o", str(tmp_path / "scores")]) == 2  # named otherwise
+    (tmp_path / "truth").mkdir()
+    (tmp_path / "data" / "label_0.nii.gz").rename(tmp_path / "truth" / "image_0.nii.gz")
+    assert main(["score", str(tmp_path / "masks"), str(tmp_path / "truth")]) == 0
     mask, read = nibabel.load(tmp_path / "masks" / "image_0.nii.gz"), nibabel.load(image)
     assert mask.shape == read.shape
     np.testing.assert_allclose(mask.affine, read.affine)
