@@ -198,7 +198,7 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     said = str(one_line(caught.value)).splitlines()
     assert said[0].endswith(f"{len(report.errors)} errors in the data")
     assert len(said) == 1 + len(report.errors) + len(problems)
-    assert said[-1] == problems[0]
+    assert said[-1].strip() == problems[0]
     many = both(write(tmp_path, [(16, 16), (20, 18), (24, 24)] * 2, folds=6), tmp_path, batch_size=5)
     assert "batch_size 5 is more than the 4 training images" in many
     assert "training images have different sizes (16x16, 20x18, 24x24), which a batch of 5 cannot hold" in many

@@ -123,7 +123,8 @@ def test_from_data_to_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert main([*truth, "-o", str(tmp_path / "scores")]) == 2  # named otherwise
     (tmp_path / "truth").mkdir()
     (tmp_path / "data" / "label_0.nii.gz").rename(tmp_path / "truth" / "image_0.nii.gz")
-    assert main(["score", str(tmp_path / "masks"), str(tmp_path / "truth")]) == 0
+    labels = ["--labels", str(tmp_path / "data" / "dataset.json")]
+    assert main(["score", str(tmp_path / "masks"), str(tmp_path / "truth"), *labels]) == 0
     mask, read = nibabel.load(tmp_path / "masks" / "image_0.nii.gz"), nibabel.load(image)
     assert mask.shape == read.shape
     np.testing.assert_allclose(mask.affine, read.affine)
