@@ -105,7 +105,7 @@ def test_counts_that_contradict_the_lists_are_told(tmp_path, caplog):
         ({"modality": {"0": 1}}, r"modality\[0\] is an integer"),
         ({"training": "imagesTr"}, "training must be a list of images"),
         ({"training": ["a.nii.gz"]}, r"training\[0\]: the entry is a string"),
-        ({"training": [{"image": ["a", "b"], "label": "c"}]}, "image is a list"),
+        ({"training": [{"image": ["a", "a"], "label": "c"}]}, "image names a file twice"),
         ({"testing": []}, "both test and testing"),
         ({"name": None}, "name is null"),
     ],

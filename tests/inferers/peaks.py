@@ -16,6 +16,7 @@ from monai.data import MetaTensor
 from monai.inferers import SlidingWindowInferer
 from torch import Tensor, nn
 
+from medseg.bundle.description import Description
 from medseg.inferers.blocks import class_indices, finite
 from medseg.inferers.multi_scale_flip import MultiScaleFlipInferer
 from medseg.inferers.resize import ResizeInferer
@@ -55,7 +56,10 @@ def ratio(way: str) -> float:
         shape = tuple(scale * (edge - 1) + 1 for edge in image.shape[2:])
         target = np.diag([2 / scale, 2 / scale, 2 / scale, 1.0])
         fed = Fed(MetaTensor(image[0], affine=affine), shape, target)
-        return mask_of(fed, network, window, precision="fp32", device=torch.device("cpu"))
+        network_of = {"name": "toy", "spatial_dims": 3, "in_channels": 1, "out_channels": CLASSES}
+        names = [f"class {number}" for number in range(CLASSES)]
+        described = Description.of({"name": "toy", "network": network_of, "classes": names})
+        return mask_of(fed, described, network, window, precision="fp32", device=torch.device("cpu"))
 
     def classes(image: Tensor) -> Tensor:
         return class_indices(finite(window.blocks(image, network)), (1, *image.shape[2:]))

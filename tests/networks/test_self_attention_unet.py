@@ -81,7 +81,7 @@ def test_attention_is_torch_multihead_attentions_weights(size: tuple[int, ...]) 
         reference.in_proj_bias.copy_(torch.cat([layer.query.bias, layer.key.bias, layer.value.bias]))
         x = image
         for finer in network.encoder.blocks[:-1]:
-            x = network.encoder.pool(finer(x))
+            x = network.encoder.pools[1](finer(x))
         x = block(x)
         tokens = x.flatten(2).transpose(1, 2)
         _, weights = reference(tokens, tokens, tokens)  # (B, queries, keys)
