@@ -74,12 +74,14 @@ def test_every_tool_is_used(name):
 
 
 def test_whatever_is_imported_is_declared():
-    declared = {MODULES.get(name, name) for name in names([*PROJECT["dependencies"], *EXTRAS["export"]])}
+    declared = {
+        MODULES.get(name, name) for name in names([*PROJECT["dependencies"], *EXTRAS["dicom"], *EXTRAS["export"]])
+    }
     assert imported() - declared - set(sys.stdlib_module_names) - {"medseg"} == set()
 
 
 def test_every_extra_is_known():
-    assert set(EXTRAS) == {"dev", "docs", "export"}
+    assert set(EXTRAS) == {"dev", "dicom", "docs", "export"}
 
 
 def test_every_dependency_has_a_minimum():

@@ -108,7 +108,8 @@ class SegmentationDataset(torch.utils.data.Dataset[Any]):
     def _size(self) -> int:
         """Return the bytes that all samples take, from the first one and the sizes of the files."""
         first = size_of(self._fixed(self.data[0]))
-        stored = [sum(map(os.path.getsize, paths_of(entry["image"]))) if "image" in entry else 1 for entry in self.data]
+        files = [[path for path in paths_of(entry.get("image", ())) if path.exists()] for entry in self.data]
+        stored = [sum(map(os.path.getsize, each)) or 1 for each in files]
         return math.ceil(first * max(len(stored), sum(stored) / max(1, stored[0])))
 
     def __len__(self) -> int:

@@ -148,8 +148,8 @@ def finite(blocks: Iterable[Block]) -> Iterator[Block]:
         if not bool(torch.isfinite(torch.stack(ends)).all()):
             bad, number = int((~torch.isfinite(block.logits)).sum()), block.logits.numel()
             raise MedsegError(
-                f"the network's logits are not finite ({bad} of {number} of a block are NaN or infinite), "
-                "no class can be told; check the weights and the image's values, or use --precision fp32"
+                f"the network gives {bad} of {number} logits that are NaN or infinite, "
+                "of which no class can be told; check the weights and the image's values, or use --precision fp32"
             )
         yield block
 

@@ -73,7 +73,7 @@ def test_dice_is_that_of_the_written_mask(tmp_path: Path, codes: str, tilted: bo
     fed = {"intensity": {"scheme": "range"}, **described}
     run = write_run(tmp_path / "run", input=fed, inference={"window": [8, 8, 8], "overlap": 0.5})
     options = {"device": "cpu", "mlflow": False}
-    scores = workflow.evaluate(run, data=data, overrides=options)
+    scores = workflow.evaluate(run, data=data, overrides=options).scores
     assert scores["grid"] == "file"
     for number in range(2):
         predict(run, data / f"image{number}.nii.gz", tmp_path / "masks", overrides={"device": "cpu"})

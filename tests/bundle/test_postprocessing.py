@@ -110,7 +110,7 @@ def test_chosen_kept_and_the_same_everywhere(
 ) -> None:
     monkeypatch.setattr(evaluate, "own_process", lambda: None)
     before = read_header(run / "model.pt")
-    plain = workflow.evaluate(run, overrides={"device": "cpu"})
+    plain = workflow.evaluate(run, overrides={"device": "cpu"}).scores
     assert main(["evaluate", str(run), "--choose-postprocessing", "device=cpu"]) == 0
     said = capsys.readouterr().out
     assert "postprocessing chosen on 2 validation cases" in said
@@ -126,7 +126,7 @@ def test_chosen_kept_and_the_same_everywhere(
     assert after is not None
     assert after["sha256"] == before["sha256"]
 
-    scores = workflow.evaluate(run, overrides={"device": "cpu"}, scores={"distances": {"tolerance": 3}})
+    scores = workflow.evaluate(run, overrides={"device": "cpu"}, scores={"distances": {"tolerance": 3}}).scores
     assert scores["distances"]["tolerance"] == 3
     assert scores["per_case"]["classes"][1]["dice"] > plain["per_case"]["classes"][1]["dice"]
     values = []

@@ -1,5 +1,6 @@
 import ast
 import os
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -91,7 +92,7 @@ def test_only_the_command_asked_for_is_imported():
                 "medseg.resources",
                 "medseg.errors",
                 "medseg.cli",
-                *(f"medseg.cli.{n}" for n in ("_arguments", *names())),
+                *(f"medseg.cli.{module.name}" for module in pkgutil.iter_modules(cli.__path__)),
             },
         ),
     ],

@@ -264,5 +264,5 @@ def test_bad_use() -> None:
         logits = torch.zeros(1, 2, 4, 4)
         logits[0, 1, 2, 2] = value
         blocks = [Block((slice(0, 1), slice(0, 4), slice(0, 4)), logits)]
-        with pytest.raises(ValueError, match=r"logits are not finite \(1 of 32 of a block are NaN or infinite\)"):
+        with pytest.raises(ValueError, match=r"the network gives 1 of 32 logits that are NaN or infinite"):
             list(finite(blocks))

@@ -114,7 +114,7 @@ def test_what_is_resampled_is_the_logits(tmp_path: Path) -> None:
     image = grey(18, 14, 12)
     found = model.predict(image, affine=affine).mask
     loaded = MetaTensor(torch.from_numpy(image[None].astype(np.float32)), affine=torch.from_numpy(affine))
-    moved = feeding.prediction(model.description, loaded=True)({"image": loaded})["image"]
+    moved = feeding.prediction(model.description)({"image": loaded}, start=1)["image"]
     with torch.no_grad():
         logits = SlidingWindowInferer((8, 8, 4), 1, 0.5, "gaussian")(moved.as_tensor()[None], network)[0]
     move = SpatialResample(mode="bilinear", padding_mode="border")
