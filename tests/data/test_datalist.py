@@ -234,7 +234,7 @@ def test_bad_content(tmp_path, data, message):
 
 
 def test_bad_files(tmp_path):
-    with pytest.raises(DatalistError, match=r"nowhere\.json: no such datalist; prepare"):
+    with pytest.raises(DatalistError, match=r"nowhere\.json: no such datalist; correct"):
         Datalist.load(tmp_path / "nowhere.json")
     with pytest.raises(DatalistError, match="cannot be read"):
         Datalist.load(tmp_path)
