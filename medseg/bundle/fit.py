@@ -138,7 +138,8 @@ def problems(
     """
     if len(dataset) == 0:
         return [f"{data.path}: nothing is left to train on with fold {wanted.fold}; choose another fold, or fold all"]
-    whole, found = _tried(dataset, description, sound)
+    chosen = _chosen(dataset)
+    whole, found = _tried(dataset, description, chosen, sound)
     if wanted.planned_for is not None and wanted.planned_for != data.fingerprint():
         found.append(
             f"{data.path}: the bundle was planned for other data (or they have changed since); plan again with medseg "
@@ -161,9 +162,7 @@ def problems(
             f"{data.path}: batch_size {wanted.batch_size} is more than the {len(dataset)} training images; lower "
             "--batch_size, or give --iterations, for which images are drawn again"
         )
-    different = sorted(
-        {tuple(part["image"].shape) for index in _chosen(dataset) for part in _parts(dataset, index, sound)}
-    )
+    different = sorted({tuple(part["image"].shape) for index in chosen for part in _parts(dataset, index, sound)})
     found += _sizes(data, wanted.batch_size, different)
     if sound:
         drawn = dataset.redraws or wanted.iterations is not None
@@ -209,13 +208,13 @@ def _parts(dataset: SegmentationDataset, index: int, sound: bool) -> list[dict[s
 
 
 def _tried(
-    dataset: SegmentationDataset, description: Description, sound: bool
+    dataset: SegmentationDataset, description: Description, chosen: Sequence[int], sound: bool
 ) -> tuple[dict[str, tuple[int, ...]], list[str]]:
     """Return the shapes of some whole images as the model is fed them, and what is odd in their values."""
     shapes: dict[str, tuple[int, ...]] = {}
     strange: list[str] = []
     before_chance = feeding.evaluation(description)
-    for index in _chosen(dataset):
+    for index in chosen:
         entry = dataset.data[index]
         try:
             image = before_chance(dict(entry))["image"]

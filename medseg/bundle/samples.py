@@ -18,7 +18,7 @@ from medseg.engines.case_files import CaseFiles
 from medseg.engines.loading import SegmentationDataset
 from medseg.engines.patches import PatchDataset
 from medseg.errors import MedsegError, shown
-from medseg.reports.palette import is_background
+from medseg.reports.palette import background_index
 
 __all__ = ["channels", "datalist", "samples", "scored", "scored_samples", "split"]
 
@@ -111,7 +111,7 @@ def samples(
     Raises:
         MedsegError: if ``foreground`` is asked for without patches.
     """
-    background = next((index for index, name in enumerate(data.class_names) if is_background(name)), None)
+    background = background_index(data.class_names)
     without = sorted({index for index in (background, data.ignore_index) if index is not None})
     fixed = feeding.training(description)
     files = _files(description, size=description.input.size, without=without if foreground else None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medseg.data.file_facts import usual_workers
 from medseg.errors import MedsegError, shown
 from medseg.io.images import ImageError
 from medseg.io.labels import read_label
@@ -109,7 +109,7 @@ def count_pixels(
     for position, entry in enumerate(entries):
         if "label" not in entry:
             raise MedsegError(f"entry {position} ({shown(entry.get('image', 'no image'))}) has no label; leave it out")
-    workers = workers if workers is not None else min(8, os.cpu_count() or 1)
+    workers = workers if workers is not None else usual_workers()
     count = partial(_count_file, num_classes=num_classes, ignore_index=ignore_index)
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
         return np.stack(list(pool.map(count, entries)))

@@ -20,7 +20,7 @@ from medseg.io.labels import map_values
 
 __all__ = [
     *("CHECKER_VERSION", "MAX_LABEL_VALUES", "FileFacts", "cache_folder", "check_cache", "hash_all", "measure"),
-    *("measure_all", "usual_workers"),
+    *("measure_all", "save_cache", "usual_workers"),
 ]
 
 CHECKER_VERSION = 2
@@ -204,7 +204,7 @@ def hash_all(files: Iterable[Path], datalist: Path) -> dict[Path, str]:
         known |= {stamps[path]: digest for path, digest in zip(todo, pool.map(_hash, todo), strict=True)}
     found = {path: known[stamp] for path, stamp in stamps.items()}
     if todo:
-        _save(cache_file, {"files": {stamp: known[stamp] for stamp in stamps.values()}})
+        save_cache(cache_file, {"files": {stamp: known[stamp] for stamp in stamps.values()}})
     return found
 
 
@@ -259,10 +259,13 @@ def _load_hashes(cache_file: Path) -> dict[str, str]:
 
 
 def _save_cache(cache_file: Path, facts: dict[str, FileFacts]) -> None:
-    _save(cache_file, {"version": CHECKER_VERSION, "files": {stamp: asdict(entry) for stamp, entry in facts.items()}})
+    save_cache(
+        cache_file, {"version": CHECKER_VERSION, "files": {stamp: asdict(entry) for stamp, entry in facts.items()}}
+    )
 
 
-def _save(cache_file: Path, content: dict[str, Any]) -> None:
+def save_cache(cache_file: Path, content: dict[str, Any]) -> None:
+    """Keep what was found of data as JSON; where that cannot be, warn."""
     try:
         cache_file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(cache_file) as temporary:

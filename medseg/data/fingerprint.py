@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -19,13 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from medseg.atomic import atomic_write
 from medseg.data.case_facts import QUANTILES, CaseFacts, measure_case
 from medseg.data.datalist import Datalist, DatalistError
-from medseg.data.file_facts import cache_folder
+from medseg.data.file_facts import cache_folder, save_cache, usual_workers
 from medseg.errors import shown
 from medseg.io.channels import first_of
-from medseg.reports.palette import is_background
+from medseg.reports.palette import background_index
 
 __all__ = ["Fingerprint", "fingerprint"]
 
@@ -155,13 +153,13 @@ def fingerprint(
             identity, data.name, tuple(data.modality), tuple(data.class_names), _background(data), tuple(cases)
         )
         if cache:
-            _save(kept, found)
+            save_cache(kept, found.to_dict())
     _agree(found, entries, data)
     return found
 
 
 def _background(data: Datalist) -> int | None:
-    return next((index for index, name in enumerate(data.class_names) if is_background(name)), None)
+    return background_index(data.class_names)
 
 
 def _measure(
@@ -172,7 +170,7 @@ def _measure(
     progress: Callable[[int, int | None], None] | None,
 ) -> list[CaseFacts]:
     cases: list[CaseFacts | None] = [None] * len(entries)
-    with ThreadPoolExecutor(max_workers=workers or min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max_workers=workers or usual_workers()) as pool:
         running = {pool.submit(measure_case, entry, num_classes, background): n for n, entry in enumerate(entries)}
         try:
             for done, future in enumerate(as_completed(running), 1):
@@ -217,12 +215,3 @@ def _load(path: Path, identity: str) -> Fingerprint | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         logger.warning("%s: damaged cache of a fingerprint (%s); measuring again", path, error)
         return None
-
-
-def _save(path: Path, found: Fingerprint) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(found.to_dict()), encoding="utf-8")
-    except OSError as error:
-        logger.warning("%s: cannot keep the fingerprint (%s); set MEDSEG_CACHE", path, error)

@@ -22,7 +22,9 @@ from numpy.random import Generator, SeedSequence
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
+from medseg.data.file_facts import usual_workers
 from medseg.engines.case_files import CaseFiles, size_of
+from medseg.engines.memory import free_memory
 from medseg.errors import MedsegError
 from medseg.io.channels import paths_of
 from medseg.runs.processes import rank, world_size
@@ -93,9 +95,9 @@ class SegmentationDataset(torch.utils.data.Dataset[Any]):
             return
         self._decided = True
         size = self._size()
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        free = free_memory()
         if size <= _MEMORY_SHARE * free:
-            workers = min(8, os.cpu_count() or 1)
+            workers = usual_workers()
             self._base = CacheDataset(
                 self.data, self._fixed, num_workers=workers, copy_cache=False, progress=False, runtime_cache=False
             )

@@ -1,9 +1,13 @@
-"""Keep freed memory in the process: on a CPU, asking the kernel anew for every feature map is much of a step's time."""
+"""The computer's memory: what is free, and keeping freed memory in the process.
+
+On a CPU, asking the kernel anew for every feature map is much of a step's time.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import platform
 
 import torch
@@ -12,6 +16,11 @@ logger = logging.getLogger(__name__)
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # names of mallopt(3)
 _PAD = 64 * 2**20  # bytes that the heap grows by at least
+
+
+def free_memory() -> int:
+    """Return the bytes of the computer's memory that nothing uses."""
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def keep_freed_memory(device: torch.device) -> bool:

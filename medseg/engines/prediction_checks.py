@@ -1,41 +1,16 @@
-"""What must not become a mask without a word: logits that are no numbers, and one class everywhere."""
+"""What must not become a mask without a word: one class everywhere."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-
-from medseg.errors import MedsegError, shown
+from medseg.errors import shown
 
 logger = logging.getLogger(__name__)
 
 NEARLY_ALL = 0.999
 """Share of the predicted pixels from which one class is everywhere, where the truth has ten times as much of others."""
-
-
-def check_finite(logits: Tensor, names: Sequence[str] = ()) -> None:
-    """Raise if what a network gave for an image holds NaN or infinity.
-
-    Args:
-        logits: ``(B, classes, *S)``.
-        names: of the B images; without, whoever asks says which image it is.
-
-    Raises:
-        MedsegError: naming the first such image and how much of it is no number.
-    """
-    low, high = logits.aminmax()  # both are NaN if any value is; one pass, where isfinite needs three
-    if bool(torch.isfinite(low) & torch.isfinite(high)):
-        return
-    bad = ~torch.isfinite(logits).flatten(1)
-    index = int(bad.any(1).nonzero()[0])
-    called = f"{shown(names[index])}: " if names else ""
-    raise MedsegError(
-        f"{called}the network gives {int(bad[index].sum())} of {bad[index].numel()} logits that are NaN "
-        "or infinite, of which no class can be told; check the weights and the image's values, or use --precision fp32"
-    )
 
 
 def one_class_everywhere(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medseg.data.file_facts import usual_workers
 from medseg.errors import shown
 from medseg.importers.layout import Case, Draw, Found, ImportingError, Options, Question
 from medseg.io.image_file import ImageError, ImageFile
@@ -66,7 +66,7 @@ def scan(found: Found, progress: Progress) -> tuple[list[set[int]], Counter[int]
         The stored values of each case (none where the label is drawn or missing), the values of all with the number of
         labels that hold them, and the pixels of each colour of the labels that are coloured, by file.
     """
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(usual_workers()) as pool:
         jobs = [pool.submit(_look, case.label) if isinstance(case.label, Path) else None for case in found.cases]
         kept: list[Case] = []
         held: list[set[int]] = []

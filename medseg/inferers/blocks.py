@@ -15,7 +15,7 @@ import torch
 from monai.inferers import Inferer
 from torch import Tensor
 
-from medseg.errors import MedsegError
+from medseg.errors import MedsegError, shown
 
 __all__ = ["Block", "BlockInferer", "blocks_of", "class_indices", "finite", "gather", "whole"]
 
@@ -143,15 +143,31 @@ def finite(blocks: Iterable[Block]) -> Iterator[Block]:
         MedsegError: if a logit is NaN or infinite.
     """
     for block in blocks:
-        # both ends are NaN if any value is; one pass, where isfinite needs three, and no copy but of one class
-        ends = [end for each in block.logits.unbind(1) for end in each.aminmax()]
-        if not bool(torch.isfinite(torch.stack(ends)).all()):
-            bad, number = int((~torch.isfinite(block.logits)).sum()), block.logits.numel()
-            raise MedsegError(
-                f"the network gives {bad} of {number} logits that are NaN or infinite, "
-                "of which no class can be told; check the weights and the image's values, or use --precision fp32"
-            )
+        check_finite(block.logits)
         yield block
+
+
+def check_finite(logits: Tensor, names: Sequence[str] = ()) -> None:
+    """Raise if what a network gave for an image holds NaN or infinity.
+
+    Args:
+        logits: ``(B, classes, *S)``.
+        names: of the B images; without, whoever asks says which image it is.
+
+    Raises:
+        MedsegError: naming the first such image and how much of it is no number.
+    """
+    # both ends are NaN if any value is; one pass, where isfinite needs three, and no copy but of one class
+    ends = [end for each in logits.unbind(1) for end in each.aminmax()]
+    if bool(torch.isfinite(torch.stack(ends)).all()):
+        return
+    bad = ~torch.isfinite(logits).flatten(1)
+    index = int(bad.any(1).nonzero()[0])
+    called = f"{shown(names[index])}: " if names else ""
+    raise MedsegError(
+        f"{called}the network gives {int(bad[index].sum())} of {bad[index].numel()} logits that are NaN "
+        "or infinite, of which no class can be told; check the weights and the image's values, or use --precision fp32"
+    )
 
 
 def class_indices(blocks: Iterable[Block], size: Sequence[int]) -> Tensor:

@@ -87,7 +87,7 @@ class MaskRecord:
     def __init__(self, folder: Path, maker: Maker, targets: Iterable[Path], *, overwrite: bool) -> None:
         self.path = folder / MASK_RECORD
         self._folder, self._maker, self._overwrite = folder, maker, overwrite
-        self._names = [self._name(target) for target in targets]
+        self._names = dict.fromkeys(self._name(target) for target in targets)
         self._lock = FolderLock(folder)
         self._begun = False
         self._look()
@@ -99,8 +99,7 @@ class MaskRecord:
         foreign = [name for name in there if not (name in held and held[name].same(self._maker))]
         if foreign and not self._overwrite:
             raise MaskRecordError(self._refusal(foreign, held.get(foreign[0])))
-        self._replaced = set(foreign)
-        self._mine = set(self._names) - self._replaced
+        self._mine = set(self._names) - set(foreign)
 
     def begin(self) -> None:
         """Take the folder, and enter the masks that are not there yet, before the first of them is written.
@@ -124,7 +123,6 @@ class MaskRecord:
     def wrote(self, target: Path) -> None:
         """Take note of a mask that is written; where it replaced another's it is entered by the next `save`."""
         self._mine.add(self._name(target))
-        self._replaced.discard(self._name(target))
 
     def finish(self) -> None:
         """Enter what was written, strike out what was not, and give the folder back; without `begin`, nothing."""
@@ -139,8 +137,7 @@ class MaskRecord:
 
     def save(self) -> None:
         """Write the record: own masks, and of other makers' those that this process does not replace."""
-        gone = {*self._names, *self._replaced}
-        held = {name: maker for name, maker in self._read().items() if name not in gone}
+        held = {name: maker for name, maker in self._read().items() if name not in self._names}
         held |= dict.fromkeys(self._mine, self._maker)
         makers: list[Maker] = []
         for maker in held.values():

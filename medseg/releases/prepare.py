@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
-import os
 import shutil
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from medseg.data.datalist import Datalist, DatalistError
+from medseg.data.file_facts import usual_workers
 from medseg.errors import MedsegError
 from medseg.releases.archives import extract
 from medseg.releases.download import DownloadError, download
@@ -229,7 +229,7 @@ def clear(target: Path, script: str) -> None:
 
 def convert(jobs: Sequence[Job], work: Callable[[Job], Result], title: str) -> list[Result]:
     """Do jobs in threads (decoders release the interpreter lock) under a progress bar; results in their order."""
-    with progress_bar(title) as update, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with progress_bar(title) as update, ThreadPoolExecutor(usual_workers()) as pool:
         futures = [pool.submit(work, job) for job in jobs]
         try:
             results = []

@@ -81,6 +81,11 @@ def is_background(name: str) -> bool:
     return name.strip().lower() == "background"
 
 
+def background_index(names: Sequence[str]) -> int | None:
+    """Return the index of the class that is the background, or ``None``."""
+    return next((index for index, name in enumerate(names) if is_background(name)), None)
+
+
 def _colour(index: int) -> Colour:
     if index < len(_CHOSEN):
         return parse_colour(_CHOSEN[index])

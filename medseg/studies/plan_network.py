@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from medseg.bundle import networks
+from medseg.engines.memory import free_memory
 from medseg.errors import MedsegError
 from medseg.studies import complexity
 from medseg.studies.paper_figures import Row
@@ -81,8 +81,7 @@ def memory_limit(gib: float | None, device: torch.device) -> Chosen:
         return Chosen(
             int(_SAFETY * free), f"{100 * _SAFETY:.0f} % of what is free on {torch.cuda.get_device_name(device)}"
         )
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return Chosen(free // 2, "half of the memory that is free")
+    return Chosen(free_memory() // 2, "half of the memory that is free")
 
 
 def arguments(name: str, strides: Sequence[Sequence[int]], base: int, axes: int) -> tuple[dict[str, Any], int]:

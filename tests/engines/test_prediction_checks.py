@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from medseg.engines.prediction_checks import check_finite, one_class_everywhere, warn_of_one_class
+from medseg.engines.prediction_checks import one_class_everywhere, warn_of_one_class
 from medseg.engines.scores import LossScore, WorstCases, case_names
 from medseg.errors import MedsegError
+from medseg.inferers.blocks import check_finite
 from medseg.losses.multi_output import MultiOutputLoss
 from medseg.metrics.score import ScoredCase
 
