@@ -63,8 +63,10 @@ def description(model: Mapping[str, Any], data: Datalist, network_def: nn.Module
         data: the datalist, whose classes it has.
         network_def: the network.
     """
-    classes = {"classes": data.class_names, "colours": data.colours or model.get("colours") or {}}
-    return described({**model, **classes}, network_def)
+    same = list(model.get("classes") or []) == data.class_names
+    codes = data.codes or (same and model.get("codes")) or {}  # of other classes they would be wrong
+    own = {"classes": data.class_names, "colours": data.colours or model.get("colours") or {}, "codes": codes}
+    return described({**model, **own}, network_def)
 
 
 def described(model: Mapping[str, Any], network_def: nn.Module) -> Description:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medseg.io.dicom_heads import SUFFIXES, is_dicom, is_image, is_lossy, kind_of, read_head, why_beside
+from medseg.io.dicom_heads import SUFFIXES, is_dicom, is_image, is_lossy, kind_of, quiet, read_head, why_beside
 from medseg.io.dicom_pixels import read_pixels, rescales, result_type
 from medseg.io.dicom_planes import Plane, Stack, series_planes, stack_planes
 from medseg.io.image_file import ImageError, ImageFile
@@ -63,6 +63,11 @@ def read_dicom(path: Path, label: bool) -> ImageFile:
     Raises:
         ImageError: if it cannot be used as one volume.
     """
+    with quiet():
+        return _read(path)
+
+
+def _read(path: Path) -> ImageFile:
     heads, beside = _series(path)
     lossy = any(is_lossy(head) for head in heads.values())
     first = next(iter(heads.values()))
@@ -85,8 +90,9 @@ def read_slices(path: Path) -> Slices:
     Raises:
         ImageError: if it cannot be used as one volume.
     """
-    heads, beside = _series(path)
-    return stack_series(path, heads, beside)
+    with quiet():
+        heads, beside = _series(path)
+        return stack_series(path, heads, beside)
 
 
 def stack_series(path: Path, heads: Mapping[Path, Any], notes: Sequence[str] = ()) -> Slices:

@@ -5,15 +5,18 @@ No tag that may name a patient (name, number, description of a study or series) 
 
 from __future__ import annotations
 
+import logging
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from medseg.io.image_file import ImageError
 from medseg.io.integrity import file_size
 
-__all__ = ["SUFFIXES", "is_dicom", "is_image", "is_lossy", "kind_of", "read_head", "why_beside"]
+__all__ = ["SUFFIXES", "is_dicom", "is_image", "is_lossy", "kind_of", "quiet", "read_head", "why_beside"]
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 
@@ -21,6 +24,34 @@ _NO_IMAGE = ("SEG", "RTSTRUCT", "RTPLAN", "RTDOSE", "SR", "PR", "KO", "REG", "FI
 _DIRECTORY = "1.2.840.10008.1.3.10"
 _SECONDARY = "1.2.840.10008.5.1.4.1.1.7"  # and what begins so: its forms of several frames
 _LOSSY = tuple(f"1.2.840.10008.1.2.4.{end}" for end in (50, 51, 81, 91, 93, 203))
+
+
+_quiet_threads: set[int] = set()
+
+
+def _drop(record: logging.LogRecord) -> bool:
+    return record.thread not in _quiet_threads
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what pydicom and highdicom say of tags out of the log: they repeat values, which may name a patient.
+
+    Their warnings are not shown either, and only what this thread makes them say is kept back.
+    """
+    loggers = logging.getLogger("pydicom"), logging.getLogger("highdicom.base")
+    for logger in loggers:
+        logger.addFilter(_drop)  # one that is there already is not added again
+    thread = threading.get_ident()
+    inner = thread in _quiet_threads
+    _quiet_threads.add(thread)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if not inner:
+            _quiet_threads.discard(thread)
 
 
 def is_dicom(path: Path) -> bool:
@@ -45,8 +76,7 @@ def read_head(path: Path, tags: Sequence[str] | None = None) -> Any:
 
     file_size(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom's remarks on the form of tags that are not used here
+        with quiet():
             given: Any = None if tags is None else list(tags)
             return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=given)
     except Exception as error:  # pydicom raises nearly every type on damaged bytes

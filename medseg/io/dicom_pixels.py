@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medseg.io.dicom_heads import quiet
 from medseg.io.image_file import ImageError
 from medseg.io.integrity import check_claim, check_count
 from medseg.io.itk_formats import ITK_LOCK
@@ -70,8 +70,7 @@ def read_pixels(path: Path, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     """
     import pydicom
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom's remarks on the form of tags
+    with quiet():
         data = pydicom.dcmread(path)
         syntax = data.file_meta.get("TransferSyntaxUID")
         if syntax is None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from medseg.io.dicom import Slices, stack_series
-from medseg.io.dicom_heads import is_dicom, is_image, kind_of, read_head, why_beside
+from medseg.io.dicom_heads import is_dicom, is_image, kind_of, quiet, read_head, why_beside
 from medseg.io.image_file import ImageError
 
 __all__ = ["Series", "SeriesListing", "files_below", "list_series"]
@@ -132,7 +132,8 @@ def list_series(files: Path | Iterable[Path]) -> SeriesListing:
         else:
             uid = str(head.get("SeriesInstanceUID") or file)  # a file that names no series is one by itself
             found[str(head.get("StudyInstanceUID", "")), uid][file] = head
-    made = (_describe(study, uid, heads) for (study, uid), heads in found.items())
+    with quiet():
+        made = [_describe(study, uid, heads) for (study, uid), heads in found.items()]
     return SeriesListing(tuple(sorted(made, key=lambda each: (each.study, each.files[0]))), left_out, others)
 
 
