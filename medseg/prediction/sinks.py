@@ -6,6 +6,7 @@ test. No framework is imported here.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,6 +101,12 @@ class RunInfo:
     description: Description
     makers: Sequence[Maker]
     keep_identifiers: bool = False
+
+    @property
+    def model(self) -> str:
+        """What stands for the model, its weights and how it predicts, in tables: 12 digits of their hashes' hash."""
+        text = "".join(sorted(f"{maker.weights}{maker.model}" for maker in self.makers))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 class Sink(Protocol):
