@@ -78,11 +78,16 @@ def plan(
     return plan_bundle.write(made, datalist, folder)
 
 
-def load(model: str | os.PathLike[str], *, device: torch.device | str | None = None, precision: str = "auto") -> Model:
+def load(
+    model: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    device: torch.device | str | None = None,
+    precision: str = "auto",
+) -> Model:
     """Load a trained model, to predict with it again and again.
 
     Args:
-        model: a run's folder, weights, or a bundle with weights: its name or its folder.
+        model: a run's folder, weights, or a bundle with weights: its name or its folder; several are an ensemble.
         device: ``"cpu"``, ``"cuda:0"``; by default a GPU where there is one.
         precision: ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
 
@@ -91,28 +96,32 @@ def load(model: str | os.PathLike[str], *, device: torch.device | str | None = N
     """
     from medseg.prediction.model import load as load_model
 
-    return load_model(os.fspath(model), device=device, precision=precision)
+    return load_model(_paths(model), device=device, precision=precision)
 
 
 def predict(
-    model: str | os.PathLike[str],
+    model: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     images: str | os.PathLike[str],
     masks: str | os.PathLike[str],
     *,
+    outputs: Sequence[str] = (),
+    tta: bool = False,
     overlays: Sequence[str] = (),
     overwrite: bool = False,
-    keep_header: bool = False,
+    keep_identifiers: bool = False,
     **overrides: Any,
 ) -> Outcome:
-    """Write a mask for each image of a folder.
+    """Write a mask for each image of a folder, and what else is asked for.
 
     Args:
         model: as in `load`.
-        images: a folder of images, or one image.
-        masks: folder for the masks.
+        images: a folder of images or DICOM series, one image, or a datalist.
+        masks: folder for the masks and all other outputs.
+        outputs: such as ``"probabilities"``, ``"measurements"``, ``"uncertainty"`` and ``"geojson"``.
+        tta: average over the mirror images that the model was trained on.
         overlays: of the model's bundle that change how whole images are predicted, such as ``"multi_scale"``.
         overwrite: also do images whose mask is there.
-        keep_header: keep descriptions and names in the masks' headers.
+        keep_identifiers: keep what names a patient in masks' headers and in the record of the run.
         overrides: such as ``device="cpu"``, see `medseg.prediction.predict.predict`.
 
     Returns:
@@ -124,11 +133,17 @@ def predict(
     from medseg.prediction.predict import predict as predict_folder
 
     return predict_folder(
-        os.fspath(model),
+        _paths(model),
         os.fspath(images),
         os.fspath(masks),
+        outputs=outputs,
+        tta=tta,
         overlays=overlays,
         overrides=overrides,
         overwrite=overwrite,
-        keep_header=keep_header,
+        keep_identifiers=keep_identifiers,
     )
+
+
+def _paths(model: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
+    return [os.fspath(model)] if isinstance(model, str | os.PathLike) else [os.fspath(each) for each in model]

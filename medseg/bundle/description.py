@@ -109,6 +109,8 @@ class Inference:
         batch: windows a forward.
         scales: of the image's edges, whose probabilities are averaged.
         flip_axes: axes flipped and averaged over, -1 being left and right of a picture.
+        mirror_axes: axes along which the training mirrors images, which `medseg predict --tta` then averages over;
+            ``None`` where that is not said.
     """
 
     window: Sequence[int] | None = None
@@ -116,10 +118,11 @@ class Inference:
     batch: int = 4
     scales: Sequence[float] = (1.0,)
     flip_axes: Sequence[int] = ()
+    mirror_axes: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         """Check the values."""
-        for name in ("window", "scales", "flip_axes"):
+        for name in ("window", "scales", "flip_axes", "mirror_axes"):
             value = getattr(self, name)
             if value is not None:
                 if isinstance(value, str) or not isinstance(value, Sequence):

@@ -1,4 +1,4 @@
-"""Write a mask for each image of a folder."""
+"""Write a mask for each image of a file, a folder or a datalist, and what else is asked for."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from medseg.cli._arguments import add_overlays, add_settings, overrides_of, own_process
 from medseg.errors import shown
+from medseg.prediction.outputs import OUTPUTS
 
 __all__ = ["add_arguments", "run"]
 
@@ -15,10 +16,20 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("model", help="folder of a run, or a bundle with weights: its name or its folder")
-    parser.add_argument("images", type=Path, help="an image, or a folder of images")
-    parser.add_argument("masks", type=Path, help="folder for the masks")
+    parser.add_argument("images", type=Path, help="an image, a folder of images or DICOM series, or a datalist")
+    parser.add_argument("masks", type=Path, help="folder for the masks and all other outputs")
+    parser.add_argument(
+        "--ensemble", nargs="+", default=[], metavar="MODEL", help="average with these models, of folds"
+    )
+    parser.add_argument("--tta", action="store_true", help="average over the mirror images that it was trained on")
+    for name, output in OUTPUTS.items():
+        parser.add_argument(f"--{name}", dest="outputs", action="append_const", const=name, help=output.about)
     parser.add_argument("--overwrite", action="store_true", help="also do images whose mask is there, whatever made it")
-    parser.add_argument("--keep-header", action="store_true", help="keep descriptions and names in the masks' headers")
+    parser.add_argument(
+        "--keep-identifiers",
+        action="store_true",
+        help="keep what names a patient: texts of headers in masks, DICOM's tags in the record of the run",
+    )
     add_overlays(parser)
     add_settings(parser, "device, precision, num_workers, or how whole images are predicted: inference#overlap=0.5")
 
@@ -26,18 +37,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
     from medseg.prediction.predict import predict
+    from medseg.reports.progress import progress_bar
 
     overrides = overrides_of(options)
     own_process()
-    outcome = predict(
-        options.model,
-        options.images,
-        options.masks,
-        overlays=options.overlays,
-        overrides=overrides,
-        overwrite=options.overwrite,
-        keep_header=options.keep_header,
-    )
+    with progress_bar("predicting") as progress:
+        outcome = predict(
+            [options.model, *options.ensemble],
+            options.images,
+            options.masks,
+            outputs=options.outputs or (),
+            tta=options.tta,
+            overlays=options.overlays,
+            overrides=overrides,
+            overwrite=options.overwrite,
+            keep_identifiers=options.keep_identifiers,
+            progress=progress if sys.stderr.isatty() else None,  # elsewhere lines of the log tell
+        )
     for name, reason in outcome.failures:
         sys.stderr.write(f"medseg: error: {shown(name)}: {shown(reason)}\n")
     for name, reason in outcome.left_out:

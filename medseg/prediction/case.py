@@ -1,29 +1,23 @@
-"""One image through a network: read, fed as in training, predicted, brought back to its own grid."""
+"""One image as the network gets it: read, fed as in training, and where it came from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from monai.data import MetaTensor
-from monai.inferers import Inferer
-from monai.transforms import AsDiscreted, Compose
-from torch import Tensor, nn
+from torch import Tensor
 
 from medseg.bundle import feeding
 from medseg.bundle.description import Description
-from medseg.engines.precision import autocast
 from medseg.errors import MedsegError
-from medseg.inferers.blocks import Block, blocks_of, class_indices, finite, gather
 from medseg.inferers.way_back import WayBack
 from medseg.io.channels import Named, paths_of
-from medseg.transforms.postprocess import Postprocess
+from medseg.io.load import STORED_ORIENTATION
+from medseg.io.placement import Grid
 
-__all__ = ["Fed", "Feeder", "PredictionError", "check_fits", "mask_of"]
+__all__ = ["Fed", "Feeder", "PredictionError", "check_fits"]
 
 
 class PredictionError(MedsegError):
@@ -36,13 +30,18 @@ class Fed:
 
     Args:
         image: ``(C, *S)`` on the model's grid.
-        shape: spatial shape as it was read.
-        affine: of the image as it was read, ``(4, 4)``; ``None`` for pictures.
+        grid: of the image as it was read.
+        values: of the image as it was read, ``(C, *S)`` float32 or uint8; ``None`` where nobody asked.
     """
 
     image: Tensor
-    shape: tuple[int, ...]
-    affine: npt.NDArray[np.float64] | None
+    grid: Grid
+    values: Tensor | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes."""
+        return self.image.nbytes + (0 if self.values is None else self.values.nbytes)
 
     def way_back(self) -> WayBack:
         """Return the way from the model's grid to the one that the image was read on.
@@ -50,8 +49,9 @@ class Fed:
         Raises:
             MedsegError: if there is none: a mask is never written by its shape alone.
         """
-        fed = self.image.affine if isinstance(self.image, MetaTensor) and self.affine is not None else None
-        return WayBack(self.image.shape[1:], fed, self.shape, None if fed is None else self.affine)
+        affine = self.grid.affine
+        fed = self.image.affine if isinstance(self.image, MetaTensor) and affine is not None else None
+        return WayBack(self.image.shape[1:], fed, self.grid.shape, None if fed is None else affine)
 
 
 class Feeder:
@@ -59,10 +59,12 @@ class Feeder:
 
     Args:
         description: the model, which says how they are fed.
+        values: keep the images as they were read, too.
     """
 
-    def __init__(self, description: Description) -> None:
+    def __init__(self, description: Description, *, values: bool = False) -> None:
         self._transform = feeding.prediction(description)
+        self._values = values
 
     def read(self, path: Named) -> Fed:
         """Feed a file.
@@ -91,17 +93,22 @@ class Feeder:
             DescriptionError: if the model has no way to feed it.
             PredictionError: if it holds values that are not finite.
         """
-        affine = None
-        if isinstance(loaded, MetaTensor) and loaded.ndim == 4 and "affine" in loaded.meta:
-            affine = np.asarray(loaded.affine, dtype=np.float64)
-        shape = tuple(loaded.shape[1:])
+        affine, orientation = None, 1
+        if isinstance(loaded, MetaTensor):
+            orientation = int(loaded.meta.get(STORED_ORIENTATION, 1))
+            if loaded.ndim == 4 and "affine" in loaded.meta:
+                affine = np.asarray(loaded.affine, dtype=np.float64)
+        grid = Grid(tuple(loaded.shape[1:]), affine, orientation)
         try:
             image = self._transform({"image": loaded}, start=1)["image"]
         except RuntimeError as error:
             raise _bare(error) from error
         if not bool(torch.isfinite(image).all()):
             raise PredictionError("it holds NaN or infinite values")
-        return Fed(image, shape, affine)
+        values = None
+        if self._values:
+            values = loaded.as_tensor() if isinstance(loaded, MetaTensor) else loaded
+        return Fed(image, grid, values)
 
 
 def _bare(error: RuntimeError) -> Exception:
@@ -124,76 +131,10 @@ def check_fits(fed: Fed, description: Description) -> None:
     """
     dims, wanted = description.spatial_dims, description.network.get("in_channels")
     if fed.image.ndim - 1 < dims:
-        size = "x".join(map(str, fed.shape))
+        size = "x".join(map(str, fed.grid.shape))
         raise PredictionError(f"it is a picture ({size}), but the model takes volumes; give it volumes, or a 2D model")
     if wanted is not None and fed.image.shape[0] != wanted:
         raise PredictionError(f"it has {fed.image.shape[0]} channels, but the model takes {wanted}; convert it")
     beyond = feeding.beyond_range(fed.image, description)
     if beyond is not None:
         raise PredictionError(beyond)
-
-
-def mask_of(
-    fed: Fed,
-    description: Description,
-    network: nn.Module,
-    inferer: Inferer,
-    *,
-    precision: str,
-    device: torch.device,
-    finish: Callable[..., Any] | None = None,
-) -> npt.NDArray[Any]:
-    """Predict an image, and return class indices on the grid that it was read on, after the model's postprocessing.
-
-    Logits go block by block back to that grid, interpolated where the model resamples, and become classes at once, so
-    that those of the whole image are never held; a ``finish`` that begins with anything but the largest logit gets them
-    all.
-
-    Args:
-        fed: the image.
-        description: the model.
-        network: in evaluation mode, on ``device``.
-        inferer: of the model.
-        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
-        device: where to run.
-        finish: dictionary transforms from ``pred`` logits ``(classes, *S)`` to indices ``(1, *S)``; by default the
-            largest logit's, or of one channel whether its logit is above 0.
-
-    Raises:
-        MedsegError: if a logit is not finite, or there is no way back to the image's grid.
-
-    Shape:
-        ``(*S)`` as the image was read.
-    """
-    plain = fed.image.as_tensor() if isinstance(fed.image, MetaTensor) else fed.image
-    way, size = fed.way_back(), (1, *fed.shape)
-    at_once, finish = _without_argmax(finish)
-    with torch.inference_mode(), autocast(precision, device):
-        blocks = way.blocks(finite(blocks_of(inferer, plain[None].to(device).float(), network)))
-        if at_once:
-            found = class_indices(blocks, size).cpu()
-        else:
-            found = gather((Block(at, logits.float().cpu()) for at, logits in blocks), size)[0]
-    if finish is not None:
-        done = finish({"pred": found.float()})["pred"]
-        found = done.as_tensor() if isinstance(done, MetaTensor) else torch.as_tensor(done)
-    return Postprocess(description.postprocess, description.classes)(_whole(found[0]), fed.affine)
-
-
-def _without_argmax(finish: Callable[..., Any] | None) -> tuple[bool, Callable[..., Any] | None]:
-    """Return whether transforms begin with taking the largest logit's index alone, and the others."""
-    if finish is None:
-        return True, None
-    transforms = finish.transforms if isinstance(finish, Compose) else (finish,)
-    first = transforms[0] if transforms else None
-    if not isinstance(first, AsDiscreted) or first.keys != ("pred",) or first.argmax != (True,):
-        return False, finish
-    if any(option != (None,) for option in (first.to_onehot, first.threshold, first.rounding)) or first.kwargs:
-        return False, finish
-    return True, Compose(transforms[1:]) if len(transforms) > 1 else None
-
-
-def _whole(indices: Tensor) -> npt.NDArray[Any]:
-    """Return indices as integers: MONAI's postprocessing gives them as floating point."""
-    array = np.asarray(indices)
-    return array if array.dtype.kind in "ui" else array.astype(np.uint16 if array.max(initial=0) > 255 else np.uint8)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ __all__ = ["Maker", "MaskRecord", "MaskRecordError"]
 
 _DIGITS = 12  # of a hash, in a message
 _FORMAT = 1
+_SAME_MASKS = ("batch", "mirror_axes")  # what is mirrored in a prediction is among flip_axes
 
 
 class MaskRecordError(MedsegError):
@@ -57,14 +58,28 @@ class Maker:
 
         Args:
             network: with its weights.
-            description: of the model. Its name, its scores and the number of windows a forward make no other masks.
+            description: of the model. Its name, its scores, the number of windows a forward and what the
+                training mirrored make no other masks.
         """
         held = description.to_dict()
-        held["inference"] = {key: value for key, value in held["inference"].items() if key != "batch"}
+        held["inference"] = {key: value for key, value in held["inference"].items() if key not in _SAME_MASKS}
         held = {key: held[key] for key in ("network", "input", "inference", "classes", "colours")}
         text = json.dumps(held, sort_keys=True, separators=(",", ":"), default=str)
         weights = weights_hash(unwrap(network).state_dict())
         return cls(description.name, weights, hashlib.sha256(text.encode()).hexdigest())
+
+    @classmethod
+    def joined(cls, makers: Sequence[Maker]) -> Maker:
+        """Return what the members of an ensemble make masks as, in whatever order they are named.
+
+        Args:
+            makers: of the members, whose settings are the same.
+        """
+        if len(makers) == 1:
+            return makers[0]
+        hashes = "".join(sorted(maker.weights for maker in makers))
+        name = " + ".join(dict.fromkeys(maker.name for maker in makers))
+        return cls(f"{len(makers)} x {name}", hashlib.sha256(hashes.encode()).hexdigest(), makers[0].model)
 
     def same(self, other: Maker) -> bool:
         """Return whether the masks of both are the same."""

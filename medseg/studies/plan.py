@@ -128,13 +128,14 @@ def make_plan(
     inference = {
         "window": Chosen(size, "the patch that is trained on"),
         "overlap": Chosen(0.5, "half a window, as nnU-Net: the middle of a window is surer than its edge"),
+        "mirror_axes": plan_rules.mirrors(found),
     }
     made_for = Chosen(found.data, "other data are refused: null where images of the same kind are meant")
     train = {
         "planned_for": made_for,
         **_schedule(steps, wanted),
         **_samples(found, measured),
-        **_learning(data, found),
+        **_learning(data),
     }
     return Plan(found, chosen, fed, inference, train, measured, str(place), wanted)
 
@@ -166,7 +167,7 @@ def _samples(found: Fingerprint, measured: Measured) -> dict[str, Chosen]:
     }
 
 
-def _learning(data: Datalist, found: Fingerprint) -> dict[str, Chosen]:
+def _learning(data: Datalist) -> dict[str, Chosen]:
     loss: dict[str, Any] = {"_target_": "medseg.losses.focal_iou.FocalIoULoss", "gamma": 0.0}
     if data.ignore_index is not None:
         loss["ignore_index"] = "$@data.ignore_index"
@@ -174,12 +175,12 @@ def _learning(data: Datalist, found: Fingerprint) -> dict[str, Chosen]:
         "_target_": "torch.optim.AdamW", "params": "$@network.parameters()", "lr": "@learning_rate",
         "weight_decay": 0.01,
     }  # fmt: skip
-    mirrors = plan_rules.mirrors(found)
     augmentation = {
-        "_target_": "medseg.transforms.augmentation.augmentation", "roi_size": "@patch", "mirror_axes": mirrors.value,
+        "_target_": "medseg.transforms.augmentation.augmentation", "roi_size": "@patch",
+        "mirror_axes": "@model#inference#mirror_axes",
     }  # fmt: skip
     return {
         "loss": Chosen(loss, "cross-entropy and soft IoU in equal parts: small classes count as much as large ones"),
         "optimizer": Chosen(optimizer, "learns within hundreds of steps where SGD needs tens of thousands"),
-        "augmentation": Chosen([augmentation], f"nnU-Net's changes; mirrored {mirrors.why}"),
+        "augmentation": Chosen([augmentation], "nnU-Net's changes"),
     }

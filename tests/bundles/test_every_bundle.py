@@ -214,7 +214,7 @@ def test_exports_equal_the_network(trained: Path, tmp_path: Path) -> None:
 
 
 def _network(bundle: Path) -> torch.nn.Module:
-    return load(bundle, device="cpu").network
+    return load(bundle, device="cpu").networks[0]
 
 
 def test_overlays_of_networks_build(trained: Path) -> None:

@@ -153,12 +153,25 @@ def test_evaluate(calls, capsys, monkeypatch):
 
 def test_predict(calls, capsys):
     assert main(["predict", "runs/a", "in", "out"]) == 0
-    named = {"overlays": [], "overrides": {}, "overwrite": False, "keep_header": False}
-    assert calls[0] == [("predict", ("runs/a", Path("in"), Path("out")), named)]
+    named = {
+        "overlays": [],
+        "overrides": {},
+        "overwrite": False,
+        "keep_identifiers": False,
+        "outputs": (),
+        "tta": False,
+    }
+    named["progress"] = None  # standard error is no terminal
+    assert calls[0] == [("predict", (["runs/a"], Path("in"), Path("out")), named)]
     assert capsys.readouterr().out == "out: 1 written\n"
-    assert main(["predict", "runs/a", "in", "out", "--overwrite", "--keep-header", "batch_size=2"]) == 0
-    named |= {"overwrite": True, "keep_header": True, "overrides": {"batch_size": 2}}
+    assert main(["predict", "runs/a", "in", "out", "--overwrite", "--keep-identifiers", "batch_size=2"]) == 0
+    named |= {"overwrite": True, "keep_identifiers": True, "overrides": {"batch_size": 2}}
     assert calls[0][1][2] == named
+    more = ["--ensemble", "runs/b", "runs/c", "--tta", "--measurements", "--probabilities"]
+    assert main(["predict", "runs/a", "in", "out", *more]) == 0
+    _, arguments, asked = calls[0][2]
+    assert arguments[0] == ["runs/a", "runs/b", "runs/c"]
+    assert (asked["outputs"], asked["tta"]) == (["measurements", "probabilities"], True)
 
 
 @pytest.mark.parametrize(
