@@ -1,9 +1,9 @@
-"""Predictions as RTSTRUCT: the outlines of each class on the source's slices, by scikit-image and pydicom.
+"""Predictions as RTSTRUCT: the outlines of each class on the source's slices, written by pydicom.
 
-An outline runs half way between the centres of voxels inside and outside, so that whoever fills it gets the mask again.
-A hole is joined to its outline by a channel without width (the keyhole of PS3.3, C.8.8.6.3): every contour is one
-CLOSED_PLANAR polygon and means the same to readers that know holes by their own contours and to those that do not.
-Voxels that touch at a corner alone are outlined apart.
+An outline runs along the edges of voxels (`medseg.prediction.outlines`), so that whoever fills it gets the mask again
+and finds the same area. A hole is joined to its outline by a channel without width (the keyhole of PS3.3, C.8.8.6.3):
+every contour is one CLOSED_PLANAR polygon, and means the same to readers that know holes by contours of their own and
+to those that do not. Voxels that touch at a corner alone have contours of their own.
 """
 
 from __future__ import annotations
@@ -11,10 +11,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import math
-from bisect import bisect_left
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -35,140 +32,19 @@ from medseg.prediction.dicom_objects import (
     sources_of,
     stable_uid,
 )
+from medseg.prediction.keyhole import keyhole
+from medseg.prediction.outlines import outlines
 
-__all__ = ["outlines", "structure_set"]
-
-Points = npt.NDArray[np.float64]
+__all__ = ["structure_set"]
 
 _STRUCTURES = "1.2.840.10008.5.1.4.1.1.481.3"
 _STUDY = "1.2.840.10008.3.1.2.3.1"
 _IMPLICIT = "1.2.840.10008.1.2"  # explicit syntaxes have no room for an outline of more than about 1,500 points
 _SERIES = 901  # added to the source's number
-_LINE = 0.25  # of a row, above its voxels' centres: where channels run, which meet no centre and no other outline
 _FROM_SOURCE = (
     *("PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID"),
     *("AccessionNumber", "ReferringPhysicianName", "FrameOfReferenceUID", "PositionReferenceIndicator"),
 )
-
-
-def outlines(mask: npt.NDArray[np.bool_]) -> list[Points]:
-    """Return the outlines of a mask in one slice, holes joined to them.
-
-    Args:
-        mask: of one class.
-
-    Returns:
-        Polygons, each an array of places (row, column) in voxels, where 0 is the first voxel's centre; the last point
-        is joined to the first.
-
-    Shape:
-        mask ``(rows, columns)`` to arrays ``(points, 2)``.
-    """
-    from skimage.measure import find_contours
-
-    rings = [ring[:-1] - 1 for ring in find_contours(np.pad(mask, 1).astype(np.float32), 0.5, fully_connected="low")]
-    holes = {number for number, ring in enumerate(rings) if _area(ring) < 0}
-    channels = _channels(rings, holes)
-    return [_simplified(_joined(number, rings, channels)) for number in range(len(rings)) if number not in holes]
-
-
-def _area(ring: Points) -> float:
-    """Return the area; positive where the ring runs around voxels of the mask, as find_contours turns it."""
-    row, column = ring.T
-    return float(np.dot(column, np.roll(row, -1)) - np.dot(row, np.roll(column, -1))) / 2
-
-
-@dataclass(frozen=True)
-class _Channel:
-    """A line along a row from a hole to the next outline on its left.
-
-    Args:
-        ring: number of that outline.
-        edge: number of its edge that the channel ends on, and `end` where.
-        end: see `edge`.
-        hole: number of the hole.
-        start_edge: number of its edge that the channel begins on, and `start` where.
-        start: see `start_edge`.
-    """
-
-    ring: int
-    edge: int
-    end: Points
-    hole: int
-    start_edge: int
-    start: Points
-
-
-def _channels(rings: Sequence[Points], holes: set[int]) -> dict[int, dict[int, _Channel]]:
-    """Return the channels by the ring that they end on, and its edge.
-
-    A hole's channel begins where the hole is furthest to the left, so that it ends on the outline around the hole, or
-    on a hole that reaches further to the left: all of them hang on the outline.
-    """
-    if not holes:
-        return {}
-    crossings: dict[float, list[tuple[float, int, int]]] = defaultdict(list)
-    leftmost: dict[int, tuple[float, float, int]] = {}
-    for number, ring in enumerate(rings):
-        lines, columns, edges = _crossed(ring)
-        for line, column, edge in zip(lines.tolist(), columns.tolist(), edges.tolist(), strict=True):
-            crossings[line].append((column, number, edge))
-        if number in holes:
-            first = int(columns.argmin())
-            leftmost[number] = float(columns[first]), float(lines[first]), int(edges[first])
-    for several in crossings.values():
-        several.sort()
-    found: dict[int, dict[int, _Channel]] = defaultdict(dict)
-    for hole, (column, line, start_edge) in leftmost.items():
-        end, ring_number, edge = crossings[line][bisect_left(crossings[line], (column, -1, -1)) - 1]
-        places = np.array([line, end]), np.array([line, column])
-        found[ring_number][edge] = _Channel(ring_number, edge, places[0], hole, start_edge, places[1])
-    return found
-
-
-def _crossed(ring: Points) -> tuple[Points, Points, npt.NDArray[np.intp]]:
-    """Return where a ring crosses the lines that channels run on: rows, columns and numbers of its edges."""
-    after = np.roll(ring, -1, axis=0)
-    low, high = np.minimum(ring[:, 0], after[:, 0]), np.maximum(ring[:, 0], after[:, 0])
-    lines = np.ceil(low - _LINE) + _LINE
-    (edges,) = np.nonzero((low < lines) & (lines < high))
-    start, step, lines = ring[edges], (after - ring)[edges], lines[edges]
-    return lines, start[:, 1] + (lines - start[:, 0]) / step[:, 0] * step[:, 1], edges
-
-
-def _joined(outer: int, rings: Sequence[Points], channels: Mapping[int, Mapping[int, _Channel]]) -> Points:
-    """Walk along an outline, and at each channel to its hole, around it, and back."""
-    if outer not in channels:
-        return rings[outer]
-    parts: list[Points] = []
-    waiting: list[tuple[int, int, int]] = [(outer, 0, len(rings[outer]))]  # ring, its edge to go on with, edges left
-    back: list[tuple[Points, Points]] = []
-    while waiting:
-        number, edge, left = waiting.pop()
-        ring, ends = rings[number], channels.get(number, {})
-        while left:
-            parts.append(ring[edge])
-            channel = ends.get(edge)
-            edge, left = (edge + 1) % len(ring), left - 1
-            if channel is not None:
-                parts += [channel.end, channel.start]
-                waiting.append((number, edge, left))
-                back.append((channel.start, channel.end))
-                first = (channel.start_edge + 1) % len(rings[channel.hole])
-                waiting.append((channel.hole, first, len(rings[channel.hole])))
-                break
-        else:
-            if back:
-                parts += back.pop()
-    return np.array(parts)
-
-
-def _simplified(ring: Points) -> Points:
-    """Leave out points on the straight line between their neighbours; a line that turns back is kept."""
-    before, after = ring - np.roll(ring, 1, axis=0), np.roll(ring, -1, axis=0) - ring
-    across = before[:, 0] * after[:, 1] - before[:, 1] * after[:, 0]
-    kept: Points = ring[(np.abs(across) > 1e-9) | ((before * after).sum(axis=1) <= 0)]
-    return kept
 
 
 def structure_set(
@@ -261,16 +137,17 @@ def _contours(segment: Segment, mask: npt.NDArray[Any], slices: Slices) -> Any:
     for place, plane in enumerate(slices.stack.planes):
         inside = (mask[:, :, place] == segment.index).T
         if inside.any():
-            made += [_contour(ring, plane, slices) for ring in outlines(inside)]
+            polygons = [polygon for part in outlines(inside) for polygon in part]
+            made += [_contour(keyhole(polygon), plane, slices) for polygon in polygons]
     item = _item(ROIDisplayColor=list(segment.colour), ReferencedROINumber=segment.number)
     if made:
         item.ContourSequence = made
     return item
 
 
-def _contour(ring: Points, plane: Plane, slices: Slices) -> Any:
-    row, column = ring.T[:, :, None] * np.array(plane.spacing)[:, None, None]
-    points = plane.position + row * plane.along_column + column * plane.along_row
+def _contour(ring: npt.NDArray[np.float64], plane: Plane, slices: Slices) -> Any:
+    column, row = (ring - 0.5).T[:, :, None]  # from the first voxel's corner to its centre
+    points = plane.position + column * plane.spacing[1] * plane.along_row + row * plane.spacing[0] * plane.along_column
     digits = max(4, min(8, math.ceil(3 - math.log10(min(plane.spacing)))))  # a thousandth of a voxel
     head = slices.heads[plane.path]
     source = _item(ReferencedSOPClassUID=head.SOPClassUID, ReferencedSOPInstanceUID=head.SOPInstanceUID)

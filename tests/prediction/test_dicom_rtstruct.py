@@ -11,7 +11,7 @@ from medseg.importers.dicom_masks import draw_structures, rois_of
 from medseg.io.dicom import read_slices
 from medseg.io.images import read_image
 from medseg.prediction.dicom_objects import save, segments_of
-from medseg.prediction.dicom_rtstruct import outlines, structure_set
+from medseg.prediction.dicom_rtstruct import structure_set
 
 
 def write(folder, mask, target):
@@ -28,43 +28,6 @@ def holed(shape):
     mask[14, 8:10, 3] = 2
     mask[2, 12, 2], mask[3, 13, 2] = 1, 1
     return mask
-
-
-def filled(polygons, shape):
-    """Fill outlines by matplotlib's rule: a voxel whose centre lies in an odd number of them."""
-    from matplotlib.path import Path
-
-    rows, columns = (axis.ravel() for axis in np.indices(shape))
-    inside = np.zeros(shape, bool)
-    for polygon in polygons:
-        inside ^= Path(polygon).contains_points(np.stack([rows, columns], 1)).reshape(shape)
-    return inside
-
-
-@pytest.mark.parametrize("share", [0.02, 0.3, 0.5, 0.7, 0.98])
-def test_outlines_give_the_mask_again(share):
-    """Of noise, which has islands in holes in islands, up to the picture's edge."""
-    from skimage.draw import polygon2mask
-
-    mask = np.random.default_rng(int(100 * share)).random((23, 31)) < share
-    polygons = outlines(mask)
-    assert all(len(polygon) >= 4 for polygon in polygons)
-    np.testing.assert_array_equal(filled(polygons, mask.shape), mask)
-    drawn = np.zeros(mask.shape, int)
-    for polygon in polygons:
-        drawn += polygon2mask(mask.shape, polygon)
-    assert drawn.max() <= 1  # no voxel lies in two outlines: holes are in none, whatever rule a reader has
-    np.testing.assert_array_equal(drawn > 0, mask)
-
-
-def test_straight_lines_have_two_points():
-    mask = np.zeros((40, 40), bool)
-    mask[3:37, 5:30] = True
-    (outline,) = outlines(mask)
-    assert len(outline) == 8  # corners are cut half a voxel
-    mask[10:20, 10:20] = False
-    (outline,) = outlines(mask)
-    assert len(outline) <= 8 + 8 + 4  # and the channel, there and back
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
