@@ -69,9 +69,9 @@ def _table() -> tuple[dict[str, str], ...]:
 
 def _row(key: str, dataset: str) -> dict[str, str] | None:
     rows = [row for row in _table() if row["name"].lower() == key and row["dataset"] in dataset]
-    nearest = max((len(row["dataset"]) for row in rows), default=0)
-    rows = [row for row in rows if len(row["dataset"]) == nearest]
-    return rows[0] if len(rows) == 1 else None  # a data set that is called liver_or_lung tells nothing apart
+    rows = [row for row in rows if row["dataset"]] or rows
+    meant = {(row["value"], row["modifier"], row["region"]) for row in rows}
+    return rows[0] if len(meant) == 1 else None  # a data set of liver and lung does not tell whose cancer it is
 
 
 def _propose(key: str, dataset: str) -> Code | None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     *("Algorithm", "DicomError", "Segment", "category_of", "check_grid", "coded", "concept"),
+    *("made_by", "series_number"),
     "name_patient",
     "numbered",
     *("require_highdicom", "said_by", "save", "segments_of", "sources_of", "stable_uid"),
@@ -158,6 +159,21 @@ def category_of(code: Mapping[str, Any]) -> Any:
 def stable_uid(*parts: object) -> str:
     """Return a UID that follows from what it stands for: 2.25 and a name-based UUID (PS3.5, B.2)."""
     return f"2.25.{uuid.uuid5(_NAMESPACE, chr(0).join(map(str, parts))).int}"
+
+
+def made_by(algorithm: Algorithm) -> dict[str, str]:
+    """Return the equipment that an object comes from, as highdicom's constructors take it."""
+    return {
+        "manufacturer": MANUFACTURER,
+        "manufacturer_model_name": algorithm.name[:64],
+        "software_versions": algorithm.version,
+        "device_serial_number": algorithm.digest[:64],
+    }
+
+
+def series_number(source: Any, kind: int) -> int:
+    """Return the number of a series of objects about another: that one's and 900, and one for each kind."""
+    return max(int(source.get("SeriesNumber") or 0), 0) + 900 + kind
 
 
 def sources_of(slices: Slices, where: str) -> list[Any]:

@@ -26,9 +26,11 @@ from medseg.prediction.dicom_objects import (
     Segment,
     check_grid,
     coded,
+    made_by,
     name_patient,
     numbered,
     said_by,
+    series_number,
     sources_of,
     stable_uid,
 )
@@ -40,7 +42,6 @@ __all__ = ["structure_set"]
 _STRUCTURES = "1.2.840.10008.5.1.4.1.1.481.3"
 _STUDY = "1.2.840.10008.3.1.2.3.1"
 _IMPLICIT = "1.2.840.10008.1.2"  # explicit syntaxes have no room for an outline of more than about 1,500 points
-_SERIES = 901  # added to the source's number
 _FROM_SOURCE = (
     *("PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID"),
     *("AccessionNumber", "ReferringPhysicianName", "FrameOfReferenceUID", "PositionReferenceIndicator"),
@@ -81,11 +82,13 @@ def structure_set(
         made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID
         made.SpecificCharacterSet = CHARACTERS
         made.SeriesInstanceUID = stable_uid("series", *about, "RTSTRUCT")
-        made.SeriesNumber = max(int(sources[0].get("SeriesNumber") or 0), 0) + _SERIES
+        made.SeriesNumber = series_number(sources[0], 1)
         made.SeriesDescription, made.Modality = f"{algorithm.name} structures"[:64], "RTSTRUCT"
         made.InstanceNumber, made.OperatorsName = 1, None
-        made.Manufacturer, made.ManufacturerModelName = MANUFACTURER, algorithm.name[:64]
-        made.SoftwareVersions, made.DeviceSerialNumber = algorithm.version, algorithm.digest[:64]
+        equipment = made_by(algorithm)
+        made.Manufacturer, made.ManufacturerModelName = equipment["manufacturer"], equipment["manufacturer_model_name"]
+        made.SoftwareVersions = equipment["software_versions"]
+        made.DeviceSerialNumber = equipment["device_serial_number"]
         made.StructureSetLabel = algorithm.name[:16]
         made.InstanceCreationDate = made.StructureSetDate = now.strftime("%Y%m%d")
         made.InstanceCreationTime = made.StructureSetTime = now.strftime("%H%M%S")

@@ -24,10 +24,12 @@ from medseg.prediction.dicom_objects import (
     check_grid,
     coded,
     concept,
+    made_by,
     name_patient,
     numbered,
     require_highdicom,
     said_by,
+    series_number,
     sources_of,
     stable_uid,
 )
@@ -39,7 +41,6 @@ KINDS = ("binary", "labelmap")
 
 _LEVELS = 255
 _MOST_BYTES = 8 * 2**30  # of the probabilities, which highdicom takes at once
-_SERIES = 900  # added to the source's number
 _LABEL, _TEXT = 64, 64  # longest SegmentLabel and description (VR LO)
 
 
@@ -146,13 +147,9 @@ def _object(
             segmentation_type=kind,
             segment_descriptions=[_description(segment, slices, algorithm) for segment in segments],
             series_instance_uid=stable_uid("series", *about),
-            series_number=max(int(sources[0].get("SeriesNumber") or 0), 0) + _SERIES,
+            series_number=series_number(sources[0], 0),
             sop_instance_uid=stable_uid("segmentation", *about, digest),
             instance_number=1,
-            manufacturer=MANUFACTURER,
-            manufacturer_model_name=algorithm.name[:_TEXT],
-            software_versions=algorithm.version,
-            device_serial_number=algorithm.digest[:_TEXT],
             fractional_type="PROBABILITY" if kind == "FRACTIONAL" else None,
             max_fractional_value=_LEVELS,
             plane_positions=_first_place(slices) if empty else None,
@@ -161,6 +158,7 @@ def _object(
             content_label="SEGMENTATION",
             series_description=f"{algorithm.name} segmentation"[:_TEXT],
             specific_character_set=CHARACTERS,
+            **made_by(algorithm),
         )
         made.BurnedInAnnotation = "NO"
         made.ContentCreatorName = MANUFACTURER

@@ -35,6 +35,11 @@ OUTPUTS = {
     "measurements": Output(
         "measurements.Measurements", "volume, area, mean and longest diameter by class and part: measurements.csv"
     ),
+    "dicom-seg": Output("dicom_sinks.DicomSeg", "of DICOM series: a DICOM segmentation"),
+    "dicom-labelmap": Output("dicom_sinks.LabelmapSeg", "a DICOM label map segmentation, which few programs read yet"),
+    "dicom-fractional": Output("dicom_sinks.FractionalSeg", "a DICOM segmentation of the probabilities"),
+    "dicom-sr": Output("dicom_sinks.Measured", "measurements as a DICOM report (TID 1500), and its segmentation"),
+    "rtstruct": Output("dicom_sinks.Structures", "outlines as a DICOM structure set"),
 }
 """By the option that asks for it."""
 
