@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer, SimpleInferer
@@ -269,9 +270,7 @@ class ToModelGridd(MapTransform):
         if codes is not None:
             volume = _turned(volume, codes)
         if self.fed.spacing is not None:
-            from monai.transforms import Spacing
-
-            volume = Spacing(self.fed.spacing, mode=mode, padding_mode="border")(volume)
+            volume = _resampled(volume, self.fed.spacing, mode)
         return volume
 
     def _codes(self, volume: MetaTensor) -> str | None:
@@ -289,6 +288,27 @@ def _axis_codes(affine: Any) -> tuple[str, ...]:
     if None in codes:
         raise DescriptionError("the image's affine names no direction for one of its axes; correct its header")
     return tuple(codes)
+
+
+def _resampled(volume: MetaTensor, spacing: Sequence[float], mode: str) -> MetaTensor:
+    """Return the volume at another voxel size, from the centre of the first voxel to the last one that fits.
+
+    As MONAI's ``Spacing``, but for oblique volumes: where direction cosines are not at right angles to eight digits, as
+    DICOM's seldom are, that one takes another origin, and leaves out up to half a voxel of the file's at both ends.
+    """
+    from monai.data.utils import AFFINE_TOL, zoom_affine
+    from monai.transforms import SpatialResample
+
+    affine = np.asarray(volume.affine, dtype=np.float64)
+    edges = np.linalg.norm(affine[:3, :3], axis=0)
+    wanted = np.where(np.abs(edges - spacing) <= AFFINE_TOL, edges, spacing)
+    target = zoom_affine(affine, wanted, diagonal=False)
+    ends = np.stack(np.meshgrid(*[(0, edge - 1) for edge in volume.shape[1:]], indexing="ij")).reshape(3, -1)
+    corners = np.linalg.solve(target[:3, :3], affine[:3, :3]) @ ends  # in voxels of the target's, from the same origin
+    target[:3, 3] = affine[:3, 3] + target[:3, :3] @ corners.min(1)
+    size = np.round(np.ptp(corners, axis=1) + 1).astype(int).tolist()
+    moved: MetaTensor = SpatialResample(mode=mode, padding_mode="border")(volume, dst_affine=target, spatial_size=size)
+    return moved
 
 
 def _turned(volume: MetaTensor, codes: str) -> MetaTensor:

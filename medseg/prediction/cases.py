@@ -54,8 +54,6 @@ class ImageFolder:
         self.missed = [each.path for each in listing.left_out if not _no_image(each)]
         if self.output_dir.resolve() == self.folder.resolve():
             raise InputError(f"output_dir {output_dir} is the folder of the images; masks would replace them")
-        if self.output_dir.is_file():
-            raise InputError(f"{output_dir} is a file; name a folder for the masks")
         if not listing.images:
             raise InputError(f"{folder} holds no image that can be read; {listing.describe() or 'it is empty'}")
         self.cases = [

@@ -34,13 +34,24 @@ class Collected:
         grid: of the image's file.
         description: of the model.
         wants: what is made beside the mask, see `medseg.prediction.sinks`.
-        at_once: whether a voxel's class is that of its largest logit; else logits are kept for what finishes them.
+        at_once: whether a voxel's class is that of its largest logit; else logits are kept for ``finish``.
+        finish: dictionary transforms of what ``pred`` holds: indices ``(1, *S)``, or the logits that were kept.
+        values: of the image as it was read.
         scratch: folder for what is too large for memory.
     """
 
     def __init__(
-        self, grid: Grid, description: Description, wants: frozenset[str], *, at_once: bool, scratch: Path | None
+        self,
+        grid: Grid,
+        description: Description,
+        wants: frozenset[str],
+        *,
+        at_once: bool = True,
+        finish: Callable[..., Any] | None = None,
+        values: Tensor | None = None,
+        scratch: Path | None = None,
     ) -> None:
+        self._finish, self._values = finish, values
         self._grid, self._description, self._at_once, self._scratch = grid, description, at_once, scratch
         self._uncertain = UNCERTAINTY in wants
         self._probable = PROBABILITIES in wants
@@ -80,6 +91,11 @@ class Collected:
             self._logits = torch.empty((logits.shape[1], *self._grid.shape))
         self._logits[(slice(None), *at[1:])] = logits[0].float().cpu()
 
+    def land(self) -> None:
+        """Bring what was added from the device to the computer's memory: whoever finishes it needs no device."""
+        if self._indices is not None:
+            self._indices = self._indices.cpu()
+
     def _beside(self, at: tuple[slice, ...], mean: Tensor, members: Sequence[Tensor]) -> None:
         if self._probable:
             if self._probabilities is None:
@@ -102,24 +118,28 @@ class Collected:
         with tempfile.TemporaryFile(dir=self._scratch) as file:
             return np.memmap(file, np.float16, "w+", shape=shape)
 
-    def result(self, values: Tensor | None, finish: Callable[..., Any] | None) -> Result:
-        """Return what came out.
+    @property
+    def nbytes(self) -> int:
+        """About how much memory the result takes, but for what is mapped from the disk."""
+        voxels = math.prod(self._grid.shape)
+        values = 0 if self._values is None else self._values.nbytes
+        held = self._probabilities
+        in_memory = 0 if held is None or isinstance(held, np.memmap) else held.nbytes
+        return voxels * (1 + 2 * self._uncertain) + values + in_memory
 
-        Args:
-            values: of the image as it was read.
-            finish: dictionary transforms of what ``pred`` holds: indices ``(1, *S)``, or the logits that were kept.
-        """
-        found = self._indices.cpu()[None] if self._indices is not None else self._logits
+    def result(self) -> Result:
+        """Finish the mask, and return what came out."""
+        found = self._indices[None] if self._indices is not None else self._logits
         assert found is not None
-        if finish is not None:
-            done = finish({"pred": found.float()})["pred"]
+        if self._finish is not None:
+            done = self._finish({"pred": found.float()})["pred"]
             found = done.as_tensor() if isinstance(done, MetaTensor) else torch.as_tensor(done)
         steps = Postprocess(self._description.postprocess, self._description.classes)
         mask = steps(_whole(found[0]), self._grid.affine)
         return Result(
             mask,
             self._grid,
-            values=None if values is None else values.numpy(),
+            values=None if self._values is None else self._values.numpy(),
             probabilities=self._probabilities,
             entropy=self._entropy,
             numbers=self._numbers(),

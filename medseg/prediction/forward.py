@@ -78,10 +78,14 @@ class Forward:
         return isinstance(self.inferer, BlockInferer) and self.inferer.one_forward(fed.image.shape[1:])
 
     def __call__(self, feds: Sequence[Fed]) -> list[Result]:
-        """Predict images; of several that take one forward each, one is made of them.
+        """Predict images, see `collect`."""
+        return [each.result() for each in self.collect(feds)]
+
+    def collect(self, feds: Sequence[Fed]) -> list[Collected]:
+        """Run the networks; what is left to do needs no device, and can be done elsewhere.
 
         Args:
-            feds: the images.
+            feds: the images; of several that take one forward each, one is made of them.
 
         Raises:
             MedsegError: if a logit is not finite, there is no way back to an image's grid, or the device's memory does
@@ -143,9 +147,17 @@ class Forward:
 
         return moved
 
-    def _predict(self, feds: Sequence[Fed], home: torch.device) -> list[Result]:
+    def _predict(self, feds: Sequence[Fed], home: torch.device) -> list[Collected]:
         collected = [
-            Collected(fed.grid, self.description, self.wants, at_once=self._at_once, scratch=self.scratch)
+            Collected(
+                fed.grid,
+                self.description,
+                self.wants,
+                at_once=self._at_once,
+                finish=self._finish,
+                values=fed.values,
+                scratch=self.scratch,
+            )
             for fed in feds
         ]
         ways = [fed.way_back() for fed in feds]
@@ -159,7 +171,8 @@ class Forward:
                 members = [way.blocks(finite(_blocks(next(stream)[1]))) for stream in streams]
                 for blocks in zip(*members, strict=True):
                     into.add(blocks)
-        return [into.result(fed.values, self._finish) for fed, into in zip(feds, collected, strict=True)]
+                into.land()
+        return collected
 
 
 def _plain(image: Tensor) -> Tensor:

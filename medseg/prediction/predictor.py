@@ -7,6 +7,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,12 @@ from medseg.errors import one_line
 from medseg.prediction.audit import Audit
 from medseg.prediction.case import Fed, Feeder, check_fits
 from medseg.prediction.cases import ImageFolder, InputError
+from medseg.prediction.collected import Collected
 from medseg.prediction.forward import Forward
 from medseg.prediction.mask_record import Maker, MaskRecord
 from medseg.prediction.masks import Masks
 from medseg.prediction.overlap import Room, Writer, read_ahead
-from medseg.prediction.sinks import VALUES, Case, Result, RunInfo, Sink
+from medseg.prediction.sinks import VALUES, Case, RunInfo, Sink
 from medseg.runs.processes import pick_device
 
 __all__ = ["ImageFolder", "InputError", "Predictor"]
@@ -94,6 +96,8 @@ class Predictor:
         self.written: list[Path] = []
         self._threads, self._progress, self._began = num_workers, progress, 0.0
         self._pixels: Counter[int] = Counter()  # by class, over all masks
+        if dataset.output_dir.is_file():
+            raise InputError(f"{dataset.output_dir} is a file; name a folder for the masks")
         makers = [Maker.of(each, described) for each in networks]
         self.run_info = RunInfo(dataset.output_dir, described, makers, keep_header)
         self._sinks: list[Sink] = [*sinks, Masks()]  # a mask that is there says that all else is
@@ -166,9 +170,9 @@ class Predictor:
         with Writer(room, self._not_written, _no_space) as writer:
             for group in self._groups(read):
                 for case, found in self._predicted(group):
-                    if isinstance(found, Result):
+                    if isinstance(found, Collected):
                         self._begin()
-                        writer.put(case, _Work(self._write, case, found), found.mask.nbytes)
+                        writer.put(case, partial(self._write, case, found), found.nbytes)
                     else:
                         self._fail(case, found)
                 for _, fed in group:
@@ -208,10 +212,10 @@ class Predictor:
         if group:
             yield group
 
-    def _predicted(self, group: Group) -> Iterator[tuple[Case, Result | str]]:
-        """Yield the result of each case of a group, or why there is none."""
+    def _predicted(self, group: Group) -> Iterator[tuple[Case, Collected | str]]:
+        """Yield what came of each case of a group, or why there is none."""
         try:
-            results = self._forward([fed for _, fed in group])
+            results = self._forward.collect([fed for _, fed in group])
         except (ValueError, RuntimeError, OSError) as error:  # logits that are no numbers, too little memory
             if len(group) == 1:
                 yield group[0][0], _reason(error)
@@ -222,8 +226,9 @@ class Predictor:
         for (case, _), result in zip(group, results, strict=True):
             yield case, result
 
-    def _write(self, case: Case, result: Result) -> None:
-        """Write all outputs of a case; called in the thread that writes."""
+    def _write(self, case: Case, collected: Collected) -> None:
+        """Finish a case and write all its outputs; called in the thread that writes."""
+        result = collected.result()
         for sink in self._sinks:
             sink.write(case, result)
         self._audit.wrote(case, self._files[case.name], result.numbers)
@@ -290,16 +295,6 @@ class Predictor:
             raise InputError("\n".join(said))
         for line in said:
             logger.warning("%s", line)
-
-
-class _Work:
-    """A result on its way to the sinks."""
-
-    def __init__(self, write: Callable[[Case, Result], None], case: Case, result: Result) -> None:
-        self._write, self._case, self._result = write, case, result
-
-    def __call__(self) -> None:
-        self._write(self._case, self._result)
 
 
 def _no_space(error: BaseException) -> bool:
