@@ -108,6 +108,7 @@ def predict(
     tta: bool = False,
     overlays: Sequence[str] = (),
     overwrite: bool = False,
+    series: str | os.PathLike[str] | None = None,
     keep_identifiers: bool = False,
     **overrides: Any,
 ) -> Outcome:
@@ -117,10 +118,11 @@ def predict(
         model: as in `load`.
         images: a folder of images or DICOM series, one image, or a datalist.
         masks: folder for the masks and all other outputs.
-        outputs: such as ``"probabilities"``, ``"measurements"``, ``"uncertainty"`` and ``"geojson"``.
+        outputs: such as ``"probabilities"``, ``"measurements"``, ``"dicom-seg"``, see `medseg.prediction.outputs`.
         tta: average over the mirror images that the model was trained on.
         overlays: of the model's bundle that change how whole images are predicted, such as ``"multi_scale"``.
         overwrite: also do images whose mask is there.
+        series: a rule file that says which DICOM series of a folder the model takes.
         keep_identifiers: keep what names a patient in masks' headers and in the record of the run.
         overrides: such as ``device="cpu"``, see `medseg.prediction.predict.predict`.
 
@@ -141,6 +143,7 @@ def predict(
         overlays=overlays,
         overrides=overrides,
         overwrite=overwrite,
+        series=None if series is None else Path(series),
         keep_identifiers=keep_identifiers,
     )
 

@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tta", action="store_true", help="average over the mirror images that it was trained on")
     for name, output in OUTPUTS.items():
         parser.add_argument(f"--{name}", dest="outputs", action="append_const", const=name, help=output.about)
+    parser.add_argument("--series", type=Path, metavar="FILE", help="rules: which DICOM series the model takes (YAML)")
     parser.add_argument("--overwrite", action="store_true", help="also do images whose mask is there, whatever made it")
     parser.add_argument(
         "--keep-identifiers",
@@ -51,6 +52,7 @@ def run(options: argparse.Namespace) -> int:
             overlays=options.overlays,
             overrides=overrides,
             overwrite=options.overwrite,
+            series=options.series,
             keep_identifiers=options.keep_identifiers,
             progress=progress if sys.stderr.isatty() else None,  # elsewhere lines of the log tell
         )

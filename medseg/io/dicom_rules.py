@@ -8,7 +8,7 @@ take:                          # a series is taken if it fits one of these
     slice_distance: [0.8, 1.2] # mm
     slices: [10, 600]
     tilt: 1.0                  # most degrees that the slices may be sheared by (a tilted gantry); 1 by default
-    colour: false              # whether pixels are in colour; false by default
+    colour: false              # whether pixels are in colour; either by default
 ```
 """
 
@@ -47,7 +47,7 @@ class Rule:
         slice_distance: least and most, mm.
         slices: least and most.
         tilt: most degrees of shear.
-        colour: whether it is in colour.
+        colour: whether it is in colour; ``None`` for either.
     """
 
     modality: Sequence[str] = ()
@@ -56,7 +56,7 @@ class Rule:
     slice_distance: _Range | None = None
     slices: _Range | None = None
     tilt: float = TILT
-    colour: bool = False
+    colour: bool | None = None
 
     def refuses(self, series: Series) -> tuple[int, str]:
         """Return how many properties fit before one does not, and what is wrong with that, without its description.
@@ -69,7 +69,7 @@ class Rule:
             self.description
             and not re.search(self.description, series.description, re.IGNORECASE)
             and f"its description does not fit {self.description!r}",
-            series.colour != self.colour
+            self.colour not in (None, series.colour)
             and ("its pixels are in colour" if series.colour else "its pixels are grey, colour is wanted"),
             series.problem,
             self.orientation
@@ -96,7 +96,7 @@ def _outside(what: str, value: float, wanted: _Range | None) -> str:
 
 
 ANY = (Rule(),)
-"""Takes every grey volume whose slices are not sheared."""
+"""Takes every volume whose slices are not sheared."""
 
 
 @dataclass(frozen=True)

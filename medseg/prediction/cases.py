@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 from medseg.bundle.description import Description
 from medseg.data.datalist import Datalist
-from medseg.errors import MedsegError
-from medseg.io import dicom
+from medseg.errors import MedsegError, shown
 from medseg.io.channels import paths_of
+from medseg.io.dicom_rules import Rule
 from medseg.io.folder import LeftOut, Listing, list_images, mask_targets, with_channels
+from medseg.prediction.dicom_cases import series_cases
 from medseg.prediction.sinks import Case
 
 __all__ = ["ImageFolder", "InputError"]
 
 _DATALIST = ".json"
-_DIGITS = 8  # of the hash that stands for a series' UID in names
 _TEXTS = (".txt", ".md", ".csv", ".tsv", ".json", ".yaml", ".yml", ".xml", ".html", ".log", ".pdf", ".geojson")
 
 
@@ -38,29 +36,42 @@ class ImageFolder:
         description: the model, which says how many channels there are.
         output_dir: where the masks go.
         overwrite: whether images whose outputs are there are done again, whatever made them.
+        rules: which DICOM series of a folder the model takes, see `medseg.io.dicom_rules`; the others are left out.
 
     Raises:
         DatalistError: if a datalist is not sound.
-        InputError: if the folder is missing or holds no image, or two images would share one mask.
+        InputError: if the folder is missing or holds no image, two images would share one mask, or no DICOM series is
+            taken.
     """
 
     def __init__(
-        self, folder: str | Path, description: Description, output_dir: str | Path, *, overwrite: bool = False
+        self,
+        folder: str | Path,
+        description: Description,
+        output_dir: str | Path,
+        *,
+        overwrite: bool = False,
+        rules: Sequence[Rule] | None = None,
     ) -> None:
         self.output_dir, self.overwrite = Path(output_dir), overwrite
         listing = _listed(Path(folder), self.output_dir, int(description.network.get("in_channels") or 1))
         self.folder = listing.folder
-        self.left_out = [(each.path.relative_to(listing.folder), each.reason) for each in listing.left_out]
-        self.missed = [each.path for each in listing.left_out if not _no_image(each)]
         if self.output_dir.resolve() == self.folder.resolve():
             raise InputError(f"output_dir {output_dir} is the folder of the images; masks would replace them")
         if not listing.images:
             raise InputError(f"{folder} holds no image that can be read; {listing.describe() or 'it is empty'}")
-        self.cases = [
-            case
-            for image, target in mask_targets(listing, output_dir).items()
-            for case in _series(Case(_name(image, listing), listing.channels.get(image, (image,)), target))
-        ]
+        self.cases: list[Case] = []
+        left_out = list(listing.left_out)
+        for image, target in mask_targets(listing, output_dir).items():
+            case = Case(_name(image, listing), listing.channels.get(image, (image,)), target)
+            cases, beside = series_cases(case, rules) if image.is_dir() else ([case], [])
+            self.cases += cases
+            left_out += beside
+        self.left_out = [(each.path.relative_to(listing.folder), each.reason) for each in left_out]
+        self.missed = [each.path for each in left_out if not _no_image(each)]
+        if not self.cases:
+            first, reason = self.left_out[0]
+            raise InputError(f"{folder} holds no DICOM series that is taken; {shown(first)}: {shown(reason)}")
 
     def __len__(self) -> int:
         """Return the number of cases."""
@@ -84,34 +95,6 @@ def _listed(source: Path, output: Path, channels: int) -> Listing:
 
 def _name(image: Path, listing: Listing) -> str:
     return image.name if image == listing.folder else image.relative_to(listing.folder).as_posix()
-
-
-def _series(case: Case) -> Iterator[Case]:
-    """Yield a case for each series of a folder of DICOM files; any other case as it is."""
-    firsts = _first_files(case.image) if case.image.is_dir() else {}
-    if len(firsts) < 2:
-        yield case
-        return
-    for uid, file in sorted(firsts.items(), key=lambda found: found[1]):
-        short = hashlib.sha256(uid.encode()).hexdigest()[:_DIGITS]
-        target = case.beside(f"_{short}.nii.gz")
-        yield replace(case, name=f"{case.name}_{short}", files=(file,), target=target)
-
-
-def _first_files(folder: Path) -> dict[str, Path]:
-    """Return a file of each series in a folder by the series' UID; nothing where a file is damaged: its reader says."""
-    import pydicom
-
-    found: dict[str, Path] = {}
-    for file in sorted(folder.iterdir()):
-        if not file.name.startswith(".") and dicom.is_dicom(file):
-            try:
-                head = pydicom.dcmread(file, specific_tags=["SeriesInstanceUID", "Rows", "Modality"])
-            except Exception:  # pydicom raises nearly every type on damaged bytes
-                return {}
-            if "Rows" in head and head.get("Modality") not in ("SEG", "RTDOSE"):
-                found.setdefault(str(head.get("SeriesInstanceUID", "")), file)
-    return found
 
 
 def _no_image(left_out: LeftOut) -> bool:

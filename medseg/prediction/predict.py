@@ -11,6 +11,7 @@ from medseg.bundle import feeding
 from medseg.bundle.description import Description
 from medseg.bundle.inference import mirrored, with_inference
 from medseg.errors import MedsegError
+from medseg.io.dicom_rules import read_rules
 from medseg.prediction.model import load
 from medseg.prediction.outputs import make_sinks
 from medseg.prediction.predictor import ImageFolder, InputError, Predictor
@@ -51,6 +52,7 @@ def predict(
     overlays: Sequence[str] = (),
     overrides: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    series: str | Path | None = None,
     keep_identifiers: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Outcome:
@@ -68,6 +70,7 @@ def predict(
             ``inference#overlap``, ``inference#scales``, ``inference#flip_axes``, ``inference#batch``: how whole images
             are predicted is free, how they are fed is not.
         overwrite: also do images whose mask is there, whatever made it; without it, only this model's may be there.
+        series: a rule file that says which DICOM series of a folder the model takes, see `medseg.io.dicom_rules`.
         keep_identifiers: keep what names a patient: an image's header beside its geometry, and DICOM's tags in the
             record of the run.
         progress: called as ``progress(images done, images in all)``.
@@ -89,7 +92,8 @@ def predict(
     description = with_inference(trained.description, overlays, changes)
     if tta:
         description = mirrored(description)
-    folder = ImageFolder(resolve_path(images), description, resolve_path(masks), overwrite=overwrite)
+    rules = None if series is None else read_rules(resolve_path(series))
+    folder = ImageFolder(resolve_path(images), description, resolve_path(masks), overwrite=overwrite, rules=rules)
     predictor = Predictor(
         trained.device,
         folder,

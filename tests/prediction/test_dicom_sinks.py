@@ -48,8 +48,10 @@ def test_every_output_of_a_series(tmp_path, caplog):
     """All of them say what the NIfTI mask says."""
     folder = series(tmp_path / "in" / "scan", change=noisy)
     model = weights(tmp_path / "a.pt", codes=CODES)
+    (tmp_path / "rules.yaml").write_text("take: [{modality: CT, slices: [3, 9]}]")
+    options = {"outputs": OUTPUTS, "overrides": {"device": "cpu"}, "series": tmp_path / "rules.yaml"}
     with caplog.at_level(logging.DEBUG):
-        outcome = predict(model, tmp_path / "in", tmp_path / "out", outputs=OUTPUTS, overrides={"device": "cpu"})
+        outcome = predict(model, tmp_path / "in", tmp_path / "out", **options)
     assert (outcome.written, outcome.failures) == (1, [])
     image, mask = read_image(folder), read_image(tmp_path / "out" / "scan.nii.gz", label=True).array
     assert set(np.unique(mask)) == {0, 1, 2}
