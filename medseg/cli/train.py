@@ -92,7 +92,8 @@ def _without_bundle(options: argparse.Namespace, overrides: dict[str, Any]) -> i
             progress=update,
             say=say,
         )
-    sys.stdout.write(f"{done.table().to('text')}\n\nmodel and report: {shown(done.run)}\nplan: {shown(done.plan)}\n")
+    tables = "\n\n".join(table.to("text") for table in done.tables())
+    sys.stdout.write(f"{tables}\n\nmodel and report: {shown(done.run)}\nplan: {shown(done.plan)}\n")
     return 0
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from medseg.data.case_facts import QUANTILES, CaseFacts, measure_case
-from medseg.data.datalist import Datalist, DatalistError
+from medseg.data.datalist import Datalist, DatalistError, Entry
 from medseg.data.file_facts import cache_folder, save_cache, usual_workers
 from medseg.errors import shown
 from medseg.io.channels import first_of
@@ -141,7 +141,7 @@ def fingerprint(
         DatalistError: if nothing is labelled, or pictures and volumes are mixed.
         ImageError: if a file cannot be read, or image and label differ in size.
     """
-    entries = [data.absolute(entry) for split, entry in data.entries() if split != "test" and "label" in entry]
+    entries = labelled(data)
     if not entries:
         raise DatalistError(f"{shown(data.path)}: no image has a label, so that there is nothing to learn from")
     identity = data.fingerprint()
@@ -156,6 +156,11 @@ def fingerprint(
             save_cache(kept, found.to_dict())
     _agree(found, entries, data)
     return found
+
+
+def labelled(data: Datalist) -> list[Entry]:
+    """Return the entries that a fingerprint measures, in the order of its cases, with absolute paths."""
+    return [data.absolute(entry) for split, entry in data.entries() if split != "test" and "label" in entry]
 
 
 def _background(data: Datalist) -> int | None:

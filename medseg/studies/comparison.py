@@ -97,7 +97,7 @@ def otsu_method(methods: Sequence[Method], datalist: Path, foreground: str = "mi
     scored = methods[0].scores.get("instances")
     wanted = {} if scored is None else {"instances": {"method": scored["method"], "min_size": scored["min_size"]}}
     scores = score_otsu(data, entries, foreground=foreground, scores=wanted)  # type: ignore[arg-type]
-    return Method(f"Otsu's threshold ({foreground})", scores, dict(held))
+    return Method(f"Otsu's threshold ({foreground})", scores.scores, dict(held))
 
 
 def paired_interval(

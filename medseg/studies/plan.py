@@ -52,6 +52,7 @@ class Plan:
         input: how images are fed, by key of a bundle's ``input``.
         inference: how whole images are predicted, by key of ``inference``.
         train: options and components of the training, by key of ``train``.
+        scores: further scores of an evaluation, by name.
         measured: what the network costs on the device.
         device: where that was measured.
         minutes: that the training is planned for.
@@ -62,6 +63,7 @@ class Plan:
     input: Mapping[str, Chosen]
     inference: Mapping[str, Chosen]
     train: Mapping[str, Chosen]
+    scores: Mapping[str, Mapping[str, Any]]
     measured: Measured
     device: str
     minutes: float
@@ -136,7 +138,8 @@ def make_plan(
         **_samples(found, measured),
         **_learning(data, found),
     }
-    return Plan(found, chosen, fed, inference, train, measured, str(place), wanted)
+    scores = {"distances": {"tolerance": 1.0}} if found.spacings is not None and axes == 3 else {}
+    return Plan(found, chosen, fed, inference, train, scores, measured, str(place), wanted)
 
 
 def _schedule(steps: int, minutes: float) -> dict[str, Chosen]:

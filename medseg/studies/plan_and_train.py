@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,21 @@ from typing import Any
 from medseg.atomic import atomic_write
 from medseg.bundle import assembly, workflow
 from medseg.data.check import check_datalist
-from medseg.data.datalist import Datalist, datalist_file
+from medseg.data.datalist import Datalist, Entry, datalist_file
+from medseg.data.fingerprint import Fingerprint, labelled
 from medseg.importers.writing import import_folder
 from medseg.reports.tables import Table
 from medseg.runs.paths import resolve_path
+from medseg.runs.report import PER_CASE, read_rows
 from medseg.studies import plan_bundle
-from medseg.studies.baseline import score_most_frequent, score_otsu
+from medseg.studies.baseline import Baseline, score_most_frequent, score_otsu
+from medseg.studies.kinds import kind_of, kinds_table
 from medseg.studies.plan import DEFAULT_NETWORK, load_data, make_plan
 
-__all__ = ["BASELINE", "Trained", "new_folder", "plan_and_train"]
+__all__ = ["BASELINE", "COMPARED", "Trained", "new_folder", "plan_and_train"]
 
 BASELINE = "baseline.json"
+COMPARED = "compared.md"
 
 
 @dataclass(frozen=True)
@@ -34,18 +38,30 @@ class Trained:
         plan: folder of the planned bundle.
         run: folder of the run, with the model and the report.
         scores: of the test images, as in ``scores.json``.
-        baseline: the same of what needs no network.
+        rows: of each test image, as in ``scores_per_case.csv``.
+        baseline: what needs no network, on the same images.
+        kinds: of each test image.
+        classes: names of the classes that are foreground.
     """
 
     plan: Path
     run: Path
     scores: Mapping[str, Any]
-    baseline: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Any]]
+    baseline: Baseline
+    kinds: Sequence[str]
+    classes: Sequence[str]
 
-    def table(self) -> Table:
-        """Return the network beside the baseline: means over the cases of each class."""
-        rows = [_row("network", self.scores), _row(str(self.baseline["title"]), self.baseline)]
-        return Table.of(rows, notes=[f"means over {self.scores['per_case']['cases']} images left out of the training"])
+    def tables(self) -> list[Table]:
+        """Return the network beside the baseline: by class, and by kind of image where there are several."""
+        per_case = self.scores["per_case"]
+        rows = [
+            _row("network", per_case, self.classes),
+            _row(self.baseline.title, self.baseline.scores["per_case"], self.classes),
+        ]
+        notes = [f"means over {per_case['cases']} images left out of the training [95 % interval]"]
+        by_kind = kinds_table(self.kinds, {"network": self.rows, self.baseline.title: self.baseline.rows}, self.classes)
+        return [Table.of(rows, notes=notes), *([] if by_kind is None else [by_kind])]
 
 
 def new_folder(data: str | os.PathLike[str]) -> Path:
@@ -97,11 +113,19 @@ def plan_and_train(
     run = workflow.train(
         planned, data=datalist.path, overrides={"output_dir": str(folder / "run"), "run_name": folder.name, **changes}
     )
-    scores = workflow.evaluate(run).scores
-    baseline = _baseline(datalist, parts)
+    found = workflow.evaluate(run)
+    baseline = _baseline(datalist, parts, plan.scores)
     with atomic_write(run / BASELINE) as temporary:
-        temporary.write_text(json.dumps(baseline), encoding="utf-8")
-    return Trained(planned, run, scores, baseline)
+        temporary.write_text(json.dumps({**baseline.scores, "title": baseline.title}), encoding="utf-8")
+    facts = plan.found
+    done = Trained(
+        planned, run, found.scores, read_rows(found.folder / PER_CASE), baseline, _kinds(datalist, facts, parts[2]),
+        [name for index, name in enumerate(facts.classes) if index != facts.background],
+    )  # fmt: skip
+    text = "\n\n".join(table.to("markdown") for table in done.tables())
+    with atomic_write(run / COMPARED) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+    return done
 
 
 def _data(where: str | os.PathLike[str], folder: Path, say: Callable[[str], None]) -> Datalist:
@@ -119,11 +143,32 @@ def _split_of(changes: Mapping[str, Any]) -> dict[str, Any]:
     return {key: changes[key] for key in ("fold", "fold_key", "validation_fold") if key in changes}
 
 
-def _baseline(data: Datalist, parts: Any) -> dict[str, Any]:
+def _baseline(data: Datalist, parts: Any, scores: Mapping[str, Mapping[str, Any]]) -> Baseline:
     training, _, test = parts
-    return score_otsu(data, test) if data.num_classes == 2 else score_most_frequent(data, training, test)
+    if data.num_classes == 2:
+        return score_otsu(data, test, scores=scores)
+    return score_most_frequent(data, training, test, scores=scores)
 
 
-def _row(name: str, scores: Mapping[str, Any]) -> dict[str, Any]:
-    per_case = scores["per_case"]
-    return {"": name} | {f"Dice {row['name']}": row.get("dice") for row in per_case["classes"]}
+def _kinds(data: Datalist, found: Fingerprint, test: Sequence[Entry]) -> list[str]:
+    """Return the kind of each test image."""
+    facts = {str(entry["image"]): case for entry, case in zip(labelled(data), found.cases, strict=True)}
+    held = [facts.get(str(entry["image"])) for entry in test]  # a list of its own for the test is not measured
+    return ["not measured" if each is None else kind_of(each) for each in held]
+
+
+def _row(name: str, per_case: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+    line: dict[str, Any] = {"": name}
+    for column, heading in (("dice", "Dice"), ("hd95", "HD95")):
+        for row in per_case["classes"]:
+            if row["name"] not in classes or column not in row:
+                continue
+            unit = f" in {per_case['units'][column]}" if column in per_case["units"] else ""
+            line[f"{heading} {row['name']}{unit}"] = _shown(row[column], row["interval"].get(column))
+    return line
+
+
+def _shown(mean: float | None, interval: Sequence[float] | None) -> str | None:
+    if mean is None:
+        return None
+    return f"{mean:.3f}" + ("" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]")

@@ -79,6 +79,8 @@ def text(plan: Plan, data: Datalist) -> str:
     if data.ignore_index is not None:
         lines.append(_line("ignored", data.ignore_index))
     lines += [f"# {_comment(plan.network.why)}\n", _line("network", plan.network.value)]
+    if plan.scores:
+        lines += ["# surfaces in mm; the tolerance is of NSD\n", _line("scores", plan.scores)]
     for section, values in (("input", plan.input), ("inference", plan.inference), ("train", plan.train)):
         lines.append(f"{section}:\n")
         lines += list(_section(values))

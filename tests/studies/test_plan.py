@@ -110,6 +110,7 @@ def test_from_data_to_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert main(["train", str(data), "--minutes", "5", "--output", str(tmp_path / "out"), *words]) == 0
     said = capsys.readouterr()
     assert "Every voxel background" in said.out
+    assert "HD95 ball in mm" in said.out
     assert f"model and report: {tmp_path / 'out' / 'run'}" in said.out
     assert "planned: unet" in said.err
     scores = json.loads((tmp_path / "out" / "run" / "test" / "scores.json").read_text())
@@ -137,10 +138,13 @@ def test_pictures_beside_otsu(tmp_path: Path) -> None:
     assert held["input"]["intensity"] == {"scheme": "zscore"}
     assert held["input"]["spacing"] is None
     assert "mirror_axes: [0, 1]" in (done.plan / "bundle.yaml").read_text()
-    assert done.baseline["title"] == "Otsu's threshold, minority side"
-    text = done.table().to_text()
+    assert done.baseline.title == "Otsu's threshold, minority side"
+    text = done.tables()[0].to_text()
     assert "Dice cell" in text
+    assert "Dice background" not in text
     assert "1.000" in text.splitlines()[-2]  # a threshold finds a bright square
+    assert done.kinds == ["grey, bright objects"] * len(done.kinds)
+    assert "Dice cell" in (done.run / "compared.md").read_text()
 
 
 def test_a_plan_is_refused_on_other_data(tmp_path: Path) -> None:
