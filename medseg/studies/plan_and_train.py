@@ -17,7 +17,7 @@ from medseg.data.datalist import Datalist, datalist_file
 from medseg.importers.writing import import_folder
 from medseg.reports.tables import Table
 from medseg.runs.paths import resolve_path
-from medseg.studies import plan_bundle
+from medseg.studies import fingerprint_page, plan_bundle
 from medseg.studies.baseline import score_most_frequent, score_otsu
 from medseg.studies.plan import DEFAULT_NETWORK, load_data, make_plan
 
@@ -64,7 +64,6 @@ def plan_and_train(
     memory: float | None = None,
     minutes: float | None = None,
     overrides: Mapping[str, Any] | None = None,
-    progress: Callable[[int, int | None], None] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Trained:
     """Plan, train and score.
@@ -77,7 +76,6 @@ def plan_and_train(
         memory: GiB, see `make_plan`.
         minutes: of the training.
         overrides: single keys of the configuration, such as ``{"fold": 1}``.
-        progress: called while images are measured.
         say: called with a line of news.
 
     Raises:
@@ -89,9 +87,7 @@ def plan_and_train(
     datalist = _data(data, folder, say)
     check_datalist(datalist).raise_for_errors()
     parts = assembly.split(datalist, {"validation_fold": None, **_split_of(changes)})
-    plan = make_plan(
-        datalist, network=network, dimensions=dimensions, memory=memory, minutes=minutes, progress=progress, say=say
-    )
+    plan = make_plan(datalist, network=network, dimensions=dimensions, memory=memory, minutes=minutes, say=say)
     plan_bundle.write(plan, datalist, planned)
     say(f"planned: {plan.network.value['name']}, {plan.network.why}; see {planned / 'docs' / 'README.md'}")
     run = workflow.train(
@@ -99,6 +95,7 @@ def plan_and_train(
     )
     scores = workflow.evaluate(run).scores
     baseline = _baseline(datalist, parts)
+    fingerprint_page.write(plan.found, run)
     with atomic_write(run / BASELINE) as temporary:
         temporary.write_text(json.dumps(baseline), encoding="utf-8")
     return Trained(planned, run, scores, baseline)
