@@ -249,7 +249,7 @@ def test_series_of_slices_from_data_to_masks(real_data: Path, tmp_path: Path) ->
     }  # fmt: skip
     (tmp_path / "datalist.json").write_text(json.dumps(content))
     assert main(["check", str(tmp_path / "datalist.json")]) == 0
-    quick = {**QUICK, "patch": [16, 16, 16], "model#inference#window": [32, 32, 32]}
+    quick = {**QUICK, "network_def#channels": [2, 2, 4, 4], "patch": [16, 16, 16]}
     done = plan_and_train(tmp_path / "datalist.json", tmp_path / "out", minutes=5, overrides=quick)
     found = Fingerprint.of(json.loads(next((cache_folder() / "fingerprint").iterdir()).read_text()))
     assert [case.shape[2] for case in found.cases] == [32, 35]
