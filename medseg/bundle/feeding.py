@@ -260,26 +260,31 @@ class ToModelGridd(MapTransform):
                 moved[key] = self._move(moved[key], "nearest" if key == "label" else "bilinear")
         return moved
 
-    def _move(self, volume: Tensor, mode: str) -> Tensor:
-        if not isinstance(volume, MetaTensor) or "affine" not in volume.meta:
+    def _move(self, image: Tensor, mode: str) -> Tensor:
+        if not isinstance(image, MetaTensor) or "affine" not in image.meta:
             if self.fed.spacing is not None:
                 raise DescriptionError("the image states no spacing, which the model needs; store it as NIfTI")
-            return volume  # a stack of pictures lies nowhere
-        codes = self._codes(volume)
+            return image  # a stack of pictures lies nowhere
+        volume: MetaTensor = image
+        codes = self.fed.orientation
+        if codes is None and self.dims == 2:
+            codes = "".join(_axis_codes(volume.affine))
+        order = [0, 1, 2]
         if codes is not None:
-            volume = _turned(volume, codes)
+            if self.dims == 2:
+                through = next(axis for axis in order if codes[axis] in _AXES[self.fed.plane])
+                order = [axis for axis in order if axis != through] + [through]
+            volume = _turned(volume, "".join(codes[axis] for axis in order))
         if self.fed.spacing is not None:
+            from monai.data.utils import affine_to_spacing
             from monai.transforms import Spacing
 
-            volume = Spacing(self.fed.spacing, mode=mode, padding_mode="border")(volume)
-        return volume
-
-    def _codes(self, volume: MetaTensor) -> str | None:
-        codes = self.fed.orientation or "".join(_axis_codes(volume.affine))
-        if self.dims == 2:
-            last = next(code for code in codes if code in _AXES[self.fed.plane])
-            codes = codes.replace(last, "") + last
-        return codes
+            stored = [float(edge) for edge in affine_to_spacing(volume.affine)]
+            wanted = [self.fed.spacing[axis] for axis in order]
+            edges = [own if edge is None else edge for edge, own in zip(wanted, stored, strict=True)]
+            volume = Spacing(edges, mode=mode, padding_mode="border")(volume)
+        moved: Tensor = volume
+        return moved
 
 
 def _axis_codes(affine: Any) -> tuple[str, ...]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import logging
 import math
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,7 +22,8 @@ from medseg.data.datalist import Datalist
 from medseg.engines.loading import SegmentationDataset
 from medseg.engines.patches import PatchDataset
 from medseg.errors import MedsegError
-from medseg.io.channels import Named, first_of, paths_of
+from medseg.io.channels import first_of
+from medseg.io.parts import stored_bytes
 from medseg.runs.processes import rank
 
 __all__ = ["FitError", "check", "check_files", "problems", "report"]
@@ -148,11 +148,12 @@ def problems(
     dims = description.spatial_dims
     name = str(description.network.get("name", "the network"))
     for path, shape in whole.items():
-        if len(shape) - 1 != dims:
+        if len(shape) - 1 != dims and not (wanted.slices and (dims, len(shape)) == (2, 4)):
             other = _AXES.get(len(shape) - 1, f"{len(shape) - 1}D")
+            sliced = f", or --slices true (with a patch) for their {description.input.plane} slices" * (dims == 2)
             found.append(
                 f"{path}: {name} is a network for {_AXES[dims]}, the images are {other}; give "
-                f"--network_def#spatial_dims {len(shape) - 1} where the network has it, or cut volumes into slices"
+                f"--network_def#spatial_dims {len(shape) - 1} where the network has it{sliced}"
             )
             return found  # sizes of other axes say nothing
     if isinstance(dataset, PatchDataset) and (wrong := _patch_problem(dataset, whole, dims)):
@@ -186,14 +187,9 @@ def _sizes(data: Datalist, batch: int, different: Sequence[tuple[int, ...]]) -> 
 
 def _chosen(dataset: SegmentationDataset) -> list[int]:
     """Return the numbers of some cases, from least to greatest file."""
-    sizes = {index: _bytes(dataset.data[index]["image"]) for index in range(len(dataset))}
+    sizes = {index: stored_bytes(dataset.data[index]["image"]) for index in range(len(dataset))}
     order = sorted(sizes, key=lambda index: sizes[index])
     return sorted({order[round(step * (len(order) - 1) / max(1, _TRIED - 1))] for step in range(_TRIED)})
-
-
-def _bytes(image: Named) -> int:
-    """Return the bytes of an image's files, as far as they are there."""
-    return sum(os.path.getsize(path) for path in paths_of(image) if path.exists())
 
 
 def _parts(dataset: SegmentationDataset, index: int, sound: bool) -> list[dict[str, Any]]:
@@ -236,7 +232,7 @@ def _patch_problem(dataset: PatchDataset, whole: Mapping[str, tuple[int, ...]], 
         edges = len(dataset.patch)
         return f"patch {list(dataset.patch)} has {edges} edges, the network {dims} axes; give --patch one edge an axis"
     for path, (_, *shape) in whole.items():
-        share = math.prod(min(edge / wanted, 1) for edge, wanted in zip(shape, dataset.patch, strict=True))
+        share = math.prod(min(edge / wanted, 1) for edge, wanted in zip(shape, dataset.patch, strict=False))  # a slice
         if share < _FILLED:
             size = "x".join(map(str, shape))
             logger.warning(

@@ -96,6 +96,7 @@ def samples(
     data: Datalist,
     seed: int = 0,
     foreground: float = 0.0,
+    slices: bool = False,
 ) -> SegmentationDataset:
     """Return training samples: whole images, or patches.
 
@@ -107,24 +108,35 @@ def samples(
         data: the datalist, for its ignore label and its background, which is no structure and lies around the cases.
         seed: of places and augmentation.
         foreground: share of patches that is centred on a voxel of a class.
+        slices: cut patches of two edges from slices of volumes.
 
     Raises:
-        MedsegError: if ``foreground`` is asked for without patches.
+        MedsegError: if ``foreground`` or ``slices`` is asked for without patches.
     """
     background = background_index(data.class_names)
     without = sorted({index for index in (background, data.ignore_index) if index is not None})
     fixed = feeding.training(description)
-    files = _files(description, size=description.input.size, without=without if foreground else None)
+    files = _files(description, size=description.input.size, without=without if foreground else None, slices=slices)
     if patch is None:
         if foreground:
             raise MedsegError(
                 f"foreground is {foreground}, but no patches are cut whose place it could decide; give patch"
             )
+        if slices:
+            raise MedsegError(
+                "slices is true, but no patches are cut from them; give patch two edges (a bundle whose augmentation "
+                "cuts them takes pictures alone)"
+            )
         return SegmentationDataset(entries, fixed, augmentation, seed, files=files)
+    if slices and description.input.size is not None:
+        raise MedsegError(
+            f"slices is true, but images are resized to {list(description.input.size)}; set model#input#size to null"
+        )
     fill = background if data.ignore_index is None else data.ignore_index
     return PatchDataset(
-        entries, fixed, patch, augmentation, foreground=foreground, without=without, fill=fill, seed=seed, files=files
-    )
+        entries, fixed, patch, augmentation, foreground=foreground, without=without, fill=fill, slices=slices,
+        seed=seed, files=files,
+    )  # fmt: skip
 
 
 def scored_samples(

@@ -72,7 +72,9 @@ def add_overlays(parser: argparse.ArgumentParser) -> None:
 def add_plan(parser: argparse.ArgumentParser) -> None:
     """Add what a plan can be told: ``--network``, ``--dimensions``, ``--memory``."""
     parser.add_argument("--network", metavar="NAME", help="of the plan, from medseg or MONAI (default: unet)")
-    parser.add_argument("--dimensions", type=int, choices=(2, 3), help="of the plan (default: those of the images)")
+    parser.add_argument(
+        "--dimensions", type=int, choices=(2, 3), help="of the plan (default: the images'); 2: slices of volumes"
+    )
     parser.add_argument(
         "--memory", type=number_above_zero, metavar="GiB", help="that a step of the plan may take (default: measured)"
     )

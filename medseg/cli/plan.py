@@ -23,23 +23,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
     from medseg.errors import shown
-    from medseg.reports.progress import progress_bar
     from medseg.studies import plan_bundle
     from medseg.studies.plan import DEFAULT_NETWORK, load_data, make_plan
 
     plan_bundle.refuse_taken(options.output)
     data = load_data(options.data)
-    with progress_bar("measuring images") as update:
-        plan = make_plan(
-            data,
-            network=options.network or DEFAULT_NETWORK,
-            dimensions=options.dimensions,
-            memory=options.memory,
-            minutes=options.minutes,
-            device=options.device,
-            progress=update,
-            say=say,
-        )
+    plan = make_plan(
+        data,
+        network=options.network or DEFAULT_NETWORK,
+        dimensions=options.dimensions,
+        memory=options.memory,
+        minutes=options.minutes,
+        device=options.device,
+        say=say,
+    )
     folder = plan_bundle.write(plan, data, options.output)
     sys.stdout.write(f"{plan_bundle.lines(plan)}\n{shown(folder)}\n")
     return 0

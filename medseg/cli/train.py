@@ -67,7 +67,6 @@ def run(options: argparse.Namespace) -> int:
 def _without_bundle(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
     """Plan, train and score."""
     from medseg.bundle import library
-    from medseg.reports.progress import progress_bar
     from medseg.studies.plan import DEFAULT_NETWORK
     from medseg.studies.plan_and_train import new_folder, plan_and_train
 
@@ -80,18 +79,16 @@ def _without_bundle(options: argparse.Namespace, overrides: dict[str, Any]) -> i
         overrides.pop(name, None)
     output = options.output or new_folder(where)
     own_process()
-    with progress_bar("measuring images") as update:
-        done = plan_and_train(
-            where,
-            output,
-            network=options.network or DEFAULT_NETWORK,
-            dimensions=options.dimensions,
-            memory=options.memory,
-            minutes=options.minutes,
-            overrides=overrides,
-            progress=update,
-            say=say,
-        )
+    done = plan_and_train(
+        where,
+        output,
+        network=options.network or DEFAULT_NETWORK,
+        dimensions=options.dimensions,
+        memory=options.memory,
+        minutes=options.minutes,
+        overrides=overrides,
+        say=say,
+    )
     tables = "\n\n".join(table.to("text") for table in done.tables())
     sys.stdout.write(f"{tables}\n\nmodel and report: {shown(done.run)}\nplan: {shown(done.plan)}\n")
     return 0

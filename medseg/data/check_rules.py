@@ -17,7 +17,7 @@ from medseg.data.check_findings import (
 )
 from medseg.data.check_geometry import orientations, pair, stored_turned, told_by_reader
 from medseg.data.check_labels import hidden_class, listed, looks_raw, remedy
-from medseg.data.check_splits import groups, twins
+from medseg.data.check_splits import groups, twins, untrained
 from medseg.data.datalist import Datalist
 from medseg.data.file_facts import FileFacts
 
@@ -46,6 +46,7 @@ def find_all(
     findings += _classes(datalist, cases, requirements)
     findings += groups(cases, fold_keys)
     findings += twins(cases, fold_keys)
+    findings += untrained(datalist, cases, fold_keys)
     findings += _mixtures(cases)
     findings += orientations(cases)
     findings += stored_turned(cases)

@@ -49,8 +49,9 @@ class Datalist:
         labels: class index to class name, 0 to C - 1 without gaps.
         ignore_index: label value of pixels that count nowhere, or ``None``.
         training: entries ``{"image", "label", "group", "fold", ...}``, paths relative to the JSON file (with ``..``
-            where they lie beside its folder); an ``image`` of several files is their list, one a channel; where
-            objects are told apart, ``instances`` names the map of their numbers.
+            where they lie beside its folder); an ``image`` of several files is their list, one a channel; a DICOM
+            series is its folder, or one of its slices where others share that; where objects are told apart,
+            ``instances`` names the map of their numbers.
         validation: entries of a fixed validation list.
         test: entries of a fixed test list; the only ones that may lack a label.
         path: where the JSON file is (or will be); relative paths start at its folder.

@@ -133,7 +133,8 @@ def fingerprint(
 
     Args:
         data: the datalist.
-        workers: threads that read; by default one for each CPU, at most 8.
+        workers: threads that read and measure (nearly all of it without the interpreter's lock); by default one for
+            each CPU, at most 8.
         cache: keep the result, and take it from there where neither datalist nor files have changed.
         progress: called with images done and images in all.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -26,7 +25,7 @@ from medseg.data.file_facts import usual_workers
 from medseg.engines.case_files import CaseFiles, size_of
 from medseg.engines.memory import free_memory
 from medseg.errors import MedsegError
-from medseg.io.channels import paths_of
+from medseg.io.parts import stored_bytes
 from medseg.runs.processes import rank, world_size
 
 __all__ = ["Draw", "EpochSampler", "SegmentationDataset", "make_loader", "stop_workers"]
@@ -110,8 +109,7 @@ class SegmentationDataset(torch.utils.data.Dataset[Any]):
     def _size(self) -> int:
         """Return the bytes that all samples take, from the first one and the sizes of the files."""
         first = size_of(self._fixed(self.data[0]))
-        files = [[path for path in paths_of(entry.get("image", ())) if path.exists()] for entry in self.data]
-        stored = [sum(map(os.path.getsize, each)) or 1 for each in files]
+        stored = [stored_bytes(entry.get("image", ())) or 1 for entry in self.data]
         return math.ceil(first * max(len(stored), sum(stored) / max(1, stored[0])))
 
     def __len__(self) -> int:

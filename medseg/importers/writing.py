@@ -26,6 +26,7 @@ from medseg.importers.values import Classes, resolve, scan
 from medseg.io.folder import LeftOut
 from medseg.io.images import image_suffix, read_image
 from medseg.io.masks import mask_path, write_mask
+from medseg.io.parts import parts_of
 from medseg.reports.progress import progress_bar
 
 __all__ = ["Imported", "Wishes", "import_folder"]
@@ -213,7 +214,13 @@ def _lies(work: _Work, path: Path) -> str:
 
 def _copied(work: _Work, case: Case, channel: int) -> str:
     end = f"_{channel:04d}" if len(case.images) > 1 else ""
-    own = [case.images[channel], *(case.files if len(case.images) == 1 else ())]
+    image = case.images[channel]
+    if image.is_dir():
+        place = f"images/{case.name}{end}"
+        for path in parts_of(image):
+            _put(work, path, f"{place}/{path.name}")
+        return place
+    own = [image, *(case.files if len(case.images) == 1 else ())]
     return _copy(work, own, f"images/{case.name}{end}")
 
 
@@ -225,12 +232,16 @@ def _copy(work: _Work, files: Sequence[Path], name: str) -> str:
         together = sorted(path for path in first.parent.iterdir() if path.is_file() and path.stem == first.stem)
     alone = len(together) == 1
     place = f"{name}{image_suffix(first) or first.suffix}" if alone else f"{name}/{first.name}"
-    for path in together if work.stage is not None else ():
-        assert work.stage is not None
-        target = work.stage / (place if alone else f"{name}/{path.name}")
+    for path in together:
+        _put(work, path, place if alone else f"{name}/{path.name}")
+    return place
+
+
+def _put(work: _Work, path: Path, place: str) -> None:
+    if work.stage is not None:
+        target = work.stage / place
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
-    return place
 
 
 def _drawn(work: _Work, case: Case) -> tuple[str, set[int]]:

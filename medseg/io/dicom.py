@@ -22,7 +22,7 @@ from medseg.io.integrity import check_count, file_size
 from medseg.io.itk_formats import LPS_TO_RAS
 from medseg.io.nifti import check_affine
 
-__all__ = ["SUFFIXES", "Plane", "is_dicom", "read_dicom", "series_planes"]
+__all__ = ["SUFFIXES", "Plane", "is_dicom", "read_dicom", "series_files", "series_planes"]
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 
@@ -108,6 +108,15 @@ def read_dicom(path: Path, label: bool) -> ImageFile:
     return ImageFile(
         array, channels, spacing=spacing, affine=affine, kind="volume", lossy=lossy, notes=(*notes, *step_notes)
     )
+
+
+def series_files(path: Path) -> tuple[Path, ...]:
+    """Return the files of the one series that a folder holds or a file belongs to, sorted.
+
+    Raises:
+        ImageError: as `read_dicom`.
+    """
+    return tuple(sorted(_series(path)))
 
 
 def _head(path: Path) -> Any:

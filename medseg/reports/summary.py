@@ -42,6 +42,8 @@ def summarise(folder: Path) -> tuple[str, dict[str, Any]]:
             lines.append(f"{what:<10} {shown(found / name)}")
     if (folder / "curves.png").is_file():
         lines.append(f"{'curves':<10} {shown(folder / 'curves.png')}")
+    if (folder / "fingerprint.md").is_file():
+        lines.append(f"{'data':<10} {shown(folder / 'fingerprint.md')}")
     record = folder / "mlflow_run.json"
     if record.is_file():
         held = json.loads(record.read_text(encoding="utf-8"))

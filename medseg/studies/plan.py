@@ -11,9 +11,10 @@ from typing import Any
 from medseg.bundle import assembly
 from medseg.data.datalist import Datalist
 from medseg.data.fingerprint import Fingerprint, fingerprint
+from medseg.reports.progress import progress_bar
 from medseg.runs.paths import resolve_path
 from medseg.runs.processes import pick_device
-from medseg.studies import plan_network, plan_rules
+from medseg.studies import plan_doubts, plan_network, plan_rules
 from medseg.studies.plan_network import Measured
 from medseg.studies.plan_rules import Chosen, PlanError
 
@@ -73,6 +74,11 @@ class Plan:
         """Steps that the training is expected to have."""
         return self.measured.steps(self.minutes)
 
+    @property
+    def doubts(self) -> list[str]:
+        """What the plan can do little about, a line each."""
+        return plan_doubts.doubts(self.found, int(self.network.value["spatial_dims"]), self.measured, self.minutes)
+
 
 def make_plan(
     data: Datalist,
@@ -82,7 +88,6 @@ def make_plan(
     memory: float | None = None,
     minutes: float | None = None,
     device: str | None = None,
-    progress: Callable[[int, int | None], None] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Plan:
     """Plan a bundle for a data set.
@@ -94,27 +99,30 @@ def make_plan(
         memory: that a training step may take, in GiB; by default a share of what is free.
         minutes: of the training; 60 by default.
         device: ``"cpu"``, ``"cuda:0"``; by default a GPU where there is one.
-        progress: called while images are measured, with those done and all.
-        say: called with a line while networks are measured.
+        say: called with a line while networks are measured, and for each doubt.
 
     Raises:
         PlanError: if there is no plan for these data, or nothing fits.
         MedsegError: if data or network cannot be used.
     """
     place = pick_device(device)
-    found = fingerprint(data, progress=progress)
+    with progress_bar("measuring images") as update:
+        found = fingerprint(data, progress=update)
     axes = int(plan_rules.dimensions(found, dimensions).value)
     if all(share == 0 for index, share in enumerate(found.class_shares()) if index != found.background):
         raise PlanError(f"{data.path}: no label holds anything but {found.classes[0]}; there is nothing to learn")
+    seen = plan_rules.plane(found, axes)
     fed = {
         "intensity": plan_rules.intensity(found),
         "polarity": plan_rules.polarity(found),
         "colour": plan_rules.colour(found),
-        "spacing": plan_rules.spacing(found),
+        "spacing": plan_rules.spacing(found, seen),
+        **({"plane": seen} if seen else {}),
     }
     channels = {"rgb": 3, "grey": 1}.get(str(fed["colour"].value), found.channels)
     target = fed["spacing"].value
-    edges = [float(edge) for edge in plan_rules.resampled(found, target)]
+    edges = plan_rules.across([float(edge) for edge in plan_rules.resampled(found, target)], seen)
+    target = target and plan_rules.across(target, seen)
     limit, wanted = plan_network.memory_limit(memory, place), MINUTES if minutes is None else minutes
     tried = plan_network.candidates(network, plan_rules.full_patch(edges, axes), edges, target)
     measured = plan_network.choose(
@@ -135,11 +143,14 @@ def make_plan(
     train = {
         "planned_for": made_for,
         **_schedule(steps, wanted),
-        **_samples(found, measured),
-        **_learning(data, found),
+        **_samples(found, measured, seen),
+        **_learning(data, found, seen),
     }
-    scores = {"distances": {"tolerance": 1.0}} if found.spacings is not None and axes == 3 else {}
-    return Plan(found, chosen, fed, inference, train, scores, measured, str(place), wanted)
+    scores = {"distances": {"tolerance": 1.0}} if found.spacings is not None and found.dimensions == 3 else {}
+    plan = Plan(found, chosen, fed, inference, train, scores, measured, str(place), wanted)
+    for doubt in plan.doubts:
+        say(f"warning: {doubt}")
+    return plan
 
 
 def _schedule(steps: int, minutes: float) -> dict[str, Chosen]:
@@ -160,16 +171,17 @@ def _schedule(steps: int, minutes: float) -> dict[str, Chosen]:
     }
 
 
-def _samples(found: Fingerprint, measured: Measured) -> dict[str, Chosen]:
+def _samples(found: Fingerprint, measured: Measured, seen: Chosen | None) -> dict[str, Chosen]:
     share = Chosen(round(_FOREGROUND, 2), "a third of the patches is centred on a class drawn evenly (nnU-Net)")
     return {
         "patch": Chosen(list(measured.candidate.patch), "the largest that memory and minutes allow, see network"),
         "batch_size": Chosen(measured.candidate.batch, "2 volumes, or about 8 pictures of 256 x 256"),
         "foreground": share if found.background is not None else Chosen(0.0, "every class is everywhere"),
+        **({"slices": Chosen(True, f"the network sees {seen.value} slices")} if seen else {}),
     }
 
 
-def _learning(data: Datalist, found: Fingerprint) -> dict[str, Chosen]:
+def _learning(data: Datalist, found: Fingerprint, seen: Chosen | None) -> dict[str, Chosen]:
     loss: dict[str, Any] = {"_target_": "medseg.losses.focal_iou.FocalIoULoss", "gamma": 0.0}
     if data.ignore_index is not None:
         loss["ignore_index"] = "$@data.ignore_index"
@@ -177,7 +189,7 @@ def _learning(data: Datalist, found: Fingerprint) -> dict[str, Chosen]:
         "_target_": "torch.optim.AdamW", "params": "$@network.parameters()", "lr": "@learning_rate",
         "weight_decay": 0.01,
     }  # fmt: skip
-    mirrors = plan_rules.mirrors(found)
+    mirrors = plan_rules.mirrors(found, seen)
     augmentation = {
         "_target_": "medseg.transforms.augmentation.augmentation", "roi_size": "@patch", "mirror_axes": mirrors.value,
     }  # fmt: skip

@@ -19,7 +19,7 @@ from medseg.importers.writing import import_folder
 from medseg.reports.tables import Table
 from medseg.runs.paths import resolve_path
 from medseg.runs.report import PER_CASE, read_rows
-from medseg.studies import plan_bundle
+from medseg.studies import fingerprint_page, plan_bundle
 from medseg.studies.baseline import Baseline, score_most_frequent, score_otsu
 from medseg.studies.kinds import kind_of, kinds_table
 from medseg.studies.plan import DEFAULT_NETWORK, load_data, make_plan
@@ -80,7 +80,6 @@ def plan_and_train(
     memory: float | None = None,
     minutes: float | None = None,
     overrides: Mapping[str, Any] | None = None,
-    progress: Callable[[int, int | None], None] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Trained:
     """Plan, train and score.
@@ -93,7 +92,6 @@ def plan_and_train(
         memory: GiB, see `make_plan`.
         minutes: of the training.
         overrides: single keys of the configuration, such as ``{"fold": 1}``.
-        progress: called while images are measured.
         say: called with a line of news.
 
     Raises:
@@ -105,9 +103,7 @@ def plan_and_train(
     datalist = _data(data, folder, say)
     check_datalist(datalist).raise_for_errors()
     parts = assembly.split(datalist, {"validation_fold": None, **_split_of(changes)})
-    plan = make_plan(
-        datalist, network=network, dimensions=dimensions, memory=memory, minutes=minutes, progress=progress, say=say
-    )
+    plan = make_plan(datalist, network=network, dimensions=dimensions, memory=memory, minutes=minutes, say=say)
     plan_bundle.write(plan, datalist, planned)
     say(f"planned: {plan.network.value['name']}, {plan.network.why}; see {planned / 'docs' / 'README.md'}")
     run = workflow.train(
@@ -115,6 +111,7 @@ def plan_and_train(
     )
     found = workflow.evaluate(run)
     baseline = _baseline(datalist, parts, plan.scores)
+    fingerprint_page.write(plan.found, run)
     with atomic_write(run / BASELINE) as temporary:
         temporary.write_text(json.dumps({**baseline.scores, "title": baseline.title}), encoding="utf-8")
     facts = plan.found

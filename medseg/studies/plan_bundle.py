@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from medseg.atomic import atomic_write
 from medseg.bundle import generate
 from medseg.bundle.networks import resolve
@@ -15,10 +13,11 @@ from medseg.data.datalist import Datalist
 from medseg.data.fingerprint import Fingerprint
 from medseg.errors import shown
 from medseg.reports.tables import Table
+from medseg.studies import fingerprint_page
 from medseg.studies.plan import Plan
 from medseg.studies.plan_rules import Chosen, PlanError
 
-__all__ = ["fingerprint_table", "lines", "refuse_taken", "text", "values_table", "write"]
+__all__ = ["lines", "refuse_taken", "text", "values_table", "write"]
 
 _HEAD = """\
 # Planned by `medseg plan` for {name} ({number} labelled images). Each value says why it is so; change what you know
@@ -47,6 +46,7 @@ def write(plan: Plan, data: Datalist, folder: Path) -> Path:
     for name, content in (("bundle.yaml", text(plan, data)), ("docs/README.md", _page(plan, data))):
         with atomic_write(folder / name) as temporary:
             temporary.write_text(content, encoding="utf-8")
+    fingerprint_page.write(plan.found, folder / "docs")
     generate.build(folder)
     return folder
 
@@ -128,43 +128,6 @@ def values_table(plan: Plan) -> Table:
     return Table(["key", "value", "why"], rows)
 
 
-def fingerprint_table(found: Fingerprint) -> Table:
-    """Return what was measured of the data: least, middle and largest over the images, and the classes."""
-
-    def spread(values: Any) -> list[Any]:
-        return [float(f"{number:.4g}") for number in (np.min(values), np.median(values), np.max(values))]
-
-    axes = ("right-left", "back-front", "foot-head") if found.dimensions == 3 else ("rows", "columns")
-    rows: list[Sequence[Any]] = [
-        [f"{name}, voxels", *spread(found.shapes[:, axis])] for axis, name in enumerate(axes[: found.dimensions])
-    ]
-    if found.spacings is not None:
-        rows += [[f"{name}, mm", *spread(found.spacings[:, axis])] for axis, name in enumerate(axes)]
-    for channel in range(found.channels):
-        for name, foreground in (("values", False), ("values of the foreground", True)):
-            share = found.spread(channel, foreground=foreground)
-            if share:
-                cells = [float(f"{share[at]:.4g}") for at in (0.005, 0.5, 0.995)]
-                rows.append([f"{name}, channel {channel} (0.5, 50, 99.5 %)", *cells])
-    for index, name in enumerate(found.classes):
-        voxels = np.array([case.voxels[index] for case in found.cases], np.float64)
-        parts = np.array([case.parts[index] for case in found.cases], np.float64)
-        rows.append([f"voxels of {name}", *spread(voxels)])
-        if index != found.background:
-            rows.append([f"connected parts of {name}", *spread(parts)])
-    notes = [f"{len(found.cases)} labelled images"]
-    if any(found.orientations):
-        notes.append(f"stored as {', '.join(found.orientations)}")
-    few = [
-        f"{name} in {number}"
-        for name, number in zip(found.classes, found.class_cases(), strict=True)
-        if number < len(found.cases)
-    ]
-    if few:
-        notes.append(f"classes that are not in all of them: {', '.join(few)}")
-    return Table(["measured", "least", "middle", "most"], rows, notes=["; ".join(notes)])
-
-
 def _page(plan: Plan, data: Datalist) -> str:
     steps = f"about {plan.steps} steps in {plan.minutes:g} minutes on {plan.device}"
     gmacs = plan.measured.macs / 1e9
@@ -182,9 +145,9 @@ def _page(plan: Plan, data: Datalist) -> str:
             "medseg predict RUN IMAGES MASKS",
             "```",
             "",
-            "## What was measured of the data",
+            *(["## What is doubtful", "", *(f"- {_comment(line)}" for line in plan.doubts), ""] if plan.doubts else []),
+            f"What was measured of the data: [{fingerprint_page.PAGE}]({fingerprint_page.PAGE}).",
             "",
-            fingerprint_table(plan.found).to("markdown"),
             "## What was chosen, and why",
             "",
             values_table(plan).to("markdown"),
