@@ -252,7 +252,9 @@ def test_nothing_that_was_trained_on_is_a_test(trained: tuple[Path, Path]) -> No
     for fold, did in ((2, "was trained on 2 of the 2 images"), (1, "picked the weights by 2 of the 2 images")):
         with pytest.raises(MedsegError, match=did):
             workflow.evaluate(run, overrides={**options, "fold": fold})
-    assert workflow.evaluate(run, overrides={**options, "scored": "training"}).scores["per_case"]["cases"] == 2
+    found = workflow.evaluate(run, overrides={**options, "scored": "training", "hide_names": True})
+    assert found.scores["per_case"]["cases"] == 2
+    assert ".png" not in "".join(path.read_text() for path in found.folder.glob("*.csv"))
     assert sorted(path.name for path in run.iterdir() if path.is_dir()) == ["checkpoints", "report", "test", "training"]
     content = json.loads((data / "datalist.json").read_text())
     for entry in content["training"]:
