@@ -49,7 +49,7 @@ _TRAINER = (
     "channels_last", "compile", "accumulation_steps", "clip_grad_norm", "ema_decay", "early_stop", "seed", "select_by",
     "iterations",
 )  # fmt: skip
-_EVALUATOR = ("batch_size", "num_workers", "precision", "channels_last")
+_EVALUATOR = ("batch_size", "hide_names", "num_workers", "precision", "channels_last")
 
 
 # ---------------------------------------------------------------------------------------------- model

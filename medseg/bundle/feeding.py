@@ -35,6 +35,7 @@ __all__ = [
     "beyond_range",
     "evaluation",
     "inferer",
+    "picture",
     "prediction",
     "training",
     "training_inferer",
@@ -77,6 +78,24 @@ def prediction(description: Description) -> Compose:
         description: the model.
     """
     return Compose(_loading(description, labelled=False))
+
+
+def picture(description: Description, *, native: bool = False) -> Compose:
+    """Return the transforms of an image as people are shown it: with the values and colours of its file.
+
+    What is done for the network's sake alone is left out, such as the negative of ``polarity``, channels scaled each by
+    itself, or colours made grey; a range of intensities stays, as it is the window that the model looks through.
+
+    Args:
+        description: the model.
+        native: on the grid of the file, and say where that lies, as of `evaluation`; else on the model's grid.
+    """
+    fed = description.input
+    steps: list[Callable[..., Any]] = [LoadImagesd(["image"])]
+    if fed.colour is not None:
+        steps.append(Colourd("image", "rgb"))  # of an alpha channel, no fourth image
+    steps.append(_say_where if native else ToModelGridd(["image"], description))
+    return Compose(steps + (_intensity(fed.intensity) if fed.intensity["scheme"] == "range" else []))
 
 
 def inferer(description: Description) -> Inferer:

@@ -17,7 +17,7 @@ from medseg.errors import MedsegError
 __all__ = ["OptionError", "Options"]
 
 _PATHS = ("datalist", "runs_dir", "output_dir", "publish", "resume")
-_SWITCHES = ("channels_last", "compile", "mlflow", "slices")
+_SWITCHES = ("channels_last", "compile", "hide_names", "mlflow", "slices")
 _WHOLE = {
     "batch_size": 1, "num_workers": 0, "val_interval": 1, "max_epochs": 1, "warmup": 0, "accumulation_steps": 1,
     "early_stop": 1, "seed": 0, "iterations": 1,
@@ -56,6 +56,7 @@ class Options:
             from a slice drawn anew.
         iterations: steps an epoch, for which cases are drawn again; ``None`` for a pass over them.
         select_by: validation score that picks the best weights.
+        hide_names: call cases by a hash of their file's name in tables and pictures, where names must not show.
         val_interval: epochs between validations.
         schedule: ``constant``, ``poly`` or ``cosine``, step by step.
         schedule_power: exponent of ``poly``.
@@ -95,6 +96,7 @@ class Options:
     slices: bool = False
     iterations: int | None = None
     select_by: str = "val_mean_iou"
+    hide_names: bool = False
     val_interval: int = 1
     schedule: str = "constant"
     schedule_power: float = 0.9

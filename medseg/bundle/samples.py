@@ -150,8 +150,9 @@ def scored_samples(
         cache: keep them in memory where they fit.
         native: leave labels as they lie in their files: what is scored is then what a prediction writes.
     """
+    fed, shown = (make(description, native=native) for make in (feeding.evaluation, feeding.picture))
     files = _files(description, size=None, native=native)
-    return SegmentationDataset(entries, feeding.evaluation(description, native=native), cache=cache, files=files)
+    return SegmentationDataset(entries, fed, cache=cache, files=files, picture=shown)
 
 
 def _files(description: Description, **further: Any) -> CaseFiles:

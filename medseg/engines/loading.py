@@ -65,6 +65,8 @@ class SegmentationDataset(torch.utils.data.Dataset[Any]):
         cache: ``True`` keeps transformed samples in memory if all fit in a quarter of the free memory,
             ``False`` reads them anew each time.
         files: where samples are kept on disk if they do not fit in memory; without it they are read anew each time.
+        picture: dictionary transforms that give ``image`` as people are shown it, on the grid of the sample's or, with
+            ``image_affine``, where that says; by default what ``transform`` gives.
     """
 
     foreground = 0.0  # share of samples that are drawn to hold a structure
@@ -78,12 +80,14 @@ class SegmentationDataset(torch.utils.data.Dataset[Any]):
         seed: int = 0,
         cache: bool = True,
         files: CaseFiles | None = None,
+        picture: Callable[..., Any] | None = None,
     ) -> None:
         self.data = list(data)
         self.seed = seed
         fixed = transform if isinstance(transform, Compose) else Compose(transform)
         self.augmentation = Compose(list(augmentation)) if augmentation else None
         self._fixed = _Plain(fixed)
+        self._picture = self._fixed if picture is None else _Plain(picture)
         self._base: torch.utils.data.Dataset[Any] = Dataset(self.data, self._fixed)
         self._decided = not cache
         self._files = files
@@ -122,9 +126,22 @@ class SegmentationDataset(torch.utils.data.Dataset[Any]):
         self.prepare()
         return self._taken(dict(self._base[draw.case]), draw)
 
-    def fresh(self, index: int) -> Any:
-        """Return sample ``index`` of the first epoch from its files: nothing is kept, and no other one is read."""
-        return self._taken(self._fixed(self.data[index]), Draw(0, index))
+    def whole(self, index: int) -> Sample:
+        """Return case ``index`` before anything is drawn, from its files: nothing is kept, and no other one is read."""
+        return self._fixed(self.data[index])
+
+    def drawn(self, index: int, sample: Sample) -> Any:
+        """Return what the first epoch draws of a case; a list where a transform does.
+
+        Args:
+            index: of the case.
+            sample: as `whole` gives it.
+        """
+        return self._taken(dict(sample), Draw(0, index))
+
+    def picture(self, index: int) -> Sample:
+        """Return the image of case ``index`` as people are shown it, read from its files."""
+        return self._picture(self.data[index])
 
     def _taken(self, sample: Any, draw: Draw) -> Any:
         visits = [draw.visit] if draw.visit else []
@@ -155,7 +172,7 @@ class SegmentationDataset(torch.utils.data.Dataset[Any]):
 class _Plain(Transform):  # MONAI's cache keeps the results of its own transforms alone
     """Run transforms and keep plain tensors: what a network needs, at a tenth of MetaTensor's cost per operation."""
 
-    def __init__(self, transform: Compose) -> None:
+    def __init__(self, transform: Callable[..., Any]) -> None:
         self.transform = transform
 
     def __call__(self, entry: dict[str, Any]) -> dict[str, Any]:

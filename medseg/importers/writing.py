@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from medseg.data.datalist import SPLITS, Datalist, Entry
+from medseg.data.folds import FOLDS, propose_folds
 from medseg.data.schema import DatalistError
 from medseg.errors import shown
 from medseg.importers.folder import Folder, stem_of
-from medseg.importers.groups import FOLDS, Grouping, propose_folds, propose_groups
+from medseg.importers.groups import Grouping, propose_groups
 from medseg.importers.layout import Case, Found, ImportingError, Options, recognise
 from medseg.importers.values import Classes, resolve, scan
 from medseg.io.folder import LeftOut

@@ -154,6 +154,7 @@ class ScoreBoard:
             "classes": classes,
             **{key: _plain(value) for found in pooled.values() for key, value in found.overall.items()},
             "absent": never,
+            "notes": [note for found in pooled.values() for note in found.notes],
             "per_case": per_case,
             **{name: dict(found.details) for name, found in pooled.items() if found.details},
         }

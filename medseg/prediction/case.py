@@ -63,6 +63,7 @@ class Feeder:
 
     def __init__(self, description: Description) -> None:
         self._transform = feeding.prediction(description)
+        self._picture = feeding.picture(description)
 
     def read(self, path: Named) -> Fed:
         """Feed a file.
@@ -75,11 +76,25 @@ class Feeder:
             MedsegError: as `feed`.
         """
         try:
-            files = [str(each) for each in paths_of(path)]
-            loaded = self._transform({"image": files if len(files) > 1 else files[0]}, end=1)["image"]
+            loaded = self._transform({"image": _files(path)}, end=1)["image"]
         except RuntimeError as error:
             raise _bare(error) from error
         return self.feed(loaded)
+
+    def picture(self, path: Named) -> Tensor:
+        """Return the image of a file as people are shown it, ``(C, *S)`` on the grid of the fed one.
+
+        Args:
+            path: as `read` takes it.
+
+        Raises:
+            MedsegError: as `read`.
+        """
+        try:
+            image: Tensor = self._picture({"image": _files(path)})["image"]
+        except RuntimeError as error:
+            raise _bare(error) from error
+        return image
 
     def feed(self, loaded: Tensor) -> Fed:
         """Feed an image that was read.
@@ -102,6 +117,11 @@ class Feeder:
         if not bool(torch.isfinite(image).all()):
             raise PredictionError("it holds NaN or infinite values")
         return Fed(image, shape, affine)
+
+
+def _files(path: Named) -> str | list[str]:
+    files = [str(each) for each in paths_of(path)]
+    return files if len(files) > 1 else files[0]
 
 
 def _bare(error: RuntimeError) -> Exception:

@@ -14,7 +14,7 @@ import torch
 from ignite.engine import Events
 from monai.engines import SupervisedEvaluator
 from monai.inferers import Inferer
-from torch import nn
+from torch import Tensor, nn
 
 from medseg.bundle.description import Description
 from medseg.bundle.record import load_described, read_weights
@@ -93,6 +93,14 @@ class ImageFolder(torch.utils.data.Dataset[dict[str, Any]]):
         except Exception as error:  # whatever is wrong with one file must not end the others
             return {**entry, "error": _reason(error)}
         return {**entry, "fed": fed}
+
+    def picture(self, index: int) -> Tensor:
+        """Return the image as people are shown it, on the grid of the fed one.
+
+        Raises:
+            MedsegError: if it cannot be read.
+        """
+        return self._feeder.picture(self.data[index]["files"])
 
 
 class Predictor(SupervisedEvaluator):

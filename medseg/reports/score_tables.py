@@ -3,7 +3,8 @@
 The scores are those of ``scores.json``, as `medseg.metrics.score_board.ScoreBoard.table` gives them:
 
 - ``classes``: a list of ``name`` and the pooled scores of a class; ``mean_<score>`` and other overall scores beside it;
-- ``absent``: names of classes that are in no truth and no prediction;
+- ``absent``: names of classes that are in no truth and no prediction; ``notes``: what else a reader of the pooled
+  scores must know, a sentence each;
 - ``per_case``: ``cases``, ``rule``, ``classes`` (means, under ``n`` in how many cases each was counted, under
   ``interval`` the 95 % intervals, ``missed`` and ``invented`` cases) and ``mean_<score>`` over the classes, with
   ``mean_interval``; ``columns`` and ``notes`` by score, ``units`` by column; ``bootstrap`` says how the intervals were
@@ -50,7 +51,7 @@ def score_tables(scores: Mapping[str, Any], *, digits: int = 3) -> list[Table]:
 
 
 def pooled_table(scores: Mapping[str, Any], *, digits: int = 3) -> Table:
-    """Return the scores over all pixels; mean accuracy is the mean of the recalls and stands under them.
+    """Return the scores over all pixels.
 
     Args:
         scores: see the module.
@@ -73,7 +74,8 @@ def pooled_table(scores: Mapping[str, Any], *, digits: int = 3) -> Table:
             summary.append([name, *(scores[key] if column == under else "" for column in columns), ""])
     headings = ["class", *(heading(column) for column in columns), "support"]
     title = scores.get("averaging", "pooled over all pixels") + _paper(scores, "pooled")
-    return Table(headings, [*rows, *summary], _boundary_note(scores), title, len(summary), digits)
+    notes = (*_boundary_note(scores), *scores.get("notes", ()))
+    return Table(headings, [*rows, *summary], notes, title, len(summary), digits)
 
 
 def per_case_tables(scores: Mapping[str, Any], *, digits: int = 3) -> list[Table]:

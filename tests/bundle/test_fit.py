@@ -16,6 +16,7 @@ from medseg.bundle import workflow
 from medseg.bundle.fit import FitError
 from medseg.bundle.record import read_weights
 from medseg.errors import MedsegError, one_line
+from medseg.io.load import LoadImagesd
 from medseg.prediction.predict import predict
 from medseg.reports.summary import summarise
 from medseg.runs import checkpoint
@@ -251,7 +252,9 @@ def test_nothing_that_was_trained_on_is_a_test(trained: tuple[Path, Path]) -> No
     for fold, did in ((2, "was trained on 2 of the 2 images"), (1, "picked the weights by 2 of the 2 images")):
         with pytest.raises(MedsegError, match=did):
             workflow.evaluate(run, overrides={**options, "fold": fold})
-    assert workflow.evaluate(run, overrides={**options, "scored": "training"}).scores["per_case"]["cases"] == 2
+    found = workflow.evaluate(run, overrides={**options, "scored": "training", "hide_names": True})
+    assert found.scores["per_case"]["cases"] == 2
+    assert ".png" not in "".join(path.read_text() for path in found.folder.glob("*.csv"))
     assert sorted(path.name for path in run.iterdir() if path.is_dir()) == ["checkpoints", "report", "test", "training"]
     content = json.loads((data / "datalist.json").read_text())
     for entry in content["training"]:
@@ -302,6 +305,19 @@ def test_a_test_list_of_other_data_is_all_that_scoring_needs(trained: tuple[Path
     (outside / "datalist.json").write_text(json.dumps({**content, "training": [], "test": test}))
     found = workflow.evaluate(run, data=outside, overrides={"device": "cpu", "mlflow": False})
     assert found.scores["per_case"]["cases"] == 3
+
+
+def test_cases_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are tried are fed once, whole and cut alike."""
+    data = write(tmp_path, [(16, 16)] * 6)
+    fed = Mock(wraps=LoadImagesd.__call__)
+    monkeypatch.setattr(LoadImagesd, "__call__", lambda *args: fed(*args))
+    for options in ({}, {"patch": [8, 8]}, {"patch": [8, 8], "model#input#size": [12, 12]}):
+        report, problems = workflow.check(BUNDLE, data=data, overrides={**SMALL, **options})
+        assert (report.ok, problems) == (True, [])
+        paths = [Path(call.args[1]["image"]).name for call in fed.call_args_list]
+        assert paths == ["i2.png", "i5.png"]  # the cases to train on
+        fed.reset_mock()
 
 
 def test_configurations_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,6 +101,22 @@ def test_means_over_cases_against_scikit_learn(ignored: bool) -> None:
     assert board.rows[3].values["precision"][2] == 0
 
 
+def test_a_precision_or_recall_of_nothing_is_0_and_named() -> None:
+    truth = torch.tensor([[0, 0, 1, 1]])
+    board = filled(
+        ScoreBoard(NAMES, None, {"overlap": {}}), [ScoredCase(0, "a.png", torch.where(truth == 1, 2, 0), truth)]
+    )
+    table = board.table()
+    assert [row["precision"] for row in table["classes"]] == [1, 0, 0]
+    assert [row["recall"] for row in table["classes"]] == [1, 0, 0]
+    assert table["mean_precision"] == table["mean_recall"] == pytest.approx(1 / 3)
+    assert table["mean_accuracy"] == 1 / 2
+    assert table["notes"] == [
+        f"{NAMES[1]}: never predicted (precision 0)",
+        f"{NAMES[2]}: predicted but in no truth (recall 0; mean accuracy leaves it out)",
+    ]
+
+
 def test_lines_of_cases() -> None:
     lines = list(filled(ScoreBoard(NAMES, None, {"overlap": {}}), cases()).lines())
     assert [line["class"] for line in lines if line["case"] == "2.png"] == ["(all)", "none", "bright"]
