@@ -1,6 +1,6 @@
 """Train a 3D network on the hippocampus volumes of the Medical Segmentation Decathlon (Task 4), leaving one fold out.
 
-    python -m benchmarks.hippocampus --data msd_hippocampus --fold 0 --epochs 60 --minutes 3 --output RUN
+    python -m benchmarks.gpu_volumes --data msd_hippocampus --fold 0 --epochs 60 --minutes 3 --output RUN
 
 Data: A. L. Simpson et al., https://arxiv.org/abs/1902.09063, CC-BY-SA 4.0, in the decathlon's layout. Whole volumes,
 each normalised by its own mean and deviation and padded to 48 x 64 x 48; flips from left to right, small rotations and
