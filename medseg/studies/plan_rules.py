@@ -224,12 +224,17 @@ def levels(patch: Sequence[int], voxel: Sequence[float] | None) -> tuple[list[in
 
 
 def smaller(patch: Sequence[int], edges: Sequence[float]) -> list[int] | None:
-    """Return the next smaller patch: three quarters of the axis that is largest beside the image; ``None`` at the end.
+    """Return the next smaller patch; ``None`` at the end.
+
+    Of volumes three quarters of the axis that is largest beside the image; of pictures 85 % of both edges.
 
     Args:
         patch: edges in voxels.
         edges: of the median image.
     """
+    if len(patch) == 2:
+        shrunk = [max(4 * LEAST_EDGE, int(edge * 0.85)) for edge in patch]
+        return shrunk if shrunk != list(patch) else None
     order = sorted(range(len(patch)), key=lambda axis: (patch[axis] / max(edges[axis], 1), patch[axis]), reverse=True)
     for axis in order:
         if patch[axis] > 4 * LEAST_EDGE:

@@ -128,6 +128,12 @@ def test_smaller_patches_end() -> None:
     assert volumes == sorted(volumes, reverse=True)
 
 
+def test_smaller_pictures_keep_their_shape() -> None:
+    assert plan_rules.smaller([256, 320], (256, 320)) == [217, 272]
+    assert plan_rules.smaller([16, 18], (256, 320)) == [16, 16]
+    assert plan_rules.smaller([16, 16], (256, 320)) is None
+
+
 def test_a_ct_has_one_window_for_all_volumes() -> None:
     cases = [case(quantiles=row(-1000, 0, 900), foreground=row(low, 50, low + 200)) for low in (-60.0, -60.0)]
     assert plan_rules.intensity(found(*cases, modality=("CT",))).value == {
