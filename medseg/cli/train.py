@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
         raise MedsegError(f"--resume {options.resume}: no such folder; give the folder of a run")
     from medseg.bundle import library, workflow
 
-    if options.data is None and options.resume is None:
+    if options.data is None:
         return _without_bundle(options, overrides)
     planned = [f"--{name}" for name in _PLANNED if getattr(options, name) is not None]
     if planned:
@@ -65,30 +65,36 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _without_bundle(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
-    """Plan, train and score."""
+    """Plan, train and score; or go on with what was planned."""
     from medseg.bundle import library
     from medseg.studies.plan import DEFAULT_NETWORK
-    from medseg.studies.plan_and_train import new_folder, plan_and_train
+    from medseg.studies.plan_and_train import new_folder, plan_and_train, resume_planned
 
     where = Path(options.bundle).expanduser()
     if options.bundle in library.names() or (where / "configs").is_dir():
         raise MedsegError(f"{options.bundle} is a bundle; say what it is trained on with --data DIR")
     if options.overlays:
         raise MedsegError(f"--with {options.overlays[0]}: a plan has no overlays; change single keys with KEY=VALUE")
-    for name in ("output_dir", "max_minutes"):
-        overrides.pop(name, None)
-    output = options.output or new_folder(where)
+    planned = [f"--{name}" for name in _PLANNED if getattr(options, name) is not None]
+    if planned and options.resume is not None:
+        raise MedsegError(f"{planned[0]} is for a plan, which the run to resume has: leave it out")
     own_process()
-    done = plan_and_train(
-        where,
-        output,
-        network=options.network or DEFAULT_NETWORK,
-        dimensions=options.dimensions,
-        memory=options.memory,
-        minutes=options.minutes,
-        overrides=overrides,
-        say=say,
-    )
+    if options.resume is not None:
+        overrides.pop("resume")
+        done = resume_planned(where, options.resume, overrides=overrides)
+    else:
+        for name in ("output_dir", "max_minutes"):
+            overrides.pop(name, None)
+        done = plan_and_train(
+            where,
+            options.output or new_folder(where),
+            network=options.network or DEFAULT_NETWORK,
+            dimensions=options.dimensions,
+            memory=options.memory,
+            minutes=options.minutes,
+            overrides=overrides,
+            say=say,
+        )
     tables = "\n\n".join(table.to("text") for table in done.tables())
     sys.stdout.write(f"{tables}\n\nmodel and report: {shown(done.run)}\nplan: {shown(done.plan)}\n")
     return 0

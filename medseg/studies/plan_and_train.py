@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from medseg.atomic import atomic_write
-from medseg.bundle import assembly, workflow
+from medseg.bundle import assembly, library, workflow
+from medseg.bundle.source import read_source
 from medseg.data.check import check_datalist
 from medseg.data.datalist import Datalist, Entry, datalist_file
-from medseg.data.fingerprint import Fingerprint, labelled
+from medseg.data.fingerprint import Fingerprint, fingerprint, labelled
+from medseg.errors import MedsegError, shown
 from medseg.importers.writing import import_folder
 from medseg.reports.tables import Table
 from medseg.runs.paths import resolve_path
@@ -24,7 +26,7 @@ from medseg.studies.baseline import Baseline, score_most_frequent, score_otsu
 from medseg.studies.kinds import kind_of, kinds_table
 from medseg.studies.plan import DEFAULT_NETWORK, load_data, make_plan
 
-__all__ = ["BASELINE", "COMPARED", "Trained", "new_folder", "plan_and_train"]
+__all__ = ["BASELINE", "COMPARED", "Trained", "new_folder", "plan_and_train", "resume_planned"]
 
 BASELINE = "baseline.json"
 COMPARED = "compared.md"
@@ -102,19 +104,47 @@ def plan_and_train(
     plan_bundle.refuse_taken(planned)
     datalist = _data(data, folder, say)
     check_datalist(datalist).raise_for_errors()
-    parts = assembly.split(datalist, {"validation_fold": None, **_split_of(changes)})
+    parts = _parts(datalist, changes)
     plan = make_plan(datalist, network=network, dimensions=dimensions, memory=memory, minutes=minutes, say=say)
     plan_bundle.write(plan, datalist, planned)
     say(f"planned: {plan.network.value['name']}, {plan.network.why}; see {planned / 'docs' / 'README.md'}")
-    run = workflow.train(
-        planned, data=datalist.path, overrides={"output_dir": str(folder / "run"), "run_name": folder.name, **changes}
-    )
-    found = workflow.evaluate(run)
-    baseline = _baseline(datalist, parts, plan.scores)
-    fingerprint_page.write(plan.found, run)
+    named = {"output_dir": str(folder / "run"), "run_name": folder.name}
+    run = workflow.train(planned, data=datalist.path, overrides={**named, **changes})
+    return _finished(planned, run, datalist, parts)
+
+
+def resume_planned(
+    data: str | os.PathLike[str], run: str | os.PathLike[str], *, overrides: Mapping[str, Any] | None = None
+) -> Trained:
+    """Go on with a training that `plan_and_train` began, and score it.
+
+    Args:
+        data: as it was.
+        run: its folder, or the one that holds it.
+        overrides: as they were, or what shall be otherwise from now on, such as ``{"batch_size": 1}``.
+
+    Raises:
+        MedsegError: if there is no such run, or it cannot go on so.
+    """
+    folder, changes = library.run_folder(run), dict(overrides or {})
+    planned, made = folder.parent / "plan", folder.parent / "data"
+    if not planned.is_dir():
+        raise MedsegError(
+            f"{shown(folder)}: no plan lies beside it, so that its bundle is not known; name that, and --data DIR"
+        )
+    datalist = load_data(made if datalist_file(made).is_file() else data)
+    parts = _parts(datalist, changes)
+    workflow.train(planned, data=datalist.path, overrides={"resume": str(folder), **changes})
+    return _finished(planned, folder, datalist, parts)
+
+
+def _finished(planned: Path, run: Path, datalist: Datalist, parts: Any) -> Trained:
+    """Score what a run left out, beside what needs no network."""
+    found, facts = workflow.evaluate(run), fingerprint(datalist)
+    baseline = _baseline(datalist, parts, read_source(planned).description.scores)
+    fingerprint_page.write(facts, run)
     with atomic_write(run / BASELINE) as temporary:
         temporary.write_text(json.dumps({**baseline.scores, "title": baseline.title}), encoding="utf-8")
-    facts = plan.found
     done = Trained(
         planned, run, found.scores, read_rows(found.folder / PER_CASE), baseline, _kinds(datalist, facts, parts[2]),
         [name for index, name in enumerate(facts.classes) if index != facts.background],
@@ -123,6 +153,10 @@ def plan_and_train(
     with atomic_write(run / COMPARED) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
     return done
+
+
+def _parts(datalist: Datalist, changes: Mapping[str, Any]) -> Any:
+    return assembly.split(datalist, {"validation_fold": None, **_split_of(changes)})
 
 
 def _data(where: str | os.PathLike[str], folder: Path, say: Callable[[str], None]) -> Datalist:
