@@ -157,7 +157,7 @@ def _network(run: Path) -> str:
 def nnunet(task: Task, seed: int, folder: Path) -> dict[str, Any]:
     """Train and predict by nnU-Net's own code, which plans and prepares once for all seeds."""
     place = task.work / "nnunet"
-    environment = {**os.environ, "nnUNet_n_proc_DA": "0"}
+    environment = dict(os.environ)
     for name in ("raw", "preprocessed", "results"):
         (place / name).mkdir(parents=True, exist_ok=True)
         environment[f"nnUNet_{name}"] = str(place / name)
@@ -170,6 +170,7 @@ def nnunet(task: Task, seed: int, folder: Path) -> dict[str, Any]:
     if not prepared.is_file():
         call(["benchmarks.hippocampus_nnunet", "prepare", str(prepared)], env=environment)
     words = ["benchmarks.hippocampus_nnunet", "train", str(task.cases), str(folder), "--seed", str(seed)]
+    environment["nnUNet_n_proc_DA"] = "0"  # loading processes, which take the cores from the training
     call([*words, *task.length(), *task.words], env=environment)
     found: dict[str, Any] = json.loads((folder / "training.json").read_text())
     return {**found, **json.loads(prepared.read_text())}

@@ -30,8 +30,10 @@ from monai.transforms import (
     RandCropByPosNegLabeld,
     RandFlipd,
     RandGaussianNoised,
+    RandGaussianSmoothd,
     RandScaleIntensityd,
-    RandShiftIntensityd,
+    RandScaleIntensityFixedMeand,
+    RandSimulateLowResolutiond,
     SpatialPadd,
 )
 from monai.utils import set_determinism
@@ -52,18 +54,21 @@ def fixed(keys: Sequence[str]) -> list[Any]:
 
 
 def augmentation(patch: Sequence[int]) -> list[Any]:
-    """Return the random transforms: half of the patches hold a structure."""
+    """Return the random transforms: half of the patches hold a structure; nnU-Net's probabilities and ranges."""
     return [
         RandCropByPosNegLabeld(keys=_KEYS, label_key="label", spatial_size=patch, pos=1, neg=1, num_samples=1),
-        RandFlipd(keys=_KEYS, prob=0.5, spatial_axis=0),
         RandAffined(
-            keys=_KEYS, prob=0.3, rotate_range=(0.4, 0.4, 0.4), scale_range=(0.25, 0.25, 0.25),
+            keys=_KEYS, prob=0.36, rotate_range=(0.52, 0.52, 0.52), scale_range=(0.3, 0.3, 0.3),
             mode=("bilinear", "nearest"), padding_mode="border",
         ),
-        RandGaussianNoised(keys="image", prob=0.15, std=0.1),
-        RandScaleIntensityd(keys="image", prob=0.3, factors=0.25),
-        RandShiftIntensityd(keys="image", prob=0.3, offsets=0.25),
-        RandAdjustContrastd(keys="image", prob=0.3, gamma=(0.7, 1.5)),
+        RandGaussianNoised(keys="image", prob=0.1, std=0.3),
+        RandGaussianSmoothd(keys="image", prob=0.1, sigma_x=(0.5, 1.0), sigma_y=(0.5, 1.0), sigma_z=(0.5, 1.0)),
+        RandScaleIntensityd(keys="image", prob=0.15, factors=0.25),
+        RandScaleIntensityFixedMeand(keys="image", prob=0.15, factors=0.25, preserve_range=True),
+        RandSimulateLowResolutiond(keys="image", prob=0.125, zoom_range=(0.5, 1.0)),
+        RandAdjustContrastd(keys="image", prob=0.1, gamma=(0.7, 1.5), invert_image=True, retain_stats=True),
+        RandAdjustContrastd(keys="image", prob=0.3, gamma=(0.7, 1.5), retain_stats=True),
+        RandFlipd(keys=_KEYS, prob=0.5, spatial_axis=0),
     ]  # fmt: skip
 
 

@@ -43,6 +43,8 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the modules that the benchmark calls be its own process's: what they import costs seconds each time."""
 
     def call(words: Sequence[str], **options: Any) -> None:
+        for name, value in options.get("env", {}).items():
+            monkeypatch.setenv(name, value)
         if importlib.import_module(words[0]).main(list(words[1:])):
             raise subprocess.CalledProcessError(1, words)
 
@@ -87,6 +89,7 @@ def test_medseg_by_a_bundle(data: Path) -> None:
 
 
 @pytest.mark.usefixtures("in_this_process")
+@pytest.mark.filterwarnings("ignore")  # nnU-Net's own
 @pytest.mark.skipif(importlib.util.find_spec("nnunetv2") is None, reason="nnunetv2 is not installed")
 def test_nnunet(data: Path) -> None:
     made = task(data)
