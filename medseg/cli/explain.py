@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from medseg.cli._arguments import positive, write_json
+from medseg.cli._arguments import add_output, positive, write_json
 from medseg.errors import shown
 
 __all__ = ["add_arguments", "run"]
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--image", type=Path, nargs="+", action="extend", required=True, metavar="PATH", help="images or folders"
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the sheets and arrays")
+    add_output(parser, "folder for the sheets and arrays", required=True)
     parser.add_argument(
         "--maps", nargs="+", action="extend", default=[], metavar="NAME", help="which maps to show (default: all)"
     )

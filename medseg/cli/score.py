@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from medseg.cli._arguments import add_scores, scores_of, write_json
+from medseg.cli._arguments import add_output, add_scores, scores_of, write_json
 
 __all__ = ["add_arguments", "run"]
 
@@ -18,9 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", nargs="+", metavar="NAME", help="classes from value 0, or a dataset.json with them")
     parser.add_argument("--groups", type=Path, metavar="CSV", help="patient or slide of each: columns case and group")
     add_scores(parser, "distances and volumes unless named")
-    parser.add_argument(
-        "-o", "--output", type=Path, metavar="DIR", help="folder for scores.json, tables, rows per case"
-    )
+    add_output(parser, "folder for scores.json, tables, rows per case")
     parser.add_argument("--json", action="store_true", help="print the scores as JSON")
 
 

@@ -8,7 +8,6 @@ from medseg.data.check_findings import (
     Case,
     Finding,
     Requirements,
-    counted,
     error,
     mixture,
     names,
@@ -20,6 +19,7 @@ from medseg.data.check_labels import hidden_class, listed, looks_raw, remedy
 from medseg.data.check_splits import groups, twins
 from medseg.data.datalist import Datalist
 from medseg.data.file_facts import FileFacts
+from medseg.errors import counted
 
 __all__ = ["find_all"]
 
@@ -70,7 +70,7 @@ def _image(case: Case, requirements: Requirements, ignore_index: int | None) -> 
     if facts is None:
         return
     if facts.not_finite:
-        message = f"{case.image}: {facts.not_finite} values are NaN or infinite; replace them or leave the image out"
+        message = f"{case.image}: holds {counted(facts.not_finite, 'value')} that are NaN or infinite; replace them or leave the image out"
         yield error("not-finite", message, case.image)
     if facts.palette:
         message = f"{case.image}: palette image, read as its 3 colours; store it as grey or RGB to leave no doubt"

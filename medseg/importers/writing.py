@@ -18,7 +18,7 @@ import numpy as np
 
 from medseg.data.datalist import SPLITS, Datalist, Entry
 from medseg.data.schema import DatalistError
-from medseg.errors import shown
+from medseg.errors import counted, shown
 from medseg.importers.folder import Folder, stem_of
 from medseg.importers.groups import FOLDS, Grouping, propose_folds, propose_groups
 from medseg.importers.layout import Case, Found, ImportingError, Options, recognise
@@ -179,7 +179,7 @@ def _check_cases(found: Found, folder: Folder) -> None:
         usual = channels.most_common(1)[0][0]
         odd = next(case for case in found.cases if len(case.images) != usual)
         raise ImportingError(
-            f"{where}: {shown(odd.name)} has {len(odd.images)} files of channels, most others {usual}; complete it, or "
+            f"{where}: {shown(odd.name)} has {counted(len(odd.images), 'file')} of channels, most others {usual}; complete it, or "
             "name the channels that all have with --images"
         )
 

@@ -46,8 +46,8 @@ def load_method(folder: Path) -> Method:
             held = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
             return Method(folder.resolve().name, scores, data, held)
     raise ComparisonError(
-        f"{folder} holds no evaluation (scores.json and data.json, there or in its folder test); score weights with "
-        "evaluate.yaml first"
+        f"{folder} holds no evaluation (scores.json and data.json, there or in its folder test); score the run "
+        "first: medseg evaluate RUN"
     )
 
 

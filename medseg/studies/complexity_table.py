@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from medseg.errors import counted
 from medseg.reports.tables import Cell, Table
 
 
@@ -53,7 +54,7 @@ def notes(result: Mapping[str, Any]) -> list[str]:
     if "batch_size" in settings:
         device = f"{settings['device']} ({settings['device_name']})" if settings["device_name"] else settings["device"]
         lines.append(
-            f"{settings['batch_size']} images at a time on {device}, {settings['threads']} threads, "
+            f"{counted(settings['batch_size'], 'image')} at a time on {device}, {counted(settings['threads'], 'thread')}, "
             f"{settings['precision']}, {settings['memory_format']}"
         )
     if "memory" in settings["measures"]:

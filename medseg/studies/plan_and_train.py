@@ -11,19 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from medseg.atomic import atomic_write
-from medseg.bundle import assembly, workflow
+from medseg.bundle import library, networks, workflow
+from medseg.bundle.data import load_data, split
+from medseg.bundle.early import refuse_unread
+from medseg.bundle.options import Options
 from medseg.data.check import check_datalist
 from medseg.data.datalist import Datalist, datalist_file
-from medseg.importers.writing import import_folder
+from medseg.errors import counted
 from medseg.reports.tables import Table
 from medseg.runs.paths import resolve_path
-from medseg.studies import plan_bundle
-from medseg.studies.baseline import score_most_frequent, score_otsu
-from medseg.studies.plan import DEFAULT_NETWORK, load_data, make_plan
 
 __all__ = ["BASELINE", "Trained", "new_folder", "plan_and_train"]
 
 BASELINE = "baseline.json"
+KEYS = (*Options.names(), "model", "network_def", "loss", "optimizer", "augmentation", "handlers", "device")
+"""Keys of a planned bundle's configuration that may be changed: others are refused before anything is measured."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,9 @@ class Trained:
 
     def table(self) -> Table:
         """Return the network beside the baseline: means over the cases of each class."""
+        number = counted(self.scores["per_case"]["cases"], "image")
         rows = [_row("network", self.scores), _row(str(self.baseline["title"]), self.baseline)]
-        return Table.of(rows, notes=[f"means over {self.scores['per_case']['cases']} images left out of the training"])
+        return Table.of(rows, notes=[f"means over {number} left out of the training"])
 
 
 def new_folder(data: str | os.PathLike[str]) -> Path:
@@ -59,7 +62,7 @@ def plan_and_train(
     data: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
-    network: str = DEFAULT_NETWORK,
+    network: str | None = None,
     dimensions: int | None = None,
     memory: float | None = None,
     minutes: float | None = None,
@@ -85,10 +88,16 @@ def plan_and_train(
     """
     folder, changes = resolve_path(output), dict(overrides or {})
     planned = folder / "plan"
-    plan_bundle.refuse_taken(planned)
+    refuse_unread("train", [key.split("#")[0] for key in changes], KEYS)
+    library.refuse_taken(planned)
     datalist = _data(data, folder, say)
+    if network is not None:
+        networks.resolve(network)
+    parts = split(datalist, {"validation_fold": None, **_split_of(changes)})
     check_datalist(datalist).raise_for_errors()
-    parts = assembly.split(datalist, {"validation_fold": None, **_split_of(changes)})
+    from medseg.studies import plan_bundle
+    from medseg.studies.plan import make_plan
+
     plan = make_plan(
         datalist, network=network, dimensions=dimensions, memory=memory, minutes=minutes, progress=progress, say=say
     )
@@ -109,9 +118,12 @@ def _data(where: str | os.PathLike[str], folder: Path, say: Callable[[str], None
     path = resolve_path(where)
     if not path.is_dir() or datalist_file(path).is_file():
         return load_data(path)
+    from medseg.importers.writing import import_folder
+
     made = import_folder(path, folder / "data")
-    left_out = f", {len(made.left_out)} files left out" if made.left_out else ""
-    say(f"{made.found.layout}: {made.found.why}; {len(made.datalist.entries())} images{left_out}: {made.datalist.path}")
+    left_out = f", {counted(len(made.left_out), 'file')} left out" if made.left_out else ""
+    number = counted(len(made.datalist.entries()), "image")
+    say(f"{made.found.layout}: {made.found.why}; {number}{left_out}: {made.datalist.path}")
     return made.datalist
 
 
@@ -120,6 +132,8 @@ def _split_of(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _baseline(data: Datalist, parts: Any) -> dict[str, Any]:
+    from medseg.studies.baseline import score_most_frequent, score_otsu
+
     training, _, test = parts
     return score_otsu(data, test) if data.num_classes == 2 else score_most_frequent(data, training, test)
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from medseg.data.fingerprint import Fingerprint
-from medseg.errors import MedsegError
+from medseg.errors import MedsegError, counted
 
 __all__ = [
     *("Chosen", "PlanError", "colour", "dimensions", "full_patch", "intensity", "levels", "mirrors", "polarity"),
@@ -73,7 +73,7 @@ def spacing(found: Fingerprint) -> Chosen:
     worst = int(np.argmax(median))
     others = np.delete(median, worst)
     target = median.copy()
-    why = f"the median of {len(found.cases)} volumes"
+    why = f"the median of {counted(len(found.cases), 'volume')}"
     if median[worst] / others.max() > ANISOTROPIC:
         target[worst] = max(float(np.percentile(found.spacings[:, worst], 10)), float(others.max()))
         why += f"; along {'RAS'[worst]}, where slices are thick, the 10th percentile"
@@ -114,7 +114,7 @@ def intensity(found: Fingerprint) -> Chosen:
         low, high = (float(f"{spread[share]:.5g}") for share in (0.005, 0.995))
         if not high > low:
             low, high = low - 1, high + 1
-        why = f"CT: percentiles 0.5 and 99.5 of the foreground over {len(found.cases)} volumes, one scale for all"
+        why = f"CT: percentiles 0.5 and 99.5 of the foreground over {counted(len(found.cases), 'volume')}, one scale for all"
         return Chosen({"scheme": "range", "low": low, "high": high, "clip": True}, why)
     if all(case.dtype == "uint8" for case in found.cases):
         contrasts = np.array([max(row[-2] - row[1] for row in case.quantiles) for case in found.cases])

@@ -10,7 +10,8 @@ import torch
 
 from medseg.data.datalist import Datalist
 from medseg.runs.checkpoint import save_checkpoint
-from medseg.runs.run import Run, RunError
+from medseg.runs.run import Run
+from medseg.runs.run_folder import RunError
 
 NAMES = ("a.png", "a_label.png", "b.png", "b_label.png")
 

@@ -12,11 +12,12 @@ from costs import Device
 from PIL import Image
 
 from medseg.bundle import library, workflow
+from medseg.bundle.data import load_data
 from medseg.bundle.source import read_source
 from medseg.cli import main
 from medseg.data.datalist import Datalist
 from medseg.studies import complexity, plan_bundle
-from medseg.studies.plan import load_data, make_plan
+from medseg.studies.plan import make_plan
 from medseg.studies.plan_and_train import plan_and_train
 from medseg.studies.plan_rules import PlanError
 
