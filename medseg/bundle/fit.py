@@ -138,7 +138,8 @@ def problems(
             and the network is not tried.
     """
     if len(dataset) == 0:
-        return [f"{data.path}: nothing is left to train on with fold {wanted.fold}; choose another fold, or fold all"]
+        everything = spelt("fold", "all")
+        return [f"{data.path}: nothing is left to train on with fold {wanted.fold}; choose another, or {everything}"]
     chosen = _chosen(dataset)
     whole, found = _tried(dataset, description, chosen, sound)
     if wanted.planned_for is not None and wanted.planned_for != data.fingerprint():

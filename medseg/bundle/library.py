@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import hashlib
 import shutil
 from pathlib import Path
 from typing import NoReturn
 
+from medseg.data.file_facts import cache_folder
 from medseg.errors import MedsegError, shown
 from medseg.resources import BUNDLE_FILE, bundles_root
 from medseg.runs.paths import resolve_path
 
 __all__ = [
     "BundleError", "build", "config_files", "copy", "find", "is_ours", "names", "refuse_taken", "refuse_unknown",
-    "run_folder", "weights_file",
+    "remember", "run_folder", "weights_file",
 ]  # fmt: skip
 
 PLACE = ".place.json"
@@ -21,6 +24,7 @@ PLACE = ".place.json"
 
 _SUFFIXES = (".pt", ".pth", ".safetensors")
 _LEFT_OUT = ("models", "runs", "__pycache__")
+_CODE = (".yaml", ".yml", ".json", ".conf", ".py", ".pyc", ".so", ".pyd")  # MONAI's configurations hold expressions
 
 
 class BundleError(MedsegError):
@@ -76,8 +80,33 @@ def refuse_taken(folder: Path) -> None:
 
 
 def is_ours(folder: Path) -> bool:
-    """Return whether a bundle came with medseg; any other is code of somebody else, which evaluating it runs."""
-    return folder.resolve().is_relative_to(bundles_root().resolve())
+    """Return whether a bundle came with medseg, or is as medseg wrote it on this machine.
+
+    Any other may be code of somebody else, which evaluating it runs.
+    """
+    return folder.resolve().is_relative_to(bundles_root().resolve()) or _remembered(folder).is_file()
+
+
+def remember(folder: Path) -> None:
+    """Remember that medseg wrote a bundle, for `is_ours`; where that cannot be, it is called foreign, no more.
+
+    Args:
+        folder: of the bundle, whose files as they are now are meant.
+    """
+    mark = _remembered(folder)
+    with contextlib.suppress(OSError):
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+
+
+def _remembered(folder: Path) -> Path:
+    """Return the file that is there if medseg wrote a bundle: its name is the hash of all in it that may be code."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        place = path.relative_to(folder)
+        if path.suffix in _CODE and path.is_file() and place.parts[0] not in _LEFT_OUT:
+            digest.update(f"{place.as_posix()}\0".encode(errors="replace") + hashlib.sha256(path.read_bytes()).digest())
+    return cache_folder() / "bundles" / digest.hexdigest()
 
 
 def config_files(folder: Path, first: str, overlays: list[str]) -> list[Path]:
@@ -126,6 +155,8 @@ def copy(name: str | Path, target: str | Path) -> Path:
         from medseg.bundle import generate
 
         generate.build(folder)  # the name is new
+    if is_ours(source):
+        remember(folder)
     return folder
 
 
@@ -184,4 +215,6 @@ def weights_file(where: str | Path) -> Path:
             return folder / name
     if (folder / "checkpoints" / "last.pt").is_file():
         raise BundleError(f"{where} is a run that has not ended, it has no model.pt yet; let it end, or continue it")
-    raise BundleError(f"{where} has no weights (model.pt); train it: medseg train {Path(folder).name} --data FOLDER")
+    if (folder / "configs").is_dir():
+        raise BundleError(f"{where} has no weights (model.pt); train it: medseg train {where} --data FOLDER")
+    raise BundleError(f"{where} has no weights (model.pt); name the folder of a run, a bundle with weights, or weights")

@@ -32,7 +32,7 @@ __all__ = ["Evaluation", "WorkflowError", "check", "choose_postprocessing", "eva
 
 logger = logging.getLogger(__name__)
 
-_EVALUATED = (
+EVALUATED = (
     "scored", "fold", "fold_key", "validation_fold", "num_workers", "precision", "channels_last", "mlflow",
     "tracking_uri", "experiment", "seed",
 )  # fmt: skip
@@ -221,10 +221,12 @@ class _Ready:
 
 def _prepare(run: str | Path, data: str | Path | None, overlays: Sequence[str], given: dict[str, Any]) -> _Ready:
     folder = library.run_folder(run)
+    if not folder.is_dir():
+        raise WorkflowError(f"{run}: no such folder; name the folder of a run")
     file = library.weights_file(folder)
     name = given.pop("device", None)
     changes = {key: given.pop(key) for key in list(given) if key.startswith("inference#")}
-    early.refuse_unread("evaluate", given, _EVALUATED, ", device and inference#...")
+    early.refuse_unread("evaluate", given, EVALUATED, ", device and inference#...")
     Options.of(given)
     wanted = {**_recorded(folder), **given, "resume": False}
     part = str(wanted.get("scored", "test"))

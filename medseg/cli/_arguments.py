@@ -170,11 +170,11 @@ def say(line: str) -> None:
 
 
 def say_foreign(bundle: Path) -> None:
-    """Say in one line that a bundle is code, where it is not one of those that came with medseg."""
+    """Say in one line that a bundle is code, where it neither came with medseg nor is as medseg wrote it here."""
     from medseg.bundle.library import is_ours
 
     if not is_ours(bundle):
-        sys.stderr.write(f"medseg: {shown(bundle)} did not come with medseg: a bundle is code, and it runs now\n")
+        sys.stderr.write(f"medseg: {shown(bundle)} is not as medseg wrote it: a bundle is code, and it runs now\n")
 
 
 def write_json(value: Any) -> None:

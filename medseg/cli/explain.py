@@ -32,12 +32,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
     from medseg.bundle.library import weights_file
-    from medseg.prediction.model import load
+    from medseg.io.folder import refuse_missing
     from medseg.reports.progress import progress_bar
+
+    weights = weights_file(options.model)
+    for image in options.image:
+        refuse_missing(image)
+    from medseg.prediction.model import load
     from medseg.studies.explain import explain
     from medseg.studies.explainable import explainable
 
-    weights = weights_file(options.model)
     bundle = explainable(load(weights), weights)
     with progress_bar("explaining") as update:
         done = explain(

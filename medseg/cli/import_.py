@@ -125,9 +125,8 @@ def _print(made: Imported, dry_run: bool) -> None:
     sizes = {split: len(getattr(datalist, split)) for split in ("training", "validation", "test")}
     counts = ", ".join(f"{count} {split}" for split, count in sizes.items() if count)
     lines = [f"layout  {found.layout}: {found.why}", *(f"note    {note}" for note in found.notes)]
-    lines.append(
-        f"cases   {counts}; {counted(len(found.cases[0].images), 'file')} an image; {counted(made.drawn, 'label')} drawn"
-    )
+    files, drawn = counted(len(found.cases[0].images), "file"), counted(made.drawn, "label")
+    lines.append(f"cases   {counts}; {files} an image; {drawn} drawn")
     classes = ", ".join(f"{index} {name}" for index, name in datalist.labels.items())
     ignored = "" if datalist.ignore_index is None else f"; {datalist.ignore_index} counts nowhere"
     mapped = f"; stored values {_pairs(datalist.values)}" if datalist.values else ""

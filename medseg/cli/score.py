@@ -24,6 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit status: 1 if a file of either folder was not scored."""
+    from medseg.io.folder import refuse_missing
+
+    scores = scores_of(options)
+    for folder in (options.predictions, options.truths):
+        refuse_missing(folder)
     from medseg.reports.score_tables import score_tables
     from medseg.runs.report import write_report
     from medseg.runs.run_folder import RunFolder
@@ -35,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
         options.truths,
         classes=read_classes(options.labels) if options.labels else None,
         groups=read_groups(options.groups) if options.groups else None,
-        scores=scores_of(options) or WANTED,
+        scores=scores or WANTED,
     )
     title = f"{options.predictions.name} against {options.truths.name}"
     if options.output is not None:

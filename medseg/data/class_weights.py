@@ -58,8 +58,8 @@ def class_weights(
     pixels = counts.sum(axis=0)
     if not pixels.any():
         raise MedsegError(
-            f"all pixels of the {counted(len(entries), 'label')} have the ignore label {ignore_index}, so that nothing can be "
-            "weighed; correct ignore_index or the entries"
+            f"all pixels of the {counted(len(entries), 'label')} have the ignore label {ignore_index}, so that nothing "
+            "can be weighed; correct ignore_index or the entries"
         )
     occurs = pixels > 0
     if scheme == "median":

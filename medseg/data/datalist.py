@@ -22,10 +22,10 @@ from medseg.caller import spelt
 from medseg.data.decathlon import is_decathlon, read_decathlon
 from medseg.data.file_facts import hash_all
 from medseg.data.schema import PATH_KEYS, DatalistError, read_json, validate
-from medseg.errors import counted, shown
+from medseg.errors import shown
 from medseg.io.labels import VALUES_KEY
 
-__all__ = ["SPLITS", "Datalist", "DatalistError", "Entry", "datalist_file"]
+__all__ = ["SPLITS", "Datalist", "DatalistError", "Entry", "Parts", "datalist_file"]
 
 Entry = dict[str, Any]
 SPLITS = ("training", "validation", "test")
@@ -263,8 +263,8 @@ class Datalist:
             )
         if not validation:
             logger.warning(
-                "%s: all of %s trained on (%s): nothing is validated, and the last weights are kept",
-                shown(self.path), counted(len(training), "labelled image"), reason,
+                "%s: all labelled images (%d) are trained on (%s): nothing is validated, and the last weights are kept",
+                shown(self.path), len(training), reason,
             )  # fmt: skip
         return (
             [self.absolute(entry) for entry in training],

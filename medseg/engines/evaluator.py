@@ -22,7 +22,7 @@ from medseg.engines.loading import SegmentationDataset, make_loader
 from medseg.engines.precision import autocast, resolve_precision, to_memory_format
 from medseg.engines.prediction_checks import warn_of_one_class
 from medseg.engines.scores import LOSS, LossScore, WorstCases, affine_of, case_names
-from medseg.errors import MedsegError, counted, shown
+from medseg.errors import MedsegError, shown
 from medseg.inferers.blocks import Block, blocks_of, check_finite, class_indices, finite, gather, whole
 from medseg.inferers.way_back import IMAGE_AFFINE, WayBack
 from medseg.io.labels import read_label
@@ -153,7 +153,7 @@ class Evaluator(SupervisedEvaluator):
         values = self.board.flat(PREFIX)
         if f"{PREFIX}mean_iou" not in values:
             raise MedsegError(
-                f"none of the {counted(len(self.dataset), 'image')} has a labelled pixel, so there is nothing to score; check "
+                f"no image of {len(self.dataset)} has a labelled pixel, so there is nothing to score; check "
                 "ignore_index and the split"
             )
         return values

@@ -14,7 +14,7 @@ from medseg.runs.paths import resolve_path
 
 __all__ = ["Outcome", "predict"]
 
-_TAKES = ("device", "precision", "num_workers")
+TAKES = ("device", "precision", "num_workers")
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ def predict(
             that other weights made.
     """
     given = dict(overrides or {})
-    plain = {key: given.pop(key) for key in _TAKES if key in given}
+    plain = {key: given.pop(key) for key in TAKES if key in given}
     changes = {key: given.pop(key) for key in list(given) if key.startswith("inference#")}
-    refuse_unread("predict", given, _TAKES, " and inference#...; how images are fed comes with the weights")
+    refuse_unread("predict", given, TAKES, " and inference#...; how images are fed comes with the weights")
     weights, source, target = weights_file(model), resolve_path(images), resolve_path(masks)
     refuse_missing(source)
     from medseg.bundle import feeding

@@ -184,7 +184,7 @@ class Predictor(SupervisedEvaluator):
         said = []
         if self.failures:
             lines = "\n".join(f"  {line}" for line in together(self.failures, "image"))
-            said.append(f"{len(self.failures)} of {counted(len(self.folder), 'image')} could not be done:\n{lines}")
+            said.append(f"{len(self.failures)} of {len(self.folder)} images could not be done:\n{lines}")
         if self.folder.left_out:
             lines = "\n".join(f"  {line}" for line in together(self.folder.left_out)[:_SHOWN])
             said.append(f"left out {counted(len(self.folder.left_out), 'file')}:\n{lines}")

@@ -115,9 +115,8 @@ def open_sources(
         DownloadError: if a download fails.
     """
     if sha256 is not None and len(sha256) != len(sources):
-        raise SourceError(
-            f"{counted(len(sha256), 'hash', 'hashes')} for {counted(len(sources), 'source')}; give --sha256 one for each"
-        )
+        hashes, places = counted(len(sha256), "hash", "hashes"), counted(len(sources), "source")
+        raise SourceError(f"{hashes} for {places}; give --sha256 one for each")
     made = not output.exists()
     output.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=output, prefix=".unpacked."))

@@ -54,8 +54,8 @@ def notes(result: Mapping[str, Any]) -> list[str]:
     if "batch_size" in settings:
         device = f"{settings['device']} ({settings['device_name']})" if settings["device_name"] else settings["device"]
         lines.append(
-            f"{counted(settings['batch_size'], 'image')} at a time on {device}, {counted(settings['threads'], 'thread')}, "
-            f"{settings['precision']}, {settings['memory_format']}"
+            f"{counted(settings['batch_size'], 'image')} at a time on {device}, "
+            f"{counted(settings['threads'], 'thread')}, {settings['precision']}, {settings['memory_format']}"
         )
     if "memory" in settings["measures"]:
         lines.append(MEMORY)

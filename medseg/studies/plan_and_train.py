@@ -15,9 +15,10 @@ from medseg.bundle import library, networks, workflow
 from medseg.bundle.data import load_data, split
 from medseg.bundle.early import refuse_unread
 from medseg.bundle.options import Options
+from medseg.caller import spelt
 from medseg.data.check import check_datalist
-from medseg.data.datalist import Datalist, datalist_file
-from medseg.errors import counted
+from medseg.data.datalist import Datalist, Parts, datalist_file
+from medseg.errors import MedsegError, counted
 from medseg.reports.tables import Table
 from medseg.runs.paths import resolve_path
 
@@ -94,6 +95,7 @@ def plan_and_train(
     if network is not None:
         networks.resolve(network)
     parts = split(datalist, {"validation_fold": None, **_split_of(changes)})
+    _refuse_unscored(datalist, parts)
     check_datalist(datalist).raise_for_errors()
     from medseg.studies import plan_bundle
     from medseg.studies.plan import make_plan
@@ -125,6 +127,15 @@ def _data(where: str | os.PathLike[str], folder: Path, say: Callable[[str], None
     number = counted(len(made.datalist.entries()), "image")
     say(f"{made.found.layout}: {made.found.why}; {number}{left_out}: {made.datalist.path}")
     return made.datalist
+
+
+def _refuse_unscored(data: Datalist, parts: Parts) -> None:
+    """Refuse a split that leaves nothing to score: said before the training, not after it."""
+    if not any("label" in entry for entry in parts[2]):
+        raise MedsegError(
+            f"{data.path}: no labelled image is left to score; name one of several folds with {spelt('fold', 'N')}, or "
+            "plan first and train on everything: medseg plan DATA -o BUNDLE, medseg train BUNDLE --data DATA --fold all"
+        )
 
 
 def _split_of(changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -48,6 +48,7 @@ def write(plan: Plan, data: Datalist, folder: Path) -> Path:
         with atomic_write(folder / name) as temporary:
             temporary.write_text(content, encoding="utf-8")
     generate.build(folder)
+    library.remember(folder)
     return folder
 
 

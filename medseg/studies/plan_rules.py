@@ -114,7 +114,8 @@ def intensity(found: Fingerprint) -> Chosen:
         low, high = (float(f"{spread[share]:.5g}") for share in (0.005, 0.995))
         if not high > low:
             low, high = low - 1, high + 1
-        why = f"CT: percentiles 0.5 and 99.5 of the foreground over {counted(len(found.cases), 'volume')}, one scale for all"
+        volumes = counted(len(found.cases), "volume")
+        why = f"CT: percentiles 0.5 and 99.5 of the foreground over {volumes}, one scale for all"
         return Chosen({"scheme": "range", "low": low, "high": high, "clip": True}, why)
     if all(case.dtype == "uint8" for case in found.cases):
         contrasts = np.array([max(row[-2] - row[1] for row in case.quantiles) for case in found.cases])

@@ -78,7 +78,7 @@ def test_only_the_command_asked_for_is_imported():
     code = "import sys\nfrom medseg.cli import main\ntry: main(['report', '--help'])\nexcept SystemExit: pass\n"
     code += "sys.stderr.write(' '.join(m for m in sys.modules if m.startswith('medseg.')))"
     loaded = set(run("-c", code, check=True).stderr.split())
-    assert loaded == {"medseg.cli", "medseg.cli._arguments", "medseg.cli.report", "medseg.errors"}
+    assert loaded == {"medseg.caller", "medseg.cli", "medseg.cli._arguments", "medseg.cli.report", "medseg.errors"}
 
 
 @pytest.mark.parametrize(
@@ -89,6 +89,7 @@ def test_only_the_command_asked_for_is_imported():
             "from medseg.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",
             {
                 "medseg",
+                "medseg.caller",
                 "medseg.resources",
                 "medseg.errors",
                 "medseg.cli",

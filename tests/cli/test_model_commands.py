@@ -129,7 +129,7 @@ def test_a_key_given_twice_is_refused(calls, capsys):
 def test_a_foreign_bundle_is_called_code(calls, tmp_path, capsys):
     assert main(["train", str(tmp_path), "--data", "d"]) == 0
     said = capsys.readouterr().err
-    assert said == f"medseg: {tmp_path} did not come with medseg: a bundle is code, and it runs now\n"
+    assert said == f"medseg: {tmp_path} is not as medseg wrote it: a bundle is code, and it runs now\n"
 
 
 def test_evaluate(calls, capsys, monkeypatch):
