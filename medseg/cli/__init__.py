@@ -47,8 +47,17 @@ def names() -> list[str]:
 
 def load_command(name: str) -> Command:
     """Import one command's module."""
-    module = name.replace("-", "_") + "_" * keyword.iskeyword(name)
-    return cast(Command, importlib.import_module(f"{__name__}.{module}"))
+    return cast(Command, importlib.import_module(f"{__name__}.{_module(name)}"))
+
+
+def _module(name: str) -> str:
+    return name.replace("-", "_") + "_" * keyword.iskeyword(name)
+
+
+def _first_line(name: str) -> str:
+    """Return a command's help without importing it: the first line of its module, which is that of its docstring."""
+    with open(os.path.join(__path__[0], f"{_module(name)}.py"), encoding="utf-8") as source:
+        return source.readline().strip().strip('"').rstrip(".")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,7 +87,7 @@ def _parse_without_command(given: list[str], known: list[str]) -> None:
     parser.add_argument("--version", action="version", version=f"medseg {__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
     for name in known:
-        commands.add_parser(name, help=(load_command(name).__doc__ or "").split("\n", 1)[0].rstrip("."))
+        commands.add_parser(name, help=_first_line(name))
     parser.parse_args(given)
     parser.error("the command comes first: medseg COMMAND ...")
 

@@ -115,6 +115,7 @@ def test_patches_take_batches_larger_than_the_cases_are_many(tmp_path: Path) -> 
     assert np.isfinite(row["loss"])
     scores = workflow.evaluate(run, overrides={"device": "cpu", "mlflow": False}).scores
     assert scores["per_case"]["cases"] == 2
+    assert scores["title"].endswith(", test fold 0")
 
 
 def test_patches_that_cannot_be_cut(tmp_path: Path) -> None:

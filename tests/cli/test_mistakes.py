@@ -36,6 +36,10 @@ MISTAKES = [
     (["train", "lfa_unet_drosofila"], f"did you mean {LFA}"),
     (["train", "data", "--network", "unett"], "there is no network 'unett'; the nearest is 'unet'"),
     (["train", "data", "minuts=8"], r"train has no option 'minuts'; did you mean --minutes\?"),
+    (
+        ["train", "data", "--fold", "all"],
+        "no labelled image is left to score; name one .* with --fold N, or",
+    ),
     (["evaluate", "nowhere"], "nowhere: no such folder; name the folder of a run"),
     (["evaluate", "data"], "data has no weights .*; name the folder of a run, a bundle with weights, or weights"),
     (["evaluate", "taken", "minuts=8"], "evaluate has no option 'minuts'; it takes scored, .*, device and inference#"),

@@ -18,7 +18,7 @@ from medseg.cli import main
 from medseg.data.datalist import Datalist
 from medseg.studies import complexity, plan_bundle
 from medseg.studies.plan import make_plan
-from medseg.studies.plan_and_train import plan_and_train
+from medseg.studies.plan_and_train import KEYS, plan_and_train
 from medseg.studies.plan_rules import PlanError
 
 QUICK = {"max_epochs": 1, "iterations": 2, "mlflow": False, "device": "cpu", "network_def#channels": [2, 4, 4]}
@@ -94,6 +94,8 @@ def test_the_bundle_says_why(tmp_path: Path) -> None:
     assert source.description.network["strides"] == plan.network.value["strides"]
     assert source.options()["patch"] == plan.train["patch"].value
     assert library.build(folder, check=True) == []
+    assert library.is_ours(folder)
+    assert set(KEYS) <= yaml.safe_load((folder / "configs" / "train.yaml").read_text()).keys()
     lines = (folder / "bundle.yaml").read_text().splitlines()
     valued = [n for n, line in enumerate(lines) if line.startswith("  ") and not line.startswith(("  #", "  - "))]
     assert len(valued) > 20
