@@ -113,9 +113,9 @@ def test_patches_take_batches_larger_than_the_cases_are_many(tmp_path: Path) -> 
     run = workflow.train(BUNDLE, data=data, overrides={**SMALL, **options, "output_dir": tmp_path / "run"})
     (row,) = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert np.isfinite(row["loss"])
-    scores = workflow.evaluate(run, overrides={"device": "cpu", "mlflow": False}).scores
-    assert scores["per_case"]["cases"] == 2
-    assert scores["title"].endswith(", test fold 0")
+    found = workflow.evaluate(run, overrides={"device": "cpu", "mlflow": False})
+    assert found.scores["per_case"]["cases"] == 2
+    assert json.loads((found.folder / "scores.json").read_text())["title"].endswith(", test fold 0")
 
 
 def test_patches_that_cannot_be_cut(tmp_path: Path) -> None:
