@@ -58,7 +58,7 @@ def class_weights(
     pixels = counts.sum(axis=0)
     if not pixels.any():
         raise MedsegError(
-            f"all pixels of the {counted(len(entries), 'label')} have the ignore label {ignore_index}, so that nothing "
+            f"all pixels of {counted(len(entries), 'label')} have the ignore label {ignore_index}, so that nothing "
             "can be weighed; correct ignore_index or the entries"
         )
     occurs = pixels > 0

@@ -147,7 +147,7 @@ def test_overlays_set_keys_that_are_there(bundle: Path) -> None:
         ("scheme: range", "scheme: rnge", "intensity scheme is 'rnge'; choose one of none, range"),
         ("high: 255", "hihg: 255", "has no parameter 'hihg'; it takes low, high, clip"),
         ("high: 255", "high: 0", "intensity range is 0 to 0; high must be above low"),
-        ("window: [256, 256]", "window: [256]", "inference window [256] has 1 edges, the network 2 axes"),
+        ("window: [256, 256]", "window: [256]", "inference window [256] has 1 edge, the network 2 axes"),
         ("window: [256, 256]", "windw: [256, 256]", "has no 'windw'; did you mean 'window'?"),
         ("- {_target", "\t- {_target", ""),
         ("title: ", "title: 2026 #", "title is 2026; give text, quoted where YAML takes it for something else"),

@@ -164,5 +164,5 @@ def test_bad_options(tmp_path):
         class_weights(good, 0)
     with pytest.raises(ValueError, match=r"entry 1 \(b.png\) has no label"):
         class_weights([*good, {"image": "b.png"}], 2)
-    with pytest.raises(ValueError, match="all pixels of the 1 labels have the ignore label 9"):
+    with pytest.raises(ValueError, match="all pixels of 1 label have the ignore label 9"):
         class_weights(entries(tmp_path, np.full((2, 2), 9, np.uint8)), 2, 9)
