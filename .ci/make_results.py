@@ -56,7 +56,8 @@ def recipes() -> str:
         record = json.loads(path.read_text())
         held = record["result"]
         data = held["data"]
-        fold = "" if data["fold"] is None else f", fold {data['fold']} of {data['fold_key']}"
+        scheme = "" if data["fold_key"] == "fold" else f" of {data['fold_key']}"
+        fold = "" if data["fold"] is None else f", fold {data['fold']}{scheme}"
         parts.append(
             f"`{held['bundle']}` on {data['name']}, {data['images']} {data['split']} images{fold}, at most "
             f"{held['minutes']:g} minutes of training, {record['environment']['threads']} thread(s), seed "

@@ -32,14 +32,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import call, train_words
-from medseg.bundle import assembly
+from medseg.bundle.data import load_data, split
 from medseg.cli._arguments import setting
 from medseg.data.datalist import Datalist
 from medseg.exporters.nnunet import export_nnunet
 from medseg.runs.checkpoint import load_checkpoint
 from medseg.runs.provenance import collect
 from medseg.studies.mask_classes import read_classes
-from medseg.studies.plan import load_data
 from medseg.studies.score_folders import score_folders
 
 FOLD = 0
@@ -96,7 +95,7 @@ class Task:
 def lay_out(task: Task) -> Datalist:
     """Write ``cases.json`` and folders of links to the images held out and their truths; return the datalist."""
     datalist = load_data(task.data)
-    training, _, held_out = assembly.split(datalist, {"fold": FOLD, "validation_fold": None})
+    training, _, held_out = split(datalist, {"fold": FOLD, "validation_fold": None})
     for kind in ("image", "label"):
         folder = task.work / f"{kind}s"
         folder.mkdir(parents=True, exist_ok=True)

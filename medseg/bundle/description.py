@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from medseg.errors import MedsegError
+from medseg.errors import MedsegError, counted
 from medseg.transforms.postprocess import Postprocess
 
 __all__ = ["BESIDE_PAPER", "SCHEMES", "Description", "DescriptionError", "Inference", "Input", "differences"]
@@ -182,7 +182,7 @@ class Description:
             if value is not None and len(value) != dims:
                 key = f"model#{name.replace(' ', '#')}"
                 raise DescriptionError(
-                    f"{where}: {name} {list(value)} has {len(value)} edges, the network {dims} axes; "
+                    f"{where}: {name} {list(value)} has {counted(len(value), 'edge')}, the network {dims} axes; "
                     f"give {key} {dims} edges, or null"
                 )
         if self.input.spacing is not None and len(self.input.spacing) != 3:

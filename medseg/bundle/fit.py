@@ -18,11 +18,12 @@ from torch import nn
 from medseg.bundle import feeding
 from medseg.bundle.description import Description
 from medseg.bundle.options import Options
+from medseg.caller import spelt
 from medseg.data.check import Report, check_datalist
 from medseg.data.datalist import Datalist
 from medseg.engines.loading import SegmentationDataset
 from medseg.engines.patches import PatchDataset
-from medseg.errors import MedsegError
+from medseg.errors import MedsegError, counted
 from medseg.io.channels import first_of
 from medseg.io.parts import stored_bytes
 from medseg.runs.processes import rank
@@ -153,31 +154,32 @@ def problems(
             and the network is not tried.
     """
     if len(dataset) == 0:
-        return [f"{data.path}: nothing is left to train on with fold {wanted.fold}; choose another fold, or fold all"]
+        everything = spelt("fold", "all")
+        return [f"{data.path}: nothing is left to train on with fold {wanted.fold}; choose another, or {everything}"]
     tried = _tried(dataset, description, sound)
     found = list(tried.strange)
     if wanted.planned_for is not None and wanted.planned_for != data.fingerprint():
         found.append(
             f"{data.path}: the bundle was planned for other data (or they have changed since); plan again with medseg "
-            "plan, or give --planned_for null where the images are of the same kind"
+            f"plan, or give {spelt('planned_for', 'null')} where the images are of the same kind"
         )
     dims = description.spatial_dims
     name = str(description.network.get("name", "the network"))
     for path, shape in tried.whole.items():
         if len(shape) - 1 != dims and not (wanted.slices and (dims, len(shape)) == (2, 4)):
             other = _AXES.get(len(shape) - 1, f"{len(shape) - 1}D")
-            sliced = f", or --slices true (with a patch) for their {description.input.plane} slices" * (dims == 2)
+            sliced = f", or {spelt('slices', 'true')} (with a patch) for their {description.input.plane} slices"
             found.append(
                 f"{path}: {name} is a network for {_AXES[dims]}, the images are {other}; give "
-                f"--network_def#spatial_dims {len(shape) - 1} where the network has it{sliced}"
+                f"{spelt('network_def#spatial_dims', len(shape) - 1)} where the network has it{sliced * (dims == 2)}"
             )
             return found  # sizes of other axes say nothing
     if isinstance(dataset, PatchDataset) and (wrong := _patch_problem(dataset, tried.whole, dims)):
         return [*found, wrong]
     if wanted.batch_size > len(dataset) and not dataset.redraws and wanted.iterations is None:
         found.append(
-            f"{data.path}: batch_size {wanted.batch_size} is more than the {len(dataset)} training images; lower "
-            "--batch_size, or give --iterations, for which images are drawn again"
+            f"{data.path}: batch_size {wanted.batch_size} is more than the {counted(len(dataset), 'training image')}; "
+            f"lower {spelt('batch_size')}, or give {spelt('iterations')}, for which images are drawn again"
         )
     found += _sizes(data, wanted.batch_size, tried.drawn)
     if sound:
@@ -196,7 +198,8 @@ def _sizes(data: Datalist, batch: int, different: Sequence[tuple[int, ...]]) -> 
     edges = "[" + ",".join(str(min(axis)) for axis in zip(*sizes, strict=True)) + "]"
     return [
         f"{data.path}: training images have different sizes ({listed}), which a batch of {batch} cannot hold; give "
-        f'--patch "{edges}" (random windows), --model#input#size "{edges}" (every image resized), or --batch_size 1'
+        f"{spelt('patch', edges)} (random windows), {spelt('model#input#size', edges)} (every image resized), or "
+        f"{spelt('batch_size', 1)}"
     ]
 
 
@@ -242,7 +245,10 @@ def _patch_problem(dataset: PatchDataset, whole: Mapping[str, tuple[int, ...]], 
     patch = "x".join(map(str, dataset.patch))
     if len(dataset.patch) != dims:
         edges = len(dataset.patch)
-        return f"patch {list(dataset.patch)} has {edges} edges, the network {dims} axes; give --patch one edge an axis"
+        return (
+            f"patch {list(dataset.patch)} has {counted(edges, 'edge')}, the network {dims} axes; give {spelt('patch')} "
+            "one edge an axis"
+        )
     for path, (_, *shape) in whole.items():
         share = math.prod(min(edge / wanted, 1) for edge, wanted in zip(shape, dataset.patch, strict=False))  # a slice
         if share < _FILLED:
@@ -268,6 +274,6 @@ def _runs(network: nn.Module, shape: Sequence[int], batch: int, name: str) -> li
         reason = str(error).splitlines()[0][:120]
         return [
             f"images of {size} are too small for {name} at batch_size {batch} ({reason}); take larger images or crops, "
-            "fewer levels (--network_def#channels), or a larger batch"
+            f"fewer levels ({spelt('network_def#channels')}), or a larger batch"
         ]
     return []

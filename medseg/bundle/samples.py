@@ -1,91 +1,22 @@
-"""The data of a configuration: its datalist, its split, the samples that are trained on or scored."""
+"""The samples of a configuration, which are trained on or scored."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from medseg.bundle import feeding
-from medseg.bundle.command import Command
 from medseg.bundle.description import Description
-from medseg.bundle.options import Options
-from medseg.bundle.start import folder as folder_of
-from medseg.data.datalist import Datalist, DatalistError, Entry, datalist_file
+from medseg.data.datalist import Datalist, Entry
 from medseg.engines.case_files import CaseFiles
 from medseg.engines.loading import SegmentationDataset
 from medseg.engines.patches import PatchDataset
-from medseg.errors import MedsegError, shown
+from medseg.errors import MedsegError
 from medseg.reports.palette import background_index
 
-__all__ = ["channels", "datalist", "samples", "scored", "scored_samples", "split"]
-
-_TRIED = 8  # images that may be unreadable before their channels are not known
-
-
-def datalist(options: Mapping[str, Any], dataset_dir: Any, command: Command | None = None) -> Datalist:
-    """Load the datalist: the option of that name, else ``datalist.json`` or ``dataset.json`` of the folder.
-
-    Args:
-        options: of the configuration.
-        dataset_dir: folder of the data set, as the configuration holds it.
-        command: what was typed.
-    """
-    command = command or Command()
-    named = options.get("datalist")
-    if named:
-        return Datalist.load(folder_of(named, "datalist", command))
-    return Datalist.load(datalist_file(Path(folder_of(dataset_dir, "dataset_dir", command))))
-
-
-def split(
-    data: Datalist, options: Mapping[str, Any], command: Command | None = None
-) -> tuple[list[Entry], list[Entry], list[Entry]]:
-    """Return training, validation and test entries by ``fold_key``, ``fold`` and ``validation_fold``.
-
-    Args:
-        data: the datalist.
-        options: of the configuration.
-        command: what was typed: a fold that was asked for must be there, the default of 0 need not.
-
-    Raises:
-        DatalistError: if there is no such fold.
-    """
-    wanted = Options.of(options)
-    fold: Any = wanted.fold
-    if command is not None and "fold" in command.overrides and not data.fold_keys and fold not in (None, "all"):
-        raise DatalistError(
-            f"{shown(data.path)}: fold {fold} was asked for, but its entries carry no folds; leave the fold out to "
-            "take its lists as they are, or write folds into it"
-        )
-    return data.split(fold, fold_key=wanted.fold_key, validation_fold=wanted.validation_fold)
-
-
-def scored(parts: Sequence[list[Entry]], name: str) -> list[Entry]:
-    """Return the part of a split that an evaluation scores: ``training``, ``validation`` or ``test``."""
-    names = ("training", "validation", "test")
-    if name not in names:
-        raise MedsegError(f"scored is {name!r}; choose one of {', '.join(names)}")
-    return parts[names.index(name)]
-
-
-def channels(data: Datalist) -> int:
-    """Return the channels of the data set's images, read from its first one; the check names any that cannot be read.
-
-    Raises:
-        ImageError: if none of the first few can be read.
-    """
-    from medseg.io.images import ImageError, read_image
-
-    refused: ImageError | None = None
-    for _, entry in data.entries()[:_TRIED]:
-        try:
-            return read_image(data.absolute(entry)["image"]).channels
-        except ImageError as error:
-            refused = refused or error
-    raise refused or MedsegError(f"{data.path} names no image")
+__all__ = ["samples", "scored_samples"]
 
 
 def samples(

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from medseg.cli._arguments import add_overlays, add_settings, overrides_of, own_process
-from medseg.errors import shown
+from medseg.errors import shown, together
 
 __all__ = ["add_arguments", "run"]
 
@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep-header", action="store_true", help="keep descriptions and names in the masks' headers")
     add_overlays(parser)
     add_settings(parser, "device, precision, num_workers, or how whole images are predicted: inference#overlap=0.5")
+    parser.set_defaults(spelt={"overwrite": "--overwrite", "keep_header": "--keep-header"})
 
 
 def run(options: argparse.Namespace) -> int:
@@ -38,10 +39,8 @@ def run(options: argparse.Namespace) -> int:
         overwrite=options.overwrite,
         keep_header=options.keep_header,
     )
-    for name, reason in outcome.failures:
-        sys.stderr.write(f"medseg: error: {shown(name)}: {shown(reason)}\n")
-    for name, reason in outcome.left_out:
-        sys.stderr.write(f"medseg: left out: {shown(name)}: {shown(reason)}\n")
+    sys.stderr.writelines(f"medseg: error: {line}\n" for line in together(outcome.failures, "image"))
+    sys.stderr.writelines(f"medseg: left out: {line}\n" for line in together(outcome.left_out))
     said = [f"{outcome.written} written"]
     if outcome.skipped:
         said.append(f"{outcome.skipped} skipped, their masks are there (--overwrite does them again)")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.cli._arguments import (
+    add_output,
     add_overlays,
     add_plan,
     add_settings,
@@ -22,20 +23,22 @@ from medseg.errors import MedsegError, shown
 __all__ = ["add_arguments", "run"]
 
 _PLANNED = ("network", "dimensions", "memory")
+_SPELT = {"fold": "--fold", "max_minutes": "--minutes", "output_dir": "--output", "resume": "--resume"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("bundle", help="name or folder of a bundle (medseg bundle list); or data, to plan one for them")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder that holds the datalist, for a bundle")
-    parser.add_argument("--fold", type=_fold, metavar="N", help="fold that is left out for the test; all for none")
+    parser.add_argument("--fold", type=_fold, metavar="N", help="fold that is left out for the test (0); all for none")
     parser.add_argument("--minutes", type=number_above_zero, metavar="M", help="time, to which the schedule is fitted")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--output", type=Path, metavar="DIR", help="folder of the run (default: a new one in runs)")
+    add_output(where, "folder of the run (default: a new one in runs)")
     where.add_argument("--resume", type=Path, metavar="RUN", help="folder of the run to continue")
     add_plan(parser)
     add_overlays(parser)
     add_settings(parser, "single keys of the configuration, such as batch_size=4")
+    parser.set_defaults(spelt={**_SPELT, "dataset_dir": "--data"})
 
 
 def run(options: argparse.Namespace) -> int:
@@ -56,6 +59,8 @@ def run(options: argparse.Namespace) -> int:
     planned = [f"--{name}" for name in _PLANNED if getattr(options, name) is not None]
     if planned:
         raise MedsegError(f"{planned[0]} is for a plan; a bundle has its own: leave it out, or leave --data out")
+    if options.data is None:
+        raise MedsegError(f"--resume {options.resume}: say where its data lie, too, with --data DIR")
     bundle = library.find(options.bundle)
     say_foreign(bundle)
     own_process()
@@ -67,12 +72,13 @@ def run(options: argparse.Namespace) -> int:
 def _without_bundle(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
     """Plan, train and score; or go on with what was planned."""
     from medseg.bundle import library
-    from medseg.studies.plan import DEFAULT_NETWORK
     from medseg.studies.plan_and_train import new_folder, plan_and_train, resume_planned
 
     where = Path(options.bundle).expanduser()
     if options.bundle in library.names() or (where / "configs").is_dir():
         raise MedsegError(f"{options.bundle} is a bundle; say what it is trained on with --data DIR")
+    if not where.exists():
+        library.refuse_unknown(options.bundle, "bundle or folder of data")
     if options.overlays:
         raise MedsegError(f"--with {options.overlays[0]}: a plan has no overlays; change single keys with KEY=VALUE")
     planned = [f"--{name}" for name in _PLANNED if getattr(options, name) is not None]
@@ -88,7 +94,7 @@ def _without_bundle(options: argparse.Namespace, overrides: dict[str, Any]) -> i
         done = plan_and_train(
             where,
             options.output or new_folder(where),
-            network=options.network or DEFAULT_NETWORK,
+            network=options.network,
             dimensions=options.dimensions,
             memory=options.memory,
             minutes=options.minutes,
@@ -103,10 +109,9 @@ def _without_bundle(options: argparse.Namespace, overrides: dict[str, Any]) -> i
 def _fold(text: str) -> int | str:
     if text == "all":
         return text
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value} is no fold; folds count from 0, or all")
-    return value
+    if not text.strip().isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is no fold; folds count from 0, or all")
+    return int(text)
 
 
 def _text(path: Path | None) -> str | None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from medseg.data.datalist import Entry
 from medseg.data.file_facts import FileFacts
+from medseg.errors import counted
 from medseg.io.channels import paths_of
 from medseg.io.placement import compare
 
@@ -19,7 +20,6 @@ __all__ = [
     "Case",
     "Finding",
     "Requirements",
-    "counted",
     "error",
     "mixture",
     "names",
@@ -196,11 +196,6 @@ def spacing_text(spacing: Iterable[float]) -> str:
 def shape_text(shape: Iterable[int]) -> str:
     """Return a shape for a message."""
     return "x".join(map(str, shape))
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun, in the plural where it is."""
-    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def names(paths: Sequence[Path]) -> str:

@@ -8,6 +8,7 @@ are no folds. Classes may stand as ``{"0": "background"}`` or, as nnU-Net has th
 from __future__ import annotations
 
 import logging
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,14 @@ def read_decathlon(content: dict[str, Any], path: Path) -> dict[str, Any]:
     if not lists["validation"] and not divided and (folds := _folds(entries)) is not None:
         made["training"] = [{**entry, "fold": fold} for entry, fold in zip(entries, folds, strict=True)]
         made["preparation"] = {"folds": max(folds) + 1, "seed": SEED}
-        logger.info("%s: has no folds; %d are proposed, by group or image", where, max(folds) + 1)
+        _tell_folds(where, max(folds) + 1)
     return made
+
+
+@cache
+def _tell_folds(where: str, number: int) -> None:
+    """Log that folds are proposed: once a process, however often it reads the file."""
+    logger.info("%s: has no folds; %d are proposed, by group or image", where, number)
 
 
 def _folds(entries: list[Any]) -> list[int] | None:

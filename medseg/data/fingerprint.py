@@ -21,7 +21,7 @@ import numpy as np
 from medseg.data.case_facts import QUANTILES, CaseFacts, measure_case
 from medseg.data.datalist import Datalist, DatalistError, Entry
 from medseg.data.file_facts import cache_folder, save_cache, usual_workers
-from medseg.errors import shown
+from medseg.errors import counted, shown
 from medseg.io.channels import first_of
 from medseg.reports.palette import background_index
 
@@ -205,7 +205,7 @@ def _agree(found: Fingerprint, entries: Sequence[dict[str, Any]], data: Datalist
         mixed = case.channels != usual and (axes == 3 or not {case.channels, usual} <= {1, 3, 4})
         if mixed:
             raise DatalistError(
-                f"{where} has {case.channels} channels, most images have {usual}; "
+                f"{where} has {counted(case.channels, 'channel')}, most images have {usual}; "
                 "leave it out, or make a datalist for each kind"
             )
 

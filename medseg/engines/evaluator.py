@@ -155,7 +155,7 @@ class Evaluator(SupervisedEvaluator):
         values = self.board.flat(PREFIX)
         if f"{PREFIX}mean_iou" not in values:
             raise MedsegError(
-                f"none of the {len(self.dataset)} images has a labelled pixel, so there is nothing to score; check "
+                f"no image of {len(self.dataset)} has a labelled pixel, so there is nothing to score; check "
                 "ignore_index and the split"
             )
         return values

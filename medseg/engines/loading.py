@@ -21,10 +21,11 @@ from numpy.random import Generator, SeedSequence
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
+from medseg.caller import spelt
 from medseg.data.file_facts import usual_workers
 from medseg.engines.case_files import CaseFiles, size_of
 from medseg.engines.memory import free_memory
-from medseg.errors import MedsegError
+from medseg.errors import MedsegError, counted
 from medseg.io.parts import stored_bytes
 from medseg.runs.processes import rank, world_size
 
@@ -105,10 +106,11 @@ class SegmentationDataset(torch.utils.data.Dataset[Any]):
                 self.data, self._fixed, num_workers=workers, copy_cache=False, progress=False, runtime_cache=False
             )
         elif self._files is not None and self._files.have_room(size):
-            logger.info("%d samples (%.1f GiB) are kept in %s", len(self.data), size / 2**30, self._files.folder)
+            number = counted(len(self.data), "sample")
+            logger.info("%s (%.1f GiB) kept in %s", number, size / 2**30, self._files.folder)
             self._base = self._files.dataset(self.data, self._fixed)
         else:
-            logger.info("%d samples (%.1f GiB) are read from disk each epoch", len(self.data), size / 2**30)
+            logger.info("%s (%.1f GiB) read from disk each epoch", counted(len(self.data), "sample"), size / 2**30)
 
     def _size(self) -> int:
         """Return the bytes that all samples take, from the first one and the sizes of the files."""
@@ -286,8 +288,9 @@ def make_loader(
         iterations = 1
     elif few:
         raise MedsegError(
-            f"batch_size {batch_size} x {processes} process(es) is more than the {len(dataset)} training samples; "
-            "lower --batch_size, or give --iterations, for which samples are drawn again"
+            f"batch_size {batch_size} x {counted(processes, 'process', 'processes')} is more than the "
+            f"{counted(len(dataset), 'training sample')}; lower {spelt('batch_size')}, or give {spelt('iterations')}, "
+            "for which samples are drawn again"
         )
     dataset.prepare()
     own_numbers = torch.Generator().manual_seed(seed)  # else each pass would draw from those that dropout draws from

@@ -18,6 +18,7 @@ from monai.transforms import Compose, Transform
 from numpy.random import SeedSequence
 from torch import Tensor
 
+from medseg.caller import spelt
 from medseg.engines.case_files import CaseFiles
 from medseg.engines.loading import Draw, Sample, SegmentationDataset
 from medseg.errors import MedsegError
@@ -167,7 +168,7 @@ class PatchDataset(SegmentationDataset):
         if len(shape) != len(self.patch) and not through:
             raise MedsegError(
                 f"{self.data[draw.case]['image']}: has {len(shape)} axes, but the patch {list(self.patch)} has "
-                f"{len(self.patch)}; give --patch one edge an axis"
+                f"{len(self.patch)}; give {spelt('patch')} one edge an axis"
             )
         numbers = np.random.default_rng(seeds.spawn(1)[0])
         sample.pop("affine", None)  # a patch lies elsewhere

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from medseg.bundle import feeding
 from medseg.bundle.description import Description
 from medseg.engines.precision import autocast
-from medseg.errors import MedsegError
+from medseg.errors import MedsegError, counted
 from medseg.inferers.blocks import Block, blocks_of, class_indices, finite, gather
 from medseg.inferers.way_back import WayBack
 from medseg.io.channels import Named, paths_of
@@ -144,10 +144,11 @@ def check_fits(fed: Fed, description: Description) -> None:
     """
     dims, wanted = description.spatial_dims, description.network.get("in_channels")
     if fed.image.ndim - 1 < dims:
-        size = "x".join(map(str, fed.shape))
-        raise PredictionError(f"it is a picture ({size}), but the model takes volumes; give it volumes, or a 2D model")
+        raise PredictionError("it is a picture, but the model takes volumes; give it volumes, or a 2D model")
     if wanted is not None and fed.image.shape[0] != wanted:
-        raise PredictionError(f"it has {fed.image.shape[0]} channels, but the model takes {wanted}; convert it")
+        raise PredictionError(
+            f"it has {counted(fed.image.shape[0], 'channel')}, but the model takes {wanted}; convert it"
+        )
     beyond = feeding.beyond_range(fed.image, description)
     if beyond is not None:
         raise PredictionError(beyond)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medseg.bundle import feeding
-from medseg.bundle.inference import with_inference
-from medseg.errors import MedsegError
-from medseg.prediction.model import load
-from medseg.prediction.predictor import ImageFolder, InputError, Predictor
+from medseg.bundle.early import refuse_unread
+from medseg.bundle.library import weights_file
+from medseg.io.folder import refuse_missing
 from medseg.runs.paths import resolve_path
 
 __all__ = ["Outcome", "predict"]
 
-logger = logging.getLogger(__name__)
+TAKES = ("device", "precision", "num_workers")
 
 
 @dataclass(frozen=True)
@@ -67,16 +64,19 @@ def predict(
             that other weights made.
     """
     given = dict(overrides or {})
-    plain = {key: given.pop(key) for key in ("device", "precision", "num_workers") if key in given}
+    plain = {key: given.pop(key) for key in TAKES if key in given}
     changes = {key: given.pop(key) for key in list(given) if key.startswith("inference#")}
-    if given:
-        raise MedsegError(
-            f"predict has no option {sorted(given)[0]!r}; it takes device, precision, num_workers and inference#...; "
-            "how images are fed comes with the weights"
-        )
-    trained = load(model, device=plain.get("device"), precision=str(plain.get("precision", "auto")))
+    refuse_unread("predict", given, TAKES, " and inference#...; how images are fed comes with the weights")
+    weights, source, target = weights_file(model), resolve_path(images), resolve_path(masks)
+    refuse_missing(source)
+    from medseg.bundle import feeding
+    from medseg.bundle.inference import with_inference
+    from medseg.prediction.model import load
+    from medseg.prediction.predictor import ImageFolder, InputError, Predictor
+
+    trained = load(weights, device=plain.get("device"), precision=str(plain.get("precision", "auto")))
     description = with_inference(trained.description, overlays, changes)
-    folder = ImageFolder(resolve_path(images), description, resolve_path(masks), overwrite=overwrite)
+    folder = ImageFolder(source, description, target, overwrite=overwrite)
     predictor = Predictor(
         trained.device,
         folder,

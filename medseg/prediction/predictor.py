@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from medseg.bundle.description import Description
 from medseg.bundle.record import load_described, read_weights
+from medseg.caller import spelt
 from medseg.engines.precision import network_to_channels_last, resolve_precision
 from medseg.engines.prediction_checks import warn_of_one_class
-from medseg.errors import MedsegError, one_line
+from medseg.errors import MedsegError, counted, one_line, together
 from medseg.io.folder import LeftOut, list_images, mask_targets, with_channels
 from medseg.io.masks import write_mask
 from medseg.prediction.case import Feeder, check_fits, mask_of
@@ -173,7 +174,9 @@ class Predictor(SupervisedEvaluator):
         """
         if self.folder.skipped:
             logger.info(
-                "%d images have masks already and are skipped (--overwrite does them again)", self.folder.skipped
+                "%s skipped, masks are there (%s does them again)",
+                counted(self.folder.skipped, "image"),
+                spelt("overwrite"),
             )
         self.network.eval()
         if len(self.folder):
@@ -181,18 +184,18 @@ class Predictor(SupervisedEvaluator):
                 super().run(global_epoch)
             finally:
                 self.record.finish()
-        logger.info("%d masks written to %s", len(self.written), self.folder.output_dir.name)
+        logger.info("%s written to %s", counted(len(self.written), "mask"), self.folder.output_dir.name)
         if len(self.written) > 1:
             names = dict(enumerate(self.description.classes))  # postprocessing may give further values
             every = sorted({*names, *self._pixels})
             warn_of_one_class([self._pixels[index] for index in every], [names.get(i, str(i)) for i in every])
         said = []
         if self.failures:
-            lines = "\n".join(f"  {path}: {reason}" for path, reason in self.failures)
+            lines = "\n".join(f"  {line}" for line in together(self.failures, "image"))
             said.append(f"{len(self.failures)} of {len(self.folder)} images could not be done:\n{lines}")
         if self.folder.left_out:
-            lines = "\n".join(f"  {path}: {reason}" for path, reason in self.folder.left_out[:_SHOWN])
-            said.append(f"{len(self.folder.left_out)} files were left out:\n{lines}")
+            lines = "\n".join(f"  {line}" for line in together(self.folder.left_out)[:_SHOWN])
+            said.append(f"left out {counted(len(self.folder.left_out), 'file')}:\n{lines}")
         if self.failures or self.folder.missed:
             raise InputError("\n".join(said))
         for line in said:
@@ -227,7 +230,7 @@ class Predictor(SupervisedEvaluator):
         except (ValueError, RuntimeError, OSError) as error:  # wrong channels, too little memory, a file has changed
             if isinstance(error, OSError) and error.errno in _NO_SPACE:
                 raise InputError(
-                    f"{case['target']} cannot be written: {error.strerror}. The {len(self.written)} masks so far are "
+                    f"{case['target']} cannot be written: {error.strerror}. Masks so far ({len(self.written)}) are "
                     "whole; make room and run again, it skips them"
                 ) from error
             self._fail(case["image"], _reason(error))

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from medseg.errors import counted
 from medseg.reports.tables import UNDEFINED, Cell, Table
 
 ABSENT = "absent"
@@ -147,11 +148,11 @@ def instance_table(scores: Mapping[str, Any], *, digits: int = 3) -> Table:
         [f"{row['threshold']:.2f}", *_instance_cells(row)] for row in scores["thresholds"] if row["threshold"] in _SHOWN
     ]
     rows.append(["mean 0.50 to 0.95", *_instance_cells(scores)])
-    counted = (
+    note = (
         f"{scores['true_objects']:,} true and {scores['predicted_objects']:,} predicted instances in "
-        f"{scores['images']} images; an image without any scores 1"
+        f"{counted(scores['images'], 'image')}; an image without any scores 1"
     )
-    return Table(headings, rows, [counted], digits=digits)
+    return Table(headings, rows, [note], digits=digits)
 
 
 def long_table(scores: Mapping[str, Any]) -> Table:

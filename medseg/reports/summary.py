@@ -29,8 +29,8 @@ def summarise(folder: Path) -> tuple[str, dict[str, Any]]:
     found = next((p for p in places if (p / "scores.json").is_file()), None)
     if found is None:
         raise SummaryError(
-            f"{folder} holds no scores.json, nor do its folders test and report; train or evaluate with "
-            f"--output_dir {folder} first"
+            f"{folder} holds no scores.json, nor do its folders test and report; train into it, or score the run: "
+            "medseg evaluate RUN"
         )
     scores = json.loads((found / "scores.json").read_text(encoding="utf-8"))
     lines = [shown(scores.get("title", "")), ""]

@@ -10,6 +10,8 @@ import os
 import signal
 from types import FrameType
 
+from medseg.caller import spelt
+
 logger = logging.getLogger(__name__)
 
 _received: list[int] = []
@@ -48,5 +50,5 @@ def _end(number: int, _frame: FrameType | None) -> None:
     if _received:  # it is ending
         return
     _received.append(number)
-    logger.warning("%s: the run ends now; --resume continues it", signal.Signals(number).name)
+    logger.warning("%s: the run ends now; %s continues it", signal.Signals(number).name, spelt("resume", "FOLDER"))
     raise Terminated(number)

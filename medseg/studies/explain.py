@@ -21,7 +21,7 @@ from torch import Tensor
 
 from medseg.atomic import atomic_write
 from medseg.bundle.description import Description
-from medseg.errors import MedsegError
+from medseg.errors import MedsegError, counted
 from medseg.io.masks import image_suffix
 from medseg.prediction.predictor import ImageFolder
 from medseg.reports.attention import attention_sheet
@@ -149,7 +149,7 @@ def _look(bundle: Explainable, job: _Job, roi: Sequence[int]) -> tuple[dict[str,
     image, picture = entry["fed"].image, job.folder.picture(job.index)
     if image.shape[0] != bundle.in_channels:
         raise MedsegError(
-            f"it has {_count(image.shape[0], 'channel')}, but the network takes {bundle.in_channels}; convert it"
+            f"it has {counted(image.shape[0], 'channel')}, but the network takes {bundle.in_channels}; convert it"
         )
     volume = (image.ndim - 1, bundle.spatial_dims) == (3, 2)
     seen = []
@@ -266,7 +266,3 @@ def _reason(error: Exception) -> str:
 
 def _by(size: Sequence[int]) -> str:
     return "x".join(map(str, size))
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from medseg.bundle import assembly
+from medseg.bundle import networks
 from medseg.data.datalist import Datalist
 from medseg.data.fingerprint import Fingerprint, fingerprint
 from medseg.reports.progress import progress_bar
-from medseg.runs.paths import resolve_path
 from medseg.runs.processes import pick_device
 from medseg.studies import plan_doubts, plan_network, plan_rules
 from medseg.studies.plan_network import Measured
 from medseg.studies.plan_rules import Chosen, PlanError
 
-__all__ = ["DEFAULT_NETWORK", "MINUTES", "Plan", "load_data", "make_plan"]
+__all__ = ["MINUTES", "Plan", "make_plan"]
 
 DEFAULT_NETWORK = "unet"
 MINUTES = 60.0
@@ -28,19 +26,6 @@ _FOREGROUND = 1 / 3
 _LEARNING_RATE = 0.002
 _RECORDS = 20  # epochs that a training is divided into: each is recorded and can be resumed from
 _SPARE = 1.5  # steps that the schedule may have beyond those expected: the clock ends it
-
-
-def load_data(where: str | os.PathLike[str]) -> Datalist:
-    """Load the datalist of a folder, or a datalist.
-
-    Args:
-        where: folder that holds ``datalist.json`` or a decathlon's ``dataset.json``, or such a file.
-
-    Raises:
-        DatalistError: if there is none, or it cannot be used.
-    """
-    path = resolve_path(where)
-    return assembly.datalist({"datalist": str(path)} if path.is_file() else {}, str(path))
 
 
 @dataclass(frozen=True)
@@ -83,7 +68,7 @@ class Plan:
 def make_plan(
     data: Datalist,
     *,
-    network: str = DEFAULT_NETWORK,
+    network: str | None = None,
     dimensions: int | None = None,
     memory: float | None = None,
     minutes: float | None = None,
@@ -94,7 +79,7 @@ def make_plan(
 
     Args:
         data: the datalist.
-        network: name of a network, see `medseg.bundle.networks.resolve`.
+        network: name of a network, see `medseg.bundle.networks.resolve`; U-Net by default.
         dimensions: 2 or 3, where it is asked for.
         memory: that a training step may take, in GiB; by default a share of what is free.
         minutes: of the training; 60 by default.
@@ -105,7 +90,8 @@ def make_plan(
         PlanError: if there is no plan for these data, or nothing fits.
         MedsegError: if data or network cannot be used.
     """
-    place = pick_device(device)
+    place, name = pick_device(device), network or DEFAULT_NETWORK
+    networks.resolve(name)
     with progress_bar("measuring images") as update:
         found = fingerprint(data, progress=update)
     axes = int(plan_rules.dimensions(found, dimensions).value)
@@ -124,7 +110,7 @@ def make_plan(
     edges = plan_rules.across([float(edge) for edge in plan_rules.resampled(found, target)], seen)
     target = target and plan_rules.across(target, seen)
     limit, wanted = plan_network.memory_limit(memory, place), MINUTES if minutes is None else minutes
-    tried = plan_network.candidates(network, plan_rules.full_patch(edges, axes), edges, target)
+    tried = plan_network.candidates(name, plan_rules.full_patch(edges, axes), edges, target)
     measured = plan_network.choose(
         tried, channels, len(found.classes), minutes=wanted, memory=int(limit.value), device=place, progress=say
     )

@@ -8,28 +8,32 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medseg.atomic import atomic_write
-from medseg.bundle import assembly, library, workflow
+from medseg.bundle import library, networks, workflow
+from medseg.bundle.data import load_data, split
+from medseg.bundle.early import refuse_unread
+from medseg.bundle.options import Options
 from medseg.bundle.source import read_source
+from medseg.caller import spelt
 from medseg.data.check import check_datalist
-from medseg.data.datalist import Datalist, Entry, datalist_file
-from medseg.data.fingerprint import Fingerprint, fingerprint, labelled
-from medseg.errors import MedsegError, shown
-from medseg.importers.writing import import_folder
+from medseg.data.datalist import Datalist, Entry, Parts, datalist_file
+from medseg.errors import MedsegError, counted, shown
 from medseg.reports.tables import Table
 from medseg.runs.paths import resolve_path
 from medseg.runs.report import PER_CASE, read_rows
-from medseg.studies import fingerprint_page, plan_bundle
-from medseg.studies.baseline import Baseline, score_most_frequent, score_otsu
-from medseg.studies.kinds import kind_of, kinds_table
-from medseg.studies.plan import DEFAULT_NETWORK, load_data, make_plan
+
+if TYPE_CHECKING:
+    from medseg.data.fingerprint import Fingerprint
+    from medseg.studies.baseline import Baseline
 
 __all__ = ["BASELINE", "COMPARED", "Trained", "new_folder", "plan_and_train", "resume_planned"]
 
 BASELINE = "baseline.json"
 COMPARED = "compared.md"
+KEYS = (*Options.names(), "model", "network_def", "loss", "optimizer", "augmentation", "handlers", "device")
+"""Keys of a planned bundle's configuration that may be changed: others are refused before anything is measured."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +60,14 @@ class Trained:
 
     def tables(self) -> list[Table]:
         """Return the network beside the baseline: by class, and by kind of image where there are several."""
+        from medseg.studies.kinds import kinds_table
+
         per_case = self.scores["per_case"]
         rows = [
             _row("network", per_case, self.classes),
             _row(self.baseline.title, self.baseline.scores["per_case"], self.classes),
         ]
-        notes = [f"means over {per_case['cases']} images left out of the training [95 % interval]"]
+        notes = [f"means over {counted(per_case['cases'], 'image')} left out of the training [95 % interval]"]
         by_kind = kinds_table(self.kinds, {"network": self.rows, self.baseline.title: self.baseline.rows}, self.classes)
         return [Table.of(rows, notes=notes), *([] if by_kind is None else [by_kind])]
 
@@ -77,7 +83,7 @@ def plan_and_train(
     data: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
-    network: str = DEFAULT_NETWORK,
+    network: str | None = None,
     dimensions: int | None = None,
     memory: float | None = None,
     minutes: float | None = None,
@@ -101,10 +107,17 @@ def plan_and_train(
     """
     folder, changes = resolve_path(output), dict(overrides or {})
     planned = folder / "plan"
-    plan_bundle.refuse_taken(planned)
+    refuse_unread("train", [key.split("#")[0] for key in changes], KEYS)
+    library.refuse_taken(planned)
     datalist = _data(data, folder, say)
+    if network is not None:
+        networks.resolve(network)
+    parts = split(datalist, {"validation_fold": None, **_split_of(changes)})
+    _refuse_unscored(datalist, parts)
     check_datalist(datalist).raise_for_errors()
-    parts = _parts(datalist, changes)
+    from medseg.studies import plan_bundle
+    from medseg.studies.plan import make_plan
+
     plan = make_plan(datalist, network=network, dimensions=dimensions, memory=memory, minutes=minutes, say=say)
     plan_bundle.write(plan, datalist, planned)
     say(f"planned: {plan.network.value['name']}, {plan.network.why}; see {planned / 'docs' / 'README.md'}")
@@ -126,7 +139,7 @@ def resume_planned(
     Raises:
         MedsegError: if there is no such run, or it cannot go on so.
     """
-    folder, changes = library.run_folder(run), dict(overrides or {})
+    folder, changes = library.run_folder(Path(run)), dict(overrides or {})
     planned, made = folder.parent / "plan", folder.parent / "data"
     if not planned.is_dir():
         raise MedsegError(
@@ -140,6 +153,9 @@ def resume_planned(
 
 def _finished(planned: Path, run: Path, datalist: Datalist, parts: Any) -> Trained:
     """Score what a run left out, beside what needs no network."""
+    from medseg.data.fingerprint import fingerprint
+    from medseg.studies import fingerprint_page
+
     found, facts = workflow.evaluate(run), fingerprint(datalist)
     baseline = _baseline(datalist, parts, read_source(planned).description.scores)
     fingerprint_page.write(facts, run)
@@ -156,7 +172,7 @@ def _finished(planned: Path, run: Path, datalist: Datalist, parts: Any) -> Train
 
 
 def _parts(datalist: Datalist, changes: Mapping[str, Any]) -> Any:
-    return assembly.split(datalist, {"validation_fold": None, **_split_of(changes)})
+    return split(datalist, {"validation_fold": None, **_split_of(changes)})
 
 
 def _data(where: str | os.PathLike[str], folder: Path, say: Callable[[str], None]) -> Datalist:
@@ -164,10 +180,22 @@ def _data(where: str | os.PathLike[str], folder: Path, say: Callable[[str], None
     path = resolve_path(where)
     if not path.is_dir() or datalist_file(path).is_file():
         return load_data(path)
+    from medseg.importers.writing import import_folder
+
     made = import_folder(path, folder / "data")
-    left_out = f", {len(made.left_out)} files left out" if made.left_out else ""
-    say(f"{made.found.layout}: {made.found.why}; {len(made.datalist.entries())} images{left_out}: {made.datalist.path}")
+    left_out = f", {counted(len(made.left_out), 'file')} left out" if made.left_out else ""
+    number = counted(len(made.datalist.entries()), "image")
+    say(f"{made.found.layout}: {made.found.why}; {number}{left_out}: {made.datalist.path}")
     return made.datalist
+
+
+def _refuse_unscored(data: Datalist, parts: Parts) -> None:
+    """Refuse a split that leaves nothing to score: said before the training, not after it."""
+    if not any("label" in entry for entry in parts[2]):
+        raise MedsegError(
+            f"{data.path}: no labelled image is left to score; name one of several folds with {spelt('fold', 'N')}, or "
+            "plan first and train on everything: medseg plan DATA -o BUNDLE, medseg train BUNDLE --data DATA --fold all"
+        )
 
 
 def _split_of(changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,6 +203,8 @@ def _split_of(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _baseline(data: Datalist, parts: Any, scores: Mapping[str, Mapping[str, Any]]) -> Baseline:
+    from medseg.studies.baseline import score_most_frequent, score_otsu
+
     training, _, test = parts
     if data.num_classes == 2:
         return score_otsu(data, test, scores=scores)
@@ -183,6 +213,9 @@ def _baseline(data: Datalist, parts: Any, scores: Mapping[str, Mapping[str, Any]
 
 def _kinds(data: Datalist, found: Fingerprint, test: Sequence[Entry]) -> list[str]:
     """Return the kind of each test image."""
+    from medseg.data.fingerprint import labelled
+    from medseg.studies.kinds import kind_of
+
     facts = {str(entry["image"]): case for entry, case in zip(labelled(data), found.cases, strict=True)}
     held = [facts.get(str(entry["image"])) for entry in test]  # a list of its own for the test is not measured
     return ["not measured" if each is None else kind_of(each) for each in held]

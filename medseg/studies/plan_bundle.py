@@ -7,20 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from medseg.atomic import atomic_write
-from medseg.bundle import generate
+from medseg.bundle import generate, library
 from medseg.bundle.networks import resolve
 from medseg.data.datalist import Datalist
 from medseg.data.fingerprint import Fingerprint
-from medseg.errors import shown
+from medseg.errors import counted, shown
 from medseg.reports.tables import Table
 from medseg.studies import fingerprint_page
 from medseg.studies.plan import Plan
-from medseg.studies.plan_rules import Chosen, PlanError
+from medseg.studies.plan_rules import Chosen
 
-__all__ = ["lines", "refuse_taken", "text", "values_table", "write"]
+__all__ = ["lines", "text", "values_table", "write"]
 
 _HEAD = """\
-# Planned by `medseg plan` for {name} ({number} labelled images). Each value says why it is so; change what you know
+# Planned by `medseg plan` for {name} ({number}). Each value says why it is so; change what you know
 # better, then write MONAI's files anew: medseg bundle build FOLDER
 """
 
@@ -39,32 +39,23 @@ def write(plan: Plan, data: Datalist, folder: Path) -> Path:
         The folder.
 
     Raises:
-        PlanError: if the folder exists and is not empty.
+        BundleError: if the folder exists and is not empty.
     """
-    refuse_taken(folder)
+    library.refuse_taken(folder)
     (folder / "docs").mkdir(parents=True, exist_ok=True)
     for name, content in (("bundle.yaml", text(plan, data)), ("docs/README.md", _page(plan, data))):
         with atomic_write(folder / name) as temporary:
             temporary.write_text(content, encoding="utf-8")
     fingerprint_page.write(plan.found, folder / "docs")
     generate.build(folder)
+    library.remember(folder)
     return folder
-
-
-def refuse_taken(folder: Path) -> None:
-    """Refuse a folder that holds something, before anything is measured.
-
-    Raises:
-        PlanError: if it is there and not empty.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise PlanError(f"{shown(folder)} exists already; name a new folder for the bundle")
 
 
 def text(plan: Plan, data: Datalist) -> str:
     """Return `bundle.yaml`."""
     kind = resolve(str(plan.network.value["name"])).__name__
-    lines = [_HEAD.format(name=_comment(data.name), number=len(plan.found.cases))]
+    lines = [_HEAD.format(name=_comment(data.name), number=_labelled(plan.found))]
     lines += [
         _line("title", f"{kind}, {data.name}"),
         _line("task", f"Segmentation of {', '.join(_objects(plan.found))}"[:200]),
@@ -89,6 +80,10 @@ def text(plan: Plan, data: Datalist) -> str:
 
 def _objects(found: Fingerprint) -> Sequence[str]:
     return [name for index, name in enumerate(found.classes) if index != found.background] or found.classes
+
+
+def _labelled(found: Fingerprint) -> str:
+    return counted(len(found.cases), "labelled image")
 
 
 def _section(values: Mapping[str, Chosen]) -> Iterator[str]:

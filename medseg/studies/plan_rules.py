@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from medseg.data.fingerprint import Fingerprint
-from medseg.errors import MedsegError
+from medseg.errors import MedsegError, counted
 
 __all__ = [
     *("Chosen", "PlanError", "across", "colour", "dimensions", "full_patch", "intensity", "levels", "mirrors"),
@@ -109,7 +109,7 @@ def spacing(found: Fingerprint, seen: Chosen | None = None) -> Chosen:
     worst = int(np.argmax(median))
     others = np.delete(median, worst)
     target = median.copy()
-    why = f"the median of {len(found.cases)} volumes"
+    why = f"the median of {counted(len(found.cases), 'volume')}"
     if seen is not None:
         kept = [None if name == seen.value else float(f"{e:.4g}") for name, e in zip(PLANES, median, strict=True)]
         return Chosen(kept, f"{why}; slices stay as far apart as they are")
@@ -155,7 +155,8 @@ def intensity(found: Fingerprint) -> Chosen:
         low, high = (float(f"{spread[share]:.5g}") for share in (0.005, 0.995))
         if not high > low:
             low, high = low - 1, high + 1
-        why = f"CT: percentiles 0.5 and 99.5 of the foreground over {len(found.cases)} volumes, one scale for all"
+        volumes = counted(len(found.cases), "volume")
+        why = f"CT: percentiles 0.5 and 99.5 of the foreground over {volumes}, one scale for all"
         return Chosen({"scheme": "range", "low": low, "high": high, "clip": True}, why)
     if all(case.dtype == "uint8" for case in found.cases):
         contrasts = np.array([max(row[-2] - row[1] for row in case.quantiles) for case in found.cases])

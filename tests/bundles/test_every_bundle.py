@@ -152,7 +152,7 @@ def test_inference_stands_alone(trained: Path, tmp_path: Path) -> None:
     (images / "broken.png").unlink()
     stamp = (masks / names[0]).stat().st_mtime_ns
     second = monai_bundle("run", cwd=tmp_path, **options)
-    assert "2 images have masks already" in second.stdout + second.stderr
+    assert "2 images skipped, masks are there" in second.stdout + second.stderr
     assert (masks / names[0]).stat().st_mtime_ns == stamp
 
 

@@ -1,4 +1,5 @@
 import json
+import logging
 import shutil
 
 import pytest
@@ -41,6 +42,14 @@ def test_read_as_it_is(tmp_path, caplog):
     training, validation, test = datalist.split(1)
     assert ({e["fold"] for e in training}, {e["fold"] for e in validation}) == ({0, 3, 4}, {2})
     assert {e["fold"] for e in test} == {1}
+
+
+def test_that_folds_are_proposed_is_told_once(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "medseg.data.decathlon"):
+        for _ in range(3):
+            load(tmp_path)
+    (record,) = caplog.records
+    assert record.getMessage() == f"{tmp_path}/dataset.json: has no folds; 5 are proposed, by group or image"
 
 
 @pytest.mark.parametrize(("cases", "folds"), [(1, None), (2, 2), (3, 3), (9, 5)])

@@ -52,7 +52,8 @@ def test_a_batch_may_be_larger_than_the_cases_are_many() -> None:
     assert int(drawn.sum()) == 12
     assert int(drawn.max() - drawn.min()) <= 1
     with pytest.raises(
-        MedsegError, match=r"batch_size 12 x 1 process.* more than the 5 training samples; .*--iterations"
+        MedsegError,
+        match=r"batch_size 12 x 1 process is more than the 5 training samples; .*or give iterations",
     ):
         batches(SegmentationDataset(CASES, load), 12)
     assert len(batches(SegmentationDataset(CASES, load), 12, iterations=3)) == 3
@@ -263,7 +264,5 @@ def test_bad_options(options: dict[str, Any], said: str) -> None:
 
 def test_a_patch_of_other_axes() -> None:
     data = PatchDataset([{"number": 0, "image": "a.nii.gz"}], load, (4, 6), cache=False)
-    with pytest.raises(
-        MedsegError, match=r"a\.nii\.gz: has 3 axes, but the patch \[4, 6\] has 2; give --patch one edge"
-    ):
+    with pytest.raises(MedsegError, match=r"a\.nii\.gz: has 3 axes, but the patch \[4, 6\] has 2; give patch one edge"):
         data[0]

@@ -13,6 +13,7 @@ from PIL import Image
 
 import medseg
 from medseg.bundle import library, workflow
+from medseg.bundle.data import load_data
 from medseg.bundle.source import read_source
 from medseg.cli import main
 from medseg.data.datalist import Datalist
@@ -20,8 +21,8 @@ from medseg.data.file_facts import cache_folder
 from medseg.data.fingerprint import Fingerprint
 from medseg.io.images import read_image
 from medseg.studies import complexity, plan_bundle
-from medseg.studies.plan import load_data, make_plan
-from medseg.studies.plan_and_train import plan_and_train
+from medseg.studies.plan import make_plan
+from medseg.studies.plan_and_train import KEYS, plan_and_train
 from medseg.studies.plan_rules import PlanError
 
 QUICK = {"max_epochs": 1, "iterations": 2, "mlflow": False, "device": "cpu", "network_def#channels": [2, 4, 4]}
@@ -97,6 +98,8 @@ def test_the_bundle_says_why(tmp_path: Path) -> None:
     assert source.description.network["strides"] == plan.network.value["strides"]
     assert source.options()["patch"] == plan.train["patch"].value
     assert library.build(folder, check=True) == []
+    assert library.is_ours(folder)
+    assert set(KEYS) <= yaml.safe_load((folder / "configs" / "train.yaml").read_text()).keys()
     lines = (folder / "bundle.yaml").read_text().splitlines()
     valued = [n for n, line in enumerate(lines) if line.startswith("  ") and not line.startswith(("  #", "  - "))]
     assert len(valued) > 20
