@@ -22,6 +22,7 @@ PAGE = "fingerprint.md"
 _PICTURE = "fingerprint.png"
 _AXES = {2: ("rows", "columns"), 3: ("right-left", "back-front", "foot-head")}
 _GREY = "0.45"
+_WIDE = 10.0  # ratio from which amounts are drawn on a logarithmic scale
 
 
 def write(found: Fingerprint, folder: Path) -> Path:
@@ -87,11 +88,12 @@ def draw(found: Fingerprint) -> Any:
     return figure
 
 
-def _short(number: float) -> float:
-    return float(f"{number:.4g}")
+def _short(number: float) -> int | float:
+    shown_as = float(f"{number:.4g}")
+    return int(shown_as) if shown_as.is_integer() else shown_as
 
 
-def _spread(values: Any) -> list[float]:
+def _spread(values: Any) -> list[int | float]:
     return [_short(float(number)) for number in (np.min(values), np.median(values), np.max(values))]
 
 
@@ -123,7 +125,9 @@ def _classes(place: Any, found: Fingerprint) -> None:
         if held.size:
             box = place.boxplot(held, positions=[number], widths=0.6, patch_artist=True, medianprops={"color": "black"})
             box["boxes"][0].set_facecolor([value / 255 for value in colours[index]])
-    place.set_yscale("log")
+    held = amounts[:, indices]
+    if held.size and held.max() > _WIDE * held[held > 0].min(initial=np.inf):
+        place.set_yscale("log")
     few = len(indices) <= 8
     names = [shown(found.classes[index])[:24] if few else str(index) for index in indices]
     place.set_xticks(range(len(indices)), names, rotation=0 if few else 90)

@@ -127,7 +127,7 @@ def plan_and_train(
 
 
 def resume_planned(
-    data: str | os.PathLike[str], run: str | os.PathLike[str], *, overrides: Mapping[str, Any] | None = None
+    data: str | os.PathLike[str], run: str | Path, *, overrides: Mapping[str, Any] | None = None
 ) -> Trained:
     """Go on with a training that `plan_and_train` began, and score it.
 
