@@ -112,6 +112,8 @@ def plan_and_train(
     datalist = _data(data, folder, say)
     if network is not None:
         networks.resolve(network)
+    if changes.get("fold") == "all":
+        _refuse_unscored(datalist, ([], [], []))
     parts = split(datalist, {"validation_fold": None, **_split_of(changes)})
     _refuse_unscored(datalist, parts)
     check_datalist(datalist).raise_for_errors()

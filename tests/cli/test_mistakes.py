@@ -31,7 +31,7 @@ MISTAKES = [
     ([*TRAIN, "--fold", "7"], "fold 7 is not in scheme 'fold'; choose one of 0, 1, 2, or all"),
     ([*TRAIN, "-o", "taken"], "taken already holds a run; continue it with --resume .*taken, or .* another --output"),
     ([*TRAIN, "-o", "odd.yaml"], "odd.yaml is a file; name a folder for the run"),
-    (["train", LFA, "--resume", "taken"], "--resume taken: say where its data lie, too, with --data DIR"),
+    (["train", LFA, "--resume", "taken"], f"{LFA} is a bundle; say what it is trained on with --data DIR"),
     (["train", "nowhere"], "there is no bundle or folder of data 'nowhere'; the bundles are"),
     (["train", "lfa_unet_drosofila"], f"did you mean {LFA}"),
     (["train", "data", "--network", "unett"], "there is no network 'unett'; the nearest is 'unet'"),
