@@ -59,8 +59,6 @@ def run(options: argparse.Namespace) -> int:
     planned = [f"--{name}" for name in _PLANNED if getattr(options, name) is not None]
     if planned:
         raise MedsegError(f"{planned[0]} is for a plan; a bundle has its own: leave it out, or leave --data out")
-    if options.data is None:
-        raise MedsegError(f"--resume {options.resume}: say where its data lie, too, with --data DIR")
     bundle = library.find(options.bundle)
     say_foreign(bundle)
     own_process()
