@@ -162,7 +162,7 @@ def _samples(found: Fingerprint, measured: Measured, seen: Chosen | None) -> dic
     return {
         "patch": Chosen(list(measured.candidate.patch), "the largest that memory and minutes allow, see network"),
         "batch_size": Chosen(
-            measured.candidate.batch, "2 volumes; pictures that make 2 of 256 x 256 together, 4 at least"
+            measured.candidate.batch, "2 volumes; pictures that make one of 256 x 256 together, 4 at least"
         ),
         "foreground": share if found.background is not None else Chosen(0.0, "every class is everywhere"),
         **({"slices": Chosen(True, f"the network sees {seen.value} slices")} if seen else {}),

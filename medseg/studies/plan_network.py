@@ -24,7 +24,7 @@ BASES = (32, 24, 16, 12, 8)
 MOST_CHANNELS = {2: 512, 3: 320}
 STEPS = 900
 """Steps that a training must have before a larger network is worth it; see ``docs/plans.md``."""
-BATCH_PIXELS = 2 * 256 * 256  # of a batch of pictures: more steps are worth more than larger ones, see docs/plans.md
+BATCH_PIXELS = 256 * 256  # of a batch of pictures: more steps are worth more than larger ones, see docs/plans.md
 PICTURES_A_BATCH = 4  # at least: statistics of fewer are no batch's
 VOLUMES_A_BATCH = 2
 SHARE = 0.75  # of the clock that the bare step has in a training with its data, records and checkpoints
