@@ -30,7 +30,7 @@ def assert_contract(network: nn.Module, x: Tensor, out_channels: int) -> None:
         assert logits.shape == expected
         assert torch.isfinite(logits).all()
         torch.testing.assert_close(network(x), logits, rtol=0, atol=0)
-        torch.testing.assert_close(network(x[:1]), logits[:1], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(network(x[:1]), logits[:1], rtol=1e-4, atol=1e-4)  # sums in another order
         tracked = network(MetaTensor(x))  # as MONAI's own engines and inferers hand images over
         torch.testing.assert_close(torch.Tensor(tracked), logits, rtol=0, atol=0)
         with torch.autocast("cpu", dtype=torch.bfloat16):
