@@ -33,7 +33,8 @@ __all__ = ["Evaluation", "WorkflowError", "check", "choose_postprocessing", "eva
 logger = logging.getLogger(__name__)
 
 EVALUATED = (
-    "scored", "fold", "fold_key", "validation_fold", "num_workers", "precision", "channels_last", "mlflow",
+    "scored", "fold", "fold_key", "validation_fold", "num_workers", "precision", "channels_last", "hide_names",
+    "mlflow",
     "tracking_uri", "experiment", "seed",
 )  # fmt: skip
 
