@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from medseg.runs import mlflow_run, mlflow_store
 def laid_out_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file, which names no folder."""
     database = tmp_path_factory.mktemp("store") / "mlflow.db"
-    with mlflow_store.quiet():
+    with mlflow_store.quiet(), warnings.catch_warnings():
+        # MLflow's database models use a loader option that SQLAlchemy 2.1 deprecates
+        warnings.filterwarnings("ignore", "The ``noload`` loader strategy is deprecated")
         mlflow_store.open_database(f"sqlite:///{database}")
     return database
 
