@@ -1,5 +1,7 @@
 """Bundles as written and as generated: current, short, little in common, and overlays that commute."""
 
+import copy
+import functools
 import itertools
 import json
 import shutil
@@ -74,8 +76,21 @@ PAIRS = [
 ]
 
 
+@functools.cache
+def loaded(path: str) -> Any:
+    return ConfigParser.load_config_file(path)
+
+
+class Parser(ConfigParser):
+    """MONAI's, which reads each file once: pairs are many."""
+
+    @classmethod
+    def load_config_file(cls, filepath: Any, **_: Any) -> Any:
+        return copy.deepcopy(loaded(str(filepath)))
+
+
 def merged(bundle: Path, *names: str) -> dict[str, Any]:
-    parser = ConfigParser()
+    parser = Parser()
     parser.read_config([str(bundle / "configs" / f"{name}.yaml") for name in ("train", *names)])
     return dict(parser.get())
 
