@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import subprocess
@@ -40,6 +41,14 @@ class Budget:
     def progress(self, step: int) -> float:
         """Return the share that is over before step ``step`` (from 0); 1 or more ends the training."""
         return step / self.steps if self.steps else self.seconds / (60 * self.minutes)
+
+
+def add_training(parser: argparse.ArgumentParser, widths: Sequence[int]) -> None:
+    """Add how long a network of which widths is trained, and from what seed."""
+    parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--widths", type=int, nargs="+", default=widths)
 
 
 def alternate(first: Callable[[], None], second: Callable[[], None], repeats: int) -> dict[str, Any]:

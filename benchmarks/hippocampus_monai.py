@@ -39,7 +39,7 @@ from monai.transforms import (
 from monai.utils import set_determinism
 from torch import nn
 
-from benchmarks.common import Budget
+from benchmarks.common import Budget, add_training
 
 PATCH = (40, 56, 40)
 WIDTHS = (16, 32, 64, 128)
@@ -146,10 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", type=Path, help="JSON with training, held_out and classes")
     parser.add_argument("output", type=Path, help="folder that gets training.json and masks")
-    parser.add_argument("--minutes", type=float, required=True)
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS)
+    add_training(parser, WIDTHS)
     parser.add_argument("--patch", type=int, nargs=3, default=PATCH)
     parser.add_argument("--workers", type=int, default=0)
     options = parser.parse_args(arguments)

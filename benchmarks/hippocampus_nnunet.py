@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.common import Budget
+from benchmarks.common import Budget, add_training
 from benchmarks.hippocampus_monai import BATCH, WIDTHS
 
 TASK = 4
@@ -132,10 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     second = commands.add_parser("train")
     second.add_argument("cases", type=Path, help="JSON with held_out")
     second.add_argument("output", type=Path, help="folder that gets training.json and masks")
-    second.add_argument("--minutes", type=float, required=True)
-    second.add_argument("--steps", type=int)
-    second.add_argument("--seed", type=int, default=0)
-    second.add_argument("--widths", type=int, nargs="+", default=WIDTHS)
+    add_training(second, WIDTHS)
     options = parser.parse_args(arguments)
     if options.command == "prepare":
         options.output.write_text(json.dumps(prepare()))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-__all__ = ["MedsegError", "counted", "one_line", "shown", "together"]
+__all__ = ["MedsegError", "counted", "few", "one_line", "shown", "together"]
 
 _EACH = 2  # files of one fault that are named each
 _KEPT_SPACES = "Zs"  # such as the ideographic space of Japanese file names
@@ -49,6 +49,17 @@ def counted(number: int, noun: str, plural: str = "") -> str:
         plural: what several are, where that is not the noun with an s.
     """
     return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def few(names: Sequence[object], most: int = 5) -> str:
+    """Return the first few names for a message, and how many more there are.
+
+    Args:
+        names: of things.
+        most: how many are named.
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more
 
 
 def together(faults: Iterable[tuple[object, str]], noun: str = "file") -> list[str]:

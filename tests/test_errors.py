@@ -1,8 +1,9 @@
 import logging
+from pathlib import Path
 
 import pytest
 
-from medseg.errors import MedsegError, counted, shown, together
+from medseg.errors import MedsegError, counted, few, shown, together
 
 
 @pytest.mark.parametrize(
@@ -44,3 +45,9 @@ def test_many_files_of_one_fault_are_one_line():
     faults = [("a.nii", "1 channel"), ("b\x1b.nii", "cut off"), ("c.nii", "1 channel"), ("d.nii", "1 channel")]
     assert together(faults, "image") == ["3 images, such as a.nii: 1 channel", "b\\x1b.nii: cut off"]
     assert together(faults[:3]) == ["a.nii: 1 channel", "c.nii: 1 channel", "b\\x1b.nii: cut off"]
+
+
+def test_few_names_and_how_many_more() -> None:
+    assert few(["a", "b"], 2) == "a, b"
+    assert few([Path("a"), Path("b"), Path("c")], 1) == "a and 2 more"
+    assert few([]) == ""

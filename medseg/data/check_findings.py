@@ -12,7 +12,7 @@ import numpy as np
 
 from medseg.data.datalist import Entry
 from medseg.data.file_facts import FileFacts
-from medseg.errors import counted
+from medseg.errors import counted, few
 from medseg.io.channels import paths_of
 from medseg.io.placement import compare
 
@@ -200,5 +200,4 @@ def shape_text(shape: Iterable[int]) -> str:
 
 def names(paths: Sequence[Path]) -> str:
     """Return the first few paths for a message, and how many more there are."""
-    more = f" and {len(paths) - _LISTED} more" if len(paths) > _LISTED else ""
-    return ", ".join(map(str, paths[:_LISTED])) + more
+    return few(paths, _LISTED)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from medseg.data.check_findings import Case, Finding, error, names, warning
 from medseg.data.datalist import Datalist
+from medseg.errors import few
 
 __all__ = ["groups", "twins", "untrained"]
 
-_LISTED = 5
 _SPREAD = "spread its cases over the folds, as far as there are several"
 
 
@@ -144,4 +144,4 @@ def _classes_of(cases: Sequence[Case]) -> set[int]:
 def _named(datalist: Datalist, indices: Sequence[int]) -> str:
     """Return classes by name for a message; the ignore label and unknown values are none."""
     known = [f"class {index} ({datalist.labels[index]})" for index in indices if index in datalist.labels]
-    return ", ".join(known[:_LISTED]) + (f" and {len(known) - _LISTED} more" if len(known) > _LISTED else "")
+    return few(known)

@@ -126,10 +126,19 @@ def _alone(held: Mapping[str, Any]) -> list[str]:
 
 
 def _with_interval(mean: float | None, interval: Sequence[float] | None, digits: int) -> Cell:
-    if mean is None or interval is None:
-        return mean
-    low, high = interval
-    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    return mean if mean is None or interval is None else mean_text(mean, interval, digits)
+
+
+def mean_text(mean: float, interval: Sequence[float] | None, digits: int = 3) -> str:
+    """Return a mean as text, with its interval where there is one.
+
+    Args:
+        mean: of the score.
+        interval: its ends.
+        digits: after the decimal point.
+    """
+    ends = "" if interval is None else f" [{', '.join(f'{end:.{digits}f}' for end in interval)}]"
+    return f"{mean:.{digits}f}{ends}"
 
 
 def _with_unit(column: str, units: Mapping[str, str]) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from medseg.atomic import atomic_write
 from medseg.caller import spelt
-from medseg.errors import MedsegError, counted
+from medseg.errors import MedsegError, counted, few
 from medseg.runs.metadata import HASH, KEY, metadata_of, set_metadata, weights_hash
 
 logger = logging.getLogger(__name__)
@@ -268,8 +268,7 @@ def _classes(shapes: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> tuple[int
 def _listing(what: str, keys: list[str]) -> str:
     if not keys:
         return ""
-    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
-    return f"{len(keys)} {what}: {', '.join(keys[:_SHOWN])}{more}"
+    return f"{len(keys)} {what}: {few(keys, _SHOWN)}"
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from medseg.data.case_facts import CaseFacts
 from medseg.errors import MedsegError
 from medseg.metrics.intervals import ClusterBootstrap
 from medseg.metrics.score_board import WHOLE
+from medseg.reports.score_tables import mean_text
 from medseg.reports.tables import Table
 
 __all__ = ["kind_of", "kinds_table"]
@@ -84,7 +85,7 @@ def with_interval(values: NDArray[np.float64]) -> str:
     if not len(counted):
         return "none"
     found = ClusterBootstrap([""] * len(counted)).intervals(counted[:, None])[1]
-    return f"{counted.mean():.3f}" + ("" if found is None else f" [{found[0]:.3f}, {found[1]:.3f}]")
+    return mean_text(float(counted.mean()), found)
 
 
 def _means(rows: Sequence[Mapping[str, Any]], classes: Sequence[str], column: str) -> NDArray[np.float64]:

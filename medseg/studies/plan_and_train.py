@@ -20,6 +20,7 @@ from medseg.caller import spelt
 from medseg.data.check import check_datalist
 from medseg.data.datalist import Datalist, Entry, Parts, datalist_file
 from medseg.errors import MedsegError, counted, shown
+from medseg.reports.score_tables import mean_text
 from medseg.reports.tables import Table
 from medseg.runs.paths import resolve_path
 from medseg.runs.report import PER_CASE, read_rows
@@ -112,9 +113,7 @@ def plan_and_train(
     datalist = _data(data, folder, say)
     if network is not None:
         networks.resolve(network)
-    if changes.get("fold") == "all":
-        _refuse_unscored(datalist, ([], [], []))
-    parts = split(datalist, {"validation_fold": None, **_split_of(changes)})
+    parts: Parts = ([], [], []) if changes.get("fold") == "all" else _parts(datalist, changes)
     _refuse_unscored(datalist, parts)
     check_datalist(datalist).raise_for_errors()
     from medseg.studies import plan_bundle
@@ -153,7 +152,7 @@ def resume_planned(
     return _finished(planned, folder, datalist, parts)
 
 
-def _finished(planned: Path, run: Path, datalist: Datalist, parts: Any) -> Trained:
+def _finished(planned: Path, run: Path, datalist: Datalist, parts: Parts) -> Trained:
     """Score what a run left out, beside what needs no network."""
     from medseg.data.fingerprint import fingerprint
     from medseg.studies import fingerprint_page
@@ -173,8 +172,9 @@ def _finished(planned: Path, run: Path, datalist: Datalist, parts: Any) -> Train
     return done
 
 
-def _parts(datalist: Datalist, changes: Mapping[str, Any]) -> Any:
-    return split(datalist, {"validation_fold": None, **_split_of(changes)})
+def _parts(datalist: Datalist, changes: Mapping[str, Any]) -> Parts:
+    asked = {key: changes[key] for key in ("fold", "fold_key", "validation_fold") if key in changes}
+    return split(datalist, {"validation_fold": None, **asked})
 
 
 def _data(where: str | os.PathLike[str], folder: Path, say: Callable[[str], None]) -> Datalist:
@@ -200,11 +200,7 @@ def _refuse_unscored(data: Datalist, parts: Parts) -> None:
         )
 
 
-def _split_of(changes: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: changes[key] for key in ("fold", "fold_key", "validation_fold") if key in changes}
-
-
-def _baseline(data: Datalist, parts: Any, scores: Mapping[str, Mapping[str, Any]]) -> Baseline:
+def _baseline(data: Datalist, parts: Parts, scores: Mapping[str, Mapping[str, Any]]) -> Baseline:
     from medseg.studies.baseline import score_most_frequent, score_otsu
 
     training, _, test = parts
@@ -230,11 +226,7 @@ def _row(name: str, per_case: Mapping[str, Any], classes: Sequence[str]) -> dict
             if row["name"] not in classes or column not in row:
                 continue
             unit = f" in {per_case['units'][column]}" if column in per_case["units"] else ""
-            line[f"{heading} {row['name']}{unit}"] = _shown(row[column], row["interval"].get(column))
+            line[f"{heading} {row['name']}{unit}"] = (
+                None if row[column] is None else mean_text(row[column], row["interval"].get(column))
+            )
     return line
-
-
-def _shown(mean: float | None, interval: Sequence[float] | None) -> str | None:
-    if mean is None:
-        return None
-    return f"{mean:.3f}" + ("" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]")

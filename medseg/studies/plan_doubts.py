@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from medseg.data.fingerprint import Fingerprint
+from medseg.errors import few
 from medseg.studies.plan_network import SHARE, Measured
 from medseg.studies.plan_rules import LEAST_EDGE
 
@@ -17,7 +18,6 @@ FEW_STEPS = 150
 """Steps below which a training hardly leaves its first weights."""
 THICK = 10.0
 """Ratio of voxel edges from which neighbouring slices say little of each other."""
-_LISTED = 5
 
 
 def doubts(found: Fingerprint, axes: int, measured: Measured, minutes: float) -> list[str]:
@@ -70,14 +70,10 @@ def _rare(found: Fingerprint) -> Iterator[str]:
         return
     never = [name for name, count in counts.items() if count == 0]
     if never:
-        yield f"no label holds {_named(never)}; nothing can be learned of it: label it, or leave the class out"
+        yield f"no label holds {few(never)}; nothing can be learned of it: label it, or leave the class out"
     once = [name for name, count in counts.items() if count == 1]
     if once:
         yield (
-            f"{_named(once)}: in one of {len(found.cases)} images alone, so that it can be trained on or scored, never "
+            f"{few(once)}: in one of {len(found.cases)} images alone, so that it can be trained on or scored, never "
             "both; add images that show it"
         )
-
-
-def _named(names: list[str]) -> str:
-    return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
