@@ -42,7 +42,8 @@ def test_attention_is_among_the_macs():
 def measured():
     """A network that does not fit, and after it another: each slow measure takes a process of its own."""
     huge = Row("huge", TINY.target, 1, 2, (2**20, 2**20), TINY.kwargs)
-    return measure([huge], ["memory"], batch_size=1, device="cpu"), measure([TINY], MEASURES, batch_size=3, device="cpu")
+    refused = measure([huge], ["memory"], batch_size=1, device="cpu")
+    return refused, measure([TINY], MEASURES, batch_size=3, device="cpu")
 
 
 @pytest.fixture(scope="module")
