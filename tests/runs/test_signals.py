@@ -5,11 +5,15 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from medseg.runs import signals
 from medseg.runs.checkpoint import load_checkpoint
+from medseg.runs.mlflow_run import MLflowRun
+from medseg.runs.tracking import MLflowTracker
 
 TRAIN = """
 import os, signal, sys, time
@@ -54,3 +58,56 @@ def test_the_run_ends_as_killed(tmp_path: Path) -> None:
     client = MlflowClient(tracking_uri=record["tracking_uri"])
     assert client.get_run(record["run_id"]).info.status == "KILLED"
     assert [point.step for point in client.get_metric_history(record["run_id"], "loss")] == [1]
+
+
+@pytest.fixture
+def handled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let this process end as a command does, and afterwards as before."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    monkeypatch.setattr(signals, "_received", [])
+    monkeypatch.setattr(signals, "_process", [])
+    signals.handle()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handled")
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")  # MLflow's with SQLAlchemy 2.1
+@pytest.mark.parametrize("call", ["start", "log_metrics"])
+def test_a_call_of_the_database_is_not_broken_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """Its file would stay locked, and the run in it without an end."""
+    from mlflow.tracking import MlflowClient
+
+    name, part = {"start": ("create_run", MlflowClient), "log_metrics": ("log_metrics", MLflowRun)}[call]
+    real = getattr(part, name)
+
+    def interrupted(*given: object, **named: object) -> object:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*given, **named)
+
+    monkeypatch.setattr(part, name, interrupted)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    tracking = MLflowTracker(None, "trials", "first", tmp_path / "run")
+    with pytest.raises(signals.Terminated) as stopped:
+        _log(tracking)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert tracking.run_id is not None
+    client = MlflowClient(tracking_uri=tracking.uri)
+    assert client.get_run(tracking.run_id).info.status == "KILLED"
+    assert len(client.get_metric_history(tracking.run_id, "loss")) == (call == "log_metrics")
+
+
+def _log(tracking: MLflowTracker) -> None:
+    """Log one epoch, and end the run as the trainer does."""
+    try:
+        tracking.start()
+        tracking.log_metrics({"loss": 1.0}, step=1)
+    except SystemExit:
+        tracking.finish("KILLED")
+        raise
+
+
+def test_without_a_block_the_request_ends_the_process_at_once(handled: None) -> None:
+    with pytest.raises(signals.Terminated):
+        os.kill(os.getpid(), signal.SIGTERM)
