@@ -34,8 +34,8 @@ endif
 	@$(MEDSEG) evaluate $(DEMO)/run
 
 # two processes of one thread each take half the time of one process of two
-FIRST := $(addprefix tests/,networks layers losses metrics inferers transforms io data releases data_scripts \
-  engines exporters importers reports runs studies)
+FIRST := $(addprefix tests/,networks layers losses metrics transforms io data releases data_scripts \
+  engines exporters importers runs)
 MKDOCS := NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -q -p no:cacheprovider
 

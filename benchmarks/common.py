@@ -2,16 +2,53 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 BUNDLES = Path(__file__).parents[1] / "bundles"
+
+
+@dataclass
+class Budget:
+    """How long a training goes on, and how far it has come: by the clock, or by a number of steps on a busy machine.
+
+    Args:
+        minutes: from `start` on; not looked at where there are steps.
+        steps: in all; ``None`` for minutes.
+    """
+
+    minutes: float
+    steps: int | None = None
+    started: float = field(default_factory=time.perf_counter)
+
+    def start(self) -> None:
+        """Begin: what came before, loading and planning, is not counted."""
+        self.started = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since `start`."""
+        return time.perf_counter() - self.started
+
+    def progress(self, step: int) -> float:
+        """Return the share that is over before step ``step`` (from 0); 1 or more ends the training."""
+        return step / self.steps if self.steps else self.seconds / (60 * self.minutes)
+
+
+def add_training(parser: argparse.ArgumentParser, widths: Sequence[int]) -> None:
+    """Add how long a network of which widths is trained, and from what seed."""
+    parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--widths", type=int, nargs="+", default=widths)
 
 
 def alternate(first: Callable[[], None], second: Callable[[], None], repeats: int) -> dict[str, Any]:

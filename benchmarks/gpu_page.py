@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.gpu_rows import CLASSES, TABLE_1, TABLE_3, TRAININGS
 from benchmarks.gpu_speed import read
-from benchmarks.hippocampus import summary
+from benchmarks.gpu_volumes import summary
 
 _ITEMS = ("drosophila", "dsb2018", "hippocampus")
 _STEPS = {"drosophila": 24, "dsb2018": 20, "hippocampus": 20}  # a pass, batch 8
@@ -240,7 +240,7 @@ images. ALL-HL leans to recall.
 """
 _VOLUMES = """## Hippocampus (Medical Segmentation Decathlon, Task 4)
 
-`benchmarks.hippocampus`: 200 volumes in five folds, 3D networks of widths 32 to 256 with instance normalisation, Dice
+`benchmarks.gpu_volumes`: 200 volumes in five folds, 3D networks of widths 32 to 256 with instance normalisation, Dice
 and cross-entropy, no fold that picks weights; each volume is scored at its own size by the network that did not see it.
 The release names no persons: two volumes of one may be on both sides. For comparison: MONAI's tutorial in nnU-Net's way
 (DynUNet) reports a mean Dice "around 0.89" on a division of its own (github.com/Project-MONAI/tutorials, pull request

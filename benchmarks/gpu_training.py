@@ -204,7 +204,7 @@ def _bundle(row: Training, place: Place, folder: Path, planned: int, minutes: fl
 
 
 def _volume(row: Training, place: Place, folder: Path, planned: int, minutes: float, deadline: float) -> dict[str, Any]:
-    words = ["benchmarks.hippocampus", "--data", str(place.data[row.item]), "--output", str(folder / "run")]
+    words = ["benchmarks.gpu_volumes", "--data", str(place.data[row.item]), "--output", str(folder / "run")]
     words += ["--network", row.overlays[0], "--fold", str(row.fold), "--epochs", str(planned)]
     words += ["--minutes", f"{minutes:.2f}", "--seed", str(place.seed)]
     if place.dry:

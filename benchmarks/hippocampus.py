@@ -1,186 +1,282 @@
-"""Train a 3D network on the hippocampus volumes of the Medical Segmentation Decathlon (Task 4), leaving one fold out.
+"""Train on the hippocampus (decathlon, Task 4) by medseg, nnU-Net and a plain MONAI script, equally long; score alike.
 
-    python -m benchmarks.hippocampus --data msd_hippocampus --fold 0 --epochs 60 --minutes 3 --output RUN
+    python -m benchmarks.hippocampus --data DATA --minutes 8 --seeds 0 1 2 --json docs/results/hippocampus.json
+    python -m benchmarks.hippocampus --data DATA --system monai --seeds 0 --steps 300 --json busy.json
 
-Data: A. L. Simpson et al., https://arxiv.org/abs/1902.09063, CC-BY-SA 4.0, in the decathlon's layout. Whole volumes,
-each normalised by its own mean and deviation and padded to 48 x 64 x 48; flips from left to right, small rotations and
-scales, intensities and noise; Dice and cross-entropy, AdamW with a cosine, no fold that picks weights. Scored at the
-volumes' own size, case by case: Dice, and the 95 % Hausdorff distance in millimetres (MONAI's).
-The release does not say which volumes are one person's, so that two of one may stand on both sides.
+- ``medseg``: ``medseg train DATA --minutes M`` as it is, then ``medseg predict``. ``--plan`` trains a bundle of
+  ``medseg plan`` instead of a new plan's.
+- ``nnunet``: `benchmarks.hippocampus_nnunet`, in which nnU-Net's own code plans, prepares, trains and predicts.
+- ``monai``: `benchmarks.hippocampus_monai`.
+
+Fold 0 of those that medseg proposes is held out, the others are trained on, by all three; each trains in a process of
+its own, and the masks that it writes are scored by ``medseg score``. The minutes are those of training: what comes
+before the first step and after the last is written beside them. ``--steps`` trains so many steps instead, to which
+schedules are fitted, so that a busy machine gives the same result; planning still measures, unless ``--plan`` is given.
+What is in the work folder already is not trained again.
+Data: A. L. Simpson et al., https://arxiv.org/abs/1902.09063, CC-BY-SA 4.0. The release does not say which volumes are
+one person's, so that two of one may stand on both sides.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
-import random
-import statistics
-from collections.abc import Sequence
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 
-import torch
-from monai.losses import DiceCELoss
-from monai.metrics import compute_hausdorff_distance
-from monai.transforms import (
-    Compose,
-    NormalizeIntensityd,
-    RandAffined,
-    RandFlipd,
-    RandGaussianNoised,
-    RandScaleIntensityd,
-    RandShiftIntensityd,
-    SpatialPad,
-    SpatialPadd,
+from benchmarks.common import call, train_words
+from medseg.bundle.data import load_data, split
+from medseg.cli._arguments import setting
+from medseg.data.datalist import Datalist
+from medseg.exporters.nnunet import export_nnunet
+from medseg.runs.checkpoint import load_checkpoint
+from medseg.runs.provenance import collect
+from medseg.studies.mask_classes import read_classes
+from medseg.studies.score_folders import score_folders
+
+FOLD = 0
+SCORES = ("dice", "hd95", "nsd")
+DATASET = "Dataset004_Hippocampus"
+EPOCHS = 20  # that steps are divided into, at most
+INSTALL = (
+    "nnunetv2 is not here: pip install --no-deps --target build/nnunet nnunetv2==2.8.1 acvl-utils==0.2.6 "
+    "batchgenerators batchgeneratorsv2 dynamic-network-architectures connected-components-3d SimpleITK blosc2 numexpr "
+    "ndindex msgpack einops yacs seaborn graphviz httpx httpcore h11, and give --nnunet build/nnunet"
 )
-from torch import Tensor, nn
-from torch.nn.functional import one_hot
-
-from benchmarks.gpu_rows import VOLUME, VOLUME_CHANNELS
-from medseg.engines.loading import SegmentationDataset
-from medseg.engines.precision import autocast, resolve_precision, to_memory_format
-from medseg.engines.trainer import Trainer
-from medseg.io.load import LoadImagesd
-from medseg.runs.processes import pick_device
-from medseg.runs.run import Run
-
-CLASSES = ("anterior", "posterior")
-_KEYS = ["image", "label"]
-_FOLDS = 5
-_PASSES = 5  # over the data in what the trainer calls an epoch, after each of which it saves everything
+PUBLISHED = {
+    "dice": {"Anterior": 0.8987, "Posterior": 0.8820},
+    "what": "nnU-Net's 3D U-Net after its full training, five-fold cross-validation over the release's 260 volumes",
+    "source": "F. Isensee et al., nnU-Net: Self-adapting Framework for U-Net-Based Medical Image Segmentation, "
+    "arXiv:1809.10486, table 2",
+}
 
 
-def entries_of(data: Path, fold: int) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """Return the volumes to train on and those left out; the folds are drawn with seed 0.
+@dataclass(frozen=True)
+class Task:
+    """What is trained, and for how long.
 
     Args:
         data: folder of the decathlon's ``dataset.json``.
-        fold: 0 to 4.
+        work: folder of everything that is made.
+        minutes: of a training, and for which it is planned.
+        steps: instead of the minutes.
+        plan: bundle that medseg trains, instead of a new plan's.
+        settings: single keys of medseg's configuration.
+        nnunet: folder that holds nnunetv2, where it is not installed.
+        words: further words of the plain script's and nnU-Net's command line.
     """
-    held = json.loads((data / "dataset.json").read_text())["training"]
-    entries = [{key: str(data / entry[key]) for key in _KEYS} for entry in held]
-    entries.sort(key=lambda entry: entry["image"])
-    random.Random(0).shuffle(entries)
-    return [e for n, e in enumerate(entries) if n % _FOLDS != fold], entries[fold::_FOLDS]
+
+    data: Path
+    work: Path
+    minutes: float
+    steps: int | None = None
+    plan: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    nnunet: Path | None = None
+    words: Sequence[str] = ()
+
+    @property
+    def cases(self) -> Path:
+        """JSON of what is trained on and what is held out."""
+        return self.work / "cases.json"
+
+    def length(self) -> list[str]:
+        """Return the words that say how long."""
+        return ["--minutes", f"{self.minutes:g}", *(["--steps", str(self.steps)] if self.steps else [])]
 
 
-def augmentation() -> list[Any]:
-    """Return the random transforms."""
-    return [
-        RandFlipd(keys=_KEYS, prob=0.5, spatial_axis=0),
-        RandAffined(
-            keys=_KEYS, prob=0.5, rotate_range=(0.26, 0.26, 0.26), scale_range=(0.15, 0.15, 0.15),
-            mode=("bilinear", "nearest"), padding_mode="zeros",
-        ),
-        RandScaleIntensityd(keys="image", prob=0.5, factors=0.25),
-        RandShiftIntensityd(keys="image", prob=0.5, offsets=0.25),
-        RandGaussianNoised(keys="image", prob=0.3, std=0.1),
-    ]  # fmt: skip
+def lay_out(task: Task) -> Datalist:
+    """Write ``cases.json`` and folders of links to the images held out and their truths; return the datalist."""
+    datalist = load_data(task.data)
+    training, _, held_out = split(datalist, {"fold": FOLD, "validation_fold": None})
+    for kind in ("image", "label"):
+        folder = task.work / f"{kind}s"
+        folder.mkdir(parents=True, exist_ok=True)
+        for entry in held_out:
+            link = folder / Path(entry["image"]).name
+            if not link.is_symlink():
+                link.symlink_to(Path(entry[kind]).resolve())
+    found = {"training": _paths(training), "held_out": _paths(held_out), "classes": datalist.class_names}
+    task.cases.write_text(json.dumps(found, indent=1))
+    return datalist
 
 
-def loading() -> list[Any]:
-    """Return the fixed transforms up to the padding."""
-    return [LoadImagesd(keys=_KEYS), NormalizeIntensityd(keys="image", channel_wise=True)]
+def _paths(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    return [{key: str(Path(entry[key]).resolve()) for key in ("image", "label")} for entry in entries]
 
 
-def train(network: nn.Module, entries: list[dict[str, str]], options: argparse.Namespace) -> Trainer:
-    """Train and return the trainer."""
-    passes = min(_PASSES, options.epochs)
-    dataset = SegmentationDataset(
-        entries * passes, [*loading(), SpatialPadd(keys=_KEYS, spatial_size=VOLUME)], augmentation(), seed=options.seed
-    )
-    optimizer = torch.optim.AdamW(network.parameters(), lr=options.learning_rate, weight_decay=0.01)
-    trainer = Trainer(
-        max(1, options.epochs // passes),
-        pick_device(None),
-        dataset,
-        network,
-        DiceCELoss(softmax=True, to_onehot_y=True, batch=True),
-        optimizer,
-        Run(options.output, tracking=False),
-        batch_size=options.batch_size,
-        num_workers=options.workers,
-        schedule="cosine",
-        warmup=50,
-        max_minutes=options.minutes,
-        clip_grad_norm=1.0,
-        seed=options.seed,
-    )
-    trainer.run()
-    return trainer
+def medseg(task: Task, seed: int, folder: Path) -> dict[str, Any]:
+    """Train by `medseg train`, predict by `medseg predict`."""
+    run = folder / "run"
+    settings: dict[str, Any] = {"seed": seed, **task.settings}
+    started = time.perf_counter()
+    if task.plan is None and task.steps is None:
+        words = ["medseg.cli", "train", str(task.data), "--minutes", f"{task.minutes:g}", "--output", str(folder)]
+        call([*words, *(f"{key}={json.dumps(value)}" for key, value in settings.items())])
+    else:
+        plan = task.plan or str(folder / "plan")
+        if task.plan is None:
+            call(["medseg.cli", "plan", str(task.data), "-o", plan, "--minutes", f"{task.minutes:g}"])
+        settings |= {"max_minutes": task.minutes, "fold": FOLD, "validation_fold": None}
+        if task.steps is not None:
+            epochs = max(n for n in range(1, EPOCHS + 1) if task.steps % n == 0)
+            settings |= {"max_minutes": None, "max_epochs": epochs, "iterations": task.steps // epochs}
+            settings["val_interval"] = epochs
+        call(train_words(plan, task.data, run, (), settings))
+    trained = time.perf_counter()
+    call(["medseg.cli", "predict", str(run), str(task.work / "images"), str(folder / "masks")])
+    predicted = time.perf_counter()
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    seconds = lines[-1]["seconds"]
+    state = load_checkpoint(run / "checkpoints" / "last.pt")["optimizer"]["state"]
+    return {
+        "steps": int(next(iter(state.values()))["step"]),
+        "seconds": seconds,
+        "data_wait_share": sum(line["data_wait_share"] for line in lines) / len(lines),
+        "ready_seconds": trained - started - seconds,  # planning, the scores of the run's own evaluation
+        "predict_seconds": predicted - trained,
+        "about": _network(run),
+    }
 
 
-def scores(prediction: Tensor, label: Tensor) -> dict[str, list[float | None]]:
-    """Return Dice and 95 % Hausdorff distance of each class, ``None`` where a class is missing on one side.
+def _network(run: Path) -> str:
+    from medseg.prediction.model import load
+
+    network = load(run, device="cpu").description.network
+    return " ".join(f"{key}={value}" for key, value in network.items() if key in ("name", "channels"))
+
+
+def nnunet(task: Task, seed: int, folder: Path) -> dict[str, Any]:
+    """Train and predict by nnU-Net's own code, which plans and prepares once for all seeds."""
+    place = task.work / "nnunet"
+    environment = dict(os.environ)
+    for name in ("raw", "preprocessed", "results"):
+        (place / name).mkdir(parents=True, exist_ok=True)
+        environment[f"nnUNet_{name}"] = str(place / name)
+    if task.nnunet is not None:
+        paths = [str(task.nnunet.resolve()), os.environ.get("PYTHONPATH", "")]
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    if not (place / "raw" / DATASET).is_dir():
+        export_nnunet(load_data(task.data), place / "raw" / DATASET)
+    prepared = place / "prepared.json"
+    if not prepared.is_file():
+        call(["benchmarks.hippocampus_nnunet", "prepare", str(prepared)], env=environment)
+    words = ["benchmarks.hippocampus_nnunet", "train", str(task.cases), str(folder), "--seed", str(seed)]
+    environment["nnUNet_n_proc_DA"] = "0"  # loading processes, which take the cores from the training
+    call([*words, *task.length(), *task.words], env=environment)
+    found: dict[str, Any] = json.loads((folder / "training.json").read_text())
+    return {**found, **json.loads(prepared.read_text())}
+
+
+def monai(task: Task, seed: int, folder: Path) -> dict[str, Any]:
+    """Train and predict by the plain script."""
+    words = ["benchmarks.hippocampus_monai", str(task.cases), str(folder), "--seed", str(seed)]
+    call([*words, *task.length(), *task.words])
+    found: dict[str, Any] = json.loads((folder / "training.json").read_text())
+    return found
+
+
+SYSTEMS: dict[str, Callable[[Task, int, Path], dict[str, Any]]] = {"medseg": medseg, "nnunet": nnunet, "monai": monai}
+
+
+def compare(task: Task, system: str, seed: int) -> dict[str, Any]:
+    """Train and predict by one system, score its masks, and return a row.
 
     Args:
-        prediction: class of each voxel.
-        label: of the same shape.
+        task: what and how long.
+        system: of `SYSTEMS`.
+        seed: of the training.
     """
-    masks = [one_hot(x.long(), len(CLASSES) + 1).movedim(-1, 0)[None] for x in (prediction, label)]
-    dice, distance = [], compute_hausdorff_distance(*masks, percentile=95)[0].tolist()
-    for number in range(1, len(CLASSES) + 1):
-        one, two = (mask[0, number].bool() for mask in masks)
-        total = int(one.sum() + two.sum())
-        dice.append(2 * int((one & two).sum()) / total if total else None)
-    return {"dice": dice, "hd95_mm": [d if d == d and d != float("inf") else None for d in distance]}
+    budget = f"{task.steps}steps" if task.steps else f"{task.minutes:g}min"
+    folder = task.work / f"{system}_{budget}_seed{seed}"
+    kept = folder / "row.json"
+    if kept.is_file():
+        row: dict[str, Any] = json.loads(kept.read_text())
+        return row
+    folder.mkdir(parents=True, exist_ok=True)
+    load, before = os.getloadavg()[0], _cpu_seconds()
+    found = SYSTEMS[system](task, seed, folder)
+    row = {"system": system, "seed": seed, "minutes": task.minutes, "planned_steps": task.steps, **found}
+    row |= {"seconds_a_step": found["seconds"] / max(1, found["steps"]), "cpu_seconds": _cpu_seconds() - before}
+    row |= {"load_at_start": load, "load_at_end": os.getloadavg()[0]}
+    row |= {"scores": score(folder / "masks", task), "environment": collect()}
+    kept.write_text(json.dumps(row))
+    return row
 
 
-def score(network: nn.Module, entries: list[dict[str, str]]) -> list[dict[str, Any]]:
-    """Return one record for each volume, scored at its own size."""
-    device = next(network.parameters()).device
-    precision, pad, cases = resolve_precision("auto", device), SpatialPad(VOLUME), []
-    network.eval()
-    for entry in entries:
-        sample = Compose(loading())(dict(entry))
-        image, label = sample["image"].as_tensor(), sample["label"].as_tensor()[0]
-        padded = to_memory_format(torch.as_tensor(pad(image))[None].to(device))
-        with torch.inference_mode(), autocast(precision, device):
-            logits = network(padded)[0].float()
-        # the padding is symmetric, a voxel more behind than before where it is odd
-        inside = tuple(slice((p - n) // 2, (p - n) // 2 + n) for p, n in zip(VOLUME, label.shape, strict=True))
-        prediction = logits.argmax(0)[inside].cpu()
-        cases.append({"case": Path(entry["image"]).name.split(".")[0], **scores(prediction, label)})
-    return cases
+def _cpu_seconds() -> float:
+    """Return the processor seconds of all processes that were started and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
-def summary(cases: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return means and medians over cases, by class and score; a missing one counts in no distance."""
-    found: dict[str, Any] = {"cases": len(cases)}
-    for key in ("dice", "hd95_mm"):
-        for number, name in enumerate(CLASSES):
-            values = [case[key][number] for case in cases if case[key][number] is not None]
-            found[f"{key}_{name}"] = statistics.fmean(values) if values else None
-            found[f"{key}_{name}_median"] = statistics.median(values) if values else None
-    return found
+def score(masks: Path, task: Task) -> dict[str, Any]:
+    """Return means over cases by score and class, as `medseg score` gives them, and the number of cases."""
+    found = score_folders(masks, task.work / "labels", classes=read_classes([str(load_data(task.data).path)]))
+    if not found.complete:
+        raise SystemExit(f"{masks}: {found.said()[0]}")
+    per_case = found.result.table["per_case"]
+    rows = [row for row in per_case["classes"] if row["n"]["dice"] and row.get("hd95") is not None]
+    means = {column: {row["name"]: row[column] for row in rows} for column in SCORES}
+    return {"cases": per_case["cases"], **means, **{f"mean_{column}": per_case[f"mean_{column}"] for column in SCORES}}
+
+
+def merge(path: Path, data: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows into a JSON file, in the place of those of the same system, seed and length."""
+    held = json.loads(path.read_text())["rows"] if path.is_file() else []
+    new = {_key(row) for row in rows}
+    merged = sorted([row for row in held if _key(row) not in new] + list(rows), key=_key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    record = {"benchmark": "hippocampus", "data": dict(data), "published": PUBLISHED, "rows": merged}
+    path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _key(row: Mapping[str, Any]) -> tuple[float, int, int, int]:
+    return (row["minutes"], row["planned_steps"] or 0, list(SYSTEMS).index(row["system"]), row["seed"])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--network", default="unet.UNet", help="below medseg.networks")
-    parser.add_argument("--channels", type=int, nargs="+", default=list(VOLUME_CHANNELS))
-    parser.add_argument("--fold", type=int, default=0, choices=range(_FOLDS))
-    parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--minutes", type=float)
-    parser.add_argument("--batch_size", type=int, default=8)
-    parser.add_argument("--learning_rate", type=float, default=0.001)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the decathlon's dataset.json")
+    parser.add_argument("--system", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--minutes", type=float, default=8.0)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--plan", help="name or folder of a bundle that medseg trains instead of a new plan's")
+    parser.add_argument("--set", dest="settings", type=setting, nargs="+", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--nnunet", type=Path, help="folder that holds nnunetv2, where it is not installed")
+    parser.add_argument("--work", type=Path, default=Path("build/hippocampus"))
+    parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
-    torch.manual_seed(options.seed)
-    norm = ("instance", {"affine": True})
-    network = resolve_name(f"medseg.networks.{options.network}")(3, 1, 3, channels=options.channels, norm=norm)
-    network.to(pick_device(None))
-    training, left_out = entries_of(options.data, options.fold)
-    trainer = train(network, training, options)
-    cases = score(trainer.predictor, left_out)
-    steps = trainer.state.iteration
-    result = {"training": len(training), "steps": steps, "seconds": trainer.seconds, **summary(cases), "each": cases}
-    (options.output / "scores.json").write_text(json.dumps(result))
+    there = importlib.util.find_spec("nnunetv2") if options.nnunet is None else (options.nnunet / "nnunetv2").is_dir()
+    if "nnunet" in options.system and not there:
+        raise SystemExit(INSTALL)
+    task = Task(
+        options.data, options.work.absolute(), options.minutes, options.steps, options.plan, dict(options.settings),
+        options.nnunet,
+    )  # fmt: skip
+    datalist = lay_out(task)
+    cases = json.loads(task.cases.read_text())
+    counts = {part: len(cases[part]) for part in ("training", "held_out")}
+    data = {"name": datalist.name, "fold": FOLD, "fingerprint": datalist.fingerprint(), **counts}
+    sys.stdout.write(f"{datalist.name}: {counts['training']} volumes are trained on, {counts['held_out']} are scored\n")
+    rows = []
+    for seed in options.seeds:
+        for system in options.system:
+            rows.append(compare(task, system, seed))
+            shown = ", ".join(f"{name} {value:.3f}" for name, value in rows[-1]["scores"]["dice"].items())
+            sys.stdout.write(f"{system}, seed {seed}: {rows[-1]['steps']} steps, Dice {shown}\n")
+            sys.stdout.flush()
+            if options.json is not None:
+                merge(options.json, data, rows)
 
 
 if __name__ == "__main__":

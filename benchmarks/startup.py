@@ -1,4 +1,4 @@
-"""What a user waits for before anything happens: `import medseg`, `medseg --help`, `medseg train` to its first step.
+"""What a user waits for before anything happens: `import medseg`, its help, a mistake's line, a training's first step.
 
 python -m benchmarks.startup
 """
@@ -34,12 +34,20 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def cpu_seconds(command: list[str], repeats: int) -> float:
-    """Return the median processor seconds of a command: what else the machine does matters little to them."""
+def cpu_seconds(command: list[str], repeats: int, status: int = 0) -> float:
+    """Return the median processor seconds of a command: what else the machine does matters little to them.
+
+    Args:
+        command: to run.
+        repeats: of it.
+        status: that it must end with.
+    """
     times = []
     for _ in range(repeats):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(command, check=True, capture_output=True)
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.returncode != status:
+            raise RuntimeError(f"{command} ended with {done.returncode}:\n{done.stderr[-2000:]}")
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     return statistics.median(times)
@@ -81,6 +89,8 @@ def main() -> None:
         "target_import_medseg_cpu": 0.1,
         "medseg_help_cpu": cpu_seconds([program, "--help"], options.repeats),
         "target_medseg_help_cpu": 0.15,
+        "mistake_cpu": cpu_seconds([program, "train", "lfa_unet_drosophila", "--data", "nowhere"], options.repeats, 2),
+        "target_mistake_cpu": 1.0,
     }
     for name in ("import_medseg", "medseg_help"):
         result[f"{name}_over_python"] = result[f"{name}_cpu"] / result["python_cpu"]

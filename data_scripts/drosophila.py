@@ -179,7 +179,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     made = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     made.add_argument("--source", default=URL, help="URL, folder or archive (default: the public release, %(default)s)")
-    made.add_argument("--output", type=Path, required=True, help="folder to write to")
+    made.add_argument("-o", "--output", type=Path, required=True, help="folder to write to")
     made.add_argument("--crop-size", type=int, default=256, help="edge of a crop in pixels (default: %(default)s)")
     made.add_argument("--folds", type=int, default=5, help="number of folds (default: %(default)s)")
     made.add_argument("--seed", type=int, default=0, help="seed of the random-crop folds (default: %(default)s)")

@@ -35,7 +35,7 @@ def make_sections(count: int, size: int, seed: int) -> Iterator[Section]:
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     made = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    made.add_argument("--output", type=Path, required=True, help="folder to write to")
+    made.add_argument("-o", "--output", type=Path, required=True, help="folder to write to")
     made.add_argument("--sections", type=int, default=20, help="number of sections (default: %(default)s)")
     made.add_argument("--size", type=int, default=512, help="edge of a section in pixels (default: %(default)s)")
     made.add_argument("--crop-size", type=int, default=256, help="edge of a crop in pixels (default: %(default)s)")

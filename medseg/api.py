@@ -68,13 +68,16 @@ def plan(
     Raises:
         MedsegError: if there is no plan for these data, or nothing fits.
     """
-    from medseg.studies import plan_bundle
-    from medseg.studies.plan import DEFAULT_NETWORK, load_data, make_plan
+    from medseg.bundle import library
+    from medseg.bundle.data import load_data
 
     folder = Path(bundle)
-    plan_bundle.refuse_taken(folder)
+    library.refuse_taken(folder)
     datalist = load_data(data)
-    made = make_plan(datalist, network=network or DEFAULT_NETWORK, minutes=minutes, memory=memory, device=device)
+    from medseg.studies import plan_bundle
+    from medseg.studies.plan import make_plan
+
+    made = make_plan(datalist, network=network, minutes=minutes, memory=memory, device=device)
     return plan_bundle.write(made, datalist, folder)
 
 

@@ -28,6 +28,8 @@ from timm.models import adapt_input_conv, clean_state_dict, is_model_in_modules
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from medseg.errors import few
+
 logger = logging.getLogger(__name__)
 
 OUTPUT_STRIDES = (8, 16, 32)
@@ -366,5 +368,4 @@ def _listing(what: str, keys: list[str], shown: int = _SHOWN) -> str:
         return ""
     if not shown:
         return f"{len(keys)} {what}"
-    more = f" and {len(keys) - shown} more" if len(keys) > shown else ""
-    return f"{len(keys)} {what}: {', '.join(keys[:shown])}{more}"
+    return f"{len(keys)} {what}: {few(keys, shown)}"

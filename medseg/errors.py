@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable, Sequence
 
-__all__ = ["MedsegError", "one_line", "shown"]
+__all__ = ["MedsegError", "counted", "few", "one_line", "shown", "together"]
 
+_EACH = 2  # files of one fault that are named each
 _KEPT_SPACES = "Zs"  # such as the ideographic space of Japanese file names
 
 
@@ -36,6 +38,47 @@ def shown(text: object) -> str:
         else character.encode("unicode_escape").decode("ascii")
         for character in text
     )
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun, in the plural where it is.
+
+    Args:
+        number: of the things.
+        noun: what one is called.
+        plural: what several are, where that is not the noun with an s.
+    """
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def few(names: Sequence[object], most: int = 5) -> str:
+    """Return the first few names for a message, and how many more there are.
+
+    Args:
+        names: of things.
+        most: how many are named.
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more
+
+
+def together(faults: Iterable[tuple[object, str]], noun: str = "file") -> list[str]:
+    """Return a line for each fault, or one for many files that have the same.
+
+    Args:
+        faults: file and reason.
+        noun: what one is called.
+    """
+    by_reason: dict[str, list[object]] = {}
+    for name, reason in faults:
+        by_reason.setdefault(reason, []).append(name)
+    lines = []
+    for reason, names in by_reason.items():
+        if len(names) > _EACH:
+            lines.append(f"{counted(len(names), noun)}, such as {shown(names[0])}: {shown(reason)}")
+        else:
+            lines += [f"{shown(name)}: {shown(reason)}" for name in names]
+    return lines
 
 
 def one_line(error: BaseException | None) -> str | None:

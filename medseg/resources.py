@@ -6,7 +6,10 @@ from pathlib import Path
 
 from medseg.errors import MedsegError
 
-__all__ = ["bundles_root", "data_scripts_root"]
+__all__ = ["BUNDLE_FILE", "bundles_root", "data_scripts_root"]
+
+BUNDLE_FILE = "bundle.yaml"
+"""What a person writes of a bundle, and what makes a folder one."""
 
 _PACKAGE = Path(__file__).resolve().parent
 

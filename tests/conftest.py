@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["pairs"]
+pytest_plugins = ["pairs", "stores"]
 
 ROOT = Path(__file__).parent.parent
 

@@ -1,6 +1,7 @@
 """Each dependency that pyproject.toml declares is imported somewhere, or says what else needs it; and the reverse."""
 
 import ast
+import functools
 import re
 import sys
 import tomllib
@@ -49,6 +50,7 @@ def names(requirements):
     return [re.split(r"[<>=!\[; ]", requirement)[0].lower() for requirement in requirements]
 
 
+@functools.cache
 def imported():
     found = set()
     for path in [*(ROOT / "medseg").rglob("*.py"), *(ROOT / "data_scripts").glob("*.py")]:

@@ -225,7 +225,7 @@ class _Sum(nn.Module):
 @pytest.mark.parametrize(("name", "output_stride"), [(TINY, 8), (TINY, 32), ("vgg11", 8), ("test_mambaout", 32)])
 def test_exports(name: str, output_stride: int) -> None:
     encoder = create_encoder(name, 1, output_stride=output_stride, freeze_batch_norm=True)
-    assert_exports(_Sum(encoder), torch.rand(1, 1, 64, 96))
+    assert_exports(_Sum(encoder), torch.rand(1, 1, 64, 96), onnx=(name, output_stride) != (TINY, 32))
 
 
 # ---------------------------------------------------------------------------------------------- options

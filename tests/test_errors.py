@@ -1,8 +1,9 @@
 import logging
+from pathlib import Path
 
 import pytest
 
-from medseg.errors import MedsegError, shown
+from medseg.errors import MedsegError, counted, few, shown, together
 
 
 @pytest.mark.parametrize(
@@ -32,3 +33,21 @@ def test_a_message_keeps_its_lines_and_nothing_else(caplog):
     with caplog.at_level(logging.ERROR):
         logging.getLogger("medseg").error("%s", error)
     assert "\x1b" not in caplog.text
+
+
+def test_counted():
+    assert [counted(n, "image") for n in (0, 1, 2)] == ["0 images", "1 image", "2 images"]
+    assert counted(1, "axis", "axes") == "1 axis"
+    assert counted(3, "axis", "axes") == "3 axes"
+
+
+def test_many_files_of_one_fault_are_one_line():
+    faults = [("a.nii", "1 channel"), ("b\x1b.nii", "cut off"), ("c.nii", "1 channel"), ("d.nii", "1 channel")]
+    assert together(faults, "image") == ["3 images, such as a.nii: 1 channel", "b\\x1b.nii: cut off"]
+    assert together(faults[:3]) == ["a.nii: 1 channel", "c.nii: 1 channel", "b\\x1b.nii: cut off"]
+
+
+def test_few_names_and_how_many_more() -> None:
+    assert few(["a", "b"], 2) == "a, b"
+    assert few([Path("a"), Path("b"), Path("c")], 1) == "a and 2 more"
+    assert few([]) == ""

@@ -21,7 +21,7 @@ LARGEST_ROOM = 0.15
 ORDER = (
     ("__main__", "cli"), ("api",), ("studies",), ("prediction",), ("bundle",), ("engines",), ("runs",), ("releases",),
     ("exporters",), ("importers",), ("data",), ("io",), ("networks",), ("encoders", "inferers", "layers", "losses",
-    "metrics", "transforms"), ("reports",), ("resources",), ("atomic", "errors"),
+    "metrics", "transforms"), ("reports",), ("resources",), ("atomic", "caller", "errors"),
 )  # fmt: skip
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 BESIDE = {("inferers", "transforms")}  # a network must see what its training's transforms showed it
@@ -108,7 +108,7 @@ def test_the_rule_itself(importer: str, source: str, forbidden: bool) -> None:
     assert bool(offences(importer, ast.parse(source))) is forbidden
 
 
-@pytest.mark.parametrize("name", ["atomic", "errors", "resources"])
+@pytest.mark.parametrize("name", ["atomic", "caller", "errors", "resources"])
 def test_the_ground_floor_needs_the_standard_library_alone(name: str) -> None:
     tree = ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
     for node in ast.walk(tree):

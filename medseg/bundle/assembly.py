@@ -18,13 +18,14 @@ from torch import Tensor, nn
 
 from medseg.bundle import feeding
 from medseg.bundle.command import Command, owns_process
+from medseg.bundle.data import channels, datalist, scored, split
 from medseg.bundle.description import Description
 from medseg.bundle.evaluation import evaluate
 from medseg.bundle.fit import check, check_files
 from medseg.bundle.library import PLACE
 from medseg.bundle.networks import recipe_of
 from medseg.bundle.options import Options
-from medseg.bundle.samples import channels, datalist, samples, scored, scored_samples, split
+from medseg.bundle.samples import samples, scored_samples
 from medseg.bundle.start import folder as folder_of
 from medseg.data.datalist import Datalist
 from medseg.engines.evaluator import Evaluator
@@ -49,7 +50,7 @@ _TRAINER = (
     "channels_last", "compile", "accumulation_steps", "clip_grad_norm", "ema_decay", "early_stop", "seed", "select_by",
     "iterations",
 )  # fmt: skip
-_EVALUATOR = ("batch_size", "num_workers", "precision", "channels_last")
+_EVALUATOR = ("batch_size", "hide_names", "num_workers", "precision", "channels_last")
 
 
 # ---------------------------------------------------------------------------------------------- model
@@ -269,14 +270,12 @@ def evaluation(
         )
     evaluator.postprocess = Postprocess(trained.postprocess, trained.classes)
     output = folder_of(wanted.output_dir or "evaluation", "output_dir", command)
-    lists = wanted.fold in (None, "all") or not data.fold_keys
-    part = f"{wanted.scored} list" if lists else f"{wanted.scored} fold {wanted.fold} of {wanted.fold_key}"
     record = {"name": data.name, "fingerprint": data.fingerprint(), "split": wanted.scored}
     scores = evaluate(
         evaluator,
         weights.path,
         output,
-        title=f"{data.name}, {part}",
+        title=f"{data.name}, {_part(data, wanted)}",
         tracking=wanted.mlflow,
         data={**record, "images": len(evaluator.dataset), **wanted.only("fold_key", "fold", "validation_fold")},
         scores=description.scores,
@@ -289,6 +288,16 @@ def evaluation(
     if rank() == 0 and command.program != "medseg":  # whose command prints it
         logger.info("%s", summarise(Path(output))[0])
     return scores
+
+
+def _part(data: Datalist, wanted: Options) -> str:
+    """Return what is scored, for a heading."""
+    if wanted.fold in (None, "all") or not data.fold_keys:
+        return f"{wanted.scored} list"
+    scheme = "" if wanted.fold_key == "fold" else f" of {wanted.fold_key}"
+    if wanted.scored == "test":
+        return f"test fold {wanted.fold}{scheme}"
+    return f"{wanted.scored} images beside test fold {wanted.fold}{scheme}"
 
 
 def _tracking(options: Options, description: Description) -> dict[str, Any]:

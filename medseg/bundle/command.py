@@ -17,6 +17,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medseg.caller import is_monais
+from medseg.errors import MedsegError
+
 if TYPE_CHECKING:
     from monai.bundle import ConfigParser
 
@@ -61,6 +64,25 @@ class Command:
         return given if isinstance(given, str) and isinstance(value, int | float) else value
 
     @cached_property
+    def plain(self) -> dict[str, Any]:
+        """The files' top-level keys with their values as they stand there, later files before earlier ones.
+
+        What is said of a key that stands in none needs no more, and so neither MONAI nor PyTorch.
+        """
+        import yaml
+
+        found: dict[str, Any] = {}
+        for path in self.files:
+            try:
+                content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            except (yaml.YAMLError, UnicodeDecodeError) as error:
+                raise MedsegError(f"{path} is no valid YAML: {str(error).splitlines()[0]}; correct it") from error
+            for key, value in (content if isinstance(content, Mapping) else {}).items():
+                top, inside, _ = str(key).lstrip("+").partition("#")
+                found[top] = found.get(top) if inside else value
+        return found
+
+    @cached_property
     def merged(self) -> dict[str, Any]:
         """What the files say together, without the overrides and not evaluated; read once, not to be changed."""
         if not self.files:
@@ -100,10 +122,7 @@ def claim_process() -> None:
 
 def owns_process() -> bool:
     """Return whether this process is medseg's or ``python -m monai.bundle``: its errors and signals are ours."""
-    if _claimed:
-        return True
-    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    return getattr(spec, "name", "") in ("monai.bundle.__main__", "monai.bundle")
+    return bool(_claimed) or is_monais()
 
 
 def typed() -> Command:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from medseg.data.schema import validate_codes
-from medseg.errors import MedsegError
+from medseg.errors import MedsegError, counted
 from medseg.transforms.postprocess import Postprocess
 
 __all__ = ["BESIDE_PAPER", "SCHEMES", "Description", "DescriptionError", "Inference", "Input", "differences"]
@@ -57,7 +57,8 @@ class Input:
         size: pixels that every image is resized to, one edge an axis; ``None`` for none.
         orientation: axis codes that volumes are brought to, ``"RAS"`` by default: however a volume is stored, the
             network sees the same; ``None`` keeps the file's.
-        spacing: voxel size in mm that volumes are resampled to, one an axis; ``None`` keeps the file's.
+        spacing: voxel size in mm that volumes are resampled to, along the axes of ``orientation``; ``None`` keeps the
+            file's, and so does a ``None`` in place of a number along its axis (between the slices of a 2D network).
         plane: in which a 2D network looks at volumes: ``"axial"``, ``"coronal"`` or ``"sagittal"``.
     """
 
@@ -66,7 +67,7 @@ class Input:
     colour: str | None = None
     size: Sequence[int] | None = None
     orientation: str | None = "RAS"
-    spacing: Sequence[float] | None = None
+    spacing: Sequence[float | None] | None = None
     plane: str = "axial"
 
     def __post_init__(self) -> None:
@@ -89,10 +90,9 @@ class Input:
         for name in ("size", "spacing"):
             value = getattr(self, name)
             if value is not None:
+                _edges(name, value)
                 kind = int if name == "size" else float
-                if isinstance(value, str) or not isinstance(value, Sequence) or not value or min(value) <= 0:
-                    raise DescriptionError(f"{name} is {value!r}; give one number above 0 for each axis, or null")
-                object.__setattr__(self, name, [kind(edge) for edge in value])
+                object.__setattr__(self, name, [None if edge is None else kind(edge) for edge in value])
         if self.orientation is not None:
             pairs = {"L": 0, "R": 0, "A": 1, "P": 1, "S": 2, "I": 2}
             if sorted(pairs.get(code, 9) for code in str(self.orientation)) != [0, 1, 2]:
@@ -188,7 +188,7 @@ class Description:
             if value is not None and len(value) != dims:
                 key = f"model#{name.replace(' ', '#')}"
                 raise DescriptionError(
-                    f"{where}: {name} {list(value)} has {len(value)} edges, the network {dims} axes; "
+                    f"{where}: {name} {list(value)} has {counted(len(value), 'edge')}, the network {dims} axes; "
                     f"give {key} {dims} edges, or null"
                 )
         if self.input.spacing is not None and len(self.input.spacing) != 3:
@@ -285,6 +285,13 @@ def _known(kind: type[Any], content: Mapping[str, Any], where: str) -> dict[str,
             hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names)}"
             raise DescriptionError(f"{where} has no {key!r}; {hint}")
     return dict(content)
+
+
+def _edges(name: str, value: Any) -> None:
+    listed = isinstance(value, Sequence) and not isinstance(value, str) and bool(value)
+    given = [edge for edge in value if edge is not None or name == "size"] if listed else [None]
+    if not all(isinstance(edge, int | float) and edge > 0 for edge in given):
+        raise DescriptionError(f"{name} is {value!r}; give one number above 0 for each axis, or null")
 
 
 def _one_of(name: str, value: Any, allowed: Sequence[str], *, optional: bool = True) -> None:

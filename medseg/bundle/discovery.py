@@ -14,10 +14,12 @@ import pkgutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from medseg.errors import MedsegError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 PACKAGE = "medseg.networks"
 _FIRST = ("spatial_dims", "in_channels", "out_channels")
@@ -50,6 +52,15 @@ class Network:
         return self.name, self.module.rpartition(".")[2], self.target
 
 
+def modules(package: str = PACKAGE) -> list[str]:
+    """Return the names of a package's modules, sorted, none of which is imported.
+
+    Args:
+        package: dotted path.
+    """
+    return sorted(info.name for info in pkgutil.iter_modules(importlib.import_module(package).__path__))
+
+
 def networks(package: str = PACKAGE) -> list[Network]:
     """Return every network of a package, by module and class name.
 
@@ -59,12 +70,12 @@ def networks(package: str = PACKAGE) -> list[Network]:
         package: dotted path.
     """
     found = []
-    for info in sorted(pkgutil.iter_modules(importlib.import_module(package).__path__), key=lambda info: info.name):
-        path = f"{package}.{info.name}"
+    for name in modules(package):
+        path = f"{package}.{name}"
         try:
             module = importlib.import_module(path)
         except Exception:  # shown by whoever builds it, beside the networks that work
-            found.append(Network(info.name, path))
+            found.append(Network(name, path))
             continue
         found += [Network(name, path) for name in networks_of(module)]
     return found
@@ -72,6 +83,8 @@ def networks(package: str = PACKAGE) -> list[Network]:
 
 def networks_of(module: ModuleType) -> list[str]:
     """Return the names of the classes of a module that are networks."""
+    from torch import nn
+
     own = {
         name: value
         for name, value in vars(module).items()
@@ -113,6 +126,10 @@ def load(target: str) -> type[nn.Module]:
         ImportError: if there is none.
     """
     module, _, name = target.rpartition(".")
+    if not module:
+        raise ImportError(f"{target!r} names no module")
+    from torch import nn
+
     network: object = getattr(importlib.import_module(module), name, None)
     if not (inspect.isclass(network) and issubclass(network, nn.Module)):
         raise ImportError(f"{module} has no network {name}")

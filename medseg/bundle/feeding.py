@@ -36,6 +36,7 @@ __all__ = [
     "beyond_range",
     "evaluation",
     "inferer",
+    "picture",
     "prediction",
     "training",
     "training_inferer",
@@ -78,6 +79,24 @@ def prediction(description: Description) -> Compose:
         description: the model.
     """
     return Compose(_loading(description, labelled=False))
+
+
+def picture(description: Description, *, native: bool = False) -> Compose:
+    """Return the transforms of an image as people are shown it: with the values and colours of its file.
+
+    What is done for the network's sake alone is left out, such as the negative of ``polarity``, channels scaled each by
+    itself, or colours made grey; a range of intensities stays, as it is the window that the model looks through.
+
+    Args:
+        description: the model.
+        native: on the grid of the file, and say where that lies, as of `evaluation`; else on the model's grid.
+    """
+    fed = description.input
+    steps: list[Callable[..., Any]] = [LoadImagesd(["image"])]
+    if fed.colour is not None:
+        steps.append(Colourd("image", "rgb"))  # of an alpha channel, no fourth image
+    steps.append(_say_where if native else ToModelGridd(["image"], description))
+    return Compose(steps + (_intensity(fed.intensity) if fed.intensity["scheme"] == "range" else []))
 
 
 def inferer(description: Description) -> Inferer:
@@ -261,24 +280,25 @@ class ToModelGridd(MapTransform):
                 moved[key] = self._move(moved[key], "nearest" if key == "label" else "bilinear")
         return moved
 
-    def _move(self, volume: Tensor, mode: str) -> Tensor:
-        if not isinstance(volume, MetaTensor) or "affine" not in volume.meta:
+    def _move(self, image: Tensor, mode: str) -> Tensor:
+        if not isinstance(image, MetaTensor) or "affine" not in image.meta:
             if self.fed.spacing is not None:
                 raise DescriptionError("the image states no spacing, which the model needs; store it as NIfTI")
-            return volume  # a stack of pictures lies nowhere
-        codes = self._codes(volume)
+            return image  # a stack of pictures lies nowhere
+        volume: MetaTensor = image
+        codes = self.fed.orientation
+        if codes is None and self.dims == 2:
+            codes = "".join(_axis_codes(volume.affine))
+        order = [0, 1, 2]
         if codes is not None:
-            volume = _turned(volume, codes)
+            if self.dims == 2:
+                through = next(axis for axis in order if codes[axis] in _AXES[self.fed.plane])
+                order = [axis for axis in order if axis != through] + [through]
+            volume = _turned(volume, "".join(codes[axis] for axis in order))
         if self.fed.spacing is not None:
-            volume = _resampled(volume, self.fed.spacing, mode)
-        return volume
-
-    def _codes(self, volume: MetaTensor) -> str | None:
-        codes = self.fed.orientation or "".join(_axis_codes(volume.affine))
-        if self.dims == 2:
-            last = next(code for code in codes if code in _AXES[self.fed.plane])
-            codes = codes.replace(last, "") + last
-        return codes
+            volume = _resampled(volume, [self.fed.spacing[axis] for axis in order], mode)
+        moved: Tensor = volume
+        return moved
 
 
 def _axis_codes(affine: Any) -> tuple[str, ...]:
@@ -290,7 +310,7 @@ def _axis_codes(affine: Any) -> tuple[str, ...]:
     return tuple(codes)
 
 
-def _resampled(volume: MetaTensor, spacing: Sequence[float], mode: str) -> MetaTensor:
+def _resampled(volume: MetaTensor, spacing: Sequence[float | None], mode: str) -> MetaTensor:
     """Return the volume at another voxel size, from the centre of the first voxel to the last one that fits.
 
     As MONAI's ``Spacing``, but for oblique volumes: where direction cosines are not at right angles to eight digits, as
@@ -301,7 +321,8 @@ def _resampled(volume: MetaTensor, spacing: Sequence[float], mode: str) -> MetaT
 
     affine = np.asarray(volume.affine, dtype=np.float64)
     edges = np.linalg.norm(affine[:3, :3], axis=0)
-    wanted = np.where(np.abs(edges - spacing) <= AFFINE_TOL, edges, spacing)
+    given = np.array([own if edge is None else edge for edge, own in zip(spacing, edges, strict=True)])
+    wanted = np.where(np.abs(edges - given) <= AFFINE_TOL, edges, given)
     target = zoom_affine(affine, wanted, diagonal=False)
     ends = np.stack(np.meshgrid(*[(0, edge - 1) for edge in volume.shape[1:]], indexing="ij")).reshape(3, -1)
     corners = np.linalg.solve(target[:3, :3], affine[:3, :3]) @ ends  # in voxels of the target's, from the same origin

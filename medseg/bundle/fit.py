@@ -8,8 +8,8 @@ from __future__ import annotations
 import copy
 import logging
 import math
-import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,12 +18,14 @@ from torch import nn
 from medseg.bundle import feeding
 from medseg.bundle.description import Description
 from medseg.bundle.options import Options
+from medseg.caller import spelt
 from medseg.data.check import Report, check_datalist
 from medseg.data.datalist import Datalist
 from medseg.engines.loading import SegmentationDataset
 from medseg.engines.patches import PatchDataset
-from medseg.errors import MedsegError
-from medseg.io.channels import Named, first_of, paths_of
+from medseg.errors import MedsegError, counted
+from medseg.io.channels import first_of
+from medseg.io.parts import stored_bytes
 from medseg.runs.processes import rank
 
 __all__ = ["FitError", "check", "check_files", "problems", "report"]
@@ -38,6 +40,21 @@ _AXES = {2: "pictures (2D)", 3: "volumes (3D)"}
 
 class FitError(MedsegError):
     """Data that a model cannot be trained on as the configuration says."""
+
+
+@dataclass
+class _Tried:
+    """Some cases as a training gets them.
+
+    Attributes:
+        whole: shape ``(C, *S)`` of each as the model is fed it, by file.
+        drawn: shapes of the samples that are drawn of them, ascending; none of cases of other axes.
+        strange: what is odd in their values.
+    """
+
+    whole: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    drawn: list[tuple[int, ...]] = field(default_factory=list)
+    strange: list[str] = field(default_factory=list)
 
 
 def check_files(data: Datalist) -> None:
@@ -137,36 +154,37 @@ def problems(
             and the network is not tried.
     """
     if len(dataset) == 0:
-        return [f"{data.path}: nothing is left to train on with fold {wanted.fold}; choose another fold, or fold all"]
-    chosen = _chosen(dataset)
-    whole, found = _tried(dataset, description, chosen, sound)
+        everything = spelt("fold", "all")
+        return [f"{data.path}: nothing is left to train on with fold {wanted.fold}; choose another, or {everything}"]
+    tried = _tried(dataset, description, sound)
+    found = list(tried.strange)
     if wanted.planned_for is not None and wanted.planned_for != data.fingerprint():
         found.append(
             f"{data.path}: the bundle was planned for other data (or they have changed since); plan again with medseg "
-            "plan, or give --planned_for null where the images are of the same kind"
+            f"plan, or give {spelt('planned_for', 'null')} where the images are of the same kind"
         )
     dims = description.spatial_dims
     name = str(description.network.get("name", "the network"))
-    for path, shape in whole.items():
-        if len(shape) - 1 != dims:
+    for path, shape in tried.whole.items():
+        if len(shape) - 1 != dims and not (wanted.slices and (dims, len(shape)) == (2, 4)):
             other = _AXES.get(len(shape) - 1, f"{len(shape) - 1}D")
+            sliced = f", or {spelt('slices', 'true')} (with a patch) for their {description.input.plane} slices"
             found.append(
                 f"{path}: {name} is a network for {_AXES[dims]}, the images are {other}; give "
-                f"--network_def#spatial_dims {len(shape) - 1} where the network has it, or cut volumes into slices"
+                f"{spelt('network_def#spatial_dims', len(shape) - 1)} where the network has it{sliced * (dims == 2)}"
             )
             return found  # sizes of other axes say nothing
-    if isinstance(dataset, PatchDataset) and (wrong := _patch_problem(dataset, whole, dims)):
+    if isinstance(dataset, PatchDataset) and (wrong := _patch_problem(dataset, tried.whole, dims)):
         return [*found, wrong]
     if wanted.batch_size > len(dataset) and not dataset.redraws and wanted.iterations is None:
         found.append(
-            f"{data.path}: batch_size {wanted.batch_size} is more than the {len(dataset)} training images; lower "
-            "--batch_size, or give --iterations, for which images are drawn again"
+            f"{data.path}: batch_size {wanted.batch_size} is more than the {counted(len(dataset), 'training image')}; "
+            f"lower {spelt('batch_size')}, or give {spelt('iterations')}, for which images are drawn again"
         )
-    different = sorted({tuple(part["image"].shape) for index in chosen for part in _parts(dataset, index, sound)})
-    found += _sizes(data, wanted.batch_size, different)
+    found += _sizes(data, wanted.batch_size, tried.drawn)
     if sound:
         drawn = dataset.redraws or wanted.iterations is not None
-        smallest = min(different, key=lambda shape: shape[1:])
+        smallest = min(tried.drawn, key=lambda shape: shape[1:])
         found += _runs(network, smallest, wanted.batch_size if drawn else min(wanted.batch_size, len(dataset)), name)
     return found
 
@@ -180,53 +198,46 @@ def _sizes(data: Datalist, batch: int, different: Sequence[tuple[int, ...]]) -> 
     edges = "[" + ",".join(str(min(axis)) for axis in zip(*sizes, strict=True)) + "]"
     return [
         f"{data.path}: training images have different sizes ({listed}), which a batch of {batch} cannot hold; give "
-        f'--patch "{edges}" (random windows), --model#input#size "{edges}" (every image resized), or --batch_size 1'
+        f"{spelt('patch', edges)} (random windows), {spelt('model#input#size', edges)} (every image resized), or "
+        f"{spelt('batch_size', 1)}"
     ]
 
 
 def _chosen(dataset: SegmentationDataset) -> list[int]:
     """Return the numbers of some cases, from least to greatest file."""
-    sizes = {index: _bytes(dataset.data[index]["image"]) for index in range(len(dataset))}
+    sizes = {index: stored_bytes(dataset.data[index]["image"]) for index in range(len(dataset))}
     order = sorted(sizes, key=lambda index: sizes[index])
     return sorted({order[round(step * (len(order) - 1) / max(1, _TRIED - 1))] for step in range(_TRIED)})
 
 
-def _bytes(image: Named) -> int:
-    """Return the bytes of an image's files, as far as they are there."""
-    return sum(os.path.getsize(path) for path in paths_of(image) if path.exists())
-
-
-def _parts(dataset: SegmentationDataset, index: int, sound: bool) -> list[dict[str, Any]]:
-    """Return the samples that a case gives: several, where a transform draws as many; none of a file at fault."""
-    try:
-        sample = dataset.fresh(index)
-    except (MedsegError, RuntimeError):
-        if sound:
-            raise
-        return []
-    return sample if isinstance(sample, list) else [sample]
-
-
-def _tried(
-    dataset: SegmentationDataset, description: Description, chosen: Sequence[int], sound: bool
-) -> tuple[dict[str, tuple[int, ...]], list[str]]:
-    """Return the shapes of some whole images as the model is fed them, and what is odd in their values."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    strange: list[str] = []
-    before_chance = feeding.evaluation(description)
-    for index in chosen:
-        entry = dataset.data[index]
+def _tried(dataset: SegmentationDataset, description: Description, sound: bool) -> _Tried:
+    """Read some cases, once, and draw a sample of each; those at fault are passed over where that is known."""
+    tried = _Tried()
+    drawn: set[tuple[int, ...]] = set()
+    for index in _chosen(dataset):
+        path = first_of(dataset.data[index]["image"])
         try:
-            image = before_chance(dict(entry))["image"]
-            beyond = feeding.beyond_range(image, description)
+            case = dataset.whole(index)
+            tried.whole[path] = tuple(case["image"].shape)
+            beyond = feeding.beyond_range(case["image"], description)
+            if beyond is not None and not tried.strange:
+                tried.strange.append(f"{path}: {beyond}")
+            if _fits(dataset, case["image"].ndim - 1, description.spatial_dims):
+                samples = dataset.drawn(index, case)
+                parts = samples if isinstance(samples, list) else [samples]
+                drawn |= {tuple(part["image"].shape) for part in parts}
         except (MedsegError, RuntimeError):
             if sound:
                 raise
-            continue
-        shapes[first_of(entry["image"])] = tuple(image.shape)
-        if beyond is not None and not strange:
-            strange.append(f"{first_of(entry['image'])}: {beyond}")
-    return shapes, strange
+    tried.drawn = sorted(drawn)
+    return tried
+
+
+def _fits(dataset: SegmentationDataset, axes: int, dims: int) -> bool:
+    """Return whether images of so many axes can be drawn from: patches and the network have as many, or take slices."""
+    if not isinstance(dataset, PatchDataset):
+        return axes == dims
+    return len(dataset.patch) == dims and axes in (dims, dims + dataset.slices)
 
 
 def _patch_problem(dataset: PatchDataset, whole: Mapping[str, tuple[int, ...]], dims: int) -> str:
@@ -234,9 +245,12 @@ def _patch_problem(dataset: PatchDataset, whole: Mapping[str, tuple[int, ...]], 
     patch = "x".join(map(str, dataset.patch))
     if len(dataset.patch) != dims:
         edges = len(dataset.patch)
-        return f"patch {list(dataset.patch)} has {edges} edges, the network {dims} axes; give --patch one edge an axis"
+        return (
+            f"patch {list(dataset.patch)} has {counted(edges, 'edge')}, the network {dims} axes; give {spelt('patch')} "
+            "one edge an axis"
+        )
     for path, (_, *shape) in whole.items():
-        share = math.prod(min(edge / wanted, 1) for edge, wanted in zip(shape, dataset.patch, strict=True))
+        share = math.prod(min(edge / wanted, 1) for edge, wanted in zip(shape, dataset.patch, strict=False))  # a slice
         if share < _FILLED:
             size = "x".join(map(str, shape))
             logger.warning(
@@ -260,6 +274,6 @@ def _runs(network: nn.Module, shape: Sequence[int], batch: int, name: str) -> li
         reason = str(error).splitlines()[0][:120]
         return [
             f"images of {size} are too small for {name} at batch_size {batch} ({reason}); take larger images or crops, "
-            "fewer levels (--network_def#channels), or a larger batch"
+            f"fewer levels ({spelt('network_def#channels')}), or a larger batch"
         ]
     return []

@@ -149,6 +149,7 @@ train:
     augmentation: '@augmentation'
     patch: {_quote("patch") if cut else "null"}
     foreground: {_quote("foreground") if cut else "0.0"}
+    slices: '@slices'
     data: '@data'
     seed: '@seed'
   trainer:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import difflib
+import hashlib
 import shutil
 from pathlib import Path
+from typing import NoReturn
 
-from medseg.bundle.generate import build as _build
-from medseg.bundle.generate import outdated
-from medseg.bundle.source import FILE, read_source
-from medseg.errors import MedsegError
-from medseg.resources import bundles_root
+from medseg.data.file_facts import cache_folder
+from medseg.errors import MedsegError, shown
+from medseg.resources import BUNDLE_FILE, bundles_root
 from medseg.runs.paths import resolve_path
 
-__all__ = ["BundleError", "build", "config_files", "copy", "find", "is_ours", "names", "run_folder", "weights_file"]
+__all__ = [
+    "BundleError", "build", "config_files", "copy", "find", "is_ours", "names", "refuse_taken", "refuse_unknown",
+    "remember", "run_folder", "weights_file",
+]  # fmt: skip
 
 PLACE = ".place.json"
 """Hidden file of a run: where its data lie on this machine, and which it has seen; it is never uploaded."""
 
 _SUFFIXES = (".pt", ".pth", ".safetensors")
 _LEFT_OUT = ("models", "runs", "__pycache__")
+_CODE = (".yaml", ".yml", ".json", ".conf", ".py", ".pyc", ".so", ".pyd")  # MONAI's configurations hold expressions
 
 
 class BundleError(MedsegError):
@@ -27,7 +33,7 @@ class BundleError(MedsegError):
 
 def names() -> list[str]:
     """Return the names of the bundles that come with medseg."""
-    return sorted(path.parent.name for path in bundles_root().glob(f"*/{FILE}"))
+    return sorted(path.parent.name for path in bundles_root().glob(f"*/{BUNDLE_FILE}"))
 
 
 def find(name: str | Path) -> Path:
@@ -45,12 +51,62 @@ def find(name: str | Path) -> Path:
     folder = Path(text).expanduser().resolve()
     if (folder / "configs" / "train.yaml").is_file() or (folder / "configs" / "inference.yaml").is_file():
         return folder
-    raise BundleError(f"there is no run, weights or bundle {text!r}; the bundles are {', '.join(names())}")
+    refuse_unknown(text, "run, weights or bundle")
+
+
+def refuse_unknown(name: str, what: str) -> NoReturn:
+    """Say that there is no bundle of a name, and which one is meant.
+
+    Args:
+        name: as it was given.
+        what: it was looked for as.
+
+    Raises:
+        BundleError: always.
+    """
+    near = difflib.get_close_matches(name, names(), 1)
+    hint = f"did you mean {near[0]}?" if near else f"the bundles are {', '.join(names())}"
+    raise BundleError(f"there is no {what} {name!r}; {hint}")
+
+
+def refuse_taken(folder: Path) -> None:
+    """Refuse a folder for a new bundle that holds something, before anything is measured.
+
+    Raises:
+        BundleError: if it is there and not empty.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BundleError(f"{shown(folder)} exists already; name a new folder for the bundle")
 
 
 def is_ours(folder: Path) -> bool:
-    """Return whether a bundle came with medseg; any other is code of somebody else, which evaluating it runs."""
-    return folder.resolve().is_relative_to(bundles_root().resolve())
+    """Return whether a bundle came with medseg, or is as medseg wrote it on this machine.
+
+    Any other may be code of somebody else, which evaluating it runs.
+    """
+    return folder.resolve().is_relative_to(bundles_root().resolve()) or _remembered(folder).is_file()
+
+
+def remember(folder: Path) -> None:
+    """Remember that medseg wrote a bundle, for `is_ours`; where that cannot be, it is called foreign, no more.
+
+    Args:
+        folder: of the bundle, whose files as they are now are meant.
+    """
+    mark = _remembered(folder)
+    with contextlib.suppress(OSError):
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+
+
+def _remembered(folder: Path) -> Path:
+    """Return the file that is there if medseg wrote a bundle: its name is the hash of all in it that may be code."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        place = path.relative_to(folder)
+        if path.suffix in _CODE and path.is_file() and place.parts[0] not in _LEFT_OUT:
+            digest.update(f"{place.as_posix()}\0".encode(errors="replace") + hashlib.sha256(path.read_bytes()).digest())
+    return cache_folder() / "bundles" / digest.hexdigest()
 
 
 def config_files(folder: Path, first: str, overlays: list[str]) -> list[Path]:
@@ -95,8 +151,12 @@ def copy(name: str | Path, target: str | Path) -> Path:
         raise BundleError(f"{target} exists already; name a new folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns(*_LEFT_OUT))
-    if (folder / FILE).is_file():
-        _build(folder)  # the name is new
+    if (folder / BUNDLE_FILE).is_file():
+        from medseg.bundle import generate
+
+        generate.build(folder)  # the name is new
+    if is_ours(source):
+        remember(folder)
     return folder
 
 
@@ -110,10 +170,13 @@ def build(folder: str | Path, check: bool = False) -> list[str]:
     Returns:
         Names of the files that changed, or would.
     """
+    from medseg.bundle import generate
+    from medseg.bundle.source import read_source
+
     source = read_source(folder)
     if check:
-        return outdated(source)
-    return [str(path.relative_to(source.folder)) for path in _build(folder)]
+        return generate.outdated(source)
+    return [str(path.relative_to(source.folder)) for path in generate.build(folder)]
 
 
 def run_folder(where: str | Path) -> Path:
@@ -152,4 +215,6 @@ def weights_file(where: str | Path) -> Path:
             return folder / name
     if (folder / "checkpoints" / "last.pt").is_file():
         raise BundleError(f"{where} is a run that has not ended, it has no model.pt yet; let it end, or continue it")
-    raise BundleError(f"{where} has no weights (model.pt); train it: medseg train {Path(folder).name} --data FOLDER")
+    if (folder / "configs").is_dir():
+        raise BundleError(f"{where} has no weights (model.pt); train it: medseg train {where} --data FOLDER")
+    raise BundleError(f"{where} has no weights (model.pt); name the folder of a run, a bundle with weights, or weights")

@@ -12,13 +12,13 @@ import importlib
 import importlib.util
 import inspect
 from collections.abc import Iterator, Mapping
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from medseg.bundle import discovery
 from medseg.errors import MedsegError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["DEFAULT", "NetworkError", "create", "rebuild", "recipe_of", "resolve"]
 
@@ -57,9 +57,9 @@ def resolve(name: str) -> type[nn.Module]:
     try:
         return discovery.load(name)
     except (ImportError, ValueError) as error:
-        known = sorted(network.module.rpartition(".")[2] for network in discovery.networks())
+        known = discovery.modules()
         near = difflib.get_close_matches(name, known, 1)
-        hint = f"the nearest is {near[0]!r}" if near else f"choose from {', '.join(dict.fromkeys(known))}"
+        hint = f"the nearest is {near[0]!r}" if near else f"choose from {', '.join(known)}"
         raise NetworkError(f"there is no network {name!r}; {hint}") from error
 
 
@@ -103,6 +103,8 @@ def _seeded(seed: int | None) -> Iterator[None]:
     if seed is None:
         yield
         return
+    import torch
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

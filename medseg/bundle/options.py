@@ -17,7 +17,7 @@ from medseg.errors import MedsegError
 __all__ = ["OptionError", "Options"]
 
 _PATHS = ("datalist", "runs_dir", "output_dir", "publish", "resume")
-_SWITCHES = ("channels_last", "compile", "mlflow")
+_SWITCHES = ("channels_last", "compile", "hide_names", "mlflow", "slices")
 _WHOLE = {
     "batch_size": 1, "num_workers": 0, "val_interval": 1, "max_epochs": 1, "warmup": 0, "accumulation_steps": 1,
     "early_stop": 1, "seed": 0, "iterations": 1,
@@ -52,8 +52,11 @@ class Options:
             The sliding window of validation and prediction is as large unless the bundle says otherwise.
         foreground: share of a batch's patches that is centred on a voxel of a class, evenly over a case's classes but
             the background.
+        slices: patches of a 2D network are cut from slices of volumes, in the plane that the model names; each patch
+            from a slice drawn anew.
         iterations: steps an epoch, for which cases are drawn again; ``None`` for a pass over them.
         select_by: validation score that picks the best weights.
+        hide_names: call cases by a hash of their file's name in tables and pictures, where names must not show.
         val_interval: epochs between validations.
         schedule: ``constant``, ``poly`` or ``cosine``, step by step.
         schedule_power: exponent of ``poly``.
@@ -90,8 +93,10 @@ class Options:
     learning_rate: float = 0.001
     patch: list[int] | None = None
     foreground: float = 0.0
+    slices: bool = False
     iterations: int | None = None
     select_by: str = "val_mean_iou"
+    hide_names: bool = False
     val_interval: int = 1
     schedule: str = "constant"
     schedule_power: float = 0.9

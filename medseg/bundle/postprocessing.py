@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medseg.bundle.description import Description
+from medseg.errors import counted
 from medseg.metrics.physical import Unit
 from medseg.metrics.score import Pooled, Score, ScoredCase
 from medseg.reports.tables import Cell, Table
@@ -174,7 +175,7 @@ def table_of(chosen: Sequence[Chosen], cases: int, unit: str) -> Table:
     after = [each.after for each in chosen]
     before = [each.before for each in chosen]
     rows.append(["mean", "", _mean(np.array(before)), _mean(np.array(after)), cases])
-    title = f"postprocessing chosen on {cases} validation cases, each class by itself"
+    title = f"postprocessing chosen on {counted(cases, 'validation case')}, each class by itself"
     note = f"None where the mean Dice gains less than {LEAST_GAIN}. A gain on the cases that it was chosen by flatters."
     return Table(["class", "steps", "Dice before", "Dice after", "n"], rows, [note], title, 1)
 

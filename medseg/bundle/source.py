@@ -11,10 +11,10 @@ from typing import Any
 
 from medseg.bundle.description import BESIDE_PAPER, Description, DescriptionError
 from medseg.bundle.options import Options
+from medseg.resources import BUNDLE_FILE
 
-__all__ = ["COMPONENTS", "FILE", "KEYS", "REQUIRED", "Source", "read_source", "shared"]
+__all__ = ["COMPONENTS", "KEYS", "REQUIRED", "Source", "read_source", "shared"]
 
-FILE = "bundle.yaml"
 _TEXTS = ("title", "task", "description", "data_source", "data_type", "modality")
 _LISTS = ("references", "classes", "overlay_sets", "networks")
 _MAPPINGS = (
@@ -101,7 +101,7 @@ def read_source(folder: str | Path) -> Source:
     import yaml
 
     folder = Path(folder).resolve()
-    path = folder / FILE
+    path = folder / BUNDLE_FILE
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -6,7 +6,6 @@ helpers, signals. In any other process (``create_workflow``, MONAI Label, a note
 
 from __future__ import annotations
 
-import difflib
 import importlib.metadata
 import logging
 import re
@@ -21,13 +20,14 @@ from typing import Any
 from medseg.bundle.command import Command, owns_process, typed
 from medseg.bundle.options import Options
 from medseg.bundle.overlays import refuse_clashes
+from medseg.caller import nearest, spelt
 from medseg.errors import MedsegError, one_line
 from medseg.runs.paths import resolve_path
 from medseg.runs.processes import pick_device, rank, start_processes, stop_processes, world_size
 
 __all__ = [
-    "ConfigError", "check_keys", "check_requirements", "command", "folder", "pick_device", "run_folder",
-    "set_up_process", "start", "start_processes", "stop_processes",
+    "ConfigError", "check_keys", "check_names", "check_requirements", "command", "folder", "pick_device",
+    "run_folder", "set_up_process", "start", "start_processes", "stop_processes",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -70,8 +70,8 @@ def start(
         set_determinism(int(seed), use_deterministic_algorithms=None)
 
 
-def check_keys(command: Command) -> None:
-    """Refuse options that nothing reads: MONAI ignores them.
+def check_names(command: Command) -> None:
+    """Refuse options that nothing reads: MONAI ignores them. Needs neither MONAI nor PyTorch.
 
     Args:
         command: what was typed.
@@ -79,19 +79,31 @@ def check_keys(command: Command) -> None:
     Raises:
         ConfigError: naming the key and the nearest right one.
     """
-    if not command.files:
-        return
-    config = command.merged
-    for key in command.own_keys():
+    for key in command.own_keys() if command.files else ():
         top = key.split("#")[0]
-        if top not in config:
-            near = (
-                [f"model#{key}"] if top in ("input", "inference") else difflib.get_close_matches(top, list(config), 1)
+        if top not in command.plain:
+            near = spelt(f"model#{key}") if top in ("input", "inference") else nearest(top, command.plain)
+            hint = f"did you mean {near}?" if near else "see docs/reference for the options"
+            raise ConfigError(
+                f"{spelt(key)}: the configuration has no {top!r}, so that it would have no effect; {hint}"
             )
-            hint = f"did you mean --{near[0]}?" if near else "see docs/reference for the options"
-            raise ConfigError(f"--{key}: the configuration has no {top!r}, so that it would have no effect; {hint}")
-        if "#" in key and top not in ("network_def",) and not _holds(config, key.split("#")):
-            raise ConfigError(f"--{key}: the configuration has no such key; {_siblings(config, key.split('#'))}")
+
+
+def check_keys(command: Command) -> None:
+    """Refuse options that nothing reads, and keys inside one that are not there.
+
+    Args:
+        command: what was typed.
+
+    Raises:
+        ConfigError: naming the key and the right ones.
+    """
+    check_names(command)
+    for key in command.own_keys() if command.files else ():
+        inside = "#" in key and key.split("#")[0] != "network_def"
+        if inside and not _holds(command.merged, key.split("#")):
+            siblings = _siblings(command.merged, key.split("#"))
+            raise ConfigError(f"{spelt(key)}: the configuration has no such key; {siblings}")
 
 
 def _holds(config: Any, path: list[str]) -> bool:
@@ -180,7 +192,7 @@ def run_folder(options: Options, name: str, command: Command) -> Path:
         unfinished = [last.parent.parent for last in begun if not _finished(last)]
         if unfinished:
             return unfinished[-1]
-        logger.warning("--resume: no unfinished run in %s; starting a new one", runs.name)
+        logger.warning("%s: no unfinished run in %s; starting a new one", spelt("resume"), runs.name)
     return runs / (str(command.text("run_name", options.run_name)) if options.run_name else _new_name(name))
 
 

@@ -14,19 +14,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medseg.bundle import library
+from medseg.bundle import early, library
 from medseg.bundle.command import Command, owns_process
+from medseg.bundle.data import datalist, load_data, scored, split, where
+from medseg.bundle.options import Options
 from medseg.bundle.start import check_keys
-from medseg.errors import MedsegError
+from medseg.caller import spelt
+from medseg.data.datalist import Datalist
+from medseg.errors import MedsegError, counted
 from medseg.io.channels import first_of, paths_of
 from medseg.runs.paths import resolve_path
 
 if TYPE_CHECKING:
     from medseg.bundle.record import Weights
 
-__all__ = ["Evaluation", "WorkflowError", "check", "choose_postprocessing", "configure", "evaluate", "train"]
+__all__ = ["Evaluation", "WorkflowError", "check", "choose_postprocessing", "evaluate", "train"]
 
 logger = logging.getLogger(__name__)
+
+EVALUATED = (
+    "scored", "fold", "fold_key", "validation_fold", "num_workers", "precision", "channels_last", "hide_names",
+    "mlflow",
+    "tracking_uri", "experiment", "seed",
+)  # fmt: skip
 
 
 class WorkflowError(MedsegError):
@@ -44,33 +54,6 @@ class Evaluation:
 
     folder: Path
     scores: Mapping[str, Any]
-
-
-def configure(
-    folder: Path, first: str, overlays: Sequence[str], overrides: Mapping[str, Any], **given: Any
-) -> tuple[Any, Command]:
-    """Return MONAI's parser of a bundle's configuration, not yet evaluated, and what was asked for.
-
-    Args:
-        folder: of the bundle.
-        first: such as ``train``.
-        overlays: names.
-        overrides: values by key, as a user gave them.
-        given: values that the caller sets.
-
-    Raises:
-        BundleError: if an overlay is missing.
-    """
-    files = library.config_files(folder, first, list(overlays))
-    asked = {**given, **overrides}
-    words = ("medseg", *sys.argv[1:]) if owns_process() else ()
-    command = Command("medseg", tuple(files), asked, words)
-    check_keys(command)
-    parser = command.parser()
-    metadata = folder / "configs" / "metadata.json"
-    parser.read_meta(str(metadata)) if metadata.is_file() else parser.update({"_meta_": {}})
-    parser.update({**asked, "bundle_root": str(folder), "command": command})
-    return parser, command
 
 
 def train(
@@ -94,7 +77,8 @@ def train(
     Raises:
         MedsegError: with what is wrong, before the first step.
     """
-    parser, _ = configure(library.find(bundle), "train", overlays, dict(overrides or {}), **_data(data))
+    folder = library.find(bundle)
+    parser = _parser(_asked(folder, data, overlays, overrides, begins=True), folder)
     for entry_point in ("initialize", "run", "finalize"):
         _evaluate(parser, entry_point)
     return Path(parser.get_parsed_content("train#trainer").run_record.folder)
@@ -118,19 +102,19 @@ def check(
     Returns:
         The data check's report, and everything else for which the configuration cannot train on the data.
     """
+    folder = library.find(bundle)
+    command = _asked(folder, data, overlays, overrides, begins=False)
     from medseg.bundle import fit
-    from medseg.bundle.options import Options
 
-    overrides = dict(overrides or {})
-    parser, _ = configure(library.find(bundle), "train", overlays, overrides, **_data(data))
-    if "encoder_weights" in parser.get() and "encoder_weights" not in overrides:
+    parser = _parser(command, folder)
+    if "encoder_weights" in parser.get() and "encoder_weights" not in command.overrides:
         parser.update({"encoder_weights": "random"})  # no weights are fetched for a check
-    datalist, options = parser.get_parsed_content("data"), parser.get_parsed_content("options")
+    found, options = parser.get_parsed_content("data"), Options.of(parser.get_parsed_content("options"))
     described = parser.get_parsed_content("description")
     dataset = parser.get_parsed_content("train#dataset")
-    report = fit.report(datalist, Options.of(options), described, dataset)
+    report = fit.report(found, options, described, dataset)
     network = parser.get_parsed_content("network_def")
-    return report, fit.problems(datalist, Options.of(options), described, dataset, network, sound=report.ok)
+    return report, fit.problems(found, options, described, dataset, network, sound=report.ok)
 
 
 def evaluate(
@@ -160,9 +144,9 @@ def evaluate(
     Raises:
         MedsegError: if the run holds no weights, or its data are not where they were.
     """
+    ready = _prepare(run, data, overlays, dict(overrides or {}))
     from medseg.bundle import assembly
 
-    ready = _prepare(run, data, overlays, dict(overrides or {}))
     part = str(ready.wanted.get("scored", "test"))
     name = part if data is None else f"{part}_{re.sub(r'[^A-Za-z0-9_-]+', '_', ready.datalist.name)[:40]}"
     target = resolve_path(output) if output else ready.folder / name
@@ -194,11 +178,6 @@ def choose_postprocessing(
     Raises:
         MedsegError: as in `evaluate`, or if an override names other cases.
     """
-    from medseg.bundle import postprocessing
-    from medseg.bundle.record import load_described
-    from medseg.engines.loading import stop_workers
-    from medseg.runs.run_folder import RunFolder
-
     given = dict(overrides or {})
     for key in ("fold", "fold_key", "validation_fold", "datalist"):
         if key in given:
@@ -208,6 +187,11 @@ def choose_postprocessing(
     if given.setdefault("scored", "validation") != "validation":
         raise WorkflowError(f"scored is {given['scored']!r}, but postprocessing is chosen on validation cases alone")
     ready = _prepare(run, data, overlays, given)
+    from medseg.bundle import postprocessing
+    from medseg.bundle.record import load_described
+    from medseg.engines.loading import stop_workers
+    from medseg.runs.run_folder import RunFolder
+
     trained = load_described(ready.engine.network, ready.weights, ready.description)
     choice = postprocessing.Choice(ready.engine.class_names, ready.engine.ignore_index)
     ready.engine.board.add("postprocessing", choice)
@@ -237,42 +221,54 @@ class _Ready:
 
 
 def _prepare(run: str | Path, data: str | Path | None, overlays: Sequence[str], given: dict[str, Any]) -> _Ready:
-    from medseg.bundle import assembly, networks
-    from medseg.bundle.inference import with_inference
-    from medseg.bundle.options import Options
-    from medseg.bundle.record import read_weights
-    from medseg.runs.processes import pick_device
-
     folder = library.run_folder(run)
-    weights = read_weights(library.weights_file(folder))
-    trained = weights.description
-    if trained is None:
-        raise WorkflowError(f"{weights.path} carries no record of its model; score it with its bundle's evaluate.yaml")
-    device = pick_device(given.pop("device", None))
+    if not folder.is_dir():
+        raise WorkflowError(f"{run}: no such folder; name the folder of a run")
+    file = library.weights_file(folder)
+    name = given.pop("device", None)
     changes = {key: given.pop(key) for key in list(given) if key.startswith("inference#")}
-    described = with_inference(trained, overlays, changes)
+    early.refuse_unread("evaluate", given, EVALUATED, ", device and inference#...")
     Options.of(given)
     wanted = {**_recorded(folder), **given, "resume": False}
     part = str(wanted.get("scored", "test"))
     options = {name: value for name, value in wanted.items() if name in Options.names()}
-    place = {} if data is None else _data(data)
-    datalist = assembly.datalist(place, place["dataset_dir"]) if place else _data_of(folder, assembly)
-    if data is not None and not datalist.fold_keys and "fold" not in given:
+    found = _data_of(folder) if data is None else load_data(data)
+    if data is not None and not found.fold_keys and "fold" not in given:
         options |= {"fold": None, "fold_key": "fold", "validation_fold": "next"}  # the training's say nothing of these
-    entries = assembly.scored(assembly.split(datalist, options, Command("medseg", (), given)), part)
+    entries = scored(split(found, options, Command("medseg", (), given)), part)
     if not entries:
-        others = [f"scored={name}" for name in ("test", "validation") if name != part]
-        trained_so = "; a training keeps some apart with validation_fold=1" if part == "validation" else ""
-        raise WorkflowError(
-            f"{datalist.path}: its {part} part is empty, so that nothing can be scored (all of it was trained on?); "
-            f"name other data with --data, or another part with {' or '.join(others)}{trained_so}"
-        )
+        raise _empty(found, part)
     _refuse_seen(folder, entries, part)
+    from medseg.bundle import assembly, networks
+    from medseg.bundle.inference import with_inference
+    from medseg.bundle.record import read_weights
+    from medseg.runs.processes import pick_device
+
+    device = pick_device(name)
+    weights = read_weights(file)
+    trained = weights.description
+    if trained is None:
+        raise WorkflowError(
+            f"{weights.path} carries no record of its model; lay it into a copy of its bundle (medseg bundle copy NAME "
+            "FOLDER) as models/model.pt, predict with that (medseg predict FOLDER IMAGES MASKS) and score the masks: "
+            "medseg score MASKS TRUTHS"
+        )
+    described = with_inference(trained, overlays, changes)
     dataset = assembly.scored_samples(entries, described, cache=False, native=True)
     network = networks.rebuild(described.network).to(device)
     inferer = assembly.inferer(described)
-    engine = assembly.evaluator(options, device, datalist, dataset, network, inferer=inferer, batch_size=1)
-    return _Ready(folder, weights, described, wanted, options, datalist, engine)
+    engine = assembly.evaluator(options, device, found, dataset, network, inferer=inferer, batch_size=1)
+    return _Ready(folder, weights, described, wanted, options, found, engine)
+
+
+def _empty(data: Datalist, part: str) -> WorkflowError:
+    """Return what to do where a part has no image."""
+    others = [spelt("scored", name) for name in ("test", "validation") if name != part]
+    trained_so = f"; a training keeps some apart with {spelt('validation_fold', 1)}" if part == "validation" else ""
+    return WorkflowError(
+        f"{data.path}: its {part} part is empty, so that nothing can be scored (all of it was trained on?); name "
+        f"other data with {spelt('data')}, or another part with {' or '.join(others)}{trained_so}"
+    )
 
 
 def _refuse_seen(folder: Path, entries: Sequence[Mapping[str, Any]], part: str) -> None:
@@ -287,21 +283,41 @@ def _refuse_seen(folder: Path, entries: Sequence[Mapping[str, Any]], part: str) 
         if found:
             did = "was trained on" if other == "training" else "picked the weights by"
             raise WorkflowError(
-                f"{folder.name} {did} {len(found)} of the {len(entries)} images to score, such as {found[0]}: that is "
-                f"no {part}; score them as what they are with scored={other}, or choose the fold that was left out"
+                f"{folder.name} {did} {len(found)} of the {counted(len(entries), 'image')} to score, such as "
+                f"{found[0]}: that is no {part}; score them as what they are with {spelt('scored', other)}, or choose "
+                "the fold that was left out"
             )
+
+
+def _asked(
+    folder: Path,
+    data: str | Path,
+    overlays: Sequence[str],
+    overrides: Mapping[str, Any] | None,
+    *,
+    begins: bool,
+) -> Command:
+    """Return what was asked of a training, as far as it can be refused before MONAI is imported."""
+    files = library.config_files(folder, "train", list(overlays))
+    words = ("medseg", *sys.argv[1:]) if owns_process() else ()
+    command = Command("medseg", tuple(files), {**where(data), **(overrides or {})}, words)
+    early.refuse(command, begins=begins)
+    return command
+
+
+def _parser(command: Command, folder: Path) -> Any:
+    """Return MONAI's parser of what was asked for, not yet evaluated."""
+    check_keys(command)
+    parser = command.parser()
+    metadata = folder / "configs" / "metadata.json"
+    parser.read_meta(str(metadata)) if metadata.is_file() else parser.update({"_meta_": {}})
+    parser.update({**command.overrides, "bundle_root": str(folder), "command": command})
+    return parser
 
 
 def _evaluate(parser: Any, entry_point: str) -> None:
     for number in range(len(parser.get(entry_point) or [])):
         parser.get_parsed_content(f"{entry_point}#{number}")
-
-
-def _data(data: str | Path) -> dict[str, str]:
-    path = resolve_path(data)
-    if path.is_file():
-        return {"dataset_dir": str(path.parent), "datalist": str(path)}
-    return {"dataset_dir": str(path)}
 
 
 def _recorded(folder: Path) -> dict[str, Any]:
@@ -315,9 +331,8 @@ def _recorded(folder: Path) -> dict[str, Any]:
     return dict(content) if isinstance(content, Mapping) else {}
 
 
-def _data_of(folder: Path, assembly: Any) -> Any:
+def _data_of(folder: Path) -> Datalist:
     place = folder / library.PLACE
     if not place.is_file():
-        raise WorkflowError(f"{folder} does not say where its data lie; name their folder with --data")
-    held = json.loads(place.read_text(encoding="utf-8"))
-    return assembly.datalist({"datalist": held["datalist"]}, None)
+        raise WorkflowError(f"{folder} does not say where its data lie; name their folder with {spelt('data')}")
+    return datalist({"datalist": json.loads(place.read_text(encoding="utf-8"))["datalist"]}, None)

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, cast
 
 from medseg import __version__
+from medseg.caller import speaking
 from medseg.cli._arguments import setting
 from medseg.errors import one_line, shown
 
@@ -46,8 +47,17 @@ def names() -> list[str]:
 
 def load_command(name: str) -> Command:
     """Import one command's module."""
-    module = name.replace("-", "_") + "_" * keyword.iskeyword(name)
-    return cast(Command, importlib.import_module(f"{__name__}.{module}"))
+    return cast(Command, importlib.import_module(f"{__name__}.{_module(name)}"))
+
+
+def _module(name: str) -> str:
+    return name.replace("-", "_") + "_" * keyword.iskeyword(name)
+
+
+def _first_line(name: str) -> str:
+    """Return a command's help without importing it: the first line of its module, which is that of its docstring."""
+    with open(os.path.join(__path__[0], f"{_module(name)}.py"), encoding="utf-8") as source:
+        return source.readline().strip().strip('"').rstrip(".")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_arguments(parser)
     options, more = parser.parse_known_args(given[1:])
     _read_settings(parser, options, more)
-    return _guarded(command, options)
+    return _guarded(command, options, list(parser._option_string_actions))
 
 
 def _parse_without_command(given: list[str], known: list[str]) -> None:
@@ -77,7 +87,7 @@ def _parse_without_command(given: list[str], known: list[str]) -> None:
     parser.add_argument("--version", action="version", version=f"medseg {__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
     for name in known:
-        commands.add_parser(name, help=(load_command(name).__doc__ or "").split("\n", 1)[0].rstrip("."))
+        commands.add_parser(name, help=_first_line(name))
     parser.parse_args(given)
     parser.error("the command comes first: medseg COMMAND ...")
 
@@ -86,7 +96,7 @@ def _read_settings(parser: argparse.ArgumentParser, options: argparse.Namespace,
     """Add each ``KEY=VALUE`` that argparse left over, or took for a name of ``--with``; refuse what else is over."""
     if not hasattr(options, "settings"):
         if more:
-            parser.error(f"unrecognized arguments: {' '.join(more)}")
+            parser.error(f"unrecognized arguments: {' '.join(more)}{_meant(more, parser)}")
         return
     overlays: list[str] = getattr(options, "overlays", [])
     named = [text for text in overlays if "=" in text]
@@ -97,17 +107,27 @@ def _read_settings(parser: argparse.ArgumentParser, options: argparse.Namespace,
         if text.startswith("--") and len(text) > 2:  # as MONAI's command has it: --batch_size 2
             text = text[2:] if "=" in text else f"{text[2:]}={words.pop(0) if words else ''}"
         elif text.startswith("-"):
-            parser.error(f"unrecognized arguments: {text}")
+            parser.error(f"unrecognized arguments: {text}{_meant([text], parser)}")
         try:
             options.settings.append(setting(text))
         except argparse.ArgumentTypeError as error:
             parser.error(str(error))
 
 
-def _guarded(command: Command, options: argparse.Namespace) -> int:
-    """Run a command; the one place where an error of medseg becomes a line and a status."""
+def _meant(words: Sequence[str], parser: argparse.ArgumentParser) -> str:
+    """Return which of a command's options the first unknown one is near to."""
+    from difflib import get_close_matches
+
+    text = next((word for word in words if word.startswith("-")), "").partition("=")[0]
+    near = get_close_matches(text, list(parser._option_string_actions), 1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _guarded(command: Command, options: argparse.Namespace, own: Sequence[str]) -> int:
+    """Run a command, which has options of its own; the one place where an error becomes a line and a status."""
     try:
-        status = command.run(options)
+        with speaking(getattr(options, "spelt", {}), own):
+            status = command.run(options)
         sys.stdout.flush()
     except KeyboardInterrupt:
         sys.stderr.write("medseg: interrupted\n")

@@ -12,8 +12,8 @@ from typing import Any
 from medseg.errors import MedsegError, shown
 
 __all__ = [
-    *("add_overlays", "add_plan", "add_scores", "add_settings", "number_above_zero", "overrides_of", "own_process"),
-    *("positive", "say", "say_foreign", "scores_of", "setting", "write_json"),
+    *("add_output", "add_overlays", "add_plan", "add_scores", "add_settings", "number_above_zero", "overrides_of"),
+    *("own_process", "positive", "say", "say_foreign", "scores_of", "setting", "write_json"),
 ]
 
 _DIGITS = re.compile(r"^\d+(_\d+)+$")
@@ -21,15 +21,17 @@ _DIGITS = re.compile(r"^\d+(_\d+)+$")
 
 def positive(text: str) -> int:
     """Read a whole number of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
-    return value
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
+    return int(text)
 
 
 def number_above_zero(text: str) -> float:
     """Read a finite number above 0."""
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
     return value
@@ -56,6 +58,18 @@ def setting(text: str) -> tuple[str, Any]:
     return key, read
 
 
+def add_output(parser: argparse._ActionsContainer, what: str, *, metavar: str = "DIR", required: bool = False) -> None:
+    """Add ``--output``, for short ``-o``, which every command has that writes a folder.
+
+    Args:
+        parser: of a command, or a group of its options.
+        what: the folder is.
+        metavar: what stands for it.
+        required: whether it must be given.
+    """
+    parser.add_argument("-o", "--output", type=Path, required=required, metavar=metavar, help=what)
+
+
 def add_overlays(parser: argparse.ArgumentParser) -> None:
     """Add ``--with NAME ...``."""
     parser.add_argument(
@@ -72,7 +86,9 @@ def add_overlays(parser: argparse.ArgumentParser) -> None:
 def add_plan(parser: argparse.ArgumentParser) -> None:
     """Add what a plan can be told: ``--network``, ``--dimensions``, ``--memory``."""
     parser.add_argument("--network", metavar="NAME", help="of the plan, from medseg or MONAI (default: unet)")
-    parser.add_argument("--dimensions", type=int, choices=(2, 3), help="of the plan (default: those of the images)")
+    parser.add_argument(
+        "--dimensions", type=int, choices=(2, 3), help="of the plan (default: the images'); 2: slices of volumes"
+    )
     parser.add_argument(
         "--memory", type=number_above_zero, metavar="GiB", help="that a step of the plan may take (default: measured)"
     )
@@ -156,11 +172,11 @@ def say(line: str) -> None:
 
 
 def say_foreign(bundle: Path) -> None:
-    """Say in one line that a bundle is code, where it is not one of those that came with medseg."""
+    """Say in one line that a bundle is code, where it neither came with medseg nor is as medseg wrote it here."""
     from medseg.bundle.library import is_ours
 
     if not is_ours(bundle):
-        sys.stderr.write(f"medseg: {shown(bundle)} did not come with medseg: a bundle is code, and it runs now\n")
+        sys.stderr.write(f"medseg: {shown(bundle)} is not as medseg wrote it: a bundle is code, and it runs now\n")
 
 
 def write_json(value: Any) -> None:

@@ -16,7 +16,7 @@ from medseg.cli._arguments import (
     say_foreign,
     write_json,
 )
-from medseg.errors import MedsegError, shown
+from medseg.errors import MedsegError, counted, shown
 
 if TYPE_CHECKING:
     from medseg.data.check import Report
@@ -119,7 +119,7 @@ def _print_report(report: Report) -> None:
     known = f" ({report.files - report.files_read} known from an earlier check)" * (report.files_read < report.files)
     console.print(
         Text(
-            f"{report.path}: {report.files} files{known}, {len(report.errors)} errors, "
-            f"{len(report.warnings)} warnings, {report.seconds:.1f} s"
+            f"{report.path}: {counted(report.files, 'file')}{known}, {counted(len(report.errors), 'error')}, "
+            f"{counted(len(report.warnings), 'warning')}, {report.seconds:.1f} s"
         )
     )

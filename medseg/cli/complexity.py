@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=positive, metavar="N", default=2, help="images at a time (2)")
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU where there is one)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON, with the machine's description")
+    parser.set_defaults(spelt={"device": "--device"})
 
 
 def run(options: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from medseg.cli._arguments import (
+    add_output,
     add_overlays,
     add_scores,
     add_settings,
@@ -24,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("run_folder", type=Path, metavar="run", help="folder of a run")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder of another datalist (default: the training's)")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="folder of the evaluation (default: in the run's)")
+    add_output(parser, "folder of the evaluation (default: in the run's)")
     parser.add_argument(
         "--choose-postprocessing",
         action="store_true",
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_scores(parser, "those of the model")
     add_overlays(parser)
     add_settings(parser, "options of the evaluation, such as scored=validation")
+    parser.set_defaults(spelt={"output_dir": "--output", "data": "--data"})
 
 
 def run(options: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from medseg.cli._arguments import positive, write_json
+from medseg.cli._arguments import add_output, positive, write_json
 from medseg.errors import shown
 
 __all__ = ["add_arguments", "run"]
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--image", type=Path, nargs="+", action="extend", required=True, metavar="PATH", help="images or folders"
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the sheets and arrays")
+    add_output(parser, "folder for the sheets and arrays", required=True)
     parser.add_argument(
         "--maps", nargs="+", action="extend", default=[], metavar="NAME", help="which maps to show (default: all)"
     )
@@ -32,12 +32,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
     from medseg.bundle.library import weights_file
-    from medseg.prediction.model import load
+    from medseg.io.folder import refuse_missing
     from medseg.reports.progress import progress_bar
+
+    weights = weights_file(options.model)
+    for image in options.image:
+        refuse_missing(image)
+    from medseg.prediction.model import load
     from medseg.studies.explain import explain
     from medseg.studies.explainable import explainable
 
-    weights = weights_file(options.model)
     bundle = explainable(load(weights), weights)
     with progress_bar("explaining") as update:
         done = explain(

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from medseg.errors import shown
+from medseg.errors import counted, shown
 
 __all__ = ["add_arguments", "run"]
 
@@ -29,5 +29,5 @@ def run(options: argparse.Namespace) -> int:
     export = export_nnunet if options.to == "nnunet" else export_decathlon
     notes = export(datalist, options.output)
     sys.stdout.writelines(f"{shown(note)}\n" for note in notes)
-    sys.stdout.write(f"{shown(options.output / 'dataset.json')}: {len(datalist.entries())} cases\n")
+    sys.stdout.write(f"{shown(options.output / 'dataset.json')}: {counted(len(datalist.entries()), 'case')}\n")
     return 0

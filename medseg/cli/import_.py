@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medseg.errors import shown
+from medseg.errors import counted, shown
 
 if TYPE_CHECKING:
     from medseg.importers.layout import Options, Question
@@ -125,7 +125,8 @@ def _print(made: Imported, dry_run: bool) -> None:
     sizes = {split: len(getattr(datalist, split)) for split in ("training", "validation", "test")}
     counts = ", ".join(f"{count} {split}" for split, count in sizes.items() if count)
     lines = [f"layout  {found.layout}: {found.why}", *(f"note    {note}" for note in found.notes)]
-    lines.append(f"cases   {counts}; {len(found.cases[0].images)} file(s) an image; {made.drawn} labels drawn")
+    files, drawn = counted(len(found.cases[0].images), "file"), counted(made.drawn, "label")
+    lines.append(f"cases   {counts}; {files} an image; {drawn} drawn")
     classes = ", ".join(f"{index} {name}" for index, name in datalist.labels.items())
     ignored = "" if datalist.ignore_index is None else f"; {datalist.ignore_index} counts nowhere"
     mapped = f"; stored values {_pairs(datalist.values)}" if datalist.values else ""
@@ -135,7 +136,7 @@ def _print(made: Imported, dry_run: bool) -> None:
         folds = [entry[datalist.fold_keys[0]] for entry in datalist.training]
         named = ", ".join(f"{fold}: {folds.count(fold)}" for fold in sorted(set(folds)))
         lines.append(f"folds   {named} (cases)")
-    lines += [f"left    {len(made.left_out)} files out", *_left_out(made)] if made.left_out else []
+    lines += [f"left    {counted(len(made.left_out), 'file')} out", *_left_out(made)] if made.left_out else []
     sys.stdout.writelines(f"{shown(line)}\n" for line in lines)
     said = f"nothing written; without --dry-run {datalist.path}" if dry_run else f"{datalist.path}"
     sys.stdout.write(f"{shown(said)}\n")

@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from medseg.cli._arguments import add_plan, number_above_zero, say
+from medseg.cli._arguments import add_output, add_plan, number_above_zero, say
+from medseg.errors import shown
 
 __all__ = ["add_arguments", "run"]
 
@@ -14,32 +15,34 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("data", type=Path, help="folder that holds the datalist, or the datalist")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="BUNDLE", help="new folder of the bundle")
+    add_output(parser, "new folder of the bundle", metavar="BUNDLE", required=True)
     add_plan(parser)
     parser.add_argument("--minutes", type=number_above_zero, metavar="M", help="of the training (60)")
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU where there is one)")
+    parser.set_defaults(spelt={"device": "--device"})
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
-    from medseg.errors import shown
-    from medseg.reports.progress import progress_bar
-    from medseg.studies import plan_bundle
-    from medseg.studies.plan import DEFAULT_NETWORK, load_data, make_plan
+    from medseg.bundle import library, networks
+    from medseg.bundle.data import load_data
 
-    plan_bundle.refuse_taken(options.output)
+    library.refuse_taken(options.output)
     data = load_data(options.data)
-    with progress_bar("measuring images") as update:
-        plan = make_plan(
-            data,
-            network=options.network or DEFAULT_NETWORK,
-            dimensions=options.dimensions,
-            memory=options.memory,
-            minutes=options.minutes,
-            device=options.device,
-            progress=update,
-            say=say,
-        )
+    if options.network is not None:
+        networks.resolve(options.network)
+    from medseg.studies import plan_bundle
+    from medseg.studies.plan import make_plan
+
+    plan = make_plan(
+        data,
+        network=options.network,
+        dimensions=options.dimensions,
+        memory=options.memory,
+        minutes=options.minutes,
+        device=options.device,
+        say=say,
+    )
     folder = plan_bundle.write(plan, data, options.output)
     sys.stdout.write(f"{plan_bundle.lines(plan)}\n{shown(folder)}\n")
     return 0

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from medseg.cli._arguments import add_overlays, add_settings, overrides_of, own_process
-from medseg.errors import shown
+from medseg.errors import shown, together
 from medseg.prediction.outputs import OUTPUTS
 
 __all__ = ["add_arguments", "run"]
@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_overlays(parser)
     add_settings(parser, "device, precision, num_workers, or how whole images are predicted: inference#overlap=0.5")
+    parser.set_defaults(spelt={"overwrite": "--overwrite", "keep_identifiers": "--keep-identifiers"})
 
 
 def run(options: argparse.Namespace) -> int:
@@ -56,10 +57,8 @@ def run(options: argparse.Namespace) -> int:
             keep_identifiers=options.keep_identifiers,
             progress=progress if sys.stderr.isatty() else None,  # elsewhere lines of the log tell
         )
-    for name, reason in outcome.failures:
-        sys.stderr.write(f"medseg: error: {shown(name)}: {shown(reason)}\n")
-    for name, reason in outcome.left_out:
-        sys.stderr.write(f"medseg: left out: {shown(name)}: {shown(reason)}\n")
+    sys.stderr.writelines(f"medseg: error: {line}\n" for line in together(outcome.failures, "image"))
+    sys.stderr.writelines(f"medseg: left out: {line}\n" for line in together(outcome.left_out))
     said = [f"{outcome.written} written"]
     if outcome.skipped:
         said.append(f"{outcome.skipped} skipped, their masks are there (--overwrite does them again)")

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from medseg.cli._arguments import add_scores, scores_of, write_json
+from medseg.cli._arguments import add_output, add_scores, scores_of, write_json
 
 __all__ = ["add_arguments", "run"]
 
@@ -18,14 +18,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", nargs="+", metavar="NAME", help="classes from value 0, or a dataset.json with them")
     parser.add_argument("--groups", type=Path, metavar="CSV", help="patient or slide of each: columns case and group")
     add_scores(parser, "distances and volumes unless named")
-    parser.add_argument(
-        "-o", "--output", type=Path, metavar="DIR", help="folder for scores.json, tables, rows per case"
-    )
+    add_output(parser, "folder for scores.json, tables, rows per case")
     parser.add_argument("--json", action="store_true", help="print the scores as JSON")
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit status: 1 if a file of either folder was not scored."""
+    from medseg.io.folder import refuse_missing
+
+    scores = scores_of(options)
+    for folder in (options.predictions, options.truths):
+        refuse_missing(folder)
     from medseg.reports.score_tables import score_tables
     from medseg.runs.report import write_report
     from medseg.runs.run_folder import RunFolder
@@ -37,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
         options.truths,
         classes=read_classes(options.labels) if options.labels else None,
         groups=read_groups(options.groups) if options.groups else None,
-        scores=scores_of(options) or WANTED,
+        scores=scores or WANTED,
     )
     title = f"{options.predictions.name} against {options.truths.name}"
     if options.output is not None:

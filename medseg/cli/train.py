@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.cli._arguments import (
+    add_output,
     add_overlays,
     add_plan,
     add_settings,
@@ -22,20 +23,22 @@ from medseg.errors import MedsegError, shown
 __all__ = ["add_arguments", "run"]
 
 _PLANNED = ("network", "dimensions", "memory")
+_SPELT = {"fold": "--fold", "max_minutes": "--minutes", "output_dir": "--output", "resume": "--resume"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("bundle", help="name or folder of a bundle (medseg bundle list); or data, to plan one for them")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder that holds the datalist, for a bundle")
-    parser.add_argument("--fold", type=_fold, metavar="N", help="fold that is left out for the test; all for none")
+    parser.add_argument("--fold", type=_fold, metavar="N", help="fold that is left out for the test (0); all for none")
     parser.add_argument("--minutes", type=number_above_zero, metavar="M", help="time, to which the schedule is fitted")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--output", type=Path, metavar="DIR", help="folder of the run (default: a new one in runs)")
+    add_output(where, "folder of the run (default: a new one in runs)")
     where.add_argument("--resume", type=Path, metavar="RUN", help="folder of the run to continue")
     add_plan(parser)
     add_overlays(parser)
     add_settings(parser, "single keys of the configuration, such as batch_size=4")
+    parser.set_defaults(spelt={**_SPELT, "dataset_dir": "--data"})
 
 
 def run(options: argparse.Namespace) -> int:
@@ -51,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
         raise MedsegError(f"--resume {options.resume}: no such folder; give the folder of a run")
     from medseg.bundle import library, workflow
 
-    if options.data is None and options.resume is None:
+    if options.data is None:
         return _without_bundle(options, overrides)
     planned = [f"--{name}" for name in _PLANNED if getattr(options, name) is not None]
     if planned:
@@ -65,44 +68,48 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _without_bundle(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
-    """Plan, train and score."""
+    """Plan, train and score; or go on with what was planned."""
     from medseg.bundle import library
-    from medseg.reports.progress import progress_bar
-    from medseg.studies.plan import DEFAULT_NETWORK
-    from medseg.studies.plan_and_train import new_folder, plan_and_train
+    from medseg.studies.plan_and_train import new_folder, plan_and_train, resume_planned
 
     where = Path(options.bundle).expanduser()
     if options.bundle in library.names() or (where / "configs").is_dir():
         raise MedsegError(f"{options.bundle} is a bundle; say what it is trained on with --data DIR")
+    if not where.exists():
+        library.refuse_unknown(options.bundle, "bundle or folder of data")
     if options.overlays:
         raise MedsegError(f"--with {options.overlays[0]}: a plan has no overlays; change single keys with KEY=VALUE")
-    for name in ("output_dir", "max_minutes"):
-        overrides.pop(name, None)
-    output = options.output or new_folder(where)
+    planned = [f"--{name}" for name in _PLANNED if getattr(options, name) is not None]
+    if planned and options.resume is not None:
+        raise MedsegError(f"{planned[0]} is for a plan, which the run to resume has: leave it out")
     own_process()
-    with progress_bar("measuring images") as update:
+    if options.resume is not None:
+        overrides.pop("resume")
+        done = resume_planned(where, options.resume, overrides=overrides)
+    else:
+        for name in ("output_dir", "max_minutes"):
+            overrides.pop(name, None)
         done = plan_and_train(
             where,
-            output,
-            network=options.network or DEFAULT_NETWORK,
+            options.output or new_folder(where),
+            network=options.network,
             dimensions=options.dimensions,
             memory=options.memory,
             minutes=options.minutes,
             overrides=overrides,
-            progress=update,
             say=say,
         )
-    sys.stdout.write(f"{done.table().to('text')}\n\nmodel and report: {shown(done.run)}\nplan: {shown(done.plan)}\n")
+    tables = "\n\n".join(table.to("text") for table in done.tables())
+    sys.stdout.write(f"{tables}\n\nmodel and report: {shown(done.run)}\nplan: {shown(done.plan)}\n")
     return 0
 
 
 def _fold(text: str) -> int | str:
     if text == "all":
         return text
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value} is no fold; folds count from 0, or all")
-    return value
+    if not text.strip().isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is no fold; folds count from 0, or all")
+    return int(text)
 
 
 def _text(path: Path | None) -> str | None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from medseg.data.datalist import Entry
 from medseg.data.file_facts import FileFacts
+from medseg.errors import counted, few
 from medseg.io.channels import paths_of
 from medseg.io.placement import compare
 
@@ -19,7 +20,6 @@ __all__ = [
     "Case",
     "Finding",
     "Requirements",
-    "counted",
     "error",
     "mixture",
     "names",
@@ -198,12 +198,6 @@ def shape_text(shape: Iterable[int]) -> str:
     return "x".join(map(str, shape))
 
 
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun, in the plural where it is."""
-    return f"{number} {noun}{'s' * (number != 1)}"
-
-
 def names(paths: Sequence[Path]) -> str:
     """Return the first few paths for a message, and how many more there are."""
-    more = f" and {len(paths) - _LISTED} more" if len(paths) > _LISTED else ""
-    return ", ".join(map(str, paths[:_LISTED])) + more
+    return few(paths, _LISTED)

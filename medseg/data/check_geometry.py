@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from medseg.data.check_findings import (
     Case,
     Finding,
-    counted,
     error,
     mixture,
     names,
@@ -21,6 +20,7 @@ from medseg.data.check_findings import (
     warning,
 )
 from medseg.data.file_facts import FileFacts
+from medseg.errors import counted
 from medseg.io.placement import ROUNDING, compare, describe, orientation, right_handed
 
 __all__ = ["orientations", "pair", "stored_turned", "told_by_reader"]

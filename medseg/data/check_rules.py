@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 from medseg.data.check_findings import (
     Case,
     Finding,
     Requirements,
-    counted,
     error,
     mixture,
     names,
@@ -17,9 +18,10 @@ from medseg.data.check_findings import (
 )
 from medseg.data.check_geometry import orientations, pair, stored_turned, told_by_reader
 from medseg.data.check_labels import hidden_class, listed, looks_raw, remedy
-from medseg.data.check_splits import groups, twins
+from medseg.data.check_splits import groups, twins, untrained
 from medseg.data.datalist import Datalist
 from medseg.data.file_facts import FileFacts
+from medseg.errors import counted
 
 __all__ = ["find_all"]
 
@@ -42,10 +44,12 @@ def find_all(
         findings += _label(case, datalist)
         findings += _instances(case)
         findings += pair(case)
+    findings += _unfit(cases, requirements)
     findings += _padded(datalist, cases, requirements)
     findings += _classes(datalist, cases, requirements)
     findings += groups(cases, fold_keys)
     findings += twins(cases, fold_keys)
+    findings += untrained(datalist, cases, fold_keys)
     findings += _mixtures(cases)
     findings += orientations(cases)
     findings += stored_turned(cases)
@@ -70,20 +74,44 @@ def _image(case: Case, requirements: Requirements, ignore_index: int | None) -> 
     if facts is None:
         return
     if facts.not_finite:
-        message = f"{case.image}: {facts.not_finite} values are NaN or infinite; replace them or leave the image out"
+        values = counted(facts.not_finite, "value")
+        message = f"{case.image}: holds {values} of NaN or infinity; replace them or leave the image out"
         yield error("not-finite", message, case.image)
     if facts.palette:
         message = f"{case.image}: palette image, read as its 3 colours; store it as grey or RGB to leave no doubt"
         yield warning("palette-image", message, case.image)
-    wanted = requirements.in_channels
-    if wanted is not None and facts.channels != wanted:
-        message = (
-            f"{case.image}: has {counted(facts.channels, 'channel')}, but the network takes {wanted}; "
-            f"convert the image or set in_channels to {facts.channels}"
-        )
-        yield error("wrong-channels", message, case.image)
     if requirements.roi_size is not None:
         yield from _window(case, facts, requirements.roi_size, requirements.allow_smaller, ignore_index)
+
+
+def _unfit(cases: Sequence[Case], requirements: Requirements) -> Iterator[Finding]:
+    """Tell of images of a kind that the network does not take: many of one kind in one line."""
+    channels, shapes = defaultdict[int, list[Path]](list), defaultdict[int, list[tuple[Path, tuple[int, ...]]]](list)
+    for case in cases:
+        if (facts := case.readable_image) is not None:
+            channels[facts.channels].append(case.image)
+            shapes[len(facts.shape)].append((case.image, facts.shape))
+    wanted, roi_size = requirements.in_channels, requirements.roi_size
+    for number, paths in channels.items():
+        if wanted is not None and number != wanted:
+            message = (
+                f"{_such(paths)} {counted(number, 'channel')}, but the network takes {wanted}; convert "
+                f"{'them' if len(paths) > 1 else 'the image'} or set in_channels to {number}"
+            )
+            yield error("wrong-channels", message, *paths)
+    for axes, found in shapes.items():
+        if roi_size is not None and axes != len(roi_size):
+            paths = [path for path, _ in found]
+            message = (
+                f"{_such(paths)} {counted(axes, 'spatial axis', 'spatial axes')} ({shape_text(found[0][1])}), but the "
+                f"window {shape_text(roi_size)} has {len(roi_size)}; give one edge for each axis"
+            )
+            yield error("wrong-dimensions", message, *paths)
+
+
+def _such(paths: Sequence[Path]) -> str:
+    more = len(paths) - 1
+    return f"{paths[0]} and {counted(more, 'more image')}: have" if more else f"{paths[0]}: has"
 
 
 def _smaller(shape: tuple[int, ...], roi_size: tuple[int, ...]) -> bool:
@@ -94,13 +122,7 @@ def _window(
     case: Case, facts: FileFacts, roi_size: tuple[int, ...], allow_smaller: bool, ignore_index: int | None
 ) -> Iterator[Finding]:
     window = "x".join(map(str, roi_size))
-    if len(roi_size) != len(facts.shape):
-        message = (
-            f"{case.image}: has {len(facts.shape)} spatial axes ({shape_text(facts.shape)}), but the window "
-            f"{window} has {len(roi_size)}; give one edge for each axis"
-        )
-        yield error("wrong-dimensions", message, case.image)
-    elif ignore_index is None and _smaller(facts.shape, roi_size):
+    if ignore_index is None and _smaller(facts.shape, roi_size):
         message = (
             f"{case.image}: {shape_text(facts.shape)} is smaller than the window {window}, and without an ignore label "
             "padded pixels would count as a class; take a smaller roi_size, set the datalist's ignore_index, pad the "

@@ -7,8 +7,12 @@ from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 
 from medseg.data.check_findings import Case, Finding, error, names, warning
+from medseg.data.datalist import Datalist
+from medseg.errors import few
 
-__all__ = ["groups", "twins"]
+__all__ = ["groups", "twins", "untrained"]
+
+_SPREAD = "spread its cases over the folds, as far as there are several"
 
 
 def _sides(case: Case, fold_keys: Sequence[str]) -> Iterator[tuple[str, Hashable]]:
@@ -86,3 +90,58 @@ def _same_content(cases: Sequence[Case], fold_keys: Sequence[str]) -> Finding:
         parts = " and ".join(f"{division}s {', '.join(sorted(map(str, sides[division])))}" for division in divided)
         return error("duplicate-image", f"{first}, on both sides of a split ({parts}); keep one of them", *images)
     return warning("duplicate-image", f"{first}; keep one of them", *images)
+
+
+def untrained(datalist: Datalist, cases: Sequence[Case], fold_keys: Sequence[str]) -> Iterator[Finding]:
+    """Find classes that a split keeps out of what is trained on.
+
+    Args:
+        datalist: names the classes.
+        cases: all entries with their facts.
+        fold_keys: fold schemes to look at, besides the three lists.
+    """
+    listed = [case for case in cases if case.split == "training"]
+    if listed:
+        trained = _classes_of(listed)
+        others = sorted(_classes_of([case for case in cases if case.split != "training"]) - trained)
+        if trained and (missing := _named(datalist, others)):
+            message = (
+                f"{datalist.path}: no label of the training list holds {missing}, other lists do: nothing is trained "
+                "on it, and its scores say nothing; move some of its cases to the training list"
+            )
+            yield warning("untrained-class", message, datalist.path)
+    for key in fold_keys:
+        yield from _untrained_folds(datalist, listed, key)
+
+
+def _untrained_folds(datalist: Datalist, cases: Sequence[Case], key: str) -> Iterator[Finding]:
+    """Find classes that a scheme keeps together in its test fold, or in that and the next, which validates."""
+    folds = sorted({case.entry[key] for case in cases})
+    parts = {fold: _classes_of([case for case in cases if case.entry[key] == fold]) for fold in folds}
+    where = {index: [fold for fold in folds if index in parts[fold]] for index in sorted(set().union(*parts.values()))}
+    if len(folds) < 2:
+        return
+    for number, fold in enumerate(folds):
+        after = folds[(number + 1) % len(folds)]
+        alone = _named(datalist, [index for index, held in where.items() if held == [fold]])
+        pair = sorted((fold, after))
+        both = _named(datalist, [index for index, held in where.items() if held == pair])
+        if alone:
+            message = f"every label that holds {alone} is in {key} {fold}: with it as test nothing is trained on that"
+            yield warning("untrained-class", f"{datalist.path}: {message}; {_SPREAD}", datalist.path)
+        if both and len(folds) > 2:
+            message = (
+                f"every label that holds {both} is in {key} {fold} or {after}: with {fold} as test and {after} as "
+                "validation nothing is trained on that"
+            )
+            yield warning("untrained-class", f"{datalist.path}: {message}; {_SPREAD}", datalist.path)
+
+
+def _classes_of(cases: Sequence[Case]) -> set[int]:
+    return {value for case in cases if case.readable_label is not None for value in case.readable_label.values or ()}
+
+
+def _named(datalist: Datalist, indices: Sequence[int]) -> str:
+    """Return classes by name for a message; the ignore label and unknown values are none."""
+    known = [f"class {index} ({datalist.labels[index]})" for index in indices if index in datalist.labels]
+    return few(known)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.data.file_facts import usual_workers
-from medseg.errors import MedsegError, shown
+from medseg.errors import MedsegError, counted, shown
 from medseg.io.images import ImageError
 from medseg.io.labels import read_label
 
@@ -58,8 +58,8 @@ def class_weights(
     pixels = counts.sum(axis=0)
     if not pixels.any():
         raise MedsegError(
-            f"all pixels of the {len(entries)} labels have the ignore label {ignore_index}, so that nothing can be "
-            "weighed; correct ignore_index or the entries"
+            f"all pixels of {counted(len(entries), 'label')} have the ignore label {ignore_index}, so that nothing "
+            "can be weighed; correct ignore_index or the entries"
         )
     occurs = pixels > 0
     if scheme == "median":
@@ -72,8 +72,9 @@ def class_weights(
     weights[occurs] /= np.average(weights[occurs], weights=pixels[occurs])
     if not occurs.all():
         absent = ", ".join(map(str, np.flatnonzero(~occurs)))
-        logger.warning("none of the %d labels holds class %s; its weight is set to 1", len(entries), absent)
-    logger.info("class weights (%s) of %d labels: %s", scheme, len(entries), ", ".join(f"{w:.4g}" for w in weights))
+        logger.warning("no label of %d holds class %s; its weight is set to 1", len(entries), absent)
+    listed = ", ".join(f"{weight:.4g}" for weight in weights)
+    logger.info("class weights (%s) of %s: %s", scheme, counted(len(entries), "label"), listed)
     return [float(weight) for weight in weights]
 
 

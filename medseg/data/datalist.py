@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any, Self
 
 from medseg.atomic import atomic_write
+from medseg.caller import spelt
 from medseg.data.decathlon import is_decathlon, read_decathlon
 from medseg.data.file_facts import hash_all
 from medseg.data.schema import PATH_KEYS, DatalistError, read_json, validate
 from medseg.errors import shown
 from medseg.io.labels import VALUES_KEY
 
-__all__ = ["SPLITS", "Datalist", "DatalistError", "Entry", "datalist_file"]
+__all__ = ["SPLITS", "Datalist", "DatalistError", "Entry", "Parts", "datalist_file"]
 
 Entry = dict[str, Any]
 SPLITS = ("training", "validation", "test")
@@ -49,8 +50,9 @@ class Datalist:
         labels: class index to class name, 0 to C - 1 without gaps.
         ignore_index: label value of pixels that count nowhere, or ``None``.
         training: entries ``{"image", "label", "group", "fold", ...}``, paths relative to the JSON file (with ``..``
-            where they lie beside its folder); an ``image`` of several files is their list, one a channel; where
-            objects are told apart, ``instances`` names the map of their numbers.
+            where they lie beside its folder); an ``image`` of several files is their list, one a channel; a DICOM
+            series is its folder, or one of its slices where others share that; where objects are told apart,
+            ``instances`` names the map of their numbers.
         validation: entries of a fixed validation list.
         test: entries of a fixed test list; the only ones that may lack a label.
         path: where the JSON file is (or will be); relative paths start at its folder.
@@ -245,11 +247,13 @@ class Datalist:
         if fold is not None and (self.fold_keys or fold != 0 or fold_key != "fold" or not usual):
             return self._split_by_fold(fold, fold_key, validation_fold)
         if not usual:
-            raise DatalistError(f"{where}: validation_fold {validation_fold} needs a fold; pass fold= as well")
+            raise DatalistError(
+                f"{where}: validation_fold {validation_fold} needs a fold; give {spelt('fold')} as well"
+            )
         if not self.validation and self.fold_keys:
             raise DatalistError(
-                f"{where}: the validation list is empty; pass fold= (schemes: {', '.join(self._schemes())}), or fold "
-                "all to train on everything"
+                f"{where}: the validation list is empty; give {spelt('fold', 'N')} (schemes: "
+                f"{', '.join(self._schemes())}), or {spelt('fold', 'all')} to train on everything"
             )
         return self._lists(self.training, self.validation, "the validation list is empty")
 
@@ -262,7 +266,7 @@ class Datalist:
             )
         if not validation:
             logger.warning(
-                "%s: all %d labelled images are trained on (%s): nothing is validated, and the last weights are kept",
+                "%s: all labelled images (%d) are trained on (%s): nothing is validated, and the last weights are kept",
                 shown(self.path), len(training), reason,
             )  # fmt: skip
         return (
@@ -280,10 +284,9 @@ class Datalist:
                     "%s: scheme %r has two folds: one is trained on, fold %s is the test, and none is left for "
                     "validation: the last weights are kept", where, scheme, fold,
                 )  # fmt: skip
-        for name, value in (("fold", fold), ("validation_fold", validation_fold)):
-            if value not in folds and value is not None:  # `fold` never is
-                known = f"{', '.join(map(str, folds))}{', or all' * (name == 'fold')}"
-                raise DatalistError(f"{where}: {name} {value} is not in scheme {scheme!r}; choose one of {known}")
+        self.refuse_fold(fold, fold_key)
+        if validation_fold is not None:
+            self.refuse_fold(validation_fold, fold_key, "validation_fold")
         held_out = {fold, validation_fold}
         training = [self.absolute(entry) for entry in self.training if entry[fold_key] not in held_out]
         if not training:
@@ -291,7 +294,7 @@ class Datalist:
             raise DatalistError(
                 f"{where}: scheme {scheme!r} has only fold{'s' * (len(folds) > 1)} {', '.join(map(str, folds))}, so "
                 f"that nothing is left to train on with fold {fold} as test{kept}; make more folds, or train on "
-                "everything with fold all"
+                f"everything with {spelt('fold', 'all')}"
             )
         if validation_fold == fold:
             raise DatalistError(
@@ -301,6 +304,19 @@ class Datalist:
         validation_set = [self.absolute(entry) for entry in self.training if entry[fold_key] == validation_fold]
         test = [self.absolute(entry) for entry in self.training if entry[fold_key] == fold]
         return training, validation_set, test
+
+    def refuse_fold(self, fold: int | str, fold_key: str = "fold", name: str = "fold") -> None:
+        """Refuse a fold that is not in a scheme.
+
+        Raises:
+            DatalistError: naming those that there are.
+        """
+        folds = self.folds(fold_key)
+        if fold not in folds:
+            known = f"{', '.join(map(str, folds))}{', or all' * (name == 'fold')}"
+            raise DatalistError(
+                f"{shown(self.path)}: {name} {fold} is not in scheme {shown(fold_key)!r}; choose one of {known}"
+            )
 
     def folds(self, fold_key: str = "fold") -> Sequence[int]:
         """Return the fold numbers of a scheme, ascending.

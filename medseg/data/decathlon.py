@@ -7,18 +7,16 @@ are no folds. Classes may stand as ``{"0": "background"}`` or, as nnU-Net has th
 
 from __future__ import annotations
 
-import hashlib
 import logging
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from medseg.data.folds import SEED, propose_folds
 from medseg.data.schema import DatalistError
 from medseg.errors import shown
 
-__all__ = ["FOLDS", "is_decathlon", "propose_folds", "read_decathlon"]
-
-FOLDS = 5
-SEED = 0
+__all__ = ["is_decathlon", "read_decathlon"]
 
 logger = logging.getLogger(__name__)
 
@@ -75,45 +73,24 @@ def read_decathlon(content: dict[str, Any], path: Path) -> dict[str, Any]:
     }
     entries = lists["training"]
     divided = any(key.startswith("fold") for entry in entries if isinstance(entry, dict) for key in entry)
-    if not lists["validation"] and not divided and (folds := propose_folds(entries)) is not None:
+    if not lists["validation"] and not divided and (folds := _folds(entries)) is not None:
         made["training"] = [{**entry, "fold": fold} for entry, fold in zip(entries, folds, strict=True)]
         made["preparation"] = {"folds": max(folds) + 1, "seed": SEED}
-        logger.info("%s: has no folds; %d are proposed, by group or image", where, max(folds) + 1)
+        _tell_folds(where, max(folds) + 1)
     return made
 
 
-def propose_folds(entries: list[Any], folds: int = FOLDS, seed: int = SEED) -> list[int] | None:
-    """Return a fold for each entry, the same for all of a group (an entry without one is its own group, by its image).
+@cache
+def _tell_folds(where: str, number: int) -> None:
+    """Log that folds are proposed: once a process, however often it reads the file."""
+    logger.info("%s: has no folds; %d are proposed, by group or image", where, number)
 
-    The largest groups come first, equal ones in the order of a hash of seed and name, so that neither the order of the
-    list nor the version of a random generator matters; each goes to the fold that has fewest entries by then.
 
-    Args:
-        entries: of the training list.
-        folds: at most so many; fewer where there are fewer groups.
-        seed: another one divides in another way.
-
-    Returns:
-        ``None`` if there are fewer than two groups, or an entry is none (validation says so later).
-    """
-    sizes: dict[str, int] = {}
-    names = []
-    for entry in entries:
-        name = entry.get("group", entry.get("image")) if isinstance(entry, dict) else None
-        if not isinstance(name, str):
-            return None
-        names.append(name)
-        sizes[name] = sizes.get(name, 0) + 1
-    if len(sizes) < 2:
-        return None
-    place = {name: hashlib.sha256(f"{seed}:{name}".encode(errors="replace")).digest() for name in sizes}
-    order = sorted(sizes, key=lambda name: (-sizes[name], place[name]))
-    filled = [0] * min(folds, len(sizes))
-    fold_of: dict[str, int] = {}
-    for name in order:
-        fold_of[name] = filled.index(min(filled))
-        filled[fold_of[name]] += sizes[name]
-    return [fold_of[name] for name in names]
+def _folds(entries: list[Any]) -> list[int] | None:
+    """Return a fold for each entry, by its group, or its image; ``None`` if an entry is none (validation says so)."""
+    names = [entry.get("group", entry.get("image")) if isinstance(entry, dict) else None for entry in entries]
+    texts = [name for name in names if isinstance(name, str)]
+    return propose_folds(texts) if len(texts) == len(names) else None
 
 
 def _modality(modality: Any, where: str) -> Any:

@@ -17,10 +17,11 @@ import numpy as np
 from medseg.atomic import atomic_write
 from medseg.io.images import ImageError, read_image
 from medseg.io.labels import map_values
+from medseg.io.parts import parts_of
 
 __all__ = [
-    *("CHECKER_VERSION", "MAX_LABEL_VALUES", "FileFacts", "cache_folder", "check_cache", "hash_all", "measure"),
-    *("measure_all", "save_cache", "usual_workers"),
+    *("CHECKER_VERSION", "MAX_LABEL_VALUES", "FileFacts", "cache_folder", "check_cache", "content_hash", "hash_all"),
+    *("measure", "measure_all", "save_cache", "usual_workers"),
 ]
 
 CHECKER_VERSION = 2
@@ -107,7 +108,7 @@ def measure(path: Path, *, label: bool, mapping: Mapping[int, int] | None = None
         image = read_image(path, label=label)
         if label and mapping:
             image = replace(image, array=map_values(image.array, mapping, path))
-        digest = _hash(path)
+        digest = content_hash(path)
     except (ImageError, OSError) as error:
         return FileFacts(error=str(error))
     array = image.array
@@ -196,19 +197,33 @@ def hash_all(files: Iterable[Path], datalist: Path) -> dict[Path, str]:
     Raises:
         OSError: if a file cannot be read; it names the file.
     """
-    stamps = {path: _time_stamp(path, path.stat()) for path in dict.fromkeys(files)}
+    stamps = {path: _time_stamp(path) for path in dict.fromkeys(files)}
     cache_file = _own_file("hashes", datalist)
     known = _checked_hashes(check_cache(datalist)) | _load_hashes(cache_file)
     todo = [path for path, stamp in stamps.items() if stamp not in known]
     with ThreadPoolExecutor(max_workers=usual_workers()) as pool:
-        known |= {stamps[path]: digest for path, digest in zip(todo, pool.map(_hash, todo), strict=True)}
+        known |= {stamps[path]: digest for path, digest in zip(todo, pool.map(content_hash, todo), strict=True)}
     found = {path: known[stamp] for path, stamp in stamps.items()}
     if todo:
         save_cache(cache_file, {"files": {stamp: known[stamp] for stamp in stamps.values()}})
     return found
 
 
-def _hash(path: Path) -> str:
+def content_hash(path: Path) -> str:
+    """Return the SHA-256 of an image's bytes; of one of several files that of theirs, whatever they are called.
+
+    Args:
+        path: of the image, see `medseg.io.parts.parts_of`.
+
+    Raises:
+        OSError: if a file cannot be read.
+    """
+    parts = parts_of(path)
+    found = sorted(_digest(part) for part in parts)
+    return found[0] if len(parts) == 1 else hashlib.sha256("".join(found).encode()).hexdigest()
+
+
+def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -217,17 +232,21 @@ def _own_file(folder: str, datalist: Path) -> Path:
     return cache_folder() / folder / f"{hashlib.sha256(str(datalist).encode()).hexdigest()[:24]}.json"
 
 
-def _time_stamp(path: Path, status: os.stat_result) -> str:
-    return f"{status.st_size}|{status.st_mtime_ns}|{status.st_ctime_ns}|{path}"
+def _time_stamp(path: Path) -> str:
+    found = []
+    for part in parts_of(path):
+        status = part.stat()
+        found.append(f"{status.st_size}|{status.st_mtime_ns}|{status.st_ctime_ns}|{part}")
+    return found[0] if len(found) == 1 else f"{hashlib.sha256(''.join(found).encode()).hexdigest()}|{path}"
 
 
 def _stamp(path: Path, label: bool, mapping: Mapping[int, int] | None) -> str | None:
     try:
-        status = path.stat()
+        stamp = _time_stamp(path)
     except OSError:
         return None
     mapped = f"{sorted(mapping.items())}" if label and mapping else ""
-    return f"{'label' if label else 'image'}{mapped}|{_time_stamp(path, status)}"
+    return f"{'label' if label else 'image'}{mapped}|{stamp}"
 
 
 def _load_cache(cache_file: Path | None) -> dict[str, FileFacts]:

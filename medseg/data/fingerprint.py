@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from medseg.data.case_facts import QUANTILES, CaseFacts, measure_case
-from medseg.data.datalist import Datalist, DatalistError
+from medseg.data.datalist import Datalist, DatalistError, Entry
 from medseg.data.file_facts import cache_folder, save_cache, usual_workers
-from medseg.errors import shown
+from medseg.errors import counted, shown
 from medseg.io.channels import first_of
 from medseg.reports.palette import background_index
 
@@ -133,7 +133,8 @@ def fingerprint(
 
     Args:
         data: the datalist.
-        workers: threads that read; by default one for each CPU, at most 8.
+        workers: threads that read and measure (nearly all of it without the interpreter's lock); by default one for
+            each CPU, at most 8.
         cache: keep the result, and take it from there where neither datalist nor files have changed.
         progress: called with images done and images in all.
 
@@ -141,7 +142,7 @@ def fingerprint(
         DatalistError: if nothing is labelled, or pictures and volumes are mixed.
         ImageError: if a file cannot be read, or image and label differ in size.
     """
-    entries = [data.absolute(entry) for split, entry in data.entries() if split != "test" and "label" in entry]
+    entries = labelled(data)
     if not entries:
         raise DatalistError(f"{shown(data.path)}: no image has a label, so that there is nothing to learn from")
     identity = data.fingerprint()
@@ -156,6 +157,11 @@ def fingerprint(
             save_cache(kept, found.to_dict())
     _agree(found, entries, data)
     return found
+
+
+def labelled(data: Datalist) -> list[Entry]:
+    """Return the entries that a fingerprint measures, in the order of its cases, with absolute paths."""
+    return [data.absolute(entry) for split, entry in data.entries() if split != "test" and "label" in entry]
 
 
 def _background(data: Datalist) -> int | None:
@@ -199,7 +205,7 @@ def _agree(found: Fingerprint, entries: Sequence[dict[str, Any]], data: Datalist
         mixed = case.channels != usual and (axes == 3 or not {case.channels, usual} <= {1, 3, 4})
         if mixed:
             raise DatalistError(
-                f"{where} has {case.channels} channels, most images have {usual}; "
+                f"{where} has {counted(case.channels, 'channel')}, most images have {usual}; "
                 "leave it out, or make a datalist for each kind"
             )
 

@@ -17,8 +17,8 @@ from medseg.io.labels import VALUES_KEY
 __all__ = ["PATH_KEYS", "DatalistError", "read_json", "validate"]
 
 PATH_KEYS = ("image", "label", "instances")
-"""Entry keys that name a file (``image``: or a list of files, one a channel); ``instances`` is a map of object numbers
-1 to n, 0 where there is none."""
+"""Entry keys that name a file (``image``: or the folder of a DICOM series, or a list of files, one a channel);
+``instances`` is a map of object numbers 1 to n, 0 where there is none."""
 
 MAX_BYTES = 2**30
 """Largest datalist that is read: some five million entries."""

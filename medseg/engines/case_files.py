@@ -21,11 +21,12 @@ import torch
 from torch import Tensor
 
 from medseg.atomic import atomic_write
-from medseg.data.file_facts import cache_folder
+from medseg.data.file_facts import cache_folder, content_hash
 from medseg.data.schema import PATH_KEYS
 from medseg.errors import MedsegError
 from medseg.io.channels import paths_of
 from medseg.io.labels import VALUES_KEY
+from medseg.io.parts import parts_of
 
 __all__ = ["CaseFiles", "size_of"]
 
@@ -112,7 +113,7 @@ class CaseFiles:
         folder.mkdir(parents=True, exist_ok=True)
         for key, value in sample.items():
             with atomic_write(folder / f"{key}.npy") as temporary, open(temporary, "wb") as file:
-                np.save(file, np.ascontiguousarray(value.numpy()))
+                np.save(file, value.numpy())  # in its order of axes, which is that of reading
         with atomic_write(folder / _MARK) as temporary:
             temporary.write_text(json.dumps(list(sample)), encoding="utf-8")
         return list(sample)
@@ -125,18 +126,15 @@ class CaseFiles:
 
     def _content(self, path: Path) -> str:
         """Return the hash of a file's content; it is read once, until its time or size changes."""
-        if path.is_dir():  # a DICOM series
-            return " ".join(self._content(inner) for inner in sorted(path.rglob("*")) if inner.is_file())
-        stat = path.stat()
-        stamp = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+        stamps = [(part.resolve(), part.stat()) for part in parts_of(path)]
+        stamp = " ".join(f"{part} {stat.st_size} {stat.st_mtime_ns}" for part, stat in stamps)
         known = self.folder / "files" / hashlib.sha256(stamp.encode()).hexdigest()[:32]
         try:
             text = known.read_text(encoding="ascii")
             os.utime(known)
             return text
         except FileNotFoundError:
-            with open(path, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = content_hash(path)
             known.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(known) as temporary:
                 temporary.write_text(digest, encoding="ascii")

@@ -36,6 +36,8 @@ SCORES: Mapping[str, Mapping[str, Any]] = {"overlap": {}}
 """What is scored unless asked for otherwise."""
 PREFIX = "val_"
 
+logger = logging.getLogger(__name__)
+
 
 class Evaluator(SupervisedEvaluator):
     """Score a network on a set of labelled images.
@@ -94,7 +96,7 @@ class Evaluator(SupervisedEvaluator):
         self._index_type = torch.uint8 if len(self.class_names) <= 256 else torch.int32
         self._names = case_names(dataset.data, hidden=hide_names)
         self._num_workers = num_workers
-        self._ways: list[WayBack] = []
+        self._returned = False  # whether predictions are classes on their labels' own grids, not logits
         self._grid = "file"
         self._loader_made = False
         super().__init__(
@@ -153,7 +155,7 @@ class Evaluator(SupervisedEvaluator):
         values = self.board.flat(PREFIX)
         if f"{PREFIX}mean_iou" not in values:
             raise MedsegError(
-                f"none of the {len(self.dataset)} images has a labelled pixel, so there is nothing to score; check "
+                f"no image of {len(self.dataset)} has a labelled pixel, so there is nothing to score; check "
                 "ignore_index and the split"
             )
         return values
@@ -199,7 +201,7 @@ class Evaluator(SupervisedEvaluator):
         return Result(
             self.table(),
             self.class_names,
-            self._worst.cases(),
+            self._worst.cases(self._with_picture),
             [*self.board.lines()],
             self.ignore_index,
         )
@@ -214,13 +216,13 @@ class Evaluator(SupervisedEvaluator):
     def _iteration(self, engine: SupervisedEvaluator, batchdata: dict[str, Any]) -> dict[str, Any]:
         """Predict a batch: logits on the model's grid, or classes on that of the label's file."""
         if IMAGE_AFFINE not in batchdata:
-            self._ways = []
+            self._returned = False
             self._grid = "model" if "affine" in batchdata else self._grid
             logits: dict[str, Any] = super()._iteration(engine, batchdata)
             return logits
         image, label = self._prepare(batchdata, self.state.device, self.non_blocking)
         output: dict[str, Any] = {"image": image, "label": label}
-        self._ways, found = [], []
+        self._returned, found = True, []
         with self.mode(self.network):
             for number, index in enumerate(self._indices(len(image))):
                 try:
@@ -228,7 +230,6 @@ class Evaluator(SupervisedEvaluator):
                     found.append(self._classes(image[number : number + 1], way))
                 except MedsegError as error:
                     raise MedsegError(f"{shown(self._names[index])}: {error}") from error
-                self._ways.append(way)
         return {**output, "pred": torch.cat(found)}
 
     def _indices(self, count: int) -> list[int]:
@@ -271,7 +272,7 @@ class Evaluator(SupervisedEvaluator):
         labels, found = output["label"], output["pred"]
         indices = self._indices(len(found))
         logits = None
-        if not self._ways:
+        if not self._returned:
             logits = found
             self._check_number(logits.shape[1])
             check_finite(logits, [self._names[index] for index in indices])
@@ -289,7 +290,7 @@ class Evaluator(SupervisedEvaluator):
                 read=lambda key, entry=entry: _read(entry, key),  # type: ignore[misc]
             )
             row = self.board.update(case)
-            self._offer(case, row.mean("dice"), output["image"][number], self._ways[number] if self._ways else None)
+            self._offer(case, row.mean("dice"))
 
     def _finished(self, prediction: Tensor, affine: NDArray[np.float64] | None) -> Tensor:
         """Return a prediction after the model's postprocessing, as `medseg.prediction.case.mask_of` does it."""
@@ -298,12 +299,7 @@ class Evaluator(SupervisedEvaluator):
         done = self.postprocess(prediction.cpu().numpy(), affine)
         return torch.from_numpy(done).to(prediction.device)
 
-    def _offer(self, case: ScoredCase, score: float, image: Tensor, way: WayBack | None) -> None:
-        def placed() -> Tensor:  # where the label lies, and the prediction
-            if way is None:
-                return image
-            return gather(way.blocks([whole(image[None], image[None])]), (1, *way.target_size))[0]
-
+    def _offer(self, case: ScoredCase, score: float) -> None:
         self._worst.offer(
             case.index,
             score,
@@ -311,11 +307,24 @@ class Evaluator(SupervisedEvaluator):
                 "name": shown(case.name),
                 "score": score,
                 "affine": case.affine,
-                "image": placed().float().cpu().numpy(),
                 "label": case.label.cpu().numpy(),
                 "prediction": case.prediction.to(self._index_type).cpu().numpy(),
             },
         )
+
+    def _with_picture(self, index: int, case: dict[str, Any]) -> dict[str, Any] | None:
+        """Return a case with its image as people are shown it, where its label lies."""
+        try:
+            sample = self.dataset.picture(index)
+            image: Tensor = sample["image"]
+            if IMAGE_AFFINE in sample and case["affine"] is not None:
+                size = case["label"].shape
+                way = WayBack(image.shape[1:], sample[IMAGE_AFFINE], size, case["affine"])
+                image = gather(way.blocks([whole(image[None].float(), image[None].float())]), (1, *size))[0]
+        except (MedsegError, RuntimeError) as error:  # it was read before: what is scored stays, without a picture
+            logger.warning("%s: there is no picture of it (%s)", case["name"], error)
+            return None
+        return {**case, "image": image.cpu().numpy()}
 
 
 def _read(entry: Mapping[str, Any], key: str) -> NDArray[Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from medseg.caller import spelt
 from medseg.errors import MedsegError
 
 __all__ = ["TrainingError", "diverged", "no_memory", "out_of_memory"]
@@ -36,7 +37,9 @@ def no_memory(place: str, device: torch.device, batch_size: int, shape: Sequence
     """
     images = f" of {'x'.join(map(str, shape[1:]))}" if shape else ""
     folder = last.parent.parent
-    on = f"--resume {folder} goes on after the last completed epoch with either" if last.exists() else "and start again"
+    on = "and start again"
+    if last.exists():
+        on = f"{spelt('resume', folder)} goes on after the last completed epoch with either"
     return TrainingError(
         f"{place}: {device} has no memory left for batch_size {batch_size}{images}; lower batch_size (and raise "
         f"accumulation_steps for steps of as many images) or patch: {on}. A narrower network (network_def#channels) is "
@@ -55,6 +58,6 @@ def diverged(what: str, place: str, rate: float, last: Path) -> TrainingError:
     """
     kept = f"the last good checkpoint is {last}" if last.exists() else "no epoch was completed"
     return TrainingError(
-        f"{what} in {place}, at learning rate {rate:.3g}; {kept}. Lower the learning rate, set --clip_grad_norm 1, or "
-        "use --precision fp32"
+        f"{what} in {place}, at learning rate {rate:.3g}; {kept}. Lower the learning rate, set "
+        f"{spelt('clip_grad_norm', 1)}, or use {spelt('precision', 'fp32')}"
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -22,11 +21,12 @@ from numpy.random import Generator, SeedSequence
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
+from medseg.caller import spelt
 from medseg.data.file_facts import usual_workers
 from medseg.engines.case_files import CaseFiles, size_of
 from medseg.engines.memory import free_memory
-from medseg.errors import MedsegError
-from medseg.io.channels import paths_of
+from medseg.errors import MedsegError, counted
+from medseg.io.parts import stored_bytes
 from medseg.runs.processes import rank, world_size
 
 __all__ = ["Draw", "EpochSampler", "SegmentationDataset", "make_loader", "stop_workers"]
@@ -66,6 +66,8 @@ class SegmentationDataset(torch.utils.data.Dataset[Any]):
         cache: ``True`` keeps transformed samples in memory if all fit in a quarter of the free memory,
             ``False`` reads them anew each time.
         files: where samples are kept on disk if they do not fit in memory; without it they are read anew each time.
+        picture: dictionary transforms that give ``image`` as people are shown it, on the grid of the sample's or, with
+            ``image_affine``, where that says; by default what ``transform`` gives.
     """
 
     foreground = 0.0  # share of samples that are drawn to hold a structure
@@ -79,12 +81,14 @@ class SegmentationDataset(torch.utils.data.Dataset[Any]):
         seed: int = 0,
         cache: bool = True,
         files: CaseFiles | None = None,
+        picture: Callable[..., Any] | None = None,
     ) -> None:
         self.data = list(data)
         self.seed = seed
         fixed = transform if isinstance(transform, Compose) else Compose(transform)
         self.augmentation = Compose(list(augmentation)) if augmentation else None
         self._fixed = _Plain(fixed)
+        self._picture = self._fixed if picture is None else _Plain(picture)
         self._base: torch.utils.data.Dataset[Any] = Dataset(self.data, self._fixed)
         self._decided = not cache
         self._files = files
@@ -102,16 +106,16 @@ class SegmentationDataset(torch.utils.data.Dataset[Any]):
                 self.data, self._fixed, num_workers=workers, copy_cache=False, progress=False, runtime_cache=False
             )
         elif self._files is not None and self._files.have_room(size):
-            logger.info("%d samples (%.1f GiB) are kept in %s", len(self.data), size / 2**30, self._files.folder)
+            number = counted(len(self.data), "sample")
+            logger.info("%s (%.1f GiB) kept in %s", number, size / 2**30, self._files.folder)
             self._base = self._files.dataset(self.data, self._fixed)
         else:
-            logger.info("%d samples (%.1f GiB) are read from disk each epoch", len(self.data), size / 2**30)
+            logger.info("%s (%.1f GiB) read from disk each epoch", counted(len(self.data), "sample"), size / 2**30)
 
     def _size(self) -> int:
         """Return the bytes that all samples take, from the first one and the sizes of the files."""
         first = size_of(self._fixed(self.data[0]))
-        files = [[path for path in paths_of(entry.get("image", ())) if path.exists()] for entry in self.data]
-        stored = [sum(map(os.path.getsize, each)) or 1 for each in files]
+        stored = [stored_bytes(entry.get("image", ())) or 1 for entry in self.data]
         return math.ceil(first * max(len(stored), sum(stored) / max(1, stored[0])))
 
     def __len__(self) -> int:
@@ -124,9 +128,22 @@ class SegmentationDataset(torch.utils.data.Dataset[Any]):
         self.prepare()
         return self._taken(dict(self._base[draw.case]), draw)
 
-    def fresh(self, index: int) -> Any:
-        """Return sample ``index`` of the first epoch from its files: nothing is kept, and no other one is read."""
-        return self._taken(self._fixed(self.data[index]), Draw(0, index))
+    def whole(self, index: int) -> Sample:
+        """Return case ``index`` before anything is drawn, from its files: nothing is kept, and no other one is read."""
+        return self._fixed(self.data[index])
+
+    def drawn(self, index: int, sample: Sample) -> Any:
+        """Return what the first epoch draws of a case; a list where a transform does.
+
+        Args:
+            index: of the case.
+            sample: as `whole` gives it.
+        """
+        return self._taken(dict(sample), Draw(0, index))
+
+    def picture(self, index: int) -> Sample:
+        """Return the image of case ``index`` as people are shown it, read from its files."""
+        return self._picture(self.data[index])
 
     def _taken(self, sample: Any, draw: Draw) -> Any:
         visits = [draw.visit] if draw.visit else []
@@ -157,7 +174,7 @@ class SegmentationDataset(torch.utils.data.Dataset[Any]):
 class _Plain(Transform):  # MONAI's cache keeps the results of its own transforms alone
     """Run transforms and keep plain tensors: what a network needs, at a tenth of MetaTensor's cost per operation."""
 
-    def __init__(self, transform: Compose) -> None:
+    def __init__(self, transform: Callable[..., Any]) -> None:
         self.transform = transform
 
     def __call__(self, entry: dict[str, Any]) -> dict[str, Any]:
@@ -271,8 +288,9 @@ def make_loader(
         iterations = 1
     elif few:
         raise MedsegError(
-            f"batch_size {batch_size} x {processes} process(es) is more than the {len(dataset)} training samples; "
-            "lower --batch_size, or give --iterations, for which samples are drawn again"
+            f"batch_size {batch_size} x {counted(processes, 'process', 'processes')} is more than the "
+            f"{counted(len(dataset), 'training sample')}; lower {spelt('batch_size')}, or give {spelt('iterations')}, "
+            "for which samples are drawn again"
         )
     dataset.prepare()
     own_numbers = torch.Generator().manual_seed(seed)  # else each pass would draw from those that dropout draws from

@@ -13,15 +13,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.data import MetaTensor
 from monai.transforms import Compose, Transform
 from numpy.random import SeedSequence
 from torch import Tensor
 
+from medseg.caller import spelt
 from medseg.engines.case_files import CaseFiles
 from medseg.engines.loading import Draw, Sample, SegmentationDataset
 from medseg.errors import MedsegError
 
-__all__ = ["ClassPositionsd", "PatchDataset", "read_size"]
+__all__ = ["ClassPositionsd", "PatchDataset", "SliceBySliced", "read_size"]
 
 POSITIONS = "positions"
 MOST_POSITIONS = 4096  # of a class and case that are kept to centre patches on
@@ -57,6 +59,34 @@ class ClassPositionsd(Transform):
         return {**data, POSITIONS: torch.from_numpy(rows.astype(np.int32))}
 
 
+class SliceBySliced(Transform):
+    """Dictionary transform: lay volumes out in memory slice by slice, so that one is read without the others.
+
+    Raises:
+        MedsegError: if a file says nothing of its axes, as a stack of pages, so that its slices are not known.
+
+    Shape:
+        ``(C, H, W, D)``, kept; D is the slowest axis of the memory.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Lay image and label out."""
+        image = data["image"]
+        if isinstance(image, MetaTensor) and image.ndim == 4 and "original_affine" not in image.meta:
+            raise MedsegError(
+                f"{image.meta.get('filename_or_obj')}: says nothing of its axes in the patient, so that its slices are "
+                "not known; store it as NIfTI, or its pages as pictures"
+            )
+        laid: dict[Hashable, Tensor] = {
+            key: _reversed(data[key]) for key in ("image", "label") if key in data and data[key].ndim == 4
+        }
+        return {**data, **laid}
+
+
+def _reversed(volume: Tensor) -> Tensor:
+    return volume.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0)
+
+
 def read_size(augmentation: Iterable[Any], patch: Sequence[int]) -> tuple[int, ...]:
     """Return how much of a case must be read so that no border appears in an augmented patch.
 
@@ -89,6 +119,8 @@ class PatchDataset(SegmentationDataset):
             the case.
         without: label values that are no such class: the background, the ignore label.
         fill: label outside of a case: the ignore label, else the background; ``None`` where there is neither.
+        slices: patches of two edges are cut from slices of volumes along the last axis: that of the voxel which a patch
+            is centred on, or any.
         seed: of places and augmentation.
         cache: as there.
         files: as there; patches are then read without the rest of the case.
@@ -109,6 +141,7 @@ class PatchDataset(SegmentationDataset):
         foreground: float = 0.0,
         without: Iterable[int] = (),
         fill: int | None = None,
+        slices: bool = False,
         seed: int = 0,
         cache: bool = True,
         files: CaseFiles | None = None,
@@ -120,18 +153,22 @@ class PatchDataset(SegmentationDataset):
         steps = list(transform.transforms) if isinstance(transform, Compose) else _listed(transform)
         if foreground:
             steps.append(ClassPositionsd(without))
+        if slices:
+            steps.append(SliceBySliced())
         super().__init__(data, steps, augmentation, seed, cache, files)
         self.patch = tuple(int(edge) for edge in patch)
         self.read = read_size(augmentation or (), self.patch)
         self.foreground = float(foreground)
         self.fill = fill
+        self.slices = slices
 
     def _cut(self, sample: Sample, draw: Draw, seeds: SeedSequence) -> Sample:
         shape = tuple(sample["image"].shape[1:])
-        if len(shape) != len(self.patch):
+        through = self.slices and len(shape) == len(self.patch) + 1
+        if len(shape) != len(self.patch) and not through:
             raise MedsegError(
                 f"{self.data[draw.case]['image']}: has {len(shape)} axes, but the patch {list(self.patch)} has "
-                f"{len(self.patch)}; give --patch one edge an axis"
+                f"{len(self.patch)}; give {spelt('patch')} one edge an axis"
             )
         numbers = np.random.default_rng(seeds.spawn(1)[0])
         sample.pop("affine", None)  # a patch lies elsewhere
@@ -139,6 +176,10 @@ class PatchDataset(SegmentationDataset):
         centre = None
         if draw.foreground and positions is not None and len(positions):
             centre = _drawn(positions.numpy(), numbers)
+        if through:
+            number = int(numbers.integers(shape[-1])) if centre is None else centre[-1]
+            sample = {k: v[..., number] if tuple(v.shape[1:]) == shape else v for k, v in sample.items()}
+            shape = shape[:-1]
         start = self._start(shape, centre, numbers)
         first = [a - (read - edge) // 2 for a, read, edge in zip(start, self.read, self.patch, strict=True)]
         return {

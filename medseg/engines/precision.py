@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg.errors import MedsegError
+from medseg.layers.instance_norm import quicken
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
@@ -48,7 +49,8 @@ def _format(tensor: Tensor) -> torch.memory_format:
 
 
 def network_to_channels_last(network: nn.Module) -> None:
-    """Store the convolution weights of a 2D or 3D network channels-last, in place."""
+    """Store the convolution weights of a 2D or 3D network channels-last, in place, and normalise in that layout."""
+    quicken(network)
     for parameter in network.parameters():
         # a copy: of a 1x1 kernel `contiguous` would keep strides that gradients do not have
         parameter.data = parameter.data.clone(memory_format=_format(parameter))

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
+from medseg.caller import spelt
+
 logger = logging.getLogger(__name__)
 
 _SILENCE = 30.0  # seconds without a line, at most
@@ -118,8 +120,8 @@ class Progress:
         """
         if self.enabled:
             logger.warning(
-                "--max_minutes %g is over after %d of %d steps: how far it came depends on this machine",
-                self.max_minutes or 0.0,
+                "%s is over after %d of %d steps: how far it came depends on this machine",
+                spelt("max_minutes", f"{self.max_minutes or 0.0:g}"),
                 done,
                 planned,
             )

@@ -144,17 +144,26 @@ class WorstCases:
             push = heapq.heappush if len(self._heap) < self.most else heapq.heapreplace
             push(self._heap, (*item, make()))
 
-    def cases(self) -> list[dict[str, Any]]:
-        """Return the cases of all processes, the worst first; every process must ask."""
+    def cases(self, complete: Callable[[int, dict[str, Any]], dict[str, Any] | None]) -> list[dict[str, Any]]:
+        """Return the cases of all processes, the worst first; every process must ask.
+
+        Args:
+            complete: called with the index of a case that is among the worst of all and with what was made of it, in
+                the process that has it; gives the case to return, or ``None`` to leave it out.
+        """
         kept = sorted(self._heap, key=lambda item: (-item[0], -item[1]))
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        if several:
             keys: list[Any] = [None] * dist.get_world_size()
             dist.all_gather_object(keys, [(-rank, -index) for rank, index, _ in kept])
             chosen = set(sorted(key for each in keys for key in each)[: self.most])
-            everyone: list[Any] = [None] * len(keys)  # pictures are large: the chosen alone are sent
-            dist.all_gather_object(everyone, [item for item in kept if (-item[0], -item[1]) in chosen])
-            kept = sorted((item for each in everyone for item in each), key=lambda item: (-item[0], -item[1]))
-        return [case for _, _, case in kept]
+            kept = [item for item in kept if (-item[0], -item[1]) in chosen]
+        made = [(rank, index, complete(-index, case)) for rank, index, case in kept]
+        if several:  # pictures are large: the chosen alone are sent
+            everyone: list[Any] = [None] * len(keys)
+            dist.all_gather_object(everyone, made)
+            made = sorted((item for each in everyone for item in each), key=lambda item: (-item[0], -item[1]))
+        return [case for _, _, case in made if case is not None]
 
 
 def affine_of(batch: Mapping[str, Any], number: int) -> np.ndarray[Any, np.dtype[np.float64]] | None:

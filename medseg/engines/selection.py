@@ -7,6 +7,7 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from medseg.caller import spelt
 from medseg.errors import MedsegError
 
 ALWAYS_LOWER = frozenset({"val_loss"})
@@ -75,6 +76,6 @@ class Selection:
         if state["by"] != self.key:
             raise MedsegError(
                 f"the run has selected its best weights by {state['by']} so far, and select_by is {self.key} now; go "
-                f"on with --select_by {state['by']}, or start a new run with another --output_dir"
+                f"on with {spelt('select_by', state['by'])}, or start a new run with another {spelt('output_dir')}"
             )
         self.score, self.epoch = state["score"], int(state["epoch"])

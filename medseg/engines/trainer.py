@@ -27,6 +27,7 @@ from medseg.engines.random_state import own_random_state, seed_all
 from medseg.engines.schedule import Schedule
 from medseg.engines.selection import Selection
 from medseg.engines.training_parts import AutocastInferer, EpochMeter, PrepareBatch, at_least, rates
+from medseg.errors import counted
 from medseg.runs import signals
 from medseg.runs.checkpoint import load_weights, restore_optimizer, save_checkpoint, unwrap
 from medseg.runs.processes import pick_device, rank, world_size
@@ -220,7 +221,7 @@ class Trainer(SupervisedTrainer):
         stopped = state is not None and state["finished"] == self._limits()
         complete = stopped or self.state.epoch >= self.state.max_epochs
         if complete:
-            logger.info("%s is complete after %d epochs", self.run_record.name, self.state.epoch)
+            logger.info("%s is complete after %s", self.run_record.name, counted(self.state.epoch, "epoch"))
             if self.run_record.model.is_file():  # nothing is trained, so no record may change
                 return
         self.run_record.begin(self.state.epoch)

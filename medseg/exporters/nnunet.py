@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from medseg.data.datalist import Datalist
-from medseg.errors import shown
+from medseg.errors import counted, shown
 from medseg.exporters.writing import (
     ExportError,
     Item,
@@ -72,7 +72,7 @@ def export_nnunet(datalist: Datalist, output: Path) -> list[str]:
             endings.add(ending)
             if len(endings) > 1 or count != channels[0]:
                 raise ExportError(
-                    f"{shown(item.images[0])}: has {count} channels and becomes {ending}, unlike "
+                    f"{shown(item.images[0])}: has {counted(count, 'channel')} and becomes {ending}, unlike "
                     f"{shown(items[0].images[0])} "
                     f"({channels[0]}); nnU-Net takes one kind of images"
                 )

@@ -77,7 +77,7 @@ def items_of(datalist: Datalist) -> list[Item]:
             value = absolute["image"]
             images = tuple(Path(path) for path in (value if isinstance(value, list) else [value]))
             for path in (*images, *(Path(absolute[key]) for key in _OWN[1:] if key in absolute)):
-                if not path.is_file():
+                if not path.exists():
                     raise ExportError(f"{shown(path)}: no such file, but {shown(datalist.path)} names it; restore it")
             rest = {key: v for key, v in entry.items() if key not in _OWN}
             place = Path(entry["image"][0] if isinstance(value, list) else entry["image"])

@@ -1,19 +1,15 @@
-"""Which cases belong together, and a division into folds that keeps them together: proposals to look at."""
+"""Which cases belong together: a proposal to look at."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-import warnings
-from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medseg.importers.layout import Case, ImportingError
 
-__all__ = ["FOLDS", "Grouping", "hidden_identity", "propose_folds", "propose_groups"]
-
-FOLDS = 5
+__all__ = ["Grouping", "hidden_identity", "propose_groups"]
 
 _WHOLE = r"(?:patient|pat|subject|subj|sub|case|volume|vol|scan|study|slide|specimen|animal|mouse|section)"
 _PART = r"(?:slice|sl|frame|fr|tile|patch|crop|roi|view|img|im|image|[tzxy])"
@@ -85,45 +81,3 @@ def _by_pattern(names: Sequence[str], pattern: str) -> list[str]:
             raise ImportingError(f"--group-pattern {pattern!r} does not fit the case {name!r}; widen it")
         groups.append(match[1])
     return groups
-
-
-def propose_folds(
-    groups: Sequence[str], classes: Sequence[Collection[int]], folds: int = FOLDS, seed: int = 0
-) -> list[int] | None:
-    """Return a fold for each case, by scikit-learn's ``StratifiedGroupKFold``.
-
-    A case counts for the rarest class that it holds, so that rare classes are spread over the folds.
-
-    Args:
-        groups: of each case.
-        classes: that each case holds.
-        folds: at most so many; fewer where there are fewer groups.
-        seed: of the shuffling.
-
-    Returns:
-        ``None`` if there are fewer than two groups or folds.
-    """
-    number = min(folds, len(set(groups)))
-    if number < 2:
-        return None
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    frequency = Counter(index for held in classes for index in set(held))
-    strata = [min(held, key=lambda index: (frequency[index], index)) if held else -1 for held in classes]
-    many = Counter(strata)
-    strata = [stratum if many[stratum] >= number else -2 for stratum in strata]  # too rare to be in every fold
-    if Counter(strata)[-2] < number:
-        strata = [many.most_common(1)[0][0] if stratum == -2 else stratum for stratum in strata]
-    if max(Counter(strata).values()) < number:
-        strata = [0] * len(strata)
-    made = [0] * len(groups)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of strata that cannot be in every fold
-        splitter = StratifiedGroupKFold(number, shuffle=True, random_state=seed)
-        for fold, (_, held_out) in enumerate(splitter.split(made, strata, groups)):
-            for index in held_out:
-                made[int(index)] = fold
-    if len(set(made)) < number:  # the strata leave a fold empty where groups are few and large
-        for index, group in enumerate(groups):
-            made[index] = sorted(set(groups)).index(group) % number
-    return made

@@ -84,7 +84,7 @@ class Case:
 
     Args:
         name: unique in the data set; a drawn label's file is called so.
-        images: the image's file, or one a channel.
+        images: the image's file, or one a channel; or the folder of a DICOM series.
         label: its file, a function that draws it, or ``None``.
         split: the list it belongs to.
         group: what must not be split between folds, ``None`` where the layout does not know.

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medseg.errors import counted
 from medseg.importers.folder import stem_of
 
 __all__ = ["Affix", "Rule", "is_image", "is_label", "rules_between", "rules_within", "words"]
@@ -96,7 +97,9 @@ class Rule:
             place = folder.relative_to(root).as_posix()
             return f"{'' if place == '.' else place + '/'}{affix.before}*{affix.after}"
 
-        return f"{side(self.images, self.image)} with {side(self.labels, self.label)} ({len(self.pairs)} pairs)"
+        return (
+            f"{side(self.images, self.image)} with {side(self.labels, self.label)} ({counted(len(self.pairs), 'pair')})"
+        )
 
 
 def _number(key: str) -> str:

@@ -15,6 +15,8 @@ __all__ = ["class_names", "colour_table", "read_colours", "stored_values"]
 
 _COLOUR = re.compile(r"#[0-9a-f]{6}")
 _RANGE = re.compile(r"(-?\d+)(?:-(\d+))?")
+_NEXT_VALUE = re.compile(r"[\s,]+(?=-?\d+(?:-\d+)?=|ascending\b)")  # what else a name holds belongs to it
+_NEXT_COLOUR = re.compile(r"[\s,]+(?=#[0-9a-fA-F]{6}=)")
 _WIDEST = 65536
 IGNORE = "ignore"
 
@@ -23,7 +25,8 @@ def stored_values(words: Sequence[str]) -> tuple[dict[int, int | str], bool]:
     """Read ``VALUE=CLASS`` words: a stored value or a range of them, and an index, a name or ``ignore``.
 
     Args:
-        words: such as ``["255=1"]``, ``["1-255=lesion"]`` or ``["ascending"]``.
+        words: such as ``["255=1"]``, ``["1-255=lesion"]`` or ``["ascending"]``; several may be in one, separated by
+            spaces or commas, which a name may hold too.
 
     Returns:
         Value to class, and whether to number the others in ascending order.
@@ -32,18 +35,20 @@ def stored_values(words: Sequence[str]) -> tuple[dict[int, int | str], bool]:
         ImportingError: if a word is none of these.
     """
     values: dict[int, int | str] = {}
-    for word in (part for text in words for part in text.split() if part != "ascending"):
+    parts = [part.strip(" ,") for text in words for part in _NEXT_VALUE.split(text)]
+    for word in (part for part in parts if part and part != "ascending"):
         stored, sign, name = word.partition("=")
         match = _RANGE.fullmatch(stored)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
         if not sign or not name or not 0 <= last - first < _WIDEST:
+            names = "" if sign else "; names in the order of the classes go with --classes"
             raise ImportingError(
                 f"--values {shown(word)!r} is not VALUE=CLASS; write 255=1, 255=lesion, 255=ignore, 1-255=1 or "
-                "ascending"
+                f"ascending{names}"
             )
         target: int | str = int(name) if name.isascii() and name.isdigit() else name
         values |= dict.fromkeys(range(first, last + 1), target)
-    return values, any("ascending" in text.split() for text in words)
+    return values, "ascending" in parts
 
 
 def colour_table(words: Sequence[str]) -> dict[str, str]:
@@ -54,7 +59,7 @@ def colour_table(words: Sequence[str]) -> dict[str, str]:
     """
     table: dict[str, str] = {}
     for word in words:
-        for part in [word] if Path(word).is_file() else word.split():
+        for part in [word] if Path(word).is_file() else _NEXT_COLOUR.split(word.strip(" ,")):
             colour, sign, name = part.partition("=")
             if sign and name and _COLOUR.fullmatch(colour.lower()):
                 table[colour.lower()] = name

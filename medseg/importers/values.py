@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.data.file_facts import usual_workers
-from medseg.errors import shown
+from medseg.errors import counted, shown
 from medseg.importers.layout import Case, Draw, Found, ImportingError, Options, Question
 from medseg.io.image_file import ImageError, ImageFile
 from medseg.io.images import read_image
@@ -245,8 +245,9 @@ def _named(classes: Classes, options: Options, where: Path) -> Classes:
         return classes
     given = options.classes
     if len(given) < len(classes.labels) or len(set(given)) < len(given):
+        number = counted(len(classes.labels), "class", "classes")
         raise ImportingError(
-            f"{shown(where)}: --classes names {len(set(given))}, but the labels have {len(classes.labels)} classes "
+            f"{shown(where)}: --classes names {len(set(given))}, but the labels have {number} "
             f"({', '.join(map(shown, classes.labels.values()))}); give each its own name"
         )
     moved = [(name, index) for index, name in classes.labels.items() if name in given and given[index] != name]

@@ -17,15 +17,18 @@ from typing import Any
 import numpy as np
 
 from medseg.data.datalist import SPLITS, Datalist, Entry
+from medseg.data.folds import FOLDS, propose_folds
 from medseg.data.schema import DatalistError
-from medseg.errors import shown
+from medseg.errors import counted, shown
 from medseg.importers.folder import Folder, stem_of
-from medseg.importers.groups import FOLDS, Grouping, propose_folds, propose_groups
+from medseg.importers.groups import Grouping, propose_groups
 from medseg.importers.layout import Case, Found, ImportingError, Options, recognise
+from medseg.importers.layouts.pairs import Pairs
 from medseg.importers.values import Classes, resolve, scan
 from medseg.io.folder import LeftOut
 from medseg.io.images import image_suffix, read_image
 from medseg.io.masks import mask_path, write_mask
+from medseg.io.parts import parts_of
 from medseg.reports.progress import progress_bar
 
 __all__ = ["Imported", "Wishes", "import_folder"]
@@ -116,7 +119,7 @@ def import_folder(
     root, target = Path(os.path.realpath(source)), Path(os.path.realpath(output))
     ours = _earlier(target / FILE, wishes.overwrite)
     folder = Folder(root, leave=[target] if target != root else [target / name for name in ours])
-    layout, why = recognise(folder, wishes.layout)
+    layout, why = recognise(folder, _layout(options, wishes))
     found = layout.read(folder, options)
     found.why = why
     _check_cases(found, folder)
@@ -145,6 +148,18 @@ def import_folder(
             for path in [] if done else [*placed, *([target] if made else [])]:
                 shutil.rmtree(path, ignore_errors=True)
     return Imported(datalist, found, grouping, _left_out(folder, found), drawn, root)
+
+
+def _layout(options: Options, wishes: Wishes) -> str:
+    """Return the name of the layout that a person says, or that what she says is of."""
+    suffixes = {"--image-suffix": options.image_suffix, "--label-suffix": options.label_suffix}
+    given = [name for name, value in suffixes.items() if value is not None]
+    if given and wishes.layout not in ("", Pairs.name):
+        raise ImportingError(
+            f"{given[0]} says how names of images and labels make pairs, which {wishes.layout} does not ask; leave it "
+            f"out, or say --as {Pairs.name}"
+        )
+    return Pairs.name if given else wishes.layout
 
 
 def _earlier(path: Path, overwrite: bool) -> list[str]:
@@ -179,8 +194,8 @@ def _check_cases(found: Found, folder: Folder) -> None:
         usual = channels.most_common(1)[0][0]
         odd = next(case for case in found.cases if len(case.images) != usual)
         raise ImportingError(
-            f"{where}: {shown(odd.name)} has {len(odd.images)} files of channels, most others {usual}; complete it, or "
-            "name the channels that all have with --images"
+            f"{where}: {shown(odd.name)} has {counted(len(odd.images), 'file')} of channels, most others {usual}; "
+            "complete it, or name the channels that all have with --images"
         )
 
 
@@ -213,7 +228,13 @@ def _lies(work: _Work, path: Path) -> str:
 
 def _copied(work: _Work, case: Case, channel: int) -> str:
     end = f"_{channel:04d}" if len(case.images) > 1 else ""
-    own = [case.images[channel], *(case.files if len(case.images) == 1 else ())]
+    image = case.images[channel]
+    if image.is_dir():
+        place = f"images/{case.name}{end}"
+        for path in parts_of(image):
+            _put(work, path, f"{place}/{path.name}")
+        return place
+    own = [image, *(case.files if len(case.images) == 1 else ())]
     return _copy(work, own, f"images/{case.name}{end}")
 
 
@@ -225,12 +246,16 @@ def _copy(work: _Work, files: Sequence[Path], name: str) -> str:
         together = sorted(path for path in first.parent.iterdir() if path.is_file() and path.stem == first.stem)
     alone = len(together) == 1
     place = f"{name}{image_suffix(first) or first.suffix}" if alone else f"{name}/{first.name}"
-    for path in together if work.stage is not None else ():
-        assert work.stage is not None
-        target = work.stage / (place if alone else f"{name}/{path.name}")
+    for path in together:
+        _put(work, path, place if alone else f"{name}/{path.name}")
+    return place
+
+
+def _put(work: _Work, path: Path, place: str) -> None:
+    if work.stage is not None:
+        target = work.stage / place
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
-    return place
 
 
 def _drawn(work: _Work, case: Case) -> tuple[str, set[int]]:

@@ -16,6 +16,7 @@ import torch
 from monai.inferers import Inferer
 from torch import Tensor
 
+from medseg.caller import spelt
 from medseg.errors import MedsegError, shown
 
 __all__ = [
@@ -208,7 +209,8 @@ def check_finite(logits: Tensor, names: Sequence[str] = ()) -> None:
     called = f"{shown(names[index])}: " if names else ""
     raise MedsegError(
         f"{called}the network gives {int(bad[index].sum())} of {bad[index].numel()} logits that are NaN "
-        "or infinite, of which no class can be told; check the weights and the image's values, or use --precision fp32"
+        "or infinite, of which no class can be told; check the weights and the image's values, or use "
+        f"{spelt('precision', 'fp32')}"
     )
 
 

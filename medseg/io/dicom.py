@@ -22,7 +22,7 @@ from medseg.io.dicom_planes import Plane, Stack, series_planes, stack_planes
 from medseg.io.image_file import ImageError, ImageFile
 from medseg.io.integrity import check_count, file_size
 
-__all__ = ["SUFFIXES", "Slices", "is_dicom", "read_dicom", "read_slices", "stack_series"]
+__all__ = ["SUFFIXES", "Slices", "is_dicom", "read_dicom", "read_slices", "series_files", "stack_series"]
 
 _Heads = dict[Path, Any]
 
@@ -82,6 +82,16 @@ def _read(path: Path) -> ImageFile:
     affine = slices.stack.affine
     spacing = tuple(float(length) for length in np.linalg.norm(affine[:3, :3], axis=0))
     return ImageFile(array, channels, spacing=spacing, affine=affine, kind="volume", lossy=lossy, notes=slices.notes)
+
+
+def series_files(path: Path) -> tuple[Path, ...]:
+    """Return the files of the one series that a folder holds or a file belongs to, sorted.
+
+    Raises:
+        ImageError: as `read_dicom`.
+    """
+    with quiet():
+        return tuple(_series(path)[0])
 
 
 def read_slices(path: Path) -> Slices:

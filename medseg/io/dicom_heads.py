@@ -5,6 +5,7 @@ No tag that may name a patient (name, number, description of a study or series) 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import warnings
@@ -27,6 +28,8 @@ _LOSSY = tuple(f"1.2.840.10008.1.2.4.{end}" for end in (50, 51, 81, 91, 93, 203)
 
 
 _quiet_threads: set[int] = set()
+_quiet_lock = threading.Lock()
+_filters = contextlib.ExitStack()  # what the first quiet thread found; the filters are all threads'
 
 
 def _drop(record: logging.LogRecord) -> bool:
@@ -37,21 +40,28 @@ def _drop(record: logging.LogRecord) -> bool:
 def quiet() -> Iterator[None]:
     """Keep what pydicom and highdicom say of tags out of the log: they repeat values, which may name a patient.
 
-    Their warnings are not shown either, and only what this thread makes them say is kept back.
+    Of what they log, only what this thread makes them say is kept back. No warning is shown while any thread is quiet:
+    Python's filters are all threads', and two that set them back in the order they began would leave them changed.
     """
     loggers = logging.getLogger("pydicom"), logging.getLogger("highdicom.base")
     for logger in loggers:
         logger.addFilter(_drop)  # one that is there already is not added again
     thread = threading.get_ident()
-    inner = thread in _quiet_threads
-    _quiet_threads.add(thread)
-    try:
-        with warnings.catch_warnings():
+    if thread in _quiet_threads:
+        yield
+        return
+    with _quiet_lock:
+        if not _quiet_threads:
+            _filters.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")
-            yield
+        _quiet_threads.add(thread)
+    try:
+        yield
     finally:
-        if not inner:
+        with _quiet_lock:
             _quiet_threads.discard(thread)
+            if not _quiet_threads:
+                _filters.close()
 
 
 def is_dicom(path: Path) -> bool:

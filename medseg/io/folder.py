@@ -15,7 +15,9 @@ from medseg.io import dicom
 from medseg.io.images import SUFFIXES, image_suffix
 from medseg.io.masks import mask_path
 
-__all__ = ["MAPS", "MASK_RECORD", "LeftOut", "Listing", "list_images", "mask_targets", "with_channels"]
+__all__ = [
+    *("MAPS", "MASK_RECORD", "LeftOut", "Listing", "list_images", "mask_targets", "refuse_missing", "with_channels"),
+]
 
 MASK_RECORD = "medseg_masks.json"
 """Name of the file beside masks that says what made them."""
@@ -95,8 +97,7 @@ def list_images(
         MedsegError: if ``folder`` does not exist, cannot be listed, or is itself one that medseg wrote.
     """
     root = Path(folder)
-    if not root.exists():
-        raise MedsegError(f"{_printable(root)}: no such file or folder; name an image or a folder of images")
+    refuse_missing(root)
     if not root.is_dir():
         _, reason = _judge(root, suffixes)
         if reason:
@@ -105,6 +106,16 @@ def list_images(
     if not os.access(root, os.R_OK | os.X_OK):
         raise MedsegError(f"{_printable(root)}: permission denied; make the folder readable")
     return _Walk(root, suffixes, {os.path.realpath(each) for each in leave}, masks).listing()
+
+
+def refuse_missing(root: Path) -> None:
+    """Refuse a folder of images, or an image, that is not there.
+
+    Raises:
+        MedsegError: naming it.
+    """
+    if not root.exists():
+        raise MedsegError(f"{_printable(root)}: no such file or folder; name an image or a folder of images")
 
 
 def with_channels(listing: Listing, count: int) -> Listing:

@@ -20,7 +20,7 @@ from medseg.io.image_file import Affine, ImageError, ImageFile
 from medseg.io.integrity import DEFLATE_RATIO, check_claim, file_size
 from medseg.io.nifti import check_affine
 
-__all__ = ["ITK_LOCK", "LPS_TO_RAS", "SUFFIXES", "read_itk"]
+__all__ = ["ITK_LOCK", "LPS_TO_RAS", "SUFFIXES", "files_of", "read_itk"]
 
 SUFFIXES = (".nrrd", ".mha", ".mhd")
 
@@ -158,7 +158,18 @@ def _check_nrrd(path: Path, file: BinaryIO, size: int) -> None:
     _check_values(path, file, shape, _NRRD_TYPES[kind], size - file.tell(), compressed)
 
 
-def _check_meta(path: Path, file: BinaryIO, size: int) -> None:
+def files_of(path: Path) -> tuple[Path, ...]:
+    """Return a MetaImage header and, where they lie beside it, the file of its values.
+
+    Raises:
+        ImageError: if it is no such header.
+    """
+    with path.open("rb") as file:
+        source = _meta_fields(path, file)["elementdatafile"]
+    return (path,) if source.upper() == "LOCAL" else (path, path.with_name(source))
+
+
+def _meta_fields(path: Path, file: BinaryIO) -> dict[str, str]:
     fields: dict[str, str] = {}
     while "elementdatafile" not in fields:
         line = _line(path, file)
@@ -166,6 +177,11 @@ def _check_meta(path: Path, file: BinaryIO, size: int) -> None:
             raise ImageError(f"{path}: damaged or not what its name says (no MetaImage header); restore the file")
         key, value = line.split("=", 1)
         fields[key.strip().lower()] = value.strip()
+    return fields
+
+
+def _check_meta(path: Path, file: BinaryIO, size: int) -> None:
+    fields = _meta_fields(path, file)
     kind = fields.get("elementtype", "").upper()
     if kind not in _META_TYPES:
         raise ImageError(f"{path}: holds values of type {kind[:40] or 'none'}; convert it to integers or real numbers")

@@ -114,8 +114,13 @@ def _claims(path: Path, header: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
     return shape, dtype
 
 
+def values_of_pair(path: Path) -> Path:
+    """Return the file of a pair's values, by its header."""
+    return path.with_suffix(".IMG" if path.suffix.isupper() else ".img")
+
+
 def _read_pair(path: Path, shape: tuple[int, ...], claimed: int, offset: int) -> tuple[npt.NDArray[np.uint8], int]:
-    values = path.with_suffix(".IMG" if path.suffix.isupper() else ".img")
+    values = values_of_pair(path)
     check_claim(values, shape, claimed + offset, file_size(values))
     with open_stream(values, compressed=False) as stream:
         return read_bytes(values, stream, offset, claimed)

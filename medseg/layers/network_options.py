@@ -8,8 +8,8 @@ from monai.networks.layers.factories import Act, Norm
 
 from medseg.layers.conv_block import Named, check_name
 
-Stride = int | Sequence[int]
-"""Of a pooling: one number for all axes, or one an axis."""
+PerAxis = int | Sequence[int]
+"""One number for all axes, or one an axis."""
 
 
 def check_network_options(
@@ -45,26 +45,31 @@ def check_network_options(
         check_name("norm", norm, Norm)
 
 
-def level_strides(strides: Sequence[Stride] | None, levels: int, spatial_dims: int) -> list[tuple[int, ...]]:
-    """Return the stride of each step between two levels, one number an axis.
+def per_level(
+    name: str, given: Sequence[PerAxis] | None, usual: int, levels: int, spatial_dims: int
+) -> list[tuple[int, ...]]:
+    """Return an option that has a value a level, such as strides, with one number an axis in each.
 
     Args:
-        strides: as a network takes them; ``None`` for 2 everywhere.
-        levels: of the network.
+        name: of the option.
+        given: as a network takes it; ``None`` for ``usual`` everywhere.
+        usual: number.
+        levels: how many values there must be.
         spatial_dims: 2 or 3.
 
     Raises:
-        ValueError: if there are not as many strides as steps, or one is no stride.
+        ValueError: if there are not as many values, or one is no number of at least 1 for each axis.
     """
-    given = [2] * (levels - 1) if strides is None else list(strides)
-    if len(given) != levels - 1:
-        raise ValueError(f"strides is {given}; {levels} levels take {levels - 1}, one between each two")
-    found = []
-    for stride in given:
-        axes = (stride,) * spatial_dims if isinstance(stride, int) else tuple(stride)
-        if len(axes) != spatial_dims or any(isinstance(edge, bool) or edge < 1 for edge in axes):
-            raise ValueError(
-                f"a stride is {stride!r}; give a number of at least 1, or one for each of {spatial_dims} axes"
-            )
-        found.append(axes)
-    return found
+    values = [usual] * levels if given is None else list(given)
+    full = [tuple(value) if isinstance(value, Sequence) else (value,) * spatial_dims for value in values]
+    wrong = [value for value in full if len(value) != spatial_dims or not all(map(_is_edge, value))]
+    if len(full) != levels or wrong:
+        raise ValueError(
+            f"{name} is {values}; give {levels} of them, each a number of at least 1, or one for each of "
+            f"{spatial_dims} axes"
+        )
+    return full
+
+
+def _is_edge(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

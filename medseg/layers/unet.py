@@ -9,7 +9,7 @@ from monai.networks.layers.factories import Conv, Dropout
 from torch import Tensor, nn
 
 from medseg.layers.conv_block import BlockFactory, ConvBlock, Named
-from medseg.layers.network_options import Stride, check_network_options, level_strides
+from medseg.layers.network_options import PerAxis, check_network_options, per_level
 from medseg.layers.unet_decoder import Concatenation, DecoderLevel
 from medseg.layers.unet_encoder import UNetEncoder
 
@@ -56,7 +56,7 @@ class UNetSkeleton(nn.Module):
         act: Named = "relu",
         norm: Named | None = "batch",
         dropout: float = 0.0,
-        strides: Sequence[Stride] | None = None,
+        strides: Sequence[PerAxis] | None = None,
     ) -> None:
         super().__init__()
         check_network_options(spatial_dims, in_channels, out_channels, act=act, norm=norm, dropout=dropout)
@@ -64,13 +64,12 @@ class UNetSkeleton(nn.Module):
             raise ValueError(f"channels is {tuple(channels)}; give two or more levels, each of at least one channel")
         self.encoder = UNetEncoder(spatial_dims, in_channels, channels, act, norm, block, bottom, strides)
         self.dropout = Dropout[Dropout.DROPOUT, spatial_dims](dropout) if dropout else nn.Identity()
+        steps = per_level("strides", strides, 2, len(channels) - 1, spatial_dims)
         self.decoder = nn.ModuleList(
             DecoderLevel(
-                spatial_dims, coarse, fine, merge(fine), merged(fine), act, norm, block, up and up(coarse, fine), stride
+                spatial_dims, coarse, fine, merge(fine), merged(fine), act, norm, block, up and up(coarse, fine), step
             )
-            for (fine, coarse), stride in reversed(
-                list(zip(pairwise(channels), level_strides(strides, len(channels), spatial_dims), strict=True))
-            )
+            for (fine, coarse), step in reversed(list(zip(pairwise(channels), steps, strict=True)))
         )
         self.head = Conv[Conv.CONV, spatial_dims](channels[0], out_channels, 1)
 

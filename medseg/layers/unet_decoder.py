@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from medseg.layers.conv_block import BlockFactory, ConvBlock, Named
 from medseg.layers.crop import crop_end
-from medseg.layers.network_options import Stride
+from medseg.layers.network_options import PerAxis
 
 
 class Concatenation(nn.Module):
@@ -50,7 +50,7 @@ class DecoderLevel(nn.Module):
         norm: Named | None = "batch",
         block: BlockFactory = ConvBlock,
         up: nn.Module | None = None,
-        stride: Stride = 2,
+        stride: PerAxis = 2,
     ) -> None:
         super().__init__()
         self.up = Conv[Conv.CONVTRANS, spatial_dims](coarse, fine, stride, stride=stride) if up is None else up

@@ -8,7 +8,7 @@ from monai.networks.layers.factories import Pool
 from torch import Tensor, nn
 
 from medseg.layers.conv_block import BlockFactory, ConvBlock, Named
-from medseg.layers.network_options import Stride, level_strides
+from medseg.layers.network_options import PerAxis, per_level
 
 
 class UNetEncoder(nn.Module):
@@ -41,7 +41,7 @@ class UNetEncoder(nn.Module):
         norm: Named | None = "batch",
         block: BlockFactory = ConvBlock,
         bottom: BlockFactory | None = None,
-        strides: Sequence[Stride] | None = None,
+        strides: Sequence[PerAxis] | None = None,
     ) -> None:
         super().__init__()
         factories = [block] * (len(channels) - 1) + [bottom or block]
@@ -49,7 +49,7 @@ class UNetEncoder(nn.Module):
             factory(spatial_dims, before, after, act, norm)
             for factory, before, after in zip(factories, (in_channels, *channels[:-1]), channels, strict=True)
         )
-        steps = level_strides(strides, len(channels), spatial_dims)
+        steps = per_level("strides", strides, 2, len(channels) - 1, spatial_dims)
         pools = [Pool[Pool.MAX, spatial_dims](stride, ceil_mode=True) for stride in steps]
         self.pools = nn.ModuleList([nn.Identity(), *pools])
 

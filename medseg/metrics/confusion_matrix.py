@@ -21,8 +21,10 @@ from medseg.errors import MedsegError
 class Scores:
     """What a confusion matrix says; per class a list in class order, NaN where a score is not defined.
 
-    A class is absent if it is neither in the labels nor in the predictions; means leave it out. A class that is never
-    predicted has no precision, one that is not in the labels no recall.
+    A class is absent if it is neither in the labels nor in the predictions; means leave it out. As in scikit-learn, the
+    precision of a class that is never predicted, and the recall of one that is not in the labels, are 0 / 0 and count
+    as 0, so that no mean hides a miss. Mean accuracy is over the classes in the labels alone (scikit-learn's balanced
+    accuracy, the papers' mean accuracy).
     """
 
     iou: list[float]
@@ -33,6 +35,8 @@ class Scores:
     absent: list[int]
     mean_iou: float
     mean_dice: float
+    mean_precision: float
+    mean_recall: float
     pixel_accuracy: float
     mean_accuracy: float
     frequency_weighted_iou: float
@@ -58,7 +62,8 @@ class Scores:
             }
             for i, name in enumerate(names)
         ]
-        overall = ("mean_iou", "mean_dice", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou")
+        overall = ("mean_iou", "mean_dice", "mean_precision", "mean_recall", "pixel_accuracy", "mean_accuracy",
+                   "frequency_weighted_iou")  # fmt: skip
         return {
             "classes": rows,
             **{name: plain(getattr(self, name)) for name in overall},
@@ -151,20 +156,22 @@ class ConfusionMatrix:
         union = support + guessed - hit
         absent = [i for i in range(self.num_classes) if union[i] == 0]
         iou = (hit / union).tolist()  # 0 / 0 is NaN: absent
-        recall = (hit / support).tolist()
+        precision, recall = (_counted(hit / whole, union) for whole in (guessed, support))
         total = float(matrix.sum())
         frequency = [float(s) / total * v for s, v in zip(support, iou, strict=True) if s > 0] if total else [math.nan]
         return Scores(
             iou=iou,
             dice=(2 * hit / (support + guessed)).tolist(),
-            precision=(hit / guessed).tolist(),
+            precision=precision,
             recall=recall,
             support=[int(s) for s in support],
             absent=absent,
             mean_iou=_mean(iou),
             mean_dice=_mean((2 * hit / (support + guessed)).tolist()),
+            mean_precision=_mean(precision),
+            mean_recall=_mean(recall),
             pixel_accuracy=float(hit.sum()) / total if total else math.nan,
-            mean_accuracy=_mean(recall),
+            mean_accuracy=_mean((hit / support).tolist()),
             frequency_weighted_iou=sum(frequency),
         )
 
@@ -173,6 +180,12 @@ def _without_channel(x: Tensor, other: Tensor) -> tuple[int, ...]:
     """Return the shape ``(B, *S)``, also where ``x`` has an axis of one channel that ``other`` lacks."""
     shape = tuple(x.shape)
     return (shape[0], *shape[2:]) if x.ndim == other.ndim + 1 and shape[1] == 1 else shape
+
+
+def _counted(share: Tensor, union: Tensor) -> list[float]:
+    """Return shares in which 0 / 0 is 0 of a class that is there at all."""
+    found: list[float] = torch.where(union > 0, share.nan_to_num(0.0), math.nan).tolist()
+    return found
 
 
 def _mean(values: Sequence[float]) -> float:

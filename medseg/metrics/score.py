@@ -70,11 +70,13 @@ class Pooled:
         classes: by name, a value for each class.
         overall: by name, a value of the set.
         details: further plain values, for ``scores.json`` under the score's name.
+        notes: what a reader must know of them, a sentence each.
     """
 
     classes: Mapping[str, Sequence[float]] = field(default_factory=dict)
     overall: Mapping[str, float] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
 
 class Score(ABC):

@@ -11,7 +11,7 @@ import numpy as np
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from medseg.errors import MedsegError, shown
+from medseg.errors import MedsegError, counted, shown
 from medseg.metrics.intervals import ClusterBootstrap, Interval
 from medseg.metrics.score import Pooled, Score, ScoredCase, make_score
 
@@ -154,6 +154,7 @@ class ScoreBoard:
             "classes": classes,
             **{key: _plain(value) for found in pooled.values() for key, value in found.overall.items()},
             "absent": never,
+            "notes": [note for found in pooled.values() for note in found.notes],
             "per_case": per_case,
             **{name: dict(found.details) for name, found in pooled.items() if found.details},
         }
@@ -171,7 +172,7 @@ class ScoreBoard:
             rows.append({"name": name, **means, "n": numbers, "interval": within, **self._alone(index)})
         units = {key: unit for score in self.scores.values() for key, unit in score.units.items()}
         return {
-            "averaging": f"mean over {len(self.rows)} cases",
+            "averaging": f"mean over {counted(len(self.rows), 'case')}",
             "cases": len(self.rows),
             "rule": RULE,
             "columns": {name: [c for c in score.columns if c in by_class] for name, score in self.scores.items()},

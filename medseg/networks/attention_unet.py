@@ -27,12 +27,11 @@ from monai.networks.blocks.convolutions import Convolution
 from monai.networks.layers.utils import get_act_layer, get_norm_layer
 from monai.networks.nets.attentionunet import AttentionBlock, AttentionLayer, AttentionUnet
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from medseg.layers.conv_block import ConvBlock, Named
 from medseg.layers.crop import crop_end
 from medseg.layers.network_options import check_network_options
-from medseg.layers.windows import fits
+from medseg.layers.pad import pad_to_multiple
 
 
 class AttentionUNet(nn.Module):
@@ -78,7 +77,7 @@ class AttentionUNet(nn.Module):
             strides=(2,) * (len(channels) - 1),
             dropout=dropout,
         )
-        self.multiple = 2 ** (len(channels) - 1)
+        self.multiples = [2 ** (len(channels) - 1)] * spatial_dims
         for layer in _all(self.network, AttentionLayer):
             fine = layer.upconv.up.out_channels
             layer.merge = ConvBlock(spatial_dims, 2 * fine, fine, act, norm)
@@ -95,7 +94,7 @@ class AttentionUNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits at the input's size."""
-        logits: Tensor = self.network(_pad_to_multiple(x, self.multiple))
+        logits: Tensor = self.network(pad_to_multiple(x, self.multiples, "replicate"))
         return crop_end(logits, list(x.shape[2:]), 2)
 
 
@@ -105,15 +104,3 @@ def _all(network: nn.Module, kind: type[nn.Module]) -> list[Any]:
 
 def _drop_bias(convolution: Convolution) -> None:
     convolution.conv.register_parameter("bias", None)  # the normalisation that follows would take it away
-
-
-def _pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """Repeat the far edge of each spatial axis up to a multiple: the image goes on, no step to zero appears."""
-    size = list(x.shape[2:])
-    if fits(size, multiple):
-        return x
-    padding: list[int] = []
-    for length in size[::-1]:
-        padding.append(0)
-        padding.append((length + multiple - 1) // multiple * multiple - length)
-    return pad(x, padding, mode="replicate")

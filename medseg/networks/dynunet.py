@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from medseg.layers.conv_block import Named
 from medseg.layers.crop import crop_end
-from medseg.layers.network_options import check_network_options
+from medseg.layers.network_options import PerAxis, check_network_options, per_level
 from medseg.layers.pad import pad_to_multiple
 
 
@@ -48,8 +48,8 @@ class DynUNet(nn.Module):
         out_channels: int,
         *,
         channels: Sequence[int] = (32, 64, 128, 256, 320),
-        kernel_size: Sequence[int | Sequence[int]] | None = None,
-        strides: Sequence[int | Sequence[int]] | None = None,
+        kernel_size: Sequence[PerAxis] | None = None,
+        strides: Sequence[PerAxis] | None = None,
         act: Named = ("leakyrelu", {"inplace": True, "negative_slope": 0.01}),
         norm: Named | None = ("instance", {"affine": True}),
         dropout: float = 0.0,
@@ -65,8 +65,8 @@ class DynUNet(nn.Module):
             raise ValueError(f"channels is {list(channels)}; give at least three levels of at least one feature")
         if not 0 <= deep_supervision <= levels - 2:
             raise ValueError(f"deep_supervision is {deep_supervision}; {levels} levels have 0 to {levels - 2} of them")
-        kernels = _of_levels("kernel_size", kernel_size, 3, levels, spatial_dims)
-        steps = _of_levels("strides", strides, 2, levels - 1, spatial_dims)
+        kernels = per_level("kernel_size", kernel_size, 3, levels, spatial_dims)
+        steps = per_level("strides", strides, 2, levels - 1, spatial_dims)
         self.multiples = [1] * spatial_dims
         for step in steps:
             self.multiples = [a * b for a, b in zip(self.multiples, step, strict=True)]
@@ -76,7 +76,7 @@ class DynUNet(nn.Module):
             in_channels=in_channels,
             out_channels=out_channels,
             kernel_size=kernels,
-            strides=[[1] * spatial_dims, *steps],
+            strides=[(1,) * spatial_dims, *steps],
             upsample_kernel_size=steps,
             filters=list(channels),
             dropout=dropout or None,
@@ -97,14 +97,3 @@ class DynUNet(nn.Module):
         for number, output in enumerate(outputs.unbind(1)):
             named[f"aux_{number}" if number else "pred"] = crop_end(output, size, 2)
         return named
-
-
-def _of_levels(
-    name: str, given: Sequence[int | Sequence[int]] | None, usual: int, levels: int, dims: int
-) -> list[list[int]]:
-    """Return one number an axis for each level."""
-    values = [usual] * levels if given is None else list(given)
-    full = [[value] * dims if isinstance(value, int) else list(value) for value in values]
-    if len(full) != levels or any(len(value) != dims or min(value) < 1 for value in full):
-        raise ValueError(f"{name} is {values}; give {levels} of them, each a number or {dims} of at least 1")
-    return full

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from medseg.layers.conv_block import Named
-from medseg.layers.network_options import Stride
+from medseg.layers.network_options import PerAxis
 from medseg.layers.unet import UNetSkeleton
 from medseg.layers.windowed_attention import WindowedAttention, received_in
 
@@ -103,7 +103,7 @@ class LFAUNet(UNetSkeleton):
         act: Named = "relu",
         norm: Named | None = "batch",
         dropout: float = 0.0,
-        strides: Sequence[Stride] | None = None,
+        strides: Sequence[PerAxis] | None = None,
     ) -> None:
         super().__init__(
             spatial_dims,

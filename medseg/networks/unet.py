@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from medseg.layers.conv_block import Named
-from medseg.layers.network_options import Stride
+from medseg.layers.network_options import PerAxis
 from medseg.layers.unet import UNetSkeleton
 
 
@@ -44,7 +44,7 @@ class UNet(UNetSkeleton):
         act: Named = "relu",
         norm: Named | None = "batch",
         dropout: float = 0.0,
-        strides: Sequence[Stride] | None = None,
+        strides: Sequence[PerAxis] | None = None,
     ) -> None:
         super().__init__(
             spatial_dims,

@@ -10,14 +10,14 @@ import getpass
 import hashlib
 import json
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from medseg import __version__
 from medseg.atomic import atomic_write
-from medseg.io import dicom
+from medseg.io.dicom_heads import is_dicom, read_head
+from medseg.io.parts import parts_of
 from medseg.prediction.sinks import Case, RunInfo
 
 __all__ = ["RUN_RECORD", "Audit"]
@@ -28,7 +28,6 @@ RUN_RECORD = "medseg_run_*.json"
 _FORMAT = 1
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
-_SERIES = ("SeriesInstanceUID",)
 _PERSONS = ("PatientID", "PatientName", "PatientBirthDate", "AccessionNumber", "StudyDate")
 
 
@@ -52,11 +51,11 @@ class Audit:
         Args:
             case: whose files are hashed, of a DICOM series every file of it.
         """
-        files = _files(case)
+        files = [part for file in case.files for part in parts_of(file)]
         digests = [_digest(file) for file in files]
         joined = digests[0] if len(digests) == 1 else hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
         found: dict[str, Any] = {"sha256": joined, "files": len(files)}
-        if dicom.is_dicom(files[0]):
+        if is_dicom(files[0]):
             found |= _tags(files[0], (*_UIDS, *(_PERSONS if self._run.keep_identifiers else ())))
         self._inputs[case.name] = found
 
@@ -113,29 +112,13 @@ def _free(folder: Path, stamp: str) -> Path:
     return path
 
 
-def _files(case: Case) -> list[Path]:
-    """Return the files of an image, of DICOM all of its series."""
-    if not dicom.is_dicom(case.image) and not case.image.is_dir():
-        return list(case.files)
-    folder = case.image if case.image.is_dir() else case.image.parent
-    files = [file for file in sorted(folder.iterdir()) if dicom.is_dicom(file)]
-    if case.image.is_dir():
-        return files
-    own = _tags(case.image, _SERIES)
-    return [file for file in files if file == case.image or (own and _tags(file, _SERIES) == own)]
-
-
 def _digest(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _tags(file: Path, names: Sequence[str]) -> dict[str, str]:
-    import pydicom
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        head = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(names))
+    head = read_head(file, names)
     return {name: str(head[name].value) for name in names if name in head}
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medseg.bundle import feeding
 from medseg.bundle.description import Description
-from medseg.errors import MedsegError
+from medseg.errors import MedsegError, counted
 from medseg.inferers.way_back import WayBack
 from medseg.io.channels import Named, paths_of
 from medseg.io.load import STORED_ORIENTATION
@@ -65,6 +65,7 @@ class Feeder:
     def __init__(self, description: Description, *, values: bool = False) -> None:
         self._transform = feeding.prediction(description)
         self._values = values
+        self._picture = feeding.picture(description)
 
     def read(self, path: Named) -> Fed:
         """Feed a file.
@@ -77,11 +78,25 @@ class Feeder:
             MedsegError: as `feed`.
         """
         try:
-            files = [str(each) for each in paths_of(path)]
-            loaded = self._transform({"image": files if len(files) > 1 else files[0]}, end=1)["image"]
+            loaded = self._transform({"image": _files(path)}, end=1)["image"]
         except RuntimeError as error:
             raise _bare(error) from error
         return self.feed(loaded)
+
+    def picture(self, path: Named) -> Tensor:
+        """Return the image of a file as people are shown it, ``(C, *S)`` on the grid of the fed one.
+
+        Args:
+            path: as `read` takes it.
+
+        Raises:
+            MedsegError: as `read`.
+        """
+        try:
+            image: Tensor = self._picture({"image": _files(path)})["image"]
+        except RuntimeError as error:
+            raise _bare(error) from error
+        return image
 
     def feed(self, loaded: Tensor) -> Fed:
         """Feed an image that was read.
@@ -111,6 +126,11 @@ class Feeder:
         return Fed(image, grid, values)
 
 
+def _files(path: Named) -> str | list[str]:
+    files = [str(each) for each in paths_of(path)]
+    return files if len(files) > 1 else files[0]
+
+
 def _bare(error: RuntimeError) -> Exception:
     """Return the fault of an image that MONAI's "applying transform ..." is wrapped around; any other as it is."""
     found: BaseException | None = error
@@ -131,10 +151,11 @@ def check_fits(fed: Fed, description: Description) -> None:
     """
     dims, wanted = description.spatial_dims, description.network.get("in_channels")
     if fed.image.ndim - 1 < dims:
-        size = "x".join(map(str, fed.grid.shape))
-        raise PredictionError(f"it is a picture ({size}), but the model takes volumes; give it volumes, or a 2D model")
+        raise PredictionError("it is a picture, but the model takes volumes; give it volumes, or a 2D model")
     if wanted is not None and fed.image.shape[0] != wanted:
-        raise PredictionError(f"it has {fed.image.shape[0]} channels, but the model takes {wanted}; convert it")
+        raise PredictionError(
+            f"it has {counted(fed.image.shape[0], 'channel')}, but the model takes {wanted}; convert it"
+        )
     beyond = feeding.beyond_range(fed.image, description)
     if beyond is not None:
         raise PredictionError(beyond)

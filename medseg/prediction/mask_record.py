@@ -21,7 +21,8 @@ from torch import nn
 from medseg import __version__
 from medseg.atomic import atomic_write
 from medseg.bundle.description import Description
-from medseg.errors import MedsegError, shown
+from medseg.caller import spelt
+from medseg.errors import MedsegError, counted, shown
 from medseg.io.folder import MASK_RECORD
 from medseg.runs.checkpoint import unwrap
 from medseg.runs.lock import FolderLock
@@ -181,7 +182,7 @@ class MaskRecord:
                 return {}
             raise MaskRecordError(
                 f"{shown(self.path)} cannot be read ({type(error).__name__}: {error}), so that nobody knows what made "
-                "the masks beside it; name another folder for the masks, or do them again with --overwrite"
+                f"the masks beside it; name another folder for the masks, or do them again with {spelt('overwrite')}"
             ) from error
 
     def _refusal(self, foreign: list[str], maker: Maker | None) -> str:
@@ -195,10 +196,10 @@ class MaskRecord:
             )
         else:
             reason = f"was made by these weights ({mine.weights[:_DIGITS]}) with other settings of the inference"
-        more = f" (and {len(foreign) - 1} more masks like it)" if len(foreign) > 1 else ""
+        more = f" (and {counted(len(foreign) - 1, 'more mask')} like it)" if len(foreign) > 1 else ""
         return (
             f"{shown(self._folder / foreign[0])} {reason}{more}; name another folder for the masks, or do them again "
-            "with --overwrite"
+            f"with {spelt('overwrite')}"
         )
 
 

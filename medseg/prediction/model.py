@@ -22,14 +22,15 @@ from medseg.bundle import feeding, networks
 from medseg.bundle.description import Description, differences
 from medseg.bundle.library import weights_file
 from medseg.bundle.record import load_described, read_weights
-from medseg.bundle.source import FILE, read_source
+from medseg.bundle.source import read_source
 from medseg.engines.precision import network_to_channels_last, resolve_precision
-from medseg.errors import MedsegError
+from medseg.errors import MedsegError, counted
 from medseg.io.masks import write_mask
 from medseg.io.placement import Grid
 from medseg.prediction.case import Fed, Feeder, check_fits
 from medseg.prediction.forward import Forward
 from medseg.prediction.sinks import PROBABILITIES, UNCERTAINTY
+from medseg.resources import BUNDLE_FILE
 from medseg.runs.processes import pick_device
 
 __all__ = ["Model", "ModelError", "Prediction", "load"]
@@ -204,7 +205,9 @@ class Model:
             array = array[None]
         else:
             axes = "(X, Y, Z) or (X, Y, Z, C)" if volume else "(H, W) or (H, W, C)"
-            raise ModelError(f"the array has the shape {shape}; the model takes {axes} with {wanted} channels")
+            raise ModelError(
+                f"the array has the shape {shape}; the model takes {axes} with {counted(wanted, 'channel')}"
+            )
         if array.dtype.kind not in "buif":
             raise ModelError(f"the array holds values of type {array.dtype}; give integers or real numbers")
         tensor = torch.from_numpy(np.ascontiguousarray(array.astype(np.float32)))
@@ -261,9 +264,9 @@ def _load(where: str | Path) -> tuple[nn.Module, Description]:
 def _of_bundle(path: Path) -> Description:
     """Return the description of the bundle whose ``models`` folder holds weights that carry none."""
     folder = path.parent.parent
-    if not (folder / FILE).is_file():
+    if not (folder / BUNDLE_FILE).is_file():
         raise ModelError(
-            f"{path} carries no record of its network and of how it is fed; predict with its bundle's inference.yaml: "
-            "python -m monai.bundle run --config_file BUNDLE/configs/inference.yaml --ckpt FILE"
+            f"{path} carries no record of its network and of how it is fed; lay it into a copy of its bundle (medseg "
+            "bundle copy NAME FOLDER) as models/model.pt and predict with that: medseg predict FOLDER IMAGES MASKS"
         )
     return read_source(folder).description

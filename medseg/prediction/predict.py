@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from medseg.bundle import feeding
-from medseg.bundle.description import Description
-from medseg.bundle.inference import mirrored, with_inference
-from medseg.errors import MedsegError
+from medseg.bundle.early import refuse_unread
+from medseg.bundle.library import weights_file
 from medseg.io.dicom_rules import read_rules
-from medseg.prediction.model import load
-from medseg.prediction.outputs import make_sinks
-from medseg.prediction.predictor import ImageFolder, InputError, Predictor
+from medseg.io.folder import refuse_missing
 from medseg.runs.paths import resolve_path
+
+if TYPE_CHECKING:
+    from medseg.bundle.description import Description
 
 __all__ = ["Outcome", "predict"]
 
-_PLAIN = ("device", "precision", "num_workers")
+TAKES = ("device", "precision", "num_workers")
 _READERS = 2
 
 
@@ -80,20 +79,26 @@ def predict(
             had, or a mask is there that other weights made.
     """
     given = dict(overrides or {})
-    plain = {key: given.pop(key) for key in _PLAIN if key in given}
+    plain = {key: given.pop(key) for key in TAKES if key in given}
     changes = {key: given.pop(key) for key in list(given) if key.startswith("inference#")}
-    if given:
-        raise MedsegError(
-            f"predict has no option {sorted(given)[0]!r}; it takes device, precision, num_workers and inference#...; "
-            "how images are fed comes with the weights"
-        )
+    refuse_unread("predict", given, TAKES, " and inference#...; how images are fed comes with the weights")
+    weights = [weights_file(each) for each in ([model] if isinstance(model, str | Path) else model)]
+    source, target = resolve_path(images), resolve_path(masks)
+    refuse_missing(source)
+    rules = None if series is None else read_rules(resolve_path(series))
+    from medseg.bundle import feeding
+    from medseg.bundle.inference import mirrored, with_inference
+    from medseg.prediction.cases import ImageFolder, InputError
+    from medseg.prediction.model import load
+    from medseg.prediction.outputs import make_sinks
+    from medseg.prediction.predictor import Predictor
+
     sinks = make_sinks(outputs)
-    trained = load(model, device=plain.get("device"), precision=str(plain.get("precision", "auto")))
+    trained = load(weights, device=plain.get("device"), precision=str(plain.get("precision", "auto")))
     description = with_inference(trained.description, overlays, changes)
     if tta:
         description = mirrored(description)
-    rules = None if series is None else read_rules(resolve_path(series))
-    folder = ImageFolder(resolve_path(images), description, resolve_path(masks), overwrite=overwrite, rules=rules)
+    folder = ImageFolder(source, description, target, overwrite=overwrite, rules=rules)
     predictor = Predictor(
         trained.device,
         folder,

@@ -19,9 +19,10 @@ from torch import nn
 
 from medseg.bundle.description import Description
 from medseg.bundle.record import load_described, read_weights
+from medseg.caller import spelt
 from medseg.engines.precision import network_to_channels_last, resolve_precision
 from medseg.engines.prediction_checks import warn_of_one_class
-from medseg.errors import one_line
+from medseg.errors import counted, one_line, together
 from medseg.prediction.audit import Audit
 from medseg.prediction.case import Fed, Feeder, check_fits
 from medseg.prediction.cases import ImageFolder, InputError
@@ -142,7 +143,9 @@ class Predictor:
                 are done. At once, if the disk is full.
         """
         if self.skipped:
-            logger.info("%d images have masks already and are skipped (--overwrite does them again)", self.skipped)
+            logger.info(
+                "%s skipped, masks are there (%s does them again)", counted(self.skipped, "image"), spelt("overwrite")
+            )
         if self.todo:
             self._began, ended = time.monotonic(), "done"
             try:
@@ -160,7 +163,7 @@ class Predictor:
                     self.record.finish()
                 if self.written or self.failures:
                     self._write_audit(ended, time.monotonic() - self._began)
-        logger.info("%d masks written to %s", len(self.written), self.folder.output_dir.name)
+        logger.info("%s written to %s", counted(len(self.written), "mask"), self.folder.output_dir.name)
         self._warn_of_one_class()
         self._raise_failures()
 
@@ -243,7 +246,7 @@ class Predictor:
         if _no_space(error):
             assert isinstance(error, OSError)
             raise InputError(
-                f"{case.target} cannot be written: {error.strerror}. The {len(self.written)} masks so far are "
+                f"{case.target} cannot be written: {error.strerror}. Masks so far ({len(self.written)}) are "
                 "whole; make room and run again, it skips them"
             ) from error
         if not isinstance(error, Exception):
@@ -286,11 +289,11 @@ class Predictor:
     def _raise_failures(self) -> None:
         said = []
         if self.failures:
-            lines = "\n".join(f"  {path}: {reason}" for path, reason in self.failures)
+            lines = "\n".join(f"  {line}" for line in together(self.failures, "image"))
             said.append(f"{len(self.failures)} of {len(self.todo)} images could not be done:\n{lines}")
         if self.folder.left_out:
-            lines = "\n".join(f"  {path}: {reason}" for path, reason in self.folder.left_out[:_SHOWN])
-            said.append(f"{len(self.folder.left_out)} files were left out:\n{lines}")
+            lines = "\n".join(f"  {line}" for line in together(self.folder.left_out)[:_SHOWN])
+            said.append(f"left out {counted(len(self.folder.left_out), 'file')}:\n{lines}")
         if self.failures or self.folder.missed:
             raise InputError("\n".join(said))
         for line in said:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from medseg.data.datalist import Datalist, DatalistError
 from medseg.data.file_facts import usual_workers
-from medseg.errors import MedsegError
+from medseg.errors import MedsegError, counted
 from medseg.releases.archives import extract
 from medseg.releases.download import DownloadError, download
 from medseg.reports.progress import progress_bar
@@ -56,7 +56,7 @@ def make_parser(
     """
     made = argparse.ArgumentParser(description=(description or "").split("\n", 1)[0])
     made.add_argument("--source", nargs="+", default=source, help=f"folders, archives or URLs; {where}")
-    made.add_argument("--output", type=Path, required=True, help="folder to write to")
+    made.add_argument("-o", "--output", type=Path, required=True, help="folder to write to")
     if fixed:
         made.add_argument("--allow-partial", action="store_true", help="take a release that lacks images")
     else:
@@ -115,7 +115,8 @@ def open_sources(
         DownloadError: if a download fails.
     """
     if sha256 is not None and len(sha256) != len(sources):
-        raise SourceError(f"{len(sha256)} hashes for {len(sources)} sources; give --sha256 one for each")
+        hashes, places = counted(len(sha256), "hash", "hashes"), counted(len(sources), "source")
+        raise SourceError(f"{hashes} for {places}; give --sha256 one for each")
     made = not output.exists()
     output.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=output, prefix=".unpacked."))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.errors import MedsegError
+from medseg.errors import MedsegError, counted
 from medseg.reports.figures import DPI, default_style, new_figure, to_image
 from medseg.reports.overlays import shorten
 from medseg.reports.palette import Colour, Named, class_palette
@@ -359,7 +359,7 @@ def _draw_panel(page: _Page, panel: _Panel, left: float, top: float) -> None:
 def _draw_plot(page: _Page, name: str, values: NDArray[np.float32], left: float, top: float, room: float) -> None:
     """Draw weights of channels in their order, as figure 7 of https://arxiv.org/abs/1911.08149 does."""
     detail = f"{_range(values)}, mean {values.mean():.3g} (dashed)"
-    _head(page, f"{name}, {len(values)} channels", detail, left, top, room)
+    _head(page, f"{name}, {counted(len(values), 'channel')}", detail, left, top, room)
     axes = page.axes(left + _LEFT, top + _HEADING, room - _LEFT - 0.35, _PLOT)
     axes.stairs(values, np.arange(len(values) + 1) + 0.5, fill=True, color=_FILL)
     axes.axhline(float(values.mean()), color=_INK, linewidth=1, linestyle="--")

@@ -3,7 +3,8 @@
 The scores are those of ``scores.json``, as `medseg.metrics.score_board.ScoreBoard.table` gives them:
 
 - ``classes``: a list of ``name`` and the pooled scores of a class; ``mean_<score>`` and other overall scores beside it;
-- ``absent``: names of classes that are in no truth and no prediction;
+- ``absent``: names of classes that are in no truth and no prediction; ``notes``: what else a reader of the pooled
+  scores must know, a sentence each;
 - ``per_case``: ``cases``, ``rule``, ``classes`` (means, under ``n`` in how many cases each was counted, under
   ``interval`` the 95 % intervals, ``missed`` and ``invented`` cases) and ``mean_<score>`` over the classes, with
   ``mean_interval``; ``columns`` and ``notes`` by score, ``units`` by column; ``bootstrap`` says how the intervals were
@@ -19,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from medseg.errors import counted
 from medseg.reports.tables import UNDEFINED, Cell, Table
 
 ABSENT = "absent"
@@ -50,7 +52,7 @@ def score_tables(scores: Mapping[str, Any], *, digits: int = 3) -> list[Table]:
 
 
 def pooled_table(scores: Mapping[str, Any], *, digits: int = 3) -> Table:
-    """Return the scores over all pixels; mean accuracy is the mean of the recalls and stands under them.
+    """Return the scores over all pixels.
 
     Args:
         scores: see the module.
@@ -73,7 +75,8 @@ def pooled_table(scores: Mapping[str, Any], *, digits: int = 3) -> Table:
             summary.append([name, *(scores[key] if column == under else "" for column in columns), ""])
     headings = ["class", *(heading(column) for column in columns), "support"]
     title = scores.get("averaging", "pooled over all pixels") + _paper(scores, "pooled")
-    return Table(headings, [*rows, *summary], _boundary_note(scores), title, len(summary), digits)
+    notes = (*_boundary_note(scores), *scores.get("notes", ()))
+    return Table(headings, [*rows, *summary], notes, title, len(summary), digits)
 
 
 def per_case_tables(scores: Mapping[str, Any], *, digits: int = 3) -> list[Table]:
@@ -123,10 +126,19 @@ def _alone(held: Mapping[str, Any]) -> list[str]:
 
 
 def _with_interval(mean: float | None, interval: Sequence[float] | None, digits: int) -> Cell:
-    if mean is None or interval is None:
-        return mean
-    low, high = interval
-    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    return mean if mean is None or interval is None else mean_text(mean, interval, digits)
+
+
+def mean_text(mean: float, interval: Sequence[float] | None, digits: int = 3) -> str:
+    """Return a mean as text, with its interval where there is one.
+
+    Args:
+        mean: of the score.
+        interval: its ends.
+        digits: after the decimal point.
+    """
+    ends = "" if interval is None else f" [{', '.join(f'{end:.{digits}f}' for end in interval)}]"
+    return f"{mean:.{digits}f}{ends}"
 
 
 def _with_unit(column: str, units: Mapping[str, str]) -> str:
@@ -145,11 +157,11 @@ def instance_table(scores: Mapping[str, Any], *, digits: int = 3) -> Table:
         [f"{row['threshold']:.2f}", *_instance_cells(row)] for row in scores["thresholds"] if row["threshold"] in _SHOWN
     ]
     rows.append(["mean 0.50 to 0.95", *_instance_cells(scores)])
-    counted = (
+    note = (
         f"{scores['true_objects']:,} true and {scores['predicted_objects']:,} predicted instances in "
-        f"{scores['images']} images; an image without any scores 1"
+        f"{counted(scores['images'], 'image')}; an image without any scores 1"
     )
-    return Table(headings, rows, [counted], digits=digits)
+    return Table(headings, rows, [note], digits=digits)
 
 
 def long_table(scores: Mapping[str, Any]) -> Table:

@@ -29,8 +29,8 @@ def summarise(folder: Path) -> tuple[str, dict[str, Any]]:
     found = next((p for p in places if (p / "scores.json").is_file()), None)
     if found is None:
         raise SummaryError(
-            f"{folder} holds no scores.json, nor do its folders test and report; train or evaluate with "
-            f"--output_dir {folder} first"
+            f"{folder} holds no scores.json, nor do its folders test and report; train into it, or score the run: "
+            "medseg evaluate RUN"
         )
     scores = json.loads((found / "scores.json").read_text(encoding="utf-8"))
     lines = [shown(scores.get("title", "")), ""]
@@ -42,6 +42,8 @@ def summarise(folder: Path) -> tuple[str, dict[str, Any]]:
             lines.append(f"{what:<10} {shown(found / name)}")
     if (folder / "curves.png").is_file():
         lines.append(f"{'curves':<10} {shown(folder / 'curves.png')}")
+    if (folder / "fingerprint.md").is_file():
+        lines.append(f"{'data':<10} {shown(folder / 'fingerprint.md')}")
     record = folder / "mlflow_run.json"
     if record.is_file():
         held = json.loads(record.read_text(encoding="utf-8"))

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from medseg.atomic import atomic_write
-from medseg.errors import MedsegError
+from medseg.caller import spelt
+from medseg.errors import MedsegError, counted, few
 from medseg.runs.metadata import HASH, KEY, metadata_of, set_metadata, weights_hash
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ def save_checkpoint(state: Mapping[str, Any], path: str | Path) -> None:
         kept = f"the earlier {path.name} is intact" if path.exists() else f"there is no earlier {path.name}"
         raise CheckpointError(
             f"could not write checkpoint {path}: {reason} ({free / 2**20:.0f} MiB free); {kept}. "
-            "Free some space, or choose another --output_dir, and continue with --resume"
+            f"Free some space, or choose another {spelt('output_dir')}, and continue with {spelt('resume')}"
         ) from error
 
 
@@ -101,7 +102,7 @@ def load_checkpoint(path: str | Path, *, map_location: str | torch.device = "cpu
     path = Path(path)
     if not path.is_file():
         what = "is a folder; name a file in it" if path.is_dir() else "does not exist; train first"
-        raise CheckpointError(f"checkpoint {path} {what}, or name another file with --ckpt")
+        raise CheckpointError(f"checkpoint {path} {what}, or name another file")
     try:
         if path.suffix == ".safetensors":
             return _load_safetensors(path, str(map_location))
@@ -267,8 +268,7 @@ def _classes(shapes: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> tuple[int
 def _listing(what: str, keys: list[str]) -> str:
     if not keys:
         return ""
-    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
-    return f"{len(keys)} {what}: {', '.join(keys[:_SHOWN])}{more}"
+    return f"{len(keys)} {what}: {few(keys, _SHOWN)}"
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
@@ -284,10 +284,14 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
     configured = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     lacking = sorted(set().union(*configured) - set().union(*state["param_groups"]))
     if lacking or len(state["param_groups"]) != len(configured):
-        what = f"has no {', '.join(lacking)}" if lacking else f"has {len(state['param_groups'])} parameter groups"
+        what = (
+            f"has no {', '.join(lacking)}"
+            if lacking
+            else f"has {counted(len(state['param_groups']), 'parameter group')}"
+        )
         raise CheckpointError(
             f"the optimiser's state in the checkpoint {what}, but {type(optimizer).__name__} is configured now with "
-            f"{len(configured)} group(s); go on with the optimiser of the run, or start a new one"
+            f"{counted(len(configured), 'group')}; go on with the optimiser of the run, or start a new one"
         )
     optimizer.load_state_dict(dict(state))
     for number, (group, settings) in enumerate(zip(optimizer.param_groups, configured, strict=True)):

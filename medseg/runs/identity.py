@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from medseg.data.datalist import Datalist
-from medseg.errors import shown
+from medseg.errors import counted, shown
 from medseg.runs.checkpoint import unwrap
 from medseg.runs.run_folder import to_plain
 
@@ -66,14 +66,14 @@ def changed_files(recorded: Mapping[str, str], datalist: Datalist) -> list[str]:
     found = [
         _of_some([name for name, before in known.items() if before not in (None, now[name])], "has changed"),
         _of_some([name for name, before in known.items() if before is None], "is new"),
-        f"{gone} files that it began with are not named any more" if gone else "",
+        f"{counted(gone, 'file')} that it began with not named any more" if gone else "",
     ]
     where = shown(datalist.path)
     return [each for each in found if each] or [f"{where} has changed since it began, the files that it names have not"]
 
 
 def _of_some(names: list[str], what: str) -> str:
-    more = f" (and {len(names) - 1} more files)" if len(names) > 1 else ""
+    more = f" (and {counted(len(names) - 1, 'more file')})" if len(names) > 1 else ""
     return f"{shown(names[0])} {what} since it began{more}" if names else ""
 
 
@@ -89,7 +89,7 @@ def differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str
         now: of what is to continue it.
     """
     found = list(_differing(recorded, now, ""))
-    more = [f"and {len(found) - _SHOWN} more differences"] if len(found) > _SHOWN else []
+    more = [f"and {counted(len(found) - _SHOWN, 'more difference')}"] if len(found) > _SHOWN else []
     return found[:_SHOWN] + more
 
 

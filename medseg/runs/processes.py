@@ -1,23 +1,43 @@
-"""One process or many: what `torchrun` sets, read in one place."""
+"""One process or many: what `torchrun` sets, read in one place. PyTorch is imported by what needs it alone."""
 
 from __future__ import annotations
 
 import os
+import sys
+from typing import TYPE_CHECKING
 
-import torch
-import torch.distributed as dist
+from medseg.caller import spelt
+from medseg.errors import MedsegError, counted
 
-from medseg.errors import MedsegError
+if TYPE_CHECKING:
+    import torch
 
 
 def rank() -> int:
     """Return this process's number, 0 where there is one process."""
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    if not _in_group():
+        return 0
+    import torch.distributed as dist
+
+    return dist.get_rank()
 
 
 def world_size() -> int:
     """Return the number of processes."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if not _in_group():
+        return 1
+    import torch.distributed as dist
+
+    return dist.get_world_size()
+
+
+def _in_group() -> bool:
+    """Return whether this process has joined a group, which without PyTorch it cannot."""
+    if "torch" not in sys.modules:
+        return False
+    import torch.distributed as dist
+
+    return dist.is_available() and dist.is_initialized()
 
 
 def pick_device(name: str | torch.device | None = None) -> torch.device:
@@ -29,6 +49,8 @@ def pick_device(name: str | torch.device | None = None) -> torch.device:
     Raises:
         ValueError: if there is no such device.
     """
+    import torch
+
     if name is None or name == "auto":
         if not torch.cuda.is_available():
             return torch.device("cpu")
@@ -39,7 +61,8 @@ def pick_device(name: str | torch.device | None = None) -> torch.device:
         raise MedsegError(f"device {str(name)!r} is none that PyTorch knows; use cpu, cuda or cuda:N") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise MedsegError(
-            f"device {name} was asked for, but {torch.cuda.device_count()} GPU(s) are visible; --device cpu"
+            f"device {name} was asked for, but {counted(torch.cuda.device_count(), 'GPU')} can be seen; use "
+            f"{spelt('device', 'cpu')}"
         )
     return device
 
@@ -50,6 +73,9 @@ def start_processes() -> None:
     Raises:
         RuntimeError: if the program was not started by ``torchrun``.
     """
+    import torch
+    import torch.distributed as dist
+
     if dist.is_initialized():
         return
     if "WORLD_SIZE" not in os.environ:
@@ -66,6 +92,8 @@ def start_processes() -> None:
 
 def stop_processes() -> None:
     """Leave the process group, if there is one, together: the first process has the reports to write."""
-    if dist.is_initialized():
+    if _in_group():
+        import torch.distributed as dist
+
         dist.barrier()
         dist.destroy_process_group()

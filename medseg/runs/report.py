@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,16 @@ from medseg.reports.palette import Named
 from medseg.runs.run_folder import RunFolder
 
 PER_CASE = "scores_per_case.csv"
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a ``scores_per_case.csv``.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 @dataclass(frozen=True)

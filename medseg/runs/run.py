@@ -13,8 +13,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from medseg.atomic import remove_leftovers
+from medseg.caller import spelt
 from medseg.data.datalist import Datalist
-from medseg.errors import MedsegError
+from medseg.errors import counted
 from medseg.metrics.score_board import slug
 from medseg.reports.palette import Named, class_colours
 from medseg.runs import provenance
@@ -25,16 +26,12 @@ from medseg.runs.lock import FolderLock
 from medseg.runs.paths import resolve_path
 from medseg.runs.processes import rank, world_size
 from medseg.runs.report import Result, write_report
-from medseg.runs.run_folder import FILES
+from medseg.runs.run_folder import FILES, LAST, MODEL, RunError, refuse_taken
 from medseg.runs.tracking import MLflowTracker, RunFolder, first_line
 
 logger = logging.getLogger(__name__)
 
 _DEAD = 3600.0  # seconds without a write after which a temporary file is a dead process's
-
-
-class RunError(MedsegError):
-    """A run's folder that cannot be used as asked."""
 
 
 class Run:
@@ -101,7 +98,7 @@ class Run:
     @property
     def last_checkpoint(self) -> Path:
         """The whole training state after the last completed epoch."""
-        return self.folder / "checkpoints" / "last.pt"
+        return self.folder / LAST
 
     @property
     def best_checkpoint(self) -> Path:
@@ -111,7 +108,7 @@ class Run:
     @property
     def model(self) -> Path:
         """The weights that the run ends with."""
-        return self.folder / "model.pt"
+        return self.folder / MODEL
 
     @property
     def files(self) -> RunFolder:
@@ -169,15 +166,12 @@ class Run:
 
     def _held_state(self, resume: bool) -> dict[str, Any] | None:
         held = self.last_checkpoint.is_file()
-        if (held or self.model.is_file()) and not resume:
-            raise RunError(
-                f"{self.folder} already holds a run; continue it with --resume {self.folder}, "
-                "or choose another --output_dir"
-            )
+        if not resume:
+            refuse_taken(self.folder)
         if not held and self.model.is_file():
             raise RunError(
                 f"{self.folder} holds a finished model.pt, but no checkpoints/last.pt to continue from; choose another "
-                "--output_dir"
+                f"{spelt('output_dir')}"
             )
         if not held:
             return None
@@ -185,12 +179,12 @@ class Run:
         if "identity" not in state:
             raise RunError(
                 f"{self.last_checkpoint} was not written by this version of medseg and cannot be continued; start "
-                "a new run with another --output_dir"
+                f"a new run with another {spelt('output_dir')}"
             )
         if different := self._differences(state["identity"]):
             raise RunError(
                 f"{self.folder} cannot be continued: {'; '.join(different)}. Give what the run began with, or start a "
-                "new one with another --output_dir"
+                f"new one with another {spelt('output_dir')}"
             )
         return state
 
@@ -212,7 +206,8 @@ class Run:
         if rank() != 0:
             return
         if removed := remove_leftovers(self.folder):
-            logger.info("%s: removed %d unfinished file(s) of a process that was killed", self.name, removed)
+            number = counted(removed, "unfinished file")
+            logger.info("%s: removed %s of a process that was killed", self.name, number)
         if epoch == 0:  # what a run that was killed in its first epoch left
             if self._resumed:
                 logger.warning("%s holds no completed epoch; starting from the beginning", self.name)
@@ -285,7 +280,7 @@ class Run:
             title = f"{self.name}, validation{grid}"
             logger.info("%s", write_report(self.files, result, "report", title=title, colours=self._colours))
         else:
-            logger.info("no validation samples: the last weights are the result; score them with evaluate.yaml")
+            logger.info("no validation samples: the last weights are the result; medseg evaluate scores them")
         headed = self.headed(weights)
         if self.publish is not None:
             if self.publish.is_file():

@@ -10,16 +10,16 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from medseg.atomic import atomic_write
+from medseg.caller import spelt
 from medseg.errors import MedsegError
 from medseg.runs.paths import resolve_path
 
-if TYPE_CHECKING:
-    pass
-
 CONFIG = "config.yaml"
+LAST = "checkpoints/last.pt"
+MODEL = "model.pt"
 METRICS = "metrics.jsonl"
 FILES = "files.json"  # beside the checkpoints: tells which file of the data has changed
 _OWN_KEYS = ("epoch", "time")
@@ -58,6 +58,25 @@ def to_plain(value: Any) -> Any:
         return to_plain(value.tolist())
     kind = value if isinstance(value, type) else type(value)
     return f"<{kind.__module__}.{kind.__qualname__}>"
+
+
+class RunError(MedsegError):
+    """A run's folder that cannot be used as asked."""
+
+
+def refuse_taken(folder: Path) -> None:
+    """Refuse a folder for a new run that holds a run, or is none.
+
+    Raises:
+        RunError: naming how that one is continued.
+    """
+    if (folder / LAST).is_file() or (folder / MODEL).is_file():
+        raise RunError(
+            f"{folder} already holds a run; continue it with {spelt('resume', folder)}, or choose another "
+            f"{spelt('output_dir')}"
+        )
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file; name a folder for the run")
 
 
 class RunFolder:

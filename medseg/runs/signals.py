@@ -5,15 +5,20 @@ Only a command calls `handle`: a process that uses medseg from Python keeps the 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
+from collections.abc import Iterator
 from types import FrameType
+
+from medseg.caller import spelt
 
 logger = logging.getLogger(__name__)
 
 _received: list[int] = []
 _process: list[int] = []
+_blocks: list[None] = []  # that a request to end waits for
 
 
 class Terminated(SystemExit):
@@ -42,11 +47,25 @@ def received() -> Terminated | None:
     return Terminated(_received[0]) if _received else None
 
 
+@contextlib.contextmanager
+def postponed() -> Iterator[None]:
+    """Let a request to end wait for the end of the block: a database call that is broken off leaves a locked file."""
+    before = len(_received)
+    _blocks.append(None)
+    try:
+        yield
+    finally:
+        _blocks.pop()
+        if not _blocks and len(_received) > before:
+            raise Terminated(_received[-1])
+
+
 def _end(number: int, _frame: FrameType | None) -> None:
     if _process != [os.getpid()]:  # a loading process, forked with the handler: it ends at once
         os._exit(128 + number)
     if _received:  # it is ending
         return
     _received.append(number)
-    logger.warning("%s: the run ends now; --resume continues it", signal.Signals(number).name)
-    raise Terminated(number)
+    logger.warning("%s: the run ends now; %s continues it", signal.Signals(number).name, spelt("resume", "FOLDER"))
+    if not _blocks:
+        raise Terminated(number)

@@ -7,6 +7,7 @@ warning says so, the run goes on with files alone, and `import_run` puts the fol
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ from medseg.runs.mlflow_store import how_to_look, moved_with, quiet, resolve_sto
 from medseg.runs.paths import resolve_path
 from medseg.runs.privacy import scrub
 from medseg.runs.run_folder import METRICS, RunFolder, hide_credentials
+from medseg.runs.signals import postponed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -106,7 +108,8 @@ class MLflowTracker:
             where = "" if not named else " (it is the environment variable MLFLOW_TRACKING_URI)"
             logger.warning("%s%s; the run goes on and is recorded in its folder alone", self._no_store, where)
             return
-        run = self._run = self._attempt(lambda: MLflowRun(*self._place, resume=self._resume, parent=self._parent))
+        with self._undisturbed():  # or a run would be there that nobody ends
+            run = self._run = self._attempt(lambda: MLflowRun(*self._place, resume=self._resume, parent=self._parent))
         if run is None:
             return
         atexit.register(self._abandoned)
@@ -175,7 +178,7 @@ class MLflowTracker:
             logger.warning("the model is not registered as %r: MLflow does not have its run", name)
             return
         try:
-            with quiet():
+            with quiet(), self._undisturbed():
                 version = self._run.register(name, network, image_shape)
         except Exception as error:  # as in _attempt: of the network, of pickling, of the store
             logger.warning(
@@ -213,7 +216,7 @@ class MLflowTracker:
     def _catch_up(self, status: str) -> bool:
         """Try once more to reach MLflow and send it the whole run folder."""
         try:
-            with quiet():
+            with quiet(), self._undisturbed():
                 # what start() made is gone on with; a record of an earlier run is not
                 again = self._resume or self._run is not None
                 run = MLflowRun(*self._place, resume=again, parent=self._parent)
@@ -229,7 +232,7 @@ class MLflowTracker:
     def _attempt(self, call: Callable[[], Result]) -> Result | None:
         """Call MLflow; after a failure warn once and leave MLflow alone until the end of the run."""
         try:
-            with quiet():
+            with quiet(), self._undisturbed():
                 return call()
         except ImportError:
             logger.warning("MLflow is not installed, so the run is recorded in its folder alone; pip install mlflow")
@@ -242,6 +245,10 @@ class MLflowTracker:
                 _reason(error),
             )
         return None
+
+    def _undisturbed(self) -> contextlib.AbstractContextManager[None]:
+        """Let a request to end wait for a database file, which takes milliseconds, but for no server."""
+        return postponed() if self.uri.startswith("sqlite") else contextlib.nullcontext()
 
     def _abandoned(self) -> None:
         if self._open and os.getpid() == self._process:

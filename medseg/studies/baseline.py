@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -20,9 +21,26 @@ from medseg.metrics.score import ScoredCase
 from medseg.metrics.score_board import ScoreBoard
 from medseg.metrics.threshold_baseline import otsu_foreground
 
-__all__ = ["score_most_frequent", "score_otsu"]
+__all__ = ["Baseline", "score_most_frequent", "score_otsu"]
 
 Scores = Mapping[str, Mapping[str, Any] | None]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What needs no network, scored.
+
+    Args:
+        title: what was done.
+        scores: as in an evaluation's ``scores.json``.
+        rows: as in its ``scores_per_case.csv``.
+    """
+
+    title: str
+    scores: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Any]]
+
+
 Progress = Callable[[int, int], None]
 
 
@@ -33,7 +51,7 @@ def score_otsu(
     foreground: Literal["bright", "dark", "minority"] = "minority",
     scores: Scores | None = None,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> Baseline:
     """Score Otsu's threshold, image by image, as `medseg.bundle.evaluation.evaluate` scores a network.
 
     Args:
@@ -44,7 +62,7 @@ def score_otsu(
         progress: called as ``progress(images done, images in all)``.
 
     Returns:
-        Scores as in an evaluation's ``scores.json``.
+        Its scores.
 
     Raises:
         DatalistError: if the data have not two classes, or there is nothing to score.
@@ -68,7 +86,7 @@ def score_most_frequent(
     *,
     scores: Scores | None = None,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> Baseline:
     """Score the answer that every voxel is of the class that most voxels of the training labels have.
 
     Args:
@@ -79,7 +97,7 @@ def score_most_frequent(
         progress: called as ``progress(images done, images in all)``.
 
     Returns:
-        Scores as in an evaluation's ``scores.json``.
+        Its scores.
 
     Raises:
         DatalistError: if there is nothing to score.
@@ -100,7 +118,7 @@ def _score(
     title: str,
     scores: Scores | None,
     progress: Progress | None,
-) -> dict[str, Any]:
+) -> Baseline:
     if not entries:
         raise DatalistError(f"{data.path}: the split holds no images, so there is nothing to score; choose another")
     board = ScoreBoard(data.class_names, data.ignore_index, {**SCORES, **(scores or {})})
@@ -121,4 +139,4 @@ def _score(
         )
         if progress is not None:
             progress(number + 1, len(entries))
-    return {**board.table(), "title": title}
+    return Baseline(title, board.table(), list(board.lines()))

@@ -13,7 +13,6 @@ import numpy as np
 from medseg.data.datalist import SPLITS, Datalist
 from medseg.errors import MedsegError
 from medseg.reports.tables import Table
-from medseg.studies.baseline import score_otsu
 
 _SAME = ("fingerprint", "split", "fold_key", "fold")  # what makes two evaluations comparable
 
@@ -46,8 +45,8 @@ def load_method(folder: Path) -> Method:
             held = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
             return Method(folder.resolve().name, scores, data, held)
     raise ComparisonError(
-        f"{folder} holds no evaluation (scores.json and data.json, there or in its folder test); score weights with "
-        "evaluate.yaml first"
+        f"{folder} holds no evaluation (scores.json and data.json, there or in its folder test); score the run "
+        "first: medseg evaluate RUN"
     )
 
 
@@ -87,6 +86,8 @@ def otsu_method(methods: Sequence[Method], datalist: Path, foreground: str = "mi
         ComparisonError: if the datalist is not the one of the other rows.
         DatalistError: if it cannot be read, or has not two classes.
     """
+    from medseg.studies.baseline import score_otsu
+
     data, held = Datalist.load(datalist), methods[0].data
     if data.fingerprint() != held.get("fingerprint"):
         raise ComparisonError(
@@ -97,7 +98,7 @@ def otsu_method(methods: Sequence[Method], datalist: Path, foreground: str = "mi
     scored = methods[0].scores.get("instances")
     wanted = {} if scored is None else {"instances": {"method": scored["method"], "min_size": scored["min_size"]}}
     scores = score_otsu(data, entries, foreground=foreground, scores=wanted)  # type: ignore[arg-type]
-    return Method(f"Otsu's threshold ({foreground})", scores, dict(held))
+    return Method(f"Otsu's threshold ({foreground})", scores.scores, dict(held))
 
 
 def paired_interval(

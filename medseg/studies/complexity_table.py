@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from medseg.errors import counted
 from medseg.reports.tables import Cell, Table
 
 
@@ -53,8 +54,8 @@ def notes(result: Mapping[str, Any]) -> list[str]:
     if "batch_size" in settings:
         device = f"{settings['device']} ({settings['device_name']})" if settings["device_name"] else settings["device"]
         lines.append(
-            f"{settings['batch_size']} images at a time on {device}, {settings['threads']} threads, "
-            f"{settings['precision']}, {settings['memory_format']}"
+            f"{counted(settings['batch_size'], 'image')} at a time on {device}, "
+            f"{counted(settings['threads'], 'thread')}, {settings['precision']}, {settings['memory_format']}"
         )
     if "memory" in settings["measures"]:
         lines.append(MEMORY)

@@ -1,8 +1,8 @@
 """What a trained network attends to in images: the command ``medseg explain``.
 
-Images are fed as the model's description says. The network's ``attention(x)`` and its prediction come from the same
-pass over the whole image, or over a centred region of it: where the model predicts by windows, its masks may differ a
-little from the prediction shown.
+Images are fed as the model's description says, and drawn as their files have them. The network's ``attention(x)`` and
+its prediction come from the same pass over the whole image, or over a centred region of it: where the model predicts by
+windows, its masks may differ a little from the prediction shown.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from medseg.atomic import atomic_write
 from medseg.bundle.description import Description
-from medseg.errors import MedsegError
+from medseg.errors import MedsegError, counted
 from medseg.io.masks import image_suffix
 from medseg.prediction.case import Feeder
 from medseg.prediction.cases import ImageFolder
@@ -148,31 +148,32 @@ def _jobs(images: Sequence[str | Path], output_dir: Path, description: Descripti
 
 def _look(bundle: Explainable, job: _Job, roi: Sequence[int]) -> tuple[dict[str, Any], dict[str, Tensor], str]:
     """Return the case to draw, the maps ``(1, ...)``, and a line that says what the network saw."""
-    image = Feeder(bundle.description).read(job.case.files).image
+    feeder = Feeder(bundle.description)
+    image, picture = feeder.read(job.case.files).image, feeder.picture(job.case.files)
     if image.shape[0] != bundle.in_channels:
         raise MedsegError(
-            f"it has {_count(image.shape[0], 'channel')}, but the network takes {bundle.in_channels}; convert it"
+            f"it has {counted(image.shape[0], 'channel')}, but the network takes {bundle.in_channels}; convert it"
         )
     volume = (image.ndim - 1, bundle.spatial_dims) == (3, 2)
     seen = []
     if volume:
         middle = image.shape[-1] // 2
         seen.append(f"slice {middle + 1} of {image.shape[-1]}, axis 3")
-        image = image[..., middle]
+        image, picture = image[..., middle], picture[..., middle]
     if image.ndim - 1 != bundle.spatial_dims:
         raise MedsegError(
             f"it has {image.ndim - 1} spatial dimensions, {_by(image.shape[1:])}, but the network takes "
             f"{bundle.spatial_dims}"
         )
     size = image.shape[1:]
-    image = image[(slice(None), *_centred(size, roi))]
+    image, picture = (each[(slice(None), *_centred(size, roi))] for each in (image, picture))
     whole = image.shape[1:] == size
     seen.append(f"{_by(size)} pixels" if whole else f"centred region {_by(image.shape[1:])} of {_by(size)} pixels")
     if bundle.resized_to is not None:
         seen.append(f"seen by the network at {_by(bundle.resized_to)}")
     logits, maps = attend(bundle, image)
     prediction = _array(logits.max(dim=0).indices if len(logits) > 1 else (logits[0] > 0)).astype(np.int64)
-    values = _array(image)
+    values = _array(picture)
     if volume:  # to be shown as slices of volumes are
         values, prediction = values[..., None], prediction[..., None]
     return {"name": job.image.name, "image": values, "prediction": prediction}, maps, ", ".join(seen)
@@ -268,7 +269,3 @@ def _reason(error: Exception) -> str:
 
 def _by(size: Sequence[int]) -> str:
     return "x".join(map(str, size))
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"

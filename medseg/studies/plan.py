@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from medseg.bundle import assembly
+from medseg.bundle import networks
 from medseg.data.datalist import Datalist
 from medseg.data.fingerprint import Fingerprint, fingerprint
-from medseg.runs.paths import resolve_path
+from medseg.reports.progress import progress_bar
 from medseg.runs.processes import pick_device
-from medseg.studies import plan_network, plan_rules
+from medseg.studies import plan_doubts, plan_network, plan_rules
 from medseg.studies.plan_network import Measured
 from medseg.studies.plan_rules import Chosen, PlanError
 
-__all__ = ["DEFAULT_NETWORK", "MINUTES", "Plan", "load_data", "make_plan"]
+__all__ = ["MINUTES", "Plan", "make_plan"]
 
 DEFAULT_NETWORK = "unet"
 MINUTES = 60.0
@@ -27,19 +26,6 @@ _FOREGROUND = 1 / 3
 _LEARNING_RATE = 0.002
 _RECORDS = 20  # epochs that a training is divided into: each is recorded and can be resumed from
 _SPARE = 1.5  # steps that the schedule may have beyond those expected: the clock ends it
-
-
-def load_data(where: str | os.PathLike[str]) -> Datalist:
-    """Load the datalist of a folder, or a datalist.
-
-    Args:
-        where: folder that holds ``datalist.json`` or a decathlon's ``dataset.json``, or such a file.
-
-    Raises:
-        DatalistError: if there is none, or it cannot be used.
-    """
-    path = resolve_path(where)
-    return assembly.datalist({"datalist": str(path)} if path.is_file() else {}, str(path))
 
 
 @dataclass(frozen=True)
@@ -52,6 +38,7 @@ class Plan:
         input: how images are fed, by key of a bundle's ``input``.
         inference: how whole images are predicted, by key of ``inference``.
         train: options and components of the training, by key of ``train``.
+        scores: further scores of an evaluation, by name.
         measured: what the network costs on the device.
         device: where that was measured.
         minutes: that the training is planned for.
@@ -62,6 +49,7 @@ class Plan:
     input: Mapping[str, Chosen]
     inference: Mapping[str, Chosen]
     train: Mapping[str, Chosen]
+    scores: Mapping[str, Mapping[str, Any]]
     measured: Measured
     device: str
     minutes: float
@@ -71,50 +59,58 @@ class Plan:
         """Steps that the training is expected to have."""
         return self.measured.steps(self.minutes)
 
+    @property
+    def doubts(self) -> list[str]:
+        """What the plan can do little about, a line each."""
+        return plan_doubts.doubts(self.found, int(self.network.value["spatial_dims"]), self.measured, self.minutes)
+
 
 def make_plan(
     data: Datalist,
     *,
-    network: str = DEFAULT_NETWORK,
+    network: str | None = None,
     dimensions: int | None = None,
     memory: float | None = None,
     minutes: float | None = None,
     device: str | None = None,
-    progress: Callable[[int, int | None], None] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Plan:
     """Plan a bundle for a data set.
 
     Args:
         data: the datalist.
-        network: name of a network, see `medseg.bundle.networks.resolve`.
+        network: name of a network, see `medseg.bundle.networks.resolve`; U-Net by default.
         dimensions: 2 or 3, where it is asked for.
         memory: that a training step may take, in GiB; by default a share of what is free.
         minutes: of the training; 60 by default.
         device: ``"cpu"``, ``"cuda:0"``; by default a GPU where there is one.
-        progress: called while images are measured, with those done and all.
-        say: called with a line while networks are measured.
+        say: called with a line while networks are measured, and for each doubt.
 
     Raises:
         PlanError: if there is no plan for these data, or nothing fits.
         MedsegError: if data or network cannot be used.
     """
-    place = pick_device(device)
-    found = fingerprint(data, progress=progress)
+    place, name = pick_device(device), network or DEFAULT_NETWORK
+    networks.resolve(name)
+    with progress_bar("measuring images") as update:
+        found = fingerprint(data, progress=update)
     axes = int(plan_rules.dimensions(found, dimensions).value)
     if all(share == 0 for index, share in enumerate(found.class_shares()) if index != found.background):
         raise PlanError(f"{data.path}: no label holds anything but {found.classes[0]}; there is nothing to learn")
+    seen = plan_rules.plane(found, axes)
     fed = {
         "intensity": plan_rules.intensity(found),
         "polarity": plan_rules.polarity(found),
         "colour": plan_rules.colour(found),
-        "spacing": plan_rules.spacing(found),
+        "spacing": plan_rules.spacing(found, seen),
+        **({"plane": seen} if seen else {}),
     }
     channels = {"rgb": 3, "grey": 1}.get(str(fed["colour"].value), found.channels)
     target = fed["spacing"].value
-    edges = [float(edge) for edge in plan_rules.resampled(found, target)]
+    edges = plan_rules.across([float(edge) for edge in plan_rules.resampled(found, target)], seen)
+    target = target and plan_rules.across(target, seen)
     limit, wanted = plan_network.memory_limit(memory, place), MINUTES if minutes is None else minutes
-    tried = plan_network.candidates(network, plan_rules.full_patch(edges, axes), edges, target)
+    tried = plan_network.candidates(name, plan_rules.full_patch(edges, axes), edges, target)
     measured = plan_network.choose(
         tried, channels, len(found.classes), minutes=wanted, memory=int(limit.value), device=place, progress=say
     )
@@ -128,16 +124,20 @@ def make_plan(
     inference = {
         "window": Chosen(size, "the patch that is trained on"),
         "overlap": Chosen(0.5, "half a window, as nnU-Net: the middle of a window is surer than its edge"),
-        "mirror_axes": plan_rules.mirrors(found),
+        "mirror_axes": plan_rules.mirrors(found, seen),
     }
     made_for = Chosen(found.data, "other data are refused: null where images of the same kind are meant")
     train = {
         "planned_for": made_for,
         **_schedule(steps, wanted),
-        **_samples(found, measured),
+        **_samples(found, measured, seen),
         **_learning(data),
     }
-    return Plan(found, chosen, fed, inference, train, measured, str(place), wanted)
+    scores = {"distances": {"tolerance": 1.0}} if found.spacings is not None and found.dimensions == 3 else {}
+    plan = Plan(found, chosen, fed, inference, train, scores, measured, str(place), wanted)
+    for doubt in plan.doubts:
+        say(f"warning: {doubt}")
+    return plan
 
 
 def _schedule(steps: int, minutes: float) -> dict[str, Chosen]:
@@ -158,12 +158,15 @@ def _schedule(steps: int, minutes: float) -> dict[str, Chosen]:
     }
 
 
-def _samples(found: Fingerprint, measured: Measured) -> dict[str, Chosen]:
+def _samples(found: Fingerprint, measured: Measured, seen: Chosen | None) -> dict[str, Chosen]:
     share = Chosen(round(_FOREGROUND, 2), "a third of the patches is centred on a class drawn evenly (nnU-Net)")
     return {
         "patch": Chosen(list(measured.candidate.patch), "the largest that memory and minutes allow, see network"),
-        "batch_size": Chosen(measured.candidate.batch, "2 volumes, or about 8 pictures of 256 x 256"),
+        "batch_size": Chosen(
+            measured.candidate.batch, "2 volumes; pictures that make one of 256 x 256 together, 4 at least"
+        ),
         "foreground": share if found.background is not None else Chosen(0.0, "every class is everywhere"),
+        **({"slices": Chosen(True, f"the network sees {seen.value} slices")} if seen else {}),
     }
 
 

@@ -5,25 +5,36 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medseg.atomic import atomic_write
-from medseg.bundle import assembly, workflow
+from medseg.bundle import library, networks, workflow
+from medseg.bundle.data import load_data, split
+from medseg.bundle.early import refuse_unread
+from medseg.bundle.options import Options
+from medseg.bundle.source import read_source
+from medseg.caller import spelt
 from medseg.data.check import check_datalist
-from medseg.data.datalist import Datalist, datalist_file
-from medseg.importers.writing import import_folder
+from medseg.data.datalist import Datalist, Entry, Parts, datalist_file
+from medseg.errors import MedsegError, counted, shown
+from medseg.reports.score_tables import mean_text
 from medseg.reports.tables import Table
 from medseg.runs.paths import resolve_path
-from medseg.studies import plan_bundle
-from medseg.studies.baseline import score_most_frequent, score_otsu
-from medseg.studies.plan import DEFAULT_NETWORK, load_data, make_plan
+from medseg.runs.report import PER_CASE, read_rows
 
-__all__ = ["BASELINE", "Trained", "new_folder", "plan_and_train"]
+if TYPE_CHECKING:
+    from medseg.data.fingerprint import Fingerprint
+    from medseg.studies.baseline import Baseline
+
+__all__ = ["BASELINE", "COMPARED", "Trained", "new_folder", "plan_and_train", "resume_planned"]
 
 BASELINE = "baseline.json"
+COMPARED = "compared.md"
+KEYS = (*Options.names(), "model", "network_def", "loss", "optimizer", "augmentation", "handlers", "device")
+"""Keys of a planned bundle's configuration that may be changed: others are refused before anything is measured."""
 
 
 @dataclass(frozen=True)
@@ -34,18 +45,32 @@ class Trained:
         plan: folder of the planned bundle.
         run: folder of the run, with the model and the report.
         scores: of the test images, as in ``scores.json``.
-        baseline: the same of what needs no network.
+        rows: of each test image, as in ``scores_per_case.csv``.
+        baseline: what needs no network, on the same images.
+        kinds: of each test image.
+        classes: names of the classes that are foreground.
     """
 
     plan: Path
     run: Path
     scores: Mapping[str, Any]
-    baseline: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Any]]
+    baseline: Baseline
+    kinds: Sequence[str]
+    classes: Sequence[str]
 
-    def table(self) -> Table:
-        """Return the network beside the baseline: means over the cases of each class."""
-        rows = [_row("network", self.scores), _row(str(self.baseline["title"]), self.baseline)]
-        return Table.of(rows, notes=[f"means over {self.scores['per_case']['cases']} images left out of the training"])
+    def tables(self) -> list[Table]:
+        """Return the network beside the baseline: by class, and by kind of image where there are several."""
+        from medseg.studies.kinds import kinds_table
+
+        per_case = self.scores["per_case"]
+        rows = [
+            _row("network", per_case, self.classes),
+            _row(self.baseline.title, self.baseline.scores["per_case"], self.classes),
+        ]
+        notes = [f"means over {counted(per_case['cases'], 'image')} left out of the training [95 % interval]"]
+        by_kind = kinds_table(self.kinds, {"network": self.rows, self.baseline.title: self.baseline.rows}, self.classes)
+        return [Table.of(rows, notes=notes), *([] if by_kind is None else [by_kind])]
 
 
 def new_folder(data: str | os.PathLike[str]) -> Path:
@@ -59,12 +84,11 @@ def plan_and_train(
     data: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
-    network: str = DEFAULT_NETWORK,
+    network: str | None = None,
     dimensions: int | None = None,
     memory: float | None = None,
     minutes: float | None = None,
     overrides: Mapping[str, Any] | None = None,
-    progress: Callable[[int, int | None], None] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Trained:
     """Plan, train and score.
@@ -77,7 +101,6 @@ def plan_and_train(
         memory: GiB, see `make_plan`.
         minutes: of the training.
         overrides: single keys of the configuration, such as ``{"fold": 1}``.
-        progress: called while images are measured.
         say: called with a line of news.
 
     Raises:
@@ -85,23 +108,73 @@ def plan_and_train(
     """
     folder, changes = resolve_path(output), dict(overrides or {})
     planned = folder / "plan"
-    plan_bundle.refuse_taken(planned)
+    refuse_unread("train", [key.split("#")[0] for key in changes], KEYS)
+    library.refuse_taken(planned)
     datalist = _data(data, folder, say)
+    if network is not None:
+        networks.resolve(network)
+    parts: Parts = ([], [], []) if changes.get("fold") == "all" else _parts(datalist, changes)
+    _refuse_unscored(datalist, parts)
     check_datalist(datalist).raise_for_errors()
-    parts = assembly.split(datalist, {"validation_fold": None, **_split_of(changes)})
-    plan = make_plan(
-        datalist, network=network, dimensions=dimensions, memory=memory, minutes=minutes, progress=progress, say=say
-    )
+    from medseg.studies import plan_bundle
+    from medseg.studies.plan import make_plan
+
+    plan = make_plan(datalist, network=network, dimensions=dimensions, memory=memory, minutes=minutes, say=say)
     plan_bundle.write(plan, datalist, planned)
     say(f"planned: {plan.network.value['name']}, {plan.network.why}; see {planned / 'docs' / 'README.md'}")
-    run = workflow.train(
-        planned, data=datalist.path, overrides={"output_dir": str(folder / "run"), "run_name": folder.name, **changes}
-    )
-    scores = workflow.evaluate(run).scores
-    baseline = _baseline(datalist, parts)
+    named = {"output_dir": str(folder / "run"), "run_name": folder.name}
+    run = workflow.train(planned, data=datalist.path, overrides={**named, **changes})
+    return _finished(planned, run, datalist, parts)
+
+
+def resume_planned(
+    data: str | os.PathLike[str], run: str | Path, *, overrides: Mapping[str, Any] | None = None
+) -> Trained:
+    """Go on with a training that `plan_and_train` began, and score it.
+
+    Args:
+        data: as it was.
+        run: its folder, or the one that holds it.
+        overrides: as they were, or what shall be otherwise from now on, such as ``{"batch_size": 1}``.
+
+    Raises:
+        MedsegError: if there is no such run, or it cannot go on so.
+    """
+    folder, changes = library.run_folder(Path(run)), dict(overrides or {})
+    planned, made = folder.parent / "plan", folder.parent / "data"
+    if not planned.is_dir():
+        raise MedsegError(
+            f"{shown(folder)}: no plan lies beside it, so that its bundle is not known; name that, and --data DIR"
+        )
+    datalist = load_data(made if datalist_file(made).is_file() else data)
+    parts = _parts(datalist, changes)
+    workflow.train(planned, data=datalist.path, overrides={"resume": str(folder), **changes})
+    return _finished(planned, folder, datalist, parts)
+
+
+def _finished(planned: Path, run: Path, datalist: Datalist, parts: Parts) -> Trained:
+    """Score what a run left out, beside what needs no network."""
+    from medseg.data.fingerprint import fingerprint
+    from medseg.studies import fingerprint_page
+
+    found, facts = workflow.evaluate(run), fingerprint(datalist)
+    baseline = _baseline(datalist, parts, read_source(planned).description.scores)
+    fingerprint_page.write(facts, run)
     with atomic_write(run / BASELINE) as temporary:
-        temporary.write_text(json.dumps(baseline), encoding="utf-8")
-    return Trained(planned, run, scores, baseline)
+        temporary.write_text(json.dumps({**baseline.scores, "title": baseline.title}), encoding="utf-8")
+    done = Trained(
+        planned, run, found.scores, read_rows(found.folder / PER_CASE), baseline, _kinds(datalist, facts, parts[2]),
+        [name for index, name in enumerate(facts.classes) if index != facts.background],
+    )  # fmt: skip
+    text = "\n\n".join(table.to("markdown") for table in done.tables())
+    with atomic_write(run / COMPARED) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+    return done
+
+
+def _parts(datalist: Datalist, changes: Mapping[str, Any]) -> Parts:
+    asked = {key: changes[key] for key in ("fold", "fold_key", "validation_fold") if key in changes}
+    return split(datalist, {"validation_fold": None, **asked})
 
 
 def _data(where: str | os.PathLike[str], folder: Path, say: Callable[[str], None]) -> Datalist:
@@ -109,21 +182,51 @@ def _data(where: str | os.PathLike[str], folder: Path, say: Callable[[str], None
     path = resolve_path(where)
     if not path.is_dir() or datalist_file(path).is_file():
         return load_data(path)
+    from medseg.importers.writing import import_folder
+
     made = import_folder(path, folder / "data")
-    left_out = f", {len(made.left_out)} files left out" if made.left_out else ""
-    say(f"{made.found.layout}: {made.found.why}; {len(made.datalist.entries())} images{left_out}: {made.datalist.path}")
+    left_out = f", {counted(len(made.left_out), 'file')} left out" if made.left_out else ""
+    number = counted(len(made.datalist.entries()), "image")
+    say(f"{made.found.layout}: {made.found.why}; {number}{left_out}: {made.datalist.path}")
     return made.datalist
 
 
-def _split_of(changes: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: changes[key] for key in ("fold", "fold_key", "validation_fold") if key in changes}
+def _refuse_unscored(data: Datalist, parts: Parts) -> None:
+    """Refuse a split that leaves nothing to score: said before the training, not after it."""
+    if not any("label" in entry for entry in parts[2]):
+        raise MedsegError(
+            f"{data.path}: no labelled image is left to score; name one of several folds with {spelt('fold', 'N')}, or "
+            "plan first and train on everything: medseg plan DATA -o BUNDLE, medseg train BUNDLE --data DATA --fold all"
+        )
 
 
-def _baseline(data: Datalist, parts: Any) -> dict[str, Any]:
+def _baseline(data: Datalist, parts: Parts, scores: Mapping[str, Mapping[str, Any]]) -> Baseline:
+    from medseg.studies.baseline import score_most_frequent, score_otsu
+
     training, _, test = parts
-    return score_otsu(data, test) if data.num_classes == 2 else score_most_frequent(data, training, test)
+    if data.num_classes == 2:
+        return score_otsu(data, test, scores=scores)
+    return score_most_frequent(data, training, test, scores=scores)
 
 
-def _row(name: str, scores: Mapping[str, Any]) -> dict[str, Any]:
-    per_case = scores["per_case"]
-    return {"": name} | {f"Dice {row['name']}": row.get("dice") for row in per_case["classes"]}
+def _kinds(data: Datalist, found: Fingerprint, test: Sequence[Entry]) -> list[str]:
+    """Return the kind of each test image."""
+    from medseg.data.fingerprint import labelled
+    from medseg.studies.kinds import kind_of
+
+    facts = {str(entry["image"]): case for entry, case in zip(labelled(data), found.cases, strict=True)}
+    held = [facts.get(str(entry["image"])) for entry in test]  # a list of its own for the test is not measured
+    return ["not measured" if each is None else kind_of(each) for each in held]
+
+
+def _row(name: str, per_case: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+    line: dict[str, Any] = {"": name}
+    for column, heading in (("dice", "Dice"), ("hd95", "HD95")):
+        for row in per_case["classes"]:
+            if row["name"] not in classes or column not in row:
+                continue
+            unit = f" in {per_case['units'][column]}" if column in per_case["units"] else ""
+            line[f"{heading} {row['name']}{unit}"] = (
+                None if row[column] is None else mean_text(row[column], row["interval"].get(column))
+            )
+    return line

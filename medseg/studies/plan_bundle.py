@@ -6,22 +6,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from medseg.atomic import atomic_write
-from medseg.bundle import generate
+from medseg.bundle import generate, library
 from medseg.bundle.networks import resolve
 from medseg.data.datalist import Datalist
 from medseg.data.fingerprint import Fingerprint
-from medseg.errors import shown
+from medseg.errors import counted, shown
 from medseg.reports.tables import Table
+from medseg.studies import fingerprint_page
 from medseg.studies.plan import Plan
-from medseg.studies.plan_rules import Chosen, PlanError
+from medseg.studies.plan_rules import Chosen
 
-__all__ = ["fingerprint_table", "lines", "refuse_taken", "text", "values_table", "write"]
+__all__ = ["lines", "text", "values_table", "write"]
 
 _HEAD = """\
-# Planned by `medseg plan` for {name} ({number} labelled images). Each value says why it is so; change what you know
+# Planned by `medseg plan` for {name} ({number}). Each value says why it is so; change what you know
 # better, then write MONAI's files anew: medseg bundle build FOLDER
 """
 
@@ -40,31 +39,23 @@ def write(plan: Plan, data: Datalist, folder: Path) -> Path:
         The folder.
 
     Raises:
-        PlanError: if the folder exists and is not empty.
+        BundleError: if the folder exists and is not empty.
     """
-    refuse_taken(folder)
+    library.refuse_taken(folder)
     (folder / "docs").mkdir(parents=True, exist_ok=True)
     for name, content in (("bundle.yaml", text(plan, data)), ("docs/README.md", _page(plan, data))):
         with atomic_write(folder / name) as temporary:
             temporary.write_text(content, encoding="utf-8")
+    fingerprint_page.write(plan.found, folder / "docs")
     generate.build(folder)
+    library.remember(folder)
     return folder
-
-
-def refuse_taken(folder: Path) -> None:
-    """Refuse a folder that holds something, before anything is measured.
-
-    Raises:
-        PlanError: if it is there and not empty.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise PlanError(f"{shown(folder)} exists already; name a new folder for the bundle")
 
 
 def text(plan: Plan, data: Datalist) -> str:
     """Return `bundle.yaml`."""
     kind = resolve(str(plan.network.value["name"])).__name__
-    lines = [_HEAD.format(name=_comment(data.name), number=len(plan.found.cases))]
+    lines = [_HEAD.format(name=_comment(data.name), number=_labelled(plan.found))]
     lines += [
         _line("title", f"{kind}, {data.name}"),
         _line("task", f"Segmentation of {', '.join(_objects(plan.found))}"[:200]),
@@ -81,6 +72,8 @@ def text(plan: Plan, data: Datalist) -> str:
     if data.ignore_index is not None:
         lines.append(_line("ignored", data.ignore_index))
     lines += [f"# {_comment(plan.network.why)}\n", _line("network", plan.network.value)]
+    if plan.scores:
+        lines += ["# surfaces in mm; the tolerance is of NSD\n", _line("scores", plan.scores)]
     for section, values in (("input", plan.input), ("inference", plan.inference), ("train", plan.train)):
         lines.append(f"{section}:\n")
         lines += list(_section(values))
@@ -89,6 +82,10 @@ def text(plan: Plan, data: Datalist) -> str:
 
 def _objects(found: Fingerprint) -> Sequence[str]:
     return [name for index, name in enumerate(found.classes) if index != found.background] or found.classes
+
+
+def _labelled(found: Fingerprint) -> str:
+    return counted(len(found.cases), "labelled image")
 
 
 def _section(values: Mapping[str, Chosen]) -> Iterator[str]:
@@ -128,43 +125,6 @@ def values_table(plan: Plan) -> Table:
     return Table(["key", "value", "why"], rows)
 
 
-def fingerprint_table(found: Fingerprint) -> Table:
-    """Return what was measured of the data: least, middle and largest over the images, and the classes."""
-
-    def spread(values: Any) -> list[Any]:
-        return [float(f"{number:.4g}") for number in (np.min(values), np.median(values), np.max(values))]
-
-    axes = ("right-left", "back-front", "foot-head") if found.dimensions == 3 else ("rows", "columns")
-    rows: list[Sequence[Any]] = [
-        [f"{name}, voxels", *spread(found.shapes[:, axis])] for axis, name in enumerate(axes[: found.dimensions])
-    ]
-    if found.spacings is not None:
-        rows += [[f"{name}, mm", *spread(found.spacings[:, axis])] for axis, name in enumerate(axes)]
-    for channel in range(found.channels):
-        for name, foreground in (("values", False), ("values of the foreground", True)):
-            share = found.spread(channel, foreground=foreground)
-            if share:
-                cells = [float(f"{share[at]:.4g}") for at in (0.005, 0.5, 0.995)]
-                rows.append([f"{name}, channel {channel} (0.5, 50, 99.5 %)", *cells])
-    for index, name in enumerate(found.classes):
-        voxels = np.array([case.voxels[index] for case in found.cases], np.float64)
-        parts = np.array([case.parts[index] for case in found.cases], np.float64)
-        rows.append([f"voxels of {name}", *spread(voxels)])
-        if index != found.background:
-            rows.append([f"connected parts of {name}", *spread(parts)])
-    notes = [f"{len(found.cases)} labelled images"]
-    if any(found.orientations):
-        notes.append(f"stored as {', '.join(found.orientations)}")
-    few = [
-        f"{name} in {number}"
-        for name, number in zip(found.classes, found.class_cases(), strict=True)
-        if number < len(found.cases)
-    ]
-    if few:
-        notes.append(f"classes that are not in all of them: {', '.join(few)}")
-    return Table(["measured", "least", "middle", "most"], rows, notes=["; ".join(notes)])
-
-
 def _page(plan: Plan, data: Datalist) -> str:
     steps = f"about {plan.steps} steps in {plan.minutes:g} minutes on {plan.device}"
     gmacs = plan.measured.macs / 1e9
@@ -182,9 +142,9 @@ def _page(plan: Plan, data: Datalist) -> str:
             "medseg predict RUN IMAGES MASKS",
             "```",
             "",
-            "## What was measured of the data",
+            *(["## What is doubtful", "", *(f"- {_comment(line)}" for line in plan.doubts), ""] if plan.doubts else []),
+            f"What was measured of the data: [{fingerprint_page.PAGE}]({fingerprint_page.PAGE}).",
             "",
-            fingerprint_table(plan.found).to("markdown"),
             "## What was chosen, and why",
             "",
             values_table(plan).to("markdown"),

@@ -24,7 +24,8 @@ BASES = (32, 24, 16, 12, 8)
 MOST_CHANNELS = {2: 512, 3: 320}
 STEPS = 900
 """Steps that a training must have before a larger network is worth it; see ``docs/plans.md``."""
-BATCH_PIXELS = 8 * 256 * 256  # of a batch of pictures
+BATCH_PIXELS = 256 * 256  # of a batch of pictures: more steps are worth more than larger ones, see docs/plans.md
+PICTURES_A_BATCH = 4  # at least: statistics of fewer are no batch's
 VOLUMES_A_BATCH = 2
 SHARE = 0.75  # of the clock that the bare step has in a training with its data, records and checkpoints
 _SMALLEST = {2: 96**2, 3: 32**3}  # pixels of a patch below which only want of memory goes
@@ -122,7 +123,7 @@ def candidates(
     while size is not None:
         rounded, strides = levels(size, voxel)
         pixels = math.prod(rounded)
-        batch = VOLUMES_A_BATCH if axes == 3 else max(2, min(16, BATCH_PIXELS // pixels))
+        batch = VOLUMES_A_BATCH if axes == 3 else max(PICTURES_A_BATCH, min(16, BATCH_PIXELS // pixels))
         for base in BASES:
             given, used = arguments(name, strides, base, axes)
             candidate = Candidate(given, tuple(rounded), batch, used)

@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 
 from medseg.data.fingerprint import Fingerprint
-from medseg.errors import MedsegError
+from medseg.errors import MedsegError, counted
 
 __all__ = [
-    *("Chosen", "PlanError", "colour", "dimensions", "full_patch", "intensity", "levels", "mirrors", "polarity"),
-    *("resampled", "smaller", "spacing"),
+    *("Chosen", "PlanError", "across", "colour", "dimensions", "full_patch", "intensity", "levels", "mirrors"),
+    *("plane", "polarity", "resampled", "smaller", "spacing"),
 ]
 
 ANISOTROPIC = 3.0  # ratio of voxel edges from which slices count as thick (nnU-Net)
+PLANES = ("sagittal", "coronal", "axial")  # across R, A and S
+_THICKER = 1.1  # than along S, from which slices are not taken to be axial
 LEAST_EDGE = 4  # voxels that every axis keeps at the coarsest level (nnU-Net)
 MOST_LEVELS = {2: 7, 3: 6}
 LARGEST_PATCH = {2: 512, 3: 192}
@@ -46,26 +48,60 @@ class Chosen:
 
 
 def dimensions(found: Fingerprint, asked: int | None) -> Chosen:
-    """Return the axes of the network.
+    """Return the axes of the network: those of the images, or 2 for slices of volumes where that is asked for.
 
     Raises:
-        PlanError: if it is asked for other ones than the images have.
+        PlanError: if pictures shall be volumes, or it is not known which axes of volumes their slices have.
     """
     axes = found.dimensions
     kinds = {2: "pictures", 3: "volumes"}
-    if asked not in (None, axes):
+    if asked == 3 and axes == 2:
         raise PlanError(
-            f"--dimensions {asked}: the images of {found.name} are {kinds[axes]}; a plan is made for them as they are, "
-            f"leave the option out (or store {'volumes as slices' if axes == 3 else 'pictures as volumes'})"
+            f"--dimensions 3: the images of {found.name} are pictures; leave the option out, or store them as volumes"
         )
+    if asked == 2 and axes == 3:
+        if any(case.codes == "" for case in found.cases):
+            raise PlanError(
+                f"--dimensions 2: volumes of {found.name} say nothing of their axes in the patient, so that their "
+                "slices are not known; store them as NIfTI, or their pages as pictures"
+            )
+        return Chosen(2, "slices of volumes, as it was asked for")
     return Chosen(axes, f"the images are {kinds[axes]}")
 
 
-def spacing(found: Fingerprint) -> Chosen:
+def plane(found: Fingerprint, axes: int) -> Chosen | None:
+    """Return the plane whose slices of volumes a 2D network sees: across their longest voxel edge, else axial.
+
+    Args:
+        found: the fingerprint.
+        axes: of the network.
+
+    Returns:
+        ``None`` where the network has the images' axes.
+    """
+    if axes == found.dimensions or found.spacings is None:
+        return None
+    middle = np.median(found.spacings, axis=0)
+    thickest = int(np.argmax(middle))
+    if middle[thickest] < _THICKER * middle[2]:
+        return Chosen("axial", "voxels are no longer along R or A than along S")
+    return Chosen(PLANES[thickest], f"voxels are longest along {'RAS'[thickest]}, {middle[thickest]:.3g} mm")
+
+
+def across(values: Sequence[Any], seen: Chosen | None) -> list[Any]:
+    """Return what a network sees of values along R, A and S: those of its plane; all where it sees volumes."""
+    return [value for name, value in zip(PLANES, values, strict=True) if name != seen.value] if seen else list(values)
+
+
+def spacing(found: Fingerprint, seen: Chosen | None = None) -> Chosen:
     """Return the voxel size in mm along R, A and S that volumes are brought to; ``None`` where files state none.
 
     nnU-Net: the median of each axis; where the slices are thick, their distance is the 10th percentile, since what was
-    never measured is better not interpolated too often.
+    never measured is better not interpolated too often. The distance of slices that are seen one by one is kept.
+
+    Args:
+        found: the fingerprint.
+        seen: plane of the slices, see `plane`.
     """
     if found.dimensions == 2 or found.spacings is None:
         return Chosen(None, "the files state no size of a pixel that could be relied on")
@@ -73,18 +109,23 @@ def spacing(found: Fingerprint) -> Chosen:
     worst = int(np.argmax(median))
     others = np.delete(median, worst)
     target = median.copy()
-    why = f"the median of {len(found.cases)} volumes"
+    why = f"the median of {counted(len(found.cases), 'volume')}"
+    if seen is not None:
+        kept = [None if name == seen.value else float(f"{e:.4g}") for name, e in zip(PLANES, median, strict=True)]
+        return Chosen(kept, f"{why}; slices stay as far apart as they are")
     if median[worst] / others.max() > ANISOTROPIC:
         target[worst] = max(float(np.percentile(found.spacings[:, worst], 10)), float(others.max()))
         why += f"; along {'RAS'[worst]}, where slices are thick, the 10th percentile"
     return Chosen([float(f"{edge:.4g}") for edge in target], why)
 
 
-def resampled(found: Fingerprint, target: Sequence[float] | None) -> np.ndarray[Any, np.dtype[np.float64]]:
+def resampled(found: Fingerprint, target: Sequence[float | None] | None) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Return the median edges of the images in voxels, at the voxel size they are brought to."""
     edges = found.shapes.astype(np.float64)
     if target is not None and found.spacings is not None:
-        edges = edges * found.spacings / np.array(target)
+        stored = found.spacings
+        wanted = [stored[:, axis] if edge is None else np.full(len(stored), edge) for axis, edge in enumerate(target)]
+        edges = edges * stored / np.stack(wanted, axis=1)
     middle: np.ndarray[Any, np.dtype[np.float64]] = np.median(edges, axis=0)
     return middle
 
@@ -114,7 +155,8 @@ def intensity(found: Fingerprint) -> Chosen:
         low, high = (float(f"{spread[share]:.5g}") for share in (0.005, 0.995))
         if not high > low:
             low, high = low - 1, high + 1
-        why = f"CT: percentiles 0.5 and 99.5 of the foreground over {len(found.cases)} volumes, one scale for all"
+        volumes = counted(len(found.cases), "volume")
+        why = f"CT: percentiles 0.5 and 99.5 of the foreground over {volumes}, one scale for all"
         return Chosen({"scheme": "range", "low": low, "high": high, "clip": True}, why)
     if all(case.dtype == "uint8" for case in found.cases):
         contrasts = np.array([max(row[-2] - row[1] for row in case.quantiles) for case in found.cases])
@@ -183,12 +225,17 @@ def levels(patch: Sequence[int], voxel: Sequence[float] | None) -> tuple[list[in
 
 
 def smaller(patch: Sequence[int], edges: Sequence[float]) -> list[int] | None:
-    """Return the next smaller patch: three quarters of the axis that is largest beside the image; ``None`` at the end.
+    """Return the next smaller patch; ``None`` at the end.
+
+    Of volumes three quarters of the axis that is largest beside the image; of pictures 85 % of both edges.
 
     Args:
         patch: edges in voxels.
         edges: of the median image.
     """
+    if len(patch) == 2:
+        shrunk = [max(4 * LEAST_EDGE, int(edge * 0.85)) for edge in patch]
+        return shrunk if shrunk != list(patch) else None
     order = sorted(range(len(patch)), key=lambda axis: (patch[axis] / max(edges[axis], 1), patch[axis]), reverse=True)
     for axis in order:
         if patch[axis] > 4 * LEAST_EDGE:
@@ -198,13 +245,17 @@ def smaller(patch: Sequence[int], edges: Sequence[float]) -> list[int] | None:
     return None
 
 
-def mirrors(found: Fingerprint) -> Chosen:
+def mirrors(found: Fingerprint, seen: Chosen | None = None) -> Chosen:
     """Return the axes that training images are mirrored along.
 
     A body has a left and a right, a front and a back: mirrored volumes show what no patient has, and where classes are
     told apart by where they lie, as the hippocampus's front and back, they become one. So volumes are mirrored from
     left to right alone, and not even so where a class is named left or right. Pictures have no axes of a patient:
     those of one kind of surface or cells look alike from every side, others are mirrored from left to right.
+
+    Args:
+        found: the fingerprint.
+        seen: plane of the slices, see `plane`.
     """
     sided = any(side in name.lower().replace("_", " ").split() for name in found.classes for side in _SIDES)
     if sided:
@@ -212,6 +263,8 @@ def mirrors(found: Fingerprint) -> Chosen:
     if found.dimensions == 3:
         if any(code == "" for code in found.orientations):
             return Chosen([], "nowhere: which axis of a stack is which is not known")
+        if seen is not None and seen.value == "sagittal":
+            return Chosen([], "nowhere: left and right lie in different slices")
         return Chosen([0], "from left to right alone: front and back, head and foot are not alike")
     if _tissue(found):
         return Chosen([0, 1], "along both axes: tissue and cells look alike from every side")

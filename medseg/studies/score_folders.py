@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from medseg.engines.evaluator import SCORES
-from medseg.errors import MedsegError, shown
+from medseg.errors import MedsegError, counted, shown
 from medseg.io.folder import Listing, list_images
 from medseg.io.images import ImageFile, read_image
 from medseg.io.placement import ROUNDING, compare, describe
@@ -108,13 +108,17 @@ def score_folders(
         if progress is not None:
             progress(number + 1, len(names))
     if not board.rows:
-        raise MedsegError(f"none of {len(names)} pairs could be scored; {shown(failures[0][0])}: {failures[0][1]}")
+        raise MedsegError(
+            f"none of {counted(len(names), 'pair')} could be scored; {shown(failures[0][0])}: {failures[0][1]}"
+        )
     left_out = [f"{shown(x.folder)}: {x.describe()}" for x in (found, wanted) if x.left_out]
     table = board.table()
     missing = {"without_prediction": sorted(theirs.keys() - ours.keys())}
     missing["without_truth"] = sorted(ours.keys() - theirs.keys())
     if len(board.rows) < len(theirs):
-        table["per_case"]["averaging"] = f"mean over {len(board.rows)} of {len(theirs)} cases; the others have no score"
+        table["per_case"]["averaging"] = (
+            f"mean over {len(board.rows)} of {counted(len(theirs), 'case')}; the others have no score"
+        )
     failed = [{"case": name, "reason": reason} for name, reason in failures]
     table["not_scored"] = {**missing, "failed": failed}
     rows = list(board.lines())
@@ -145,7 +149,9 @@ def _groups(names: Sequence[str], groups: Mapping[str, str], *, strict: bool) ->
     found = {name: groups.get(name) or groups.get(name.rpartition("/")[2], "") for name in names}
     without = [name for name, group in found.items() if not group]
     if without and strict:
-        raise MedsegError(f"{len(without)} cases have no group, such as {shown(without[0])}; name the group of each")
+        raise MedsegError(
+            f"{counted(len(without), 'case')} without a group, such as {shown(without[0])}; name the group of each"
+        )
     return found
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import common, gpu, gpu_training, hippocampus
+from benchmarks import common, gpu, gpu_training, gpu_volumes
 from benchmarks.gpu import merge
 from benchmarks.gpu_page import render
 from benchmarks.gpu_rows import MEASURED, TABLE_1, TABLE_3, TRAININGS, Training
@@ -148,7 +148,7 @@ def test_volumes_are_scored_at_their_own_size_and_place(tmp_path: Path) -> None:
 
     entries = []
     for fold in range(5):
-        training, left_out = hippocampus.entries_of(folder / "msd_hippocampus", fold)
+        training, left_out = gpu_volumes.entries_of(folder / "msd_hippocampus", fold)
         assert len(training) == 4
         assert not {e["image"] for e in training} & {e["image"] for e in left_out}
         entries += left_out
@@ -156,8 +156,8 @@ def test_volumes_are_scored_at_their_own_size_and_place(tmp_path: Path) -> None:
     for entry in entries:  # the label as the image
         nibabel.save(nibabel.load(entry["label"]), entry["image"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hippocampus, "loading", hippocampus_loading)
-        cases = hippocampus.score(Threshold(), entries)
+        patch.setattr(gpu_volumes, "loading", hippocampus_loading)
+        cases = gpu_volumes.score(Threshold(), entries)
     assert [case["dice"] for case in cases] == [[1.0, 1.0]] * 5
     assert [case["hd95_mm"] for case in cases] == [[0.0, 0.0]] * 5
 

@@ -158,6 +158,18 @@ def test_a_resampled_volume_comes_back_to_its_grid() -> None:
     np.testing.assert_allclose(back, image.as_tensor(), atol=1e-2)  # a linear ramp survives linear interpolation
 
 
+@pytest.mark.parametrize("codes", ["RAS", "PSR"])
+@pytest.mark.parametrize(("plane", "order"), [("axial", (0, 1, 2)), ("coronal", (0, 2, 1)), ("sagittal", (1, 2, 0))])
+def test_voxel_sizes_go_with_their_axes(codes: str, plane: str, order: tuple[int, ...]) -> None:
+    """Whatever axis comes last for a 2D network; an axis without a size keeps the file's."""
+    image = volume(codes, zooms=(1.0, 2.0, 4.0))
+    moved = feeding.prediction(description(plane=plane, spacing=[0.5, 1.0, None]))({"image": image}, start=1)["image"]
+    found = nibabel.affines.voxel_sizes(moved.affine.numpy())
+    np.testing.assert_allclose(found, [(0.5, 1.0, 4.0)[axis] for axis in order])
+    kept = feeding.prediction(description(plane=plane, spacing=[None] * 3))({"image": image}, start=1)["image"]
+    assert kept.shape[1:] == tuple(SHAPE[axis] for axis in order)
+
+
 def test_a_volume_that_states_no_place() -> None:
     with pytest.raises(RuntimeError) as caught:
         feeding.prediction(description(dims=3, spacing=[1, 1, 1]))({"image": torch.zeros(1, 4, 4, 4)}, start=1)
@@ -197,6 +209,9 @@ def test_first_weights_are_no_difference() -> None:
         ({"orientation": "RAX"}, "orientation is 'RAX'"),
         ({"orientation": "RLS"}, "orientation is 'RLS'"),
         ({"spacing": [1, 1]}, "spacing [1.0, 1.0] is that of volumes"),
+        ({"spacing": [1, 0, None]}, "spacing is [1, 0, None]; give one number above 0 for each axis, or null"),
+        ({"spacing": [1, "a", 1]}, "spacing is [1, 'a', 1]; give one number"),
+        ({"size": [4, None]}, "size is [4, None]; give one number"),
         ({"sise": [4, 4]}, "has no 'sise'; did you mean 'size'?"),
         ({"inference": {"overlap": 1}}, "inference overlap is 1"),
         ({"inference": {"scales": []}}, "inference scales are []"),

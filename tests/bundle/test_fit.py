@@ -16,6 +16,7 @@ from medseg.bundle import workflow
 from medseg.bundle.fit import FitError
 from medseg.bundle.record import read_weights
 from medseg.errors import MedsegError, one_line
+from medseg.io.load import LoadImagesd
 from medseg.prediction.predict import predict
 from medseg.reports.summary import summarise
 from medseg.runs import checkpoint
@@ -68,7 +69,7 @@ def test_images_of_many_sizes(tmp_path: Path) -> None:
     data = write(tmp_path, [(32, 32)] * 3 + [(40, 36)] * 3)
     said = both(data, tmp_path)
     assert "training images have different sizes (32x32, 40x36), which a batch of 2 cannot hold" in said
-    for remedy in ('--patch "[32,32]"', '--model#input#size "[32,32]"', "--batch_size 1"):
+    for remedy in ("patch=[32,32]", "model#input#size=[32,32]", "batch_size=1"):
         assert remedy in said
     for options in ({"patch": [32, 32]}, {"model#input#size": [32, 32]}, {"batch_size": 1}):
         report, problems = workflow.check(BUNDLE, data=data, overrides={**SMALL, **options})
@@ -113,8 +114,9 @@ def test_patches_take_batches_larger_than_the_cases_are_many(tmp_path: Path) -> 
     run = workflow.train(BUNDLE, data=data, overrides={**SMALL, **options, "output_dir": tmp_path / "run"})
     (row,) = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert np.isfinite(row["loss"])
-    scores = workflow.evaluate(run, overrides={"device": "cpu", "mlflow": False}).scores
-    assert scores["per_case"]["cases"] == 2
+    found = workflow.evaluate(run, overrides={"device": "cpu", "mlflow": False})
+    assert found.scores["per_case"]["cases"] == 2
+    assert json.loads((found.folder / "scores.json").read_text())["title"].endswith(", test fold 0")
 
 
 def test_patches_that_cannot_be_cut(tmp_path: Path) -> None:
@@ -123,7 +125,7 @@ def test_patches_that_cannot_be_cut(tmp_path: Path) -> None:
     assert "patch [8, 8, 8] has 3 edges, the network 2 axes" in both(flat, tmp_path, patch=[8, 8, 8])
     deep = write(tmp_path, [(16, 16, 8)] * 6)
     said = both(deep, tmp_path, patch=[8, 8], **{key: VOLUMES[key] for key in list(VOLUMES)[:2]})
-    assert "patch [8, 8] has 2 edges, the network 3 axes; give --patch one edge an axis" in said
+    assert "patch [8, 8] has 2 edges, the network 3 axes; give patch one edge an axis" in said
     assert "images of 1x1 are too small for lfa_unet" in both(flat, tmp_path, patch=[1, 1], batch_size=1)
     assert "the images are volumes (3D)" in both(deep, tmp_path, patch=[8, 8])
     for options, said in (
@@ -132,7 +134,7 @@ def test_patches_that_cannot_be_cut(tmp_path: Path) -> None:
         ({"iterations": 0}, "iterations is 0; give a whole number of at least 1"),
         ({"patch": [8, 0]}, "patch is [8, 0]; give one edge in pixels"),
     ):
-        with pytest.raises(RuntimeError) as caught:  # MONAI's, around ours
+        with pytest.raises((MedsegError, RuntimeError)) as caught:  # MONAI's, around ours
             workflow.check(BUNDLE, data=flat, overrides={**SMALL, **options})
         assert said in str(one_line(caught.value))
 
@@ -202,7 +204,7 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     many = both(write(tmp_path, [(16, 16), (20, 18), (24, 24)] * 2, folds=6), tmp_path, batch_size=5)
     assert "batch_size 5 is more than the 4 training images" in many
     assert "training images have different sizes (16x16, 20x18, 24x24), which a batch of 5 cannot hold" in many
-    assert '--patch "[16,16]"' in many
+    assert "patch=[16,16] (random windows)" in many
 
 
 def test_folds_as_they_come(tmp_path: Path) -> None:
@@ -214,9 +216,9 @@ def test_folds_as_they_come(tmp_path: Path) -> None:
 
 def test_a_mistyped_key(tmp_path: Path) -> None:
     data = write(tmp_path, [(16, 16)] * 6)
-    with pytest.raises(MedsegError, match=r"--max_epoch: .* has no 'max_epoch'.*did you mean --max_epochs"):
+    with pytest.raises(MedsegError, match=r"^max_epoch: .* has no 'max_epoch'.*did you mean max_epochs\?"):
         workflow.check(BUNDLE, data=data, overrides={"max_epoch": 3})
-    with pytest.raises(MedsegError, match=r"--model#input#sise: .* has no such key; there are intensity"):
+    with pytest.raises(MedsegError, match=r"^model#input#sise: .* has no such key; there are intensity"):
         workflow.check(BUNDLE, data=data, overrides={"model#input#sise": [8, 8]})
 
 
@@ -251,7 +253,9 @@ def test_nothing_that_was_trained_on_is_a_test(trained: tuple[Path, Path]) -> No
     for fold, did in ((2, "was trained on 2 of the 2 images"), (1, "picked the weights by 2 of the 2 images")):
         with pytest.raises(MedsegError, match=did):
             workflow.evaluate(run, overrides={**options, "fold": fold})
-    assert workflow.evaluate(run, overrides={**options, "scored": "training"}).scores["per_case"]["cases"] == 2
+    found = workflow.evaluate(run, overrides={**options, "scored": "training", "hide_names": True})
+    assert found.scores["per_case"]["cases"] == 2
+    assert ".png" not in "".join(path.read_text() for path in found.folder.glob("*.csv"))
     assert sorted(path.name for path in run.iterdir() if path.is_dir()) == ["checkpoints", "report", "test", "training"]
     content = json.loads((data / "datalist.json").read_text())
     for entry in content["training"]:
@@ -302,6 +306,19 @@ def test_a_test_list_of_other_data_is_all_that_scoring_needs(trained: tuple[Path
     (outside / "datalist.json").write_text(json.dumps({**content, "training": [], "test": test}))
     found = workflow.evaluate(run, data=outside, overrides={"device": "cpu", "mlflow": False})
     assert found.scores["per_case"]["cases"] == 3
+
+
+def test_cases_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are tried are fed once, whole and cut alike."""
+    data = write(tmp_path, [(16, 16)] * 6)
+    fed = Mock(wraps=LoadImagesd.__call__)
+    monkeypatch.setattr(LoadImagesd, "__call__", lambda *args: fed(*args))
+    for options in ({}, {"patch": [8, 8]}, {"patch": [8, 8], "model#input#size": [12, 12]}):
+        report, problems = workflow.check(BUNDLE, data=data, overrides={**SMALL, **options})
+        assert (report.ok, problems) == (True, [])
+        paths = [Path(call.args[1]["image"]).name for call in fed.call_args_list]
+        assert paths == ["i2.png", "i5.png"]  # the cases to train on
+        fed.reset_mock()
 
 
 def test_configurations_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 """Bundles as written and as generated: current, short, little in common, and overlays that commute."""
 
+import copy
+import functools
 import itertools
 import json
 import shutil
@@ -53,6 +55,7 @@ def test_no_two_share_much(one: Path, other: Path) -> None:
 
 def test_a_changed_description_is_noticed_and_built(tmp_path: Path) -> None:
     folder = library.copy("unet_drosophila", tmp_path / "mine")
+    assert library.is_ours(folder)
     assert library.build(folder, check=True) == []  # though its name is new
     assert "name: mine" in (folder / "configs" / "inference.yaml").read_text()
     text = (folder / "bundle.yaml").read_text()
@@ -73,8 +76,21 @@ PAIRS = [
 ]
 
 
+@functools.cache
+def loaded(path: str) -> Any:
+    return ConfigParser.load_config_file(path)
+
+
+class Parser(ConfigParser):
+    """MONAI's, which reads each file once: pairs are many."""
+
+    @classmethod
+    def load_config_file(cls, filepath: Any, **_: Any) -> Any:
+        return copy.deepcopy(loaded(str(filepath)))
+
+
 def merged(bundle: Path, *names: str) -> dict[str, Any]:
-    parser = ConfigParser()
+    parser = Parser()
     parser.read_config([str(bundle / "configs" / f"{name}.yaml") for name in ("train", *names)])
     return dict(parser.get())
 
@@ -146,7 +162,7 @@ def test_overlays_set_keys_that_are_there(bundle: Path) -> None:
         ("scheme: range", "scheme: rnge", "intensity scheme is 'rnge'; choose one of none, range"),
         ("high: 255", "hihg: 255", "has no parameter 'hihg'; it takes low, high, clip"),
         ("high: 255", "high: 0", "intensity range is 0 to 0; high must be above low"),
-        ("window: [256, 256]", "window: [256]", "inference window [256] has 1 edges, the network 2 axes"),
+        ("window: [256, 256]", "window: [256]", "inference window [256] has 1 edge, the network 2 axes"),
         ("window: [256, 256]", "windw: [256, 256]", "has no 'windw'; did you mean 'window'?"),
         ("- {_target", "\t- {_target", ""),
         ("title: ", "title: 2026 #", "title is 2026; give text, quoted where YAML takes it for something else"),
@@ -183,6 +199,17 @@ def test_a_folder_that_is_no_bundle(tmp_path: Path) -> None:
         library.find("nowhere")
     with pytest.raises(MedsegError, match=r"no overlay 'smal'; there are .*small"):
         library.config_files(library.find("lfa_unet_drosophila"), "train", ["smal"])
+
+
+def test_a_bundle_is_ours_while_nobody_changes_it(tmp_path: Path) -> None:
+    folder = tmp_path / "theirs"
+    shutil.copytree(ROOT / "bundles" / "unet_drosophila", folder)
+    assert not library.is_ours(folder)
+    library.remember(folder)
+    (folder / "docs" / "README.md").write_text("no code")
+    assert library.is_ours(folder)
+    (folder / "scripts.py").write_text("")
+    assert not library.is_ours(folder)
 
 
 # ---------------------------------------------------------------------------------------------- metadata

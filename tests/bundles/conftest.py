@@ -84,10 +84,14 @@ def bundle_data(trained: Path, sections: Path) -> Path:
 
 
 @pytest.fixture(scope="session", params=BUNDLES, ids=lambda path: path.name)
-def trained(request: pytest.FixtureRequest, sections: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(
+    request: pytest.FixtureRequest, sections: Path, laid_out_store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A copy of the bundle elsewhere, with a small network trained by its own train.yaml for two epochs."""
     bundle = tmp_path_factory.mktemp("elsewhere") / request.param.name
     shutil.copytree(request.param, bundle, ignore=shutil.ignore_patterns("models", "runs"))
+    (bundle / "runs").mkdir()
+    shutil.copy(laid_out_store, bundle / "runs")
     options = {**small(bundle), "mlflow": "True", "publish": "True", "bundle_root": str(bundle)}
     monai_bundle(
         "run",

@@ -14,7 +14,10 @@ import sys
 import time
 from typing import Any
 
-IMPORTED = ("monai.bundle", "ignite.engine", "mlflow", "matplotlib.pyplot", "torch.onnx", "medseg.bundle.assembly")
+IMPORTED = (
+    *("monai.bundle", "ignite.engine", "mlflow.store.tracking.sqlalchemy_store", "matplotlib.backends.backend_agg"),
+    *("matplotlib.pyplot", "torch.onnx", "timm", "fire", "medseg.bundle.assembly", "medseg.prediction.predict"),
+)
 
 
 def run(request: dict[str, Any]) -> int:

@@ -9,10 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bundles.helpers import ROOT, configs, monai_bundle, small
+from bundles.helpers import ROOT, configs, monai_bundle, small, small_network
+from monai.bundle import ConfigParser
 from PIL import Image
 
+from medseg.bundle.record import header_of
 from medseg.networks.lfa_unet import LFAUNet
+from medseg.runs.checkpoint import save_checkpoint
+from medseg.runs.header import write_header
 
 BUNDLE = ROOT / "bundles" / "lfa_unet_drosophila"
 
@@ -109,6 +113,31 @@ def test_checkpoint_of_another_network(sections: Path, tmp_path: Path) -> None:
     assert "does not fit LFAUNet" in message
     assert "missing from the file" in message
     assert "encoder" in message
+
+
+def test_weights_that_were_fed_otherwise(tmp_path: Path) -> None:
+    """Weights as `demo.yaml` trains them: refused by `inference.yaml` alone, taken with the overlay."""
+    bundle = ROOT / "bundles" / "focusnet_pp_dsb2018"
+    parser = ConfigParser()
+    parser.read_config([str(bundle / "configs" / f"{name}.yaml") for name in ("inference", "demo")])
+    for key, value in small_network(bundle).items():
+        parser[key.replace("__", "#")] = value
+    described, network = parser.get_parsed_content("description"), parser.get_parsed_content("network_def")
+    save_checkpoint(write_header(network.state_dict(), header_of(described)), tmp_path / "model.pt")
+    (tmp_path / "images").mkdir()
+    Image.fromarray(np.full((40, 40, 3), 200, np.uint8)).save(tmp_path / "images" / "a.png")
+    options = {"dataset_dir": str(tmp_path / "images"), "output_dir": str(tmp_path / "masks"), "device": "cpu"}
+    options |= {"ckpt": str(tmp_path / "model.pt"), **small_network(bundle)}
+    plain = monai_bundle("run", cwd=tmp_path, ok=False, config_file=configs(bundle, "inference.yaml"), **options)
+    (line,) = [line for line in plain.stderr.splitlines() if "error: " in line]
+    assert "were trained otherwise" in line
+    assert "input polarity bright (here unset)" in line
+    assert "input size unset (here [256, 256])" in line
+    assert "Traceback" not in plain.stderr
+    assert plain.returncode != 0
+    assert not (tmp_path / "masks" / "a.png").exists()
+    monai_bundle("run", cwd=tmp_path, config_file=configs(bundle, "inference.yaml", "demo.yaml"), **options)
+    assert (tmp_path / "masks" / "a.png").is_file()
 
 
 class _Bomb:

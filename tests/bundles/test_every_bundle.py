@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import nibabel
@@ -50,7 +51,10 @@ def test_metadata_is_verified(trained: Path, tmp_path: Path) -> None:
     jsonschema.Draft7Validator.check_schema(json.loads(schema.read_text()))
     metadata = json.loads((trained / "configs" / "metadata.json").read_text())
     assert metadata["schema"].startswith("https://github.com/Project-MONAI/")
-    for change, ok in (({}, True), ({"monai_version": 1}, False)):
+    cases: list[tuple[dict[str, Any], bool]] = [({}, True)]
+    if trained.name == BUNDLES[0].name:  # once: the schema does refuse
+        cases.append(({"monai_version": 1}, False))
+    for change, ok in cases:
         copy = tmp_path / "metadata.json"
         copy.write_text(json.dumps({**metadata, **change, "schema": schema.as_uri()}))
         done = monai_bundle(
@@ -152,7 +156,7 @@ def test_inference_stands_alone(trained: Path, tmp_path: Path) -> None:
     (images / "broken.png").unlink()
     stamp = (masks / names[0]).stat().st_mtime_ns
     second = monai_bundle("run", cwd=tmp_path, **options)
-    assert "2 images have masks already" in second.stdout + second.stderr
+    assert "2 images skipped, masks are there" in second.stdout + second.stderr
     assert (masks / names[0]).stat().st_mtime_ns == stamp
 
 

@@ -86,7 +86,7 @@ def test_a_training_that_is_asked_to_end_goes_on(
     said = (tmp_path / "log.txt").read_text()
     assert status == 128 + number, said
     assert "Traceback" not in said
-    assert f"{name}: the run ends now; --resume continues it" in said
+    assert f"{name}: the run ends now; --resume FOLDER continues it" in said
     assert not (run / ".lock").exists()
     assert not (run / "model.pt").exists()
     held = load_checkpoint(run / "checkpoints" / "last.pt")["epoch"]

@@ -31,7 +31,7 @@ def test_table_on_a_terminal(datalist, capsys, monkeypatch):
     assert main(["check", str(datalist), "--in-channels", "3"]) == 1
     out = capsys.readouterr().out
     assert "file, value and remedy" in out
-    assert "has 1 channel, but the network takes 3" in out
+    assert "have 1 channel, but the network takes 3" in out
 
 
 def test_json(datalist, capsys):

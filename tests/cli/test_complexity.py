@@ -23,7 +23,14 @@ def test_complexity_json(capsys):
     assert result["rows"][0]["parameters"] < 1e6
 
 
-def test_complexity_failure_is_status_1(capsys):
+def test_complexity_failure_is_status_1(capsys, monkeypatch):
+    """In this process; tests/studies lets a real one want more memory than there is."""
+
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setitem(complexity._SLOW, "memory", fail)
+    monkeypatch.setattr(complexity, "isolated", lambda function, *arguments: function(*arguments))
     size = ["--size", str(2**20), "--device", "cpu"]
     assert main(["complexity", "UNet", "--measure", "parameters", "memory", *size]) == 1
     assert "UNet: no memory: a batch of 2, 1048576 x 1048576 pixels, does not fit" in capsys.readouterr().out

@@ -129,7 +129,7 @@ def test_a_key_given_twice_is_refused(calls, capsys):
 def test_a_foreign_bundle_is_called_code(calls, tmp_path, capsys):
     assert main(["train", str(tmp_path), "--data", "d"]) == 0
     said = capsys.readouterr().err
-    assert said == f"medseg: {tmp_path} did not come with medseg: a bundle is code, and it runs now\n"
+    assert said == f"medseg: {tmp_path} is not as medseg wrote it: a bundle is code, and it runs now\n"
 
 
 def test_evaluate(calls, capsys, monkeypatch):
@@ -183,6 +183,12 @@ def test_predict(calls, capsys):
         (Outcome(0, 0, [], [("a.txt", "no image")]), 1, "0 written, 1 left out", "medseg: left out: a.txt: no image\n"),
         (Outcome(2, 0, [], [("a.webp", "?")], 1), 1, "2 written, 1 left out", "medseg: left out: a.webp: ?\n"),
         (Outcome(2, 0, [("a\n.png", "bad")]), 1, "2 written, 1 failed", "medseg: error: a\\n.png: bad\n"),
+        (
+            Outcome(0, 0, [(f"{n}.nii", "it has 1 channel") for n in range(9)]),
+            1,
+            "0 written, 9 failed",
+            "medseg: error: 9 images, such as 0.nii: it has 1 channel\n",
+        ),
         (Outcome(), 1, "0 written", ""),
     ],
 )

@@ -166,7 +166,7 @@ def test_what_cannot_be_scored(score: Score, more: list[str], message: str) -> N
 
 def test_names_that_do_not_fit(score: Score, folders: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "some.csv").write_text("case,group\np0.v1,a\n")
-    assert "5 cases have no group, such as p1.v1" in score("--groups", str(tmp_path / "some.csv"))[2]
+    assert "5 cases without a group, such as p1.v1" in score("--groups", str(tmp_path / "some.csv"))[2]
     save(folders[1] / "p0.v1.nrrd", volume(0))
     assert "p0.v1.nii.gz and p0.v1.nrrd are both p0.v1; remove one" in score()[2]
     (folders[1] / "p0.v1.nrrd").unlink()

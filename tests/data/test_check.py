@@ -137,7 +137,7 @@ def test_not_finite(data, value):
     image[2, :3] = value
     data.put("i1.tif", image)
     data.training[1]["image"] = "i1.tif"
-    assert "i1.tif: 3 values are NaN or infinite" in only(data.check(), "not-finite").message
+    assert "i1.tif: holds 3 values of NaN or infinity" in only(data.check(), "not-finite").message
     data.training[1].update(image="i1.png", label="i1.tif")
     assert "3 NaN or infinite values" in only(data.check(), "label-not-integer").message
 
@@ -221,9 +221,9 @@ def test_palette_image(data):
 def test_requirements(data):
     assert data.check(in_channels=1, num_classes=3, roi_size=(16, 24)).ok
     report = data.check(in_channels=3)
-    assert {finding.code for finding in report.findings} == {"wrong-channels"}
-    assert len(report.errors) == 8
-    assert "i0.png: has 1 channel, but the network takes 3" in report.findings[0].message
+    finding = only(report, "wrong-channels")
+    assert "i0.png and 7 more images: have 1 channel, but the network takes 3; convert them or set" in finding.message
+    assert len(finding.files) == 8
     assert "names 3 classes, but the network gives 5" in only(data.check(num_classes=5), "wrong-classes").message
     data.put("i1.png", pixels(1, (16, 12)))
     data.put("l1.png", pixels(2, (16, 12)) % 3)
@@ -233,7 +233,8 @@ def test_requirements(data):
     assert "take a smaller roi_size, set the datalist's ignore_index, pad the image or leave it out" in finding.message
     assert only(data.check(roi_size=(16, 16), allow_smaller=True), "smaller-than-window", "warning")
     assert data.check(roi_size=(16, -1)).ok
-    assert {finding.code for finding in data.check(roi_size=(8, 8, 8)).errors} == {"wrong-dimensions"}
+    finding = only(data.check(roi_size=(8, 8, 8)), "wrong-dimensions")
+    assert "i0.png and 7 more images: have 2 spatial axes (16x24), but the window 8x8x8 has 3" in finding.message
 
 
 def nifti(path, array, spacing):

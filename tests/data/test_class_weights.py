@@ -74,7 +74,7 @@ def test_mean_over_pixels_is_1(tmp_path, scheme):
 def test_a_class_that_never_occurs_gets_1_and_a_warning(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         weights = weigh(tmp_path, "inverse", num_classes=5)
-    assert "none of the 2 labels holds class 3, 4; its weight is set to 1" in caplog.text
+    assert "no label of 2 holds class 3, 4; its weight is set to 1" in caplog.text
     assert weights[3:] == [1.0, 1.0]
     caplog.clear()
     assert weights[:3] == weigh(tmp_path, "inverse")
@@ -164,5 +164,5 @@ def test_bad_options(tmp_path):
         class_weights(good, 0)
     with pytest.raises(ValueError, match=r"entry 1 \(b.png\) has no label"):
         class_weights([*good, {"image": "b.png"}], 2)
-    with pytest.raises(ValueError, match="all pixels of the 1 labels have the ignore label 9"):
+    with pytest.raises(ValueError, match="all pixels of 1 label have the ignore label 9"):
         class_weights(entries(tmp_path, np.full((2, 2), 9, np.uint8)), 2, 9)

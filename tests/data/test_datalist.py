@@ -99,7 +99,7 @@ def test_without_folds_and_validation_everything_is_trained_on(tmp_path, caplog,
     datalist = Datalist.load(write(tmp_path, content(training=[{"image": "a.png", "label": "b.png"}], test=test)))
     assert [images(part) for part in datalist.split(fold)] == [{"a.png"}, set(), {"c.png"}]
     (record,) = caplog.records
-    assert (record.levelno, "all 1 labelled images are trained on" in record.getMessage()) == (logging.WARNING, True)
+    assert (record.levelno, "all labelled images (1) are trained on" in record.getMessage()) == (logging.WARNING, True)
 
 
 def test_train_on_everything(tmp_path):
@@ -129,7 +129,7 @@ def test_a_test_list_alone_is_there_to_score_a_model_on(tmp_path, fold):
         ({"fold": "every"}, r"fold every is not in scheme 'fold'; choose one of 0, 1, 2, or all"),
         (
             {},
-            r"the validation list is empty; pass fold= \(schemes: fold, fold_random\), or fold all to train",
+            r"the validation list is empty; give fold=N \(schemes: fold, fold_random\), or fold=all to train",
         ),
         ({"validation_fold": 1}, r"validation_fold 1 needs a fold"),
     ],

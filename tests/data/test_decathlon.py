@@ -1,11 +1,11 @@
 import json
+import logging
 import shutil
 
 import pytest
 
 from medseg.data.check import check_datalist
 from medseg.data.datalist import Datalist, DatalistError
-from medseg.data.decathlon import propose_folds
 
 
 def decathlon(**changes):
@@ -44,24 +44,12 @@ def test_read_as_it_is(tmp_path, caplog):
     assert {e["fold"] for e in test} == {1}
 
 
-def test_the_folds_are_these():
-    """Written down: another version of Python or of medseg must not divide the data in another way."""
-    entries = [{"image": f"imagesTr/hippocampus_{n:03d}.nii.gz"} for n in range(10)]
-    folds = propose_folds(entries)
-    assert folds == [4, 4, 2, 3, 2, 1, 3, 1, 0, 0]
-    assert propose_folds(entries[::-1]) == folds[::-1]
-    assert propose_folds(entries, seed=1) != folds
-
-
-def test_groups_stay_together():
-    entries = [{"image": f"{n}", "group": f"patient {n // 4}"} for n in range(40)]
-    folds = propose_folds(entries)
-    assert all(len(set(folds[n : n + 4])) == 1 for n in range(0, 40, 4))
-    assert sorted(folds) == sorted([*range(5)] * 8)
-    uneven = [{"image": f"{n}", "group": "large" if n < 20 else f"{n}"} for n in range(40)]
-    large, *others = sorted((propose_folds(uneven).count(fold) for fold in range(5)), reverse=True)
-    assert (large, sum(others)) == (20, 20)
-    assert max(others) - min(others) <= 1
+def test_that_folds_are_proposed_is_told_once(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "medseg.data.decathlon"):
+        for _ in range(3):
+            load(tmp_path)
+    (record,) = caplog.records
+    assert record.getMessage() == f"{tmp_path}/dataset.json: has no folds; 5 are proposed, by group or image"
 
 
 @pytest.mark.parametrize(("cases", "folds"), [(1, None), (2, 2), (3, 3), (9, 5)])

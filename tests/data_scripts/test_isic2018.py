@@ -125,7 +125,7 @@ def test_default_is_a_download(script, release, tmp_path, monkeypatch, capsys):
 
 def test_hashes_fit_the_sources(script, release, tmp_path, capsys):
     assert run(script, release, tmp_path / "out", "--sha256", "0" * 64, "1" * 64) == 1
-    assert "2 hashes for 1 sources" in capsys.readouterr().err
+    assert "2 hashes for 1 source;" in capsys.readouterr().err
     assert run(script, release, tmp_path / "out", "--sha256", "0" * 64) == 1
     assert "is a folder, but --sha256 is the hash of an archive" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -18,15 +18,15 @@ import pytest
 from docs.pages import BUNDLES, PAGES, PROGRAMS, ROOT, commands, identify, mentioned, read, shell_lines
 
 from medseg import cli
-from medseg.bundle import library
+from medseg.bundle import library, workflow
 from medseg.bundle.command import Command
 from medseg.bundle.description import Inference
-from medseg.bundle.options import Options
 from medseg.bundle.start import check_keys
 from medseg.errors import MedsegError
+from medseg.prediction import predict
 
 LONGEST = 110
-FREE = {"evaluate": {"device", *Options.names()}, "predict": {"device", "precision", "num_workers"}}
+FREE = {"evaluate": {"device", *workflow.EVALUATED}, "predict": set(predict.TAKES)}
 load_command = cli.load_command
 
 

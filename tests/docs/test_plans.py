@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from medseg.data import case_facts
-from medseg.studies import plan, plan_network, plan_rules
+from medseg.studies import plan, plan_doubts, plan_network, plan_rules
 
 PAGE = (Path(__file__).parents[2] / "docs" / "plans.md").read_text(encoding="utf-8")
 
@@ -24,6 +24,9 @@ PAGE = (Path(__file__).parents[2] / "docs" / "plans.md").read_text(encoding="utf
         f"{100 * plan_network.SHARE:.0f} % of the minutes",
         f"even sample of {case_facts._SAMPLE} voxels",
         f"AdamW at {plan._LEARNING_RATE:g}",
+        f"fewer than {plan_doubts.FEW_STEPS} steps",
+        f"fewer than {plan_rules.LEAST_EDGE} slices",
+        f"voxels are {plan_doubts.THICK:g} times as long",
     ],
 )
 def test_a_number_of_the_rules_stands_there(said: str) -> None:

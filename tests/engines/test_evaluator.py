@@ -117,7 +117,7 @@ def test_nothing_labelled_is_an_error(entries: list[dict[str, Any]]) -> None:
         Image.new("L", (16, 16), 255).save(entry["label"])
     data = SegmentationDataset(entries[:2], LOAD)
     evaluator = Evaluator(torch.device("cpu"), data, Threshold(), LABELS, ignore_index=255, precision="fp32")
-    with pytest.raises(ValueError, match="none of the 2 images has a labelled pixel"):
+    with pytest.raises(ValueError, match="no image of 2 has a labelled pixel"):
         evaluator.score(evaluator.network)
 
 

@@ -31,7 +31,7 @@ def test_it_goes_on_with_smaller_batches(entries: Entries, tmp_path: Path) -> No
     said = str(caught.value)
     assert "\n" not in said
     parts = ["epoch 2, iteration 4: cpu has no memory left for batch_size 4 of 16x16", "lower batch_size", "or patch"]
-    parts += [f"--resume {folder} goes on after the last completed epoch", "A narrower network"]
+    parts += [f"resume={folder} goes on after the last completed epoch", "A narrower network"]
     for part in parts:
         assert part in said
     assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)

@@ -76,7 +76,7 @@ def test_evaluation_counts_every_sample_once(entries: Entries, monkeypatch: pyte
 def test_too_few_samples(entries: Entries) -> None:
     with pytest.raises(ValueError, match="the split holds no sample"):
         make_loader(SegmentationDataset([], LOAD), 1, shuffle=True)
-    with pytest.raises(ValueError, match=r"batch_size 9 x 1 process\(es\) is more than the 8 training samples"):
+    with pytest.raises(ValueError, match=r"batch_size 9 x 1 process is more than the 8 training samples"):
         make_loader(SegmentationDataset(entries, LOAD), 9, shuffle=True)
 
 

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
 from monai.transforms import Compose, RandCropByPosNegLabeld, RandFlipd
 
 import medseg.engines.loading as loading
 from medseg.engines.case_files import CaseFiles
 from medseg.engines.loading import Draw, EpochSampler, SegmentationDataset, make_loader
-from medseg.engines.patches import MOST_POSITIONS, ClassPositionsd, PatchDataset, read_size
+from medseg.engines.patches import MOST_POSITIONS, ClassPositionsd, PatchDataset, SliceBySliced, read_size
 from medseg.errors import MedsegError
 
 SHAPE = (12, 14, 10)
@@ -51,7 +52,8 @@ def test_a_batch_may_be_larger_than_the_cases_are_many() -> None:
     assert int(drawn.sum()) == 12
     assert int(drawn.max() - drawn.min()) <= 1
     with pytest.raises(
-        MedsegError, match=r"batch_size 12 x 1 process.* more than the 5 training samples; .*--iterations"
+        MedsegError,
+        match=r"batch_size 12 x 1 process is more than the 5 training samples; .*or give iterations",
     ):
         batches(SegmentationDataset(CASES, load), 12)
     assert len(batches(SegmentationDataset(CASES, load), 12, iterations=3)) == 3
@@ -199,6 +201,55 @@ def test_patches_from_disk_are_the_same(tmp_path: Path, monkeypatch: pytest.Monk
     assert str(tmp_path / "cases") in Path("/proc/self/maps").read_text()
 
 
+def slices(rows: Any = CASES, **options: Any) -> PatchDataset:
+    settings: dict[str, Any] = {"patch": (4, 6), "without": (0,), "fill": 0, "slices": True, **options}
+    return PatchDataset(rows, load, **settings)
+
+
+def test_patches_of_slices_are_parts_of_one_slice() -> None:
+    numbers = []
+    for batch in batches(slices(), 10, iterations=4):
+        assert batch["image"].shape == batch["label"].shape == (10, 1, 4, 6)
+        for image in batch["image"]:
+            voxels = (image % 10_000).int().flatten().numpy()
+            x, y, z = np.unravel_index(voxels, SHAPE)
+            assert len(set(z)) == 1
+            assert (np.ptp(x), np.ptp(y)) == (3, 5)
+            numbers.append(int(z[0]))
+    assert set(numbers) == set(range(SHAPE[2]))  # 40 patches of 10 slices
+
+
+def test_patches_of_slices_show_their_class() -> None:
+    data = slices(foreground=1.0)
+    for visit in range(5):
+        sample = data[Draw(1, 0, visit, foreground=True)]
+        assert sample["label"].sum() == 1  # of one voxel in the volume
+        assert set((sample["image"] % 10_000 % SHAPE[2]).flatten().tolist()) == {3}
+    assert {int(data[Draw(1, 4, visit, foreground=True)]["label"].max()) for visit in range(9)} == {1, 2}
+    assert data[Draw(1, 3, 0, foreground=True)]["label"].sum() == 0
+
+
+def test_a_slice_is_read_without_its_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "0.raw"
+    path.touch()
+    rows = [{"number": 0, "image": str(path), "label": str(path)}]
+    monkeypatch.setattr(loading, "_MEMORY_SHARE", 0.0)
+    mapped = slices(rows, files=CaseFiles("as it is", tmp_path / "cases"))
+    held = slices(rows, cache=False)
+    torch.testing.assert_close(mapped[Draw(1, 0)], held[Draw(1, 0)], rtol=0, atol=0)
+    image = mapped._base[0]["image"]
+    assert str(tmp_path / "cases") in Path("/proc/self/maps").read_text()
+    assert image.shape == (1, *SHAPE)
+    assert image.stride()[-1] == SHAPE[0] * SHAPE[1]  # what lies together is one slice
+    assert image[..., 3].permute(2, 1, 0).is_contiguous()
+
+
+def test_slices_of_a_stack_of_pages_are_not_known() -> None:
+    stack = MetaTensor(torch.zeros(1, 4, 5, 6), meta={"filename_or_obj": "stack.tif"})
+    with pytest.raises(MedsegError, match=r"stack.tif: says nothing of its axes in the patient, .* store it as NIfTI"):
+        SliceBySliced()({"image": stack})
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -213,7 +264,5 @@ def test_bad_options(options: dict[str, Any], said: str) -> None:
 
 def test_a_patch_of_other_axes() -> None:
     data = PatchDataset([{"number": 0, "image": "a.nii.gz"}], load, (4, 6), cache=False)
-    with pytest.raises(
-        MedsegError, match=r"a\.nii\.gz: has 3 axes, but the patch \[4, 6\] has 2; give --patch one edge"
-    ):
+    with pytest.raises(MedsegError, match=r"a\.nii\.gz: has 3 axes, but the patch \[4, 6\] has 2; give patch one edge"):
         data[0]

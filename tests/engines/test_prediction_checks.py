@@ -59,11 +59,12 @@ def test_the_worst_are_kept_and_no_more_pictures_made():
     worst = WorstCases(2)
     for index, score in enumerate([0.5, math.nan, 0.9, 0.1, 0.1, 0.7]):
         worst.offer(index, score, lambda index=index: made.append(index) or {"index": index})
-    assert [case["index"] for case in worst.cases()] == [3, 4]
+    assert worst.cases(lambda index, case: {**case, "asked": index}) == [{"index": n, "asked": n} for n in (3, 4)]
+    assert worst.cases(lambda index, case: case if index == 4 else None) == [{"index": 4}]
     assert made == [0, 1, 2, 3, 4]
     worst.reset()
     worst.offer(0, math.nan, lambda: {"index": 0})
-    assert [case["index"] for case in worst.cases()] == [0]
+    assert worst.cases(lambda _, case: case) == [{"index": 0}]
     WorstCases(0).offer(0, 0.5, lambda: pytest.fail("no picture was asked for"))
 
 

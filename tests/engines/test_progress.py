@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import medseg.engines.progress as progress_module
+from medseg.caller import speaking
 from medseg.engines.progress import Progress
 
 VALUES = {"loss": 0.5, "learning_rate": 0.01, "val_mean_iou": 0.25, "images_per_second": 8.0, "data_wait_share": 0.125}
@@ -100,3 +101,10 @@ def test_what_is_left_is_no_more_than_the_budget(clock: list[float], caplog: pyt
         clock[0] += 60.0
         progress.finish_epoch(1, VALUES, BEST, 60.0)
     assert caplog.records[-1].getMessage().endswith("0:01:00 spent, at most 0:02:00 left")
+
+
+@pytest.mark.parametrize("option", ["max_minutes=0.5", "--minutes 0.5"])
+def test_the_clock_is_named_as_it_was_set(caplog: pytest.LogCaptureFixture, option: str) -> None:
+    with speaking({"max_minutes": "--minutes"} if option.startswith("-") else {}, ()):
+        Progress(2, 3, max_minutes=0.5).cut_short(4, 6)
+    assert f"{option} is over after 4 of 6 steps" in caplog.text

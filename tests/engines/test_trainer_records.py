@@ -18,7 +18,7 @@ from medseg.errors import MedsegError
 from medseg.losses.multi_output import MultiOutputLoss
 from medseg.reports.curves import curves_picture
 from medseg.runs.checkpoint import load_checkpoint
-from medseg.runs.run import RunError
+from medseg.runs.run_folder import RunError
 
 
 def test_terms_and_rates_are_recorded(entries: Entries, tmp_path: Path) -> None:

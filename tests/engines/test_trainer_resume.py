@@ -11,7 +11,8 @@ from torch import nn
 
 from medseg.engines.evaluator import Evaluator
 from medseg.runs.checkpoint import CheckpointError, load_checkpoint, network_weights
-from medseg.runs.run import Run, RunError
+from medseg.runs.run import Run
+from medseg.runs.run_folder import RunError
 
 
 def test_the_best_of_an_earlier_part_stays_the_best(

@@ -1,7 +1,6 @@
-import numpy as np
 import pytest
 
-from medseg.importers.groups import hidden_identity, propose_folds, propose_groups
+from medseg.importers.groups import hidden_identity, propose_groups
 from medseg.importers.layout import Case, ImportingError
 
 
@@ -52,25 +51,3 @@ def test_an_identity_is_hidden_and_stays_the_same():
     assert hidden_identity("Doe^Jane") == hidden_identity("Doe^Jane ")
     assert hidden_identity("Doe^Jane") != hidden_identity("Doe^John")
     assert "Doe" not in hidden_identity("Doe^Jane")
-
-
-def test_folds_keep_groups_and_spread_a_rare_class():
-    rng = np.random.default_rng(0)
-    groups = [f"g{n // 3}" for n in range(60)]
-    rare = set(rng.choice(20, 5, replace=False).tolist())
-    classes = [{0, 1} | ({2} if n // 3 in rare else set()) for n in range(60)]
-    folds = propose_folds(groups, classes)
-    assert set(folds) == {0, 1, 2, 3, 4}
-    assert all(len({fold for fold, group in zip(folds, groups, strict=True) if group == each}) == 1 for each in groups)
-    with_rare = [{folds[n] for n in range(60) if n // 3 == group} for group in rare]
-    assert set.union(*with_rare) == {0, 1, 2, 3, 4}, "each fold has one of the five groups with the rare class"
-    assert folds == propose_folds(groups, classes)
-    assert folds != propose_folds(groups, classes, seed=1)
-
-
-@pytest.mark.parametrize("classes", [[{0}, {1}, {2}], [set(), set(), set()], [{0, 1}, {0}, {5}]])
-def test_folds_of_few(classes):
-    assert sorted(propose_folds(["a", "b", "c"], classes)) == [0, 1, 2]
-    assert propose_folds(["a", "a", "a"], classes) is None
-    assert propose_folds(["a", "b", "c"], classes, folds=1) is None
-    assert len(set(propose_folds(["a", "a", "b"], classes))) == 2

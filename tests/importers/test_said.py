@@ -4,6 +4,7 @@ from medseg.importers.layout import ImportingError
 from medseg.importers.said import class_names, colour_table, read_colours, stored_values
 
 RED = {"#ff0000": "lesion", "#000000": "background"}
+BLACK = {"#000000": "background"}
 
 
 def test_stored_values():
@@ -62,3 +63,15 @@ def test_class_names(tmp_path):
         class_names(tmp_path / "a.txt")
     with pytest.raises(ImportingError, match=r"none.txt: cannot be read"):
         class_names(tmp_path / "none.txt")
+
+
+def test_a_comma_separates_values_and_may_be_in_a_name():
+    assert stored_values(["0=skin,1=lesion"]) == ({0: "skin", 1: "lesion"}, False)
+    assert stored_values(["0=liver, left lobe, 1-2=left kidney"]) == (
+        {0: "liver, left lobe", 1: "left kidney", 2: "left kidney"},
+        False,
+    )
+    assert stored_values(["255=ignore, ascending"]) == ({255: "ignore"}, True)
+    with pytest.raises(ImportingError, match=r"'skin,lesion' is not VALUE=CLASS.*names .* go with --classes"):
+        stored_values(["skin,lesion"])
+    assert colour_table(["#ff0000=lesion, old,#000000=background"]) == {"#ff0000": "lesion, old", **BLACK}

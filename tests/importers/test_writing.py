@@ -125,3 +125,13 @@ def test_bad_folders(make, tmp_path):
     with pytest.raises(ImportingError, match=r"has no layout that is known"):
         import_folder(make.root, tmp_path / "out", Options(), Wishes())
     assert not (tmp_path / "out").exists()
+
+
+def test_a_suffix_is_of_pairs(make, bring):
+    """A folder that is laid out otherwise too is taken as pairs where somebody says how names end."""
+    make.text("dataset_description.json", '{"BIDSVersion": "1.8.0"}')
+    make.picture(*(f"derivatives/a_{n}_scan.png" for n in range(3)))
+    make.label(*(f"derivatives/a_{n}_mask.png" for n in range(3)))
+    assert bring(label_suffix="_mask", image_suffix="_scan").found.layout == "pairs"
+    with pytest.raises(ImportingError, match=r"--image-suffix says how names .* make pairs, which bids does not ask"):
+        bring(output="other", layout="bids", image_suffix="_scan")

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from inferers.peaks import ENVIRONMENT
 
 TESTS = Path(__file__).parents[1]
 LOGITS, CLASSES = 1.25, 0.3  # times the logits of the whole image
@@ -25,7 +26,7 @@ def ratios() -> dict[str, float]:
     if not Path("/proc/self/clear_refs").is_file():
         pytest.skip("the peak of a process's memory can be reset on Linux alone")
     command = [sys.executable, "-W", "ignore", "-m", "inferers.peaks", *WAYS]
-    paths = {"PYTHONPATH": f"{TESTS.parent}:{TESTS}", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
+    paths = {"PYTHONPATH": f"{TESTS.parent}:{TESTS}", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin", **ENVIRONMENT}
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=TESTS, env=paths)
     lines = [line.split(" ", 1) for line in done.stdout.splitlines()]
     return {way: float(ratio) for ratio, way in lines}

@@ -68,7 +68,13 @@ def test_a_stride_of_two_is_the_default() -> None:
 
 @pytest.mark.parametrize(
     ("strides", "message"),
-    [([2], r"strides is \[2\]; 3 levels take 2"), ([2, (2, 2, 2)], "one for each of 2 axes"), ([0, 2], "at least 1")],
+    [
+        ([2], r"strides is \[2\]; give 2 of them"),
+        ([2, (2, 2, 2)], "or one for each of 2 axes"),
+        ([0, 2], "a number of at least 1"),
+        ([True, 2], r"strides is \[True, 2\]"),
+        ([(2, "2"), 2], r"strides is \[\(2, '2'\), 2\]"),
+    ],
 )
 def test_strides_that_do_not_fit_are_refused(strides: list[int | tuple[int, ...]], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -117,7 +117,8 @@ def test_absent_classes_are_named_and_left_out_of_means() -> None:
     assert ours.iou[3] == 0  # predicted where it is not: wrong, not absent
     assert ours.mean_iou == pytest.approx((1 / 2 + 2 / 4 + 0) / 3)
     assert ours.mean_dice == pytest.approx((2 / 3 + 4 / 6 + 0) / 3)
-    assert math.isnan(ours.recall[3])  # no pixel to recall
+    assert ours.recall[3] == 0  # no pixel to recall, but the class is there
+    assert ours.mean_recall == pytest.approx((1 / 2 + 2 / 3 + 0) / 3)
     assert ours.mean_accuracy == pytest.approx((1 / 2 + 2 / 3) / 2)
     assert ours.frequency_weighted_iou == pytest.approx(2 / 5 * 1 / 2 + 3 / 5 * 2 / 4)
 
@@ -131,22 +132,54 @@ def test_absent_classes_are_named_and_left_out_of_means() -> None:
         "recall": None,
         "support": 0,
     }
-    assert plain["classes"][3]["recall"] is None
+    assert plain["classes"][3]["recall"] == 0
     json.dumps(plain, allow_nan=False)
 
 
-def test_never_predicted_class_has_no_precision() -> None:
+def test_a_class_that_is_never_predicted_has_a_precision_of_0() -> None:
     ours = scores_of([(torch.tensor([[0, 0]]), torch.tensor([[0, 1]]))], classes=2)
-    assert math.isnan(ours.precision[1])
-    assert ours.iou[1] == ours.dice[1] == ours.recall[1] == 0
+    assert ours.iou[1] == ours.dice[1] == ours.precision[1] == ours.recall[1] == 0
+    assert ours.mean_precision == 0.25
     assert ours.absent == []
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true", "ignore:.*ill-defined")
+def test_means_over_classes_equal_scikit_learns() -> None:
+    """Of six classes, 3 is never predicted, 4 is predicted alone, and 5 is nowhere."""
+    from sklearn import metrics as theirs
+
+    _, label = random_batch(3, ignored=False)
+    guess = label.roll(1)
+    guess[guess == 3] = 4
+    truth, found = label.flatten().numpy(), guess.flatten().numpy()
+    ours = scores_of([(guess, label)], 6)
+    assert ours.absent == [5]
+    for value, theirs_value in [
+        (ours.mean_precision, theirs.precision_score(truth, found, average="macro")),
+        (ours.mean_recall, theirs.recall_score(truth, found, average="macro")),
+        (ours.mean_dice, theirs.f1_score(truth, found, average="macro")),
+        (ours.mean_iou, theirs.jaccard_score(truth, found, average="macro")),
+        (ours.mean_accuracy, theirs.balanced_accuracy_score(truth, found)),
+        (ours.precision[:5], theirs.precision_score(truth, found, average=None)),
+        (ours.recall[:5], theirs.recall_score(truth, found, average=None)),
+    ]:
+        assert value == pytest.approx(theirs_value, rel=1e-12)
+    assert ours.mean_accuracy > ours.mean_recall
 
 
 def test_nothing_counted_gives_no_numbers() -> None:
     label = torch.full((1, 1, 3, 3), IGNORE)
     ours = scores_of([(torch.rand(1, CLASSES, 3, 3), label)], ignore=IGNORE)
     assert ours.absent == list(range(CLASSES))
-    for name in ("mean_iou", "mean_dice", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou"):
+    for name in (
+        "mean_iou",
+        "mean_dice",
+        "mean_precision",
+        "mean_recall",
+        "pixel_accuracy",
+        "mean_accuracy",
+        "frequency_weighted_iou",
+    ):
         assert math.isnan(getattr(ours, name)), name
     json.dumps(ours.to_dict(), allow_nan=False)
 
@@ -286,8 +319,9 @@ def test_classes_that_are_not_in_the_labels_against_torchmetrics() -> None:
     assert ours.iou[4] == 0
     macro = float(theirs_of("MulticlassJaccardIndex", "macro", batches, 6))
     assert ours.mean_iou == pytest.approx(macro, rel=1e-5)
-    # there is nothing to recall of class 4: left out here, the usual mean accuracy; torchmetrics counts it as 0
+    # there is nothing to recall of class 4: mean accuracy leaves it out, mean recall and torchmetrics count it as 0
     accuracy = float(theirs_of("MulticlassAccuracy", "macro", batches, 6))
+    assert ours.mean_recall == pytest.approx(accuracy, rel=1e-5)
     assert ours.mean_accuracy == pytest.approx(accuracy * 5 / 4, rel=1e-5)
 
 

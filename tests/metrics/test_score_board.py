@@ -14,7 +14,7 @@ import pytest
 import torch
 from skimage.metrics import hausdorff_distance
 from sklearn.metrics import f1_score, jaccard_score, precision_score, recall_score
-from torch.multiprocessing import spawn
+from two_processes import alone_and_shared
 
 from medseg.errors import MedsegError
 from medseg.metrics import scores as home
@@ -99,6 +99,22 @@ def test_means_over_cases_against_scikit_learn(ignored: bool) -> None:
     assert board.rows[1].values["recall"][2] == 0  # undefined by itself
     assert math.isnan(board.rows[2].values["dice"][2])
     assert board.rows[3].values["precision"][2] == 0
+
+
+def test_a_precision_or_recall_of_nothing_is_0_and_named() -> None:
+    truth = torch.tensor([[0, 0, 1, 1]])
+    board = filled(
+        ScoreBoard(NAMES, None, {"overlap": {}}), [ScoredCase(0, "a.png", torch.where(truth == 1, 2, 0), truth)]
+    )
+    table = board.table()
+    assert [row["precision"] for row in table["classes"]] == [1, 0, 0]
+    assert [row["recall"] for row in table["classes"]] == [1, 0, 0]
+    assert table["mean_precision"] == table["mean_recall"] == pytest.approx(1 / 3)
+    assert table["mean_accuracy"] == 1 / 2
+    assert table["notes"] == [
+        f"{NAMES[1]}: never predicted (precision 0)",
+        f"{NAMES[2]}: predicted but in no truth (recall 0; mean accuracy leaves it out)",
+    ]
 
 
 def test_lines_of_cases() -> None:
@@ -224,13 +240,12 @@ def test_cases_with_a_class_on_one_side_alone_are_counted() -> None:
     assert "missed" not in without[0]
 
 
-def _share(rank: int, folder: str) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+def shared(rank: int | None) -> str:
+    """The scores of all cases, or of this process's share of them and what the other tells."""
     board = ScoreBoard(NAMES, None, ALL)
-    filled(board, with_instances()[rank::2])
+    filled(board, with_instances()[rank or 0 :: 1 if rank is None else 2])
     board.gather()
-    torch.save((board.table(), list(board.lines())), f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+    return json.dumps((board.table(), list(board.lines())))
 
 
 def with_instances() -> list[ScoredCase]:
@@ -241,17 +256,13 @@ def with_instances() -> list[ScoredCase]:
 
 
 def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
-    spawn(_share, args=(str(tmp_path),), nprocs=2)
-    board = ScoreBoard(NAMES, None, ALL)
-    filled(board, with_instances())
-    for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=False)
-        assert rounded(found) == rounded((board.table(), list(board.lines())))
+    expected, found = alone_and_shared(shared, tmp_path)
+    assert [rounded(each) for each in found] == [rounded(expected)] * 2
 
 
-def rounded(value: Any) -> Any:
+def rounded(text: str) -> Any:
     """Sums of floats depend on their order in the last digit."""
-    return json.loads(json.dumps(value), parse_float=lambda text: round(float(text), 12))
+    return json.loads(text, parse_float=lambda digits: round(float(digits), 12))
 
 
 def test_names_of_scores_have_no_spaces() -> None:

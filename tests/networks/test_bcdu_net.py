@@ -23,7 +23,8 @@ def test_contract(size: tuple[int, ...], bidirectional: bool) -> None:
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_exports(bidirectional: bool) -> None:
-    assert_exports(BCDUNet(2, 1, 3, channels=(4, 8), bidirectional=bidirectional), torch.rand(1, 1, 20, 24))
+    network = BCDUNet(2, 1, 3, channels=(4, 8), bidirectional=bidirectional)
+    assert_exports(network, torch.rand(1, 1, 20, 24), onnx=bidirectional)
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])

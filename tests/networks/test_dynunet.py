@@ -53,8 +53,11 @@ def test_it_is_monais() -> None:
     [
         ({"channels": (8, 16)}, r"channels is \[8, 16\]; give at least three levels"),
         ({"deep_supervision": 4}, "deep_supervision is 4; 5 levels have 0 to 3 of them"),
-        ({"strides": [2, 2]}, r"strides is \[2, 2\]; give 4 of them, each a number or 2 of at least 1"),
-        ({"kernel_size": [[3, 3, 3]] * 5}, "kernel_size is .*; give 5 of them, each a number or 2"),
+        (
+            {"strides": [2, 2]},
+            r"strides is \[2, 2\]; give 4 of them, each a number of at least 1, or one for each of 2 axes",
+        ),
+        ({"kernel_size": [[3, 3, 3]] * 5}, "kernel_size is .*; give 5 of them"),
         ({"norm": None}, "norm is None; give a normalisation"),
     ],
 )

@@ -37,7 +37,7 @@ def test_one_pixel_is_enough() -> None:
 def test_exports(factorise: bool) -> None:
     network = MFNet(2, 1, 3, **TINY)  # type: ignore[arg-type]
     network.factorise.fill_(factorise)
-    assert_exports(network, torch.rand(1, 1, 65, 97))
+    assert_exports(network, torch.rand(1, 1, 65, 97), onnx=factorise)
 
 
 def test_exports_open_sizes() -> None:

@@ -47,16 +47,16 @@ def test_contract_with_vgg() -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "onnx"),
     [
-        {},
-        {"location": False, "recalibration": "add", "base": "resnet34_psp"},
-        {"merge": "attention", "base": "resnet34_dilated", "scales": (1.0, 0.75, 0.5)},
-        {"merge": "max"},
+        ({}, True),
+        ({"location": False, "recalibration": "add", "base": "resnet34_psp"}, False),
+        ({"merge": "attention", "base": "resnet34_dilated", "scales": (1.0, 0.75, 0.5)}, True),
+        ({"merge": "max"}, True),
     ],
 )
-def test_exports(options: dict[str, object]) -> None:
-    assert_exports(build(**options), torch.rand(1, 3, *SIZE))  # type: ignore[arg-type]
+def test_exports(options: dict[str, object], onnx: bool) -> None:
+    assert_exports(build(**options), torch.rand(1, 3, *SIZE), onnx=onnx)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

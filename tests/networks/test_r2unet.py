@@ -21,7 +21,7 @@ def test_contract(size: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("residual", [True, False])
 def test_exports(residual: bool) -> None:
-    assert_exports(R2UNet(2, 1, 3, channels=(4, 8), residual=residual), torch.rand(1, 1, 20, 24))
+    assert_exports(R2UNet(2, 1, 3, channels=(4, 8), residual=residual), torch.rand(1, 1, 20, 24), onnx=residual)
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])

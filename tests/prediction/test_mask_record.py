@@ -94,7 +94,7 @@ def test_masks_of_other_weights_are_refused_by_name(folder: Path) -> None:
     assert str(caught.value) == (
         f"{folder / 'out' / 'b.png'} was made by other weights (toy, {weights(0)[:12]}) than these "
         f"(toy, {weights(1)[:12]}) (and 2 more masks like it); name another folder for the masks, or do them again "
-        "with --overwrite"
+        "with overwrite"
     )
     assert not (folder / "out" / "a.png").exists(), "nothing is written"
     assert record(folder) == {weights(0): list(NAMES)}
@@ -211,7 +211,7 @@ def test_two_at_once_are_kept_apart(folder: Path) -> None:
 def test_a_damaged_record_is_named(folder: Path, content: str) -> None:
     (folder / "out").mkdir()
     (folder / "out" / MASK_RECORD).write_text(content)
-    with pytest.raises(MaskRecordError, match=rf"{MASK_RECORD} cannot be read .*; name another folder .* --overwrite"):
+    with pytest.raises(MaskRecordError, match=rf"{MASK_RECORD} cannot be read .*; name another .* with overwrite"):
         predict(folder)
     assert len(predict(folder, overwrite=True).written) == 4
     assert record(folder) == {weights(0): list(NAMES)}

@@ -155,7 +155,7 @@ def test_bad_files_are_reported_and_the_others_done(pictures: Path, tmp_path: Pa
     assert set(reasons) == {"a/cut.png", "colour.png", "empty.nii.gz", "nan.nii"}
     assert "restore the file" in reasons["a/cut.png"]
     assert "restore the file" in reasons["empty.nii.gz"]
-    assert lines[4:] == ["2 files were left out:", "  .hidden.png: hidden", "  notes.txt: unknown format .txt"]
+    assert lines[4:] == ["left out 2 files:", "  .hidden.png: hidden", "  notes.txt: unknown format .txt"]
     assert reasons["nan.nii"] == "it holds NaN or infinite values"
     assert "3 channels" in reasons["colour.png"]
     assert files(out) == ["SMALL.png", "a/b/p.png", "a/deep.tif", "one.png"]
@@ -202,9 +202,7 @@ def test_a_failed_write_leaves_nothing(
         running.run()
     others = ["SMALL.png", "a/b/p.png"]
     if code == errno.ENOSPC:  # the rest would fail too
-        assert "a/deep.tif cannot be written: No space left on device. The 2 masks so far are whole" in str(
-            caught.value
-        )
+        assert "a/deep.tif cannot be written: No space left on device. Masks so far (2) are whole" in str(caught.value)
     else:
         others.append("one.png")
         assert "1 of 4 images could not be done:\n  a/deep.tif: " in str(caught.value)

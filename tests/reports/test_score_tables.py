@@ -23,17 +23,18 @@ def scores():
         "averaging": "pooled over all pixels",
         "classes": [
             row("membrane", 0.5123, 0.6775, 0.7, 0.65, 1_234_567),
-            row("glia|extra", 0.0, 0.0, None, 0.0, 42),
+            row("glia|extra", 0.0, 0.0, 0.0, 0.0, 42),
             row("void", None, None, None, None, 0),
         ],
         "mean_iou": 0.25615,
         "mean_dice": 0.33875,
-        "mean_precision": 0.7,
+        "mean_precision": 0.35,
         "mean_recall": 0.325,
         "accuracy": 0.9,
         "mean_accuracy": 0.325,
         "frequency_weighted_iou": 0.5,
         "absent": ["void"],
+        "notes": ["glia|extra: never predicted (precision 0)"],
         "per_case": {
             "averaging": "mean over 8 cases",
             "cases": 8,
@@ -59,12 +60,13 @@ def test_pooled(scores):
         "class                      IoU    Dice  precision  recall    support",
         "----------------------  ------  ------  ---------  ------  ---------",
         "membrane                 0.512   0.677      0.700   0.650  1,234,567",
-        "glia|extra               0.000   0.000          -   0.000         42",
+        "glia|extra               0.000   0.000      0.000   0.000         42",
         "void                    absent  absent     absent  absent          0",
         "----------------------  ------  ------  ---------  ------  ---------",
-        "mean of 2 classes        0.256   0.339      0.700   0.325  1,234,609",
+        "mean of 2 classes        0.256   0.339      0.350   0.325  1,234,609",
         "pixel accuracy                                      0.900",
         "frequency-weighted IoU   0.500",
+        "glia|extra: never predicted (precision 0)",
     ]
 
 
@@ -135,6 +137,7 @@ def with_boundary(scores):
         support = line.pop("support")
         line |= {"support": support, "boundary_f": value}
     scores["mean_boundary_f"] = 0.75
+    scores["notes"] = []
     scores["boundary"] = {"absent": ["glia|extra", "void"], "tolerance_pixels": [2.7, 5.41]}
     return scores
 
@@ -143,7 +146,7 @@ def test_boundary_scores_are_a_column_and_name_their_tolerance(with_boundary):
     lines = pooled_table(with_boundary).to_text().splitlines()
     assert lines[1].split()[-3:] == ["boundary", "F", "support"]
     assert lines[3].split() == ["membrane", "0.512", "0.677", "0.700", "0.650", "0.750", "1,234,567"]
-    assert lines[4].split() == ["glia|extra", "0.000", "0.000", "-", "0.000", "absent", "42"]
+    assert lines[4].split() == ["glia|extra", "0.000", "0.000", "0.000", "0.000", "absent", "42"]
     assert lines[7].split()[-2:] == ["0.750", "1,234,609"]
     assert lines[-1] == "boundary F within 2.7 to 5.4 px"
     with_boundary["boundary"]["tolerance_pixels"] = [5.41, 5.44]

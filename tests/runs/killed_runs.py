@@ -128,13 +128,16 @@ def die_in_operation(number: int) -> None:
 # ------------------------------------------------------------------ the process that kills
 
 
-def start(folder: Path, workers: int, *, seconds: float | None = None, die_at: int = 0) -> tuple[bool, float]:
+def start(
+    folder: Path, workers: int, *, seconds: float | None = None, epochs: int = 0, die_at: int = 0
+) -> tuple[bool, float]:
     """Start a training in a fresh process; returns whether it was killed, and how long it trained.
 
     Args:
         folder: of the run.
         workers: loading processes.
         seconds: when to kill it, from the start of training; ``None``: not at all.
+        epochs: complete ones from which these seconds count instead.
         die_at: file operation that it dies in.
     """
     words = [sys.executable, str(Path(__file__)), "train", str(folder), str(workers), str(die_at)]
@@ -147,6 +150,8 @@ def start(folder: Path, workers: int, *, seconds: float | None = None, die_at: i
         assert child.stdout is not None
         assert child.stdout.readline() == b"training\n", Path(log.name).read_text()
         began = time.monotonic()
+        while child.poll() is None and complete_epochs(folder) < epochs:
+            time.sleep(0.02)
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(seconds if seconds is not None else 300)
         if child.poll() is None:
@@ -155,6 +160,12 @@ def start(folder: Path, workers: int, *, seconds: float | None = None, die_at: i
         trained = time.monotonic() - began
     assert status in (0, -signal.SIGKILL), f"status {status}: {Path(log.name).read_text()}"
     return status != 0, trained
+
+
+def complete_epochs(folder: Path) -> int:
+    """Return how many epochs a run has recorded."""
+    record = folder / "metrics.jsonl"
+    return record.read_bytes().count(b"\n") if record.is_file() else 0
 
 
 def outcome(folder: Path) -> dict[str, Any]:

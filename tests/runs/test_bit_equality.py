@@ -6,24 +6,29 @@ import pytest
 from runs.killed_runs import OPERATIONS, outcome, start, unequal
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """A run that was left alone, and how long it took."""
+    folder = tmp_path_factory.mktemp("left_alone") / "whole"
+    return folder, start(folder, 0)[1]
+
+
 @pytest.mark.timeout(300)
-def test_killed_and_continued_equals_uninterrupted(tmp_path: Path) -> None:
+def test_killed_and_continued_equals_uninterrupted(whole: tuple[Path, float], tmp_path: Path) -> None:
     """Killed at a moment that the clock chooses and in a write; with loading processes and without: the same bits."""
-    _, seconds = start(tmp_path / "whole", 0)
+    folder, seconds = whole
     killed = [
-        start(tmp_path / "broken", 2, seconds=0.4 * seconds)[0],
-        start(tmp_path / "broken", 0, die_at=OPERATIONS // 3)[0],  # however far the first one came
+        start(tmp_path / "broken", 2, epochs=1, seconds=0.05 * seconds)[0],  # most of it is still to come
+        start(tmp_path / "broken", 0, die_at=OPERATIONS // 3)[0],
     ]
-    assert killed[1], "the process did not get as far as the file operation"
+    assert killed == [True, True]
     start(tmp_path / "broken", 2)
-    assert unequal(outcome(tmp_path / "broken"), outcome(tmp_path / "whole")) == []
+    assert unequal(outcome(tmp_path / "broken"), outcome(folder)) == []
     assert list((tmp_path / "broken").rglob(".*")) == []
 
 
-def test_a_difference_is_seen(tmp_path: Path) -> None:
-    start(tmp_path / "run", 0, die_at=3 * OPERATIONS)
-    start(tmp_path / "run", 0)
-    found = outcome(tmp_path / "run")
+def test_a_difference_is_seen(whole: tuple[Path, float]) -> None:
+    found = outcome(whole[0])
     name = "model.pt/head.bias"
     changed = found[name].clone()
     changed.view(-1)[0] = changed.view(-1)[0].nextafter(changed.new_tensor(9.0))

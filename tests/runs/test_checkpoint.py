@@ -135,9 +135,7 @@ def test_truncated_missing_and_wrong_content(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(CheckpointError, match="may be truncated"):
         load_checkpoint(path)
-    with pytest.raises(
-        CheckpointError, match=r"none\.pt does not exist; train first, or name another file with --ckpt"
-    ):
+    with pytest.raises(CheckpointError, match=r"none\.pt does not exist; train first, or name another file"):
         load_checkpoint(tmp_path / "none.pt")
     with pytest.raises(CheckpointError, match=f"checkpoint {tmp_path} is a folder; name a file in it, or name another"):
         load_checkpoint(tmp_path)
@@ -186,7 +184,7 @@ def test_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
     assert done.returncode == 3, done.stderr
     assert "could not write checkpoint" in done.stdout
     assert "the earlier last.pt is intact" in done.stdout
-    assert "--resume" in done.stdout
+    assert "continue with resume" in done.stdout
     assert load_checkpoint(path)["epoch"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
 
@@ -233,5 +231,5 @@ def test_settings_stay_as_configured(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(CheckpointError, match=r"has no .*momentum.*, but SGD is configured"):
         restore_optimizer(torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9), before.state_dict())
     groups = [{"params": [network.weight]}, {"params": [network.bias]}]
-    with pytest.raises(CheckpointError, match=r"has 1 parameter groups, but Adam is configured now with 2"):
+    with pytest.raises(CheckpointError, match=r"has 1 parameter group, but Adam is configured now with 2"):
         restore_optimizer(torch.optim.Adam(groups, lr=0.1), torch.optim.Adam(network.parameters()).state_dict())

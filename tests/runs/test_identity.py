@@ -10,7 +10,8 @@ import torch
 
 from medseg.data.datalist import Datalist
 from medseg.runs.checkpoint import save_checkpoint
-from medseg.runs.run import Run, RunError
+from medseg.runs.run import Run
+from medseg.runs.run_folder import RunError
 
 NAMES = ("a.png", "a_label.png", "b.png", "b_label.png")
 
@@ -53,7 +54,7 @@ def refusal(folder: Path, **changes: object) -> str:
     with pytest.raises(RunError) as caught:
         resume(folder, **changes)
     assert "\n" not in str(caught.value)
-    assert "start a new one with another --output_dir" in str(caught.value)
+    assert "start a new one with another output_dir" in str(caught.value)
     return str(caught.value)
 
 
@@ -81,7 +82,7 @@ def test_several_files_are_counted(begun: Path) -> None:
 def test_files_that_come_and_go(begun: Path) -> None:
     (begun / "c.png").write_bytes(b"c")
     said = refusal(begun, training=[{"image": "a.png", "label": "a_label.png"}], test=[{"image": "c.png"}], fold=1)
-    assert "c.png is new since it began; 2 files that it began with are not named any more; fold was 0 and is 1" in said
+    assert "c.png is new since it began; 2 files that it began with not named any more; fold was 0 and is 1" in said
 
 
 def test_a_datalist_with_other_words(begun: Path) -> None:

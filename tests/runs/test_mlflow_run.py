@@ -33,7 +33,7 @@ def everything_in(folder):
 
 
 @quiet
-def test_nothing_names_a_person_a_host_or_a_home(tmp_path, monkeypatch):
+def test_nothing_names_a_person_a_host_or_a_home(tmp_path, monkeypatch, new_store):
     home = tmp_path / "home" / "alice77"
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("LOGNAME", "alice77")
@@ -219,7 +219,7 @@ def test_a_folder_of_runs_may_be_moved(tmp_path):
 
 
 @quiet
-def test_the_process_stays_its_own(tmp_path):
+def test_the_process_stays_its_own(tmp_path, new_store):
     before = dict(os.environ)
     levels = {name: logging.getLogger(name).level for name in ("alembic", "medseg", "")}
     with tracker(tmp_path / "run") as tracking:

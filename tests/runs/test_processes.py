@@ -25,7 +25,7 @@ def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (None, "auto", "cpu", torch.device("cpu")):
         assert pick_device(name) == torch.device("cpu")
     for name in ("cuda", "cuda:0", torch.device("cuda:1")):
-        with pytest.raises(ValueError, match=rf"device {name} was asked for, but 0 GPU\(s\) are visible; --device cpu"):
+        with pytest.raises(ValueError, match=rf"device {name} was asked for, but 0 GPUs can be seen; use device=cpu"):
             pick_device(name)
 
 
@@ -34,7 +34,7 @@ def test_each_process_has_its_gpu(gpus: pytest.MonkeyPatch) -> None:
     gpus.setenv("LOCAL_RANK", "1")
     assert pick_device("auto") == torch.device("cuda", 1)
     assert pick_device("cuda:1") == torch.device("cuda", 1)
-    with pytest.raises(ValueError, match=r"device cuda:2 was asked for, but 2 GPU\(s\)"):
+    with pytest.raises(ValueError, match=r"device cuda:2 was asked for, but 2 GPUs can be seen"):
         pick_device("cuda:2")
 
 

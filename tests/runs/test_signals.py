@@ -1,15 +1,19 @@
-"""SIGTERM and SIGHUP end a run as KILLED with its last state, and the exit status says so."""
+"""A signal ends a run with loading processes as KILLED with its last state; tests/bundles sends both of them."""
 
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from medseg.runs import signals
 from medseg.runs.checkpoint import load_checkpoint
+from medseg.runs.mlflow_run import MLflowRun
+from medseg.runs.tracking import MLflowTracker
 
 TRAIN = """
 import os, signal, sys, time
@@ -19,7 +23,6 @@ import runs.killed_runs as killed
 from ignite.engine import Events
 from medseg.engines.trainer import Trainer
 from medseg.runs import signals
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and stays so
 assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, "importing sets no handler"
 signals.handle()
 register = Trainer._register
@@ -27,7 +30,7 @@ def also(self):
     register(self)
     def ask():
         if self.state.iteration == 8:
-            os.kill(os.getpid(), int(sys.argv[2]))
+            os.kill(os.getpid(), signal.SIGTERM)
     self.add_event_handler(Events.ITERATION_STARTED, ask)
 Trainer._register = also
 from medseg.runs.run import Run
@@ -39,15 +42,13 @@ killed.train(Path(sys.argv[1]), 2, 0)
 
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")  # MLflow's with SQLAlchemy 2.1
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-def test_the_run_ends_as_killed(tmp_path: Path, name: str) -> None:
-    number = int(getattr(signal, name))
+def test_the_run_ends_as_killed(tmp_path: Path) -> None:
     tests = Path(__file__).parents[1]
     environment = {**os.environ, "PYTHONPATH": f"{tests.parent}:{tests}", "OMP_NUM_THREADS": "1"}
     environment.pop("MLFLOW_TRACKING_URI", None)
-    words = [sys.executable, "-c", TRAIN, str(tmp_path / "run"), str(number)]
+    words = [sys.executable, "-c", TRAIN, str(tmp_path / "run")]
     done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment, timeout=280)
-    assert done.returncode == 128 + number, done.stderr
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
     assert "Traceback" not in done.stderr
     assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")["epoch"] == 1
     assert not (tmp_path / "run" / ".lock").exists()
@@ -57,3 +58,56 @@ def test_the_run_ends_as_killed(tmp_path: Path, name: str) -> None:
     client = MlflowClient(tracking_uri=record["tracking_uri"])
     assert client.get_run(record["run_id"]).info.status == "KILLED"
     assert [point.step for point in client.get_metric_history(record["run_id"], "loss")] == [1]
+
+
+@pytest.fixture
+def handled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let this process end as a command does, and afterwards as before."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    monkeypatch.setattr(signals, "_received", [])
+    monkeypatch.setattr(signals, "_process", [])
+    signals.handle()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handled")
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")  # MLflow's with SQLAlchemy 2.1
+@pytest.mark.parametrize("call", ["start", "log_metrics"])
+def test_a_call_of_the_database_is_not_broken_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """Its file would stay locked, and the run in it without an end."""
+    from mlflow.tracking import MlflowClient
+
+    name, part = {"start": ("create_run", MlflowClient), "log_metrics": ("log_metrics", MLflowRun)}[call]
+    real = getattr(part, name)
+
+    def interrupted(*given: object, **named: object) -> object:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*given, **named)
+
+    monkeypatch.setattr(part, name, interrupted)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    tracking = MLflowTracker(None, "trials", "first", tmp_path / "run")
+    with pytest.raises(signals.Terminated) as stopped:
+        _log(tracking)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert tracking.run_id is not None
+    client = MlflowClient(tracking_uri=tracking.uri)
+    assert client.get_run(tracking.run_id).info.status == "KILLED"
+    assert len(client.get_metric_history(tracking.run_id, "loss")) == (call == "log_metrics")
+
+
+def _log(tracking: MLflowTracker) -> None:
+    """Log one epoch, and end the run as the trainer does."""
+    try:
+        tracking.start()
+        tracking.log_metrics({"loss": 1.0}, step=1)
+    except SystemExit:
+        tracking.finish("KILLED")
+        raise
+
+
+def test_without_a_block_the_request_ends_the_process_at_once(handled: None) -> None:
+    with pytest.raises(signals.Terminated):
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -42,7 +42,7 @@ def tracker(folder, name="first", **options):
 
 
 @quiet
-def test_run_holds_everything(tmp_path, monkeypatch):
+def test_run_holds_everything(tmp_path, monkeypatch, new_store):
     monkeypatch.chdir(tmp_path)
     folder = RunFolder(tmp_path / "runs" / "a")
     config = {"network": {"channels": [8, 16]}, "lr": 0.1, "long": "x" * 20000, "labels": {"0": "glia / other?"}}

@@ -51,7 +51,7 @@ def data(tmp_path: Path) -> Datalist:
 
 
 def evaluation(folder: Path, data: Datalist, **record: Any) -> Path:
-    scores = score_otsu(data, data.split(0)[2], scores={"instances": {"method": "components", "min_size": 0}})
+    scores = score_otsu(data, data.split(0)[2], scores={"instances": {"method": "components", "min_size": 0}}).scores
     folder.mkdir()
     (folder / "scores.json").write_text(json.dumps(scores))
     held = {
@@ -67,15 +67,15 @@ def evaluation(folder: Path, data: Datalist, **record: Any) -> Path:
 
 def test_otsu_by_hand(data: Datalist) -> None:
     """Of 36 + 64 bright pixels 36 are labelled: IoU 0.36; one of two found squares is there: AP 1 / 2."""
-    scores = score_otsu(data, data.split(0)[2], scores={"instances": {"method": "components", "min_size": 0}})
+    scores = score_otsu(data, data.split(0)[2], scores={"instances": {"method": "components", "min_size": 0}}).scores
     assert scores["classes"][1]["iou"] == pytest.approx(0.36)
     assert scores["classes"][1]["recall"] == 1
     assert scores["classes"][0]["iou"] == pytest.approx(500 / 564)
     assert scores["instances"]["per_image"]["average_precision"] == 0.5
-    clean = score_otsu(data, data.split(1)[2])
+    clean = score_otsu(data, data.split(1)[2]).scores
     assert clean["mean_iou"] == 1
     assert "instances" not in clean
-    assert score_otsu(data, data.split(1)[2], foreground="dark")["mean_iou"] == 0
+    assert score_otsu(data, data.split(1)[2], foreground="dark").scores["mean_iou"] == 0
 
 
 def test_otsu_needs_two_classes_and_images(data: Datalist) -> None:
@@ -165,7 +165,7 @@ def test_means_over_images_are_other_numbers(real_data: Path, tmp_path: Path) ->
         name="isic", version=1, modality=("dermoscopy",), licence="ISIC", source="", labels={0: "skin", 1: "lesion"},
         training=[{"image": "a.jpg", "label": "a.png", "group": "a"}], path=tmp_path / "datalist.json",
     )  # fmt: skip
-    scores = score_otsu(data, rows)
+    scores = score_otsu(data, rows).scores
     pooled, each = scores["classes"][1], scores["per_case"]["classes"][1]
     assert (pooled["dice"], pooled["iou"]) == pytest.approx((0.699, 0.537), abs=5e-4)
     assert (each["dice"], each["iou"]) == pytest.approx((0.626, 0.509), abs=5e-4)

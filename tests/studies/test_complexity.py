@@ -38,8 +38,21 @@ def test_attention_is_among_the_macs():
     assert local["macs"] / whole["macs"] == pytest.approx(0.063, abs=5e-4)
 
 
-def test_every_measure_is_json():
-    result = json.loads(json.dumps(measure([TINY], MEASURES, batch_size=3, device="cpu")))
+@pytest.fixture(scope="module")
+def measured():
+    """A network that does not fit, and after it another: each slow measure takes a process of its own."""
+    huge = Row("huge", TINY.target, 1, 2, (2**20, 2**20), TINY.kwargs)
+    first = measure([huge], ["memory"], batch_size=1, device="cpu")
+    return first, measure([TINY], MEASURES, batch_size=3, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def page():
+    return networks_doc.networks_doc()
+
+
+def test_every_measure_is_json(measured):
+    result = json.loads(json.dumps(measured[1]))
     assert result["settings"] == {
         "measures": ["parameters", "macs", "memory", "throughput"],
         "batch_size": 3,
@@ -105,9 +118,8 @@ def test_what_want_of_memory_looks_like(monkeypatch, error, wanted):
     assert wanted or message == "RuntimeError: shapes do not agree"
 
 
-def test_what_does_not_fit_and_what_comes_after_it():
-    huge = Row("huge", TINY.target, 1, 2, (2**20, 2**20), TINY.kwargs)
-    first, second = measure([huge, TINY], ["memory"], batch_size=1, device="cpu")["rows"]
+def test_what_does_not_fit_and_what_comes_after_it(measured):
+    first, second = (result["rows"][0] for result in measured)
     assert first["memory_bytes"] is None
     message = "a batch of 1, 1048576 x 1048576 pixels, does not fit in the memory of cpu; try a smaller one"
     assert first["errors"] == {"memory": message}
@@ -194,15 +206,14 @@ def test_progress():
     assert seen == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
 
 
-def test_the_page_is_current():
+def test_the_page_is_current(page):
     path = ROOT / "docs" / "networks.md"
     assert path.is_file(), "docs/networks.md is missing; write it with: python .ci/make_networks_doc.py"
-    current = path.read_text(encoding="utf-8") == networks_doc.networks_doc()
+    current = path.read_text(encoding="utf-8") == page
     assert current, "docs/networks.md is out of date; write it anew with: python .ci/make_networks_doc.py"
 
 
-def test_the_page_names_every_network_and_its_paper():
-    page = networks_doc.networks_doc()
+def test_the_page_names_every_network_and_its_paper(page):
     for network in networks():
         (line,) = [line for line in page.splitlines() if line.startswith(f"- **{network.name}** (`{network.module}`")]
         assert re.search(r"\[(paper|source)\]\(https://[^)\s]*[^).,\s]\)\): \S", line)

@@ -3,8 +3,10 @@
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import nibabel
 import numpy as np
@@ -14,7 +16,7 @@ from monai.inferers import Inferer, PatchInferer, SimpleInferer
 from PIL import Image
 from torch import Tensor, nn
 
-from medseg.bundle.description import Description
+from medseg.bundle.description import Description, Input
 from medseg.bundle.networks import create
 from medseg.bundle.record import header_of
 from medseg.errors import MedsegError
@@ -24,6 +26,7 @@ from medseg.inferers.resize import ResizeInferer
 from medseg.inferers.sliding_window import SlidingWindow
 from medseg.networks.df_dam import DFDAM
 from medseg.prediction.model import load
+from medseg.reports.attention import attention_sheet
 from medseg.runs.checkpoint import save_checkpoint
 from medseg.runs.header import write_header
 from medseg.studies.explain import attend, explain
@@ -148,6 +151,22 @@ def test_volumes(tmp_path: Path) -> None:
     explain(make(Watcher()), [tmp_path / "v.nii.gz"], tmp_path / "slice")
     with np.load(tmp_path / "slice" / "v.npz") as arrays:
         np.testing.assert_array_equal(arrays["saw"][0], values[::2, ::2, 3])  # the middle of 7
+
+
+def test_a_sheet_shows_the_file_where_the_network_sees_a_negative(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.full((12, 14), 230, np.uint8)
+    values[2:6, 3:7] = 20
+    Image.fromarray(values).save(tmp_path / "dark.png")
+    bundle = make(Watcher())
+    bundle = replace(bundle, description=replace(bundle.description, input=Input(polarity="bright")))
+    drawn = Mock(wraps=attention_sheet)
+    monkeypatch.setattr("medseg.studies.explain.attention_sheet", drawn)
+    explain(bundle, [tmp_path / "dark.png"], tmp_path / "out", roi=(8,))
+    np.testing.assert_array_equal(drawn.call_args.args[0]["image"][0], values[2:10, 3:11])
+    with np.load(tmp_path / "out" / "dark.npz") as arrays:
+        np.testing.assert_array_equal(arrays["saw"][0], 250 - values[2:10, 3:11][::2, ::2])
 
 
 # ---------------------------------------------------------------------------------------------- what the network sees

@@ -11,13 +11,18 @@ import yaml
 from costs import Device
 from PIL import Image
 
+import medseg
 from medseg.bundle import library, workflow
+from medseg.bundle.data import load_data
 from medseg.bundle.source import read_source
 from medseg.cli import main
 from medseg.data.datalist import Datalist
+from medseg.data.file_facts import cache_folder
+from medseg.data.fingerprint import Fingerprint
+from medseg.io.images import read_image
 from medseg.studies import complexity, plan_bundle
-from medseg.studies.plan import load_data, make_plan
-from medseg.studies.plan_and_train import plan_and_train
+from medseg.studies.plan import make_plan
+from medseg.studies.plan_and_train import KEYS, plan_and_train
 from medseg.studies.plan_rules import PlanError
 
 QUICK = {"max_epochs": 1, "iterations": 2, "mlflow": False, "device": "cpu", "network_def#channels": [2, 4, 4]}
@@ -93,14 +98,15 @@ def test_the_bundle_says_why(tmp_path: Path) -> None:
     assert source.description.network["strides"] == plan.network.value["strides"]
     assert source.options()["patch"] == plan.train["patch"].value
     assert library.build(folder, check=True) == []
+    assert library.is_ours(folder)
+    assert set(KEYS) <= yaml.safe_load((folder / "configs" / "train.yaml").read_text()).keys()
     lines = (folder / "bundle.yaml").read_text().splitlines()
     valued = [n for n, line in enumerate(lines) if line.startswith("  ") and not line.startswith(("  #", "  - "))]
     assert len(valued) > 20
     assert all(lines[number - 1].startswith("  # ") for number in valued)
     page = (folder / "docs" / "README.md").read_text()
-    for said in ("right-left, mm", "connected parts of ball", "s a step", "0.5, 50, 99.5 %"):
+    for said in ("s a step", "train learning\\_rate", "[fingerprint.md](fingerprint.md)"):
         assert said in page
-    assert "train learning\\_rate" in page
     assert "image_0" not in page
 
 
@@ -110,6 +116,7 @@ def test_from_data_to_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert main(["train", str(data), "--minutes", "5", "--output", str(tmp_path / "out"), *words]) == 0
     said = capsys.readouterr()
     assert "Every voxel background" in said.out
+    assert "HD95 ball in mm" in said.out
     assert f"model and report: {tmp_path / 'out' / 'run'}" in said.out
     assert "planned: unet" in said.err
     scores = json.loads((tmp_path / "out" / "run" / "test" / "scores.json").read_text())
@@ -137,10 +144,13 @@ def test_pictures_beside_otsu(tmp_path: Path) -> None:
     assert held["input"]["intensity"] == {"scheme": "zscore"}
     assert held["input"]["spacing"] is None
     assert "mirror_axes: [0, 1]" in (done.plan / "bundle.yaml").read_text()
-    assert done.baseline["title"] == "Otsu's threshold, minority side"
-    text = done.table().to_text()
+    assert done.baseline.title == "Otsu's threshold, minority side"
+    text = done.tables()[0].to_text()
     assert "Dice cell" in text
+    assert "Dice background" not in text
     assert "1.000" in text.splitlines()[-2]  # a threshold finds a bright square
+    assert done.kinds == ["grey, bright objects"] * len(done.kinds)
+    assert "Dice cell" in (done.run / "compared.md").read_text()
 
 
 def test_a_plan_is_refused_on_other_data(tmp_path: Path) -> None:
@@ -161,7 +171,7 @@ def test_a_plan_is_refused_on_other_data(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["plan", "data", "-o", "full"], "full exists already; name a new folder"),
-        (["plan", "data", "-o", "new", "--dimensions", "2"], "--dimensions 2: the images of balls are volumes"),
+        (["plan", "flat", "-o", "new", "--dimensions", "3"], "--dimensions 3: the images of squares are pictures"),
         (["plan", "data", "-o", "new", "--memory", "0.000001"], "raise --memory"),
         (["plan", "data", "-o", "new", "--network", "unett"], "the nearest is 'unet'"),
         (["plan", "data", "-o", "new", "--network", "psp_net"], "network psp_net cannot be built for these images"),
@@ -185,6 +195,7 @@ def test_what_cannot_be_planned_is_said_in_one_line(
     monkeypatch.chdir(tmp_path)
     volumes(tmp_path / "data")
     volumes(tmp_path / "empty", empty=True)
+    pictures(tmp_path / "flat")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a").touch()
     assert main(arguments) == 2
@@ -195,10 +206,65 @@ def test_what_cannot_be_planned_is_said_in_one_line(
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_class_in_one_case_alone_is_told_in_the_page(tmp_path: Path) -> None:
-    data = load_data(volumes(tmp_path / "data", classes=3))
-    page = plan_bundle.fingerprint_table(make_plan(data, minutes=1, device="cpu").found).to_markdown()
-    assert "classes that are not in all of them: ball in 2, other ball in 3" in page
+def test_few_steps_are_warned_of_and_the_training_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = volumes(tmp_path / "data")
+    words = [f"{key}={value}" for key, value in QUICK.items() if key != "network_def#channels"]
+    assert main(["train", str(data), "--minutes", "0.0001", "--output", str(tmp_path / "out"), *words]) == 0
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: about ")]
+    assert "steps in 0.0001 minutes are too few to learn much; give --minutes 1 or more (for 150 steps), a sm" in said
+    assert said.removeprefix("warning: ") in (tmp_path / "out" / "plan" / "docs" / "README.md").read_text()
+    assert (tmp_path / "out" / "run" / "test" / "scores.json").is_file()
+    page = (tmp_path / "out" / "run" / "fingerprint.md").read_text()
+    assert "ml of ball" in page
+    assert (tmp_path / "out" / "run" / "fingerprint.png").read_bytes()[:4] == b"\x89PNG"
+    assert main(["report", str(tmp_path / "out" / "run")]) == 0
+    assert f"data       {tmp_path / 'out' / 'run' / 'fingerprint.md'}" in capsys.readouterr().out
+
+
+def test_slices_of_volumes_from_data_to_masks(tmp_path: Path) -> None:
+    """Thick along the patient's right and left, which is the file's last axis but one: sagittal slices."""
+    data = volumes(tmp_path / "data")
+    quick = {**QUICK, "iterations": 3, "network_def#channels": [2, 4]}
+    done = plan_and_train(data, tmp_path / "out", dimensions=2, minutes=5, overrides=quick)
+    held = yaml.safe_load((done.plan / "bundle.yaml").read_text())
+    assert held["input"]["plane"] == "sagittal"
+    assert held["input"]["spacing"] == [None, 1.0, 1.0]
+    assert (held["network"]["spatial_dims"], held["train"]["slices"], held["train"]["patch"]) == (2, True, [14, 12])
+    assert done.scores["per_case"]["cases"] == 1
+    assert main(["predict", str(done.run), str(data / "image_0.nii.gz"), str(tmp_path / "masks"), "device=cpu"]) == 0
+    mask, image = (nibabel.load(path) for path in (tmp_path / "masks" / "image_0.nii.gz", data / "image_0.nii.gz"))
+    assert mask.shape == image.shape
+    np.testing.assert_allclose(mask.affine, image.affine)
+    turned = image.as_reoriented([[1, 1], [2, -1], [0, 1]])  # stored otherwise, the same patient
+    found = medseg.load(done.run, device="cpu").predict(turned.get_fdata(), affine=turned.affine).mask
+    expected = mask.as_reoriented([[1, 1], [2, -1], [0, 1]])
+    np.testing.assert_array_equal(found, np.asarray(expected.dataobj))
+
+
+def test_series_of_slices_from_data_to_masks(real_data: Path, tmp_path: Path) -> None:
+    """A datalist names the folders of two series: all that is done with data sees them whole."""
+    entries = []
+    for number, name in enumerate(("study1", "study2")):
+        (tmp_path / name).symlink_to(real_data / "dicom_mr_hippocrop" / name)
+        image = read_image(tmp_path / name)
+        label = nibabel.Nifti1Image((image.array > np.quantile(image.array, 0.9)).astype(np.uint8), image.affine)
+        label.to_filename(tmp_path / f"{name}.nii.gz")
+        entries.append({"image": name, "label": f"{name}.nii.gz", "group": name, "fold": number})
+    content = {
+        "name": "series", "version": 1, "modality": ["MR"], "licence": "", "source": "", "ignore_index": None,
+        "labels": {"0": "background", "1": "bright"}, "training": entries, "validation": [], "test": [],
+    }  # fmt: skip
+    (tmp_path / "datalist.json").write_text(json.dumps(content))
+    assert main(["check", str(tmp_path / "datalist.json")]) == 0
+    quick = {**QUICK, "network_def#channels": [2, 2, 4, 4], "patch": [16, 16, 16]}
+    done = plan_and_train(tmp_path / "datalist.json", tmp_path / "out", minutes=5, overrides=quick)
+    found = Fingerprint.of(json.loads(next((cache_folder() / "fingerprint").iterdir()).read_text()))
+    assert [case.shape[2] for case in found.cases] == [32, 35]
+    assert done.scores["per_case"]["cases"] == 1
+    assert main(["predict", str(done.run), str(tmp_path / "study1"), str(tmp_path / "masks"), "device=cpu"]) == 0
+    mask, image = nibabel.load(tmp_path / "masks" / "study1.nii.gz"), read_image(tmp_path / "study1")
+    assert mask.shape == image.shape
+    np.testing.assert_allclose(mask.affine, image.affine, atol=1e-5)
 
 
 def test_real_volumes(real_data: Path, tmp_path: Path) -> None:

@@ -41,8 +41,8 @@ def test_candidates_hold_every_base_with_falling_patches() -> None:
 
 def test_pictures_fill_a_batch() -> None:
     found = candidates("unet", (256, 256), (256, 256), None)
-    assert (found[0].patch, found[0].batch) == ((256, 256), 8)
-    assert candidates("unet", (512, 512), (512, 512), None)[0].batch == 2
+    assert (found[0].patch, found[0].batch) == ((256, 256), 4)
+    assert candidates("unet", (512, 512), (512, 512), None)[0].batch == 4
     assert found[0].network.get("norm") is None  # batch normalisation, as the network has it
 
 

@@ -57,6 +57,37 @@ def test_pictures_and_stacks_keep_their_pixels() -> None:
     assert plan_rules.spacing(found(case(), case(spacing=None, codes=""))).value is None
 
 
+@pytest.mark.parametrize(
+    ("edges", "plane", "kept"),
+    [
+        ((1.0, 1.0, 1.0), "axial", 2),
+        ((1.05, 1.0, 1.0), "axial", 2),  # no longer but for the rounding of headers
+        ((0.5, 0.5, 7.5), "axial", 2),
+        ((0.5, 3.0, 0.5), "coronal", 1),
+        ((3.0, 0.5, 1.0), "sagittal", 0),
+    ],
+)
+def test_slices_lie_across_the_longest_edge(edges: tuple[float, ...], plane: str, kept: int) -> None:
+    data = found(case(spacing=edges, shape=(10, 20, 30)))
+    seen = plan_rules.plane(data, 2)
+    assert seen is not None
+    assert seen.value == plane
+    wanted = plan_rules.spacing(data, seen).value
+    assert wanted == [None if axis == kept else edge for axis, edge in enumerate(edges)]
+    assert list(plan_rules.resampled(data, wanted)) == [10, 20, 30]
+    assert plan_rules.across([10, 20, 30], seen) == [edge for axis, edge in enumerate((10, 20, 30)) if axis != kept]
+    assert plan_rules.mirrors(data, seen).value == ([] if plane == "sagittal" else [0])
+    assert plan_rules.plane(data, 3) is None
+    assert plan_rules.across([10, 20, 30], None) == [10, 20, 30]
+
+
+def test_slices_are_resampled_in_their_plane_alone() -> None:
+    data = found(*(case(spacing=(0.5 * edge, 1.0, 4.0 * edge), shape=(30, 20, 10)) for edge in (1, 1, 2)))
+    seen = plan_rules.plane(data, 2)
+    assert plan_rules.spacing(data, seen).value == [0.5, 1.0, None]
+    assert list(plan_rules.resampled(data, [1.0, 1.0, None])) == [15, 20, 10]
+
+
 def test_edges_are_those_after_resampling() -> None:
     cases = [case(shape=(10, 20, 30), spacing=(2.0, 1.0, 0.5)), case(shape=(10, 20, 30), spacing=(2.0, 1.0, 0.5))]
     assert list(plan_rules.resampled(found(*cases), [1.0, 1.0, 1.0])) == [20, 20, 15]
@@ -95,6 +126,12 @@ def test_smaller_patches_end() -> None:
     assert len(sizes) < 40
     volumes = [a * b * c for a, b, c in sizes]
     assert volumes == sorted(volumes, reverse=True)
+
+
+def test_smaller_pictures_keep_their_shape() -> None:
+    assert plan_rules.smaller([256, 320], (256, 320)) == [217, 272]
+    assert plan_rules.smaller([16, 18], (256, 320)) == [16, 16]
+    assert plan_rules.smaller([16, 16], (256, 320)) is None
 
 
 def test_a_ct_has_one_window_for_all_volumes() -> None:
@@ -163,10 +200,13 @@ def test_stacks_without_a_patient_are_not_mirrored() -> None:
     assert plan_rules.mirrors(found(case(codes="", spacing=None))).value == []
 
 
-def test_dimensions_that_the_images_have_not_are_refused() -> None:
+def test_volumes_have_slices_but_pictures_are_no_volumes() -> None:
     assert plan_rules.dimensions(found(), None).value == 3
+    assert plan_rules.dimensions(found(), 2).value == 2
     assert plan_rules.dimensions(found(picture()), 2).value == 2
-    with pytest.raises(PlanError, match="--dimensions 2: the images of d are volumes; a plan is made for them as they"):
-        plan_rules.dimensions(found(), 2)
+    with pytest.raises(
+        PlanError, match=r"--dimensions 2: volumes of d say nothing of their axes .* store them as NIfTI"
+    ):
+        plan_rules.dimensions(found(case(codes="", spacing=None)), 2)
     with pytest.raises(PlanError, match="--dimensions 3: the images of d are pictures"):
         plan_rules.dimensions(found(picture()), 3)

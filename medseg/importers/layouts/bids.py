@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from medseg.errors import shown
+from medseg.errors import counted, shown
 from medseg.importers.folder import Folder, stem_of
 from medseg.importers.layout import Case, Found, ImportingError, Layout, Options, Question
 
@@ -54,7 +54,7 @@ class Bids(Layout):
         """Look for the description and for masks."""
         described = (folder.root / _FILE).is_file() and "BIDSVersion" in folder.peek_json(folder.root / _FILE)
         masks = _masks(folder) if described else []
-        return f"{_FILE}, and {len(masks)} masks below derivatives" if masks else None
+        return f"{_FILE}, and {counted(len(masks), 'mask')} below derivatives" if masks else None
 
     def read(self, folder: Folder, options: Options) -> Found:
         """Pair each mask with the image of its subject and session."""

@@ -74,7 +74,7 @@ def _read(folder: Folder, path: Path, options: Options, found: Found) -> None:
     boxes = sum(not item.get("segmentation") for item in annotations)
     if boxes:
         found.notes.append(
-            f"{folder.rel(path)}: {boxes} of {len(annotations)} objects are boxes alone and are not drawn"
+            f"{folder.rel(path)}: objects that are boxes alone are not drawn: {boxes} of {len(annotations)}"
         )
     if any(item.get("iscrowd") for item in annotations):
         found.ignore = IGNORED

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from medseg.data.datalist import SPLITS, Datalist
 from medseg.data.decathlon import is_decathlon
-from medseg.errors import shown
+from medseg.errors import counted, shown
 from medseg.importers.folder import Folder, stem_of
 from medseg.importers.layout import Case, Found, ImportingError, Layout, Options
 
@@ -28,7 +28,9 @@ class Decathlon(Layout):
             return None
         image = listed[0].get("image") if isinstance(listed[0], dict) else None
         named = image if isinstance(image, str) else (image or [""])[0]
-        return f"{_FILE} lists {len(listed)} training images" if (folder.root / str(named)).is_file() else None
+        return (
+            f"{_FILE} lists {counted(len(listed), 'training image')}" if (folder.root / str(named)).is_file() else None
+        )
 
     def read(self, folder: Folder, options: Options) -> Found:
         """Take the lists as they are; what they name and is not there is left out."""

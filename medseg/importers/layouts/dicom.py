@@ -1,8 +1,8 @@
 """DICOM: series of slices with DICOM SEG or RTSTRUCT files that refer to them, wherever the files lie.
 
-Segmentations are found by the series that they refer to, not by folder. The entry's image is one slice, which stands
-for its series. Patients are told apart by PatientID, of which only a hash is kept. Masks are drawn by
-`medseg.importers.dicom_masks`.
+Segmentations are found by the series that they refer to, not by folder. The entry's image is the folder of its series,
+or one slice, which stands for it, where others share the folder. Patients are told apart by PatientID, of which only a
+hash is kept. Masks are drawn by `medseg.importers.dicom_masks`.
 """
 
 from __future__ import annotations
@@ -83,9 +83,12 @@ class Dicom(Layout):
             label = _drawer(masks, rois, heads, found.labels, options)
             head = heads[files[0]]
             group = hidden_identity(str(head.get("PatientID") or head.get("StudyInstanceUID")))
-            alone = sum(files[0].parent == others[0].parent for others in series.values()) == 1
-            name = folder.rel(files[0].parent) if alone and files[0].parent != folder.root else stem_of(files[0])
-            found.cases.append(Case(name, (files[0],), label, "training", group, (*files, *masks)))
+            home = _home(files, folder)
+            alone = sum(any(path.parent == home for path in others) for others in series.values()) == 1
+            whole = alone and home != folder.root
+            name = folder.rel(home) if whole else stem_of(files[0])
+            image = home if whole else files[0]
+            found.cases.append(Case(name, (image,), label, "training", group, (*files, *masks)))
         return found
 
     def _read(self, folder: Folder) -> dict[Path, Any]:
@@ -102,6 +105,17 @@ class Dicom(Layout):
                         folder.reasons[path] = f"damaged DICOM file ({type(error).__name__})"
             self._heads = {folder.root: made}
         return self._heads[folder.root]
+
+
+def _home(files: Sequence[Path], folder: Folder) -> Path:
+    """Return the folder of a series."""
+    others = sorted({path.parent for path in files} - {files[0].parent})
+    if others:
+        raise ImportingError(
+            f"{shown(folder.rel(files[0]))}: its series goes on in {shown(folder.rel(others[0]))}; put its slices into "
+            "one folder"
+        )
+    return files[0].parent
 
 
 def _refers(head: Any) -> list[str]:

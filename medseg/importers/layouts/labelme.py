@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from medseg.errors import shown
+from medseg.errors import counted, shown
 from medseg.importers.drawing import IGNORED, Mask, Segment, fill_polygons, numbered, painter
 from medseg.importers.folder import Folder
 from medseg.importers.layout import Case, Found, ImportingError, Layout, Options
@@ -105,7 +105,9 @@ def _segment(shape: dict[str, Any], path: Path) -> Segment:
     if kind == "mask":
         return Segment(name, lambda canvas: _mask(shape, points, canvas, where))
     if kind in ("rectangle", "circle") and len(points) != 2:
-        raise ImportingError(f"{where}: a {kind} has {len(points)} points, not 2; save it again with labelme")
+        raise ImportingError(
+            f"{where}: a {kind} has {counted(len(points), 'point')}, not 2; save it again with labelme"
+        )
     if kind == "rectangle":
         (x0, y0), (x1, y1) = points
         points = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])

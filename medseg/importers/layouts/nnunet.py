@@ -12,7 +12,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from medseg.errors import shown
+from medseg.errors import counted, shown
 from medseg.importers.folder import Folder, stem_of
 from medseg.importers.layout import Case, Found, ImportingError, Layout, Options
 from medseg.io.images import image_suffix
@@ -43,7 +43,9 @@ class NnUNet(Layout):
         if isinstance(named, str) and (folder.root / named).is_file():
             return None
         version = "2" if "channel_names" in content else "1"
-        return f"imagesTr holds {len(images)} cases with channel numbers, dataset.json is of version {version}"
+        return (
+            f"imagesTr holds {counted(len(images), 'case')} with channel numbers, dataset.json is of version {version}"
+        )
 
     def read(self, folder: Folder, options: Options) -> Found:
         """Take every case of ``imagesTr`` and ``imagesTs``."""

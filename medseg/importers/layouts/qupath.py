@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from medseg.errors import shown
+from medseg.errors import counted, shown
 from medseg.importers.drawing import Mask, Segment, fill_polygons, numbered, painter
 from medseg.importers.folder import Folder, stem_of
 from medseg.importers.layout import Case, Found, ImportingError, Layout, Options
@@ -48,7 +48,9 @@ class Qupath(Layout):
                     segments.append(_segment(name, feature.get("geometry"), f"{shown(path)}: {shown(name)}"))
             without = len(features[path]) - len(segments)
             if without:
-                found.notes.append(f"{folder.rel(path)}: {without} objects have no classification and are not drawn")
+                found.notes.append(
+                    f"{folder.rel(path)}: {counted(without, 'object')} without a classification not drawn"
+                )
             found.cases.append(Case(stem_of(image), (image,), painter(segments, found.labels, options.order, path)))
         return found
 

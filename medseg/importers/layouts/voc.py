@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medseg.errors import shown
+from medseg.errors import counted, shown
 from medseg.importers.folder import Folder, stem_of
 from medseg.importers.layout import Case, Found, ImportingError, Layout, Options
 from medseg.importers.said import class_names, read_colours
@@ -53,7 +53,7 @@ class Voc(Layout):
                 found.cases.append(Case(stem, (image,), labels.get(stem), split))
         missing = sorted(split_of.keys() - {case.name for case in found.cases} - {stem_of(p) for p in found.left_out})
         if missing:
-            found.notes.append(f"lists name {len(missing)} images that are not there, such as {missing[0]}")
+            found.notes.append(f"lists name {counted(len(missing), 'image')} without a file, such as {missing[0]}")
         self._classes(folder, place, found, options)
         return found
 

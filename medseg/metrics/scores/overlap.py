@@ -68,7 +68,6 @@ class Overlap(Score):
     def compute(self) -> Pooled:
         """Return the scores over all pixels."""
         found = self.matrix.compute()
-        defined = [value for value in found.precision if not math.isnan(value)]
         return Pooled(
             classes={
                 "iou": found.iou,
@@ -80,14 +79,28 @@ class Overlap(Score):
             overall={
                 "mean_iou": found.mean_iou,
                 "mean_dice": found.mean_dice,
-                "mean_precision": sum(defined) / len(defined) if defined else math.nan,
-                "mean_recall": found.mean_accuracy,
+                "mean_precision": found.mean_precision,
+                "mean_recall": found.mean_recall,
                 "accuracy": found.pixel_accuracy,
                 "mean_accuracy": found.mean_accuracy,
                 "frequency_weighted_iou": found.frequency_weighted_iou,
             },
             details={"confusion_matrix": self.matrix.matrix.tolist()},
+            notes=self._notes(),
         )
+
+    def _notes(self) -> list[str]:
+        """Name the classes whose precision or recall is 0 / 0, which counts as 0."""
+        true, found = (self.matrix.matrix.sum(axis).gt(0).tolist() for axis in (1, 0))
+        notes = []
+        for alone, other, said in (
+            (true, found, "never predicted (precision 0)"),
+            (found, true, "predicted but in no truth (recall 0; mean accuracy leaves it out)"),
+        ):
+            pairs = zip(self.class_names, alone, other, strict=True)
+            names = [name for name, here, there in pairs if here and not there]
+            notes += [f"{', '.join(names)}: {said}"] if names else []
+        return notes
 
 
 def _share(part: Tensor, whole: Tensor, counted: Tensor) -> list[float]:

@@ -77,4 +77,4 @@ def test_bad_objects(coco, bring, thing, message):
 
 def test_boxes_alone(coco, bring):
     coco(item(3), {"image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4]})
-    assert bring().found.notes == ["train.json: 1 of 2 objects are boxes alone and are not drawn"]
+    assert bring().found.notes == ["train.json: objects that are boxes alone are not drawn: 1 of 2"]

@@ -50,6 +50,37 @@ def test_seg_against_dcmqi(dcmqi, bring, left_out):
     assert left_out(made)["24x38x3/multiframe/mf.dcm"] == "no segmentation refers to its series"
 
 
+def test_a_series_is_its_folder(dcmqi, bring):
+    made = bring(source=dcmqi, labels="liver.dcm")
+    named = [entry["image"] for entry in made.datalist.training]
+    assert all((made.datalist.root / image).is_dir() for image in named)
+    copied = bring(source=dcmqi, labels="liver.dcm", output="copied", copy=True)
+    places = [copied.datalist.root / entry["image"] for entry in copied.datalist.training]
+    assert [path.relative_to(copied.datalist.root).parts[0] for path in places] == ["images"] * len(places)
+    for first, second in zip(named, places, strict=True):
+        ours, theirs = read_image(made.datalist.root / first), read_image(second)
+        np.testing.assert_array_equal(ours.array, theirs.array)
+        assert compare(ours.affine, theirs.affine, ours.shape).same
+    assert copied.datalist.contents()[copied.datalist.training[0]["image"]] == made.datalist.contents()[named[0]]
+
+
+def test_a_series_that_shares_its_folder_is_a_slice(dcmqi, make, bring):
+    shutil.copytree(dcmqi, make.root)
+    for path in (make.root / "ct-3slice").iterdir():
+        path.rename(make.root / "24x38x3" / "image" / f"other_{path.name}")
+    made = bring(labels="liver.dcm")
+    assert all(str(entry["image"]).endswith(".dcm") for entry in made.datalist.training)
+    assert len(set(made.datalist.contents().values())) == len(made.datalist.contents())
+
+
+def test_a_series_in_two_folders_is_refused(dcmqi, make, bring):
+    shutil.copytree(dcmqi, make.root)
+    (make.root / "more").mkdir()
+    (make.root / "ct-3slice" / "03.dcm").rename(make.root / "more" / "03.dcm")
+    with pytest.raises(ImportingError, match=r"ct-3slice/01.dcm: its series goes on in more; put its slices into one"):
+        bring(labels="liver.dcm")
+
+
 def test_no_name_of_a_patient_is_written(dcmqi, bring):
     made = bring(source=dcmqi, labels="liver.dcm")
     identity = str(pydicom.dcmread(dcmqi / "ct-3slice/01.dcm", stop_before_pixels=True).PatientID)

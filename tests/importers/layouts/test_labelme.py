@@ -66,7 +66,7 @@ def test_names_in_a_file(drawn, make, bring):
         ({"points": []}, r"shapes\[0\] lacks label or points"),
         (shape("x", (1, 2, 3)), "points are not pairs"),
         (shape("x", ("a", 2)), "could not convert"),
-        (shape("x", (1, 2), kind="rectangle"), "a rectangle has 1 points, not 2"),
+        (shape("x", (1, 2), kind="rectangle"), "a rectangle has 1 point, not 2"),
         (shape("x", (1, 2), (2, 3), kind="mask", mask="!"), "its mask is damaged"),
     ],
 )

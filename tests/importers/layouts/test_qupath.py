@@ -41,7 +41,7 @@ def test_polygons_with_holes_and_islands(qupath, bring, left_out, name, collecte
     found = read_image(made.datalist.absolute(made.datalist.training[0])["label"], label=True).array
     assert found.sum() == 64 - 9 + 1
     assert (found[4, 4], found[3, 3], found[2, 2], found[0, 0]) == (1, 0, 1, 0)
-    assert made.found.notes == [f"{name}: 1 objects have no classification and are not drawn"]
+    assert made.found.notes == [f"{name}: 1 object without a classification not drawn"]
     assert left_out(made) == {}
 
 

@@ -21,7 +21,7 @@ def test_lists_and_border(voc, bring, left_out):
     assert [len(getattr(made.datalist, split)) for split in ("training", "validation")] == [2, 1]
     assert (made.datalist.labels, made.datalist.ignore_index) == ({0: "background", 1: "cat"}, 255)
     assert left_out(made) == {"VOC/JPEGImages/3.jpg": "in no list of ImageSets/Segmentation"}
-    assert made.found.notes == ["lists name 1 images that are not there, such as 9"]
+    assert made.found.notes == ["lists name 1 image without a file, such as 9"]
 
 
 def test_no_names(voc, bring):

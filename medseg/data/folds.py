@@ -1,0 +1,77 @@
+"""A division into folds that keeps groups together: a proposal to look at, and the same one for the same data.
+
+It does not depend on the order of the cases, nor on a random generator that another version may draw from otherwise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections import Counter
+from collections.abc import Collection, Sequence
+
+__all__ = ["FOLDS", "SEED", "propose_folds"]
+
+FOLDS = 5
+SEED = 0
+
+
+def propose_folds(
+    groups: Sequence[str], classes: Sequence[Collection[int]] | None = None, folds: int = FOLDS, seed: int = SEED
+) -> list[int] | None:
+    """Return a fold for each case.
+
+    Where classes are known, scikit-learn's ``StratifiedGroupKFold`` divides: a case counts for the rarest class that it
+    holds, so that rare classes are spread over the folds. Where there is nothing to spread, each group goes to the fold
+    that has fewest cases by then: scikit-learn would do the same, but for the rounding of its standard deviations,
+    which decides between folds that are equally full, and folds that are proposed anew whenever a data set is read
+    must not hang on that. Groups are dealt the largest first (by scikit-learn among those alike in their classes),
+    equal ones in the order of a hash of seed and name.
+
+    Args:
+        groups: of each case.
+        classes: that each case holds; ``None`` where that is not known.
+        folds: at most so many; fewer where there are fewer groups.
+        seed: another one divides in another way.
+
+    Returns:
+        ``None`` if there are fewer than two groups or folds.
+    """
+    sizes = Counter(groups)
+    number = min(folds, len(sizes))
+    if number < 2:
+        return None
+    place = {name: hashlib.sha256(f"{seed}:{name}".encode(errors="replace")).digest() for name in sizes}
+    turns = {name: turn for turn, name in enumerate(sorted(sizes, key=lambda name: (-sizes[name], place[name])))}
+    strata = [] if classes is None else _strata(classes, number)
+    made = _stratified([turns[group] for group in groups], strata, number) if len(set(strata)) > 1 else []
+    if len(set(made)) < number:  # none, or strata that leave a fold empty where groups are few and large
+        filled, fold_of = [0] * number, {}
+        for name in turns:
+            fold_of[name] = filled.index(min(filled))
+            filled[fold_of[name]] += sizes[name]
+        made = [fold_of[group] for group in groups]
+    return made
+
+
+def _stratified(groups: Sequence[int], strata: Sequence[int], number: int) -> list[int]:
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    made = [0] * len(groups)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of strata that cannot be in every fold
+        for fold, (_, held_out) in enumerate(StratifiedGroupKFold(number).split(made, strata, groups)):
+            for index in held_out:
+                made[int(index)] = fold
+    return made
+
+
+def _strata(classes: Sequence[Collection[int]], folds: int) -> list[int]:
+    """Return a class for each case, of which each is held by as many cases as there are folds, or more."""
+    frequency = Counter(index for held in classes for index in set(held))
+    strata = [min(held, key=lambda index: (frequency[index], index)) if held else -1 for held in classes]
+    many = Counter(strata)
+    strata = [stratum if many[stratum] >= folds else -2 for stratum in strata]  # too rare to be in every fold
+    if Counter(strata)[-2] < folds:
+        strata = [many.most_common(1)[0][0] if stratum == -2 else stratum for stratum in strata]
+    return strata if max(Counter(strata).values()) >= folds else [0] * len(strata)

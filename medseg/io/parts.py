@@ -1,0 +1,42 @@
+"""The files that an image is read from: mostly one, but the slices of a DICOM series, or a header and its values."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from medseg.io import dicom, itk_formats, nifti
+from medseg.io.channels import Named, paths_of
+
+__all__ = ["parts_of", "stored_bytes"]
+
+
+def parts_of(path: Path) -> tuple[Path, ...]:
+    """Return every file that an image is read from, sorted; of one that cannot be read, itself.
+
+    Args:
+        path: of the image: a file, or the folder of a DICOM series.
+
+    Raises:
+        OSError: if there is none.
+    """
+    if path.is_dir():
+        return tuple(sorted(file for file in path.iterdir() if dicom.is_dicom(file)))
+    path.stat()
+    name = path.name.lower()
+    try:
+        if dicom.is_dicom(path):
+            return dicom.series_files(path)
+        if name.endswith(".mhd"):
+            return itk_formats.files_of(path)
+        if name.endswith(".hdr"):
+            return (path, nifti.values_of_pair(path))
+    except Exception:  # a damaged file raises nearly anything, and so does its reader, which says what is wrong
+        return (path,)
+    return (path,)
+
+
+def stored_bytes(image: Named) -> int:
+    """Return the bytes of the files that an image is read from, as far as they are there."""
+    parts = [part for path in paths_of(image) if path.exists() for part in parts_of(path)]
+    return sum(os.path.getsize(part) for part in parts if part.exists())

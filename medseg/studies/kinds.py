@@ -1,0 +1,100 @@
+"""Kinds of images of a data set, told by their measurements: a mean over all of them may hide that one kind fails."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.data.case_facts import CaseFacts
+from medseg.errors import MedsegError
+from medseg.metrics.intervals import ClusterBootstrap
+from medseg.metrics.score_board import WHOLE
+from medseg.reports.score_tables import mean_text
+from medseg.reports.tables import Table
+
+__all__ = ["kind_of", "kinds_table"]
+
+_LARGE = 512
+"""Edge in pixels above which a picture counts as large."""
+
+
+def kind_of(facts: CaseFacts) -> str:
+    """Return the kind of an image in a few words.
+
+    Pictures are told apart by colour, by whether the foreground is the brighter or the darker side, and by size;
+    volumes by how they are stored and by thick slices.
+
+    Args:
+        facts: of the image.
+    """
+    if len(facts.shape) == 3:
+        edges = sorted(facts.spacing or (1.0, 1.0, 1.0))
+        thick = ", thick slices" if edges[-1] > 3 * edges[1] else ""
+        return f"{facts.codes or 'no orientation'}{thick}"
+    colour = "colour" if facts.channels in (3, 4) and not facts.equal_channels else "grey"
+    side = ""
+    if facts.foreground:
+        middle = len(facts.foreground[0]) // 2
+        side = ", bright objects" if facts.foreground[0][middle] > facts.quantiles[0][middle] else ", dark objects"
+    return f"{colour}{side}{', large' if max(facts.shape) > _LARGE else ''}"
+
+
+def kinds_table(
+    kinds: Sequence[str],
+    rows: Mapping[str, Sequence[Mapping[str, Any]]],
+    classes: Sequence[str],
+    column: str = "dice",
+) -> Table | None:
+    """Return a row a kind: images, and each method's mean with its interval; ``None`` where there is one kind alone.
+
+    Args:
+        kinds: of each case, in the order in which cases are scored.
+        rows: rows of cases as in ``scores_per_case.csv``, by the method's name.
+        classes: whose scores are averaged.
+        column: the score.
+
+    Raises:
+        MedsegError: if a method has not as many cases as there are kinds.
+    """
+    if len(set(kinds)) < 2:
+        return None
+    values = {name: _means(each, classes, column) for name, each in rows.items()}
+    for name, each in values.items():
+        if len(each) != len(kinds):
+            raise MedsegError(f"{name}: {len(each)} cases are scored, {len(kinds)} are known; score all of them")
+    lines: list[dict[str, str | int]] = []
+    for kind, number in Counter(kinds).most_common():
+        inside = np.array([each == kind for each in kinds])
+        found = {name: with_interval(each[inside]) for name, each in values.items()}
+        lines.append({"kind of image": kind, "images": number, **found})
+    return Table.of(lines, notes=[f"{column} of {', '.join(classes)}: mean over the images of a kind [95 % interval]"])
+
+
+def with_interval(values: NDArray[np.float64]) -> str:
+    """Return the mean over cases as text, with its interval where there are enough of them.
+
+    Args:
+        values: of each case; NaN is not counted.
+    """
+    counted = values[~np.isnan(values)]
+    if not len(counted):
+        return "none"
+    found = ClusterBootstrap([""] * len(counted)).intervals(counted[:, None])[1]
+    return mean_text(float(counted.mean()), found)
+
+
+def _means(rows: Sequence[Mapping[str, Any]], classes: Sequence[str], column: str) -> NDArray[np.float64]:
+    """Return the mean over the classes of each case; NaN where none of them counts in it."""
+    held: list[list[float]] = []
+    for row in rows:
+        if row["class"] == WHOLE:
+            held.append([])
+        elif row["class"] in classes and row.get(column) not in (None, ""):
+            held[-1].append(float(row[column]))
+    there = [[value for value in each if not math.isnan(value)] for each in held]
+    return np.array([np.mean(each) if each else math.nan for each in there])
