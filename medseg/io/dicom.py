@@ -16,7 +16,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medseg.io.dicom_heads import SUFFIXES, is_dicom, is_image, is_lossy, kind_of, quiet, read_head, why_beside
+from medseg.io.dicom_heads import (
+    SUFFIXES,
+    claims_dicom,
+    is_dicom,
+    is_image,
+    is_lossy,
+    kind_of,
+    quiet,
+    read_head,
+    why_beside,
+)
 from medseg.io.dicom_pixels import read_pixels, rescales, result_type
 from medseg.io.dicom_planes import Plane, Stack, series_planes, stack_planes
 from medseg.io.image_file import ImageError, ImageFile
@@ -184,10 +194,8 @@ def _beside_note(beside: Mapping[Path, str]) -> list[str]:
 
 def _head_or_none(file: Path, *, needed: bool) -> Any:
     """Return the tags of a DICOM file, ``None`` of any other, and of a damaged one that need not belong here."""
-    if not is_dicom(file):
-        return None
     try:
-        return read_head(file)
+        return read_head(file) if claims_dicom(file) else None
     except ImageError:
         if needed:
             raise

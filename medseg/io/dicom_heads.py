@@ -17,7 +17,17 @@ from typing import Any
 from medseg.io.image_file import ImageError
 from medseg.io.integrity import file_size
 
-__all__ = ["SUFFIXES", "is_dicom", "is_image", "is_lossy", "kind_of", "quiet", "read_head", "why_beside"]
+__all__ = [
+    "SUFFIXES",
+    "claims_dicom",
+    "is_dicom",
+    "is_image",
+    "is_lossy",
+    "kind_of",
+    "quiet",
+    "read_head",
+    "why_beside",
+]
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 
@@ -72,6 +82,11 @@ def is_dicom(path: Path) -> bool:
         return file.read(132)[128:] == b"DICM"
 
 
+def claims_dicom(path: Path) -> bool:
+    """Return whether a regular file is DICOM, or says so by its name: an empty or cut slice has lost its mark."""
+    return is_dicom(path) or (path.is_file() and path.suffix.lower() in SUFFIXES)
+
+
 def read_head(path: Path, tags: Sequence[str] | None = None) -> Any:
     """Read a file's tags up to its pixels.
 
@@ -85,13 +100,26 @@ def read_head(path: Path, tags: Sequence[str] | None = None) -> Any:
     import pydicom
 
     file_size(path)
+    if not is_dicom(path):
+        raise ImageError(f"{path}: damaged DICOM file (no mark after its preamble); restore or remove it")
     try:
         with quiet():
             given: Any = None if tags is None else list(tags)
-            return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=given)
+            head = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=given)
     except Exception as error:  # pydicom raises nearly every type on damaged bytes
         detail = " ".join(str(error).replace(str(path), "").split())[:200] or type(error).__name__
         raise ImageError(f"{path}: damaged DICOM file ({detail}); restore or remove it") from error
+    if (tags is None or "Rows" in tags) and _is_cut(head):
+        raise ImageError(f"{path}: damaged DICOM file (it ends among its tags); restore or remove it")
+    return head
+
+
+def _is_cut(head: Any) -> bool:
+    """Return whether a file holds less than what its kind says, which pydicom reads without a word."""
+    kind = getattr(head.file_meta, "MediaStorageSOPClassUID", None)
+    if kind is None:
+        return len(head) == 0
+    return str(kind.name).endswith("Image Storage") and "Rows" not in head
 
 
 def is_image(head: Any) -> bool:

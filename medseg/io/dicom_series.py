@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from medseg.io.dicom import Slices, stack_series
-from medseg.io.dicom_heads import is_dicom, is_image, kind_of, quiet, read_head, why_beside
+from medseg.io.dicom_heads import claims_dicom, is_image, kind_of, quiet, read_head, why_beside
 from medseg.io.image_file import ImageError
 
 __all__ = ["Series", "SeriesListing", "files_below", "list_series"]
@@ -86,11 +86,13 @@ class SeriesListing:
         series: by study and then by first file.
         left_out: files that belong to none, with the reason; files that are not DICOM are not named.
         others: how many files are not DICOM.
+        damaged: those of ``left_out`` that may be slices of any series here.
     """
 
     series: tuple[Series, ...]
     left_out: Mapping[Path, str]
     others: int = 0
+    damaged: tuple[Path, ...] = ()
 
 
 def files_below(folder: Path) -> Iterator[Path]:
@@ -116,15 +118,16 @@ def list_series(files: Path | Iterable[Path]) -> SeriesListing:
     """
     left_out: dict[Path, str] = {}
     found: dict[tuple[str, str], dict[Path, Any]] = defaultdict(dict)
-    others = 0
+    others, damaged = 0, list[Path]()
     for file in files_below(files) if isinstance(files, Path) else files:
-        if not is_dicom(file):
+        if not claims_dicom(file):
             others += 1
             continue
         try:
             head = read_head(file, _TAGS)
         except ImageError as error:
             left_out[file] = str(error).removeprefix(f"{file}: ")
+            damaged.append(file)
             continue
         why = why_beside(head) if is_image(head) else kind_of(head)
         if why:
@@ -134,7 +137,9 @@ def list_series(files: Path | Iterable[Path]) -> SeriesListing:
             found[str(head.get("StudyInstanceUID", "")), uid][file] = head
     with quiet():
         made = [_describe(study, uid, heads) for (study, uid), heads in found.items()]
-    return SeriesListing(tuple(sorted(made, key=lambda each: (each.study, each.files[0]))), left_out, others)
+    return SeriesListing(
+        tuple(sorted(made, key=lambda each: (each.study, each.files[0]))), left_out, others, tuple(damaged)
+    )
 
 
 def _describe(study: str, uid: str, heads: Mapping[Path, Any]) -> Series:

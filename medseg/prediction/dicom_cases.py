@@ -28,8 +28,7 @@ def series_cases(case: Case, rules: Sequence[Rule] | None = None) -> tuple[list[
     """
     listing = list_series(file for file in sorted(case.image.iterdir()) if not file.name.startswith("."))
     several = len(listing.series) > 1
-    damaged = any(reason.startswith("damaged") for reason in listing.left_out.values())
-    if damaged or not listing.series or (not several and listing.series[0].problem):
+    if listing.damaged or not listing.series or (not several and listing.series[0].problem):
         return [case], []
     choice = choose_series(listing.series, ANY if rules is None else rules)
     left_out = [LeftOut(path, reason, ours=True) for path, reason in sorted(listing.left_out.items())]

@@ -159,6 +159,7 @@ def test_predict(calls, capsys):
         "overwrite": False,
         "keep_identifiers": False,
         "outputs": (),
+        "series": None,
         "tta": False,
     }
     named["progress"] = None  # standard error is no terminal

@@ -7,6 +7,7 @@ import pytest
 from dicom_series import AXIAL, enhance, tags, write_series
 from pydicom.data import get_testdata_file
 
+from medseg.io.dicom_series import list_series
 from medseg.io.images import ImageError, read_image
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -171,6 +172,18 @@ def test_what_cannot_be_decoded(tmp_path, syntax, match):
     folder = write_series(tmp_path / "s", [0, 2], compress)
     with pytest.raises(ImageError, match=match + r".*; export the series uncompressed"):
         read_image(folder)
+
+
+@pytest.mark.parametrize("kept", [0, 100, 132, 340, 900, -500])
+def test_a_cut_slice_does_not_vanish(tmp_path, kept):
+    """The last of a series: without it there is no gap that would tell."""
+    folder = write_series(tmp_path / "series", [0, 1, 2])
+    cut = folder / "01.dcm"
+    cut.write_bytes(cut.read_bytes()[:kept])
+    with pytest.raises(ImageError, match=r"01\.dcm: "):
+        read_image(folder)
+    listing = list_series(tmp_path)
+    assert list(listing.damaged) == [cut] * (kept >= 0)  # whose tags are whole is a slice until its pixels are read
 
 
 def test_a_picture_without_a_place(tmp_path):
