@@ -112,6 +112,7 @@ def predict(
     overlays: Sequence[str] = (),
     overwrite: bool = False,
     series: str | os.PathLike[str] | None = None,
+    codes: str | os.PathLike[str] | None = None,
     keep_identifiers: bool = False,
     **overrides: Any,
 ) -> Outcome:
@@ -126,6 +127,7 @@ def predict(
         overlays: of the model's bundle that change how whole images are predicted, such as ``"multi_scale"``.
         overwrite: also do images whose mask is there.
         series: a rule file that says which DICOM series of a folder the model takes.
+        codes: a file of coded concepts for classes, which go before the model's, see `medseg.data.coding.read_codes`.
         keep_identifiers: keep what names a patient in masks' headers and in the record of the run.
         overrides: such as ``device="cpu"``, see `medseg.prediction.predict.predict`.
 
@@ -147,6 +149,7 @@ def predict(
         overrides=overrides,
         overwrite=overwrite,
         series=None if series is None else Path(series),
+        codes=None if codes is None else Path(codes),
         keep_identifiers=keep_identifiers,
     )
 

@@ -27,6 +27,7 @@ from medseg.bundle.networks import recipe_of
 from medseg.bundle.options import Options
 from medseg.bundle.samples import samples, scored_samples
 from medseg.bundle.start import folder as folder_of
+from medseg.data.coding import propose_codes
 from medseg.data.datalist import Datalist
 from medseg.engines.evaluator import Evaluator
 from medseg.engines.loading import SegmentationDataset
@@ -65,7 +66,9 @@ def description(model: Mapping[str, Any], data: Datalist, network_def: nn.Module
         network_def: the network.
     """
     same = list(model.get("classes") or []) == data.class_names
-    codes = data.codes or (same and model.get("codes")) or {}  # of other classes they would be wrong
+    known = data.codes or (same and model.get("codes")) or {}  # of other classes they would be wrong
+    codes = {str(index): code for index, code in propose_codes(dict(enumerate(data.class_names)), data.name).items()}
+    codes |= {str(index): code for index, code in known.items()}
     own = {"classes": data.class_names, "colours": data.colours or model.get("colours") or {}, "codes": codes}
     return described({**model, **own}, network_def)
 

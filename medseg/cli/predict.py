@@ -25,6 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, output in OUTPUTS.items():
         parser.add_argument(f"--{name}", dest="outputs", action="append_const", const=name, help=output.about)
     parser.add_argument("--series", type=Path, metavar="FILE", help="rules: which DICOM series the model takes (YAML)")
+    parser.add_argument(
+        "--codes", type=Path, metavar="FILE", help="coded concepts of classes for DICOM (a datalist, JSON)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="also do images whose mask is there, whatever made it")
     parser.add_argument(
         "--keep-identifiers",
@@ -33,7 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_overlays(parser)
     add_settings(parser, "device, precision, num_workers, or how whole images are predicted: inference#overlap=0.5")
-    parser.set_defaults(spelt={"overwrite": "--overwrite", "keep_identifiers": "--keep-identifiers"})
+    parser.set_defaults(
+        spelt={
+            "overwrite": "--overwrite",
+            "codes": "--codes",
+            "series": "--series",
+            "keep_identifiers": "--keep-identifiers",
+        }
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -54,6 +64,7 @@ def run(options: argparse.Namespace) -> int:
             overrides=overrides,
             overwrite=options.overwrite,
             series=options.series,
+            codes=options.codes,
             keep_identifiers=options.keep_identifiers,
             progress=progress if sys.stderr.isatty() else None,  # elsewhere lines of the log tell
         )

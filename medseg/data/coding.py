@@ -10,14 +10,20 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ABNORMAL", "ANATOMY", "code", "propose_codes"]
+from medseg.errors import MedsegError, few, shown
+
+__all__ = ["ABNORMAL", "ANATOMY", "CodeError", "code", "propose_codes", "read_codes"]
 
 Code = dict[str, Any]
+
+
+class CodeError(MedsegError):
+    """A file of codes that cannot be used."""
 
 
 def code(value: str, meaning: str, scheme: str = "SCT") -> Code:
@@ -55,6 +61,41 @@ def propose_codes(labels: Mapping[int, str], dataset: str = "") -> dict[int, Cod
     """
     found = {index: _propose(_key(name), _key(dataset).replace("_", "")) for index, name in labels.items()}
     return {index: made for index, made in found.items() if made is not None}
+
+
+def read_codes(path: Path, classes: Sequence[str]) -> dict[str, Code]:
+    """Read codes for the classes of a model: a datalist that has some, or a file that has nothing else (JSON, YAML).
+
+    Args:
+        path: of the file: by a class's index or name, its coded concept as in a datalist.
+        classes: of the model, by index.
+
+    Returns:
+        Codes by index. What a coded concept must hold is looked at by the model that gets them.
+
+    Raises:
+        CodeError: if there is no such file, it holds no codes, or names a class that the model has not.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        raise CodeError(f"{shown(path)} cannot be read as JSON or YAML: {reason}; correct it") from error
+    held = content.get("codes", content) if isinstance(content, dict) else None
+    if not isinstance(held, dict) or not held or not all(isinstance(each, dict) for each in held.values()):
+        raise CodeError(
+            f'{shown(path)} holds no codes; give them by class, {{"{classes[-1]}": {{"value": "10200004", "scheme": '
+            '"SCT", "meaning": "Liver"}}'
+        )
+    indices = {
+        **{name: str(index) for index, name in enumerate(classes)},
+        **{str(i): str(i) for i in range(len(classes))},
+    }
+    if strange := [str(key) for key in held if str(key) not in indices]:
+        raise CodeError(f"{shown(path)} names the class {strange[0]!r}; the model has {few(classes)}")
+    return {indices[str(key)]: each for key, each in held.items()}
 
 
 def _key(name: str) -> str:

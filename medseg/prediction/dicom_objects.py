@@ -20,8 +20,9 @@ import numpy.typing as npt
 
 from medseg import __version__
 from medseg.atomic import atomic_write
+from medseg.caller import spelt
 from medseg.data.coding import ANATOMY, Code, propose_codes
-from medseg.errors import MedsegError, shown
+from medseg.errors import MedsegError, few, shown
 from medseg.io.dicom import Slices
 from medseg.io.dicom_heads import quiet
 from medseg.reports.palette import Colour, background_index, class_colours
@@ -113,8 +114,9 @@ def segments_of(
     ]
     if lacking := [f"{each.index} ({shown(each.label)})" for each in made if not each.code]:
         raise DicomError(
-            f"the classes {', '.join(lacking[:5])} have no code, which a DICOM object must give; name them in the "
-            'datalist, "codes": {"1": {"value": "10200004", "scheme": "SCT", "meaning": "Liver"}}'
+            f"the classes {few(lacking)} have no code, which a DICOM object must give; name them in the datalist, or "
+            f"here by {spelt('codes', 'FILE')}: "
+            '{"1": {"value": "10200004", "scheme": "SCT", "meaning": "Liver"}}'
         )
     if not made:
         raise DicomError(f"the model {description.name} has no class beside the background: there is no segment")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg.bundle.early import refuse_unread
 from medseg.bundle.library import weights_file
+from medseg.data.coding import read_codes
 from medseg.io.dicom_rules import read_rules
 from medseg.io.folder import refuse_missing
 from medseg.runs.paths import resolve_path
@@ -52,6 +53,7 @@ def predict(
     overrides: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     series: str | Path | None = None,
+    codes: str | Path | None = None,
     keep_identifiers: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Outcome:
@@ -70,6 +72,7 @@ def predict(
             are predicted is free, how they are fed is not.
         overwrite: also do images whose mask is there, whatever made it; without it, only this model's may be there.
         series: a rule file that says which DICOM series of a folder the model takes, see `medseg.io.dicom_rules`.
+        codes: a file of coded concepts for classes, see `medseg.data.coding.read_codes`, which go before the model's.
         keep_identifiers: keep what names a patient: an image's header beside its geometry, and DICOM's tags in the
             record of the run.
         progress: called as ``progress(images done, images in all)``.
@@ -96,6 +99,9 @@ def predict(
     sinks = make_sinks(outputs)
     trained = load(weights, device=plain.get("device"), precision=str(plain.get("precision", "auto")))
     description = with_inference(trained.description, overlays, changes)
+    if codes is not None:
+        named = read_codes(resolve_path(codes), description.classes)
+        description = replace(description, codes={**description.codes, **named})
     if tta:
         description = mirrored(description)
     folder = ImageFolder(source, description, target, overwrite=overwrite, rules=rules)

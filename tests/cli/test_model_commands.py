@@ -160,6 +160,7 @@ def test_predict(calls, capsys):
         "keep_identifiers": False,
         "outputs": (),
         "series": None,
+        "codes": None,
         "tta": False,
     }
     named["progress"] = None  # standard error is no terminal
