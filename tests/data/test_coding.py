@@ -1,13 +1,14 @@
 """Codes that are proposed for names, against DICOM's own dictionary as pydicom has it."""
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
 from pydicom.sr.codedict import codes
 
 from medseg.data import coding
-from medseg.data.coding import ABNORMAL, propose_codes
+from medseg.data.coding import ABNORMAL, CodeError, propose_codes, read_codes
 from medseg.data.datalist import Datalist, DatalistError
 
 TABLE = list(csv.DictReader(Path(coding.__file__).with_name("codes.csv").read_text(encoding="utf-8").splitlines()))
@@ -119,3 +120,31 @@ def test_a_datalist_keeps_them(tmp_path):
     path.write_text(path.read_text().replace('"regoin"', '"region"').replace('"Kidney"', '""'))
     with pytest.raises(DatalistError, match=r"codes\['1'\] region meaning is ''; DICOM takes 1 to 64"):
         Datalist.load(path)
+
+
+LIVER = {"value": "10200004", "scheme": "SCT", "meaning": "Liver"}
+
+
+@pytest.mark.parametrize(
+    "text", [json.dumps({"liver": LIVER}), json.dumps({"name": "a datalist", "codes": {"1": LIVER}}), f"1: {LIVER}"]
+)
+def test_a_file_names_codes(tmp_path, text):
+    (tmp_path / "codes").write_text(text)
+    assert read_codes(tmp_path / "codes", ["background", "liver"]) == {"1": LIVER}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "cannot be read as JSON or YAML: No such file or directory"),
+        ("{", "cannot be read as JSON or YAML"),
+        ("[1]", "holds no codes; give them by class"),
+        ('{"name": "d", "labels": {"1": "liver"}}', "holds no codes"),
+        (json.dumps({"2": LIVER}), "names the class '2'; the model has background, liver"),
+    ],
+)
+def test_a_file_without_codes(tmp_path, text, said):
+    if text is not None:
+        (tmp_path / "codes").write_text(text)
+    with pytest.raises(CodeError, match=said):
+        read_codes(tmp_path / "codes", ["background", "liver"])

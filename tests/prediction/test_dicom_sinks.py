@@ -9,9 +9,11 @@ import pytest
 import torch
 from dicom_predictions import series
 
+from medseg.bundle.assembly import description
 from medseg.bundle.description import Description
 from medseg.bundle.networks import create
 from medseg.bundle.record import header_of
+from medseg.data.datalist import Datalist
 from medseg.importers.dicom_masks import draw_structures, draw_volume, rois_of, segments_of
 from medseg.io.images import read_image
 from medseg.prediction.dicom_objects import DicomError
@@ -93,6 +95,27 @@ def test_a_model_without_codes_is_refused_before_the_first_case(tmp_path):
     with pytest.raises(DicomError, match=r"the classes 2 \(thing\) have no code"):
         predict(model, tmp_path / "in", tmp_path / "out", outputs=("rtstruct",), overrides={"device": "cpu"})
     assert not list(tmp_path.glob("out/*.nii.gz"))
+
+
+def test_codes_are_named_for_weights_that_have_none(tmp_path):
+    series(tmp_path / "in" / "scan", change=noisy)
+    (tmp_path / "codes.json").write_text(json.dumps({"thing": CODES["2"]}))
+    options = {"outputs": ("dicom-seg",), "overrides": {"device": "cpu"}, "codes": tmp_path / "codes.json"}
+    assert predict(weights(tmp_path / "a.pt"), tmp_path / "in", tmp_path / "out", **options).written == 1
+    found = [roi.code for roi in segments_of(tmp_path / "out" / "scan.seg.dcm")]
+    assert found == [{"value": "10200004", "scheme": "SCT", "meaning": "Liver"}, CODES["2"]]
+
+
+def test_a_training_proposes_codes(tmp_path):
+    """By the data set's name, which the weights do not have; a datalist's own go before."""
+    labels = {0: "background", 1: "Anterior", 2: "Posterior"}
+    about = {"modality": ("MRI",), "licence": "none", "source": "here", "ignore_index": None}
+    lists = {"training": [], "validation": [], "test": [{"image": "a.nii"}]}
+    own = {2: {"value": "T1", "scheme": "99LOCAL", "meaning": "Back"}}
+    data = Datalist("Hippocampus", 1, labels=labels, path=tmp_path / "d.json", codes=own, **about, **lists)
+    made = description({"name": "plan"}, data, create("unet", 3, 1, 3, channels=[4, 8]))
+    assert (made.codes["1"]["meaning"], made.codes["1"]["modifier"]["meaning"]) == ("Hippocampus", "Anterior")
+    assert made.codes["2"] == own[2]
 
 
 def test_codes_travel_with_the_weights(tmp_path):
