@@ -180,10 +180,11 @@ PAGES = {
     ),
     "own-data": (
         "Own data",
-        "`medseg train DATA --minutes M`, nothing else changed (`python -m benchmarks.own_data`): mean Dice over the images "
-        "of the held-out fold with 95 % intervals, beside what needs no network, and by how much an image's mean Dice is "
-        "above that. COVID's slices and ISIC's lesions are parts of the releases, and of the CT four slabs of one patient "
-        "were cut, with a network's labels: they show that the command learns, not what it can reach.",
+        "`medseg train DATA --minutes M`, nothing else changed (`python -m benchmarks.own_data`): mean Dice over the "
+        "images of the held-out fold with 95 % intervals, beside what needs no network, and by how much an image's "
+        "mean Dice is above that. COVID's slices and ISIC's lesions are parts of the releases, and of the CT four "
+        "slabs of one patient were cut, with a network's labels: they show that the command learns, not what it can "
+        "reach.",
         own_data,
     ),
     "recipes": (
