@@ -3,20 +3,21 @@
 D. Ulyanov et al., "Instance Normalization", https://arxiv.org/abs/1607.08022. PyTorch's takes a channels-last map to
 the plain layout, normalises there, and the next convolution takes it back: a fifth of a training step of a 3D U-Net.
 Here a channels-last map is normalised sample by sample as a batch of one, which PyTorch does in that layout, and a
-plain one as groups of one channel, which is the faster of its two ways (``python -m benchmarks.instance_norm``). Values
+plain one as groups of one channel, which is the faster of its two ways (``python -m benchmarks.quick_layers``). Values
 differ from PyTorch's by rounding. What is not fp32 on a CPU, compiled or exported goes PyTorch's way.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
 from torch.jit import is_scripting, is_tracing  # type: ignore[attr-defined]
-from torch.nn.functional import batch_norm, group_norm, instance_norm
+from torch.nn.functional import group_norm, instance_norm
 
-__all__ = ["InstanceNorm2d", "InstanceNorm3d", "quicken"]
-
-Kinds = type[nn.InstanceNorm2d] | type[nn.InstanceNorm3d]
+__all__ = ["InstanceNorm2d", "InstanceNorm3d"]
 
 
 class InstanceNorm2d(nn.InstanceNorm2d):
@@ -68,26 +69,45 @@ def _normalised(module: nn.InstanceNorm2d | nn.InstanceNorm3d, image: Tensor) ->
     weight, bias, eps = module.weight, module.bias, module.eps
     if image.is_contiguous():
         return group_norm(image, module.num_features, weight, bias, eps)
-    samples = [batch_norm(sample, None, None, weight, bias, True, 0.0, eps) for sample in torch.split(image, 1)]
-    return samples[0] if len(samples) == 1 else torch.cat(samples)
+    result: Tensor = _SampleBySample.apply(image, weight, bias, eps)[0]
+    return result
 
 
-_QUICK: dict[type[nn.Module], Kinds] = {nn.InstanceNorm2d: InstanceNorm2d, nn.InstanceNorm3d: InstanceNorm3d}
+class _SampleBySample(torch.autograd.Function):
+    """Batch normalisation of each sample by itself, written where it belongs: joining samples costs as much again."""
+
+    @staticmethod
+    def forward(image: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        result = torch.empty_like(image)
+        mean = image.new_empty(image.shape[:2])
+        inverse = torch.empty_like(mean)
+        for n in range(len(image)):
+            torch.native_batch_norm(
+                image[n : n + 1], weight, bias, None, None, True, 0.0, eps,
+                out=(result[n : n + 1], mean[n], inverse[n]),
+            )  # fmt: skip
+        return result, mean, inverse
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        image, weight, _, ctx.eps = inputs
+        _, mean, inverse = output
+        ctx.mark_non_differentiable(mean, inverse)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(image, weight, mean, inverse)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        image, weight, mean, inverse = ctx.saved_tensors
+        wanted = list(ctx.needs_input_grad[:3])
+        parts = []
+        for n in range(len(image)):
+            grad, one = gradients[0][n : n + 1], image[n : n + 1]
+            kept = (weight, None, None, mean[n], inverse[n])
+            parts.append(torch.ops.aten.native_batch_norm_backward(grad, one, *kept, True, ctx.eps, wanted))
+        of_image, of_weight, of_bias = zip(*parts, strict=True)
+        return torch.cat(of_image) if wanted[0] else None, _total(of_weight), _total(of_bias), None
 
 
-def quicken(network: nn.Module) -> None:
-    """Put these layers in the place of PyTorch's in a network, whoever wrote it; parameters and names stay.
-
-    Args:
-        network: changed in place.
-    """
-    for parent in list(network.modules()):
-        for name, child in list(parent.named_children()):
-            kind = _QUICK.get(type(child))
-            if kind is None or getattr(child, "track_running_stats", True):
-                continue
-            assert isinstance(child, nn.InstanceNorm2d | nn.InstanceNorm3d)
-            layer = kind(child.num_features, child.eps, affine=False)
-            layer.affine, layer.weight, layer.bias = child.affine, child.weight, child.bias
-            layer.train(child.training)
-            setattr(parent, name, layer)
+def _total(parts: Sequence[Tensor | None]) -> Tensor | None:
+    return torch.stack(cast(list[Tensor], parts)).sum(0) if parts[0] is not None else None

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from medseg.engines.precision import network_to_channels_last
-from medseg.layers.instance_norm import InstanceNorm2d, InstanceNorm3d, quicken
+from medseg.layers.instance_norm import InstanceNorm2d, InstanceNorm3d
+from medseg.layers.quicken import quicken
 
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
