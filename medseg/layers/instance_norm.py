@@ -4,7 +4,8 @@ D. Ulyanov et al., "Instance Normalization", https://arxiv.org/abs/1607.08022. P
 the plain layout, normalises there, and the next convolution takes it back: a fifth of a training step of a 3D U-Net.
 Here a channels-last map is normalised sample by sample as a batch of one, which PyTorch does in that layout, and a
 plain one as groups of one channel, which is the faster of its two ways (``python -m benchmarks.quick_layers``). Values
-differ from PyTorch's by rounding. What is not fp32 on a CPU, compiled or exported goes PyTorch's way.
+differ from PyTorch's by rounding. What is not fp32 on a CPU, compiled or exported goes PyTorch's way; on a CPU the
+gradient of a single sample is laid out plainly there, since of a channels-last one PyTorch 2.15 gives wrong numbers.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class InstanceNorm2d(nn.InstanceNorm2d):
             alone = self.training or not self.track_running_stats
             mean, variance = self.running_mean, self.running_var
             return instance_norm(input, mean, variance, self.weight, self.bias, alone, self.momentum, self.eps)  # type: ignore[arg-type]
-        return _normalised(self, input) if _known(self, input) else super().forward(input)
+        return _normalised(self, input) if _known(self, input) else _mended(super().forward(input))
 
 
 class InstanceNorm3d(nn.InstanceNorm3d):
@@ -49,7 +50,10 @@ class InstanceNorm3d(nn.InstanceNorm3d):
             alone = self.training or not self.track_running_stats
             mean, variance = self.running_mean, self.running_var
             return instance_norm(input, mean, variance, self.weight, self.bias, alone, self.momentum, self.eps)  # type: ignore[arg-type]
-        return _normalised(self, input) if _known(self, input) else super().forward(input)
+        return _normalised(self, input) if _known(self, input) else _mended(super().forward(input))
+
+
+_FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
 def _known(module: nn.InstanceNorm2d | nn.InstanceNorm3d, image: Tensor) -> bool:
@@ -62,6 +66,8 @@ def _known(module: nn.InstanceNorm2d | nn.InstanceNorm3d, image: Tensor) -> bool
         and image[0, 0].numel() > 1  # of one pixel PyTorch says that it has no deviation
         and not module.track_running_stats
         and not torch.is_autocast_enabled("cpu")
+        # batch normalisation that is told where to write takes the one layout as it lies, and mixes up any other
+        and (image.is_contiguous() or image.is_contiguous(memory_format=_FORMATS[dims]))
     )
 
 
@@ -70,6 +76,12 @@ def _normalised(module: nn.InstanceNorm2d | nn.InstanceNorm3d, image: Tensor) ->
     if image.is_contiguous():
         return group_norm(image, module.num_features, weight, bias, eps)
     result: Tensor = _SampleBySample.apply(image, weight, bias, eps)[0]
+    return result
+
+
+def _mended(result: Tensor) -> Tensor:
+    if result.device.type == "cpu" and len(result) == 1 and result.requires_grad:
+        result.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -97,12 +109,15 @@ class _SampleBySample(torch.autograd.Function):
         ctx.save_for_backward(image, weight, mean, inverse)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         image, weight, mean, inverse = ctx.saved_tensors
+        if gradients[0] is None:
+            return None, None, None, None
+        gradient = gradients[0].contiguous(memory_format=_FORMATS[image.ndim - 2])
         wanted = list(ctx.needs_input_grad[:3])
         parts = []
         for n in range(len(image)):
-            grad, one = gradients[0][n : n + 1], image[n : n + 1]
+            grad, one = gradient[n : n + 1], image[n : n + 1]
             kept = (weight, None, None, mean[n], inverse[n])
             parts.append(torch.ops.aten.native_batch_norm_backward(grad, one, *kept, True, ctx.eps, wanted))
         of_image, of_weight, of_bias = zip(*parts, strict=True)

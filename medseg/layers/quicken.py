@@ -23,16 +23,12 @@ def quicken(network: nn.Module) -> None:
     """Make layers of PyTorch's the subclass of theirs that does the same faster on a CPU in channels-last layout.
 
     Parameters, names, hooks and settings stay, and so does whoever holds a layer. Layers of other classes, derived ones
-    too, are left, as are convolutions of several pixels and normalisation that keeps statistics.
+    too, are left, as are convolutions of several pixels.
 
     Args:
         network: changed in place.
     """
     for layer in network.modules():
         kind = _QUICK.get(type(layer))
-        if kind is not None and _fits(layer):
+        if kind is not None and (not isinstance(layer, Layer) or is_pointwise(layer)):
             layer.__class__ = kind
-
-
-def _fits(layer: nn.Module) -> bool:
-    return is_pointwise(layer) if isinstance(layer, Layer) else not getattr(layer, "track_running_stats", True)
