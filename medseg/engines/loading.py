@@ -28,6 +28,7 @@ from medseg.engines.memory import free_memory
 from medseg.errors import MedsegError, counted
 from medseg.io.parts import stored_bytes
 from medseg.runs.processes import rank, world_size
+from medseg.transforms.reseeded import Recipe
 
 __all__ = ["Draw", "EpochSampler", "SegmentationDataset", "make_loader", "stop_workers"]
 
@@ -86,7 +87,7 @@ class SegmentationDataset(torch.utils.data.Dataset[Any]):
         self.data = list(data)
         self.seed = seed
         fixed = transform if isinstance(transform, Compose) else Compose(transform)
-        self.augmentation = Compose(list(augmentation)) if augmentation else None
+        self.augmentation = Recipe(list(augmentation)) if augmentation else None
         self._fixed = _Plain(fixed)
         self._picture = self._fixed if picture is None else _Plain(picture)
         self._base: torch.utils.data.Dataset[Any] = Dataset(self.data, self._fixed)
