@@ -252,12 +252,9 @@ class RandGammad(IntensityTransform):
         self.sign = -1.0 if invert else 1.0
 
     def change(self, image: Tensor, value: float) -> Tensor:
-        """Raise to the power."""
+        """Raise to the power; no value is looked at on the way, which would wait for the device."""
         signed = self.sign * image
-        low, high = signed.min(), signed.max()
-        if not high > low:
-            return image
+        low, high = signed.aminmax()
         raised = ((signed - low) / (high - low)) ** value
-        spread = raised.std(correction=0)
-        scaled = (raised - raised.mean()) / spread * image.std(correction=0) if spread > 0 else raised * 0
-        return self.sign * scaled + image.mean()
+        scaled = (raised - raised.mean()) / raised.std(correction=0) * image.std(correction=0)
+        return torch.where(high > low, self.sign * scaled + image.mean(), image)

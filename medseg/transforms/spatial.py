@@ -162,16 +162,15 @@ class RandSpatiald(SceneTransform):
         return float(self.R.uniform(low, high))
 
     def _displacement(self) -> Tensor:
-        """Draw a displacement in pixels ``(dims, *roi_size)``: random at control points, smooth between them."""
+        """Draw a displacement in pixels at control points ``(1, dims, *controls)``; it is smooth between them."""
         dims = len(self.roi_size)
         apart = self.R.uniform(8, 16)  # pixels between control points
         controls = [max(2, round(edge / apart) + 1) for edge in self.roi_size]
         drawn = torch.as_tensor(self.R.uniform(-1, 1, (1, dims, *controls)), dtype=torch.float32)
-        size = self.elastic * self.R.uniform(0, 1)
+        size = self.elastic * float(self.R.uniform(0, 1))
         if self.through is not None:
             drawn[:, self.through] = 0
-        mode = "trilinear" if dims == 3 else "bilinear"
-        return interpolate(drawn * size, self.roi_size, mode=mode, align_corners=True)[0]
+        return drawn * size
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Transform a sample."""
@@ -205,16 +204,20 @@ class RandSpatiald(SceneTransform):
         dims = len(self.roi_size)
         starts = [(a - b) // 2 for a, b in zip(size, self.roi_size, strict=True)]
         centre = [start + (edge - 1) / 2 for start, edge in zip(starts, self.roi_size, strict=True)]
-        axes = [torch.arange(edge, dtype=torch.float32) - (edge - 1) / 2 for edge in self.roi_size]
+        axes = [torch.arange(edge, dtype=torch.float32, device=device) - (edge - 1) / 2 for edge in self.roi_size]
         matrix = np.eye(dims) if self._matrix is None else self._matrix
+        bent = None
+        if self._bent is not None:
+            mode, controls = "trilinear" if dims == 3 else "bilinear", self._bent.to(device, non_blocking=True)
+            bent = interpolate(controls, self.roi_size, mode=mode, align_corners=True)[0]
         place = []  # of each axis of the sample, in pixels
         for row in range(dims):
-            along = torch.full((), centre[row])
+            along = torch.full((), centre[row], device=device)
             for axis in range(dims):
                 if matrix[row, axis]:
                     shape = [-1 if other == axis else 1 for other in range(dims)]
                     along = along + (axes[axis] * float(matrix[row, axis])).view(shape)
-            if self._bent is not None:
-                along = along + self._bent[row]
+            if bent is not None:
+                along = along + bent[row]
             place.append(((2 * along + 1) / size[row] - 1).expand(self.roi_size))
-        return torch.stack(place[::-1], dim=-1)[None].to(device)
+        return torch.stack(place[::-1], dim=-1)[None]
