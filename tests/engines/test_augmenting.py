@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import medseg.engines.augmenting as augmenting
 import medseg.engines.loading as loading
 import medseg.engines.trainer as trainer_module
-from medseg.engines.augmenting import Pace, augment
+from medseg.engines.augmenting import Pace, augment, settle
 from medseg.engines.loading import SEED, SegmentationDataset, make_loader
 from medseg.engines.patches import PatchDataset
 from medseg.engines.trainer import Trainer
@@ -176,8 +176,14 @@ def train(
     return dict(network_weights(load_checkpoint(folder / "model.pt")))
 
 
-@pytest.mark.parametrize("options", [{"accumulation_steps": 2}, {"precision": "bf16", "num_workers": 2}])
-def test_trainings_are_alike(tmp_path: Path, options: dict[str, Any]) -> None:
+@pytest.fixture(scope="module")
+def left_alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    """The weights of a training whose loader augments."""
+    return train(tmp_path_factory.mktemp("left_alone") / "run", "loader")
+
+
+def test_trainings_are_alike(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"accumulation_steps": 2, "precision": "bf16"}
     found = [train(tmp_path / place, place, **options) for place in ("loader", "device")]
     torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
 
@@ -199,23 +205,37 @@ def stopped_at(step: int) -> Callable[[Trainer], None]:
     return attach
 
 
-def test_resumed_on_the_device(tmp_path: Path) -> None:
-    whole = train(tmp_path / "whole", "device")
+def test_resumed_on_the_device(tmp_path: Path, left_alone: dict[str, Tensor]) -> None:
     with pytest.raises(StopNowError):
         train(tmp_path / "parts", "device", stopped_at(3))
-    torch.testing.assert_close(train(tmp_path / "parts", "device", resume=True), whole, rtol=0, atol=0)
+    torch.testing.assert_close(train(tmp_path / "parts", "device", resume=True), left_alone, rtol=0, atol=0)
+
+
+def settled(place: str, data: SegmentationDataset, folder: Path) -> bool:
+    """Return whether the loader augments in the end, on a CPU."""
+    engine: Any = SimpleNamespace(state=SimpleNamespace(device=CPU), data_loader=SimpleNamespace(batch_size=2))
+    settle(engine, data, place, Run(folder, tracking=False), resumed=True)
+    return data.augments
 
 
 def test_auto_on_a_cpu_is_the_loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without measuring, and whatever a GPU's run recorded."""
     monkeypatch.setattr(augmenting, "measure", lambda *_: pytest.fail("measured"))
-    train(tmp_path / "run", "auto")
-    assert not (tmp_path / "run" / "augmentation.json").exists()
+    (tmp_path / "augmentation.json").write_text('{"augment_on": "device"}')
+    data = patches()
+    assert [settled(place, data, tmp_path) for place in ("device", "auto", "device", "loader")] == [0, 1, 0, 1]
+
+
+def test_nothing_to_augment(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settled("device", SegmentationDataset(CASES, unequal), tmp_path)
+    assert "augment_on is device, but nothing is augmented" in caplog.text
 
 
 @pytest.mark.parametrize("place", ["loader", "device"])
 def test_auto_measures_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, place: str
-) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    left_alone: dict[str, Tensor], place: str,
+) -> None:  # fmt: skip
     """As on a GPU: said, recorded, kept by who goes on, even where no epoch was completed; and nothing learns."""
     caplog.set_level(logging.INFO, "medseg")
     monkeypatch.setattr(augmenting, "_may_move", lambda *_: True)
@@ -242,15 +262,17 @@ def test_auto_measures_once(
         resume=True,
     )
     assert seen == [place == "loader"] * 2
-    torch.testing.assert_close(again, train(tmp_path / "loader", "loader"), rtol=0, atol=0)
+    torch.testing.assert_close(again, left_alone, rtol=0, atol=0)
 
 
-def test_a_measurement_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_measurement_leaves_no_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left_alone: dict[str, Tensor]
+) -> None:
     monkeypatch.setattr(augmenting, "_may_move", lambda *_: True)
     monkeypatch.setattr(Pace, "faster", property(lambda _: "loader"))
     measured = train(tmp_path / "auto", "auto", num_workers=2)
     assert (tmp_path / "auto" / "augmentation.json").is_file()
-    torch.testing.assert_close(measured, train(tmp_path / "loader", "loader"), rtol=0, atol=0)
+    torch.testing.assert_close(measured, left_alone, rtol=0, atol=0)
 
 
 def test_a_transform_that_knows_no_gpu(
@@ -302,11 +324,3 @@ def test_where_auto_may_move() -> None:
 def test_unknown_places(tmp_path: Path) -> None:
     with pytest.raises(MedsegError, match="augment_on is 'gpu'; choose one of loader, device, auto"):
         train(tmp_path / "run", "gpu")
-
-
-def test_nothing_to_augment(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    def none(trainer: Trainer) -> None:
-        trainer.train_data.augmentation = None
-
-    train(tmp_path / "run", "device", none)
-    assert "augment_on is device, but nothing is augmented" in caplog.text
