@@ -130,6 +130,7 @@ class PatchDataset(SegmentationDataset):
     """
 
     redraws = True
+    same_size = True
 
     def __init__(
         self,

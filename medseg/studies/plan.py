@@ -185,4 +185,5 @@ def _learning(data: Datalist, found: Fingerprint, seen: Chosen | None) -> dict[s
         "loss": Chosen(loss, "cross-entropy and soft IoU in equal parts: small classes count as much as large ones"),
         "optimizer": Chosen(optimizer, "learns within hundreds of steps where SGD needs tens of thousands"),
         "augmentation": Chosen([augmentation], f"nnU-Net's changes; mirrored {mirrors.why}"),
+        "augment_on": Chosen("auto", "by loading processes or on the GPU, which a training measures as it begins"),
     }

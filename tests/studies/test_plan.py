@@ -98,6 +98,7 @@ def test_the_bundle_says_why(tmp_path: Path) -> None:
     assert source.description.input.spacing == plan.input["spacing"].value
     assert source.description.network["strides"] == plan.network.value["strides"]
     assert source.options()["patch"] == plan.train["patch"].value
+    assert source.options()["augment_on"] == "auto"
     assert library.build(folder, check=True) == []
     assert library.is_ours(folder)
     assert set(KEYS) <= yaml.safe_load((folder / "configs" / "train.yaml").read_text()).keys()
