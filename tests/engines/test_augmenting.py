@@ -18,11 +18,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import medseg.engines.augmenting as augmenting
 import medseg.engines.loading as loading
 import medseg.engines.trainer as trainer_module
+import medseg.engines.training_parts as training_parts
 from medseg.engines.augmenting import Pace, augment, settle
 from medseg.engines.loading import SEED, SegmentationDataset, make_loader
 from medseg.engines.patches import PatchDataset
 from medseg.engines.trainer import Trainer
-from medseg.engines.training_parts import PrepareBatch
+from medseg.engines.training_parts import PrepareBatch, agreed
 from medseg.errors import MedsegError
 from medseg.networks.unet import UNet
 from medseg.runs.checkpoint import load_checkpoint, network_weights
@@ -303,6 +304,20 @@ def test_a_transform_that_knows_no_gpu(
 )
 def test_what_is_faster(pace: Pace, faster: str) -> None:
     assert pace.faster == faster
+
+
+def test_processes_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the slowest; alone, a process asks nobody and waits for no device."""
+
+    def reduce(found: Tensor, op: Any) -> None:
+        assert op == torch.distributed.ReduceOp.MAX
+        found.copy_(found.maximum(torch.tensor([1.0, 0.5])))
+
+    assert agreed([0.25, 2.0], torch.device("cuda")) == [0.25, 2.0]
+    monkeypatch.setattr(training_parts, "world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", reduce)
+    assert agreed([0.25, 2.0], CPU) == [1.0, 2.0]
+    assert agreed([False, True], CPU) == [1.0, 1.0]
 
 
 def test_where_auto_may_move() -> None:
