@@ -132,7 +132,7 @@ def _trained(name: str) -> str:
     for row in json.loads(path.read_text())["rows"]:
         sides = [
             "<br>".join(f"{name} {mean_text(each['mean'] or 0.0, each['interval'])}" for name, each in held.items())
-            for held in (row[side]["dice"] for side in ("network", "baseline"))
+            for held in (row["scores"][side]["dice"] for side in ("network", "baseline"))
         ]
         better = mean_text(row["difference"]["dice"], row["difference"]["interval"])
         cells = [row["data"], f"`{row['network']}`", row["environment"]["threads"], f"{row['minutes']:g}", row["steps"]]

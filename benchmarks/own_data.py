@@ -108,7 +108,7 @@ def row_of(name: str, network: str, minutes: float, folder: Path) -> dict[str, A
     foreground = [name for name in classes if name != "background"]
     means = {"network": _means(scores, foreground), "baseline": _means(baseline, foreground)}
     return {
-        "data": name, "network": network, "minutes": minutes, "cases": scores["per_case"]["cases"], **means,
+        "data": name, "network": network, "minutes": minutes, "cases": scores["per_case"]["cases"], "scores": means,
         "baseline_title": baseline["title"], "difference": baseline["difference"], "kinds": baseline["kinds"],
         **training_of(run),
     }  # fmt: skip
@@ -127,7 +127,7 @@ def _means(scores: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
 
 def mean_dice(row: Mapping[str, Any], side: str = "network") -> float:
     """Return the mean Dice of a row over its classes; one that is undefined counts as 0."""
-    held = row[side]["dice"].values()
+    held = row["scores"][side]["dice"].values()
     return sum(each["mean"] or 0.0 for each in held) / len(held)
 
 

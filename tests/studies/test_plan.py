@@ -157,6 +157,7 @@ def test_pictures_beside_otsu(tmp_path: Path) -> None:
     assert f"network less {done.baseline.title}: {scored[0] - scored[1]:.3f}" in text
     row = row_of("squares", "planned", 5, tmp_path / "out")
     assert (row["steps"], row["cases"], row["difference"]) == (2, done.scores["per_case"]["cases"], kept["difference"])
+    assert (row["data"], row["network"], row["baseline_title"]) == ("squares", "planned", done.baseline.title)
     assert mean_dice(row) == pytest.approx(scored[0])
     assert mean_dice(row, "baseline") == pytest.approx(scored[1])
     assert done.kinds == ["grey, bright objects"] * len(done.kinds)
