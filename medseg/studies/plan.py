@@ -183,6 +183,8 @@ def _learning(data: Datalist, found: Fingerprint, seen: Chosen | None) -> dict[s
     }  # fmt: skip
     return {
         "loss": Chosen(loss, "cross-entropy and soft IoU in equal parts: small classes count as much as large ones"),
-        "optimizer": Chosen(optimizer, "learns within hundreds of steps where SGD needs tens of thousands; in one pass"),
+        "optimizer": Chosen(
+            optimizer, "learns within hundreds of steps where SGD needs tens of thousands; in one pass"
+        ),
         "augmentation": Chosen([augmentation], f"nnU-Net's changes; mirrored {mirrors.why}"),
     }
