@@ -150,6 +150,7 @@ class Trainer(SupervisedTrainer):
             compile=compile,
             compile_kwargs=compile_kwargs,
             accumulation_steps=accumulation_steps,
+            optim_set_to_none=True,
         )
         self.run_record = run
         self.train_data = dataset
