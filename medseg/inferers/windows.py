@@ -203,7 +203,7 @@ def merge(outputs: Iterator[Tensor], grid: WindowGrid, weight: Tensor) -> Iterat
 def _weighted(output: Tensor, weight: Tensor, out: Tensor) -> Tensor:
     """Put the product of some classes ``(classes, *S)`` and weights ``(*S)`` into ``out`` and return it.
 
-    A network's classes lie side by side, voxel by voxel: a CPU turns them round within its cache, some planes at a time.
+    A network's classes lie side by side, voxel by voxel: a CPU turns them round within its cache, a few planes at once.
     """
     planes = max(1, _CACHED // weight[0].numel()) if weight.device.type == "cpu" else len(weight)
     for parts in zip(output.split(planes, 1), weight.split(planes), out.split(planes, 1), strict=True):

@@ -11,7 +11,8 @@ from monai.data import MetaTensor
 from monai.inferers import SlidingWindowInferer
 from torch import Tensor, nn
 
-from medseg.inferers import sliding_window, windows
+from medseg.inferers import sliding_window
+from medseg.inferers import windows as window_parts
 from medseg.inferers.blocks import Block, blocks_of, class_indices, finite, gather
 from medseg.inferers.multi_scale_flip import MultiScaleFlipInferer
 from medseg.inferers.normalise import NormalisingInferer
@@ -65,10 +66,10 @@ def test_large_overlaps_are_kept_in_half_precision(monkeypatch: pytest.MonkeyPat
     """As of a volume of many classes, which are merged one or a few at a time."""
     network, image = edges_matter(3, classes=5), torch.randn(1, 2, 17, 22, 9)
     expected = SlidingWindowInferer((8, 9, 6), 2, 0.5, mode)(image, network)
-    monkeypatch.setattr(windows, "_AT_ONCE", (at_once, at_once))
+    monkeypatch.setattr(window_parts, "_AT_ONCE", (at_once, at_once))
     inferer = SlidingWindow((8, 9, 6), 2, 0.5, mode)
     torch.testing.assert_close(inferer(image, network), expected, rtol=1e-4, atol=1e-5)
-    monkeypatch.setattr(windows, "_FULL", 0)
+    monkeypatch.setattr(window_parts, "_FULL", 0)
     found = inferer(image, network)
     apart = float((found - expected).abs().max())
     assert 1e-6 < apart < 2e-3 * float(expected.abs().max())
