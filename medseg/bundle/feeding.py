@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer, SimpleInferer
@@ -21,8 +22,10 @@ from monai.transforms import (
 from torch import Tensor
 
 from medseg.bundle.description import Description, DescriptionError, Inference, Input
+from medseg.inferers.blocks import gather, whole
 from medseg.inferers.multi_scale_flip import MultiScaleFlipInferer
 from medseg.inferers.normalise import NormalisingInferer
+from medseg.inferers.regrid import resample
 from medseg.inferers.resize import ResizeInferer
 from medseg.inferers.sliding_window import SlidingWindow
 from medseg.inferers.way_back import IMAGE_AFFINE
@@ -296,14 +299,37 @@ class ToModelGridd(MapTransform):
             volume = _turned(volume, "".join(codes[axis] for axis in order))
         if self.fed.spacing is not None:
             from monai.data.utils import affine_to_spacing
-            from monai.transforms import Spacing
 
             stored = [float(edge) for edge in affine_to_spacing(volume.affine)]
             wanted = [self.fed.spacing[axis] for axis in order]
             edges = [own if edge is None else edge for edge, own in zip(wanted, stored, strict=True)]
-            volume = Spacing(edges, mode=mode, padding_mode="border")(volume)
+            volume = _spaced(volume, edges, mode)
         moved: Tensor = volume
         return moved
+
+
+def _spaced(volume: MetaTensor, edges: Sequence[float], mode: str) -> MetaTensor:
+    """Return what MONAI's ``Spacing`` gives with the border's values beyond it, within rounding, axis by axis.
+
+    MONAI makes a list of where every voxel lies, ten times the memory of the volume.
+    """
+    from monai.transforms import Spacing
+
+    pending = Spacing(edges, lazy=True)(volume)  # says where the new grid lies, and computes nothing
+    affine, size = pending.peek_pending_affine(), tuple(pending.peek_pending_shape())
+    plain = volume.as_tensor()
+    matrix = np.linalg.solve(*(np.asarray(each, np.float64) for each in (volume.affine, affine)))
+    places = [
+        torch.from_numpy(matrix[axis, axis] * np.arange(edge) + matrix[axis, 3]) for axis, edge in enumerate(size)
+    ]
+    if mode == "nearest":
+        for axis, (place, edge) in enumerate(zip(places, plain.shape[1:], strict=True), 1):
+            plain = plain.index_select(axis, place.clamp(0, edge - 1).round().long())
+    else:
+        blocks = resample([whole(plain[None], plain[None])], plain.shape[1:], places)
+        plain = gather(blocks, (1, *size))[0]
+    meta = {key: value for key, value in volume.meta.items() if key != "affine"}
+    return MetaTensor(plain, affine=affine, meta=meta)
 
 
 def _axis_codes(affine: Any) -> tuple[str, ...]:

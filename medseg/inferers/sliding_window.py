@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -17,6 +18,7 @@ from medseg.inferers.blocks import Block, BlockInferer, check_logits
 from medseg.inferers.slices import fit_dimensions
 from medseg.inferers.windows import WindowGrid, merge
 
+_VOXELS = 2**21  # of the windows of a forward on a CPU
 _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 _MODES = ("gaussian", "constant")
 _PADDING = ("constant", "reflect", "replicate", "circular")
@@ -33,7 +35,8 @@ class SlidingWindow(BlockInferer):
 
     Args:
         roi_size: window, as the network was trained: two numbers for a 2D network, three for 3D.
-        sw_batch_size: windows a forward.
+        sw_batch_size: windows a forward; on a CPU at most as many as hold 2 million voxels together (but one), since
+            several large ones take memory there and no less time.
         overlap: share of a window that the next one covers, in [0, 1).
         mode: ``"gaussian"`` (default) or ``"constant"`` weighting.
         sigma_scale: standard deviation of the Gaussian, in edges of the window.
@@ -110,7 +113,10 @@ class SlidingWindow(BlockInferer):
         padding = [width for pair in reversed(grid.padding) for width in pair]
         places = ((number, window) for number in range(image.shape[0]) for window in grid)
         constant = {"value": self.cval} if self.padding_mode == "constant" else {}
-        while some := list(islice(places, self.sw_batch_size)):
+        at_once = self.sw_batch_size
+        if image.device.type == "cpu":
+            at_once = max(1, min(at_once, _VOXELS // math.prod(self.roi_size)))
+        while some := list(islice(places, at_once)):
             windows = [image[(slice(n, n + 1), slice(None), *grid.voxels(window))] for n, window in some]
             batch = torch.cat(windows)
             if any(padding):
@@ -119,9 +125,10 @@ class SlidingWindow(BlockInferer):
                 batch = batch.contiguous(memory_format=_FORMATS[batch.ndim])
             logits = network(batch)
             check_logits(batch, logits)
-            for output in logits:
-                yield output[(slice(None), *grid.inside)]
-            del logits, output
+            outputs = [output[(slice(None), *grid.inside)] for output in logits]
+            del logits, windows, batch
+            while outputs:
+                yield outputs.pop(0)  # and with the last one the memory of all is free
 
     def _weight(self, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Return the weights of a window's voxels; they are made once."""

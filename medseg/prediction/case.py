@@ -21,6 +21,7 @@ from medseg.errors import MedsegError, counted
 from medseg.inferers.blocks import Block, blocks_of, class_indices, finite, gather
 from medseg.inferers.way_back import WayBack
 from medseg.io.channels import Named, paths_of
+from medseg.io.placement import Grid
 from medseg.transforms.postprocess import Postprocess
 
 __all__ = ["Fed", "Feeder", "PredictionError", "check_fits", "mask_of"]
@@ -43,6 +44,11 @@ class Fed:
     image: Tensor
     shape: tuple[int, ...]
     affine: npt.NDArray[np.float64] | None
+
+    @property
+    def grid(self) -> Grid | None:
+        """Where the image's file lies, so that a mask need not read it again; ``None`` for pictures."""
+        return None if self.affine is None else Grid(self.shape, self.affine)
 
     def way_back(self) -> WayBack:
         """Return the way from the model's grid to the one that the image was read on.
@@ -114,7 +120,8 @@ class Feeder:
             image = self._transform({"image": loaded}, start=1)["image"]
         except RuntimeError as error:
             raise _bare(error) from error
-        if not bool(torch.isfinite(image).all()):
+        plain = image.as_tensor() if isinstance(image, MetaTensor) else image
+        if not bool(torch.isfinite(torch.stack(plain.aminmax())).all()):  # both are NaN if a value is; no copies
             raise PredictionError("it holds NaN or infinite values")
         return Fed(image, shape, affine)
 

@@ -26,6 +26,7 @@ from medseg.bundle.source import read_source
 from medseg.engines.precision import network_to_channels_last, resolve_precision
 from medseg.errors import MedsegError, counted
 from medseg.io.masks import write_mask
+from medseg.io.placement import Grid
 from medseg.prediction.case import Fed, Feeder, check_fits, mask_of
 from medseg.resources import BUNDLE_FILE
 from medseg.runs.processes import pick_device
@@ -74,7 +75,10 @@ class Prediction:
             )
         target = Path(path).expanduser().absolute()
         names, colours = self.class_names, self.description.colours
-        write_mask(self.mask, self.source, target, class_names=names, colours=colours, keep_header=keep_header)
+        place = self.source if self.affine is None else Grid(self.mask.shape, self.affine)
+        write_mask(
+            self.mask, place, target, source=self.source, class_names=names, colours=colours, keep_header=keep_header
+        )
         return target
 
 

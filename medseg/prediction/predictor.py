@@ -219,8 +219,9 @@ class Predictor(SupervisedEvaluator):
             self.record.begin()
             write_mask(
                 mask,
-                case["image"],
+                case["fed"].grid or case["image"],
                 case["target"],
+                source=case["image"],
                 class_names=self.description.classes,
                 colours=self.description.colours,
                 keep_header=self.keep_header,
