@@ -23,7 +23,7 @@ from medseg.errors import MedsegError
 if TYPE_CHECKING:
     from monai.bundle import ConfigParser
 
-__all__ = ["Command", "claim_process", "owns_process", "typed"]
+__all__ = ["Command", "claim_process", "owns_process", "release_process", "typed"]
 
 _MONAIS = {"config_file", "meta_file", "logging_file", "run_id", "init_id", "final_id", "tracking", "args_file"}
 
@@ -118,6 +118,11 @@ _claimed: list[bool] = []
 def claim_process() -> None:
     """Say that this process is one of medseg's own commands."""
     _claimed.append(True)
+
+
+def release_process() -> None:
+    """Take back one `claim_process`: the command has ended, its caller's process goes on."""
+    _claimed.pop()
 
 
 def owns_process() -> bool:

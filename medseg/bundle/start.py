@@ -9,10 +9,12 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import re
+import signal
 import sys
 import time
 import warnings
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -213,28 +215,49 @@ def _finished(last: Path) -> bool:
 # ---------------------------------------------------------------------------------------------- the process
 
 
-def set_up_process() -> None:
-    """Set up a process that is medseg's own: errors of the input in one line, quiet helpers, signals that end a run."""
-    from medseg.bundle.command import claim_process
+def set_up_process() -> ExitStack:
+    """Set up a process that is medseg's own: errors of the input in one line, quiet helpers, signals that end a run.
+
+    Returns:
+        What, closed, leaves the process as it was: Python may have called the command, and goes on after it.
+    """
+    from medseg.bundle.command import claim_process, release_process
     from medseg.runs import signals
 
+    undo = ExitStack()
     if not owns_process():
         claim_process()
+        undo.callback(release_process)
+    undo.callback(setattr, sys, "excepthook", sys.excepthook)
     sys.excepthook = _short_errors
-    signals.handle()
-    if rank() != 0:
-        logging.getLogger().setLevel(logging.WARNING)
+    for number, handler in signals.handle().items():
+        undo.callback(signal.signal, number, handler)
     ours = logging.getLogger("medseg")
-    ours.setLevel(logging.WARNING if rank() else logging.INFO)
     if not ours.hasHandlers():  # a bundle that came without its logging.conf
-        handler = logging.StreamHandler(sys.stdout)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
-        ours.addHandler(handler)
-    for name in ("ignite", "alembic", "monai.bundle.config_parser"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for name in ("medseg.engines.trainer.Trainer", "medseg.engines.evaluator.Evaluator", "monai.engines"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # they tell of an error before it is told in one line
+        stream = logging.StreamHandler(sys.stdout)
+        stream.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+        ours.addHandler(stream)
+        undo.callback(ours.removeHandler, stream)
+    for name, level in _levels().items():
+        each = logging.getLogger(name)
+        undo.callback(each.setLevel, each.level)
+        each.setLevel(level)
+    undo.enter_context(warnings.catch_warnings())
     warnings.filterwarnings("ignore", message=".*nvImageCodec.*")
+    return undo
+
+
+def _levels() -> dict[str | None, int]:
+    """Return the least level of each logger that a command shows."""
+    return {
+        **({None: logging.WARNING} if rank() else {}),
+        "medseg": logging.WARNING if rank() else logging.INFO,
+        **dict.fromkeys(("ignite", "alembic", "monai.bundle.config_parser"), logging.WARNING),
+        # they tell of an error before it is told in one line
+        **dict.fromkeys(
+            ("medseg.engines.trainer.Trainer", "medseg.engines.evaluator.Evaluator", "monai.engines"), logging.CRITICAL
+        ),
+    }
 
 
 def _short_errors(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

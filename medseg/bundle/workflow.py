@@ -250,8 +250,8 @@ def _prepare(run: str | Path, data: str | Path | None, overlays: Sequence[str], 
     if trained is None:
         raise WorkflowError(
             f"{weights.path} carries no record of its model; lay it into a copy of its bundle (medseg bundle copy NAME "
-            "FOLDER) as models/model.pt, predict with that (medseg predict FOLDER IMAGES MASKS) and score the masks: "
-            "medseg score MASKS TRUTHS"
+            "-o FOLDER) as models/model.pt, predict with that (medseg predict FOLDER IMAGES MASKS) and score the "
+            "masks: medseg score MASKS TRUTHS"
         )
     described = with_inference(trained, overlays, changes)
     dataset = assembly.scored_samples(entries, described, cache=False, native=True)

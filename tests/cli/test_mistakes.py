@@ -57,8 +57,8 @@ MISTAKES = [
     (["compare", "nowhere"], "nowhere holds no evaluation .*; score the run first: medseg evaluate RUN"),
     (["report", "nowhere"], "nowhere holds no scores.json, .*, or score the run: medseg evaluate RUN"),
     (["score", "nowhere", "data"], "nowhere: no such file or folder"),
-    (["bundle", "copy", "lfa_unet_drosofila", "x"], f"did you mean {LFA}"),
-    (["import", "nowhere", "out"], "nowhere: no such file or folder"),
+    (["bundle", "copy", "lfa_unet_drosofila", "-o", "x"], f"did you mean {LFA}"),
+    (["import", "nowhere", "-o", "out"], "nowhere: no such file or folder"),
 ]
 
 CODE = """
@@ -125,8 +125,10 @@ def test_what_no_command_has(words, message, capsys):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["evaluate", "explain", "plan", "score", "train"])
+@pytest.mark.parametrize(
+    "name", ["bundle copy", "evaluate", "explain", "export-data", "import", "plan", "score", "train"]
+)
 def test_every_command_that_writes_a_folder_takes_o(name, capsys):
     with pytest.raises(SystemExit):
-        main([name, "--help"])
+        main([*name.split(), "--help"])
     assert "-o" in capsys.readouterr().out.split("--output")[0]
