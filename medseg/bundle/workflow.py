@@ -22,7 +22,8 @@ from medseg.bundle.start import check_keys
 from medseg.caller import spelt
 from medseg.data.datalist import Datalist
 from medseg.errors import MedsegError, counted
-from medseg.io.channels import first_of, paths_of
+from medseg.io.channels import first_of
+from medseg.io.parts import known_as
 from medseg.runs.paths import resolve_path
 
 if TYPE_CHECKING:
@@ -279,7 +280,7 @@ def _refuse_seen(folder: Path, entries: Sequence[Mapping[str, Any]], part: str) 
     for other in barred:
         known = set(seen.get(other, ()))
         images = [entry["image"] for entry in entries]
-        found = [first_of(image) for image in images if known & {str(path.resolve()) for path in paths_of(image)}]
+        found = [first_of(image) for image in images if known & known_as(image)]
         if found:
             did = "was trained on" if other == "training" else "picked the weights by"
             raise WorkflowError(
