@@ -56,7 +56,7 @@ def evaluate(series: Path, trained_on: list[Path], image: list[str]) -> None:
     ],
 )
 def test_a_series_is_one_image(series: Path, trained_on: str, image: list[str]) -> None:
-    with pytest.raises(WorkflowError, match=r"run was trained on 1 of the 1 image to score, such as .*: that is no test"):
+    with pytest.raises(WorkflowError, match=r"run was trained on 1 of the 1 image to score, .*: that is no test"):
         evaluate(series, [series.parent / trained_on], image)
 
 
