@@ -150,7 +150,7 @@ def _say_where(data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
     if stack and isinstance(label, Tensor) and not is_stack(label):
         raise DescriptionError("the image is a stack of pages, its label is none; store both in one format")
     placed = isinstance(image, MetaTensor) and image.ndim == 4 and "original_affine" in image.meta
-    found = {IMAGE_AFFINE: image.affine.clone()} if placed or stack else {}
+    found: dict[Hashable, Any] = {IMAGE_AFFINE: image.affine.clone()} if placed or stack else {}
     return {**data, **found, **({FILE_AFFINE: torch.eye(4, dtype=torch.float64)} if stack else {})}
 
 

@@ -89,6 +89,8 @@ def check_names(command: Command) -> None:
             raise ConfigError(
                 f"{spelt(key)}: the configuration has no {top!r}, so that it would have no effect; {hint}"
             )
+        if "#" in key and top != "network_def":
+            _refuse_inside(command.united, key)
 
 
 def check_keys(command: Command) -> None:
@@ -102,10 +104,13 @@ def check_keys(command: Command) -> None:
     """
     check_names(command)
     for key in command.own_keys() if command.files else ():
-        inside = "#" in key and key.split("#")[0] != "network_def"
-        if inside and not _holds(command.merged, key.split("#")):
-            siblings = _siblings(command.merged, key.split("#"))
-            raise ConfigError(f"{spelt(key)}: the configuration has no such key; {siblings}")
+        if "#" in key and key.split("#")[0] != "network_def":
+            _refuse_inside(command.merged, key)
+
+
+def _refuse_inside(config: Mapping[str, Any], key: str) -> None:
+    if not _holds(config, key.split("#")):
+        raise ConfigError(f"{spelt(key)}: the configuration has no such key; {_siblings(config, key.split('#'))}")
 
 
 def _holds(config: Any, path: list[str]) -> bool:

@@ -229,6 +229,7 @@ def _prepare(run: str | Path, data: str | Path | None, overlays: Sequence[str], 
     name = given.pop("device", None)
     changes = {key: given.pop(key) for key in list(given) if key.startswith("inference#")}
     early.refuse_unread("evaluate", given, EVALUATED, ", device and inference#...")
+    early.refuse_inference(changes)
     Options.of(given)
     wanted = {**_recorded(folder), **given, "resume": False}
     part = str(wanted.get("scored", "test"))
