@@ -78,7 +78,7 @@ def arguments_of(name: str, package: str = PACKAGE) -> list[str] | None:
     source = Path(importlib.import_module(package).__path__[0], f"{module}.py").read_text(encoding="utf-8")
     found = []
     for definition in ast.parse(source).body:
-        if isinstance(definition, ast.ClassDef) and definition.name == (kind or definition.name):
+        if isinstance(definition, ast.ClassDef) and definition.name == (kind or definition.name.lstrip("_")):
             makers = [each for each in definition.body if isinstance(each, ast.FunctionDef) and each.name == "__init__"]
             found += [each.args for each in makers if tuple(arg.arg for arg in each.args.args[1:4]) == _FIRST]
     if len(found) != 1 or found[0].kwarg is not None:

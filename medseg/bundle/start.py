@@ -90,7 +90,7 @@ def check_names(command: Command) -> None:
                 f"{spelt(key)}: the configuration has no {top!r}, so that it would have no effect; {hint}"
             )
         if "#" in key and top != "network_def":
-            _refuse_inside(command.united, key)
+            _refuse_inside(command.united, key, lists=False)
 
 
 def check_keys(command: Command) -> None:
@@ -108,15 +108,18 @@ def check_keys(command: Command) -> None:
             _refuse_inside(command.merged, key)
 
 
-def _refuse_inside(config: Mapping[str, Any], key: str) -> None:
-    if not _holds(config, key.split("#")):
+def _refuse_inside(config: Mapping[str, Any], key: str, *, lists: bool = True) -> None:
+    if not _holds(config, key.split("#"), lists):
         raise ConfigError(f"{spelt(key)}: the configuration has no such key; {_siblings(config, key.split('#'))}")
 
 
-def _holds(config: Any, path: list[str]) -> bool:
+def _holds(config: Any, path: list[str], lists: bool) -> bool:
+    """Return whether a key is there, or may be: where ``lists`` is false, nothing is known of what stands in lists."""
     for part in path:
         if isinstance(config, Mapping) and part in config:
             config = config[part]
+        elif isinstance(config, list) and not lists:
+            return True
         elif isinstance(config, list) and part.isdecimal() and int(part) < len(config):
             config = config[int(part)]
         else:  # an argument of a component, which refuses what it does not take

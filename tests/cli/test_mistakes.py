@@ -53,7 +53,7 @@ MISTAKES = [
     (["evaluate", "taken", "minuts=8"], "evaluate has no option 'minuts'; it takes scored, .*, device and inference#"),
     (["evaluate", "taken", "sored=test"], r"evaluate has no option 'sored'; did you mean scored\?"),
     (["evaluate", "taken", "inference#windw=[8,8]"], r"inference: .*'windw'.*window"),
-    (["predict", "taken", "data", "masks", "inference#overlap=2"], "inference: overlap"),
+    (["predict", "taken", "data", "masks", "inference#overlap=2"], "inference overlap is 2; it must be in"),
     (["evaluate", "taken", "--data", "nowhere"], "nowhere/datalist.json: no such datalist"),
     (["evaluate", "taken"], "taken does not say where its data lie; name their folder with --data"),
     (["predict", "nowhere", "data", "masks"], "there is no run, weights or bundle 'nowhere'"),
