@@ -111,6 +111,6 @@ def test_arguments_that_sources_tell_are_those_of_the_classes() -> None:
     """What is refused before PyTorch is imported is what a network refuses."""
     names = discovery.modules()
     told = {name: found for name in names if (found := discovery.arguments_of(name)) is not None}
-    assert {"lfa_unet", "unet", "attention_unet", "focusnet_pp"} <= told.keys()
+    assert {"lfa_unet", "unet", "attention_unet"} <= told.keys()
     assert told == {name: list(inspect.signature(resolve(name)).parameters) for name in told}
     assert discovery.arguments_of("monai.networks.nets.DynUNet") is discovery.arguments_of("nowhere") is None
