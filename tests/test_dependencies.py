@@ -39,6 +39,7 @@ TOOLS = {
     "pytest": ("Makefile", ".venv/bin/pytest"),
     "pytest-timeout": ("pyproject.toml", "timeout = "),
     "ruff": ("Makefile", ".venv/bin/ruff"),
+    "simpleitk": ("tests/prediction/test_places.py", "SimpleITK"),
     "torchmetrics": ("tests/metrics/test_confusion_matrix.py", "torchmetrics"),
     "types-pyyaml": ("pyproject.toml", "[tool.mypy]"),
     "uv": (".ci/oldest.py", '"uv"'),

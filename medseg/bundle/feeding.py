@@ -28,9 +28,9 @@ from medseg.inferers.normalise import NormalisingInferer
 from medseg.inferers.regrid import resample
 from medseg.inferers.resize import ResizeInferer
 from medseg.inferers.sliding_window import SlidingWindow
-from medseg.inferers.way_back import IMAGE_AFFINE
+from medseg.inferers.way_back import FILE_AFFINE, IMAGE_AFFINE
 from medseg.inferers.whole_image import WholeImage
-from medseg.io.load import LoadImagesd
+from medseg.io.load import LoadImagesd, is_stack
 from medseg.transforms.normalise import ImageNormalisation
 from medseg.transforms.resize import ResizeImagesd
 
@@ -148,9 +148,13 @@ def _loading(description: Description, *, labelled: bool, native: bool = False) 
 
 
 def _say_where(data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-    image = data["image"]
+    image, label = data["image"], data.get("label")
+    stack = is_stack(image)
+    if stack and isinstance(label, Tensor) and not is_stack(label):
+        raise DescriptionError("the image is a stack of pages, its label is none; store both in one format")
     placed = isinstance(image, MetaTensor) and image.ndim == 4 and "original_affine" in image.meta
-    return {**data, **({IMAGE_AFFINE: image.affine.clone()} if placed else {})}
+    found: dict[Hashable, Any] = {IMAGE_AFFINE: image.affine.clone()} if placed or stack else {}
+    return {**data, **found, **({FILE_AFFINE: torch.eye(4, dtype=torch.float64)} if stack else {})}
 
 
 def _intensity(intensity: Mapping[str, Any]) -> list[Callable[..., Any]]:
@@ -259,7 +263,8 @@ class Polarityd(MapTransform):
 class ToModelGridd(MapTransform):
     """Dictionary transform: volumes to the axes and voxel size that the network was trained with; pictures stay.
 
-    For a 2D network the axis that its plane cuts comes last, so that slices along it are of that plane.
+    For a 2D network the axis that its plane cuts comes last, so that slices along it are of that plane; of a stack of
+    pages, which lies nowhere, the pages are the slices, and a made-up affine says how they were turned.
 
     Args:
         keys: images are interpolated linearly, ``label`` by the nearest voxel.
@@ -283,10 +288,10 @@ class ToModelGridd(MapTransform):
         return moved
 
     def _move(self, image: Tensor, mode: str) -> Tensor:
-        if not isinstance(image, MetaTensor) or "affine" not in image.meta:
+        if not isinstance(image, MetaTensor) or is_stack(image):
             if self.fed.spacing is not None:
                 raise DescriptionError("the image states no spacing, which the model needs; store it as NIfTI")
-            return image  # a stack of pictures lies nowhere
+            return _pages_last(image) if self.dims == 2 and isinstance(image, MetaTensor) else image
         volume: MetaTensor = image
         codes = self.fed.orientation
         if codes is None and self.dims == 2:
@@ -330,6 +335,12 @@ def _spaced(volume: MetaTensor, edges: Sequence[float], mode: str) -> MetaTensor
         plain = gather(blocks, (1, *size))[0]
     meta = {key: value for key, value in volume.meta.items() if key != "affine"}
     return MetaTensor(plain, affine=affine, meta=meta)
+
+
+def _pages_last(stack: MetaTensor) -> MetaTensor:
+    """Return ``(C, pages, H, W)`` as ``(C, H, W, pages)``, with an affine to the indices that it had."""
+    turned = torch.eye(4, dtype=torch.float64)[[2, 0, 1, 3]]
+    return MetaTensor(stack.as_tensor().permute(0, 2, 3, 1), meta={**stack.meta, "affine": turned})
 
 
 def _axis_codes(affine: Any) -> tuple[str, ...]:

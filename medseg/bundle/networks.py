@@ -11,7 +11,7 @@ import difflib
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from medseg.bundle import discovery
@@ -20,7 +20,7 @@ from medseg.errors import MedsegError
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["DEFAULT", "NetworkError", "create", "rebuild", "recipe_of", "resolve"]
+__all__ = ["DEFAULT", "NetworkError", "create", "rebuild", "recipe_of", "refuse_arguments", "resolve"]
 
 DEFAULT = "default"
 """As the value of an argument: the network's own default, as if it were not given (overlays take back others' so)."""
@@ -114,11 +114,29 @@ def _check_arguments(name: str, kind: type[nn.Module], given: Mapping[str, Any])
     parameters = inspect.signature(kind).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
+    _refuse_unknown(name, list(parameters), given)
+
+
+def refuse_arguments(name: str, given: Iterable[str]) -> None:
+    """Refuse arguments that a network does not take, as far as its source tells; nothing is imported.
+
+    Args:
+        name: see `resolve`.
+        given: names of arguments.
+
+    Raises:
+        NetworkError: naming the nearest right one, or all.
+    """
+    known = discovery.arguments_of(name)
+    if known is not None:
+        _refuse_unknown(name, known, given)
+
+
+def _refuse_unknown(name: str, known: Sequence[str], given: Iterable[str]) -> None:
     for key in given:
-        if key not in parameters:
-            near = difflib.get_close_matches(key, list(parameters), 1)
-            takes = ", ".join(list(parameters)[3:])
-            hint = f"did you mean {near[0]!r}?" if near else f"it takes {takes}"
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(known[3:])}"
             raise NetworkError(f"network {name} takes no {key!r}; {hint}")
 
 

@@ -21,6 +21,7 @@ from medseg.errors import MedsegError, counted
 from medseg.inferers.blocks import Block, blocks_of, class_indices, finite, gather
 from medseg.inferers.way_back import WayBack
 from medseg.io.channels import Named, paths_of
+from medseg.io.load import is_stack
 from medseg.io.placement import Grid
 from medseg.transforms.postprocess import Postprocess
 
@@ -38,7 +39,7 @@ class Fed:
     Args:
         image: ``(C, *S)`` on the model's grid.
         shape: spatial shape as it was read.
-        affine: of the image as it was read, ``(4, 4)``; ``None`` for pictures.
+        affine: of the image as it was read, ``(4, 4)``; ``None`` for pictures and stacks of them.
     """
 
     image: Tensor
@@ -56,8 +57,10 @@ class Fed:
         Raises:
             MedsegError: if there is none: a mask is never written by its shape alone.
         """
-        fed = self.image.affine if isinstance(self.image, MetaTensor) and self.affine is not None else None
-        return WayBack(self.image.shape[1:], fed, self.shape, None if fed is None else self.affine)
+        if not isinstance(self.image, MetaTensor) or self.image.ndim != 4:
+            return WayBack(self.image.shape[1:], None, self.shape, None)
+        lies = np.eye(4) if self.affine is None else self.affine  # of a stack, to the indices that it was read with
+        return WayBack(self.image.shape[1:], self.image.affine, self.shape, lies)
 
 
 class Feeder:
@@ -113,7 +116,7 @@ class Feeder:
             PredictionError: if it holds values that are not finite.
         """
         affine = None
-        if isinstance(loaded, MetaTensor) and loaded.ndim == 4 and "affine" in loaded.meta:
+        if isinstance(loaded, MetaTensor) and loaded.ndim == 4 and not is_stack(loaded):
             affine = np.asarray(loaded.affine, dtype=np.float64)
         shape = tuple(loaded.shape[1:])
         try:

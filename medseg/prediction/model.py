@@ -208,6 +208,6 @@ def _of_bundle(path: Path) -> Description:
     if not (folder / BUNDLE_FILE).is_file():
         raise ModelError(
             f"{path} carries no record of its network and of how it is fed; lay it into a copy of its bundle (medseg "
-            "bundle copy NAME FOLDER) as models/model.pt and predict with that: medseg predict FOLDER IMAGES MASKS"
+            "bundle copy NAME -o FOLDER) as models/model.pt and predict with that: medseg predict FOLDER IMAGES MASKS"
         )
     return read_source(folder).description

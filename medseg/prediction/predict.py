@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medseg.bundle.early import refuse_unread
+from medseg.bundle.early import refuse_inference, refuse_unread
 from medseg.bundle.library import weights_file
 from medseg.io.folder import refuse_missing
 from medseg.runs.paths import resolve_path
@@ -67,6 +67,7 @@ def predict(
     plain = {key: given.pop(key) for key in TAKES if key in given}
     changes = {key: given.pop(key) for key in list(given) if key.startswith("inference#")}
     refuse_unread("predict", given, TAKES, " and inference#...; how images are fed comes with the weights")
+    refuse_inference(changes)
     weights, source, target = weights_file(model), resolve_path(images), resolve_path(masks)
     refuse_missing(source)
     from medseg.bundle import feeding
