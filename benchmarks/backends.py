@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def main() -> None:
                 path = Path(folder) / f"{name}{suffix}"
                 made = export(options.run, backend, path, half=half, images=options.images)
                 network, _ = load_exported(path)
-                times = alternate(lambda: model.network(batch), lambda run=network: run(batch), options.repeats)
+                times = alternate(partial(model.network, batch), partial(network, batch), options.repeats)
                 result |= {f"torch_over_{name}": times["ratio"], f"{name}_probability": made.probability, name: times}
     report("a forward in PyTorch / exported", result, options.json)
 

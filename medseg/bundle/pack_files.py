@@ -87,7 +87,7 @@ def read_record(folder: Path, origin: object) -> dict[str, Any]:
 
 
 def _differs(path: Path, digest: str) -> bool:
-    return checksum(path)["sha256"] != digest
+    return bool(checksum(path)["sha256"] != digest)
 
 
 def configs(record: Mapping[str, Any], description: Description) -> dict[str, str]:

@@ -173,7 +173,7 @@ class _Half(nn.Module):
 
 def _header(read: Weights, description: Description, to: str, size: Sequence[int] | None, half: bool) -> dict[str, Any]:
     held = read_header(read.content) or {}
-    kept = {key: held[key] for key in ("fingerprint", "commit", "packages", "sha256") if key in held}
+    kept: dict[str, Any] = {key: held[key] for key in ("fingerprint", "commit", "packages", "sha256") if key in held}
     states = "logits (B, classes, *S) of an image (B, C, *S); before and after it comes what `model` says"
     how = {"to": to, "size": None if size is None else list(size), "half": half, "gives": states}
     return {"format": 1, "model": description.to_dict(), **kept, "export": how}
@@ -195,7 +195,7 @@ def _write(
     try:
         with _quiet(), torch.no_grad():
             if to == "torchscript":
-                script = torch.jit.script(wanted) if size is None else torch.jit.trace(wanted, example)
+                script = torch.jit.script(wanted) if size is None else torch.jit.trace(wanted, example)  # type: ignore[no-untyped-call]
                 torch.jit.save(script, str(path), _extra_files={f"{HEADER}.json": text})
                 return
             program = torch.export.export(wanted, (example,), dynamic_shapes=(_free(example, size),))
@@ -271,8 +271,10 @@ def _reader(to: str, path: Path) -> Callable[[Tensor], Tensor]:
     if to in SUFFIXES:
         return load_exported(path)[0]
     with _quiet():
-        loaded: nn.Module = torch.jit.load(str(path)) if to == "torchscript" else torch.export.load(path).module()
-    return loaded
+        if to == "torchscript":
+            script: nn.Module = torch.jit.load(str(path))  # type: ignore[no-untyped-call]
+            return script
+        return torch.export.load(path).module()
 
 
 def images_of(given: str | Path | None, weights: Path, channels: int) -> list[Named]:
@@ -318,7 +320,7 @@ class _Pair:
         report: Report,
         size: Sequence[int] | None,
     ) -> None:
-        self.networks = {"torch": network, report.to: exported}
+        self.networks: dict[str, Callable[[Tensor], Tensor]] = {"torch": network, report.to: exported}
         self.report, self.size = report, size
         self.forwards = 0
         self.first: Tensor | None = None
@@ -335,7 +337,7 @@ class _Pair:
         self.first = batch if self.first is None else self.first
         if size not in report.sizes:
             report.sizes.append(size)
-        logits = []
+        logits: list[Tensor] = []
         for name, network in self.networks.items():
             start = time.perf_counter()
             logits.append(network(batch))
