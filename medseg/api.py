@@ -81,20 +81,29 @@ def plan(
     return plan_bundle.write(made, datalist, folder)
 
 
-def load(model: str | os.PathLike[str], *, device: torch.device | str | None = None, precision: str = "auto") -> Model:
+def load(
+    model: str | os.PathLike[str],
+    *,
+    device: torch.device | str | None = None,
+    precision: str = "auto",
+    trust: bool = False,
+    backend: str = "torch",
+) -> Model:
     """Load a trained model, to predict with it again and again.
 
     Args:
-        model: a run's folder, weights, or a bundle with weights: its name or its folder.
+        model: a run's folder, a packed model, weights, or a bundle with weights: its name or its folder.
         device: ``"cpu"``, ``"cuda:0"``; by default a GPU where there is one.
         precision: ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+        trust: also run the code of another package, where the model's network is of one.
+        backend: ``"torch"``, or ``"onnx"`` or ``"openvino"`` for what `medseg export` wrote beside the weights.
 
     Raises:
         MedsegError: if there are no weights, or they cannot be used.
     """
     from medseg.prediction.model import load as load_model
 
-    return load_model(os.fspath(model), device=device, precision=precision)
+    return load_model(os.fspath(model), device=device, precision=precision, trust=trust, backend=backend)
 
 
 def predict(
@@ -105,6 +114,8 @@ def predict(
     overlays: Sequence[str] = (),
     overwrite: bool = False,
     keep_header: bool = False,
+    trust: bool = False,
+    backend: str = "torch",
     **overrides: Any,
 ) -> Outcome:
     """Write a mask for each image of a folder.
@@ -116,6 +127,8 @@ def predict(
         overlays: of the model's bundle that change how whole images are predicted, such as ``"multi_scale"``.
         overwrite: also do images whose mask is there.
         keep_header: keep descriptions and names in the masks' headers.
+        trust: as in `load`.
+        backend: as in `load`.
         overrides: such as ``device="cpu"``, see `medseg.prediction.predict.predict`.
 
     Returns:
@@ -134,4 +147,6 @@ def predict(
         overrides=overrides,
         overwrite=overwrite,
         keep_header=keep_header,
+        trust=trust,
+        backend=backend,
     )

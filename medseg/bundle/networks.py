@@ -20,7 +20,7 @@ from medseg.errors import MedsegError
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["DEFAULT", "NetworkError", "create", "rebuild", "recipe_of", "refuse_arguments", "resolve"]
+__all__ = ["DEFAULT", "NetworkError", "create", "is_ours", "rebuild", "recipe_of", "refuse_arguments", "resolve"]
 
 DEFAULT = "default"
 """As the value of an argument: the network's own default, as if it were not given (overlays take back others' so)."""
@@ -152,11 +152,23 @@ def recipe_of(network: nn.Module) -> dict[str, Any]:
     return {"name": f"{type(network).__module__}.{type(network).__qualname__}"}
 
 
-def rebuild(recipe: Mapping[str, Any], **changed: Any) -> nn.Module:
+def is_ours(name: str) -> bool:
+    """Return whether a name means a network of medseg or MONAI; nothing is imported to find that out.
+
+    Args:
+        name: see `resolve`.
+    """
+    module = name.partition(".")[0]
+    own = module.isidentifier() and importlib.util.find_spec(f"{discovery.PACKAGE}.{module}") is not None
+    return own or name.startswith(_TRUSTED)
+
+
+def rebuild(recipe: Mapping[str, Any], *, trust: bool = False, **changed: Any) -> nn.Module:
     """Build a network as a header describes it; only networks of medseg and MONAI, since a header comes with a file.
 
     Args:
         recipe: as `recipe_of` gives it.
+        trust: also build a network of another installed package, whose import and constructor then run.
         changed: arguments in place of the recipe's.
 
     Raises:
@@ -166,10 +178,11 @@ def rebuild(recipe: Mapping[str, Any], **changed: Any) -> nn.Module:
     name = str(arguments.pop("name", ""))
     if not {"spatial_dims", "in_channels", "out_channels"} <= arguments.keys():
         raise NetworkError(f"the weights' record of network {name!r} does not say how to build it; use its bundle")
-    target = resolve(name) if "." not in name or name.split(".")[0] not in ("monai", "medseg") else None
-    path = name if target is None else f"{target.__module__}.{target.__qualname__}"
-    if not path.startswith(_TRUSTED):
-        raise NetworkError(f"the weights' record names {name}, which is not a network of medseg or MONAI; not built")
+    if not (trust or is_ours(name)):
+        raise NetworkError(
+            f"the weights' record names {name}, which is not a network of medseg or MONAI; building it runs that "
+            "package's code: medseg predict --trust (medseg.load(..., trust=True)) does, if you know where it is from"
+        )
     if "weights" in inspect.signature(resolve(name)).parameters:
         arguments["weights"] = "random"  # those of the file come in their place
     return create(name, **arguments)

@@ -27,6 +27,7 @@ from medseg.engines.precision import network_to_channels_last, resolve_precision
 from medseg.errors import MedsegError, counted
 from medseg.io.masks import write_mask
 from medseg.io.placement import Grid
+from medseg.prediction.backends import BACKENDS, SUFFIXES, Exported, exported_of, load_exported
 from medseg.prediction.case import Fed, Feeder, check_fits, mask_of
 from medseg.resources import BUNDLE_FILE
 from medseg.runs.processes import pick_device
@@ -182,24 +183,50 @@ class Model:
         return meta
 
 
-def load(where: str | Path, *, device: torch.device | str | None = None, precision: str = "auto") -> Model:
+def load(
+    where: str | Path,
+    *,
+    device: torch.device | str | None = None,
+    precision: str = "auto",
+    trust: bool = False,
+    backend: str = "torch",
+) -> Model:
     """Load a trained model.
 
     Args:
-        where: weights; the folder of a run or bundle; a bundle's name; see `medseg.bundle.library.weights_file`.
+        where: weights; a packed model; the folder of a run or bundle; a bundle's name; see
+            `medseg.bundle.library.weights_file`.
         device: ``"cpu"``, ``"cuda:0"``; ``None`` picks.
         precision: ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+        trust: also build a network that is not medseg's or MONAI's, which runs the code of the package it names.
+        backend: ``"torch"``, or ``"onnx"`` or ``"openvino"`` for what `medseg export` wrote beside the weights; an
+            export that is named itself needs no word.
 
     Raises:
         BundleError: if there are no weights.
+        NetworkError: if their network is of another package, and that is not trusted.
         ModelError: if nothing says how they are fed.
         CheckpointError: if they cannot be read or do not fit.
     """
-    weights = read_weights(weights_file(where))
-    description = weights.description or _of_bundle(weights.path)
-    network = networks.rebuild(description.network)
-    load_described(network, weights, description)
+    network, description = _load(where, trust, backend)
+    if isinstance(network, Exported) and precision not in ("auto", "fp32"):
+        raise ModelError(f"precision is {precision!r}, but an export computes as it was exported; leave it out")
     return Model(network, description, device=device, precision=precision)
+
+
+def _load(where: str | Path, trust: bool, backend: str) -> tuple[nn.Module, Description]:
+    file = weights_file(where)
+    if backend not in BACKENDS:
+        raise ModelError(f"there is no backend {backend!r}; choose one of {', '.join(BACKENDS)}")
+    if file.suffix in SUFFIXES.values():
+        return load_exported(file)
+    weights = read_weights(file)
+    if backend != "torch":
+        return exported_of(file, weights.content, backend)
+    description = weights.description or _of_bundle(weights.path)
+    network = networks.rebuild(description.network, trust=trust)
+    load_described(network, weights, description)
+    return network, description
 
 
 def _of_bundle(path: Path) -> Description:

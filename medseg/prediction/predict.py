@@ -45,11 +45,13 @@ def predict(
     overrides: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     keep_header: bool = False,
+    trust: bool = False,
+    backend: str = "torch",
 ) -> Outcome:
     """Predict an image or a folder of images.
 
     Args:
-        model: a run, bundle, or weights, see `medseg.prediction.model.load`; they know how they are fed.
+        model: a run, bundle, packed model, or weights, see `medseg.prediction.model.load`; they know how they are fed.
         images: a file or folder.
         masks: folder of the masks; made if missing.
         overlays: of the model's bundle that change how whole images are predicted, such as ``multi_scale``.
@@ -58,6 +60,8 @@ def predict(
             how they are fed is not.
         overwrite: also do images whose mask is there, whatever made it; without it, only this model's may be there.
         keep_header: keep what an image's header says beside its geometry.
+        trust: also build a network of another package than medseg and MONAI, as `medseg.prediction.model.load` does.
+        backend: ``"torch"``, ``"onnx"`` or ``"openvino"``, as there.
 
     Raises:
         MedsegError: if the model or the folder cannot be used, an override is not one of those, or a mask is there
@@ -75,7 +79,9 @@ def predict(
     from medseg.prediction.model import load
     from medseg.prediction.predictor import ImageFolder, InputError, Predictor
 
-    trained = load(weights, device=plain.get("device"), precision=str(plain.get("precision", "auto")))
+    trained = load(
+        weights, device=plain.get("device"), precision=str(plain.get("precision", "auto")), trust=trust, backend=backend
+    )
     description = with_inference(trained.description, overlays, changes)
     folder = ImageFolder(source, description, target, overwrite=overwrite)
     predictor = Predictor(
