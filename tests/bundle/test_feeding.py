@@ -175,7 +175,7 @@ def test_voxel_sizes_go_with_their_axes(codes: str, plane: str, order: tuple[int
 def test_a_volume_is_resampled_as_by_monai(spacing: list[float], oblique: bool) -> None:
     image = volume("RAS", zooms=(1.0, 1.3, 0.9), oblique=oblique)
     image += torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
-    label = MetaTensor(torch.randint(0, 200, image.shape, dtype=torch.uint8), affine=image.affine, meta=image.meta)
+    label = MetaTensor(torch.randint(0, 200, image.shape, dtype=torch.uint8), affine=image.affine)
     to_grid = feeding.ToModelGridd(["image", "label"], description(dims=3, spacing=spacing))
     moved = to_grid({"image": image, "label": label})
     expected = Spacing(spacing, mode="bilinear", padding_mode="border")(image)
