@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "build" / "oldest"
-TOOLS = ("build", "hatchling", "pytest", "pytest-timeout", "torchmetrics")  # of the tests, not of medseg
+TOOLS = ("build", "hatchling", "pytest", "pytest-timeout", "simpleitk", "torchmetrics")  # of the tests, not of medseg
 TESTS = (  # two processes of one thread each; what needs torch alone is left to the other environment
     ("data", "inferers", "io", "metrics", "test_encoders.py"),
     ("engines", "prediction", "reports", "runs", "transforms"),

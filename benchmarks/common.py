@@ -155,5 +155,36 @@ def report(name: str, result: Mapping[str, Any], json_path: Path | None) -> None
         json_path.write_text(json.dumps(record, indent=1) + "\n")
 
 
+def merge_rows(
+    path: Path, head: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], key: Callable[[Mapping[str, Any]], Any]
+) -> None:
+    """Write rows into a JSON file, in the place of those with the same key, in the order of the keys.
+
+    Args:
+        path: of the file, made where there is none.
+        head: what stands above them.
+        rows: with what each was measured under.
+        key: of a row.
+    """
+    held = json.loads(path.read_text())["rows"] if path.is_file() else []
+    new = {key(row) for row in rows}
+    merged = sorted([row for row in held if key(row) not in new] + list(rows), key=key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**head, "rows": merged}, indent=1) + "\n")
+
+
+def training_of(run: Path) -> dict[str, Any]:
+    """Return how long the training of a run took: steps, seconds, and the share of them that it waited for data."""
+    from medseg.runs.checkpoint import load_checkpoint
+
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    state = load_checkpoint(run / "checkpoints" / "last.pt")["optimizer"]["state"]
+    return {
+        "steps": int(next(iter(state.values()))["step"]),
+        "seconds": lines[-1]["seconds"],
+        "data_wait_share": sum(line["data_wait_share"] for line in lines) / len(lines),
+    }
+
+
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -3,15 +3,20 @@
 Every figure is images a second of one network (the paper's U-Net, batch 8 of 256 x 256, the trainer's own precision):
 a bare loop over tensors that lie on the device, a bare loop that brings them there, the trainer on tensors in memory,
 and on real crops: kept in memory, read anew, augmented, with and without loading processes. Loaders are timed alone
-too.
+too. Then patches with nnU-Net's augmentation, by the loader and on the device (`augment_on`), of the sizes in
+`PATCHES`; ``auto`` says what it measured and chose.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,13 +26,16 @@ from monai.transforms import RandAffined, RandFlipd, RandRotate90d, ScaleIntensi
 from benchmarks.gpu_device import DEVICE, wait
 from benchmarks.trainer import InMemory
 from medseg.data.datalist import Datalist
+from medseg.engines.augmenting import RECORD
 from medseg.engines.loading import SegmentationDataset, make_loader
+from medseg.engines.patches import PatchDataset
 from medseg.engines.precision import autocast, network_to_channels_last, resolve_precision, to_memory_format
 from medseg.engines.trainer import Trainer
 from medseg.io.load import LoadImagesd
 from medseg.losses.focal_iou import FocalIoULoss
 from medseg.networks.unet import UNet
 from medseg.runs.run import Run
+from medseg.transforms.augmentation import augmentation as nnunets
 
 _KEYS = ["image", "label"]
 BATCH = 8
@@ -45,9 +53,9 @@ def augmentation() -> list[Any]:
     ]  # fmt: skip
 
 
-def _network(channels: list[int]) -> tuple[UNet, torch.optim.Optimizer]:
+def _network(channels: list[int], dims: int = 2, inputs: int = 1) -> tuple[UNet, torch.optim.Optimizer]:
     torch.manual_seed(0)
-    network = UNet(2, 1, 5, channels=channels).to(DEVICE)
+    network = UNet(dims, inputs, 5, channels=channels).to(DEVICE)
     network_to_channels_last(network)
     return network, torch.optim.Adam(network.parameters(), lr=1e-4)
 
@@ -76,13 +84,16 @@ def bare(samples: list[dict[str, torch.Tensor]], channels: list[int], *, on_devi
     return BATCH * (len(stacked) - 2) / (time.perf_counter() - start)
 
 
-def trained(dataset: SegmentationDataset, channels: list[int], **options: Any) -> dict[str, float]:
+def trained(
+    dataset: SegmentationDataset, channels: list[int], *, dims: int = 2, inputs: int = 1, batch: int = BATCH,
+    **options: Any,
+) -> dict[str, Any]:  # fmt: skip
     """Return images a second of one epoch of the trainer, from after its second step to its last."""
-    network, optimizer = _network(channels)
+    network, optimizer = _network(channels, dims, inputs)
     stamps: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
-            1, DEVICE, dataset, network, FocalIoULoss(), optimizer, Run(folder, tracking=False), batch_size=BATCH,
+            1, DEVICE, dataset, network, FocalIoULoss(), optimizer, Run(folder, tracking=False), batch_size=batch,
             **options,
         )  # fmt: skip
         steps = len(trainer.data_loader)
@@ -95,8 +106,64 @@ def trained(dataset: SegmentationDataset, channels: list[int], **options: Any) -
         trainer.add_event_handler(Events.ITERATION_COMPLETED, note)
         trainer.run()
         ended = time.perf_counter()
+        measured = Path(folder) / RECORD
+        chosen = {"measured": json.loads(measured.read_text())} if measured.is_file() else {}
     seconds = stamps["last"] - stamps["first"]
-    return {"images_per_second": BATCH * (steps - 2) / seconds, "end_of_run_seconds": ended - stamps["last"]}
+    speed = batch * (steps - 2) / seconds
+    return {"images_per_second": speed, "end_of_run_seconds": ended - stamps["last"], **chosen}
+
+
+@dataclass(frozen=True)
+class Patches:
+    """What is trained on patches.
+
+    Attributes:
+        patch: edges.
+        inputs: channels of the image.
+        batch: patches a step.
+        channels: of the U-Net.
+        case: edges of the cases that they are cut from.
+    """
+
+    patch: tuple[int, ...]
+    inputs: int
+    batch: int
+    channels: tuple[int, ...]
+    case: tuple[int, ...]
+
+
+PATCHES = {
+    "2D": Patches((160, 160), 3, 4, (16, 32, 64, 128, 256), (512, 512)),
+    "3D": Patches((96, 96, 96), 1, 2, (32, 64, 128, 256), (160, 160, 160)),
+}
+TINY = {"2D": Patches((16, 16), 3, 2, (4, 8), (24, 24))}
+
+
+def _case(kind: Patches, entry: dict[str, int]) -> dict[str, torch.Tensor]:
+    numbers = torch.Generator().manual_seed(entry["number"])
+    label = torch.randint(5, (1, *kind.case), generator=numbers).byte()
+    return {"image": torch.randn((kind.inputs, *kind.case), generator=numbers), "label": label}
+
+
+def patched(kind: Patches, steps: int, **options: Any) -> dict[str, Any]:
+    """Return patches a second of the trainer with nnU-Net's augmentation."""
+    cases = [{"number": number} for number in range(8)]
+    dataset = PatchDataset(cases, partial(_case, kind), kind.patch, [nnunets(kind.patch)], fill=0)
+    dims, inputs, batch = len(kind.patch), kind.inputs, kind.batch
+    return trained(dataset, list(kind.channels), dims=dims, inputs=inputs, batch=batch, iterations=steps, **options)
+
+
+def patch_rows(kinds: dict[str, Patches], workers: int, steps: int) -> dict[str, Callable[[], Any]]:
+    """Return what is measured of patches, by name."""
+    work: dict[str, Callable[[], Any]] = {}
+    for name, kind in kinds.items():
+        for number in (0, workers):
+            by = f", {number} processes" if number else ""
+            for place, where in (("loader", "by the loader"), ("device", "on the device"), ("auto", "as auto chose")):
+                if place != "auto" or number:
+                    row = f"trainer, {name} patches augmented {where}{by}"
+                    work[row] = partial(patched, kind, steps, num_workers=number, augment_on=place)
+    return work
 
 
 def loaded(dataset: SegmentationDataset, workers: int) -> float:
@@ -142,9 +209,10 @@ def measure_engine(options: argparse.Namespace) -> dict[str, Any]:
         "loader alone, crops kept and augmented": lambda: loaded(crops(augment=True), 0),
         f"loader alone, crops kept and augmented, {workers} processes": lambda: loaded(crops(augment=True), workers),
     }
+    work |= patch_rows(TINY if options.dry_run else PATCHES, workers, 4 if options.dry_run else 30)
     if options.dry_run:  # each function once
         names = ("bare loop, tensors in memory", "trainer, tensors in memory", "loader alone, crops kept and augmented")
-        work = {name: work[name] for name in names}
+        work = {name: work[name] for name in (*names, "trainer, 2D patches augmented on the device")}
     else:
         trained(InMemory(tensors[: 4 * BATCH]), channels)  # loads libraries
     rows: dict[str, Any] = {}
@@ -156,11 +224,16 @@ def measure_engine(options: argparse.Namespace) -> dict[str, Any]:
             rows[name] = {"error": f"{type(error).__name__}: {error}"[:300]}
     speeds = {name: row.get("images_per_second") for name, row in rows.items()}
     ratios = {}
-    for name, over, under in (
-        ("bare_over_trainer", "bare loop, tensors in memory", "trainer, tensors in memory"),
-        ("trainer_synthetic_over_real", "trainer, tensors in memory", "trainer, crops kept in memory"),
-    ):
+    compared = {
+        "bare_over_trainer": ("bare loop, tensors in memory", "trainer, tensors in memory"),
+        "trainer_synthetic_over_real": ("trainer, tensors in memory", "trainer, crops kept in memory"),
+    }
+    for kind in PATCHES:
+        for name, by in (("", ""), (f"_{workers}_processes", f", {workers} processes")):
+            on, over = (f"trainer, {kind} patches augmented {w}{by}" for w in ("on the device", "by the loader"))
+            compared[f"{kind}_on_the_device_over_by_the_loader{name}"] = (on, over)
+    for ratio, (over, under) in compared.items():
         one, two = speeds.get(over), speeds.get(under)
         if one and two:
-            ratios[name] = one / two
+            ratios[ratio] = one / two
     return {"network": "U-Net", "channels": channels, "batch": BATCH, "images": count, "rows": rows, "ratios": ratios}

@@ -130,7 +130,9 @@ def compiled(content: Mapping[str, Any]) -> str:
 def engine(content: Mapping[str, Any]) -> str:
     """Return images a second of loaders and loops."""
     rows = content.get("rows", {})
-    cells = [[k, row.get("error") or number(row["images_per_second"], ",.0f")] for k, row in rows.items()]
+    chosen = {k: f" ({row['measured']['augment_on']})" for k, row in rows.items() if "measured" in row}
+    shown = {k: row.get("error") or number(row["images_per_second"], ",.0f") for k, row in rows.items()}
+    cells = [[k + chosen.get(k, ""), value] for k, value in shown.items()]
     return table(["what", "images/s"], cells)
 
 

@@ -31,12 +31,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import call, train_words
+from benchmarks.common import call, merge_rows, train_words, training_of
 from medseg.bundle.data import load_data, split
 from medseg.cli._arguments import setting
 from medseg.data.datalist import Datalist
 from medseg.exporters.nnunet import export_nnunet
-from medseg.runs.checkpoint import load_checkpoint
 from medseg.runs.provenance import collect
 from medseg.studies.mask_classes import read_classes
 from medseg.studies.score_folders import score_folders
@@ -133,14 +132,10 @@ def medseg(task: Task, seed: int, folder: Path) -> dict[str, Any]:
     trained = time.perf_counter()
     call(["medseg.cli", "predict", str(run), str(task.work / "images"), str(folder / "masks")])
     predicted = time.perf_counter()
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    seconds = lines[-1]["seconds"]
-    state = load_checkpoint(run / "checkpoints" / "last.pt")["optimizer"]["state"]
+    training = training_of(run)
     return {
-        "steps": int(next(iter(state.values()))["step"]),
-        "seconds": seconds,
-        "data_wait_share": sum(line["data_wait_share"] for line in lines) / len(lines),
-        "ready_seconds": trained - started - seconds,  # planning, the scores of the run's own evaluation
+        **training,
+        "ready_seconds": trained - started - training["seconds"],  # planning, the scores of the run's own evaluation
         "predict_seconds": predicted - trained,
         "about": _network(run),
     }
@@ -228,16 +223,6 @@ def score(masks: Path, task: Task) -> dict[str, Any]:
     return {"cases": per_case["cases"], **means, **{f"mean_{column}": per_case[f"mean_{column}"] for column in SCORES}}
 
 
-def merge(path: Path, data: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows into a JSON file, in the place of those of the same system, seed and length."""
-    held = json.loads(path.read_text())["rows"] if path.is_file() else []
-    new = {_key(row) for row in rows}
-    merged = sorted([row for row in held if _key(row) not in new] + list(rows), key=_key)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    record = {"benchmark": "hippocampus", "data": dict(data), "published": PUBLISHED, "rows": merged}
-    path.write_text(json.dumps(record, indent=1) + "\n")
-
-
 def _key(row: Mapping[str, Any]) -> tuple[float, int, int, int]:
     return (row["minutes"], row["planned_steps"] or 0, list(SYSTEMS).index(row["system"]), row["seed"])
 
@@ -276,7 +261,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.stdout.write(f"{system}, seed {seed}: {rows[-1]['steps']} steps, Dice {shown}\n")
             sys.stdout.flush()
             if options.json is not None:
-                merge(options.json, data, rows)
+                head = {"benchmark": "hippocampus", "data": data, "published": PUBLISHED}
+                merge_rows(options.json, head, rows, _key)
 
 
 if __name__ == "__main__":

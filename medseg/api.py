@@ -86,20 +86,25 @@ def load(
     *,
     device: torch.device | str | None = None,
     precision: str = "auto",
+    trust: bool = False,
+    backend: str = "torch",
 ) -> Model:
     """Load a trained model, to predict with it again and again.
 
     Args:
-        model: a run's folder, weights, or a bundle with weights: its name or its folder; several are an ensemble.
+        model: a run's folder, a packed model, weights, or a bundle with weights: its name or its folder; several are
+            an ensemble.
         device: ``"cpu"``, ``"cuda:0"``; by default a GPU where there is one.
         precision: ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+        trust: also run the code of another package, where the model's network is of one.
+        backend: ``"torch"``, or ``"onnx"`` or ``"openvino"`` for what `medseg export` wrote beside the weights.
 
     Raises:
         MedsegError: if there are no weights, or they cannot be used.
     """
     from medseg.prediction.model import load as load_model
 
-    return load_model(_paths(model), device=device, precision=precision)
+    return load_model(_paths(model), device=device, precision=precision, trust=trust, backend=backend)
 
 
 def predict(
@@ -114,6 +119,8 @@ def predict(
     series: str | os.PathLike[str] | None = None,
     codes: str | os.PathLike[str] | None = None,
     keep_identifiers: bool = False,
+    trust: bool = False,
+    backend: str = "torch",
     **overrides: Any,
 ) -> Outcome:
     """Write a mask for each image of a folder, and what else is asked for.
@@ -129,6 +136,8 @@ def predict(
         series: a rule file that says which DICOM series of a folder the model takes.
         codes: a file of coded concepts for classes, which go before the model's, see `medseg.data.coding.read_codes`.
         keep_identifiers: keep what names a patient in masks' headers and in the record of the run.
+        trust: as in `load`.
+        backend: as in `load`.
         overrides: such as ``device="cpu"``, see `medseg.prediction.predict.predict`.
 
     Returns:
@@ -151,6 +160,8 @@ def predict(
         series=None if series is None else Path(series),
         codes=None if codes is None else Path(codes),
         keep_identifiers=keep_identifiers,
+        trust=trust,
+        backend=backend,
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
+FOR_USERS = ("dicom", "export", "openvino")
 MODULES = {
     "pillow": "PIL",
     "pytorch-ignite": "ignite",
@@ -40,6 +41,7 @@ TOOLS = {
     "pytest": ("Makefile", ".venv/bin/pytest"),
     "pytest-timeout": ("pyproject.toml", "timeout = "),
     "ruff": ("Makefile", ".venv/bin/ruff"),
+    "simpleitk": ("tests/prediction/test_places.py", "SimpleITK"),
     "torchmetrics": ("tests/metrics/test_confusion_matrix.py", "torchmetrics"),
     "types-pyyaml": ("pyproject.toml", "[tool.mypy]"),
     "uv": (".ci/oldest.py", '"uv"'),
@@ -64,7 +66,7 @@ def imported():
 
 @pytest.mark.parametrize(
     "name",
-    [*names(PROJECT["dependencies"]), *names(EXTRAS["export"])],
+    [*names(PROJECT["dependencies"]), *(name for extra in FOR_USERS for name in names(EXTRAS[extra]))],
 )
 def test_every_dependency_is_used(name):
     assert name in BY_OTHERS or MODULES.get(name, name) in imported(), f"{name} is declared, but nothing imports it"
@@ -78,13 +80,14 @@ def test_every_tool_is_used(name):
 
 def test_whatever_is_imported_is_declared():
     declared = {
-        MODULES.get(name, name) for name in names([*PROJECT["dependencies"], *EXTRAS["dicom"], *EXTRAS["export"]])
+        MODULES.get(name, name)
+        for name in names([*PROJECT["dependencies"], *(each for extra in FOR_USERS for each in EXTRAS[extra])])
     }
     assert imported() - declared - set(sys.stdlib_module_names) - {"medseg"} == set()
 
 
 def test_every_extra_is_known():
-    assert set(EXTRAS) == {"dev", "dicom", "docs", "export"}
+    assert set(EXTRAS) == {"dev", "dicom", "docs", "export", "openvino"}
 
 
 def test_every_dependency_has_a_minimum():

@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 _TRAINER = (
     "batch_size", "num_workers", "val_interval", "schedule", "schedule_power", "warmup", "max_minutes", "precision",
     "channels_last", "compile", "accumulation_steps", "clip_grad_norm", "ema_decay", "early_stop", "seed", "select_by",
-    "iterations",
+    "iterations", "augment_on",
 )  # fmt: skip
 _EVALUATOR = ("batch_size", "hide_names", "num_workers", "precision", "channels_last")
 
@@ -185,7 +185,6 @@ def trainer(
     )
     for handler in handlers:
         handler.attach(built)
-    built.train_data = dataset
     built.add_event_handler(Events.STARTED, _keep_place, data)
     return built
 

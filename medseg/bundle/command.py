@@ -23,7 +23,7 @@ from medseg.errors import MedsegError
 if TYPE_CHECKING:
     from monai.bundle import ConfigParser
 
-__all__ = ["Command", "claim_process", "owns_process", "typed"]
+__all__ = ["Command", "claim_process", "owns_process", "release_process", "typed"]
 
 _MONAIS = {"config_file", "meta_file", "logging_file", "run_id", "init_id", "final_id", "tracking", "args_file"}
 
@@ -69,17 +69,39 @@ class Command:
 
         What is said of a key that stands in none needs no more, and so neither MONAI nor PyTorch.
         """
+        found: dict[str, Any] = {}
+        for content in self._contents:
+            for key, value in content.items():
+                top, inside, _ = str(key).lstrip("+").partition("#")
+                found[top] = found.get(top) if inside else value
+        return found
+
+    @cached_property
+    def _contents(self) -> list[Mapping[str, Any]]:
         import yaml
 
-        found: dict[str, Any] = {}
+        found = []
         for path in self.files:
             try:
                 content = yaml.safe_load(path.read_text(encoding="utf-8"))
             except (yaml.YAMLError, UnicodeDecodeError) as error:
                 raise MedsegError(f"{path} is no valid YAML: {str(error).splitlines()[0]}; correct it") from error
-            for key, value in (content if isinstance(content, Mapping) else {}).items():
-                top, inside, _ = str(key).lstrip("+").partition("#")
-                found[top] = found.get(top) if inside else value
+            found.append(content if isinstance(content, Mapping) else {})
+        return found
+
+    @cached_property
+    def united(self) -> dict[str, Any]:
+        """Everything that the files name, nested, values of later files before earlier ones; nothing is taken away.
+
+        A key inside another that is not here is in no configuration that MONAI makes of the files.
+        """
+        found: dict[str, Any] = {}
+        for content in self._contents:
+            for key, value in content.items():
+                nested = value
+                for part in reversed(str(key).lstrip("+").split("#")):
+                    nested = {part: nested}
+                _unite(found, nested)
         return found
 
     @cached_property
@@ -120,6 +142,11 @@ def claim_process() -> None:
     _claimed.append(True)
 
 
+def release_process() -> None:
+    """Take back one `claim_process`: the command has ended, its caller's process goes on."""
+    _claimed.pop()
+
+
 def owns_process() -> bool:
     """Return whether this process is medseg's or ``python -m monai.bundle``: its errors and signals are ours."""
     return bool(_claimed) or is_monais()
@@ -150,6 +177,15 @@ def typed() -> Command:
     options = {key.replace("::", "#"): value for key, value in options.items()}
     paths = tuple(Path(str(path)) for path in listed)
     return Command("monai.bundle", paths, options, ("python", "-m", "monai.bundle", *words))
+
+
+def _unite(found: dict[str, Any], more: Mapping[str, Any]) -> None:
+    for key, value in more.items():
+        held = found.get(key)
+        if isinstance(held, dict) and isinstance(value, Mapping):
+            _unite(held, value)
+        elif not isinstance(held, dict):  # of a mapping and another value nobody knows which is left
+            found[key] = copy.deepcopy(value)
 
 
 def _is_flag(word: str) -> bool:

@@ -13,6 +13,7 @@ import inspect
 import pkgutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,30 @@ def modules(package: str = PACKAGE) -> list[str]:
         package: dotted path.
     """
     return sorted(info.name for info in pkgutil.iter_modules(importlib.import_module(package).__path__))
+
+
+def arguments_of(name: str, package: str = PACKAGE) -> list[str] | None:
+    """Return the arguments of a network's constructor, read from its module's source: nothing is imported.
+
+    Args:
+        name: module, or module and class, as `medseg.bundle.networks.resolve` takes it.
+        package: dotted path.
+
+    Returns:
+        ``None`` where the source alone does not tell: a network of another package, one of several, ``**options``.
+    """
+    module, _, kind = name.partition(".")
+    if module not in modules(package):
+        return None
+    source = Path(importlib.import_module(package).__path__[0], f"{module}.py").read_text(encoding="utf-8")
+    found = []
+    for definition in ast.parse(source).body:
+        if isinstance(definition, ast.ClassDef) and definition.name == (kind or definition.name.lstrip("_")):
+            makers = [each for each in definition.body if isinstance(each, ast.FunctionDef) and each.name == "__init__"]
+            found += [each.args for each in makers if tuple(arg.arg for arg in each.args.args[1:4]) == _FIRST]
+    if len(found) != 1 or found[0].kwarg is not None:
+        return None
+    return [argument.arg for argument in (*found[0].args[1:], *found[0].kwonlyargs)]
 
 
 def networks(package: str = PACKAGE) -> list[Network]:

@@ -6,19 +6,22 @@ refusal stands where its matter does (`start`, `options`, `data`, `run_folder`);
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from medseg.bundle.command import Command
 from medseg.bundle.data import datalist, refuse_fold
+from medseg.bundle.description import Inference, part
+from medseg.bundle.networks import refuse_arguments
 from medseg.bundle.options import OptionError, Options
 from medseg.bundle.start import check_names, folder
 from medseg.caller import nearest
 from medseg.runs.run_folder import refuse_taken
 
-__all__ = ["refuse", "refuse_unread"]
+__all__ = ["refuse", "refuse_inference", "refuse_unread"]
 
+_NETWORKS = ("name", "seed")  # arguments of what makes a network, not of the network itself
 _EXPRESSIONS = ("$", "@", "%")  # of MONAI's configuration: what they give is not known yet
 
 
@@ -34,12 +37,34 @@ def refuse(command: Command, *, begins: bool) -> None:
             taken.
     """
     check_names(command)
+    _refuse_arguments(command)
     found = {**command.plain, **command.overrides}
     known = {name: value for name, value in found.items() if name in Options.names() and _is_plain(value)}
     wanted = Options.of(known)
     refuse_fold(datalist({"datalist": wanted.datalist}, found["dataset_dir"], command), wanted, command)
     if begins and wanted.output_dir and not wanted.resume:
         refuse_taken(Path(folder(wanted.output_dir, "output_dir", command)))
+
+
+def _refuse_arguments(command: Command) -> None:
+    """Refuse arguments that the network does not take, as far as its source tells."""
+    held = command.united.get("network_def")
+    name = command.overrides.get("network_def#name", held.get("name") if isinstance(held, dict) else None)
+    if isinstance(name, str) and _is_plain(name) and "network_def" not in command.overrides:
+        keys = [key.split("#")[1] for key in command.own_keys() if key.startswith("network_def#")]
+        refuse_arguments(name, [key for key in keys if key not in _NETWORKS and not key.startswith("_")])
+
+
+def refuse_inference(changes: Mapping[str, Any]) -> None:
+    """Refuse keys and values that say nothing of how whole images are predicted.
+
+    Args:
+        changes: ``inference#window`` and the like.
+
+    Raises:
+        DescriptionError: naming the key.
+    """
+    part(Inference, {key.removeprefix("inference#"): value for key, value in changes.items()}, "inference")
 
 
 def refuse_unread(what: str, given: Iterable[str], takes: Sequence[str], more: str = "") -> None:

@@ -22,13 +22,15 @@ from monai.transforms import (
 from torch import Tensor
 
 from medseg.bundle.description import Description, DescriptionError, Inference, Input
+from medseg.inferers.blocks import gather, whole
 from medseg.inferers.multi_scale_flip import MultiScaleFlipInferer
 from medseg.inferers.normalise import NormalisingInferer
+from medseg.inferers.regrid import resample
 from medseg.inferers.resize import ResizeInferer
 from medseg.inferers.sliding_window import SlidingWindow
-from medseg.inferers.way_back import IMAGE_AFFINE
+from medseg.inferers.way_back import FILE_AFFINE, IMAGE_AFFINE
 from medseg.inferers.whole_image import WholeImage
-from medseg.io.load import LoadImagesd
+from medseg.io.load import LoadImagesd, is_stack
 from medseg.transforms.normalise import ImageNormalisation
 from medseg.transforms.resize import ResizeImagesd
 
@@ -45,6 +47,7 @@ __all__ = [
 _AXES = {"sagittal": "LR", "coronal": "PA", "axial": "IS"}
 _LUMA = (0.299, 0.587, 0.114)
 _RANGE_SLACK = 0.05  # resizing and averages overshoot a little
+_ASTRAY = 0.01  # voxels: what the rounding of a header may shift
 
 
 def training(description: Description) -> Compose:
@@ -146,9 +149,13 @@ def _loading(description: Description, *, labelled: bool, native: bool = False) 
 
 
 def _say_where(data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-    image = data["image"]
+    image, label = data["image"], data.get("label")
+    stack = is_stack(image)
+    if stack and isinstance(label, Tensor) and not is_stack(label):
+        raise DescriptionError("the image is a stack of pages, its label is none; store both in one format")
     placed = isinstance(image, MetaTensor) and image.ndim == 4 and "original_affine" in image.meta
-    return {**data, **({IMAGE_AFFINE: image.affine.clone()} if placed else {})}
+    found: dict[Hashable, Any] = {IMAGE_AFFINE: image.affine.clone()} if placed or stack else {}
+    return {**data, **found, **({FILE_AFFINE: torch.eye(4, dtype=torch.float64)} if stack else {})}
 
 
 def _intensity(intensity: Mapping[str, Any]) -> list[Callable[..., Any]]:
@@ -257,7 +264,8 @@ class Polarityd(MapTransform):
 class ToModelGridd(MapTransform):
     """Dictionary transform: volumes to the axes and voxel size that the network was trained with; pictures stay.
 
-    For a 2D network the axis that its plane cuts comes last, so that slices along it are of that plane.
+    For a 2D network the axis that its plane cuts comes last, so that slices along it are of that plane; of a stack of
+    pages, which lies nowhere, the pages are the slices, and a made-up affine says how they were turned.
 
     Args:
         keys: images are interpolated linearly, ``label`` by the nearest voxel.
@@ -281,10 +289,10 @@ class ToModelGridd(MapTransform):
         return moved
 
     def _move(self, image: Tensor, mode: str) -> Tensor:
-        if not isinstance(image, MetaTensor) or "affine" not in image.meta:
+        if not isinstance(image, MetaTensor) or is_stack(image):
             if self.fed.spacing is not None:
                 raise DescriptionError("the image states no spacing, which the model needs; store it as NIfTI")
-            return image  # a stack of pictures lies nowhere
+            return _pages_last(image) if self.dims == 2 and isinstance(image, MetaTensor) else image
         volume: MetaTensor = image
         codes = self.fed.orientation
         if codes is None and self.dims == 2:
@@ -299,6 +307,12 @@ class ToModelGridd(MapTransform):
             volume = _resampled(volume, [self.fed.spacing[axis] for axis in order], mode)
         moved: Tensor = volume
         return moved
+
+
+def _pages_last(stack: MetaTensor) -> MetaTensor:
+    """Return ``(C, pages, H, W)`` as ``(C, H, W, pages)``, with an affine to the indices that it had."""
+    turned = torch.eye(4, dtype=torch.float64)[[2, 0, 1, 3]]
+    return MetaTensor(stack.as_tensor().permute(0, 2, 3, 1), meta={**stack.meta, "affine": turned})
 
 
 def _axis_codes(affine: Any) -> tuple[str, ...]:
@@ -328,8 +342,31 @@ def _resampled(volume: MetaTensor, spacing: Sequence[float | None], mode: str) -
     corners = np.linalg.solve(target[:3, :3], affine[:3, :3]) @ ends  # in voxels of the target's, from the same origin
     target[:3, 3] = affine[:3, 3] + target[:3, :3] @ corners.min(1)
     size = np.round(np.ptp(corners, axis=1) + 1).astype(int).tolist()
+    matrix = np.linalg.solve(affine, target)
+    apart = matrix[:3, :3] - np.diag(np.diag(matrix)[:3])
+    if (np.abs(apart) @ np.array(size) < _ASTRAY).all():
+        return _axis_by_axis(volume, matrix, size, target, mode)
     moved: MetaTensor = SpatialResample(mode=mode, padding_mode="border")(volume, dst_affine=target, spatial_size=size)
-    return moved
+    return moved  # of a tilted gantry
+
+
+def _axis_by_axis(volume: MetaTensor, matrix: Any, size: Sequence[int], affine: Any, mode: str) -> MetaTensor:
+    """Return what MONAI's ``SpatialResample`` gives with the border's values beyond it, within rounding.
+
+    MONAI makes a list of where every voxel lies, ten times the memory of the volume.
+    """
+    plain = volume.as_tensor()
+    places = [
+        torch.from_numpy(matrix[axis, axis] * np.arange(edge) + matrix[axis, 3]) for axis, edge in enumerate(size)
+    ]
+    if mode == "nearest":
+        for axis, (place, edge) in enumerate(zip(places, plain.shape[1:], strict=True), 1):
+            plain = plain.index_select(axis, place.clamp(0, edge - 1).round().long())
+    else:
+        blocks = resample([whole(plain[None], plain[None])], plain.shape[1:], places)
+        plain = gather(blocks, (1, *size))[0]
+    meta = {key: value for key, value in volume.meta.items() if key != "affine"}
+    return MetaTensor(plain, affine=torch.from_numpy(affine), meta=meta)
 
 
 def _turned(volume: MetaTensor, codes: str) -> MetaTensor:

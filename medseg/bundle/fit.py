@@ -21,7 +21,7 @@ from medseg.bundle.options import Options
 from medseg.caller import spelt
 from medseg.data.check import Report, check_datalist
 from medseg.data.datalist import Datalist
-from medseg.engines.loading import SegmentationDataset
+from medseg.engines.loading import SegmentationDataset, different_sizes
 from medseg.engines.patches import PatchDataset
 from medseg.errors import MedsegError, counted
 from medseg.io.channels import first_of
@@ -181,7 +181,12 @@ def problems(
             f"{data.path}: batch_size {wanted.batch_size} is more than the {counted(len(dataset), 'training image')}; "
             f"lower {spelt('batch_size')}, or give {spelt('iterations')}, for which images are drawn again"
         )
-    found += _sizes(data, wanted.batch_size, tried.drawn)
+    uneven = _sizes(data, wanted.batch_size, tried.drawn)
+    before = sorted({shape[1:] for shape in tried.whole.values()})
+    moved = wanted.augment_on == "device" and dataset.augmentation is not None and not dataset.same_size
+    if moved and not uneven and len(before) > 1 and wanted.batch_size > 1:
+        uneven = [f"{data.path}: {different_sizes(before, wanted.batch_size)}"]
+    found += uneven
     if sound:
         drawn = dataset.redraws or wanted.iterations is not None
         smallest = min(tried.drawn, key=lambda shape: shape[1:])

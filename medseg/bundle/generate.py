@@ -17,7 +17,7 @@ from medseg.bundle.options import Options
 from medseg.bundle.overlays import record
 from medseg.bundle.source import Source, read_source
 
-__all__ = ["build", "outdated", "texts"]
+__all__ = ["build", "inference_texts", "outdated", "texts"]
 
 _HEAD = "# Generated from bundle.yaml by `medseg bundle build`: change that file, not this one.\n"
 _NEEDS = (
@@ -99,10 +99,28 @@ def texts(source: Source) -> dict[str, str]:
         "configs/inference.yaml": _inference(source),
         "configs/multi_gpu_train.yaml": _multi_gpu(),
         "configs/logging.conf": _LOGGING,
-        "configs/metadata.json": json.dumps(metadata.of(source), indent=2, ensure_ascii=False) + "\n",
+        "configs/metadata.json": _json(metadata.of(source)),
     }
     files |= {f"configs/{name}.yaml": _overlay(name, changes) for name, changes in source.overlays.items()}
     return files
+
+
+def inference_texts(source: Source, weights: str) -> dict[str, str]:
+    """Return the files of a bundle that predicts and is not trained, such as a packed model: name to text.
+
+    Args:
+        source: of which the training and the overlays are not used.
+        weights: name of their file in ``models``.
+    """
+    return {
+        "configs/inference.yaml": _inference(source, weights),
+        "configs/logging.conf": _LOGGING,
+        "configs/metadata.json": _json(metadata.of(source)),
+    }
+
+
+def _json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
 def _train(source: Source) -> str:
@@ -228,7 +246,7 @@ run:
 """
 
 
-def _inference(source: Source) -> str:
+def _inference(source: Source, weights: str = "model.pt") -> str:
     described = source.description
     network = {**described.network, "in_channels": metadata.channels(source)}
     if "weights" in network:
@@ -242,7 +260,7 @@ imports:
 bundle_root: .
 dataset_dir: images
 output_dir: masks
-ckpt: $@bundle_root + '/models/model.pt'
+ckpt: $@bundle_root + '/models/{weights}'
 overwrite: false
 keep_header: false
 num_workers: 0

@@ -15,14 +15,18 @@ from medseg.resources import BUNDLE_FILE, bundles_root
 from medseg.runs.paths import resolve_path
 
 __all__ = [
-    "BundleError", "build", "config_files", "copy", "find", "is_ours", "names", "refuse_taken", "refuse_unknown",
-    "remember", "run_folder", "weights_file",
+    "EXPORTED", "PACKED", "BundleError", "build", "config_files", "copy", "find", "is_ours", "names", "refuse_taken",
+    "refuse_unknown", "remember", "run_folder", "weights_file",
 ]  # fmt: skip
 
 PLACE = ".place.json"
 """Hidden file of a run: where its data lie on this machine, and which it has seen; it is never uploaded."""
 
-_SUFFIXES = (".pt", ".pth", ".safetensors")
+PACKED = ".zip"
+"""Suffix of a packed model, see `medseg.bundle.pack`."""
+EXPORTED = (".onnx", ".xml")
+"""Suffixes of exports that predict, see `medseg.prediction.backends`; they hold no weights that PyTorch reads."""
+_SUFFIXES = (".pt", ".pth", ".safetensors", PACKED, *EXPORTED)
 _LEFT_OUT = ("models", "runs", "__pycache__")
 _CODE = (".yaml", ".yml", ".json", ".conf", ".py", ".pyc", ".so", ".pyd")  # MONAI's configurations hold expressions
 
@@ -195,7 +199,8 @@ def weights_file(where: str | Path) -> Path:
     """Return the weights that a name, folder or file means.
 
     Args:
-        where: weights; the folder of a run (``model.pt``) or bundle (``models/model.pt``); a bundle's name.
+        where: weights; a packed model; the folder of a run (``model.pt``) or bundle (``models/model.pt``); a bundle's
+            name.
 
     Raises:
         BundleError: if there are none.

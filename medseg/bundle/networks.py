@@ -11,7 +11,7 @@ import difflib
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from medseg.bundle import discovery
@@ -20,7 +20,7 @@ from medseg.errors import MedsegError
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["DEFAULT", "NetworkError", "create", "rebuild", "recipe_of", "resolve"]
+__all__ = ["DEFAULT", "NetworkError", "create", "is_ours", "rebuild", "recipe_of", "refuse_arguments", "resolve"]
 
 DEFAULT = "default"
 """As the value of an argument: the network's own default, as if it were not given (overlays take back others' so)."""
@@ -114,11 +114,29 @@ def _check_arguments(name: str, kind: type[nn.Module], given: Mapping[str, Any])
     parameters = inspect.signature(kind).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
+    _refuse_unknown(name, list(parameters), given)
+
+
+def refuse_arguments(name: str, given: Iterable[str]) -> None:
+    """Refuse arguments that a network does not take, as far as its source tells; nothing is imported.
+
+    Args:
+        name: see `resolve`.
+        given: names of arguments.
+
+    Raises:
+        NetworkError: naming the nearest right one, or all.
+    """
+    known = discovery.arguments_of(name)
+    if known is not None:
+        _refuse_unknown(name, known, given)
+
+
+def _refuse_unknown(name: str, known: Sequence[str], given: Iterable[str]) -> None:
     for key in given:
-        if key not in parameters:
-            near = difflib.get_close_matches(key, list(parameters), 1)
-            takes = ", ".join(list(parameters)[3:])
-            hint = f"did you mean {near[0]!r}?" if near else f"it takes {takes}"
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(known[3:])}"
             raise NetworkError(f"network {name} takes no {key!r}; {hint}")
 
 
@@ -134,11 +152,23 @@ def recipe_of(network: nn.Module) -> dict[str, Any]:
     return {"name": f"{type(network).__module__}.{type(network).__qualname__}"}
 
 
-def rebuild(recipe: Mapping[str, Any], **changed: Any) -> nn.Module:
+def is_ours(name: str) -> bool:
+    """Return whether a name means a network of medseg or MONAI; nothing is imported to find that out.
+
+    Args:
+        name: see `resolve`.
+    """
+    module = name.partition(".")[0]
+    own = module.isidentifier() and importlib.util.find_spec(f"{discovery.PACKAGE}.{module}") is not None
+    return own or name.startswith(_TRUSTED)
+
+
+def rebuild(recipe: Mapping[str, Any], *, trust: bool = False, **changed: Any) -> nn.Module:
     """Build a network as a header describes it; only networks of medseg and MONAI, since a header comes with a file.
 
     Args:
         recipe: as `recipe_of` gives it.
+        trust: also build a network of another installed package, whose import and constructor then run.
         changed: arguments in place of the recipe's.
 
     Raises:
@@ -148,10 +178,11 @@ def rebuild(recipe: Mapping[str, Any], **changed: Any) -> nn.Module:
     name = str(arguments.pop("name", ""))
     if not {"spatial_dims", "in_channels", "out_channels"} <= arguments.keys():
         raise NetworkError(f"the weights' record of network {name!r} does not say how to build it; use its bundle")
-    target = resolve(name) if "." not in name or name.split(".")[0] not in ("monai", "medseg") else None
-    path = name if target is None else f"{target.__module__}.{target.__qualname__}"
-    if not path.startswith(_TRUSTED):
-        raise NetworkError(f"the weights' record names {name}, which is not a network of medseg or MONAI; not built")
+    if not (trust or is_ours(name)):
+        raise NetworkError(
+            f"the weights' record names {name}, which is not a network of medseg or MONAI; building it runs that "
+            "package's code: medseg predict --trust (medseg.load(..., trust=True)) does, if you know where it is from"
+        )
     if "weights" in inspect.signature(resolve(name)).parameters:
         arguments["weights"] = "random"  # those of the file come in their place
     return create(name, **arguments)

@@ -25,7 +25,7 @@ _WHOLE = {
 
 
 _NUMBERS = ("max_minutes", "learning_rate", "clip_grad_norm", "ema_decay", "schedule_power")
-_SCORED = ("test", "validation", "training")
+_CHOICES = {"scored": ("test", "validation", "training"), "augment_on": ("loader", "device", "auto")}
 
 
 class OptionError(MedsegError):
@@ -55,6 +55,8 @@ class Options:
         slices: patches of a 2D network are cut from slices of volumes, in the plane that the model names; each patch
             from a slice drawn anew.
         iterations: steps an epoch, for which cases are drawn again; ``None`` for a pass over them.
+        augment_on: where samples are augmented: by the ``loader``, on the ``device`` that trains, or ``auto``: what is
+            faster on a GPU, measured once when the run begins.
         select_by: validation score that picks the best weights.
         hide_names: call cases by a hash of their file's name in tables and pictures, where names must not show.
         val_interval: epochs between validations.
@@ -95,6 +97,7 @@ class Options:
     foreground: float = 0.0
     slices: bool = False
     iterations: int | None = None
+    augment_on: str = "loader"
     select_by: str = "val_mean_iou"
     hide_names: bool = False
     val_interval: int = 1
@@ -160,8 +163,8 @@ def _check(name: str, value: Any) -> None:
         wrong = f"give a whole number of at least {_WHOLE[name]}"
     elif name in _NUMBERS and value is not None and not (number and value > 0):
         wrong = "give a number above 0"
-    elif name == "scored" and value not in _SCORED:
-        wrong = f"choose one of {', '.join(_SCORED)}"
+    elif name in _CHOICES and value not in _CHOICES[name]:
+        wrong = f"choose one of {', '.join(_CHOICES[name])}"
     elif name == "patch" and value is not None and not _is_size(value):
         wrong = "give one edge in pixels for each axis, or null"
     elif name == "foreground" and not (number and 0 <= value <= 1):

@@ -12,10 +12,11 @@ from torch import nn
 
 from medseg.bundle.command import Command
 from medseg.bundle.description import Description, DescriptionError, differences
-from medseg.runs.checkpoint import load_checkpoint, load_weights
+from medseg.bundle.library import EXPORTED, PACKED
+from medseg.runs.checkpoint import CheckpointError, load_checkpoint, load_weights
 from medseg.runs.header import read_header
 
-__all__ = ["Weights", "config_of", "header_of", "load_described", "read_weights"]
+__all__ = ["Weights", "config_of", "described", "header_of", "load_described", "read_weights"]
 
 logger = logging.getLogger(__name__)
 
@@ -58,15 +59,34 @@ class Weights:
 def read_weights(path: str | Path) -> Weights:
     """Read weights and what they say of their model.
 
+    Args:
+        path: of the file, or of a packed model.
+
     Raises:
+        MedsegError: if a packed model is not as its record says, see `medseg.bundle.unpack.opened`.
         CheckpointError: if the file cannot be read.
         DescriptionError: if the description is of a format of the future, or unsound.
     """
+    if Path(path).suffix in EXPORTED:
+        raise CheckpointError(f"{path} is an export, which holds no weights for this; name the run that it was made of")
+    if Path(path).suffix == PACKED:
+        from medseg.bundle.unpack import read_packed
+
+        return Weights(Path(path), *read_packed(path))
     content = load_checkpoint(path)
-    return Weights(Path(path), content, _described(content, path))
+    return Weights(Path(path), content, described(content, path))
 
 
-def _described(content: Mapping[str, Any], path: str | Path) -> Description | None:
+def described(content: Mapping[str, Any], path: str | Path) -> Description | None:
+    """Return the model that weights describe; ``None`` where they carry no description.
+
+    Args:
+        content: what `load_checkpoint` returned.
+        path: of the file, for errors.
+
+    Raises:
+        DescriptionError: if the description is of a format of the future, or unsound.
+    """
     header = read_header(content)
     if header is None or "model" not in header:
         return None

@@ -58,7 +58,9 @@ def samples(
                 "slices is true, but no patches are cut from them; give patch two edges (a bundle whose augmentation "
                 "cuts them takes pictures alone)"
             )
-        return SegmentationDataset(entries, fixed, augmentation, seed, files=files)
+        whole = SegmentationDataset(entries, fixed, augmentation, seed, files=files)
+        whole.same_size = description.input.size is not None
+        return whole
     if slices and description.input.size is not None:
         raise MedsegError(
             f"slices is true, but images are resized to {list(description.input.size)}; set model#input#size to null"

@@ -9,10 +9,12 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import re
+import signal
 import sys
 import time
 import warnings
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -87,6 +89,8 @@ def check_names(command: Command) -> None:
             raise ConfigError(
                 f"{spelt(key)}: the configuration has no {top!r}, so that it would have no effect; {hint}"
             )
+        if "#" in key and top != "network_def":
+            _refuse_inside(command.united, key, lists=False)
 
 
 def check_keys(command: Command) -> None:
@@ -100,16 +104,22 @@ def check_keys(command: Command) -> None:
     """
     check_names(command)
     for key in command.own_keys() if command.files else ():
-        inside = "#" in key and key.split("#")[0] != "network_def"
-        if inside and not _holds(command.merged, key.split("#")):
-            siblings = _siblings(command.merged, key.split("#"))
-            raise ConfigError(f"{spelt(key)}: the configuration has no such key; {siblings}")
+        if "#" in key and key.split("#")[0] != "network_def":
+            _refuse_inside(command.merged, key)
 
 
-def _holds(config: Any, path: list[str]) -> bool:
+def _refuse_inside(config: Mapping[str, Any], key: str, *, lists: bool = True) -> None:
+    if not _holds(config, key.split("#"), lists):
+        raise ConfigError(f"{spelt(key)}: the configuration has no such key; {_siblings(config, key.split('#'))}")
+
+
+def _holds(config: Any, path: list[str], lists: bool) -> bool:
+    """Return whether a key is there, or may be: where ``lists`` is false, nothing is known of what stands in lists."""
     for part in path:
         if isinstance(config, Mapping) and part in config:
             config = config[part]
+        elif isinstance(config, list) and not lists:
+            return True
         elif isinstance(config, list) and part.isdecimal() and int(part) < len(config):
             config = config[int(part)]
         else:  # an argument of a component, which refuses what it does not take
@@ -213,28 +223,49 @@ def _finished(last: Path) -> bool:
 # ---------------------------------------------------------------------------------------------- the process
 
 
-def set_up_process() -> None:
-    """Set up a process that is medseg's own: errors of the input in one line, quiet helpers, signals that end a run."""
-    from medseg.bundle.command import claim_process
+def set_up_process() -> ExitStack:
+    """Set up a process that is medseg's own: errors of the input in one line, quiet helpers, signals that end a run.
+
+    Returns:
+        What, closed, leaves the process as it was: Python may have called the command, and goes on after it.
+    """
+    from medseg.bundle.command import claim_process, release_process
     from medseg.runs import signals
 
+    undo = ExitStack()
     if not owns_process():
         claim_process()
+        undo.callback(release_process)
+    undo.callback(setattr, sys, "excepthook", sys.excepthook)
     sys.excepthook = _short_errors
-    signals.handle()
-    if rank() != 0:
-        logging.getLogger().setLevel(logging.WARNING)
+    for number, handler in signals.handle().items():
+        undo.callback(signal.signal, number, handler)
     ours = logging.getLogger("medseg")
-    ours.setLevel(logging.WARNING if rank() else logging.INFO)
     if not ours.hasHandlers():  # a bundle that came without its logging.conf
-        handler = logging.StreamHandler(sys.stdout)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
-        ours.addHandler(handler)
-    for name in ("ignite", "alembic", "monai.bundle.config_parser"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for name in ("medseg.engines.trainer.Trainer", "medseg.engines.evaluator.Evaluator", "monai.engines"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # they tell of an error before it is told in one line
+        stream = logging.StreamHandler(sys.stdout)
+        stream.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+        ours.addHandler(stream)
+        undo.callback(ours.removeHandler, stream)
+    for name, level in _levels().items():
+        each = logging.getLogger(name)
+        undo.callback(each.setLevel, each.level)
+        each.setLevel(level)
+    undo.enter_context(warnings.catch_warnings())
     warnings.filterwarnings("ignore", message=".*nvImageCodec.*")
+    return undo
+
+
+def _levels() -> dict[str | None, int]:
+    """Return the least level of each logger that a command shows."""
+    return {
+        **({None: logging.WARNING} if rank() else {}),
+        "medseg": logging.WARNING if rank() else logging.INFO,
+        **dict.fromkeys(("ignite", "alembic", "monai.bundle.config_parser"), logging.WARNING),
+        # they tell of an error before it is told in one line
+        **dict.fromkeys(
+            ("medseg.engines.trainer.Trainer", "medseg.engines.evaluator.Evaluator", "monai.engines"), logging.CRITICAL
+        ),
+    }
 
 
 def _short_errors(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

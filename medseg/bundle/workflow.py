@@ -22,7 +22,8 @@ from medseg.bundle.start import check_keys
 from medseg.caller import spelt
 from medseg.data.datalist import Datalist
 from medseg.errors import MedsegError, counted
-from medseg.io.channels import first_of, paths_of
+from medseg.io.channels import first_of
+from medseg.io.parts import known_as
 from medseg.runs.paths import resolve_path
 
 if TYPE_CHECKING:
@@ -228,6 +229,7 @@ def _prepare(run: str | Path, data: str | Path | None, overlays: Sequence[str], 
     name = given.pop("device", None)
     changes = {key: given.pop(key) for key in list(given) if key.startswith("inference#")}
     early.refuse_unread("evaluate", given, EVALUATED, ", device and inference#...")
+    early.refuse_inference(changes)
     Options.of(given)
     wanted = {**_recorded(folder), **given, "resume": False}
     part = str(wanted.get("scored", "test"))
@@ -250,8 +252,8 @@ def _prepare(run: str | Path, data: str | Path | None, overlays: Sequence[str], 
     if trained is None:
         raise WorkflowError(
             f"{weights.path} carries no record of its model; lay it into a copy of its bundle (medseg bundle copy NAME "
-            "FOLDER) as models/model.pt, predict with that (medseg predict FOLDER IMAGES MASKS) and score the masks: "
-            "medseg score MASKS TRUTHS"
+            "-o FOLDER) as models/model.pt, predict with that (medseg predict FOLDER IMAGES MASKS) and score the "
+            "masks: medseg score MASKS TRUTHS"
         )
     described = with_inference(trained, overlays, changes)
     dataset = assembly.scored_samples(entries, described, cache=False, native=True)
@@ -279,7 +281,7 @@ def _refuse_seen(folder: Path, entries: Sequence[Mapping[str, Any]], part: str) 
     for other in barred:
         known = set(seen.get(other, ()))
         images = [entry["image"] for entry in entries]
-        found = [first_of(image) for image in images if known & {str(path.resolve()) for path in paths_of(image)}]
+        found = [first_of(image) for image in images if known & known_as(image)]
         if found:
             did = "was trained on" if other == "training" else "picked the weights by"
             raise WorkflowError(

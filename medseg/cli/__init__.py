@@ -21,7 +21,7 @@ from typing import Protocol, cast
 
 from medseg import __version__
 from medseg.caller import speaking
-from medseg.cli._arguments import setting
+from medseg.cli._arguments import give_process_back, setting
 from medseg.errors import one_line, shown
 
 __all__ = ["Command", "load_command", "main", "names"]
@@ -143,6 +143,8 @@ def _guarded(command: Command, options: argparse.Namespace, own: Sequence[str]) 
         lines = map(shown, said.split("\n  "))  # a list of faults stands indented below its head
         sys.stderr.write("medseg: error: " + "\n  ".join(lines) + "\n")
         return 2
+    finally:
+        give_process_back()
     return status
 
 

@@ -6,17 +6,19 @@ import argparse
 import json
 import re
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from medseg.errors import MedsegError, shown
 
 __all__ = [
-    *("add_output", "add_overlays", "add_plan", "add_scores", "add_settings", "number_above_zero", "overrides_of"),
-    *("own_process", "positive", "say", "say_foreign", "scores_of", "setting", "write_json"),
+    *("add_output", "add_overlays", "add_plan", "add_scores", "add_settings", "give_process_back", "number_above_zero"),
+    *("overrides_of", "own_process", "positive", "say", "say_foreign", "scores_of", "setting", "write_json"),
 ]
 
 _DIGITS = re.compile(r"^\d+(_\d+)+$")
+_borrowed: list[ExitStack] = []
 
 
 def positive(text: str) -> int:
@@ -163,7 +165,13 @@ def own_process() -> None:
     """Set the process up for work: it is the command's, not a caller's (log lines, signals, quiet helpers)."""
     from medseg.bundle.start import set_up_process
 
-    set_up_process()
+    _borrowed.append(set_up_process())
+
+
+def give_process_back() -> None:
+    """Leave the process as it was before `own_process`: the command has ended, what called it may go on."""
+    while _borrowed:
+        _borrowed.pop().close()
 
 
 def say(line: str) -> None:

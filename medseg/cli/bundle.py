@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from medseg.cli._arguments import say_foreign
+from medseg.cli._arguments import add_output, say_foreign
 from medseg.errors import shown
 
 __all__ = ["add_arguments", "run"]
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions.add_parser("list", help="print the names of the bundles that come with medseg")
     copy = actions.add_parser("copy", help="copy a bundle into a folder of yours")
     copy.add_argument("name", help="name of a bundle, or its folder")
-    copy.add_argument("target", type=Path, help="folder to make")
+    add_output(copy, "folder to make", required=True)
     for action, text in (
         ("build", "write MONAI's files from the bundle's description"),
         ("check", "say whether MONAI's files are what the bundle's description gives"),
@@ -33,8 +33,8 @@ def run(options: argparse.Namespace) -> int:
     if options.action == "list":
         sys.stdout.writelines(f"{name}\n" for name in library.names())
     elif options.action == "copy":
-        library.copy(options.name, options.target)
-        sys.stdout.write(f"{shown(options.target)}\n")
+        library.copy(options.name, options.output)
+        sys.stdout.write(f"{shown(options.output)}\n")
     else:
         folder = library.find(options.name)
         say_foreign(folder)

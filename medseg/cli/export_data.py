@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from medseg.cli._arguments import add_output
 from medseg.errors import counted, shown
 
 __all__ = ["add_arguments", "run"]
@@ -14,8 +15,8 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("datalist", type=Path, help="datalist JSON file, or the folder that holds it")
-    parser.add_argument("output", type=Path, help="a new folder, for nnU-Net such as Dataset001_NAME")
     parser.add_argument("--to", choices=("nnunet", "decathlon"), required=True, help="layout")
+    add_output(parser, "a new folder, for nnU-Net such as Dataset001_NAME", required=True)
 
 
 def run(options: argparse.Namespace) -> int:

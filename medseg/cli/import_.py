@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medseg.cli._arguments import add_output
 from medseg.errors import counted, shown
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ _FEW = 3
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("source", type=Path, help="folder of the data set")
-    parser.add_argument("output", type=Path, help="folder of the datalist; files stay where they are")
+    add_output(parser, "folder of the datalist; files stay where they are", required=True)
     parser.add_argument("--as", dest="layout", default="", metavar="NAME", help="layout, instead of recognising it")
     said = parser.add_argument_group("what only you know")
     said.add_argument("--images", default="", metavar="FOLDER", help="of the images below SOURCE, or channels a,b,c")

@@ -15,7 +15,7 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("model", help="folder of a run, or a bundle with weights: its name or its folder")
+    parser.add_argument("model", help="folder of a run, a packed model, or a bundle with weights")
     parser.add_argument("images", type=Path, help="an image, a folder of images or DICOM series, or a datalist")
     parser.add_argument("masks", type=Path, help="folder for the masks and all other outputs")
     parser.add_argument(
@@ -33,6 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--keep-identifiers",
         action="store_true",
         help="keep what names a patient: texts of headers in masks, DICOM's tags in the record of the run",
+    )
+    parser.add_argument(
+        "--backend", choices=("torch", "onnx", "openvino"), default="torch", help="what runs it, see medseg export"
+    )
+    parser.add_argument(
+        "--trust", action="store_true", help="run the code of the package that the model's network is of"
     )
     add_overlays(parser)
     add_settings(parser, "device, precision, num_workers, or how whole images are predicted: inference#overlap=0.5")
@@ -66,6 +72,8 @@ def run(options: argparse.Namespace) -> int:
             series=options.series,
             codes=options.codes,
             keep_identifiers=options.keep_identifiers,
+            trust=options.trust,
+            backend=options.backend,
             progress=progress if sys.stderr.isatty() else None,  # elsewhere lines of the log tell
         )
     sys.stderr.writelines(f"medseg: error: {line}\n" for line in together(outcome.failures, "image"))

@@ -103,7 +103,7 @@ def _read_text(path: Path, where: str) -> str:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise DatalistError(
-            f"{where}: no such datalist; correct the path, or make one: medseg import FOLDER, medseg data NAME"
+            f"{where}: no such datalist; correct the path, or make one: medseg import FOLDER -o DIR, medseg data NAME"
         ) from error
     except UnicodeDecodeError as error:
         raise DatalistError(f"{where}: not UTF-8 text ({error.reason}); a datalist is a JSON file") from error

@@ -24,7 +24,7 @@ from medseg.engines.prediction_checks import warn_of_one_class
 from medseg.engines.scores import LOSS, LossScore, WorstCases, affine_of, case_names
 from medseg.errors import MedsegError, shown
 from medseg.inferers.blocks import Block, blocks_of, check_finite, class_indices, finite, gather, whole
-from medseg.inferers.way_back import IMAGE_AFFINE, WayBack
+from medseg.inferers.way_back import FILE_AFFINE, IMAGE_AFFINE, WayBack
 from medseg.io.labels import read_label
 from medseg.metrics.score import ScoredCase
 from medseg.metrics.score_board import ScoreBoard
@@ -239,10 +239,11 @@ class Evaluator(SupervisedEvaluator):
 
     def _way(self, batch: Mapping[str, Any], number: int) -> WayBack:
         """Return the way of an image's prediction to its label's own grid."""
-        if "affine" not in batch:
+        lies = batch.get(FILE_AFFINE, batch.get("affine"))
+        if lies is None:
             raise MedsegError("the image says where it lies, its label does not; store both in one format")
         sizes = [batch[key].shape[2:] for key in ("image", "label")]
-        return WayBack(sizes[0], batch[IMAGE_AFFINE][number], sizes[1], batch["affine"][number])
+        return WayBack(sizes[0], batch[IMAGE_AFFINE][number], sizes[1], lies[number])
 
     def _classes(self, image: Tensor, way: WayBack) -> Tensor:
         """Return class indices ``(1, *T)`` on a label's own grid; logits are held block by block."""
@@ -293,7 +294,7 @@ class Evaluator(SupervisedEvaluator):
             self._offer(case, row.mean("dice"))
 
     def _finished(self, prediction: Tensor, affine: NDArray[np.float64] | None) -> Tensor:
-        """Return a prediction after the model's postprocessing, as `medseg.prediction.case.mask_of` does it."""
+        """Return a prediction after the model's postprocessing, as `medseg.prediction.collected` does it."""
         if self.postprocess is None or not self.postprocess.steps:
             return prediction
         done = self.postprocess(prediction.cpu().numpy(), affine)
@@ -317,9 +318,10 @@ class Evaluator(SupervisedEvaluator):
         try:
             sample = self.dataset.picture(index)
             image: Tensor = sample["image"]
-            if IMAGE_AFFINE in sample and case["affine"] is not None:
+            lies = sample.get(FILE_AFFINE, case["affine"])
+            if IMAGE_AFFINE in sample and lies is not None:
                 size = case["label"].shape
-                way = WayBack(image.shape[1:], sample[IMAGE_AFFINE], size, case["affine"])
+                way = WayBack(image.shape[1:], sample[IMAGE_AFFINE], size, lies)
                 image = gather(way.blocks([whole(image[None].float(), image[None].float())]), (1, *size))[0]
         except (MedsegError, RuntimeError) as error:  # it was read before: what is scored stays, without a picture
             logger.warning("%s: there is no picture of it (%s)", case["name"], error)

@@ -15,7 +15,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from ignite.engine import Engine
-from monai.data import CacheDataset, DataLoader, Dataset, MetaTensor, get_track_meta, set_track_meta
+from monai.data import (
+    CacheDataset,
+    DataLoader,
+    Dataset,
+    MetaTensor,
+    get_track_meta,
+    list_data_collate,
+    set_track_meta,
+)
 from monai.transforms import Compose, Transform
 from numpy.random import Generator, SeedSequence
 from torch import Tensor
@@ -25,11 +33,15 @@ from medseg.caller import spelt
 from medseg.data.file_facts import usual_workers
 from medseg.engines.case_files import CaseFiles, size_of
 from medseg.engines.memory import free_memory
-from medseg.errors import MedsegError, counted
+from medseg.errors import MedsegError, counted, few
 from medseg.io.parts import stored_bytes
 from medseg.runs.processes import rank, world_size
+from medseg.transforms.reseeded import Recipe
 
-__all__ = ["Draw", "EpochSampler", "SegmentationDataset", "make_loader", "stop_workers"]
+__all__ = ["SEED", "Draw", "EpochSampler", "SegmentationDataset", "different_sizes", "make_loader", "stop_workers"]
+
+SEED = "augmentation_seed"
+"""Key of a sample that is still to be augmented: what `SegmentationDataset.augmented` draws from."""
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +84,8 @@ class SegmentationDataset(torch.utils.data.Dataset[Any]):
 
     foreground = 0.0  # share of samples that are drawn to hold a structure
     redraws = False  # whether a batch may hold a case more than once
+    augments = True  # whether samples come augmented; else with the seed, for `augmented`
+    same_size = False  # whether samples are known to have one size before the augmentation
 
     def __init__(
         self,
@@ -86,7 +100,7 @@ class SegmentationDataset(torch.utils.data.Dataset[Any]):
         self.data = list(data)
         self.seed = seed
         fixed = transform if isinstance(transform, Compose) else Compose(transform)
-        self.augmentation = Compose(list(augmentation)) if augmentation else None
+        self.augmentation = Recipe(list(augmentation)) if augmentation else None
         self._fixed = _Plain(fixed)
         self._picture = self._fixed if picture is None else _Plain(picture)
         self._base: torch.utils.data.Dataset[Any] = Dataset(self.data, self._fixed)
@@ -126,7 +140,10 @@ class SegmentationDataset(torch.utils.data.Dataset[Any]):
         """Return sample ``index`` or, as the sampler asks for it, that of a `Draw`; a list where a transform does."""
         draw = Draw(0, key) if isinstance(key, int) else key if isinstance(key, Draw) else Draw(*key)
         self.prepare()
-        return self._taken(dict(self._base[draw.case]), draw)
+        sample, seed = self._taken(dict(self._base[draw.case]), draw)
+        if self.augments or self.augmentation is None:
+            return self.augmented(sample, seed)
+        return {**sample, SEED: torch.tensor(seed)}
 
     def whole(self, index: int) -> Sample:
         """Return case ``index`` before anything is drawn, from its files: nothing is kept, and no other one is read."""
@@ -139,28 +156,40 @@ class SegmentationDataset(torch.utils.data.Dataset[Any]):
             index: of the case.
             sample: as `whole` gives it.
         """
-        return self._taken(dict(sample), Draw(0, index))
+        return self.augmented(*self._taken(dict(sample), Draw(0, index)))
 
     def picture(self, index: int) -> Sample:
         """Return the image of case ``index`` as people are shown it, read from its files."""
         return self._picture(self.data[index])
 
-    def _taken(self, sample: Any, draw: Draw) -> Any:
+    def _taken(self, sample: Sample, draw: Draw) -> tuple[Sample, int]:
+        """Return what is drawn of a case, not yet augmented, and the seed of its augmentation."""
         visits = [draw.visit] if draw.visit else []
         seeds = SeedSequence([self.seed, draw.epoch, draw.case, *visits])
         sample = self._cut(sample, draw, seeds)
         if self.augmentation is not None:
             sample.pop("affine", None)  # augmented, an image lies nowhere
-            self.augmentation.set_random_state(seed=int(seeds.generate_state(1)[0]))
+        return _plain_tensors(sample), int(seeds.generate_state(1)[0])
+
+    def augmented(self, sample: Sample, seed: int) -> Any:
+        """Return a sample augmented and brought to its size; a list where a transform gives one.
+
+        Args:
+            sample: plain tensors ``(C, *S)``, on any device.
+            seed: of all that is drawn, the same numbers on every device but for the noise itself.
+        """
+        found: Any = sample
+        if self.augmentation is not None:
+            self.augmentation.set_random_state(seed=seed)
             tracked = get_track_meta()
             set_track_meta(False)  # samples are plain tensors here; tracking each operation doubles its time
             try:
-                sample = self.augmentation(sample)
+                found = self.augmentation(sample)
             finally:
                 set_track_meta(tracked)
-        if isinstance(sample, list):
-            return [self._finish(_plain_tensors(part)) for part in sample]
-        return self._finish(_plain_tensors(sample))
+        if isinstance(found, list):
+            return [self._finish(_plain_tensors(part)) for part in found]
+        return self._finish(_plain_tensors(found))
 
     def _cut(self, sample: Sample, draw: Draw, seeds: SeedSequence) -> Sample:
         """Take a part of a case; here, the whole."""
@@ -299,11 +328,36 @@ def make_loader(
         options["persistent_workers"] = True
     if shuffle:
         sampler = EpochSampler(dataset, batch_size, processes, rank(), seed=seed, iterations=iterations)
+        options["collate_fn"] = _batch
         return DataLoader(dataset, batch_size=batch_size, sampler=sampler, drop_last=True, **options)
     if processes > 1:  # every sample exactly once, so that the confusion matrix counts none twice
         own = torch.utils.data.Subset(dataset, range(rank(), len(dataset), processes))
         return DataLoader(own, batch_size=batch_size, **options)
     return DataLoader(dataset, batch_size=batch_size, **options)
+
+
+def _batch(samples: list[Any]) -> Any:
+    """Put samples together; those that are still to be augmented must have one size."""
+    if isinstance(samples[0], dict) and SEED in samples[0]:
+        sizes = sorted({tuple(sample["image"].shape[1:]) for sample in samples})
+        if len(sizes) > 1:
+            raise MedsegError(different_sizes(sizes, len(samples)))
+    return list_data_collate(samples)
+
+
+def different_sizes(sizes: Sequence[Sequence[int]], batch_size: int) -> str:
+    """Return why samples of these sizes cannot be augmented on the device.
+
+    Args:
+        sizes: edges of the samples before the augmentation.
+        batch_size: samples a batch.
+    """
+    listed = few(["x".join(map(str, size)) for size in sizes], 4)
+    return (
+        f"augment_on is device, but training samples differ in size before the augmentation ({listed}), so that no "
+        f"batch of {batch_size} reaches the device; give {spelt('augment_on', 'loader')}, {spelt('patch')}, or "
+        f"{spelt('batch_size', 1)}"
+    )
 
 
 def stop_workers(engine: Engine) -> None:

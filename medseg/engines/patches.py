@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
 from monai.transforms import Compose, Transform
 from numpy.random import SeedSequence
 from torch import Tensor
@@ -62,21 +61,12 @@ class ClassPositionsd(Transform):
 class SliceBySliced(Transform):
     """Dictionary transform: lay volumes out in memory slice by slice, so that one is read without the others.
 
-    Raises:
-        MedsegError: if a file says nothing of its axes, as a stack of pages, so that its slices are not known.
-
     Shape:
         ``(C, H, W, D)``, kept; D is the slowest axis of the memory.
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Lay image and label out."""
-        image = data["image"]
-        if isinstance(image, MetaTensor) and image.ndim == 4 and "original_affine" not in image.meta:
-            raise MedsegError(
-                f"{image.meta.get('filename_or_obj')}: says nothing of its axes in the patient, so that its slices are "
-                "not known; store it as NIfTI, or its pages as pictures"
-            )
         laid: dict[Hashable, Tensor] = {
             key: _reversed(data[key]) for key in ("image", "label") if key in data and data[key].ndim == 4
         }
@@ -130,6 +120,7 @@ class PatchDataset(SegmentationDataset):
     """
 
     redraws = True
+    same_size = True
 
     def __init__(
         self,

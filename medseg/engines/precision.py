@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg.errors import MedsegError
-from medseg.layers.instance_norm import quicken
+from medseg.layers.quicken import quicken
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from medseg.errors import MedsegError
 from medseg.io.channels import first_of
 from medseg.losses.multi_output import MultiOutputLoss
 from medseg.metrics.score import Pooled, Score, ScoredCase
+from medseg.reports.names import hidden_name
 
 LOSS = "loss"
 
@@ -95,7 +95,7 @@ def case_names(entries: Sequence[Mapping[str, Any]], *, hidden: bool = False) ->
 
     Args:
         entries: with ``image``.
-        hidden: give the first eight digits of a SHA-256 of the name instead, where names must not show.
+        hidden: give `hidden_name` of it instead, where names must not show.
     """
     paths = [_first(entry) for entry in entries]
     names = [path.name for path in paths]
@@ -107,7 +107,7 @@ def case_names(entries: Sequence[Mapping[str, Any]], *, hidden: bool = False) ->
             shared += 1
         names = ["/".join(path.parts[shared:]) for path in paths]
     if hidden:
-        names = [hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:8] for name in names]
+        names = [hidden_name(name) for name in names]
     return names
 
 

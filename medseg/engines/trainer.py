@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
@@ -16,6 +17,7 @@ from monai.engines.utils import IterationEvents
 from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor, nn
 
+from medseg.engines.augmenting import PLACES, augment, settle
 from medseg.engines.averaging import moving_average
 from medseg.engines.evaluator import Evaluator
 from medseg.engines.failures import TrainingError, diverged, no_memory, out_of_memory
@@ -26,8 +28,8 @@ from medseg.engines.progress import Progress
 from medseg.engines.random_state import own_random_state, seed_all
 from medseg.engines.schedule import Schedule
 from medseg.engines.selection import Selection
-from medseg.engines.training_parts import AutocastInferer, EpochMeter, PrepareBatch, at_least, rates
-from medseg.errors import counted
+from medseg.engines.training_parts import AutocastInferer, EpochMeter, PrepareBatch, agreed, at_least, finite, rates
+from medseg.errors import MedsegError, counted
 from medseg.runs import signals
 from medseg.runs.checkpoint import load_weights, restore_optimizer, save_checkpoint, unwrap
 from medseg.runs.processes import pick_device, rank, world_size
@@ -77,6 +79,7 @@ class Trainer(SupervisedTrainer):
         resume: go on from the run's last checkpoint, where there is one.
         seed: of shuffling, augmentation and dropout.
         iterations: batches an epoch, for which cases are drawn again; ``None`` for a pass over them.
+        augment_on: where samples are augmented: ``"loader"``, ``"device"`` or ``"auto"``, see `settle`.
         process_owner: whether the process is there for this training alone, so that its memory allocator may be set.
 
     Raises:
@@ -115,9 +118,12 @@ class Trainer(SupervisedTrainer):
         resume: bool | str = False,
         seed: int = 0,
         iterations: int | None = None,
+        augment_on: str = "loader",
         process_owner: bool = False,
     ) -> None:
         at_least(1, max_epochs=max_epochs, batch_size=batch_size, val_interval=val_interval, early_stop=early_stop)
+        if augment_on not in PLACES:
+            raise MedsegError(f"augment_on is {augment_on!r}; choose one of {', '.join(PLACES)}")
         device = pick_device(device)
         if process_owner:
             keep_freed_memory(device)
@@ -136,7 +142,7 @@ class Trainer(SupervisedTrainer):
             optimizer=optimizer,
             loss_function=loss_function,
             inferer=AutocastInferer(inferer or SimpleInferer(), self.precision, device),
-            prepare_batch=PrepareBatch(channels_last),
+            prepare_batch=PrepareBatch(channels_last, partial(augment, dataset)),
             non_blocking=True,
             decollate=False,
             amp=self.precision == "fp16" and device.type == "cuda",
@@ -144,8 +150,11 @@ class Trainer(SupervisedTrainer):
             compile=compile,
             compile_kwargs=compile_kwargs,
             accumulation_steps=accumulation_steps,
+            optim_set_to_none=True,
         )
         self.run_record = run
+        self.train_data = dataset
+        self.augment_on = augment_on
         self.seed = seed
         self.batch_size = batch_size
         self.evaluator = evaluator if evaluator is not None and len(evaluator.dataset) else None
@@ -156,12 +165,7 @@ class Trainer(SupervisedTrainer):
         self.resume = bool(resume)
         self.average = None if ema_decay is None else moving_average(unwrap(network), ema_decay)
         self.schedule = Schedule(
-            optimizer,
-            schedule,
-            max_epochs * len(loader),
-            power=schedule_power,
-            warmup=warmup,
-            max_minutes=max_minutes,
+            optimizer, schedule, max_epochs * len(loader), power=schedule_power, warmup=warmup, max_minutes=max_minutes
         )
         self.progress = Progress(max_epochs, len(loader), max_minutes=max_minutes, enabled=rank() == 0)
         self.selection = Selection(
@@ -209,6 +213,7 @@ class Trainer(SupervisedTrainer):
                 raise told from error
             raise
         finally:
+            self.train_data.augments = True
             for engine in (self, self.evaluator):
                 if engine is not None:
                     stop_workers(engine)
@@ -226,6 +231,7 @@ class Trainer(SupervisedTrainer):
                 return
         self.run_record.begin(self.state.epoch)
         if not complete:
+            settle(self, self.train_data, self.augment_on, self.run_record, resumed=self.resume)
             with self.progress:
                 super().run()
         self._conclude()
@@ -294,11 +300,7 @@ class Trainer(SupervisedTrainer):
     def _out_of_time(self) -> bool:
         budget = 60 * (self.max_minutes or 0)
         over = self.seconds + min(self._reserve(), budget / 2) >= budget
-        if world_size() > 1:  # all processes stop at the same iteration
-            flag = torch.tensor([float(over)], device=self.state.device)
-            torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
-            over = bool(flag.item())
-        return over
+        return bool(agreed([over], self.state.device)[0])  # all processes stop at the same iteration
 
     def _reserve(self) -> float:
         """Return the seconds that the last validation and the one for the report take."""
@@ -316,10 +318,8 @@ class Trainer(SupervisedTrainer):
 
     def _check_weights(self) -> None:
         # the last step of an epoch may spoil the weights after a loss that was still finite
-        with torch.no_grad():
-            norms = torch._foreach_norm(list(self.network.parameters()))
-            if not bool(torch.stack([norm.float() for norm in norms]).isfinite().all()):
-                self._diverged("weights are no longer finite")
+        if not finite(self.network):
+            self._diverged("weights are no longer finite")
 
     def _diverged(self, what: str) -> NoReturn:
         raise diverged(what, self._place(), self._rate, self.run_record.last_checkpoint)

@@ -3,30 +3,41 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 from monai.inferers import Inferer
-from torch import Tensor
+from torch import Tensor, nn
 
+from medseg.engines.loading import SEED
 from medseg.engines.precision import autocast, to_memory_format
 from medseg.errors import MedsegError
+from medseg.runs.processes import world_size
 
 
 class PrepareBatch:
-    """Bring a batch to the device in the memory format of the network."""
+    """Bring a batch to the device in the memory format of the network.
 
-    def __init__(self, channels_last: bool) -> None:
+    Args:
+        channels_last: whether that is channels-last.
+        augment: of samples that the loader left to the device: takes tensors ``(B, C, *S)`` and seeds ``(B,)``.
+    """
+
+    def __init__(self, channels_last: bool, augment: Callable[[dict[str, Tensor], Tensor], dict[str, Tensor]]) -> None:
         self.channels_last = channels_last
+        self.augment = augment
 
     def __call__(
         self, batch: dict[str, Tensor], device: torch.device, non_blocking: bool, **_: Any
     ) -> tuple[Tensor, Tensor | dict[str, Tensor]]:
         """Return the image and what the loss needs: the label, or all targets where there are more."""
         tensors = {k: v for k, v in batch.items() if isinstance(v, Tensor) and k != "affine"}  # where a volume lies
+        seeds = tensors.pop(SEED, None)
         moved = {k: v.to(device, non_blocking=non_blocking) for k, v in tensors.items()}
+        if seeds is not None:
+            moved = self.augment(moved, seeds)
         image = moved.pop("image").float()
         if self.channels_last:
             image = to_memory_format(image)
@@ -124,6 +135,27 @@ class EpochMeter:
             "images_per_second": self.images * processes / seconds,
             "data_wait_share": self.waited / seconds,
         }
+
+
+def agreed(values: Sequence[float], device: torch.device) -> list[float]:
+    """Return the greatest of each value over all processes, so that all decide alike.
+
+    Args:
+        values: of this process.
+        device: of this process, through which they are exchanged.
+    """
+    if world_size() == 1:
+        return [float(value) for value in values]
+    found = torch.tensor([float(value) for value in values], device=device)
+    torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MAX)
+    return [float(value) for value in found]
+
+
+def finite(network: nn.Module) -> bool:
+    """Return whether all parameters are finite; waits for the device."""
+    with torch.no_grad():
+        norms = torch._foreach_norm(list(network.parameters()))
+        return bool(torch.stack([norm.float() for norm in norms]).isfinite().all())
 
 
 def rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:

@@ -18,6 +18,7 @@ from medseg.inferers.blocks import Block, BlockInferer, check_logits
 from medseg.inferers.slices import SLICES_AT_ONCE, fit_dimensions
 from medseg.inferers.windows import WindowGrid, merge
 
+_VOXELS = 2**21  # of the windows of a forward on a CPU
 _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 _MODES = ("gaussian", "constant")
 _PADDING = ("constant", "reflect", "replicate", "circular")
@@ -34,7 +35,8 @@ class SlidingWindow(BlockInferer):
 
     Args:
         roi_size: window, as the network was trained: two numbers for a 2D network, three for 3D.
-        sw_batch_size: windows a forward.
+        sw_batch_size: windows a forward; on a CPU at most as many as hold 2 million voxels together (but one), since
+            several large ones take memory there and no less time.
         overlap: share of a window that the next one covers, in [0, 1).
         mode: ``"gaussian"`` (default) or ``"constant"`` weighting.
         sigma_scale: standard deviation of the Gaussian, in edges of the window.
@@ -139,15 +141,21 @@ class SlidingWindow(BlockInferer):
     ) -> Iterator[Tensor]:
         """Give the logits of each window of each image; a forward may take windows of several images."""
         places = ((number, window) for number, grid in enumerate(grids) for window in grid)
-        while some := list(islice(places, self.sw_batch_size)):
+        at_once = self.sw_batch_size
+        if images[0].device.type == "cpu":
+            at_once = max(1, min(at_once, _VOXELS // math.prod(self.roi_size)))
+        while some := list(islice(places, at_once)):
             batch = torch.cat([self._window(images[number], grids[number], window) for number, window in some])
             if batch.ndim in _FORMATS:
                 batch = batch.contiguous(memory_format=_FORMATS[batch.ndim])
             logits = network(batch)
             check_logits(batch, logits)
-            for (number, _), output in zip(some, logits, strict=True):
-                yield output[(slice(None), *grids[number].inside)]
-            del logits, output
+            outputs = [
+                output[(slice(None), *grids[number].inside)] for (number, _), output in zip(some, logits, strict=True)
+            ]
+            del logits, batch
+            while outputs:
+                yield outputs.pop(0)  # and with the last one the memory of all is free
 
     def _window(self, image: Tensor, grid: WindowGrid, window: Sequence[int]) -> Tensor:
         """Return a window of an image ``(1, C, *S)``, padded where the image is smaller."""

@@ -19,10 +19,13 @@ from medseg.errors import MedsegError
 from medseg.inferers.blocks import Block, gather
 from medseg.inferers.regrid import resample
 
-__all__ = ["IMAGE_AFFINE", "WayBack"]
+__all__ = ["FILE_AFFINE", "IMAGE_AFFINE", "WayBack"]
 
 IMAGE_AFFINE = "image_affine"
 """Key of a sample whose label lies on its file's grid: the affine of its image, which lies on the model's."""
+
+FILE_AFFINE = "file_affine"
+"""Key of such a sample whose file is a stack of pages, which lies nowhere: the identity, for the file's own axes."""
 
 _TOLERANCE = 0.01  # voxels: what the rounding of a header may shift
 _BEYOND = 1.0  # voxels of the model's that a file's grid may reach beyond it, as sizes are rounded

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -12,6 +13,11 @@ from monai.data.utils import dense_patch_slices
 from torch import Tensor
 
 __all__ = ["WindowGrid", "merge"]
+
+_FULL = 2**27  # bytes of an overlap that are kept in single precision
+_HALF = 65504.0  # the largest number of half precision
+_AT_ONCE = (2**26, 2**23)  # values of a window that are merged at once: on a GPU, and on a CPU
+_CACHED = 2**13  # voxels of a window whose classes fit into a processor's cache
 
 
 @dataclass(frozen=True)
@@ -93,12 +99,70 @@ class WindowGrid:
         return tuple(slice(begin, min(edge, begin + window)) for begin, edge, window in pairs)
 
 
+class _Overlap:
+    """What windows leave to the next one along an axis: weighted sums of their logits, and of their weights.
+
+    Args:
+        classes: number of channels.
+        size: of what is left, see `WindowGrid.overlapped`.
+        weight: of a window's voxels, for type and device.
+    """
+
+    def __init__(self, classes: int, size: Sequence[int], weight: Tensor) -> None:
+        full = classes * math.prod(size) * weight.element_size() <= _FULL
+        kind = weight.dtype if full or weight.dtype != torch.float32 else torch.float16
+        self.logits = weight.new_empty((classes, *size), dtype=kind)
+        self.weight = weight.new_empty((1, *size))
+
+    def keep(self, some: slice | None, place: tuple[slice, ...], sums: Tensor) -> None:
+        """Keep sums of some classes, or (``None``) of weights; what half precision cannot hold is kept in full."""
+        if some is None:
+            self.weight[(slice(None), *place)] = sums
+            return
+        if self.logits.dtype == torch.float16 and max(map(abs, torch.stack(sums.aminmax()).tolist())) > _HALF:
+            self.logits = self.logits.float()
+        self.logits[(some, *place)] = sums
+
+    def kept(self, some: slice | None, place: tuple[slice, ...]) -> Tensor:
+        """Return what was kept of some classes, or of weights."""
+        return self.weight[(slice(None), *place)] if some is None else self.logits[(some, *place)]
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What a window does along one axis, after the faster ones.
+
+    Args:
+        overlap: with the windows before and after.
+        add: where in the window lies what the one before left, and where that is kept; ``None`` of the first.
+        leave: what the next one reaches, and where it is kept; ``None`` of the last.
+        done: the rest.
+    """
+
+    overlap: _Overlap
+    add: tuple[tuple[slice, ...], tuple[slice, ...]] | None
+    leave: tuple[tuple[slice, ...], tuple[slice, ...]] | None
+    done: tuple[slice, ...]
+
+    def __call__(self, sums: Tensor, some: slice | None) -> Tensor:
+        """Add, keep, and return what is done of sums ``(classes, *S)``."""
+        if self.add is not None:
+            mine, place = self.add
+            sums[(slice(None), *mine)].add_(self.overlap.kept(some, place))
+        if self.leave is not None:
+            mine, place = self.leave
+            self.overlap.keep(some, place, sums[(slice(None), *mine)])
+        return sums[(slice(None), *self.done)]
+
+
 def merge(outputs: Iterator[Tensor], grid: WindowGrid, weight: Tensor) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
     """Give the weighted mean of overlapping windows in blocks.
 
     Of each window the part that later ones overlap is kept, as weighted sums, axis by axis from the fastest: along the
     slowest axis it is the overlap with what lies across, along the others less. What no later window reaches is done.
-    The sums are MONAI's, added in another order. All memory is taken once: many pieces of many sizes would leave holes.
+    The sums are MONAI's, added in another order; an overlap that would take more than `_FULL` bytes is kept in half
+    precision, which moves a logit by 2e-3 of the windows' largest there at most. A few classes are done at a time,
+    within the processor's cache. Memory is taken once: many pieces of many sizes would leave holes.
 
     Args:
         outputs: of the windows, in the grid's order, without padding.
@@ -109,42 +173,66 @@ def merge(outputs: Iterator[Tensor], grid: WindowGrid, weight: Tensor) -> Iterat
         outputs ``(classes, *window)``, weight ``(*window)``; blocks ``(classes, *S)`` in the weight's type, each valid
         until the next one is asked for.
     """
-    kept: dict[int, Tensor] = {}
-    sums: Tensor | None = None
+    overlaps: dict[int, _Overlap] = {}
+    groups: list[slice] = []
+    sums = block = weight  # made below, when the number of classes is known
     for window in grid:
         output = next(outputs)
         classes = output.shape[0]
-        if sums is None:
-            sums = weight.new_empty((classes + 1, *weight.shape))
-            kept = {axis: weight.new_empty((classes + 1, *grid.overlapped(axis))) for axis in range(weight.ndim)}
-        torch.mul(output, weight, out=sums[:classes])
-        del output  # or it would be there while the next one is made
-        sums[classes] = weight
-        part, at = sums, list(grid.voxels(window))
-        for axis in reversed(grid.order):
-            part, done = _add_neighbour(part, kept[axis], axis, window, at, grid)
-            at[axis] = slice(at[axis].start, at[axis].start + done)
-        yield tuple(at), part[:classes].div_(part[classes])
+        if not overlaps:
+            at_once = max(1, min(classes, _AT_ONCE[weight.device.type == "cpu"] // weight.numel()))
+            groups = [slice(first, min(first + at_once, classes)) for first in range(0, classes, at_once)]
+            sums = weight.new_empty((at_once, *weight.shape))
+            block = weight.new_empty(classes * weight.numel())  # what is not written to takes no memory
+            overlaps = {axis: _Overlap(classes, grid.overlapped(axis), weight) for axis in range(weight.ndim)}
+        steps, at = _steps(window, grid, overlaps, weight.shape)
+        total = sums[:1].copy_(weight)
+        for step in steps:
+            total = step(total, None)
+        total = total.clone()
+        done = block[: classes * total.numel()].view(classes, *total.shape[1:])
+        for some in groups:
+            part = _weighted(output[some], weight, sums[: some.stop - some.start])
+            for step in steps:
+                part = step(part, some)
+            torch.div(part, total, out=done[some])
+        del output, part  # or it would be there while the next one is made
+        yield at, done
 
 
-def _add_neighbour(
-    part: Tensor, kept: Tensor, axis: int, window: Sequence[int], at: Sequence[slice], grid: WindowGrid
-) -> tuple[Tensor, int]:
-    """Add to a window what the one before it along an axis left, keep what the next one reaches.
+def _weighted(output: Tensor, weight: Tensor, out: Tensor) -> Tensor:
+    """Put the product of some classes ``(classes, *S)`` and weights ``(*S)`` into ``out`` and return it.
 
-    Returns:
-        What is done, and its length.
+    A network's classes lie side by side, voxel by voxel: a CPU turns them round within its cache, a few planes at once.
     """
-    dim, number, starts = axis + 1, window[axis], grid.starts[axis]
-    faster = grid.order[grid.order.index(axis) + 1 :]  # done along these: they lie where the image has them
-    place = [slice(None), *(at[d] if d in faster else slice(0, edge) for d, edge in enumerate(part.shape[1:]))]
-    length = part.shape[dim]
-    if number:
-        place[dim] = slice(0, starts[number - 1] + length - starts[number])
-        part.narrow(dim, 0, place[dim].stop).add_(kept[tuple(place)])
-    if number + 1 == len(starts):
-        return part, length
-    done = starts[number + 1] - starts[number]
-    place[dim] = slice(0, length - done)
-    kept[tuple(place)] = part.narrow(dim, done, length - done)
-    return part.narrow(dim, 0, done), done
+    planes = max(1, _CACHED // weight[0].numel()) if weight.device.type == "cpu" else len(weight)
+    for parts in zip(output.split(planes, 1), weight.split(planes), out.split(planes, 1), strict=True):
+        torch.mul(*parts[:2], out=parts[2])
+    return out
+
+
+def _steps(
+    window: Sequence[int], grid: WindowGrid, overlaps: Mapping[int, _Overlap], edges: Sequence[int]
+) -> tuple[list[_Step], tuple[slice, ...]]:
+    """Return what is done of a window along each axis, from the fastest on, and the voxels of the image left then."""
+    at, inner, steps = list(grid.voxels(window)), [slice(0, edge) for edge in edges], []
+    for axis in reversed(grid.order):
+        number, starts, length = window[axis], grid.starts[axis], edges[axis]
+        faster = grid.order[grid.order.index(axis) + 1 :]  # done along these: they lie where the image has them
+        place = [at[each] if each in faster else slice(0, edge) for each, edge in enumerate(edges)]
+        add = leave = None
+        done = length
+        if number:
+            left = slice(0, starts[number - 1] + length - starts[number])
+            add = _along(inner, axis, left), _along(place, axis, left)
+        if number + 1 < len(starts):
+            done = starts[number + 1] - starts[number]
+            leave = _along(inner, axis, slice(done, length)), _along(place, axis, slice(0, length - done))
+        steps.append(_Step(overlaps[axis], add, leave, _along(inner, axis, slice(0, done))))
+        inner[axis] = slice(0, done)
+        at[axis] = slice(at[axis].start, at[axis].start + done)
+    return steps, tuple(at)
+
+
+def _along(place: Sequence[slice], axis: int, part: slice) -> tuple[slice, ...]:
+    return (*place[:axis], part, *place[axis + 1 :])

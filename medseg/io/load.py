@@ -19,10 +19,17 @@ from medseg.io.channels import first_of
 from medseg.io.images import ImageError, ImageFile, read_image
 from medseg.io.labels import VALUES_KEY, map_values
 
-__all__ = ["STORED_ORIENTATION", "LoadImagesd"]
+__all__ = ["STORED_ORIENTATION", "LoadImagesd", "is_stack"]
 
 STORED_ORIENTATION = "stored_orientation"
 """What a loaded image says of how its file stores it: the EXIF or TIFF tag 274, though the image itself is upright."""
+
+_PAGES = "pages"  # of the meta data: MetaTensor makes an affine up where there is none
+
+
+def is_stack(image: Any) -> bool:
+    """Return whether a loaded image is a stack of pages, ``(C, pages, H, W)``, which lies nowhere in a patient."""
+    return isinstance(image, MetaTensor) and image.ndim == 4 and bool(image.meta.get(_PAGES))
 
 
 class LoadImagesd(MapTransform):
@@ -98,6 +105,7 @@ def _meta_tensor(array: np.ndarray[Any, Any], image: ImageFile, path: Any) -> Me
     meta: dict[str, Any] = {"filename_or_obj": first_of(path), "spatial_shape": np.asarray(image.shape)}
     meta[STORED_ORIENTATION] = image.orientation
     if image.affine is None:
+        meta[_PAGES] = len(image.shape) == 3
         return MetaTensor(torch.from_numpy(values), meta=meta)
     affine = torch.from_numpy(image.affine.copy())
     meta |= {"original_affine": affine.clone(), "space": SpaceKeys.RAS}

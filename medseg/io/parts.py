@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
 from medseg.io import dicom, itk_formats, nifti
 from medseg.io.channels import Named, paths_of
 
-__all__ = ["parts_of", "stored_bytes"]
+__all__ = ["known_as", "parts_of", "stored_bytes"]
 
 
 def parts_of(path: Path) -> tuple[Path, ...]:
@@ -34,6 +35,24 @@ def parts_of(path: Path) -> tuple[Path, ...]:
     except Exception:  # a damaged file raises nearly anything, and so does its reader, which says what is wrong
         return (path,)
     return (path,)
+
+
+def known_as(image: Named) -> set[str]:
+    """Return every path by which a list may name an image: its files, and of a slice the folder of its series.
+
+    A DICOM series is named by its folder or by any of its slices; two names of one image have a path in common.
+
+    Args:
+        image: as a datalist names it.
+    """
+    found: set[Path] = set()
+    for path in paths_of(image):
+        found.add(path)
+        with contextlib.suppress(OSError):  # who reads it says that it is missing
+            found |= set(parts_of(path))
+            if path.is_file() and dicom.is_dicom(path):
+                found.add(path.parent)
+    return {str(path.resolve()) for path in found}
 
 
 def stored_bytes(image: Named) -> int:

@@ -3,20 +3,22 @@
 D. Ulyanov et al., "Instance Normalization", https://arxiv.org/abs/1607.08022. PyTorch's takes a channels-last map to
 the plain layout, normalises there, and the next convolution takes it back: a fifth of a training step of a 3D U-Net.
 Here a channels-last map is normalised sample by sample as a batch of one, which PyTorch does in that layout, and a
-plain one as groups of one channel, which is the faster of its two ways (``python -m benchmarks.instance_norm``). Values
-differ from PyTorch's by rounding. What is not fp32 on a CPU, compiled or exported goes PyTorch's way.
+plain one as groups of one channel, which is the faster of its two ways (``python -m benchmarks.quick_layers``). Values
+differ from PyTorch's by rounding. What is not fp32 on a CPU, compiled or exported goes PyTorch's way; on a CPU the
+gradient of a single sample is laid out plainly there, since of a channels-last one PyTorch 2.15 gives wrong numbers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
 from torch.jit import is_scripting, is_tracing  # type: ignore[attr-defined]
-from torch.nn.functional import batch_norm, group_norm, instance_norm
+from torch.nn.functional import group_norm, instance_norm
 
-__all__ = ["InstanceNorm2d", "InstanceNorm3d", "quicken"]
-
-Kinds = type[nn.InstanceNorm2d] | type[nn.InstanceNorm3d]
+__all__ = ["InstanceNorm2d", "InstanceNorm3d"]
 
 
 class InstanceNorm2d(nn.InstanceNorm2d):
@@ -32,7 +34,7 @@ class InstanceNorm2d(nn.InstanceNorm2d):
             alone = self.training or not self.track_running_stats
             mean, variance = self.running_mean, self.running_var
             return instance_norm(input, mean, variance, self.weight, self.bias, alone, self.momentum, self.eps)  # type: ignore[arg-type]
-        return _normalised(self, input) if _known(self, input) else super().forward(input)
+        return _normalised(self, input) if _known(self, input) else _mended(super().forward(input))
 
 
 class InstanceNorm3d(nn.InstanceNorm3d):
@@ -48,7 +50,10 @@ class InstanceNorm3d(nn.InstanceNorm3d):
             alone = self.training or not self.track_running_stats
             mean, variance = self.running_mean, self.running_var
             return instance_norm(input, mean, variance, self.weight, self.bias, alone, self.momentum, self.eps)  # type: ignore[arg-type]
-        return _normalised(self, input) if _known(self, input) else super().forward(input)
+        return _normalised(self, input) if _known(self, input) else _mended(super().forward(input))
+
+
+_FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
 def _known(module: nn.InstanceNorm2d | nn.InstanceNorm3d, image: Tensor) -> bool:
@@ -61,6 +66,8 @@ def _known(module: nn.InstanceNorm2d | nn.InstanceNorm3d, image: Tensor) -> bool
         and image[0, 0].numel() > 1  # of one pixel PyTorch says that it has no deviation
         and not module.track_running_stats
         and not torch.is_autocast_enabled("cpu")
+        # batch normalisation that is told where to write takes the one layout as it lies, and mixes up any other
+        and (image.is_contiguous() or image.is_contiguous(memory_format=_FORMATS[dims]))
     )
 
 
@@ -68,26 +75,54 @@ def _normalised(module: nn.InstanceNorm2d | nn.InstanceNorm3d, image: Tensor) ->
     weight, bias, eps = module.weight, module.bias, module.eps
     if image.is_contiguous():
         return group_norm(image, module.num_features, weight, bias, eps)
-    samples = [batch_norm(sample, None, None, weight, bias, True, 0.0, eps) for sample in torch.split(image, 1)]
-    return samples[0] if len(samples) == 1 else torch.cat(samples)
+    result: Tensor = _SampleBySample.apply(image, weight, bias, eps)[0]
+    return result
 
 
-_QUICK: dict[type[nn.Module], Kinds] = {nn.InstanceNorm2d: InstanceNorm2d, nn.InstanceNorm3d: InstanceNorm3d}
+def _mended(result: Tensor) -> Tensor:
+    if result.device.type == "cpu" and len(result) == 1 and result.requires_grad:
+        result.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
+    return result
 
 
-def quicken(network: nn.Module) -> None:
-    """Put these layers in the place of PyTorch's in a network, whoever wrote it; parameters and names stay.
+class _SampleBySample(torch.autograd.Function):
+    """Batch normalisation of each sample by itself, written where it belongs: joining samples costs as much again."""
 
-    Args:
-        network: changed in place.
-    """
-    for parent in list(network.modules()):
-        for name, child in list(parent.named_children()):
-            kind = _QUICK.get(type(child))
-            if kind is None or getattr(child, "track_running_stats", True):
-                continue
-            assert isinstance(child, nn.InstanceNorm2d | nn.InstanceNorm3d)
-            layer = kind(child.num_features, child.eps, affine=False)
-            layer.affine, layer.weight, layer.bias = child.affine, child.weight, child.bias
-            layer.train(child.training)
-            setattr(parent, name, layer)
+    @staticmethod
+    def forward(image: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        result = torch.empty_like(image)
+        mean = image.new_empty(image.shape[:2])
+        inverse = torch.empty_like(mean)
+        for n in range(len(image)):
+            torch.native_batch_norm(
+                image[n : n + 1], weight, bias, None, None, True, 0.0, eps,
+                out=(result[n : n + 1], mean[n], inverse[n]),
+            )  # fmt: skip
+        return result, mean, inverse
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        image, weight, _, ctx.eps = inputs
+        _, mean, inverse = output
+        ctx.mark_non_differentiable(mean, inverse)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(image, weight, mean, inverse)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        image, weight, mean, inverse = ctx.saved_tensors
+        if gradients[0] is None:
+            return None, None, None, None
+        gradient = gradients[0].contiguous(memory_format=_FORMATS[image.ndim - 2])
+        wanted = list(ctx.needs_input_grad[:3])
+        parts = []
+        for n in range(len(image)):
+            grad, one = gradient[n : n + 1], image[n : n + 1]
+            kept = (weight, None, None, mean[n], inverse[n])
+            parts.append(torch.ops.aten.native_batch_norm_backward(grad, one, *kept, True, ctx.eps, wanted))
+        of_image, of_weight, of_bias = zip(*parts, strict=True)
+        return torch.cat(of_image) if wanted[0] else None, _total(of_weight), _total(of_bias), None
+
+
+def _total(parts: Sequence[Tensor | None]) -> Tensor | None:
+    return torch.stack(cast(list[Tensor], parts)).sum(0) if parts[0] is not None else None

@@ -115,17 +115,20 @@ class _PixelSums(torch.autograd.Function):
         log_pt = log_p.gather(1, index[:, None])[:, 0]  # (B, *S)
         p = log_p.exp_()
         pt = log_pt.exp()
-        q = torch.expm1(log_pt).neg_().clamp_(min=1e-12)  # a bound away from 0 keeps gamma < 1 finite
         factor = None if weight is None else weight[index]
         if valid is not None:
             p *= valid[:, None]
             pt *= valid
             factor = valid.to(p.dtype) if factor is None else factor * valid
-        power = q if gamma == 2 else q.pow(gamma - 1)
-        slope = power * pt * log_pt * gamma
-        power = power * q  # q^gamma
-        focal = power * log_pt
-        slope -= power
+        if gamma:
+            q = torch.expm1(log_pt).neg_().clamp_(min=1e-12)  # a bound away from 0 keeps gamma < 1 finite
+            power = q if gamma == 2 else q.pow(gamma - 1)
+            slope = power * pt * log_pt * gamma
+            power = power * q  # q^gamma
+            focal = power * log_pt
+            slope -= power
+        else:  # cross-entropy
+            focal, slope = log_pt, torch.full_like(log_pt, -1)
         if factor is not None:
             focal *= factor
             slope *= factor
@@ -146,7 +149,7 @@ class _PixelSums(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         focal, intersection, predicted = gradients[:3]
         p, pt, slope, index, flat = ctx.saved_tensors
-        at_label = slope * focal + pt * intersection.flatten()[flat].view_as(pt)
+        at_label = slope * focal + pt * intersection.flatten().index_select(0, flat).view_as(pt)
         gradient = p * predicted.view(*predicted.shape, *[1] * (p.ndim - 2))
         everywhere = gradient.sum(1, keepdim=True).add_(at_label[:, None])
         gradient.addcmul_(p, everywhere, value=-1)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LEAST_GROUPS", "ClusterBootstrap"]
+__all__ = ["LEAST_GROUPS", "ClusterBootstrap", "Interval"]
 
 LEAST_GROUPS = 5
 """Below it there is no interval: the draws would be of too few things to say how others differ."""

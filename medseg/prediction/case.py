@@ -14,7 +14,7 @@ from medseg.bundle.description import Description
 from medseg.errors import MedsegError, counted
 from medseg.inferers.way_back import WayBack
 from medseg.io.channels import Named, paths_of
-from medseg.io.load import STORED_ORIENTATION
+from medseg.io.load import STORED_ORIENTATION, is_stack
 from medseg.io.placement import Grid
 
 __all__ = ["Fed", "Feeder", "PredictionError", "check_fits"]
@@ -30,7 +30,7 @@ class Fed:
 
     Args:
         image: ``(C, *S)`` on the model's grid.
-        grid: of the image as it was read.
+        grid: of the image as it was read; without an affine for pictures and stacks of them.
         values: of the image as it was read, ``(C, *S)`` float32 or uint8; ``None`` where nobody asked.
     """
 
@@ -49,9 +49,11 @@ class Fed:
         Raises:
             MedsegError: if there is none: a mask is never written by its shape alone.
         """
+        if not isinstance(self.image, MetaTensor) or self.image.ndim != 4:
+            return WayBack(self.image.shape[1:], None, self.grid.shape, None)
         affine = self.grid.affine
-        fed = self.image.affine if isinstance(self.image, MetaTensor) and affine is not None else None
-        return WayBack(self.image.shape[1:], fed, self.grid.shape, None if fed is None else affine)
+        lies = np.eye(4) if affine is None else affine  # of a stack, to the indices that it was read with
+        return WayBack(self.image.shape[1:], self.image.affine, self.grid.shape, lies)
 
 
 class Feeder:
@@ -111,14 +113,15 @@ class Feeder:
         affine, orientation = None, 1
         if isinstance(loaded, MetaTensor):
             orientation = int(loaded.meta.get(STORED_ORIENTATION, 1))
-            if loaded.ndim == 4 and "affine" in loaded.meta:
+            if loaded.ndim == 4 and not is_stack(loaded):
                 affine = np.asarray(loaded.affine, dtype=np.float64)
         grid = Grid(tuple(loaded.shape[1:]), affine, orientation)
         try:
             image = self._transform({"image": loaded}, start=1)["image"]
         except RuntimeError as error:
             raise _bare(error) from error
-        if not bool(torch.isfinite(image).all()):
+        plain = image.as_tensor() if isinstance(image, MetaTensor) else image
+        if not bool(torch.isfinite(torch.stack(plain.aminmax())).all()):  # both are NaN if a value is; no copies
             raise PredictionError("it holds NaN or infinite values")
         values = None
         if self._values:

@@ -27,6 +27,7 @@ from medseg.engines.precision import network_to_channels_last, resolve_precision
 from medseg.errors import MedsegError, counted
 from medseg.io.masks import write_mask
 from medseg.io.placement import Grid
+from medseg.prediction.backends import BACKENDS, SUFFIXES, Exported, exported_of, load_exported
 from medseg.prediction.case import Fed, Feeder, check_fits
 from medseg.prediction.forward import Forward
 from medseg.prediction.sinks import PROBABILITIES, UNCERTAINTY
@@ -225,24 +226,33 @@ def load(
     *,
     device: torch.device | str | None = None,
     precision: str = "auto",
+    trust: bool = False,
+    backend: str = "torch",
 ) -> Model:
     """Load a trained model, or several as an ensemble.
 
     Args:
-        where: weights; the folder of a run or bundle; a bundle's name; see `medseg.bundle.library.weights_file`.
-            Several are an ensemble: fed alike and with the same classes; the first says how whole images are predicted.
+        where: weights; a packed model; the folder of a run or bundle; a bundle's name; see
+            `medseg.bundle.library.weights_file`. Several are an ensemble: fed alike and with the same classes; the
+            first says how whole images are predicted.
         device: ``"cpu"``, ``"cuda:0"``; ``None`` picks.
         precision: ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+        trust: also build a network that is not medseg's or MONAI's, which runs the code of the package it names.
+        backend: ``"torch"``, or ``"onnx"`` or ``"openvino"`` for what `medseg export` wrote beside the weights; an
+            export that is named itself needs no word.
 
     Raises:
         BundleError: if there are no weights.
+        NetworkError: if their network is of another package, and that is not trusted.
         ModelError: if nothing says how they are fed, or members of an ensemble are fed otherwise.
         CheckpointError: if they cannot be read or do not fit.
     """
     places = [where] if isinstance(where, str | Path) else list(where)
     if not places:
         raise ModelError("no model is named; give a run's folder, weights, or a bundle with weights")
-    found = [_load(place) for place in places]
+    found = [_load(place, trust, backend) for place in places]
+    if precision not in ("auto", "fp32") and any(isinstance(network, Exported) for network, _ in found):
+        raise ModelError(f"precision is {precision!r}, but an export computes as it was exported; leave it out")
     first = found[0][1]
     for place, (_, other) in zip(places[1:], found[1:], strict=True):
         apart = differences(first, replace(other, network=first.network))
@@ -253,10 +263,17 @@ def load(
     return Model([network for network, _ in found], first, device=device, precision=precision)
 
 
-def _load(where: str | Path) -> tuple[nn.Module, Description]:
-    weights = read_weights(weights_file(where))
+def _load(where: str | Path, trust: bool, backend: str) -> tuple[nn.Module, Description]:
+    file = weights_file(where)
+    if backend not in BACKENDS:
+        raise ModelError(f"there is no backend {backend!r}; choose one of {', '.join(BACKENDS)}")
+    if file.suffix in SUFFIXES.values():
+        return load_exported(file)
+    weights = read_weights(file)
+    if backend != "torch":
+        return exported_of(file, weights.content, backend)
     description = weights.description or _of_bundle(weights.path)
-    network = networks.rebuild(description.network)
+    network = networks.rebuild(description.network, trust=trust)
     load_described(network, weights, description)
     return network, description
 
@@ -267,6 +284,6 @@ def _of_bundle(path: Path) -> Description:
     if not (folder / BUNDLE_FILE).is_file():
         raise ModelError(
             f"{path} carries no record of its network and of how it is fed; lay it into a copy of its bundle (medseg "
-            "bundle copy NAME FOLDER) as models/model.pt and predict with that: medseg predict FOLDER IMAGES MASKS"
+            "bundle copy NAME -o FOLDER) as models/model.pt and predict with that: medseg predict FOLDER IMAGES MASKS"
         )
     return read_source(folder).description

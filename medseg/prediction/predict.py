@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medseg.bundle.early import refuse_unread
+from medseg.bundle.early import refuse_inference, refuse_unread
 from medseg.bundle.library import weights_file
 from medseg.data.coding import read_codes
 from medseg.io.dicom_rules import read_rules
@@ -55,13 +55,15 @@ def predict(
     series: str | Path | None = None,
     codes: str | Path | None = None,
     keep_identifiers: bool = False,
+    trust: bool = False,
+    backend: str = "torch",
     progress: Callable[[int, int], None] | None = None,
 ) -> Outcome:
     """Predict an image, a folder of images, or the images of a datalist.
 
     Args:
-        model: a run, bundle, or weights, see `medseg.prediction.model.load`; they know how they are fed. Several are an
-            ensemble.
+        model: a run, bundle, packed model, or weights, see `medseg.prediction.model.load`; they know how they are fed.
+            Several are an ensemble.
         images: a file, a folder, or a datalist.
         masks: folder of the masks and of all other outputs; made if missing.
         outputs: what is written beside masks, see `medseg.prediction.outputs`.
@@ -75,6 +77,8 @@ def predict(
         codes: a file of coded concepts for classes, see `medseg.data.coding.read_codes`, which go before the model's.
         keep_identifiers: keep what names a patient: an image's header beside its geometry, and DICOM's tags in the
             record of the run.
+        trust: also build a network of another package than medseg and MONAI, as `medseg.prediction.model.load` does.
+        backend: ``"torch"``, ``"onnx"`` or ``"openvino"``, as there.
         progress: called as ``progress(images done, images in all)``.
 
     Raises:
@@ -85,6 +89,7 @@ def predict(
     plain = {key: given.pop(key) for key in TAKES if key in given}
     changes = {key: given.pop(key) for key in list(given) if key.startswith("inference#")}
     refuse_unread("predict", given, TAKES, " and inference#...; how images are fed comes with the weights")
+    refuse_inference(changes)
     weights = [weights_file(each) for each in ([model] if isinstance(model, str | Path) else model)]
     source, target = resolve_path(images), resolve_path(masks)
     refuse_missing(source)
@@ -97,7 +102,9 @@ def predict(
     from medseg.prediction.predictor import Predictor
 
     sinks = make_sinks(outputs)
-    trained = load(weights, device=plain.get("device"), precision=str(plain.get("precision", "auto")))
+    trained = load(
+        weights, device=plain.get("device"), precision=str(plain.get("precision", "auto")), trust=trust, backend=backend
+    )
     description = with_inference(trained.description, overlays, changes)
     if codes is not None:
         named = read_codes(resolve_path(codes), description.classes)

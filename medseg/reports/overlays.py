@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import MedsegError
+from medseg.reports.names import hidden_name
 from medseg.reports.palette import WRONG, Colour, Named, class_palette
 from medseg.reports.views import View, make_views, show_classes, show_wrong
 
@@ -40,7 +40,7 @@ def overlay_sheet(
     score_name: str = "score",
     lower_is_better: bool = False,
     most: int | None = None,
-    anonymous: bool = False,
+    hide_names: bool = False,
 ) -> Image:
     """Draw one row a picture: image, truth, prediction and error, with a legend below; the worst case first.
 
@@ -59,7 +59,7 @@ def overlay_sheet(
         score_name: what ``score`` is called beside a case.
         lower_is_better: whether a low score is a good one, as of a distance.
         most: show at most this many cases.
-        anonymous: show a short hash of each name instead.
+        hide_names: show `hidden_name` of each name instead.
 
     Returns:
         The sheet, to save or show.
@@ -74,7 +74,7 @@ def overlay_sheet(
     palette = class_palette(class_names, colours)
     rows: list[tuple[View, str]] = []
     for case in worst_first(cases, lower_is_better=lower_is_better)[:most]:
-        shown = {**case, "name": hashed(str(case["name"]))} if anonymous else case
+        shown = {**case, "name": hidden_name(str(case["name"]))} if hide_names else case
         score = "" if _score(case) is None else f"{score_name} {_score(case):.3f}"
         views = make_views(shown, len(class_names), ignore_index)
         rows += [(view, score if view is views[0] else "") for view in views]
@@ -122,15 +122,6 @@ def worst_first(cases: Sequence[Mapping[str, Any]], *, lower_is_better: bool = F
 def _score(case: Mapping[str, Any]) -> float | None:
     score = case.get("score")
     return None if score is None or math.isnan(score) else float(score)
-
-
-def hashed(name: str) -> str:
-    """Return a short name that tells cases apart without saying whose they are.
-
-    Args:
-        name: of a case.
-    """
-    return f"case {hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
 
 
 def _fit(shape: Sequence[int], pixel: Sequence[float], cell: int) -> tuple[int, int]:

@@ -75,8 +75,8 @@ def make_views(case: Mapping[str, Any], classes: int, ignore_index: int | None) 
         image, ignored = image[..., None], ignored[..., None]
         truth, prediction = truth[..., None], prediction[..., None]
     matrix = np.asarray(affine, np.float64)
-    labelled = truth[~ignored]
-    background = np.bincount(labelled).argmax() if labelled.size else 0
+    values, counts = np.unique(truth[~ignored], return_counts=True)
+    background = values[counts.argmax()] if values.size else 0
     interest = ((truth != background) | (truth != prediction)) & ~ignored
     views: list[View] = []
     for plane in anatomical_planes(matrix, interest):
@@ -84,9 +84,9 @@ def make_views(case: Mapping[str, Any], classes: int, ignore_index: int | None) 
         angle = round(tilt(matrix))
         where += f", oblique by {angle}°" if angle >= _OBLIQUE else ""
         picture = _to_rgb(np.stack([plane.cut(channel) for channel in image]))
-        labels = plane.cut(truth), plane.cut(prediction), plane.cut(ignored)
+        labels, found = (plane.cut(each).astype(np.int64) for each in (truth, prediction))
         title = where if views else f"{name}, {where}"
-        views.append(View(title, picture, *labels, plane.pixel, plane.letters))
+        views.append(View(title, picture, labels, found, plane.cut(ignored), plane.pixel, plane.letters))
     return views or [make_view(case, classes, ignore_index)]  # of a line of voxels there is no plane
 
 
@@ -104,17 +104,17 @@ def make_view(case: Mapping[str, Any], classes: int, ignore_index: int | None) -
     """
     name, image, truth, prediction, ignored = _checked(case, classes, ignore_index)
     if truth.ndim == 3:
-        axis, index = richest_slice(np.where(ignored, -1, truth))
+        axis, index = richest_slice(np.where(ignored, -1, truth.astype(np.int64)))
         name = f"{name}, slice {index + 1} of {truth.shape[axis]}"
         truth, prediction, ignored = (cut_plane(array, axis, index) for array in (truth, prediction, ignored))
         image = np.stack([cut_plane(channel, axis, index) for channel in image])
-    return View(name, _to_rgb(image), truth, prediction, ignored)
+    return View(name, _to_rgb(image), truth.astype(np.int64), prediction.astype(np.int64), ignored)
 
 
 def _checked(
     case: Mapping[str, Any], classes: int, ignore_index: int | None
-) -> tuple[str, NDArray[Any], NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-    """Return name, image ``(C, *S)``, truth, prediction and ignored pixels ``(*S)``."""
+) -> tuple[str, NDArray[Any], NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
+    """Return name, image ``(C, *S)``, truth, prediction and ignored pixels ``(*S)``, as they are: a volume is large."""
     name = str(case["name"])
     truth = _indices(case["label"])
     prediction = _indices(case["prediction"])
@@ -210,9 +210,10 @@ def _edges(label: NDArray[np.int64]) -> NDArray[np.bool_]:
     return edge
 
 
-def _indices(array: Any) -> NDArray[np.int64]:
+def _indices(array: Any) -> NDArray[Any]:
     label = np.asarray(array)
-    return np.asarray(label[0] if label.ndim > 2 and label.shape[0] == 1 else label).astype(np.int64)
+    label = np.asarray(label[0] if label.ndim > 2 and label.shape[0] == 1 else label)
+    return label if label.dtype.kind in "ui" else label.astype(np.int64)
 
 
 def cut_plane(volume: NDArray[Any], axis: int, index: int) -> NDArray[Any]:

@@ -40,7 +40,8 @@ class Run:
     The folder holds ``config.yaml``, ``environment.json``, ``data.json`` (fingerprint, labels, split),
     ``metrics.jsonl``, ``curves.png``, ``checkpoints/{last,best}.pt`` and ``checkpoints/files.json`` (tells which file
     of the data has changed), ``model.pt`` (weights alone, with a header) and ``report/`` (tables, confusion matrix,
-    overlays). While the run goes on it is locked.
+    overlays); where a training measured on which device to augment, ``augmentation.json``. While the run goes on it is
+    locked.
 
     Args:
         folder: of this run; see `resolve_path`.

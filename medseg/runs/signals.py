@@ -11,6 +11,7 @@ import os
 import signal
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 from medseg.caller import spelt
 
@@ -29,13 +30,19 @@ class Terminated(SystemExit):
         self.number = number
 
 
-def handle() -> None:
-    """Turn SIGTERM and SIGHUP into `Terminated` in the main thread; one that is ignored (``nohup``) stays so."""
+def handle() -> dict[int, Any]:
+    """Turn SIGTERM and SIGHUP into `Terminated` in the main thread; one that is ignored (``nohup``) stays so.
+
+    Returns:
+        The handlers that were there, by signal.
+    """
     _process[:] = [os.getpid()]
+    before = {}
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)  # Windows has no SIGHUP
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, _end)
+            before[number] = signal.signal(number, _end)
+    return before
 
 
 def received() -> Terminated | None:

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from medseg.data.case_facts import CaseFacts
 from medseg.errors import MedsegError
-from medseg.metrics.intervals import ClusterBootstrap
+from medseg.metrics.intervals import ClusterBootstrap, Interval
 from medseg.metrics.score_board import WHOLE
 from medseg.reports.score_tables import mean_text
 from medseg.reports.tables import Table
 
-__all__ = ["kind_of", "kinds_table"]
+__all__ = ["groups_of_cases", "kind_of", "kinds_table", "mean_over_cases", "means_of_cases"]
 
 _LARGE = 512
 """Edge in pixels above which a picture counts as large."""
@@ -63,33 +63,59 @@ def kinds_table(
     """
     if len(set(kinds)) < 2:
         return None
-    values = {name: _means(each, classes, column) for name, each in rows.items()}
+    values = {name: means_of_cases(each, classes, column) for name, each in rows.items()}
     for name, each in values.items():
         if len(each) != len(kinds):
             raise MedsegError(f"{name}: {len(each)} cases are scored, {len(kinds)} are known; score all of them")
+    groups = np.array(groups_of_cases(next(iter(rows.values()))))
     lines: list[dict[str, str | int]] = []
     for kind, number in Counter(kinds).most_common():
         inside = np.array([each == kind for each in kinds])
-        found = {name: with_interval(each[inside]) for name, each in values.items()}
+        found = {name: with_interval(each[inside], groups[inside]) for name, each in values.items()}
         lines.append({"kind of image": kind, "images": number, **found})
     return Table.of(lines, notes=[f"{column} of {', '.join(classes)}: mean over the images of a kind [95 % interval]"])
 
 
-def with_interval(values: NDArray[np.float64]) -> str:
-    """Return the mean over cases as text, with its interval where there are enough of them.
+def with_interval(values: NDArray[np.float64], groups: Sequence[str] | NDArray[np.str_]) -> str:
+    """Return the mean over cases as text, with its interval where there are enough of them; see `mean_over_cases`."""
+    mean, interval = mean_over_cases(values, groups)
+    return "none" if mean is None else mean_text(mean, interval)
+
+
+def mean_over_cases(
+    values: NDArray[np.float64], groups: Sequence[str] | NDArray[np.str_]
+) -> tuple[float | None, Interval | None]:
+    """Return the mean over cases and its interval; ``None`` where none counts, or too few for an interval.
 
     Args:
         values: of each case; NaN is not counted.
+        groups: of each case; ``""`` where it is not known.
     """
-    counted = values[~np.isnan(values)]
-    if not len(counted):
-        return "none"
-    found = ClusterBootstrap([""] * len(counted)).intervals(counted[:, None])[1]
-    return mean_text(float(counted.mean()), found)
+    there = ~np.isnan(values)
+    if not there.any():
+        return None, None
+    return float(values[there].mean()), ClusterBootstrap([str(each) for each in groups]).intervals(values[:, None])[1]
 
 
-def _means(rows: Sequence[Mapping[str, Any]], classes: Sequence[str], column: str) -> NDArray[np.float64]:
-    """Return the mean over the classes of each case; NaN where none of them counts in it."""
+def groups_of_cases(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the group of each case; ``""`` where it is not known.
+
+    Args:
+        rows: as in ``scores_per_case.csv``.
+    """
+    return [str(row.get("group") or "") for row in rows if row["class"] == WHOLE]
+
+
+def means_of_cases(
+    rows: Sequence[Mapping[str, Any]], classes: Sequence[str], column: str = "dice"
+) -> NDArray[np.float64]:
+    """Return the mean over the classes of each case; NaN where none of them counts in it.
+
+    Args:
+        rows: as in ``scores_per_case.csv``.
+        classes: whose scores are averaged.
+        column: the score.
+    """
     held: list[list[float]] = []
     for row in rows:
         if row["class"] == WHOLE:

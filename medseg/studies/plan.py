@@ -176,7 +176,7 @@ def _learning(data: Datalist) -> dict[str, Chosen]:
         loss["ignore_index"] = "$@data.ignore_index"
     optimizer = {
         "_target_": "torch.optim.AdamW", "params": "$@network.parameters()", "lr": "@learning_rate",
-        "weight_decay": 0.01,
+        "weight_decay": 0.01, "fused": True,
     }  # fmt: skip
     augmentation = {
         "_target_": "medseg.transforms.augmentation.augmentation", "roi_size": "@patch",
@@ -184,6 +184,9 @@ def _learning(data: Datalist) -> dict[str, Chosen]:
     }  # fmt: skip
     return {
         "loss": Chosen(loss, "cross-entropy and soft IoU in equal parts: small classes count as much as large ones"),
-        "optimizer": Chosen(optimizer, "learns within hundreds of steps where SGD needs tens of thousands"),
+        "optimizer": Chosen(
+            optimizer, "learns within hundreds of steps where SGD needs tens of thousands; in one pass"
+        ),
         "augmentation": Chosen([augmentation], "nnU-Net's changes"),
+        "augment_on": Chosen("auto", "by loading processes or on the GPU, which a training measures as it begins"),
     }

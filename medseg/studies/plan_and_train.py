@@ -27,6 +27,7 @@ from medseg.runs.report import PER_CASE, read_rows
 
 if TYPE_CHECKING:
     from medseg.data.fingerprint import Fingerprint
+    from medseg.metrics.intervals import Interval
     from medseg.studies.baseline import Baseline
 
 __all__ = ["BASELINE", "COMPARED", "Trained", "new_folder", "plan_and_train", "resume_planned"]
@@ -59,18 +60,37 @@ class Trained:
     kinds: Sequence[str]
     classes: Sequence[str]
 
+    def difference(self) -> tuple[float | None, Interval | None]:
+        """Return by how much the mean Dice of an image is above the baseline's, and the interval of that."""
+        from medseg.studies.kinds import groups_of_cases, mean_over_cases, means_of_cases
+
+        ours, theirs = (means_of_cases(rows, self.classes) for rows in (self.rows, self.baseline.rows))
+        return mean_over_cases(ours - theirs, groups_of_cases(self.rows))
+
     def tables(self) -> list[Table]:
         """Return the network beside the baseline: by class, and by kind of image where there are several."""
         from medseg.studies.kinds import kinds_table
 
-        per_case = self.scores["per_case"]
+        per_case, other = self.scores["per_case"], self.baseline.title
         rows = [
             _row("network", per_case, self.classes),
-            _row(self.baseline.title, self.baseline.scores["per_case"], self.classes),
+            _row(other, self.baseline.scores["per_case"], self.classes),
         ]
         notes = [f"means over {counted(per_case['cases'], 'image')} left out of the training [95 % interval]"]
-        by_kind = kinds_table(self.kinds, {"network": self.rows, self.baseline.title: self.baseline.rows}, self.classes)
+        better, interval = self.difference()
+        if better is not None:
+            notes.append(
+                f"Dice of an image, mean over the classes, network less {other}: {mean_text(better, interval)}"
+            )
+        by_kind = kinds_table(self.kinds, {"network": self.rows, other: self.baseline.rows}, self.classes)
         return [Table.of(rows, notes=notes), *([] if by_kind is None else [by_kind])]
+
+    def record(self) -> dict[str, Any]:
+        """Return the baseline's scores, and how far the network is above it, as plain values."""
+        better, interval = self.difference()
+        kinds = [dict(zip(table.columns, row, strict=True)) for table in self.tables()[1:] for row in table.rows]
+        held = {"title": self.baseline.title, "difference": {"dice": better, "interval": interval}, "kinds": kinds}
+        return {**self.baseline.scores, **held}
 
 
 def new_folder(data: str | os.PathLike[str]) -> Path:
@@ -160,12 +180,12 @@ def _finished(planned: Path, run: Path, datalist: Datalist, parts: Parts) -> Tra
     found, facts = workflow.evaluate(run), fingerprint(datalist)
     baseline = _baseline(datalist, parts, read_source(planned).description.scores)
     fingerprint_page.write(facts, run)
-    with atomic_write(run / BASELINE) as temporary:
-        temporary.write_text(json.dumps({**baseline.scores, "title": baseline.title}), encoding="utf-8")
     done = Trained(
         planned, run, found.scores, read_rows(found.folder / PER_CASE), baseline, _kinds(datalist, facts, parts[2]),
         [name for index, name in enumerate(facts.classes) if index != facts.background],
     )  # fmt: skip
+    with atomic_write(run / BASELINE) as temporary:
+        temporary.write_text(json.dumps(done.record()), encoding="utf-8")
     text = "\n\n".join(table.to("markdown") for table in done.tables())
     with atomic_write(run / COMPARED) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")

@@ -99,12 +99,25 @@ def arguments(name: str, strides: Sequence[Sequence[int]], base: int, axes: int)
     sized = "channels" in known and isinstance(known["channels"].default, tuple)
     if sized:
         depth = len(strides) + 1 if "strides" in known else 1 + sum(min(stride) > 1 for stride in strides)
-        given["channels"] = [min(base * 2**level, MOST_CHANNELS[axes]) for level in range(max(2, depth))]
+        doubled = [base * 2**level for level in range(max(2, depth))]
+        given["channels"] = [min(width, MOST_CHANNELS[axes]) for width in doubled]
+        if given["channels"] != doubled and "strides" not in known and not _takes(given):
+            given["channels"] = [width for width in doubled if width <= MOST_CHANNELS[axes]]
         if "strides" in known:
             given["strides"] = [list(stride) for stride in strides]
     if "norm" in known and known["norm"].default == "batch" and axes == 3:
         given["norm"] = ["instance", {"affine": True}]
     return given, base if sized else 0
+
+
+def _takes(network: Mapping[str, Any]) -> bool:
+    """Return whether a network can be built so: some have twice the channels at each level, without a most."""
+    try:
+        with torch.device("meta"):
+            networks.create(in_channels=1, out_channels=2, **network)
+    except ValueError:
+        return False
+    return True
 
 
 def candidates(
@@ -162,8 +175,11 @@ def choose(
     Raises:
         PlanError: if no candidate can be built, or none fits.
     """
-    counted = sorted(((_macs(c, channels, classes), c) for c in tried), key=lambda pair: pair[0] * pair[1].batch)
     lines: list[str] = []
+    every = [(_macs(c, channels, classes, lines), c) for c in tried]
+    counted = sorted(((n, c) for n, c in every if n is not None), key=lambda pair: pair[0] * pair[1].batch)
+    if not counted:
+        raise PlanError(f"network {tried[0].network['name']} cannot be built for these images: {lines[0]}")
     last: Measured | None = None
     for number, (macs, candidate) in enumerate(counted):  # the cheapest that runs at all
         last = _measure(candidate, macs, channels, classes, device, lines, progress)
@@ -176,7 +192,7 @@ def choose(
             f"{memory / 2**30:.2f} GiB; raise --memory, or choose a smaller --network"
         )
     assert last is not None
-    best = last
+    best, refused = last, sum(macs is None for macs, _ in every)
     pace = last.seconds / max(1, last.macs * last.candidate.batch)
     budget = 60 * minutes * SHARE / steps  # seconds of a step
     for macs, candidate in reversed(counted):
@@ -186,7 +202,7 @@ def choose(
         if found is not None and found.memory <= memory and found.seconds <= budget:
             best = found
             break
-        if len(lines) >= _TRIES:
+        if len(lines) >= refused + _TRIES:
             break
     return Measured(best.candidate, best.seconds, best.memory, best.macs, tuple(lines))
 
@@ -198,10 +214,12 @@ def _row(candidate: Candidate, channels: int, classes: int) -> Row:
     return Row(str(candidate.network["name"]), target, channels, classes, candidate.patch, kwargs)
 
 
-def _macs(candidate: Candidate, channels: int, classes: int) -> int:
+def _macs(candidate: Candidate, channels: int, classes: int, lines: list[str]) -> int | None:
+    """Return the multiply-adds of one patch; ``None``, with a line on it, where the network has no such size."""
     record = complexity.measure([_row(candidate, channels, classes)], ("macs",))["rows"][0]
     if record["macs"] is None:
-        raise PlanError(f"network {candidate.network['name']} cannot be built for these images: {_reason(record)}")
+        lines.append(f"{_said(candidate)}: {_reason(record)}")
+        return None
     return int(record["macs"])
 
 

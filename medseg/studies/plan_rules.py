@@ -62,8 +62,8 @@ def dimensions(found: Fingerprint, asked: int | None) -> Chosen:
     if asked == 2 and axes == 3:
         if any(case.codes == "" for case in found.cases):
             raise PlanError(
-                f"--dimensions 2: volumes of {found.name} say nothing of their axes in the patient, so that their "
-                "slices are not known; store them as NIfTI, or their pages as pictures"
+                f"--dimensions 2: volumes of {found.name} say nothing of their axes in the patient, so that no plane "
+                "of theirs can be chosen; store them as NIfTI, or their pages as pictures"
             )
         return Chosen(2, "slices of volumes, as it was asked for")
     return Chosen(axes, f"the images are {kinds[axes]}")

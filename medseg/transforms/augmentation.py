@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from monai.transforms import Compose
-
 from medseg.transforms.intensity import (
     RandBlurd,
     RandBrightnessd,
@@ -20,13 +18,14 @@ from medseg.transforms.intensity import (
     RandLowResolutiond,
     RandNoised,
 )
+from medseg.transforms.reseeded import Recipe
 from medseg.transforms.scene import RandMirrord
 from medseg.transforms.spatial import RandSpatiald
 
 __all__ = ["augmentation"]
 
 
-def augmentation(roi_size: Sequence[int], mirror_axes: Sequence[int] | None = None, **spatial: Any) -> Compose:
+def augmentation(roi_size: Sequence[int], mirror_axes: Sequence[int] | None = None, **spatial: Any) -> Recipe:
     """Return the random transforms of a training sample with ``image`` and ``label``.
 
     Args:
@@ -42,7 +41,7 @@ def augmentation(roi_size: Sequence[int], mirror_axes: Sequence[int] | None = No
     turned = RandSpatiald(both, roi_size, **spatial)
     coarse = None if turned.through is None else [axis for axis in range(3) if axis != turned.through]
     mirrored = range(len(turned.roi_size)) if mirror_axes is None else mirror_axes
-    return Compose(
+    return Recipe(
         [
             turned,
             RandNoised("image"),

@@ -13,15 +13,16 @@ from typing import Any
 
 import torch
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, Randomizable
+from monai.transforms import MapTransform
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from medseg.errors import MedsegError
+from medseg.transforms.reseeded import Reseeded
 from medseg.transforms.resize import resize_images
 
 
-class SceneTransform(Randomizable, MapTransform):
+class SceneTransform(Reseeded, MapTransform):
     """Base of the transforms here: images and labels of one size, handled together.
 
     Args:
@@ -88,8 +89,10 @@ class RandRescaled(SceneTransform):
 
     def randomize(self, data: Any = None) -> None:
         """Draw the factor."""
-        drawn = self.R.uniform(*self.factors) if self.between else self.factors[self.R.randint(len(self.factors))]
-        self._scale = float(drawn)
+        if self.between:
+            self._scale = float(self.R.uniform(self.factors[0], self.factors[1]))
+        else:
+            self._scale = float(self.factors[self.R.randint(len(self.factors))])
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Scale a sample."""

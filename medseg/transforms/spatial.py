@@ -162,16 +162,15 @@ class RandSpatiald(SceneTransform):
         return float(self.R.uniform(low, high))
 
     def _displacement(self) -> Tensor:
-        """Draw a displacement in pixels ``(dims, *roi_size)``: random at control points, smooth between them."""
+        """Draw a displacement in pixels at control points ``(1, dims, *controls)``; it is smooth between them."""
         dims = len(self.roi_size)
         apart = self.R.uniform(8, 16)  # pixels between control points
         controls = [max(2, round(edge / apart) + 1) for edge in self.roi_size]
         drawn = torch.as_tensor(self.R.uniform(-1, 1, (1, dims, *controls)), dtype=torch.float32)
-        size = self.elastic * self.R.uniform(0, 1)
+        size = self.elastic * float(self.R.uniform(0, 1))
         if self.through is not None:
             drawn[:, self.through] = 0
-        mode = "trilinear" if dims == 3 else "bilinear"
-        return interpolate(drawn * size, self.roi_size, mode=mode, align_corners=True)[0]
+        return drawn * size
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Transform a sample."""
@@ -186,35 +185,51 @@ class RandSpatiald(SceneTransform):
             starts = [(a - b) // 2 for a, b in zip(size, self.roi_size, strict=True)]
             middle = tuple(slice(start, start + edge) for start, edge in zip(starts, self.roi_size, strict=True))
             return {**changed, **{key: tensor[(slice(None), *middle)] for key, tensor in tensors.items()}}
-        grid = self._grid(size, next(iter(tensors.values())).device)
+        places = self._places(size, next(iter(tensors.values())).device)
+        grid = index = None
         for key, tensor in tensors.items():
-            mode = "nearest" if key in self.label_keys else "bilinear"
-            kind = (
-                torch.float64
-                if key in self.label_keys and tensor.dtype in (torch.int32, torch.int64)
-                else torch.float32
-            )
-            values = grid_sample(
-                tensor[None].to(kind), grid.to(kind), mode=mode, padding_mode="border", align_corners=False
-            )
-            changed[key] = values[0].to(tensor.dtype) if key in self.label_keys else values[0]
+            if key in self.label_keys:
+                index = _nearest(places, size) if index is None else index
+                changed[key] = tensor.flatten(1).index_select(1, index).view(-1, *self.roi_size)
+            else:
+                grid = _grid(places, size) if grid is None else grid
+                values = grid_sample(tensor[None].float(), grid, padding_mode="border", align_corners=False)
+                changed[key] = values[0]
         return changed
 
-    def _grid(self, size: Sequence[int], device: torch.device) -> Tensor:
-        """Return where in the sample each pixel of the patch lies, as `grid_sample` wants it."""
+    def _places(self, size: Sequence[int], device: torch.device) -> list[Tensor]:
+        """Return where in the sample each pixel of the patch lies, in pixels along each axis, each ``roi_size``."""
         dims = len(self.roi_size)
         starts = [(a - b) // 2 for a, b in zip(size, self.roi_size, strict=True)]
         centre = [start + (edge - 1) / 2 for start, edge in zip(starts, self.roi_size, strict=True)]
-        axes = [torch.arange(edge, dtype=torch.float32) - (edge - 1) / 2 for edge in self.roi_size]
+        axes = [torch.arange(edge, dtype=torch.float32, device=device) - (edge - 1) / 2 for edge in self.roi_size]
         matrix = np.eye(dims) if self._matrix is None else self._matrix
-        place = []  # of each axis of the sample, in pixels
+        bent = None
+        if self._bent is not None:
+            mode, controls = "trilinear" if dims == 3 else "bilinear", self._bent.to(device, non_blocking=True)
+            bent = interpolate(controls, self.roi_size, mode=mode, align_corners=True)[0]
+        places = []
         for row in range(dims):
-            along = torch.full((), centre[row])
+            along = torch.full((), centre[row], device=device)
             for axis in range(dims):
                 if matrix[row, axis]:
                     shape = [-1 if other == axis else 1 for other in range(dims)]
                     along = along + (axes[axis] * float(matrix[row, axis])).view(shape)
-            if self._bent is not None:
-                along = along + self._bent[row]
-            place.append(((2 * along + 1) / size[row] - 1).expand(self.roi_size))
-        return torch.stack(place[::-1], dim=-1)[None].to(device)
+            places.append((along if bent is None else along + bent[row]).expand(self.roi_size))
+        return places
+
+
+def _grid(places: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+    """Return places as `grid_sample` wants them: last axis first, from -1 to 1 between the borders of the sample."""
+    grid = torch.empty((1, *places[0].shape, len(places)), device=places[0].device)
+    for along, edge, into in zip(places, size, reversed(grid.unbind(-1)), strict=True):
+        torch.mul(along, 2 / edge, out=into[0]).add_(1 / edge - 1)
+    return grid
+
+
+def _nearest(places: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+    """Return the number of the pixel of the sample that is nearest to each place, at its border where it is outside."""
+    index = torch.zeros((), dtype=torch.int64, device=places[0].device)
+    for along, edge in zip(places, size, strict=True):
+        index = index * edge + along.round().clamp_(0, edge - 1).long()
+    return index.flatten()

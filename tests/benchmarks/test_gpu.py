@@ -75,7 +75,7 @@ def test_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     networks = found["networks"]["rows"]
     assert "channels is ()" in networks["fails"]["error"]  # and the row before it stands
     assert networks["Drosophila: U-Net"]["formats"]["bf16 channels-last"]["training_images_per_second"] > 0
-    assert [row.get("error") for row in found["engine"]["rows"].values()] == [None] * 3
+    assert [row.get("error") for row in found["engine"]["rows"].values()] == [None] * 4
     (tissue,) = found["drosophila"]["rows"].values()
     assert tissue.get("error") is None
     assert tissue["scored"] == "test"

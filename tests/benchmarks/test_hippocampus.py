@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks import hippocampus
-from benchmarks.common import Budget
+from benchmarks.common import Budget, merge_rows
 
 
 @pytest.fixture
@@ -116,8 +116,9 @@ def test_rows_take_the_place_of_their_like(tmp_path: Path) -> None:
     def row(system: str, seed: int, steps: int) -> dict[str, Any]:
         return {"system": system, "seed": seed, "minutes": 8.0, "planned_steps": None, "steps": steps}
 
-    hippocampus.merge(path, {"training": 4}, [row("monai", 0, 10), row("medseg", 1, 20)])
-    hippocampus.merge(path, {"training": 4}, [row("monai", 0, 30)])
+    merge_rows(path, {"data": {}}, [row("monai", 0, 10), row("medseg", 1, 20)], hippocampus._key)
+    merge_rows(path, {"data": {"training": 4}}, [row("monai", 0, 30)], hippocampus._key)
+    assert json.loads(path.read_text())["data"] == {"training": 4}
     assert [(held["system"], held["steps"]) for held in json.loads(path.read_text())["rows"]] == [
         ("medseg", 20), ("monai", 30),
     ]  # fmt: skip

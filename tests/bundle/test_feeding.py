@@ -170,6 +170,30 @@ def test_voxel_sizes_go_with_their_axes(codes: str, plane: str, order: tuple[int
     assert kept.shape[1:] == tuple(SHAPE[axis] for axis in order)
 
 
+@pytest.mark.parametrize("spacing", [[2.0, 1.7, 0.8], [0.5, 0.5, 3.0], [5.0, 7.0, 1.0]])
+@pytest.mark.parametrize("oblique", [False, True])
+def test_a_volume_is_resampled_as_by_monai(spacing: list[float], oblique: bool) -> None:
+    image = volume("RAS", zooms=(1.0, 1.3, 0.9), oblique=oblique)
+    image += torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
+    label = MetaTensor(torch.randint(0, 200, image.shape, dtype=torch.uint8), affine=image.affine)
+    to_grid = feeding.ToModelGridd(["image", "label"], description(dims=3, spacing=spacing))
+    moved = to_grid({"image": image, "label": label})
+    expected = Spacing(spacing, mode="bilinear", padding_mode="border")(image)
+    torch.testing.assert_close(moved["image"].as_tensor(), expected.as_tensor(), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(moved["image"].affine, expected.affine)
+    nearest = Spacing(spacing, mode="nearest", padding_mode="border")(label)
+    same = moved["label"].as_tensor() == nearest.as_tensor()
+    matrix = np.linalg.solve(label.affine, expected.affine)
+    ties = torch.zeros(same.shape, dtype=torch.bool)  # halfway between two voxels either is the nearest
+    for axis, edge in enumerate(same.shape[1:]):
+        place = matrix[axis, axis] * np.arange(edge) + matrix[axis, 3]
+        halfway = torch.from_numpy(np.abs(np.abs(place - np.rint(place)) - 0.5) < 1e-6)
+        ties |= halfway.view([-1 if each == axis else 1 for each in range(3)])
+    assert bool((same | ties).all())
+    assert float(same.float().mean()) > 0.4
+    assert moved["label"].dtype == torch.uint8
+
+
 def test_a_volume_that_states_no_place() -> None:
     with pytest.raises(RuntimeError) as caught:
         feeding.prediction(description(dims=3, spacing=[1, 1, 1]))({"image": torch.zeros(1, 4, 4, 4)}, start=1)

@@ -79,6 +79,17 @@ def test_images_of_many_sizes(tmp_path: Path) -> None:
     assert workflow.evaluate(run, overrides={"device": "cpu", "mlflow": False}).scores["mean_iou"] is not None
 
 
+def test_images_of_many_sizes_that_a_transform_crops(tmp_path: Path) -> None:
+    """The loader makes a batch of them; on the device they would have to be one before."""
+    data = write(tmp_path, [(32, 32)] * 3 + [(40, 36)] * 3)
+    crop = {"_target_": "RandSpatialCropd", "keys": ["image", "label"], "roi_size": [16, 16], "random_size": False}
+    said = both(data, tmp_path, augmentation=[crop], augment_on="device")
+    assert "augment_on is device, but training samples differ in size before the augmentation (32x32, 40x36)" in said
+    for options in ({"augment_on": "auto"}, {"batch_size": 1}, {"model#input#size": [32, 32]}, {"patch": [32, 32]}):
+        overrides = {**SMALL, "augmentation": [crop], "augment_on": "device", **options}
+        assert workflow.check(BUNDLE, data=data, overrides=overrides)[1] == [], options
+
+
 def test_volumes_for_a_network_of_pictures(tmp_path: Path) -> None:
     data = write(tmp_path, [(16, 16, 8)] * 6)
     said = both(data, tmp_path)

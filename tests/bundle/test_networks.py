@@ -1,8 +1,11 @@
 """Networks by name: the same as by class, with a record of what they were built from."""
 
+import inspect
+
 import pytest
 import torch
 
+from medseg.bundle import discovery
 from medseg.bundle.networks import NetworkError, create, rebuild, recipe_of, resolve
 from medseg.networks.focusnet_pp import FocusNetPP
 from medseg.networks.lfa_unet import LFAUNet
@@ -102,3 +105,12 @@ def test_a_record_builds_nothing_else(name: str) -> None:
 def test_a_record_without_a_recipe() -> None:
     with pytest.raises(NetworkError, match="does not say how to build it"):
         rebuild({"name": "medseg.networks.unet.UNet"})
+
+
+def test_arguments_that_sources_tell_are_those_of_the_classes() -> None:
+    """What is refused before PyTorch is imported is what a network refuses."""
+    names = discovery.modules()
+    told = {name: found for name in names if (found := discovery.arguments_of(name)) is not None}
+    assert {"lfa_unet", "unet", "attention_unet"} <= told.keys()
+    assert told == {name: list(inspect.signature(resolve(name)).parameters) for name in told}
+    assert discovery.arguments_of("monai.networks.nets.DynUNet") is discovery.arguments_of("nowhere") is None

@@ -16,7 +16,7 @@ from medseg.bundle.description import DescriptionError
 from medseg.bundle.postprocessing import CANDIDATES, Choice
 from medseg.bundle.record import read_weights
 from medseg.bundle.workflow import WorkflowError
-from medseg.cli import evaluate, main
+from medseg.cli import main
 from medseg.errors import MedsegError
 from medseg.metrics.score import ScoredCase
 from medseg.prediction.model import load
@@ -105,10 +105,7 @@ def run(tmp_path: Path) -> Path:
     return run
 
 
-def test_chosen_kept_and_the_same_everywhere(
-    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(evaluate, "own_process", lambda: None)
+def test_chosen_kept_and_the_same_everywhere(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = read_header(run / "model.pt")
     plain = workflow.evaluate(run, overrides={"device": "cpu"}).scores
     assert main(["evaluate", str(run), "--choose-postprocessing", "device=cpu"]) == 0

@@ -1,4 +1,4 @@
-"""Two processes with half the batch each learn what one learns with the whole."""
+"""Two processes with half the batch each, augmenting on their device, learn what one learns with the whole."""
 
 import os
 import sys
@@ -20,6 +20,7 @@ def test_two_processes_equal_one(sections: Path, tmp_path: Path) -> None:
     overlay = tmp_path / "sgd.yaml"
     overlay.write_text(
         "optimizer: {_target_: torch.optim.SGD, params: $@network.parameters(), lr: 0.05, momentum: 0.9}\n"
+        "augmentation: [{_target_: RandFlipd, keys: [image, label], prob: 0.5, spatial_axis: 0}]\n"
     )
     options = {
         **small(BUNDLE),
@@ -30,7 +31,7 @@ def test_two_processes_equal_one(sections: Path, tmp_path: Path) -> None:
     }
     one = {**options, "config_file": configs(BUNDLE, "train.yaml", str(overlay)), "output_dir": str(tmp_path / "one")}
     two = {**options, "config_file": configs(BUNDLE, "train.yaml", "multi_gpu_train.yaml", str(overlay))}
-    two |= {"runs_dir": str(tmp_path / "runs"), "batch_size": 2}
+    two |= {"runs_dir": str(tmp_path / "runs"), "batch_size": 2, "augment_on": "device"}
     monai_bundle("run", cwd=tmp_path, **one)
     monai_bundle("run", cwd=tmp_path, launcher=TORCHRUN, **two)
     (run,) = (tmp_path / "runs").iterdir()  # named by the time of one of them, and told to the other

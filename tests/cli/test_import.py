@@ -26,7 +26,7 @@ def pairs(tmp_path):
 
 def test_it_says_what_it_did(pairs, tmp_path, capsys):
     out = tmp_path / "out"
-    command = ["import", str(pairs), str(out), "--values", "255=lesion", "--modality", "EM", "--folds", "2"]
+    command = ["import", str(pairs), "-o", str(out), "--values", "255=lesion", "--modality", "EM", "--folds", "2"]
     assert main([*command, "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert not out.exists()
@@ -46,7 +46,7 @@ def test_it_says_what_it_did(pairs, tmp_path, capsys):
 
 def test_the_message_names_the_option(pairs, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
-    assert main(["import", str(pairs), str(tmp_path / "out")]) == 2
+    assert main(["import", str(pairs), "-o", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "labels hold 2 values, 0, 255, which do not count 0, 1, 2 ...; say which class each one is" in said
@@ -64,7 +64,7 @@ def test_a_terminal_is_asked(pairs, tmp_path, monkeypatch, typed, name):
     shown = Terminal()
     monkeypatch.setattr(sys, "stdin", Terminal(typed))
     monkeypatch.setattr(sys, "stderr", shown)
-    assert main(["import", str(pairs), str(tmp_path / "out")]) == 0
+    assert main(["import", str(pairs), "-o", str(tmp_path / "out")]) == 0
     assert "--values [255=1]: " in shown.getvalue()
     assert Datalist.load(tmp_path / "out/datalist.json").class_names == ["background", name]
 
@@ -81,20 +81,20 @@ def test_a_terminal_is_asked(pairs, tmp_path, monkeypatch, typed, name):
     ],
 )
 def test_bad_options(pairs, tmp_path, capsys, more, message):
-    assert main(["import", str(pairs), str(tmp_path / "out"), *more]) == 2
+    assert main(["import", str(pairs), "-o", str(tmp_path / "out"), *more]) == 2
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
 
 
 def test_out_again(pairs, tmp_path, capsys):
-    assert main(["import", str(pairs), str(tmp_path / "in"), "--values", "255=1"]) == 0
+    assert main(["import", str(pairs), "-o", str(tmp_path / "in"), "--values", "255=1"]) == 0
     target = tmp_path / "Dataset001_x"
-    assert main(["export-data", str(tmp_path / "in"), str(target), "--to", "nnunet"]) == 0
+    assert main(["export-data", str(tmp_path / "in"), "-o", str(target), "--to", "nnunet"]) == 0
     assert "dataset.json: 8 cases" in capsys.readouterr().out
-    assert main(["export-data", str(tmp_path / "in"), str(target), "--to", "decathlon"]) == 2
+    assert main(["export-data", str(tmp_path / "in"), "-o", str(target), "--to", "decathlon"]) == 2
     assert "is there already and not empty" in capsys.readouterr().err
-    assert main(["import", str(target), str(tmp_path / "back")]) == 0
+    assert main(["import", str(target), "-o", str(tmp_path / "back")]) == 0
     assert "layout  nnunet: imagesTr holds 8 cases with channel numbers" in capsys.readouterr().out
-    assert main(["export-data", str(tmp_path), str(target), "--to", "nnunet"]) == 2
+    assert main(["export-data", str(tmp_path), "-o", str(target), "--to", "nnunet"]) == 2
     assert "no such datalist" in capsys.readouterr().err

@@ -1,7 +1,11 @@
 import ast
+import contextlib
+import logging
 import os
+import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType
 
@@ -9,7 +13,9 @@ import pytest
 
 import medseg
 from medseg import cli
+from medseg.bundle.command import owns_process
 from medseg.cli import load_command, main, names
+from medseg.cli._arguments import own_process
 from medseg.errors import MedsegError
 
 ROOT = Path(__file__).parents[2]
@@ -137,6 +143,33 @@ def test_interrupted(command, capsys):
     command(interrupt)
     assert main(["check"]) == 130
     assert capsys.readouterr().err == "medseg: interrupted\n"
+
+
+def state():
+    loggers = [logging.getLogger(name) for name in (None, "medseg", "ignite", "monai.engines")]
+    levels = [(logger.level, list(logger.handlers)) for logger in loggers]
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
+    return levels, handlers, sys.excepthook, list(warnings.filters), owns_process()
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt, ValueError("x"), SystemExit(3)])
+def test_the_process_is_left_as_it_was(command, error):
+    """Python may call `main`, and goes on with its own log, signals and warnings."""
+    during = []
+
+    def work(options):
+        own_process()
+        during.append(state())
+        if error is not None:
+            raise error
+        return 0
+
+    command(work)
+    before = state()
+    with contextlib.suppress(ValueError, SystemExit):
+        main(["check"])
+    assert state() == before
+    assert [one != other for one, other in zip(during[0], before, strict=True)] == [True] * 5
 
 
 def test_a_pipe_that_is_not_ours_is_not_hidden(command, capfd):

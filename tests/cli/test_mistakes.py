@@ -25,6 +25,14 @@ MISTAKES = [
     ([*TRAIN, "batch_siz=2"], r"did you mean batch_size\?"),
     ([*TRAIN, "--ouput", "x"], r"did you mean --output\?"),
     ([*TRAIN, "input#size=[8,8]"], r"did you mean model#input#size\?"),
+    ([*TRAIN, "train.lerning_rate=1"], r"did you mean learning_rate\?"),
+    ([*TRAIN, "network_def#chanels=[4,8]"], r"network lfa_unet takes no 'chanels'; did you mean 'channels'\?"),
+    (
+        [*TRAIN, "--with", "unet", "network_def#window_size=3"],
+        r"network unet takes no 'window_size'; it takes channels",
+    ),
+    ([*TRAIN, "model#input#siz=[8,8]"], "model#input#siz: the configuration has no such key; there are .*size"),
+    ([*TRAIN, "model#inference#windw=[8,8]"], "the configuration has no such key; there are window, overlap"),
     ([*TRAIN, "batch_size=two"], "batch_size is 'two'; give a whole number of at least 1"),
     ([*TRAIN, "--with", "smal"], f"bundle {LFA} has no overlay 'smal'; there are .*small"),
     ([*TRAIN, "--with", "odd.yaml"], "odd.yaml is no valid YAML"),
@@ -44,6 +52,8 @@ MISTAKES = [
     (["evaluate", "data"], "data has no weights .*; name the folder of a run, a bundle with weights, or weights"),
     (["evaluate", "taken", "minuts=8"], "evaluate has no option 'minuts'; it takes scored, .*, device and inference#"),
     (["evaluate", "taken", "sored=test"], r"evaluate has no option 'sored'; did you mean scored\?"),
+    (["evaluate", "taken", "inference#windw=[8,8]"], r"inference: .*'windw'.*window"),
+    (["predict", "taken", "data", "masks", "inference#overlap=2"], "inference overlap is 2; it must be in"),
     (["evaluate", "taken", "--data", "nowhere"], "nowhere/datalist.json: no such datalist"),
     (["evaluate", "taken"], "taken does not say where its data lie; name their folder with --data"),
     (["predict", "nowhere", "data", "masks"], "there is no run, weights or bundle 'nowhere'"),
@@ -57,8 +67,8 @@ MISTAKES = [
     (["compare", "nowhere"], "nowhere holds no evaluation .*; score the run first: medseg evaluate RUN"),
     (["report", "nowhere"], "nowhere holds no scores.json, .*, or score the run: medseg evaluate RUN"),
     (["score", "nowhere", "data"], "nowhere: no such file or folder"),
-    (["bundle", "copy", "lfa_unet_drosofila", "x"], f"did you mean {LFA}"),
-    (["import", "nowhere", "out"], "nowhere: no such file or folder"),
+    (["bundle", "copy", "lfa_unet_drosofila", "-o", "x"], f"did you mean {LFA}"),
+    (["import", "nowhere", "-o", "out"], "nowhere: no such file or folder"),
 ]
 
 CODE = """
@@ -125,8 +135,10 @@ def test_what_no_command_has(words, message, capsys):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["evaluate", "explain", "plan", "score", "train"])
+@pytest.mark.parametrize(
+    "name", ["bundle copy", "evaluate", "explain", "export-data", "import", "plan", "score", "train"]
+)
 def test_every_command_that_writes_a_folder_takes_o(name, capsys):
     with pytest.raises(SystemExit):
-        main([name, "--help"])
+        main([*name.split(), "--help"])
     assert "-o" in capsys.readouterr().out.split("--output")[0]

@@ -10,7 +10,7 @@ import pytest
 
 import medseg.bundle
 import medseg.prediction
-from medseg.cli import check, evaluate, main, predict, train
+from medseg.cli import main
 from medseg.data.check import check_datalist
 from medseg.errors import MedsegError
 from medseg.resources import bundles_root
@@ -54,8 +54,6 @@ def calls(monkeypatch, tmp_path):
     library.names = lambda: ["a", "b"]
     library.find = lambda name: bundles_root() / name if (bundles_root() / name).is_dir() else Path(name)
     library.is_ours = lambda folder: folder.is_relative_to(bundles_root())
-    for command in (check, evaluate, predict, train):
-        monkeypatch.setattr(command, "own_process", lambda: None)
     return seen, given
 
 
@@ -204,7 +202,7 @@ def test_predict_tells_what_became_of_each(calls, capsys, outcome, status, out, 
 def test_bundle(calls, capsys, tmp_path):
     assert main(["bundle", "list"]) == 0
     assert capsys.readouterr().out == "a\nb\n"
-    assert main(["bundle", "copy", NAME, str(tmp_path / "mine")]) == 0
+    assert main(["bundle", "copy", NAME, "-o", str(tmp_path / "mine")]) == 0
     assert main(["bundle", "check", NAME]) == 0
     assert main(["bundle", "build", str(tmp_path)]) == 0
     assert calls[0] == [

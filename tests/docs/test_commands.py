@@ -74,7 +74,7 @@ def folder_of(name: str, copies: dict[str, str]) -> Path | None:
 def copied(text: str) -> dict[str, str]:
     """Return the bundles that a page lets its reader copy: new name to bundle."""
     words = [line.split() for line in commands(text)]
-    return {line[4]: line[3] for line in words if line[:3] == ["medseg", "bundle", "copy"]}
+    return {line[5]: line[3] for line in words if line[:3] == ["medseg", "bundle", "copy"]}
 
 
 def check_settings(command: str, given: argparse.Namespace, copies: dict[str, str]) -> None:

@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from monai.data import MetaTensor
 from monai.transforms import Compose, RandCropByPosNegLabeld, RandFlipd
 
 import medseg.engines.loading as loading
 from medseg.engines.case_files import CaseFiles
 from medseg.engines.loading import Draw, EpochSampler, SegmentationDataset, make_loader
-from medseg.engines.patches import MOST_POSITIONS, ClassPositionsd, PatchDataset, SliceBySliced, read_size
+from medseg.engines.patches import MOST_POSITIONS, ClassPositionsd, PatchDataset, read_size
 from medseg.errors import MedsegError
 
 SHAPE = (12, 14, 10)
@@ -242,12 +241,6 @@ def test_a_slice_is_read_without_its_volume(tmp_path: Path, monkeypatch: pytest.
     assert image.shape == (1, *SHAPE)
     assert image.stride()[-1] == SHAPE[0] * SHAPE[1]  # what lies together is one slice
     assert image[..., 3].permute(2, 1, 0).is_contiguous()
-
-
-def test_slices_of_a_stack_of_pages_are_not_known() -> None:
-    stack = MetaTensor(torch.zeros(1, 4, 5, 6), meta={"filename_or_obj": "stack.tif"})
-    with pytest.raises(MedsegError, match=r"stack.tif: says nothing of its axes in the patient, .* store it as NIfTI"):
-        SliceBySliced()({"image": stack})
 
 
 @pytest.mark.parametrize(

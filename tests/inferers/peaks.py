@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from monai.data import MetaTensor
 from monai.inferers import SlidingWindowInferer
 from torch import Tensor, nn
 
+from medseg.bundle import feeding
 from medseg.bundle.description import Description
 from medseg.inferers.blocks import class_indices, finite
 from medseg.inferers.multi_scale_flip import MultiScaleFlipInferer
@@ -59,14 +60,20 @@ def ratio(way: str) -> float:
     window = SlidingWindow((64, 64) if dims == 2 else (32, 32, 32), 1, 0.25)
     affine = torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0], dtype=torch.float64))
 
+    def placed(image: Tensor) -> MetaTensor:
+        return MetaTensor(image, affine=affine)
+
+    def described(spacing: Sequence[float] | None = None) -> Description:
+        network_of = {"name": "toy", "spatial_dims": 3, "in_channels": 1, "out_channels": CLASSES}
+        names = [f"class {number}" for number in range(CLASSES)]
+        fed = {"spacing": spacing, "intensity": {"scheme": "zscore"}}
+        return Description.of({"name": "toy", "network": network_of, "classes": names, "input": fed})
+
     def mask(image: Tensor, scale: int) -> object:
         shape = tuple(scale * (edge - 1) + 1 for edge in image.shape[2:])
         target = np.diag([2 / scale, 2 / scale, 2 / scale, 1.0])
-        fed = Fed(MetaTensor(image[0], affine=affine), Grid(shape, target))
-        network_of = {"name": "toy", "spatial_dims": 3, "in_channels": 1, "out_channels": CLASSES}
-        names = [f"class {number}" for number in range(CLASSES)]
-        described = Description.of({"name": "toy", "network": network_of, "classes": names})
-        return Forward([network], described, window, precision="fp32", device=torch.device("cpu"))([fed])
+        fed = Fed(placed(image[0]), Grid(shape, target))
+        return Forward([network], described(), window, precision="fp32", device=torch.device("cpu"))([fed])
 
     def classes(image: Tensor) -> Tensor:
         return class_indices(finite(window.blocks(image, network)), (1, *image.shape[2:]))
@@ -81,6 +88,7 @@ def ratio(way: str) -> float:
         "classes of slices": classes,
         "mask": lambda image: mask(image, 1),
         "mask of resampled": lambda image: mask(image, 2),
+        "fed": lambda image: feeding.prediction(described((1.9, 1.9, 1.9)))({"image": placed(image[0])}, start=1),
         "monai": lambda image: SlidingWindowInferer(window.roi_size, 1, 0.25, "gaussian")(image, network),
     }
     ways[way](torch.rand(1, 1, 40, 34, 33))  # what a first call loads is not counted

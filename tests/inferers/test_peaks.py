@@ -18,6 +18,7 @@ WAYS = {
     "classes of slices": CLASSES,
     "mask": CLASSES,
     "mask of resampled": CLASSES,
+    "fed": CLASSES,
 }
 
 

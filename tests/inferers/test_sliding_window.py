@@ -12,6 +12,8 @@ from monai.data import MetaTensor
 from monai.inferers import SlidingWindowInferer
 from torch import Tensor, nn
 
+from medseg.inferers import sliding_window
+from medseg.inferers import windows as window_parts
 from medseg.inferers.blocks import Block, blocks_of, class_indices, finite, gather
 from medseg.inferers.multi_scale_flip import MultiScaleFlipInferer
 from medseg.inferers.normalise import NormalisingInferer
@@ -57,6 +59,41 @@ def test_equals_monai(shape: tuple[int, ...], roi_size: tuple[int, ...], overlap
         expected = SlidingWindowInferer(roi_size, batch, overlap, mode)(image, network)
         found = SlidingWindow(roi_size, batch, overlap, mode)(image, network)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["gaussian", "constant"])
+@pytest.mark.parametrize("at_once", [1, 1000])
+@torch.no_grad()
+def test_large_overlaps_are_kept_in_half_precision(monkeypatch: pytest.MonkeyPatch, mode: str, at_once: int) -> None:
+    """As of a volume of many classes, which are merged one or a few at a time."""
+    network, image = edges_matter(3, classes=5), torch.randn(1, 2, 17, 22, 9)
+    expected = SlidingWindowInferer((8, 9, 6), 2, 0.5, mode)(image, network)
+    monkeypatch.setattr(window_parts, "_AT_ONCE", (at_once, at_once))
+    inferer = SlidingWindow((8, 9, 6), 2, 0.5, mode)
+    torch.testing.assert_close(inferer(image, network), expected, rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr(window_parts, "_FULL", 0)
+    found = inferer(image, network)
+    apart = float((found - expected).abs().max())
+    assert 1e-6 < apart < 2e-3 * float(expected.abs().max())
+    huge = inferer(image, lambda x: 1e6 * network(x))  # more than half precision can hold
+    torch.testing.assert_close(huge, 1e6 * expected, rtol=2e-3, atol=2e3 * float(expected.abs().max()))
+
+
+@torch.no_grad()
+def test_large_windows_go_one_by_one_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, network, seen = torch.randn(1, 2, 20, 13), edges_matter(2), []
+
+    def watched(x: Tensor) -> Any:
+        seen.append(len(x))
+        return network(x)
+
+    expected = SlidingWindow((8, 8), 4, 0.5)(image, watched)
+    assert max(seen) == 4
+    for voxels, most in ((3 * 64, 3), (63, 1)):
+        seen.clear()
+        monkeypatch.setattr(sliding_window, "_VOXELS", voxels)
+        torch.testing.assert_close(SlidingWindow((8, 8), 4, 0.5)(image, watched), expected, rtol=1e-4, atol=1e-5)
+        assert max(seen) == most
 
 
 @pytest.mark.parametrize("options", [{"padding_mode": "reflect"}, {"padding_mode": "replicate"}, {"cval": -3.0}])

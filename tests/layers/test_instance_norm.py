@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from medseg.engines.precision import network_to_channels_last
-from medseg.layers.instance_norm import InstanceNorm2d, InstanceNorm3d, quicken
+from medseg.layers.instance_norm import InstanceNorm2d, InstanceNorm3d, _SampleBySample
+from medseg.layers.quicken import quicken
 
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -43,6 +44,54 @@ def test_values_and_gradients_are_pytorchs(size: tuple[int, ...], last: bool, af
     assert ours(image).stride() == image.stride()  # the next convolution need not turn it around
 
 
+def laid_out(image: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the same values as they may lie in memory."""
+    last = FORMATS[image.ndim]
+    return {
+        "plain": image.contiguous(),
+        "channels-last": image.contiguous(memory_format=last),
+        "axes turned": image.mT.contiguous().mT,
+        "every second": torch.stack([image, image], -1)[..., 0],
+        "half of the channels": torch.cat([image, image], 1).contiguous(memory_format=last)[:, : image.shape[1]],
+    }
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_however_image_and_gradient_lie(batch: int, channels: int, kind: torch.dtype) -> None:
+    """PyTorch 2.15 gives wrong gradients of one sample where the gradient that comes is channels-last."""
+    torch.manual_seed(0)
+    ours, theirs = pair(3, channels, affine=True)
+    ours.to(kind)
+    image, coming = 5 + 3 * torch.randn(batch, channels, 3, 2, 4), torch.randn(batch, channels, 3, 2, 4)
+
+    def gradients(layer: nn.Module, image: torch.Tensor, coming: torch.Tensor) -> list[torch.Tensor]:
+        given = image.detach().requires_grad_()
+        return list(torch.autograd.grad(layer(given), [given, *layer.parameters()], coming))
+
+    exact = gradients(theirs.double(), image.double().contiguous(), coming.double().contiguous())
+    for how, mine in laid_out(image.to(kind)).items():
+        torch.testing.assert_close(ours(mine).double(), theirs(image.double()), rtol=1e-4, atol=1e-4, msg=how)
+        for lies, gradient in laid_out(coming.to(kind)).items():
+            for found, wanted in zip(gradients(ours, mine, gradient), exact, strict=True):
+                torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-4, msg=f"{how}, {lies}")
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_derivatives_twice(affine: bool) -> None:
+    torch.manual_seed(0)
+    image = torch.randn(3, 2, 3, 4).double().contiguous(memory_format=torch.channels_last)
+    scale = [torch.rand(2).double() if affine else None for _ in range(2)]
+    inputs = [tensor.requires_grad_() for tensor in (image, *scale) if tensor is not None]
+
+    def layer(*tensors: torch.Tensor) -> torch.Tensor:
+        return _SampleBySample.apply(*(tensors if affine else (*tensors, None, None)), 1e-5)[0]
+
+    assert torch.autograd.gradcheck(layer, inputs)
+    assert torch.autograd.gradgradcheck(layer, inputs)
+
+
 def test_a_mean_far_from_zero_keeps_its_digits() -> None:
     """PyTorch's group norm of channels-last maps does not: it takes the difference of two squares."""
     torch.manual_seed(0)
@@ -76,7 +125,7 @@ def test_a_network_keeps_its_parameters_and_names() -> None:
     network = nn.Sequential(inner, nn.InstanceNorm3d(4), nn.InstanceNorm3d(4, track_running_stats=True)).eval()
     before, kept = copy.deepcopy(network), dict(network.named_parameters())
     network_to_channels_last(network)
-    assert [type(layer) for layer in network[1:]] == [InstanceNorm3d, nn.InstanceNorm3d]
+    assert [type(layer) for layer in network[1:]] == [InstanceNorm3d, InstanceNorm3d]
     assert list(network.state_dict()) == list(before.state_dict())
     assert all(parameter is kept[name] for name, parameter in network.named_parameters())  # an optimiser has them
     assert not network[0][1].training

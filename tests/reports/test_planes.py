@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 
-from medseg.reports.overlays import hashed, overlay_sheet, worst_first
+from medseg.reports.names import hidden_name
+from medseg.reports.overlays import overlay_sheet, worst_first
 from medseg.reports.planes import anatomical_planes, tilt
 from medseg.reports.views import make_views
 
@@ -146,10 +147,10 @@ def test_a_sheet_of_volumes(monkeypatch):
     ]
     assert any(text.startswith("Dice 0.250, ") for text in texts)
     assert [text for text in texts if text in ("R", "L", "A", "P", "S", "I")][:12] == [*"RLAP", *"RLSI", *"APSI"]
-    _, texts = drawn_texts(monkeypatch, cases, names, cell=300, most=1, anonymous=True)
+    _, texts = drawn_texts(monkeypatch, cases, names, cell=300, most=1, hide_names=True)
     captions = [text for text in texts if "slice" in text]
     assert len(captions) == 3
-    assert captions[0].startswith(f"{hashed('bad.nii')}, axial")
+    assert captions[0].startswith(f"{hidden_name('bad.nii')}, axial")
     assert not any("bad" in text or "good" in text for text in texts)
 
 
@@ -167,5 +168,5 @@ def test_a_sheet_is_to_scale_and_letters_are_seen():
 
 
 def test_names_are_hashed_the_same_every_time():
-    assert hashed("a") == hashed("a") != hashed("b")
-    assert hashed("patient \udcff").startswith("case ")
+    assert hidden_name("a") == hidden_name("a") != hidden_name("b")
+    assert hidden_name("patient \udcff").startswith("case ")

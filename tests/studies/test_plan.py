@@ -12,6 +12,7 @@ from costs import Device
 from PIL import Image
 
 import medseg
+from benchmarks.own_data import mean_dice, row_of
 from medseg.bundle import library, workflow
 from medseg.bundle.data import load_data
 from medseg.bundle.source import read_source
@@ -97,6 +98,7 @@ def test_the_bundle_says_why(tmp_path: Path) -> None:
     assert source.description.input.spacing == plan.input["spacing"].value
     assert source.description.network["strides"] == plan.network.value["strides"]
     assert source.options()["patch"] == plan.train["patch"].value
+    assert source.options()["augment_on"] == "auto"
     assert library.build(folder, check=True) == []
     assert library.is_ours(folder)
     assert set(KEYS) <= yaml.safe_load((folder / "configs" / "train.yaml").read_text()).keys()
@@ -148,7 +150,16 @@ def test_pictures_beside_otsu(tmp_path: Path) -> None:
     text = done.tables()[0].to_text()
     assert "Dice cell" in text
     assert "Dice background" not in text
-    assert "1.000" in text.splitlines()[-2]  # a threshold finds a bright square
+    assert "1.000" in text.splitlines()[3]  # a threshold finds a bright square
+    scored = [done.scores["per_case"]["classes"][1]["dice"], done.baseline.scores["per_case"]["classes"][1]["dice"]]
+    kept = json.loads((done.run / "baseline.json").read_text())
+    assert kept["difference"]["dice"] == pytest.approx(scored[0] - scored[1])
+    assert f"network less {done.baseline.title}: {scored[0] - scored[1]:.3f}" in text
+    row = row_of("squares", "planned", 5, tmp_path / "out")
+    assert (row["steps"], row["cases"], row["difference"]) == (2, done.scores["per_case"]["cases"], kept["difference"])
+    assert (row["data"], row["network"], row["baseline_title"]) == ("squares", "planned", done.baseline.title)
+    assert mean_dice(row) == pytest.approx(scored[0])
+    assert mean_dice(row, "baseline") == pytest.approx(scored[1])
     assert done.kinds == ["grey, bright objects"] * len(done.kinds)
     assert "Dice cell" in (done.run / "compared.md").read_text()
 

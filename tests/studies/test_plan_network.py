@@ -117,3 +117,13 @@ def test_a_network_that_takes_no_volumes_is_named() -> None:
 def test_limits_of_memory() -> None:
     assert memory_limit(1.5, CPU).value == 1.5 * 2**30
     assert 0 < memory_limit(None, CPU).value < 2**50
+
+
+def test_sizes_that_a_network_has_not_are_left_out(device: Device) -> None:
+    """SegResNet doubles its channels at every level, and its groups of 8 do not divide 12."""
+    found = candidates("segresnet", (512, 512), (512, 512), None)
+    assert max(max(each.network["channels"]) for each in found) == plan_network.MOST_CHANNELS[2]
+    best = choose(found, 1, 2, minutes=1e6, memory=2**50, device=CPU)
+    assert best.candidate.base == 32
+    assert 12 not in {base for base, _ in device.measured}
+    assert any("must be divisible" in line for line in best.tried)

@@ -103,8 +103,8 @@ def test_what_is_read_is_enough(roi_size: tuple[int, ...]) -> None:
         transform = always(roi_size, seed, prob_elastic=1.0)
         size = transform.reads(roi_size)
         transform.randomize()
-        place = transform._grid(size, torch.device("cpu"))[0].flip(-1).numpy().reshape(-1, len(roi_size))
-        pixels = ((place + 1) * np.array(size) - 1) / 2
+        places = transform._places(size, torch.device("cpu"))
+        pixels = torch.stack(places, -1).numpy().reshape(-1, len(roi_size))
         assert pixels.min() >= -1e-3
         assert bool((pixels.max(0) <= np.array(size) - 1 + 1e-3).all())
         widest = np.maximum(widest, np.abs(pixels - (np.array(size) - 1) / 2).max(0) * 2 + 1)

@@ -1,7 +1,7 @@
-"""A training step of a 3D U-Net with medseg's instance normalisation, against PyTorch's; both channels-last.
+"""A training step of a 3D U-Net with the layers that `medseg.layers.quicken` puts in, against PyTorch's.
 
-python -m benchmarks.instance_norm                U-Net of 16 to 128 channels, batch 2 of 40 x 56 x 40
-python -m benchmarks.instance_norm --plain        in the plain layout
+python -m benchmarks.quick_layers                U-Net of 16 to 128 channels, batch 2 of 40 x 56 x 40, channels-last
+python -m benchmarks.quick_layers --plain        in the plain layout
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from benchmarks.common import alternate, report
 from benchmarks.hippocampus_monai import BATCH, PATCH, WIDTHS
 from medseg.engines.memory import keep_freed_memory
 from medseg.engines.precision import to_memory_format
-from medseg.layers.instance_norm import quicken
+from medseg.layers.quicken import quicken
 from medseg.networks.unet import UNet
 
 
@@ -52,7 +52,7 @@ def main() -> None:
     theirs, ours = (step_of(ours=ours, plain=options.plain) for ours in (False, True))
     result = {"widths": WIDTHS, "patch": PATCH, "batch": BATCH, "layout": "plain" if options.plain else "channels-last"}
     result |= alternate(theirs, ours, options.repeats)
-    report("step with PyTorch's instance normalisation / with medseg's", result, options.json)
+    report("step with PyTorch's layers / with medseg's", result, options.json)
 
 
 if __name__ == "__main__":

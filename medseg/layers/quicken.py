@@ -1,0 +1,34 @@
+"""Put the layers here that are faster than PyTorch's into a network, whoever wrote it."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from medseg.layers.instance_norm import InstanceNorm2d, InstanceNorm3d
+from medseg.layers.pointwise import Layer, PointConv2d, PointConv3d, SplitConv2d, SplitConv3d, is_pointwise
+
+__all__ = ["quicken"]
+
+_QUICK: dict[type[nn.Module], type[nn.Module]] = {
+    nn.InstanceNorm2d: InstanceNorm2d,
+    nn.InstanceNorm3d: InstanceNorm3d,
+    nn.Conv2d: PointConv2d,
+    nn.Conv3d: PointConv3d,
+    nn.ConvTranspose2d: SplitConv2d,
+    nn.ConvTranspose3d: SplitConv3d,
+}
+
+
+def quicken(network: nn.Module) -> None:
+    """Make layers of PyTorch's the subclass of theirs that does the same faster on a CPU in channels-last layout.
+
+    Parameters, names, hooks and settings stay, and so does whoever holds a layer. Layers of other classes, derived ones
+    too, are left, as are convolutions of several pixels.
+
+    Args:
+        network: changed in place.
+    """
+    for layer in network.modules():
+        kind = _QUICK.get(type(layer))
+        if kind is not None and (not isinstance(layer, Layer) or is_pointwise(layer)):
+            layer.__class__ = kind
