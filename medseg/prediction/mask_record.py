@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +46,15 @@ class Maker:
         name: of the model, for readers.
         weights: hash of the weights, as in their header.
         model: hash of how the model is fed, how it predicts and what its classes are.
+        classes: their names by index, for readers.
+        colours: that classes name, by index, for readers.
     """
 
     name: str
     weights: str
     model: str
+    classes: Sequence[str] = ()
+    colours: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, network: nn.Module, description: Description) -> Maker:
@@ -65,7 +69,9 @@ class Maker:
         held = {key: held[key] for key in ("network", "input", "inference", "classes", "colours")}
         text = json.dumps(held, sort_keys=True, separators=(",", ":"), default=str)
         weights = weights_hash(unwrap(network).state_dict())
-        return cls(description.name, weights, hashlib.sha256(text.encode()).hexdigest())
+        model = hashlib.sha256(text.encode()).hexdigest()
+        colours = {str(index): colour for index, colour in description.colours.items()}
+        return cls(description.name, weights, model, list(description.classes), colours)
 
     def same(self, other: Maker) -> bool:
         """Return whether the masks of both are the same."""
@@ -189,4 +195,5 @@ class MaskRecord:
 
 
 def _maker(content: Mapping[str, Any]) -> Maker:
-    return Maker(str(content["name"]), str(content["weights"]), str(content["model"]))
+    named = content.get("classes", ()), content.get("colours", {})
+    return Maker(str(content["name"]), str(content["weights"]), str(content["model"]), *named)
