@@ -1,4 +1,4 @@
-# make demo    installs, trains a small LFA U-Net, ends with its picture (DATA=<Drosophila stack1> for real sections)
+# make demo    installs, trains a small LFA U-Net, ends with its report (DATA=<Drosophila stack1> for real sections)
 # make test    installs, runs style, types, the docs' build and tests
 # make oldest  runs tests with the oldest dependencies that pyproject.toml names (an environment of its own, removed after)
 # make bench   measures speed; results in docs/results
@@ -32,6 +32,7 @@ endif
 	@$(MEDSEG) train $(BUNDLE) --data $(DEMO)/data --with small demo --minutes $(MINUTES) --output $(DEMO)/run max_epochs=$(EPOCHS)
 	@$(MEDSEG) predict $(DEMO)/run $(DEMO)/data/images $(DEMO)/masks
 	@$(MEDSEG) evaluate $(DEMO)/run
+	@$(MEDSEG) report $(DEMO)/run
 
 # two processes of one thread each take half the time of one process of two
 FIRST := $(addprefix tests/,networks layers losses metrics transforms io data releases data_scripts \

@@ -25,6 +25,7 @@ import numpy as np
 
 from benchmarks.common import call, merge_rows, training_of
 from medseg.runs.provenance import collect
+from medseg.studies.plan_and_train import BASELINE
 
 PLANNED = "planned"  # stands for the plan's own network
 ORGANS = {"liver": (5,), "spleen": (1,), "kidney": (2, 3)}  # of TotalSegmentator's labels
@@ -93,7 +94,7 @@ def prepared(name: str, raw: Path, work: Path) -> Path:
 
 def trained(data: Path, folder: Path, minutes: float, network: str, settings: Sequence[str]) -> None:
     """Train, unless that has been done."""
-    if (folder / "run" / "compared.md").is_file():
+    if (folder / "run" / BASELINE).is_file():
         return
     words = ["medseg.cli", "train", str(data), "--minutes", f"{minutes:g}", "--output", str(folder)]
     call([*words, *([] if network == PLANNED else ["--network", network]), *settings])
@@ -103,7 +104,7 @@ def row_of(name: str, network: str, minutes: float, folder: Path) -> dict[str, A
     """Return what a training came to."""
     run = folder / "run"
     scores = json.loads((run / "test" / "scores.json").read_text())
-    baseline = json.loads((run / "baseline.json").read_text())
+    baseline = json.loads((run / BASELINE).read_text())
     classes = [row["name"] for row in scores["classes"]]
     foreground = [name for name in classes if name != "background"]
     means = {"network": _means(scores, foreground), "baseline": _means(baseline, foreground)}

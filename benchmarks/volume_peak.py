@@ -26,6 +26,7 @@ import nibabel
 import nibabel.openers
 import numpy as np
 import torch
+from nibabel.openers import Opener
 from torch import Tensor, nn
 
 from benchmarks.common import report
@@ -66,7 +67,7 @@ def draw(folder: Path, size: tuple[int, ...], classes: int) -> None:
         label[..., index] = np.digitize(values[..., index], bounds)
         image[..., index] = 2000 * values[..., index] - 1000 + generator.normal(0, 15, size[:2])
     folder.mkdir(parents=True)
-    nibabel.openers.Opener.default_compresslevel = 1
+    Opener.default_compresslevel = 1
     for name, array in (("image", image), ("label", label)):
         nibabel.save(nibabel.Nifti1Image(array, affine), folder / f"{name}.nii.gz")
     content: dict[str, Any] = {"name": "drawn", "version": 1, "modality": ["CT"], "licence": "CC0-1.0"}

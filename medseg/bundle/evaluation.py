@@ -25,6 +25,8 @@ from medseg.runs.tracking import MLflowTracker, RunFolder, training_run
 logger = logging.getLogger(__name__)
 
 RECORD = "evaluation.json"
+ALWAYS: Mapping[str, Mapping[str, Any]] = {"calibration": {}}
+"""What an evaluation scores beside overlap, unless ``scores`` leaves it out; validations within a training do not."""
 
 
 def evaluate(
@@ -68,7 +70,7 @@ def evaluate(
     """
     if beside_paper is not None and beside_paper not in BESIDE_PAPER:
         raise MedsegError(f"beside_paper is {beside_paper!r}; it must be one of {', '.join(BESIDE_PAPER)}, or null")
-    evaluator.use_scores(scores or {})
+    evaluator.use_scores({**ALWAYS, **(scores or {})})
     folder = RunFolder(output_dir)
     record = {
         "weights": describe_weights(ckpt),

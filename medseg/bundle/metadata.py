@@ -6,7 +6,10 @@ from typing import Any
 
 from medseg.bundle.source import Source, shared
 
-__all__ = ["channels", "of"]
+__all__ = ["INTENDED_USE", "channels", "of"]
+
+INTENDED_USE = "research; not for clinical decisions"
+"""Of every model; its report says so first."""
 
 _SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 _NUMBERS = {1: "one channel", 2: "two channels", 3: "three channels", 4: "four channels"}
@@ -47,7 +50,7 @@ def of(source: Source) -> dict[str, Any]:
         "label_classes": ", ".join(f"{index} {name}" for index, name in enumerate(classes)) + ignored,
         "pred_classes": f"{len(classes)} channels of logits in the order of label_classes",
         "eval_metrics": {},
-        "intended_use": "research; not for clinical decisions",
+        "intended_use": INTENDED_USE,
         "references": source.references,
         "network_data_format": {
             "inputs": {"image": _image(source)},

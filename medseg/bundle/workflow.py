@@ -29,7 +29,7 @@ from medseg.runs.paths import resolve_path
 if TYPE_CHECKING:
     from medseg.bundle.record import Weights
 
-__all__ = ["Evaluation", "WorkflowError", "check", "choose_postprocessing", "evaluate", "train"]
+__all__ = ["Evaluation", "WorkflowError", "check", "choose_postprocessing", "data_of", "evaluate", "train"]
 
 logger = logging.getLogger(__name__)
 
@@ -234,7 +234,7 @@ def _prepare(run: str | Path, data: str | Path | None, overlays: Sequence[str], 
     wanted = {**_recorded(folder), **given, "resume": False}
     part = str(wanted.get("scored", "test"))
     options = {name: value for name, value in wanted.items() if name in Options.names()}
-    found = _data_of(folder) if data is None else load_data(data)
+    found = data_of(folder) if data is None else load_data(data)
     if data is not None and not found.fold_keys and "fold" not in given:
         options |= {"fold": None, "fold_key": "fold", "validation_fold": "next"}  # the training's say nothing of these
     entries = scored(split(found, options, Command("medseg", (), given)), part)
@@ -333,7 +333,15 @@ def _recorded(folder: Path) -> dict[str, Any]:
     return dict(content) if isinstance(content, Mapping) else {}
 
 
-def _data_of(folder: Path) -> Datalist:
+def data_of(folder: Path) -> Datalist:
+    """Return the data that a run was trained on, where they lay then.
+
+    Args:
+        folder: of the run.
+
+    Raises:
+        MedsegError: if it does not say, or they are not there any more.
+    """
     place = folder / library.PLACE
     if not place.is_file():
         raise WorkflowError(f"{folder} does not say where its data lie; name their folder with {spelt('data')}")

@@ -70,6 +70,7 @@ def run(options: argparse.Namespace) -> int:
 def _without_bundle(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
     """Plan, train and score; or go on with what was planned."""
     from medseg.bundle import library
+    from medseg.reports.summary import HTML
     from medseg.studies.plan_and_train import new_folder, plan_and_train, resume_planned
 
     where = Path(options.bundle).expanduser()
@@ -100,7 +101,9 @@ def _without_bundle(options: argparse.Namespace, overrides: dict[str, Any]) -> i
             say=say,
         )
     tables = "\n\n".join(table.to("text") for table in done.tables())
-    sys.stdout.write(f"{tables}\n\nmodel and report: {shown(done.run)}\nplan: {shown(done.plan)}\n")
+    places = {"model": done.run, "plan": done.plan, "report": done.run / HTML}
+    lines = [f"{name}: {shown(place)}\n" for name, place in places.items()]
+    sys.stdout.writelines([f"{tables}\n\n", *lines])
     return 0
 
 

@@ -55,6 +55,7 @@ class Evaluator(SupervisedEvaluator):
         precision: as in ``Trainer``.
         channels_last: as in ``Trainer``.
         shown: cases to keep for pictures: those with the lowest mean over their classes.
+        shown_best: likewise, those with the highest.
         scores: options by name, beside ``overlap``; see `medseg.metrics.score`.
         loss_function: of the training, for ``val_loss``; see `medseg.engines.scores.LossScore`.
         hide_names: call cases by a hash of their file's name.
@@ -78,6 +79,7 @@ class Evaluator(SupervisedEvaluator):
         precision: str = "auto",
         channels_last: bool = True,
         shown: int = 4,
+        shown_best: int = 2,
         scores: Mapping[str, Mapping[str, Any] | None] | None = None,
         loss_function: Callable[..., Tensor] | None = None,
         hide_names: bool = False,
@@ -93,6 +95,7 @@ class Evaluator(SupervisedEvaluator):
         self._loss = None if loss_function is None else LossScore(loss_function, self.class_names, ignore_index)
         self.use_scores(scores or {})
         self._worst = WorstCases(shown)
+        self._best = WorstCases(shown_best)
         self._index_type = torch.uint8 if len(self.class_names) <= 256 else torch.int32
         self._names = case_names(dataset.data, hidden=hide_names)
         self._num_workers = num_workers
@@ -204,6 +207,7 @@ class Evaluator(SupervisedEvaluator):
             self._worst.cases(self._with_picture),
             [*self.board.lines()],
             self.ignore_index,
+            self._best.cases(self._with_picture),
         )
 
     def _prepare(
@@ -227,7 +231,7 @@ class Evaluator(SupervisedEvaluator):
             for number, index in enumerate(self._indices(len(image))):
                 try:
                     way = self._way(batchdata, number)
-                    found.append(self._classes(image[number : number + 1], way))
+                    found.append(self._classes(image[number : number + 1], way, label[number, 0]))
                 except MedsegError as error:
                     raise MedsegError(f"{shown(self._names[index])}: {error}") from error
         return {**output, "pred": torch.cat(found)}
@@ -245,15 +249,20 @@ class Evaluator(SupervisedEvaluator):
         sizes = [batch[key].shape[2:] for key in ("image", "label")]
         return WayBack(sizes[0], batch[IMAGE_AFFINE][number], sizes[1], lies[number])
 
-    def _classes(self, image: Tensor, way: WayBack) -> Tensor:
-        """Return class indices ``(1, *T)`` on a label's own grid; logits are held block by block."""
+    def _classes(self, image: Tensor, way: WayBack, label: Tensor) -> Tensor:
+        """Return class indices ``(1, *T)`` on a label's own grid ``(*T)``; logits are held block by block."""
 
         def checked() -> Iterator[Block]:
             for block in finite(blocks_of(self.inferer, image, self.network)):
                 self._check_number(block.logits.shape[1])
                 yield block
 
-        return class_indices(way.blocks(checked()), (1, *way.target_size))
+        def seen() -> Iterator[Block]:
+            for block in way.blocks(checked()):
+                self.board.see(block.logits[0], label[block.at[1:]])
+                yield block
+
+        return class_indices(seen(), (1, *way.target_size))
 
     def _check_number(self, given: int) -> None:
         named = len(self.class_names)
@@ -267,6 +276,7 @@ class Evaluator(SupervisedEvaluator):
         self.board.reset()
         self._grid = "file"
         self._worst.reset()
+        self._best.reset()
 
     def _count(self) -> None:
         output = self.state.output
@@ -290,6 +300,8 @@ class Evaluator(SupervisedEvaluator):
                 logits=None if logits is None else logits[number],
                 read=lambda key, entry=entry: _read(entry, key),  # type: ignore[misc]
             )
+            if logits is not None:
+                self.board.see(logits[number], case.label)
             row = self.board.update(case)
             self._offer(case, row.mean("dice"))
 
@@ -301,17 +313,17 @@ class Evaluator(SupervisedEvaluator):
         return torch.from_numpy(done).to(prediction.device)
 
     def _offer(self, case: ScoredCase, score: float) -> None:
-        self._worst.offer(
-            case.index,
-            score,
-            lambda: {
+        def make() -> dict[str, Any]:
+            return {
                 "name": shown(case.name),
                 "score": score,
                 "affine": case.affine,
                 "label": case.label.cpu().numpy(),
                 "prediction": case.prediction.to(self._index_type).cpu().numpy(),
-            },
-        )
+            }
+
+        self._worst.offer(case.index, score, make)
+        self._best.offer(case.index, -score, make)
 
     def _with_picture(self, index: int, case: dict[str, Any]) -> dict[str, Any] | None:
         """Return a case with its image as people are shown it, where its label lies."""

@@ -113,6 +113,14 @@ class Score(ABC):
         """What a reader of the means over the cases must know, a sentence each."""
         return ()
 
+    def see(self, logits: Tensor, label: Tensor) -> None:  # noqa: B027  most scores go by classes alone
+        """Look at what the network gave, in blocks that cover the case, before `update` is called with it.
+
+        Args:
+            logits: ``(classes, *S)`` of a block.
+            label: ``(*S)``, class indices of the block, the ignore label among them.
+        """
+
     @abstractmethod
     def update(self, case: ScoredCase) -> Mapping[str, float | Sequence[float]]:
         """Count a case.

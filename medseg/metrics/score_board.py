@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch.distributed as dist
 from numpy.typing import NDArray
+from torch import Tensor
 
 from medseg.errors import MedsegError, counted, shown
 from medseg.metrics.intervals import ClusterBootstrap, Interval
@@ -108,6 +109,11 @@ class ScoreBoard:
         self.rows = []
         for score in self.scores.values():
             score.reset()
+
+    def see(self, logits: Tensor, label: Tensor) -> None:
+        """Show the scores a block of the case that is counted next, see `Score.see`."""
+        for score in self.scores.values():
+            score.see(logits, label)
 
     def update(self, case: ScoredCase) -> CaseRow:
         """Count a case and return its row."""

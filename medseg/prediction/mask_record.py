@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +47,15 @@ class Maker:
         name: of the model, for readers.
         weights: hash of the weights, as in their header.
         model: hash of how the model is fed, how it predicts and what its classes are.
+        classes: their names by index, for readers.
+        colours: that classes name, by index, for readers.
     """
 
     name: str
     weights: str
     model: str
+    classes: Sequence[str] = ()
+    colours: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, network: nn.Module, description: Description) -> Maker:
@@ -67,7 +71,9 @@ class Maker:
         held = {key: held[key] for key in ("network", "input", "inference", "classes", "colours")}
         text = json.dumps(held, sort_keys=True, separators=(",", ":"), default=str)
         weights = weights_hash(unwrap(network).state_dict())
-        return cls(description.name, weights, hashlib.sha256(text.encode()).hexdigest())
+        model = hashlib.sha256(text.encode()).hexdigest()
+        colours = {str(index): colour for index, colour in description.colours.items()}
+        return cls(description.name, weights, model, list(description.classes), colours)
 
     @classmethod
     def joined(cls, makers: Sequence[Maker]) -> Maker:
@@ -80,7 +86,8 @@ class Maker:
             return makers[0]
         hashes = "".join(sorted(maker.weights for maker in makers))
         name = " + ".join(dict.fromkeys(maker.name for maker in makers))
-        return cls(f"{len(makers)} x {name}", hashlib.sha256(hashes.encode()).hexdigest(), makers[0].model)
+        weights = hashlib.sha256(hashes.encode()).hexdigest()
+        return replace(makers[0], name=f"{len(makers)} x {name}", weights=weights)
 
     def same(self, other: Maker) -> bool:
         """Return whether the masks of both are the same."""
@@ -204,4 +211,5 @@ class MaskRecord:
 
 
 def _maker(content: Mapping[str, Any]) -> Maker:
-    return Maker(str(content["name"]), str(content["weights"]), str(content["model"]))
+    named = content.get("classes", ()), content.get("colours", {})
+    return Maker(str(content["name"]), str(content["weights"]), str(content["model"]), *named)

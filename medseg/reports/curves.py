@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg.errors import MedsegError
-from medseg.reports.figures import default_style, new_figure, to_image
+from medseg.reports.figures import MARKERS, default_style, new_figure, to_image
 from medseg.reports.palette import Colour, class_colours
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ CLASS = "val_iou_"
 RATES = ("learning_rate", "lr")  # or beginning so: one of each parameter group
 _VALIDATION = "val_"
 _LISTED = 20  # classes that a legend can hold
+_MARKED = 30  # points of a line that have a marker
 _INK = "#1a1a1a"
 
 
@@ -106,9 +107,10 @@ def _draw_scores(
     axes: Any, rows: Sequence[Mapping[str, float]], scores: Sequence[str], colours: Mapping[str, Colour]
 ) -> None:
     classes = [key for key in scores if key.startswith(CLASS)]
-    for name, usual in zip(classes, class_colours(len(classes)), strict=True):
-        colour = colours.get(name.removeprefix(CLASS), usual)
-        _plot(axes, rows, name, [part / 255 for part in colour], label=name.removeprefix(CLASS).replace("_", " "))
+    for number, (name, usual) in enumerate(zip(classes, class_colours(len(classes)), strict=True)):
+        colour = [part / 255 for part in colours.get(name.removeprefix(CLASS), usual)]
+        label = name.removeprefix(CLASS).replace("_", " ")
+        _plot(axes, rows, name, colour, label=label, marker=MARKERS[number % len(MARKERS)])
     overall = [key for key in scores if key != MEAN and key not in classes]
     for name, style in zip(overall, itertools.cycle(("--", ":", "-.")), strict=False):
         _plot(axes, rows, name, _INK, label=name.removeprefix(_VALIDATION).replace("_", " "), style=style)
@@ -134,12 +136,14 @@ def _plot(
     label: str = "",
     linewidth: float = 1.6,
     style: str = "-",
+    marker: str = "",
 ) -> None:
     points = [(row["epoch"], row[key]) for row in rows if math.isfinite(row.get(key, math.nan))]
     if not points:
         return
-    marker = "o" if len(points) <= 30 else ""
-    look = {"color": colour, "linewidth": linewidth, "linestyle": style, "marker": marker, "markersize": 3.5}
+    look = {"color": colour, "linewidth": linewidth, "linestyle": style, "markersize": 4.5 if marker else 3.5}
+    look["marker"] = marker or ("o" if len(points) <= _MARKED else "")
+    look["markevery"] = max(1, len(points) // _MARKED)
     axes.plot(*zip(*points, strict=True), label=label or key, **look)
 
 

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 DPI = 120
+MARKERS = "os^Dv*PX"
+"""Of classes, beside their colours: they are told apart in grey, too."""
 
 
 @contextlib.contextmanager

@@ -9,15 +9,16 @@ from typing import Any
 from medseg.errors import MedsegError, shown
 from medseg.reports.score_tables import score_tables
 
+HTML = "report.html"
+"""Name of the report that `medseg report` writes into a folder."""
+
 
 class SummaryError(MedsegError):
     """A folder that holds no run."""
 
 
-def summarise(folder: Path) -> tuple[str, dict[str, Any]]:
-    """Return the text of a run's scores and places, and the scores themselves.
-
-    The scores are those of the test set if it was evaluated, else of the validation set.
+def scored_folder(folder: Path) -> Path:
+    """Return where a run's scores are: of the test set if it was evaluated, else of the validation set.
 
     Args:
         folder: of a run or of an evaluation.
@@ -32,6 +33,21 @@ def summarise(folder: Path) -> tuple[str, dict[str, Any]]:
             f"{folder} holds no scores.json, nor do its folders test and report; train into it, or score the run: "
             "medseg evaluate RUN"
         )
+    return found
+
+
+def summarise(folder: Path) -> tuple[str, dict[str, Any]]:
+    """Return the text of a run's scores and places, and the scores themselves.
+
+    The scores are those of the test set if it was evaluated, else of the validation set.
+
+    Args:
+        folder: of a run or of an evaluation.
+
+    Raises:
+        SummaryError: if it holds no scores.
+    """
+    found = scored_folder(folder)
     scores = json.loads((found / "scores.json").read_text(encoding="utf-8"))
     lines = [shown(scores.get("title", "")), ""]
     for table in score_tables(scores):
@@ -42,8 +58,8 @@ def summarise(folder: Path) -> tuple[str, dict[str, Any]]:
             lines.append(f"{what:<10} {shown(found / name)}")
     if (folder / "curves.png").is_file():
         lines.append(f"{'curves':<10} {shown(folder / 'curves.png')}")
-    if (folder / "fingerprint.md").is_file():
-        lines.append(f"{'data':<10} {shown(folder / 'fingerprint.md')}")
+    if (folder / HTML).is_file():
+        lines.append(f"{'report':<10} {shown(folder / HTML)}")
     record = folder / "mlflow_run.json"
     if record.is_file():
         held = json.loads(record.read_text(encoding="utf-8"))

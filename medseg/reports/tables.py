@@ -59,6 +59,8 @@ class Table:
     summary: int = 0
     digits: int = 3
 
+    kind = "table"
+
     def __post_init__(self) -> None:
         """Check the rows."""
         for row in self.rows:
@@ -125,17 +127,21 @@ class Table:
         return "\n".join([*title, *lines, *rows, "\\bottomrule", "\\end{tabular}", *self._latex_notes()]) + "\n"
 
     def to_html(self) -> str:
-        """Write the table as an HTML element."""
+        """Write the table as an HTML element; numbers have the class ``n``, rows that sum up are its foot."""
         caption = [f"<caption>{_html(self.title)}</caption>"] if self.title else []
-        head = "".join(f"<th>{_html(name)}</th>" for name in self.columns)
+        kinds = ["" if left else ' class="n"' for left in self._left()]
+
+        def row(cells: Sequence[str], tag: str) -> str:
+            pairs = zip(cells, kinds, strict=True)
+            return "<tr>" + "".join(f"<{tag}{kind}>{cell}</{tag}>" for cell, kind in pairs) + "</tr>"
+
+        head = row([_html(name) for name in self.columns], "th")
         start = len(self.rows) - self.summary
-        rows = []
-        for number, row in enumerate(self.rows):
-            kind = "th" if number >= start else "td"
-            cells = (self._html(cell) for cell in row)
-            rows.append("<tr>" + "".join(f"<{kind}>{cell}</{kind}>" for cell in cells) + "</tr>")
-        body = ["<table>", *caption, f"<thead><tr>{head}</tr></thead>", "<tbody>", *rows, "</tbody>", "</table>"]
-        return "\n".join([*body, *(f"<p>{_html(note)}</p>" for note in self.notes)]) + "\n"
+        cells = [[self._html(cell) for cell in each] for each in self.rows]
+        body = ["<table>", *caption, f"<thead>{head}</thead>", "<tbody>", *(row(each, "td") for each in cells[:start])]
+        foot = ["<tfoot>", *(row(each, "th") for each in cells[start:]), "</tfoot>"] if self.summary else []
+        notes = (f'<p class="note">{_html(note)}</p>' for note in self.notes)
+        return "\n".join([*body, "</tbody>", *foot, "</table>", *notes]) + "\n"
 
     def to_json(self) -> str:
         """Write the rows as mappings, with title and notes, as JSON; what is undefined is ``null``."""
@@ -191,6 +197,23 @@ class Table:
 
     def _latex_notes(self) -> list[str]:
         return [f"\\par {_latex(shown(note))}" for note in self.notes]
+
+
+def tables_to_json(tables: Sequence[Table]) -> str:
+    """Write tables into one text, see `tables_of_json`; undefined cells are ``null``, titles and notes come along."""
+    return "[\n" + ",\n".join(table.to_json().rstrip("\n") for table in tables) + "\n]\n"
+
+
+def tables_of_json(text: str) -> list[Table]:
+    """Read what `tables_to_json` wrote.
+
+    Raises:
+        MedsegError: if it is something else.
+    """
+    try:
+        return [Table.of(each["rows"], notes=each["notes"], title=each["title"]) for each in json.loads(text)]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise MedsegError(f"these are no tables ({type(error).__name__}); make them anew") from error
 
 
 FORMATS = ("text", "markdown", "csv", "latex", "html", "json")

@@ -83,7 +83,7 @@ def make_views(case: Mapping[str, Any], classes: int, ignore_index: int | None) 
         where = f"{plane.name}, slice {plane.index + 1} of {truth.shape[plane.axis]}"
         angle = round(tilt(matrix))
         where += f", oblique by {angle}°" if angle >= _OBLIQUE else ""
-        picture = _to_rgb(np.stack([plane.cut(channel) for channel in image]))
+        picture = to_rgb(np.stack([plane.cut(channel) for channel in image]))
         labels, found = (plane.cut(each).astype(np.int64) for each in (truth, prediction))
         title = where if views else f"{name}, {where}"
         views.append(View(title, picture, labels, found, plane.cut(ignored), plane.pixel, plane.letters))
@@ -108,7 +108,7 @@ def make_view(case: Mapping[str, Any], classes: int, ignore_index: int | None) -
         name = f"{name}, slice {index + 1} of {truth.shape[axis]}"
         truth, prediction, ignored = (cut_plane(array, axis, index) for array in (truth, prediction, ignored))
         image = np.stack([cut_plane(channel, axis, index) for channel in image])
-    return View(name, _to_rgb(image), truth.astype(np.int64), prediction.astype(np.int64), ignored)
+    return View(name, to_rgb(image), truth.astype(np.int64), prediction.astype(np.int64), ignored)
 
 
 def _checked(
@@ -228,13 +228,28 @@ def cut_plane(volume: NDArray[Any], axis: int, index: int) -> NDArray[Any]:
     return np.rot90(piece) if axis == 2 else piece
 
 
-def _to_rgb(image: NDArray[Any]) -> Pixels:
-    """Stretch the contrast (0.5th to 99.5th percentile); three channels are colours, of others the first is shown."""
-    shown = (image if image.shape[0] == 3 else image[:1]).astype(np.float32)
-    finite = shown[np.isfinite(shown)]
+def to_rgb(image: NDArray[Any]) -> Pixels:
+    """Stretch the contrast of a picture ``(C, H, W)``; three channels are colours, of others the first is shown."""
+    shown = image if image.shape[0] == 3 else image[:1]
+    scaled = stretched(shown, *contrast(shown))
+    return (np.repeat(scaled, 3, axis=0) if len(scaled) == 1 else scaled).transpose(1, 2, 0)
+
+
+def contrast(values: NDArray[Any]) -> tuple[float, float]:
+    """Return what is shown black and white: the 0.5th and 99.5th percentile of the finite values."""
+    numbers = values.astype(np.float32)
+    finite = numbers[np.isfinite(numbers)]
     low, high = np.percentile(finite, (0.5, 99.5)) if finite.size else (0.0, 1.0)
-    if high <= low:
-        low, high = (low - 0.5, low + 0.5)
-    scaled = np.nan_to_num((shown - low) / (high - low), nan=0.0, posinf=1.0, neginf=0.0).clip(0, 1)
-    rgb = np.repeat(scaled, 3, axis=0) if len(scaled) == 1 else scaled
-    return np.asarray((rgb * 255).round(), np.uint8).transpose(1, 2, 0)
+    return (low, high) if high > low else (low - 0.5, low + 0.5)
+
+
+def stretched(values: NDArray[Any], low: float, high: float) -> Pixels:
+    """Return values from black to white as 0 to 255; NaN is black.
+
+    Args:
+        values: of any shape.
+        low: what is black.
+        high: what is white.
+    """
+    scaled = (values.astype(np.float32) - low) / (high - low)
+    return np.asarray((np.nan_to_num(scaled, nan=0.0, posinf=1.0, neginf=0.0).clip(0, 1) * 255).round(), np.uint8)

@@ -14,6 +14,8 @@ from medseg.reports.palette import Named
 from medseg.runs.run_folder import RunFolder
 
 PER_CASE = "scores_per_case.csv"
+COMPARED = "compared.json"
+"""Tables of a run beside what needs no network, for its report."""
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -43,6 +45,7 @@ class Result:
     cases: Sequence[Mapping[str, Any]]
     rows: Sequence[Mapping[str, Any]] = ()
     ignore_index: int | None = None
+    best: Sequence[Mapping[str, Any]] = ()
 
     def with_scores(self, more: Mapping[str, Any]) -> Result:
         """Return the result with further entries in its table."""
@@ -65,6 +68,8 @@ def write_report(folder: RunFolder, result: Result, where: str, *, title: str, c
     from medseg.reports.confusion import save_confusion
     from medseg.reports.overlays import overlay_sheet
     from medseg.reports.score_tables import long_table, score_tables
+    from medseg.reports.slices import FILE as SLICES
+    from medseg.reports.slices import make_slices, save_slices
     from medseg.reports.tables import Table
 
     target = folder.path / where
@@ -80,4 +85,7 @@ def write_report(folder: RunFolder, result: Result, where: str, *, title: str, c
     if result.cases:
         sheet = overlay_sheet(list(result.cases), names, colours=colours, ignore_index=result.ignore_index, title=title)
         sheet.save(target / "overlays.png")
+    shown = {str(case["name"]): case for case in [*result.cases, *result.best]}
+    if shown:
+        save_slices([make_slices(case) for case in shown.values()], target / SLICES)
     return "\n\n".join([title, *(each.to_text() for each in tables)])

@@ -21,19 +21,18 @@ from medseg.data.check import check_datalist
 from medseg.data.datalist import Datalist, Entry, Parts, datalist_file
 from medseg.errors import MedsegError, counted, shown
 from medseg.reports.score_tables import mean_text
-from medseg.reports.tables import Table
+from medseg.reports.tables import Table, tables_to_json
 from medseg.runs.paths import resolve_path
-from medseg.runs.report import PER_CASE, read_rows
+from medseg.runs.report import COMPARED, PER_CASE, read_rows
 
 if TYPE_CHECKING:
     from medseg.data.fingerprint import Fingerprint
     from medseg.metrics.intervals import Interval
     from medseg.studies.baseline import Baseline
 
-__all__ = ["BASELINE", "COMPARED", "Trained", "new_folder", "plan_and_train", "resume_planned"]
+__all__ = ["BASELINE", "Trained", "new_folder", "plan_and_train", "resume_planned"]
 
 BASELINE = "baseline.json"
-COMPARED = "compared.md"
 KEYS = (*Options.names(), "model", "network_def", "loss", "optimizer", "augmentation", "handlers", "device")
 """Keys of a planned bundle's configuration that may be changed: others are refused before anything is measured."""
 
@@ -175,20 +174,19 @@ def resume_planned(
 def _finished(planned: Path, run: Path, datalist: Datalist, parts: Parts) -> Trained:
     """Score what a run left out, beside what needs no network."""
     from medseg.data.fingerprint import fingerprint
-    from medseg.studies import fingerprint_page
+    from medseg.studies.report import make_report
 
     found, facts = workflow.evaluate(run), fingerprint(datalist)
     baseline = _baseline(datalist, parts, read_source(planned).description.scores)
-    fingerprint_page.write(facts, run)
     done = Trained(
         planned, run, found.scores, read_rows(found.folder / PER_CASE), baseline, _kinds(datalist, facts, parts[2]),
         [name for index, name in enumerate(facts.classes) if index != facts.background],
     )  # fmt: skip
     with atomic_write(run / BASELINE) as temporary:
         temporary.write_text(json.dumps(done.record()), encoding="utf-8")
-    text = "\n\n".join(table.to("markdown") for table in done.tables())
     with atomic_write(run / COMPARED) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(tables_to_json(done.tables()), encoding="utf-8")
+    make_report(run, data=datalist)
     return done
 
 

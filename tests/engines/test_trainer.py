@@ -230,6 +230,7 @@ def test_the_folder_holds_the_whole_run(entries: Entries, tmp_path: Path) -> Non
                 "table.csv",
                 "confusion_matrix.png",
                 "overlays.png",
+                "cases.npz",
             )
         ),
     }

@@ -188,7 +188,7 @@ def test_a_score_elsewhere_goes_by_its_path(monkeypatch: pytest.MonkeyPatch) -> 
     [
         (
             {"bondary": {}},
-            "names 'bondary'; there are boundary, distances, instances, lesions, overlap, volumes, or give",
+            "names 'bondary'; there are boundary, calibration, distances, instances, lesions, overlap, volumes, or",
         ),
         ({"no.such.Thing": {}}, "names 'no.such.Thing', but no.such cannot be imported"),
         ({"overlap": 3}, r"`scores: overlap` is 3; give its options \(no options\)"),

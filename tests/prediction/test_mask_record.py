@@ -64,11 +64,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_record_names_masks_and_hashes_alone(folder: Path) -> None:
+def test_the_record_names_masks_hashes_and_classes_alone(folder: Path) -> None:
     predict(folder)
     content = json.loads((folder / "out" / MASK_RECORD).read_text())
     assert content.keys() == {"format", "medseg", "made_by"}
-    assert content["made_by"][0].keys() == {"name", "weights", "model", "masks"}
+    assert content["made_by"][0].keys() == {"name", "weights", "model", "classes", "colours", "masks"}
     assert record(folder) == {weights(0): list(NAMES)}
     assert str(folder) not in str(content)
 

@@ -25,7 +25,7 @@ class Overlap(Score):
     """
 
     columns = ("iou", "dice", "precision", "recall", "accuracy")
-    counts = ("pixels", "predicted_pixels")
+    counts = ("pixels", "predicted_pixels", "voxel_ml")
 
     def __init__(self, class_names: Sequence[str], ignore_index: int | None = None) -> None:
         super().__init__(class_names, ignore_index)
@@ -56,6 +56,7 @@ class Overlap(Score):
             "accuracy": float(hit.sum()) / total if total else math.nan,
             "pixels": true.tolist(),
             "predicted_pixels": predicted.tolist(),
+            "voxel_ml": math.nan if case.spacing is None else math.prod(case.spacing) / 1000,  # of mm^3
         }
 
     def merge(self, everyone: Sequence[Self]) -> None:

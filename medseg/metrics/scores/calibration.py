@@ -1,0 +1,140 @@
+"""Whether a model is as sure as it is right, and how unsure it is of each case; from its probabilities, block by block.
+
+Reliability (A. Niculescu-Mizil, R. Caruana, 2005; the error C. Guo et al., "On Calibration of Modern Neural Networks",
+https://arxiv.org/abs/1706.04599): pixels are put into bins by the probability of the class that the network found
+there. In each bin the mean probability is compared with the share that is right. The expected calibration error is the
+mean of the difference, weighted by the pixels; of a class, over the pixels where it was found (C. Gupta, A. Ramdas,
+"Top-label calibration", https://arxiv.org/abs/2107.08353): a large background hides nothing of a small object.
+
+``uncertainty`` of a case is the mean entropy of the probabilities over its largest value (0 certain, 1 all classes
+alike) where there may be something: where the probability of the background is below 0.95, everywhere where no class is
+the background. 0 where nothing may be. It ranks the cases of one model and is no probability.
+
+Both are of the network's own classes, before postprocessing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from medseg.errors import MedsegError
+from medseg.metrics.score import Pooled, Score, ScoredCase
+from medseg.reports.palette import background_index
+
+_LIKELY = 0.05  # of anything but the background, from which there may be something
+
+
+class Calibration(Score):
+    """Reliability over the set, and one uncertainty a case.
+
+    Args:
+        class_names: by index.
+        ignore_index: label value that counts for nothing.
+        bins: of equal width, of the probabilities from 0 to 1.
+
+    Raises:
+        MedsegError: if there are fewer than two bins.
+    """
+
+    columns = ()
+    counts = ("uncertainty",)
+    lower_is_better = frozenset({"calibration_error"})
+
+    def __init__(self, class_names: Sequence[str], ignore_index: int | None = None, *, bins: int = 10) -> None:
+        super().__init__(class_names, ignore_index)
+        if bins < 2:
+            raise MedsegError(f"`bins` of the score calibration is {bins}; it must be at least 2")
+        self.bins = bins
+        self._background = background_index(self.class_names)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.sums = torch.zeros(3, len(self.class_names), self.bins, dtype=torch.float64)  # number, probability, right
+        self._case = torch.zeros(2, dtype=torch.float64)  # entropy, and pixels where there may be something
+        self._seen = False
+
+    def see(self, logits: Tensor, label: Tensor) -> None:
+        """Count a block of a case.
+
+        Args:
+            logits: ``(classes, *S)``, or ``(1, *S)`` of two classes.
+            label: ``(*S)``.
+        """
+        probable = _probabilities(logits)
+        highest, found = probable.max(dim=0)
+        there = torch.ones_like(label, dtype=torch.bool) if self.ignore_index is None else label != self.ignore_index
+        confidence, guess, truth = highest[there].double(), found[there], label[there]
+        place = (confidence * self.bins).ceil().long().clamp(1, self.bins) - 1 + guess * self.bins
+        size = self.sums[0].numel()
+        counted = [
+            torch.bincount(place, weights=weights, minlength=size)
+            for weights in (None, confidence, (guess == truth).double())
+        ]
+        self.sums += torch.stack([each.double().cpu() for each in counted]).view_as(self.sums)
+        likely = there
+        if self._background is not None and self._background < len(probable):
+            likely = likely & (probable[self._background] < 1 - _LIKELY)
+        inside = probable[:, likely]
+        entropy = torch.special.entr(inside).sum() / math.log(len(probable))
+        self._case += torch.tensor([float(entropy), inside.shape[1]], dtype=torch.float64)
+        self._seen = True
+
+    def update(self, case: ScoredCase) -> Mapping[str, float | Sequence[float]]:
+        """Return the uncertainty of the case that was seen; NaN of one without logits, as of a threshold's."""
+        entropy, pixels = self._case.tolist()
+        found = entropy / max(1.0, pixels) if self._seen else math.nan
+        self._case.zero_()
+        self._seen = False
+        return {"uncertainty": found}
+
+    def merge(self, everyone: Sequence[Self]) -> None:
+        """Become what all processes have counted together."""
+        self.sums = torch.stack([each.sums for each in everyone]).sum(0)
+
+    def compute(self) -> Pooled:
+        """Return the bins and errors; nothing where no case had logits."""
+        if not self.sums[0].sum():
+            return Pooled(overall={"calibration_error": math.nan})
+        number, probability, right = self.sums
+        classes = [
+            {
+                "name": name,
+                "error": _error(self.sums[:, index]),
+                "pixels": _plain(number[index]),
+                "probability": _ratio(probability[index], number[index]),
+                "right": _ratio(right[index], number[index]),
+            }
+            for index, name in enumerate(self.class_names)
+        ]
+        error = _error(self.sums.sum(1))
+        details: dict[str, Any] = {"bins": self.bins, "error": error, "classes": classes}
+        return Pooled(overall={"calibration_error": math.nan if error is None else error}, details=details)
+
+
+def _probabilities(logits: Tensor) -> Tensor:
+    logits = logits.float()
+    if len(logits) > 1:
+        return logits.softmax(dim=0)
+    front = logits.sigmoid()
+    return torch.cat([1 - front, front])
+
+
+def _error(sums: Tensor) -> float | None:
+    """Return the expected calibration error of bins ``(3, bins)``; ``None`` of no pixel."""
+    number, probability, right = sums
+    total = float(number.sum())
+    return float((probability - right).abs().sum()) / total if total else None
+
+
+def _plain(values: Tensor) -> list[int]:
+    return [int(value) for value in values]
+
+
+def _ratio(part: Tensor, whole: Tensor) -> list[float | None]:
+    return [float(a / b) if b else None for a, b in zip(part, whole, strict=True)]

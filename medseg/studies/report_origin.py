@@ -1,0 +1,98 @@
+"""Where a report's numbers come from: what was asked for, versions, hashes. No person, host or folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medseg.errors import counted
+from medseg.reports.page import Facts, Item, Text
+from medseg.runs.privacy import scrub
+from medseg.runs.run_folder import METRICS
+
+__all__ = ["asked", "versions"]
+
+
+def asked(
+    run: Path | None, record: Mapping[str, Any], config: Mapping[str, Any], objects: Sequence[str]
+) -> list[tuple[str, str]]:
+    """Return the question, the model, its training and what it was scored on.
+
+    Args:
+        run: folder of the training.
+        record: of the evaluation.
+        config: of the training.
+        objects: names of the classes without the background.
+    """
+    data, network = record.get("data", {}), record.get("network", {})
+    facts = [("question", f"How well does the model find {', '.join(objects)} in images it was not trained on?")]
+    if network:
+        facts.append(("model", f"{network['name']}, {network['parameters']:,} parameters"))
+    facts += _input(config)
+    facts += _training(run, config)
+    if data:
+        scheme = "" if data.get("fold_key", "fold") == "fold" else f" of {data['fold_key']}"
+        fold = "" if data.get("fold") in (None, "all") else f", fold {data['fold']}{scheme}"
+        number = counted(int(data.get("images", 0)), "image")
+        facts.append(("scored on", f"{number} of {data.get('name')}: the {data.get('split')} part{fold}"))
+    if record.get("grid"):
+        where = {"file": "as the labels lie in their files", "model": "on the model's grid"}
+        facts.append(("compared", where.get(str(record["grid"]), str(record["grid"]))))
+    return [(name, scrub(value)) for name, value in facts]
+
+
+def _input(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    model = config.get("model")
+    fed = model.get("input") if isinstance(model, Mapping) else None
+    if isinstance(fed, Mapping) and fed.get("spacing"):
+        yield "seen by the model", f"resampled to {' x '.join(f'{edge:g}' for edge in fed['spacing'])} mm"
+
+
+def _training(run: Path | None, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if run is None or not (run / METRICS).is_file():
+        return
+    lines = [line for line in (run / METRICS).read_text(encoding="utf-8").splitlines() if line.strip()]
+    if lines:
+        last = json.loads(lines[-1])
+        minutes = f", {last['seconds'] / 60:.0f} minutes" if isinstance(last.get("seconds"), float) else ""
+        patch = config.get("patch")
+        window = f", patches of {' x '.join(map(str, patch))}" if isinstance(patch, list) else ""
+        batch = f", {config['batch_size']} a step" if isinstance(config.get("batch_size"), int) else ""
+        yield "trained", f"{last.get('epoch', len(lines))} epochs{minutes}{window}{batch}, seed {config.get('seed')}"
+
+
+def versions(run: Path | None, folder: Path, record: Mapping[str, Any]) -> Iterator[Item]:
+    """Yield what is needed to get the numbers again.
+
+    Args:
+        run: folder of the training.
+        folder: of the evaluation.
+        record: of the evaluation.
+    """
+    weights, data = record.get("weights", {}), record.get("data", {})
+    facts = []
+    if weights:
+        facts.append(("weights, SHA-256", str(weights.get("sha256"))))
+    if data:
+        facts.append(("data, fingerprint", str(data.get("fingerprint"))))
+    for name, place in (("training", run), ("evaluation", folder)):
+        path = None if place is None else place / "environment.json"
+        if path is not None and path.is_file():
+            facts += _environment(name, json.loads(path.read_text(encoding="utf-8")))
+    yield Facts([(name, scrub(value)) for name, value in facts], code=True)
+    if not facts:
+        yield Text("The folder holds no record of its origin.", "warning")
+    elif any(value.endswith("changed since") for _, value in facts):
+        yield Text("The code was changed after its last commit: the numbers may not come out again.", "warning")
+
+
+def _environment(name: str, held: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    packages = [f"{key} {value}" for key, value in held.get("packages", {}).items() if value]
+    yield f"{name}, versions", f"Python {held.get('python')}, {', '.join(packages)}"
+    git = held.get("git")
+    if git:
+        yield f"{name}, code", f"{git['commit']}{', changed since' if git.get('dirty') else ''}"
+    gpus = ", ".join(gpu["name"] for gpu in held.get("gpus", ()))
+    yield f"{name}, on", f"{gpus or held.get('cpu', {}).get('model')}, {held.get('os')}"

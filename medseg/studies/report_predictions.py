@@ -1,0 +1,271 @@
+"""What the report of predicted masks says: volumes, what to look at first, and the masks over their images.
+
+What a folder of predictions holds is read here alone: the masks by their record, and, where they were asked for, the
+uncertainty of each (``uncertainty.csv``). There is no truth: the report of the model's run says how good
+they are.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medseg.errors import MedsegError, counted, shown
+from medseg.io.folder import MASK_RECORD, list_images, mask_targets, with_channels
+from medseg.io.images import image_suffix, read_image
+from medseg.reports.page import Facts, Item, Legend, Section, Sortable, Text
+from medseg.reports.palette import Colour, background_index, class_palette
+from medseg.reports.slices import make_slices
+from medseg.reports.tables import Table
+from medseg.reports.viewer import make_viewer
+
+__all__ = ["sections"]
+
+UNCERTAINTY = "uncertainty.csv"
+_SHOWN = 6  # cases with pictures
+_CHANNELS = 8  # that are looked for
+_LONG = 1000  # rows of a table
+_MOST_BYTES = 3_200_000  # of all pictures
+
+
+@dataclass(frozen=True)
+class Mask:
+    """One mask.
+
+    Args:
+        number: from 1, in the alphabetical order of the names in the record.
+        path: of the file.
+        name: of the file in the folder.
+        amounts: of each class value, in ``unit``.
+        unit: ``"ml"``, or ``"pixels"`` of pictures.
+        uncertainty: NaN where it is not known.
+    """
+
+    number: int
+    path: Path
+    name: str
+    amounts: dict[int, float]
+    unit: str
+    uncertainty: float
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A folder of masks.
+
+    Args:
+        folder: of the masks.
+        images: folder of the images, where it is known.
+        keep_identifiers: call cases by their names.
+    """
+
+    folder: Path
+    images: Path | None
+    keep_identifiers: bool
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """What made the masks.
+
+        Raises:
+            MedsegError: if it cannot be read.
+        """
+        path = self.folder / MASK_RECORD
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            {name for each in content["made_by"] for name in each["masks"]}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise MedsegError(
+                f"{shown(path)} cannot be read ({type(error).__name__}); predict into the folder again: medseg predict"
+            ) from error
+        return dict(content)
+
+    @cached_property
+    def masks(self) -> list[Mask]:
+        """The masks that are there."""
+        names = sorted({name for each in self.record["made_by"] for name in each["masks"]})
+        unsure = self._uncertainty()
+        there = [(n, name, self.folder / name) for n, name in enumerate(names, 1) if (self.folder / name).is_file()]
+        return [_measured(number, name, path, unsure) for number, name, path in there]
+
+    def _uncertainty(self) -> dict[str, float]:
+        path = self.folder / UNCERTAINTY
+        if not path.is_file():
+            return {}
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row.get("uncertainty")]
+        return {_stem(row["case"]): float(row["uncertainty"]) for row in rows}
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Names of the classes by index; of what is not named, its value."""
+        named = max((each.get("classes", ()) for each in self.record["made_by"]), key=len, default=())
+        highest = max((value for mask in self.masks for value in mask.amounts), default=0)
+        usual = ["background", *(f"class {value}" for value in range(1, highest + 1))]
+        return [*named, *usual[len(named) :]]
+
+    @cached_property
+    def classes(self) -> list[int]:
+        """Values of what is looked for: all that are named but the background, and what else occurs."""
+        background = background_index(self.names)
+        return [value for value in range(len(self.names)) if value != background]
+
+    @cached_property
+    def palette(self) -> list[Colour | None]:
+        """A colour a class value; none of the background."""
+        colours = next((each["colours"] for each in self.record["made_by"] if each.get("colours")), None)
+        return class_palette(self.names, colours)
+
+    def called(self, mask: Mask) -> str:
+        """Return what a mask is called in the report."""
+        return mask.name if self.keep_identifiers else f"case {mask.number}"
+
+
+def sections(folder: Path, images: Path | None, *, keep_identifiers: bool) -> tuple[str, str, list[Section]]:
+    """Return title, subtitle and sections of the report.
+
+    Args:
+        folder: of the masks.
+        images: their folder, without which no picture is shown.
+        keep_identifiers: see `medseg.studies.report.make_report`.
+
+    Raises:
+        MedsegError: if the record or a mask cannot be read, or there is no image for any of the masks.
+    """
+    held = Predictions(folder, images, keep_identifiers)
+    makers = ", ".join(each["name"] for each in held.record["made_by"]) or "no model"
+    subtitle = f"{counted(len(held.masks), 'case')}, by {makers}"
+    return "Predictions", subtitle, [
+        Section("summary", "In short", list(_summary(held))),
+        Section("look", "What to look at first", list(_ranking(held))),
+        Section("pictures", "Masks over their images", list(_pictures(held))),
+        Section("volumes", "Volumes of every case", list(_volumes(held))),
+        Section("origin", "Versions and hashes", [Facts(_origin(held), code=True)]),
+    ]  # fmt: skip
+
+
+def _measured(number: int, name: str, path: Path, unsure: dict[str, float]) -> Mask:
+    image = read_image(path, label=True)
+    values, counts = np.unique(image.array, return_counts=True)
+    known = image.affine is not None
+    size = abs(float(np.linalg.det(image.affine[:3, :3]))) / 1000 if image.affine is not None else 1.0  # mm^3 in a ml
+    amounts = {int(value): float(count) * size for value, count in zip(values, counts, strict=True)}
+    return Mask(number, path, name, amounts, "ml" if known else "pixels", unsure.get(_stem(name), math.nan))
+
+
+def _stem(name: str) -> str:
+    """Return a name without the suffix of its format: a mask may have another one than its image."""
+    return name[: len(name) - len(image_suffix(name))]
+
+
+def _summary(held: Predictions) -> Iterator[Item]:
+    without = [mask for mask in held.masks if not any(mask.amounts.get(value) for value in held.classes)]
+    named = sum(len(each["masks"]) for each in held.record["made_by"])
+    facts = [("masks", str(len(held.masks)))]
+    if named > len(held.masks):
+        facts.append(("not there any more", str(named - len(held.masks))))
+    facts.append(("nothing found in", counted(len(without), "case")))
+    yield Facts(facts)
+    yield Text(
+        "There is no truth here: how good such masks are is in the report of the run that trained the model.", "note"
+    )
+    if len(held.record["made_by"]) > 1:
+        yield Text("The masks were made by different models; see versions and hashes.", "warning")
+
+
+def _ranked(held: Predictions) -> list[Mask]:
+    """Return the masks to look at, the most unsure first; where that is not known, those with nothing in them."""
+    if any(not math.isnan(mask.uncertainty) for mask in held.masks):
+        return sorted(held.masks, key=lambda mask: (math.isnan(mask.uncertainty), -mask.uncertainty, mask.number))
+    return sorted(held.masks, key=lambda mask: (sum(mask.amounts.get(v, 0) for v in held.classes) > 0, mask.number))
+
+
+def _ranking(held: Predictions) -> Iterator[Item]:
+    known = [mask for mask in _ranked(held) if not math.isnan(mask.uncertainty)]
+    if not known:
+        yield Text(
+            f"No uncertainty was asked for ({UNCERTAINTY} is not there): masks with nothing in them come first.", "note"
+        )
+        return
+    rows: list[dict[str, Any]] = [
+        {"place": n, "case": held.called(mask), "uncertainty": mask.uncertainty} for n, mask in enumerate(known[:10], 1)
+    ]
+    note = f"As {UNCERTAINTY} has it: computed while the masks were predicted, 0 certain, 1 all classes alike."
+    yield Table.of(rows, notes=[note])
+
+
+def _pictures(held: Predictions) -> Iterator[Item]:
+    if held.images is None:
+        yield Text("The images were not named, so that none is shown: medseg report MASKS --data IMAGES", "note")
+        return
+    images = _images_of(held)
+    chosen = [mask for mask in _ranked(held) if mask.path in images][:_SHOWN]
+    if not chosen:
+        raise MedsegError(
+            f"{shown(held.images)} holds no image of the masks in {shown(held.folder)}; name the folder that was "
+            "predicted"
+        )
+    yield Legend([(held.names[value], held.palette[value] or (0, 0, 0)) for value in held.classes])
+    for mask in chosen:
+        files = images[mask.path]
+        image, found = read_image(files[0] if len(files) == 1 else files), read_image(mask.path, label=True)
+        pixels = np.moveaxis(image.array, -1, 0) if image.channels > 1 else image.array
+        case = {"name": mask.name, "image": pixels, "prediction": found.array, "affine": image.affine}
+        unsure = "" if math.isnan(mask.uncertainty) else f", uncertainty {mask.uncertainty:.3f}"
+        yield make_viewer(
+            make_slices(case), held.palette, title=f"{held.called(mask)}{unsure}", most_bytes=_MOST_BYTES // len(chosen)
+        )
+
+
+def _images_of(held: Predictions) -> dict[Path, list[Path]]:
+    """Return the files of each mask's image; of how many channels it is, the names of the masks say."""
+    assert held.images is not None
+    wanted = {mask.path for mask in held.masks}
+    best: dict[Path, list[Path]] = {}
+    listed = list_images(held.images, leave=[held.folder])
+    for channels in range(1, _CHANNELS + 1):
+        try:
+            listing = with_channels(listed, channels)
+            targets = mask_targets(listing, held.folder)
+        except MedsegError:  # not so many
+            continue
+        found = {mask: list(listing.channels.get(image, (image,))) for image, mask in targets.items() if mask in wanted}
+        best = max(best, found, key=len)
+    return best
+
+
+def _volumes(held: Predictions) -> Iterator[Item]:
+    rows: Sequence[dict[str, Any]] = [
+        {
+            "case": held.called(mask),
+            **{
+                f"{held.names[value]}, {mask.unit}": round(mask.amounts.get(value, 0.0), 3)
+                if mask.unit == "ml"
+                else round(mask.amounts.get(value, 0))
+                for value in held.classes
+            },
+            **({} if math.isnan(mask.uncertainty) else {"uncertainty": mask.uncertainty}),
+        }
+        for mask in held.masks[:_LONG]
+    ]
+    if not held.keep_identifiers:
+        yield Text(f"Case n is the nth mask in the alphabetical order of {MASK_RECORD}.", "note")
+    more = [f"the first {_LONG:,} of {len(held.masks):,} cases"] if len(held.masks) > _LONG else []
+    yield Sortable(Table.of(rows, notes=more))
+
+
+def _origin(held: Predictions) -> list[tuple[str, str]]:
+    facts = [("medseg", str(held.record.get("medseg", "")))]
+    for each in held.record["made_by"]:
+        facts.append((f"{each['name']}, weights", str(each.get("weights"))))
+        facts.append((f"{each['name']}, model", str(each.get("model"))))
+        facts.append((f"{each['name']}, masks", str(len(each["masks"]))))
+    return facts

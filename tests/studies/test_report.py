@@ -1,0 +1,203 @@
+"""The HTML report: what it says, what it hides, and that a browser shows it without asking anybody for anything."""
+
+import io
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bundle.test_native_scores import write_cases, write_run
+from PIL import Image
+from reports import chromium
+
+from medseg.bundle import workflow
+from medseg.cli import main
+from medseg.prediction.predict import predict
+from medseg.reports.page import Facts, Page, Section, Sortable, Text
+from medseg.reports.tables import Table
+from medseg.studies.report import make_report
+
+SECTIONS = [
+    "summary", "asked", "data", "scores", "cases", "pictures", "volumes", "look", "calibration", "origin",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with its evaluation, its data and predictions of them; a file is called after a patient."""
+    folder = tmp_path_factory.mktemp("report")
+    (folder / "data").mkdir()
+    write_cases(folder / "data", "PSR")
+    content = json.loads((folder / "data" / "datalist.json").read_text())
+    (folder / "data" / "image0.nii.gz").rename(folder / "data" / "MUELLER^HANS.nii.gz")
+    content["test"][0]["image"] = "MUELLER^HANS.nii.gz"
+    (folder / "data" / "datalist.json").write_text(json.dumps(content))
+    fed = {"intensity": {"scheme": "range"}, "orientation": "RAS"}
+    run = write_run(folder / "run", input=fed, inference={"window": [8, 8, 8], "overlap": 0.5})
+    workflow.evaluate(run, data=folder / "data", output=run / "test", overrides={"device": "cpu", "mlflow": False})
+    (folder / "images").mkdir()
+    for name in ("MUELLER^HANS", "image1"):
+        shutil.copy(folder / "data" / f"{name}.nii.gz", folder / "images")
+    predict(run, folder / "images", folder / "masks", overrides={"device": "cpu"})
+    make_report(run, folder / "run.html", data=folder / "data")
+    make_report(folder / "masks", folder / "masks.html", data=folder / "images")
+    return folder
+
+
+class Parsed(HTMLParser):
+    """Ids, addresses and cells of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.addresses: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(str(value))
+            if name in ("href", "src", "action", "srcset", "data", "poster", "xlink:href"):
+                self.addresses.append(str(value))
+
+
+def test_a_run(scored: Path) -> None:
+    text = (scored / "run.html").read_text()
+    page = Parsed(text)
+    assert [each for each in page.ids if each in SECTIONS] == SECTIONS
+    assert all(each.startswith(("#", "data:")) for each in page.addresses)
+    assert {each[1:] for each in page.addresses if each.startswith("#")} <= set(page.ids)
+    scores = json.loads((scored / "run" / "test" / "scores.json").read_text())
+    row = scores["per_case"]["classes"][1]
+    assert f"<td>low</td><td>{row['iou']:.3f}</td>" in re.sub(' class="n"', "", text)
+    assert f"{scores['calibration']['error']:.4f}" in text
+    sha = json.loads((scored / "run" / "test" / "evaluation.json").read_text())["weights"]["sha256"]
+    assert sha in text
+    assert "not for clinical decisions" in text
+    assert "too few cases for intervals" in text
+    assert "patient&#39;s right on the left" in text
+
+
+def test_volumes_are_those_of_the_labels(scored: Path) -> None:
+    import nibabel
+
+    label = np.asarray(nibabel.load(scored / "data" / "label1.nii.gz").dataobj)
+    text = (scored / "run.html").read_text()
+    (row,) = re.findall(r"<tr><td>case 2</td>.*?</tr>", text)
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", row)
+    heads = re.findall(r"<th[^>]*>(.*?)</th>", text.split('id="cases"')[1])
+    assert float(cells[heads.index("low true, ml")]) == pytest.approx((label == 1).sum() / 1000, abs=6e-4)
+
+
+def test_no_name_unless_asked(scored: Path) -> None:
+    for folder, data in (("run", "data"), ("masks", "images")):
+        assert "MUELLER" not in (scored / f"{folder}.html").read_text()
+        named = make_report(scored / folder, scored / "named.html", data=scored / data, keep_identifiers=True)
+        assert "MUELLER^HANS" in named.read_text()
+
+
+def test_predictions(scored: Path, tmp_path: Path) -> None:
+    text = (scored / "masks.html").read_text()
+    assert "<strong>case 1</strong>" in text
+    assert "low, ml" in text  # the classes are named
+    shutil.copytree(scored / "masks", tmp_path / "masks")
+    (tmp_path / "masks" / "uncertainty.csv").write_text(
+        "case,model,uncertainty\nMUELLER^HANS.nrrd,a,0.1\nimage1.nii.gz,a,0.75\n"
+    )
+    assert main(["report", str(tmp_path / "masks")]) == 0
+    text = (tmp_path / "masks" / "report.html").read_text()
+    assert re.search(r"<td[^>]*>1</td><td>case 2</td><td[^>]*>0.750</td>", text)
+    assert "The images were not named" in text
+
+
+def test_one_hundred_cases_without_their_data_are_small(scored: Path, tmp_path: Path) -> None:
+    place = tmp_path / "run" / "test"
+    shutil.copytree(scored / "run" / "test", place)
+    head, *rows = (place / "scores_per_case.csv").read_text().splitlines()
+    lines = [f"c{n}{row[row.index(',') :]}" for n in range(50) for row in rows]
+    (place / "scores_per_case.csv").write_text("\n".join([head, *lines]))
+    path = make_report(tmp_path / "run", tmp_path / "a" / "b.html")
+    assert path.read_text().count("<td>case ") >= 100
+    assert "name their folder with --data DIR" in path.read_text()
+    assert path.stat().st_size < 5_000_000
+
+
+@pytest.mark.parametrize(
+    ("folder", "output", "message"),
+    [
+        ("nowhere", None, "nowhere: no such folder; name a run, an evaluation or a folder of predictions"),
+        ("data", None, "data holds no scores.json"),
+        ("run", "data", "data is a folder; name a file for the report, such as report.html"),
+    ],
+)
+def test_what_cannot_be_reported(
+    scored: Path, capsys: pytest.CaptureFixture[str], folder: str, output: str | None, message: str
+) -> None:
+    words = [] if output is None else ["-o", str(scored / output)]
+    assert main(["report", str(scored / folder), *words]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_a_broken_record_of_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "medseg_masks.json").write_text("{")
+    assert main(["report", str(tmp_path)]) == 2
+    assert "medseg_masks.json cannot be read (JSONDecodeError)" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Chromium]:
+    if chromium.FOUND is None:
+        pytest.skip(chromium.MISSING)
+    opened = chromium.Chromium(tmp_path_factory.mktemp("browser"))
+    yield opened
+    opened.close()
+
+
+def test_in_a_browser(scored: Path, browser: chromium.Chromium) -> None:
+    """No request but the file itself, nothing in the console, and pictures that are there; it sorts and leafs."""
+    page = scored / "run.html"
+    browser.open(page)
+    assert [url for url in browser.requests if not url.startswith("data:")] == [page.as_uri()]
+    shot = np.asarray(Image.open(io.BytesIO(browser.screenshot())).convert("L"))
+    assert shot.shape[1] == 1100
+    assert 0.02 < (shot < 128).mean() < 0.5
+    assert browser.value("[...document.images].every((each) => each.naturalWidth > 0)")
+    view = "document.querySelector('.viewer .window').getAttribute('viewBox')"
+    height = int(str(browser.value("document.querySelector('.viewer').dataset.height")))
+    last = int(str(browser.value("document.querySelector('input').max")))
+    assert last > 0
+    for place in (last, 0):
+        told = f"s.value = {place}; s.dispatchEvent(new Event('input')); 0"
+        browser.value(f"{{ const s = document.querySelector('input'); {told} }}")
+        assert str(browser.value(view)).split()[:2] == ["0", str(place * height)]
+    cells = "[...document.querySelectorAll('.sortable tbody tr')].map((row) => row.cells[0].textContent)"
+    head = "document.querySelector('.sortable th button')"
+    browser.value(f"{head}.click()")
+    assert browser.value(cells) == ["case 1", "case 2"]
+    browser.value(f"{head}.click()")
+    assert browser.value(cells) == ["case 2", "case 1"]
+    assert browser.printed()[:4] == b"%PDF"
+    assert browser.console == []
+
+
+def test_names_from_outside_do_nothing(tmp_path: Path, browser: chromium.Chromium) -> None:
+    nasty = "<img src=x onerror=alert(1)><script>document.title='bad'</script>\"'{{ 7 * 7 }}</style>\u202e"
+    table = Table([nasty, "n"], [[nasty, 1.0], ["-", None], ["b", 10.0]], notes=[nasty], title=nasty)
+    items = [Text(nasty), Facts([(nasty, nasty)]), table, Sortable(table)]
+    path = tmp_path / "page.html"
+    path.write_text(Page(nasty, nasty, nasty, [Section("a", nasty, items)], nasty).to_html(), encoding="utf-8")
+    browser.open(path)
+    assert browser.requests == [path.as_uri()]
+    assert browser.console == []
+    assert browser.value("document.images.length") == 0
+    assert str(browser.value("document.title")).startswith("<img src=x")
+    assert "{{ 7 * 7 }}" in str(browser.value("document.querySelector('h1').textContent"))
+    browser.value("document.querySelectorAll('.sortable th button')[1].click()")
+    second = "[...document.querySelectorAll('.sortable tbody tr')].map((row) => row.cells[1].textContent)"
+    assert browser.value(second) == ["1.000", "10.000", "-"]
