@@ -206,9 +206,8 @@ def _weighted(output: Tensor, weight: Tensor, out: Tensor) -> Tensor:
     A network's classes lie side by side, voxel by voxel: a CPU turns them round within its cache, a few planes at once.
     """
     planes = max(1, _CACHED // weight[0].numel()) if weight.device.type == "cpu" else len(weight)
-    for parts in zip(
-        *(torch.split(each, planes, dim) for each, dim in ((output, 1), (weight, 0), (out, 1))), strict=True
-    ):
+    pieces = torch.split(output, planes, 1), torch.split(weight, planes), torch.split(out, planes, 1)
+    for parts in zip(*pieces, strict=True):
         torch.mul(*parts[:2], out=parts[2])
     return out
 

@@ -183,7 +183,7 @@ def test_a_volume_is_resampled_as_by_monai(spacing: list[float], oblique: bool) 
     torch.testing.assert_close(moved["image"].affine, expected.affine)
     nearest = Spacing(spacing, mode="nearest", padding_mode="border")(label)
     same = moved["label"].as_tensor() == nearest.as_tensor()
-    matrix = np.linalg.solve(label.affine, expected.affine)
+    matrix = np.linalg.solve(np.array(label.affine.tolist()), np.array(expected.affine.tolist()))
     ties = torch.zeros(same.shape, dtype=torch.bool)  # halfway between two voxels either is the nearest
     for axis, edge in enumerate(same.shape[1:]):
         place = matrix[axis, axis] * np.arange(edge) + matrix[axis, 3]
