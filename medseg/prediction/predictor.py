@@ -105,8 +105,13 @@ class Predictor:
         for sink in self._sinks:
             sink.open(self.run_info)
         files = {case.name: [file for sink in self._sinks for file in sink.files(case)] for case in dataset.cases}
+        masks = dict.fromkeys(case.target for case in dataset.cases)
         self.record = MaskRecord(
-            dataset.output_dir, Maker.joined(makers), chain.from_iterable(files.values()), overwrite=dataset.overwrite
+            dataset.output_dir,
+            Maker.joined(makers),
+            masks,
+            (file for file in chain.from_iterable(files.values()) if file not in masks),
+            overwrite=dataset.overwrite,
         )
         self.todo = [
             case
