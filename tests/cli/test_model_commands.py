@@ -151,7 +151,14 @@ def test_evaluate(calls, capsys, monkeypatch):
 
 def test_predict(calls, capsys):
     assert main(["predict", "runs/a", "in", "out"]) == 0
-    named = {"overlays": [], "overrides": {}, "overwrite": False, "keep_header": False}
+    named = {
+        "overlays": [],
+        "overrides": {},
+        "overwrite": False,
+        "keep_header": False,
+        "trust": False,
+        "backend": "torch",
+    }
     assert calls[0] == [("predict", ("runs/a", Path("in"), Path("out")), named)]
     assert capsys.readouterr().out == "out: 1 written\n"
     assert main(["predict", "runs/a", "in", "out", "--overwrite", "--keep-header", "batch_size=2"]) == 0
