@@ -121,7 +121,7 @@ def test_a_mistake_is_one_line_at_once(said, words, message):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["check", "a", "--jsn"], "unrecognized arguments: --jsn; did you mean --json?"),
+        (["score", "a", "b", "--jsn"], "unrecognized arguments: --jsn; did you mean --json?"),
         (["compare", "a", "--fromat", "text"], "unrecognized arguments: --fromat text; did you mean --format?"),
         (["train", "a", "--fold", "x"], "x is no fold; folds count from 0, or all"),
         (["train", "a", "--minutes", "x"], "x is not a number above 0"),
