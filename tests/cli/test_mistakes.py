@@ -65,7 +65,7 @@ MISTAKES = [
     (["plan", "data", "-o", "taken"], "taken exists already; name a new folder for the bundle"),
     (["explain", "nowhere", "--image", "data", "-o", "s"], "there is no run, weights or bundle 'nowhere'"),
     (["compare", "nowhere"], "nowhere holds no evaluation .*; score the run first: medseg evaluate RUN"),
-    (["report", "nowhere"], "nowhere holds no scores.json, .*, or score the run: medseg evaluate RUN"),
+    (["report", "nowhere"], "nowhere: no such folder; name a run, an evaluation or a folder of predictions"),
     (["score", "nowhere", "data"], "nowhere: no such file or folder"),
     (["bundle", "copy", "lfa_unet_drosofila", "-o", "x"], f"did you mean {LFA}"),
     (["import", "nowhere", "-o", "out"], "nowhere: no such file or folder"),
@@ -121,7 +121,7 @@ def test_a_mistake_is_one_line_at_once(said, words, message):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["report", "a", "--jsn"], "unrecognized arguments: --jsn; did you mean --json?"),
+        (["score", "a", "b", "--jsn"], "unrecognized arguments: --jsn; did you mean --json?"),
         (["compare", "a", "--fromat", "text"], "unrecognized arguments: --fromat text; did you mean --format?"),
         (["train", "a", "--fold", "x"], "x is no fold; folds count from 0, or all"),
         (["train", "a", "--minutes", "x"], "x is not a number above 0"),

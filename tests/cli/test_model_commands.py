@@ -156,6 +156,8 @@ def test_predict(calls, capsys):
         "overrides": {},
         "overwrite": False,
         "keep_identifiers": False,
+        "trust": False,
+        "backend": "torch",
         "outputs": (),
         "series": None,
         "codes": None,

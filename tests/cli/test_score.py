@@ -148,7 +148,7 @@ def test_two_files_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--scores", "hd"], "`scores` names 'hd'; there are boundary, distances"),
+        (["--scores", "hd"], "`scores` names 'hd'; there are boundary, calibration, distances"),
         (["--scores", "tolerance=2"], "options are given as NAME#OPTION=VALUE, such as distances#tolerance=2"),
         (["--scores", "=2"], "'=2' is not KEY=VALUE"),
         (["--labels", "a", "a"], "--labels names the class a twice"),
