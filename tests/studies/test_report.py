@@ -102,7 +102,7 @@ def test_no_name_unless_asked(scored: Path) -> None:
 
 def test_predictions(scored: Path, tmp_path: Path) -> None:
     text = (scored / "masks.html").read_text()
-    assert "<strong>case 1, uncertainty 0." in text
+    assert "<strong>case 1, uncertainty" in text
     assert "low, ml" in text  # the classes are named
     assert "case 3" not in text  # maps of the uncertainty are no masks
     assert "As uncertainty.csv has it" in text
