@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Spacing
+from monai.transforms import Spacing, SpatialResample
 from nibabel.orientations import aff2axcodes, axcodes2ornt, io_orientation, ornt_transform
 from PIL import Image
 
@@ -276,3 +276,18 @@ def test_oblique_volumes_are_seen_whole() -> None:
     back = back_on(volume, found)
     assert back.shape == volume.shape
     np.testing.assert_allclose(back[..., [0, -1]], volume.as_tensor()[..., [0, -1]], atol=0.6)
+
+
+@pytest.mark.parametrize("key", ["image", "label"])
+def test_a_tilted_gantry_is_set_upright(key: str) -> None:
+    """Axes that are not at right angles are no axis-by-axis matter: voxels come from where they lie."""
+    affine = np.diag([0.7, 0.7, 3.0, 1.0])
+    affine[1, 2] = -0.8  # 15 degrees
+    volume = volume_of(affine)
+    found = feeding.ToModelGridd([key], description(3, spacing=[1, 1, 3]))({key: volume})[key]
+    axes = found.affine[:3, :3].numpy()
+    np.testing.assert_allclose(axes.T @ axes, np.diag([1.0, 1.0, 9.0]), atol=1e-9)
+    move = SpatialResample(mode="nearest" if key == "label" else "bilinear", padding_mode="border")
+    expected = move(volume, dst_affine=found.affine, spatial_size=tuple(found.shape[1:]))
+    torch.testing.assert_close(found.as_tensor(), expected.as_tensor())
+    assert found.shape[2] > 9  # the slices' shift along y is within
