@@ -33,11 +33,11 @@ NOT_NAMED = "not two_processes and not left_open"
 
 
 def requirements() -> list[str]:
-    """Return what medseg requires, its extra ``export`` and the tests' tools."""
+    """Return what medseg requires, its extras ``dicom`` and ``export``, and the tests' tools."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     tools = [given for given in extras["dev"] if given.split(">=")[0] in TOOLS]
-    return [*project["dependencies"], *extras["export"], *tools]
+    return [*project["dependencies"], *extras["dicom"], *extras["export"], *tools]
 
 
 def uv(*arguments: str, given: str | None = None) -> str:

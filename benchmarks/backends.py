@@ -30,7 +30,7 @@ def batch_of(model: Model, image: Any) -> torch.Tensor:
 
     def network(batch: torch.Tensor) -> torch.Tensor:
         seen.append(batch)
-        logits: torch.Tensor = model.network(batch)
+        logits: torch.Tensor = model.networks[0](batch)
         return logits
 
     fed = Feeder(model.description).read(image).image
@@ -58,7 +58,7 @@ def main() -> None:
                 path = Path(folder) / f"{name}{suffix}"
                 made = export(options.run, backend, path, half=half, images=options.images)
                 network, _ = load_exported(path)
-                times = alternate(partial(model.network, batch), partial(network, batch), options.repeats)
+                times = alternate(partial(model.networks[0], batch), partial(network, batch), options.repeats)
                 result |= {f"torch_over_{name}": times["ratio"], f"{name}_probability": made.probability, name: times}
     report("a forward in PyTorch / exported", result, options.json)
 

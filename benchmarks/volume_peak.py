@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import nibabel
+import nibabel.openers
 import numpy as np
 import torch
 from nibabel.openers import Opener
@@ -149,8 +150,9 @@ def predicted(run: Path, image: Path, masks: Path, mode: str) -> tuple[float, fl
         assert wanted.window is not None
         inferer = SlidingWindow(wanted.window, wanted.batch, wanted.overlap, mode)
     folder = ImageFolder(image, described, masks, overwrite=True)
-    predictor = Predictor("cpu", folder, trained.network, inferer, None, description=described, precision="fp32")
-    predictor.network = replayed = Replayed(trained.network)
+    (network,) = trained.networks
+    replayed = Replayed(network)
+    predictor = Predictor("cpu", folder, replayed, inferer, None, description=described, precision="fp32")
     seconds, mib = grown(predictor.run)
     return seconds - replayed.again, replayed.bare, mib
 

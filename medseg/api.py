@@ -82,7 +82,7 @@ def plan(
 
 
 def load(
-    model: str | os.PathLike[str],
+    model: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
     device: torch.device | str | None = None,
     precision: str = "auto",
@@ -92,7 +92,8 @@ def load(
     """Load a trained model, to predict with it again and again.
 
     Args:
-        model: a run's folder, a packed model, weights, or a bundle with weights: its name or its folder.
+        model: a run's folder, a packed model, weights, or a bundle with weights: its name or its folder; several are
+            an ensemble.
         device: ``"cpu"``, ``"cuda:0"``; by default a GPU where there is one.
         precision: ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
         trust: also run the code of another package, where the model's network is of one.
@@ -103,30 +104,38 @@ def load(
     """
     from medseg.prediction.model import load as load_model
 
-    return load_model(os.fspath(model), device=device, precision=precision, trust=trust, backend=backend)
+    return load_model(_paths(model), device=device, precision=precision, trust=trust, backend=backend)
 
 
 def predict(
-    model: str | os.PathLike[str],
+    model: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     images: str | os.PathLike[str],
     masks: str | os.PathLike[str],
     *,
+    outputs: Sequence[str] = (),
+    tta: bool = False,
     overlays: Sequence[str] = (),
     overwrite: bool = False,
-    keep_header: bool = False,
+    series: str | os.PathLike[str] | None = None,
+    codes: str | os.PathLike[str] | None = None,
+    keep_identifiers: bool = False,
     trust: bool = False,
     backend: str = "torch",
     **overrides: Any,
 ) -> Outcome:
-    """Write a mask for each image of a folder.
+    """Write a mask for each image of a folder, and what else is asked for.
 
     Args:
         model: as in `load`.
-        images: a folder of images, or one image.
-        masks: folder for the masks.
+        images: a folder of images or DICOM series, one image, or a datalist.
+        masks: folder for the masks and all other outputs.
+        outputs: such as ``"probabilities"``, ``"measurements"``, ``"dicom-seg"``, see `medseg.prediction.outputs`.
+        tta: average over the mirror images that the model was trained on.
         overlays: of the model's bundle that change how whole images are predicted, such as ``"multi_scale"``.
         overwrite: also do images whose mask is there.
-        keep_header: keep descriptions and names in the masks' headers.
+        series: a rule file that says which DICOM series of a folder the model takes.
+        codes: a file of coded concepts for classes, which go before the model's, see `medseg.data.coding.read_codes`.
+        keep_identifiers: keep what names a patient in masks' headers and in the record of the run.
         trust: as in `load`.
         backend: as in `load`.
         overrides: such as ``device="cpu"``, see `medseg.prediction.predict.predict`.
@@ -140,13 +149,21 @@ def predict(
     from medseg.prediction.predict import predict as predict_folder
 
     return predict_folder(
-        os.fspath(model),
+        _paths(model),
         os.fspath(images),
         os.fspath(masks),
+        outputs=outputs,
+        tta=tta,
         overlays=overlays,
         overrides=overrides,
         overwrite=overwrite,
-        keep_header=keep_header,
+        series=None if series is None else Path(series),
+        codes=None if codes is None else Path(codes),
+        keep_identifiers=keep_identifiers,
         trust=trust,
         backend=backend,
     )
+
+
+def _paths(model: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
+    return [os.fspath(model)] if isinstance(model, str | os.PathLike) else [os.fspath(each) for each in model]

@@ -31,6 +31,7 @@ BY_OTHERS = {
 # what who works on medseg needs: a file, and the word in it that needs the package
 TOOLS = {
     "build": ("tests/test_wheel.py", '"-m", "build"'),
+    "dcmqi": ("tests/dicom_tools.py", "pip install dcmqi"),
     "hatchling": ("pyproject.toml", 'build-backend = "hatchling.build"'),
     "medseg": ("pyproject.toml", 'name = "medseg"'),  # its own extras
     "mkdocs-material": ("mkdocs.yml", "name: material"),

@@ -27,6 +27,7 @@ from medseg.bundle.networks import recipe_of
 from medseg.bundle.options import Options
 from medseg.bundle.samples import samples, scored_samples
 from medseg.bundle.start import folder as folder_of
+from medseg.data.coding import propose_codes
 from medseg.data.datalist import Datalist
 from medseg.engines.evaluator import Evaluator
 from medseg.engines.loading import SegmentationDataset
@@ -64,8 +65,12 @@ def description(model: Mapping[str, Any], data: Datalist, network_def: nn.Module
         data: the datalist, whose classes it has.
         network_def: the network.
     """
-    classes = {"classes": data.class_names, "colours": data.colours or model.get("colours") or {}}
-    return described({**model, **classes}, network_def)
+    same = list(model.get("classes") or []) == data.class_names
+    known = data.codes or (same and model.get("codes")) or {}  # of other classes they would be wrong
+    codes = {str(index): code for index, code in propose_codes(dict(enumerate(data.class_names)), data.name).items()}
+    codes |= {str(index): code for index, code in known.items()}
+    own = {"classes": data.class_names, "colours": data.colours or model.get("colours") or {}, "codes": codes}
+    return described({**model, **own}, network_def)
 
 
 def described(model: Mapping[str, Any], network_def: nn.Module) -> Description:

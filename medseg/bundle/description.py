@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from medseg.data.schema import validate_codes
 from medseg.errors import MedsegError, counted
 from medseg.transforms.postprocess import Postprocess
 
@@ -108,6 +109,8 @@ class Inference:
         batch: windows a forward.
         scales: of the image's edges, whose probabilities are averaged.
         flip_axes: axes flipped and averaged over, -1 being left and right of a picture.
+        mirror_axes: axes along which the training mirrors images, which `medseg predict --tta` then averages over;
+            ``None`` where that is not said.
     """
 
     window: Sequence[int] | None = None
@@ -115,10 +118,11 @@ class Inference:
     batch: int = 4
     scales: Sequence[float] = (1.0,)
     flip_axes: Sequence[int] = ()
+    mirror_axes: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         """Check the values."""
-        for name in ("window", "scales", "flip_axes"):
+        for name in ("window", "scales", "flip_axes", "mirror_axes"):
             value = getattr(self, name)
             if value is not None:
                 if isinstance(value, str) or not isinstance(value, Sequence):
@@ -143,6 +147,7 @@ class Description:
         inference: how it predicts.
         classes: names by index.
         colours: colour of a class by its index, ``"#rrggbb"``, where one is named.
+        codes: coded concept of a class by its index, as a datalist has it, where one is known.
         scores: further scores of its evaluations, by name with their options.
         postprocess: what is done to a predicted mask, by class; see `medseg.transforms.postprocess.Steps`.
         beside_paper: which means stand beside those of the network's paper: ``"pooled"`` over all pixels or
@@ -155,6 +160,7 @@ class Description:
     inference: Inference
     classes: Sequence[str]
     colours: Mapping[str, str] = field(default_factory=dict)
+    codes: Mapping[str, Any] = field(default_factory=dict)
     scores: Mapping[str, Any] = field(default_factory=dict)
     postprocess: Mapping[str, Any] = field(default_factory=dict)
     beside_paper: Any = None
@@ -192,6 +198,11 @@ class Description:
         if len(set(self.classes)) != len(self.classes):
             raise DescriptionError(f"{where}: classes {list(self.classes)} name one twice")
         try:
+            named = {str(index): name for index, name in enumerate(self.classes)}
+            validate_codes({str(key): code for key, code in self.codes.items()}, named, where)
+        except MedsegError as error:
+            raise DescriptionError(str(error)) from error
+        try:
             Postprocess(self.postprocess, self.classes)
         except MedsegError as error:
             raise DescriptionError(f"{where}: {error}") from error
@@ -203,7 +214,8 @@ class Description:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values: dicts, lists, strings, numbers, booleans and ``None``."""
-        return dict(_plain(dataclasses.asdict(self)))
+        held = dict(_plain(dataclasses.asdict(self)))
+        return held if held["codes"] else {key: value for key, value in held.items() if key != "codes"}
 
 
 def part(kind: type[Part], content: Mapping[str, Any], where: str) -> Part:

@@ -47,6 +47,7 @@ __all__ = [
 _AXES = {"sagittal": "LR", "coronal": "PA", "axial": "IS"}
 _LUMA = (0.299, 0.587, 0.114)
 _RANGE_SLACK = 0.05  # resizing and averages overshoot a little
+_ASTRAY = 0.01  # voxels: what the rounding of a header may shift
 
 
 def training(description: Description) -> Compose:
@@ -303,38 +304,9 @@ class ToModelGridd(MapTransform):
                 order = [axis for axis in order if axis != through] + [through]
             volume = _turned(volume, "".join(codes[axis] for axis in order))
         if self.fed.spacing is not None:
-            from monai.data.utils import affine_to_spacing
-
-            stored = [float(edge) for edge in affine_to_spacing(volume.affine)]
-            wanted = [self.fed.spacing[axis] for axis in order]
-            edges = [own if edge is None else edge for edge, own in zip(wanted, stored, strict=True)]
-            volume = _spaced(volume, edges, mode)
+            volume = _resampled(volume, [self.fed.spacing[axis] for axis in order], mode)
         moved: Tensor = volume
         return moved
-
-
-def _spaced(volume: MetaTensor, edges: Sequence[float], mode: str) -> MetaTensor:
-    """Return what MONAI's ``Spacing`` gives with the border's values beyond it, within rounding, axis by axis.
-
-    MONAI makes a list of where every voxel lies, ten times the memory of the volume.
-    """
-    from monai.transforms import Spacing
-
-    pending = Spacing(edges, lazy=True)(volume)  # says where the new grid lies, and computes nothing
-    affine, size = pending.peek_pending_affine(), tuple(pending.peek_pending_shape())
-    plain = volume.as_tensor()
-    matrix = np.linalg.solve(*(np.asarray(each, np.float64) for each in (volume.affine, affine)))
-    places = [
-        torch.from_numpy(matrix[axis, axis] * np.arange(edge) + matrix[axis, 3]) for axis, edge in enumerate(size)
-    ]
-    if mode == "nearest":
-        for axis, (place, edge) in enumerate(zip(places, plain.shape[1:], strict=True), 1):
-            plain = plain.index_select(axis, place.clamp(0, edge - 1).round().long())
-    else:
-        blocks = resample([whole(plain[None], plain[None])], plain.shape[1:], places)
-        plain = gather(blocks, (1, *size))[0]
-    meta = {key: value for key, value in volume.meta.items() if key != "affine"}
-    return MetaTensor(plain, affine=affine, meta=meta)
 
 
 def _pages_last(stack: MetaTensor) -> MetaTensor:
@@ -350,6 +322,51 @@ def _axis_codes(affine: Any) -> tuple[str, ...]:
     if None in codes:
         raise DescriptionError("the image's affine names no direction for one of its axes; correct its header")
     return tuple(codes)
+
+
+def _resampled(volume: MetaTensor, spacing: Sequence[float | None], mode: str) -> MetaTensor:
+    """Return the volume at another voxel size, from the centre of the first voxel to the last one that fits.
+
+    As MONAI's ``Spacing``, but for oblique volumes: where direction cosines are not at right angles to eight digits, as
+    DICOM's seldom are, that one takes another origin, and leaves out up to half a voxel of the file's at both ends.
+    """
+    from monai.data.utils import AFFINE_TOL, zoom_affine
+    from monai.transforms import SpatialResample
+
+    affine = np.asarray(volume.affine, dtype=np.float64)
+    edges = np.linalg.norm(affine[:3, :3], axis=0)
+    given = np.array([own if edge is None else edge for edge, own in zip(spacing, edges, strict=True)])
+    wanted = np.where(np.abs(edges - given) <= AFFINE_TOL, edges, given)
+    target = zoom_affine(affine, wanted, diagonal=False)
+    ends = np.stack(np.meshgrid(*[(0, edge - 1) for edge in volume.shape[1:]], indexing="ij")).reshape(3, -1)
+    corners = np.linalg.solve(target[:3, :3], affine[:3, :3]) @ ends  # in voxels of the target's, from the same origin
+    target[:3, 3] = affine[:3, 3] + target[:3, :3] @ corners.min(1)
+    size = np.round(np.ptp(corners, axis=1) + 1).astype(int).tolist()
+    matrix = np.linalg.solve(affine, target)
+    apart = matrix[:3, :3] - np.diag(np.diag(matrix)[:3])
+    if (np.abs(apart) @ np.array(size) < _ASTRAY).all():
+        return _axis_by_axis(volume, matrix, size, target, mode)
+    moved: MetaTensor = SpatialResample(mode=mode, padding_mode="border")(volume, dst_affine=target, spatial_size=size)
+    return moved  # of a tilted gantry
+
+
+def _axis_by_axis(volume: MetaTensor, matrix: Any, size: Sequence[int], affine: Any, mode: str) -> MetaTensor:
+    """Return what MONAI's ``SpatialResample`` gives with the border's values beyond it, within rounding.
+
+    MONAI makes a list of where every voxel lies, ten times the memory of the volume.
+    """
+    plain = volume.as_tensor()
+    places = [
+        torch.from_numpy(matrix[axis, axis] * np.arange(edge) + matrix[axis, 3]) for axis, edge in enumerate(size)
+    ]
+    if mode == "nearest":
+        for axis, (place, edge) in enumerate(zip(places, plain.shape[1:], strict=True), 1):
+            plain = plain.index_select(axis, place.clamp(0, edge - 1).round().long())
+    else:
+        blocks = resample([whole(plain[None], plain[None])], plain.shape[1:], places)
+        plain = gather(blocks, (1, *size))[0]
+    meta = {key: value for key, value in volume.meta.items() if key != "affine"}
+    return MetaTensor(plain, affine=torch.from_numpy(affine), meta=meta)
 
 
 def _turned(volume: MetaTensor, codes: str) -> MetaTensor:

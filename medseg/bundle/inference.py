@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medseg.bundle import library
-from medseg.bundle.description import Description, Inference, part
+from medseg.bundle.description import Description, DescriptionError, Inference, part
 from medseg.errors import MedsegError
 
-__all__ = ["with_inference"]
+__all__ = ["mirrored", "with_inference"]
 
 _KEY = "inference#"
 _IN_BUNDLE = "model#inference#"
@@ -33,6 +33,26 @@ def with_inference(description: Description, overlays: Sequence[str], changes: M
     content["inference"] = {**content["inference"], **wanted}
     part(Inference, content["inference"], "inference")
     return Description.of(content)
+
+
+def mirrored(description: Description) -> Description:
+    """Return a model that averages over the mirror images that its training showed it.
+
+    Args:
+        description: of the trained model.
+
+    Raises:
+        DescriptionError: if its weights do not say along which axes that were.
+    """
+    axes = description.inference.mirror_axes
+    if not axes:
+        raise DescriptionError(
+            f"the weights of {description.name} name no axis along which their training mirrored images, and mirror "
+            "images that it never saw make masks worse; name the axes, such as inference#flip_axes=[-1], or train with "
+            "model#inference#mirror_axes"
+        )
+    flips = [*description.inference.flip_axes, *(axis for axis in axes if axis not in description.inference.flip_axes)]
+    return with_inference(description, (), {"inference#flip_axes": flips})
 
 
 def _of_overlays(name: str, overlays: Sequence[str]) -> dict[str, Any]:

@@ -17,14 +17,25 @@ __all__ = ["COMPONENTS", "KEYS", "REQUIRED", "Source", "read_source", "shared"]
 
 _TEXTS = ("title", "task", "description", "data_source", "data_type", "modality")
 _LISTS = ("references", "classes", "overlay_sets", "networks")
-_MAPPINGS = ("colours", "network", "input", "inference", "scores", "postprocess", "train", "overlays", "imports")
+_MAPPINGS = (
+    "colours",
+    "codes",
+    "network",
+    "input",
+    "inference",
+    "scores",
+    "postprocess",
+    "train",
+    "overlays",
+    "imports",
+)
 KEYS = (*_TEXTS, "base", *_LISTS, *_MAPPINGS, "ignored", "beside_paper")
 """Every key of a `bundle.yaml`; docs/reference/bundle_yaml.md says what each is."""
 REQUIRED = (*_TEXTS, "classes", "network")
 COMPONENTS = ("loss", "optimizer")
 """What ``train`` must hold, in the bundle's own file or its base's."""
 _CROP = "Crop"
-_DESCRIBED = ("input", "inference", "classes", "colours", "scores", "postprocess", "beside_paper")
+_DESCRIBED = ("input", "inference", "classes", "colours", "codes", "scores", "postprocess", "beside_paper")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Write a mask for each image of a folder."""
+"""Write a mask for each image of a file, a folder or a datalist, and what else is asked for."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from medseg.cli._arguments import add_overlays, add_settings, overrides_of, own_process
 from medseg.errors import shown, together
+from medseg.prediction.outputs import OUTPUTS
 
 __all__ = ["add_arguments", "run"]
 
@@ -15,10 +16,24 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("model", help="folder of a run, a packed model, or a bundle with weights")
-    parser.add_argument("images", type=Path, help="an image, or a folder of images")
-    parser.add_argument("masks", type=Path, help="folder for the masks")
+    parser.add_argument("images", type=Path, help="an image, a folder of images or DICOM series, or a datalist")
+    parser.add_argument("masks", type=Path, help="folder for the masks and all other outputs")
+    parser.add_argument(
+        "--ensemble", nargs="+", default=[], metavar="MODEL", help="average with these models, of folds"
+    )
+    parser.add_argument("--tta", action="store_true", help="average over the mirror images that it was trained on")
+    for name, output in OUTPUTS.items():
+        parser.add_argument(f"--{name}", dest="outputs", action="append_const", const=name, help=output.about)
+    parser.add_argument("--series", type=Path, metavar="FILE", help="rules: which DICOM series the model takes (YAML)")
+    parser.add_argument(
+        "--codes", type=Path, metavar="FILE", help="coded concepts of classes for DICOM (a datalist, JSON)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="also do images whose mask is there, whatever made it")
-    parser.add_argument("--keep-header", action="store_true", help="keep descriptions and names in the masks' headers")
+    parser.add_argument(
+        "--keep-identifiers",
+        action="store_true",
+        help="keep what names a patient: texts of headers in masks, DICOM's tags in the record of the run",
+    )
     parser.add_argument(
         "--backend", choices=("torch", "onnx", "openvino"), default="torch", help="what runs it, see medseg export"
     )
@@ -27,26 +42,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_overlays(parser)
     add_settings(parser, "device, precision, num_workers, or how whole images are predicted: inference#overlap=0.5")
-    parser.set_defaults(spelt={"overwrite": "--overwrite", "keep_header": "--keep-header"})
+    parser.set_defaults(
+        spelt={
+            "overwrite": "--overwrite",
+            "codes": "--codes",
+            "series": "--series",
+            "keep_identifiers": "--keep-identifiers",
+        }
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
     from medseg.prediction.predict import predict
+    from medseg.reports.progress import progress_bar
 
     overrides = overrides_of(options)
     own_process()
-    outcome = predict(
-        options.model,
-        options.images,
-        options.masks,
-        overlays=options.overlays,
-        overrides=overrides,
-        overwrite=options.overwrite,
-        keep_header=options.keep_header,
-        trust=options.trust,
-        backend=options.backend,
-    )
+    with progress_bar("predicting") as progress:
+        outcome = predict(
+            [options.model, *options.ensemble],
+            options.images,
+            options.masks,
+            outputs=options.outputs or (),
+            tta=options.tta,
+            overlays=options.overlays,
+            overrides=overrides,
+            overwrite=options.overwrite,
+            series=options.series,
+            codes=options.codes,
+            keep_identifiers=options.keep_identifiers,
+            trust=options.trust,
+            backend=options.backend,
+            progress=progress if sys.stderr.isatty() else None,  # elsewhere lines of the log tell
+        )
     sys.stderr.writelines(f"medseg: error: {line}\n" for line in together(outcome.failures, "image"))
     sys.stderr.writelines(f"medseg: left out: {line}\n" for line in together(outcome.left_out))
     said = [f"{outcome.written} written"]

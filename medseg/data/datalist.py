@@ -57,7 +57,9 @@ class Datalist:
         test: entries of a fixed test list; the only ones that may lack a label.
         path: where the JSON file is (or will be); relative paths start at its folder.
         preparation: how the files were made (crop size, seeds ...), for provenance.
-        codes: class index to its coded concept, ``{"value": "10200004", "scheme": "SCT", "meaning": "Liver"}``.
+        codes: class index to its coded concept, ``{"value": "10200004", "scheme": "SCT", "meaning": "Liver"}``; such
+            codes may stand in it as ``category`` (what kind of thing), ``modifier`` (left, right) and ``region``
+            (where). `medseg.data.coding` proposes them.
         colours: class index to the colour it is drawn in, ``"#ff8000"``.
         values: stored label value to class index (or ignore label), where labels do not store class indices: ``{0: 0,
             255: 1}`` for masks of 0 and 255. Every value that a label holds must then be named.
@@ -78,7 +80,7 @@ class Datalist:
     validation: list[Entry] = field(default_factory=list)
     test: list[Entry] = field(default_factory=list)
     preparation: dict[str, Any] = field(default_factory=dict)
-    codes: dict[int, dict[str, str]] = field(default_factory=dict)
+    codes: dict[int, dict[str, Any]] = field(default_factory=dict)
     colours: dict[int, str] = field(default_factory=dict)
     values: dict[int, int] = field(default_factory=dict)
 

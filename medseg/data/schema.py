@@ -41,6 +41,7 @@ _INDEX = re.compile(r"0|[1-9][0-9]{0,8}", re.ASCII)
 _STORED = re.compile(r"0|-?[1-9][0-9]{0,8}", re.ASCII)
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}", re.ASCII)
 _CODE_KEYS = {"value": 16, "scheme": 16, "meaning": 64}  # and the longest that DICOM allows (PS3.3, table 8.8-1)
+_CODE_PARTS: dict[str, Any] = {"category": {}, "modifier": {}, "region": {"modifier": {}}}  # codes beside a code
 _MOST_DIGITS = 18  # what fits an int64
 _DEEPEST = 32
 _LISTED = 8
@@ -138,7 +139,7 @@ def validate(content: dict[str, Any], where: str) -> None:
     for index, value in enumerate(content["modality"]):
         _require(value, (str,), where, f"modality[{index}]")
     _validate_labels(content["labels"], content["ignore_index"], where)
-    _validate_codes(content.get("codes", {}), content["labels"], where)
+    validate_codes(content.get("codes", {}), content["labels"], where)
     _validate_colours(content.get("colours", {}), content["labels"], where)
     _validate_values(content.get("values", {}), content["labels"], content["ignore_index"], where)
     for split in ("training", "validation", "test"):
@@ -206,20 +207,38 @@ def _validate_labels(labels: dict[str, Any], ignore_index: int | None, where: st
         )
 
 
-def _validate_codes(codes: dict[str, Any], labels: Mapping[str, Any], where: str) -> None:
-    wanted = 'give an object such as {"value": "10200004", "scheme": "SCT", "meaning": "Liver"}'
+def validate_codes(codes: Mapping[str, Any], labels: Mapping[str, Any], where: str) -> None:
+    """Check the coded concepts of classes.
+
+    Args:
+        codes: by class index, as text.
+        labels: the classes, likewise.
+        where: for messages.
+
+    Raises:
+        DatalistError: if a class does not exist, or a code is none.
+    """
     for key, code in codes.items():
         _require_class(key, labels, where, "codes")
-        place = f"codes[{key!r}]"
-        _require(code, (dict,), where, place)
-        if set(code) != set(_CODE_KEYS):
-            raise DatalistError(f"{where}: {place} has the keys {_listed(sorted(code)) or 'none'}; {wanted}")
-        for name, longest in _CODE_KEYS.items():
-            _require(code[name], (str,), where, f"{place} {name}")
-            if not 0 < len(code[name]) <= longest or not code[name].isprintable():
-                raise DatalistError(
-                    f"{where}: {place} {name} is {_quoted(code[name])}; DICOM takes 1 to {longest} printable characters"
-                )
+        _validate_code(code, _CODE_PARTS, where, f"codes[{key!r}]")
+
+
+def _validate_code(code: Any, parts: Mapping[str, Any], where: str, place: str) -> None:
+    _require(code, (dict,), where, place)
+    if not set(_CODE_KEYS) <= set(code) <= {*_CODE_KEYS, *parts}:
+        raise DatalistError(
+            f"{where}: {place} has the keys {_listed(sorted(code)) or 'none'}; give an object such as "
+            '{"value": "10200004", "scheme": "SCT", "meaning": "Liver"}'
+            + (f", and beside them {', '.join(parts)} where they are known" if parts else "")
+        )
+    for name, longest in _CODE_KEYS.items():
+        _require(code[name], (str,), where, f"{place} {name}")
+        if not 0 < len(code[name]) <= longest or not code[name].isprintable():
+            raise DatalistError(
+                f"{where}: {place} {name} is {_quoted(code[name])}; DICOM takes 1 to {longest} printable characters"
+            )
+    for name in parts.keys() & code.keys():
+        _validate_code(code[name], parts[name], where, f"{place} {name}")
 
 
 def _validate_colours(colours: dict[str, Any], labels: Mapping[str, Any], where: str) -> None:

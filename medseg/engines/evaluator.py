@@ -306,7 +306,7 @@ class Evaluator(SupervisedEvaluator):
             self._offer(case, row.mean("dice"))
 
     def _finished(self, prediction: Tensor, affine: NDArray[np.float64] | None) -> Tensor:
-        """Return a prediction after the model's postprocessing, as `medseg.prediction.case.mask_of` does it."""
+        """Return a prediction after the model's postprocessing, as `medseg.prediction.collected` does it."""
         if self.postprocess is None or not self.postprocess.steps:
             return prediction
         done = self.postprocess(prediction.cpu().numpy(), affine)

@@ -23,6 +23,18 @@ def free_memory() -> int:
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+def device_memory(device: torch.device) -> tuple[int, int] | None:
+    """Return the bytes of a GPU's memory that this process could still take, and all; ``None`` of a CPU.
+
+    Args:
+        device: the GPU.
+    """
+    if device.type != "cuda":
+        return None
+    free, total = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device), total
+
+
 def keep_freed_memory(device: torch.device) -> bool:
     """Tell glibc's allocator to reuse large blocks instead of returning each to the kernel.
 

@@ -7,7 +7,6 @@ contour belongs to the slice that its plane lies in, at most a tenth of the dist
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medseg.data.coding import ANATOMY
 from medseg.errors import shown
 from medseg.importers.drawing import Mask, Segment
 from medseg.importers.layout import ImportingError
+from medseg.io.dicom_heads import quiet
 from medseg.io.image_file import ImageFile
 from medseg.io.itk_formats import LPS_TO_RAS
 from medseg.io.placement import ROUNDING
@@ -26,6 +27,7 @@ from medseg.io.placement import ROUNDING
 __all__ = ["Roi", "draw_structures", "draw_volume", "rois_of", "segments_of"]
 
 _TOLERANCE = 1e-2  # of highdicom: how far from whole voxels and equal directions
+_ANATOMY = (ANATOMY["value"], "123037004", "T-D0050")  # also as it was called before 2020, and in SNOMED RT
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 
 
@@ -41,7 +43,7 @@ class Roi:
 
     number: int
     name: str
-    code: dict[str, str]
+    code: dict[str, Any]
 
 
 def _segmentation(path: Path) -> Any:
@@ -52,8 +54,7 @@ def _segmentation(path: Path) -> Any:
             f"{shown(path)}: reading DICOM SEG needs highdicom; install it: pip install 'medseg[dicom]'"
         ) from error
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             return highdicom.seg.segread(path)
     except Exception as error:  # highdicom raises nearly every type on damaged or odd files
         raise ImportingError(
@@ -73,12 +74,40 @@ def segments_of(path: Path) -> list[Roi]:
     made = []
     for number in seg.segment_numbers:
         description = seg.get_segment_description(number)
-        code = description.segmented_property_type
-        coded = {"value": str(code.value), "scheme": str(code.scheme_designator), "meaning": str(code.meaning)}
-        made.append(
-            Roi(int(number), str(description.segment_label).strip(), coded if len(coded["value"]) <= 16 else {})
-        )
+        made.append(Roi(int(number), str(description.segment_label).strip(), _code_of(description)))
     return made
+
+
+def _code_of(description: Any) -> dict[str, Any]:
+    """Return what a segment is for the datalist: its type, and what stands beside that."""
+    made = _coded(description, "SegmentedPropertyTypeCodeSequence")
+    category = _coded(description, "SegmentedPropertyCategoryCodeSequence")
+    beside = {
+        "category": {} if category.get("value") in _ANATOMY else category,
+        "modifier": _modifier(description, "SegmentedPropertyTypeCodeSequence", "SegmentedPropertyTypeModifier"),
+        "region": _coded(description, "AnatomicRegionSequence"),
+    }
+    if beside["region"]:
+        modifier = _modifier(description, "AnatomicRegionSequence", "AnatomicRegionModifier")
+        beside["region"] |= {"modifier": modifier} if modifier else {}
+    return {**made, **{name: found for name, found in beside.items() if found}} if made else {}
+
+
+def _modifier(tags: Any, sequence: str, kind: str) -> dict[str, Any]:
+    """Return a modifier where the standard has it, inside the sequence that it modifies."""
+    names = (f"{kind}CodeSequence", f"{kind}Sequence")
+    return next((found for item in tags.get(sequence, []) for name in names if (found := _coded(item, name))), {})
+
+
+def _coded(tags: Any, sequence: str) -> dict[str, Any]:
+    """Return the first code of a sequence; empty where there is none, or one that a datalist has no room for."""
+    for item in tags.get(sequence, []):
+        value = str(item.get("CodeValue") or "")
+        made = {"value": value, "scheme": str(item.get("CodingSchemeDesignator") or "")}
+        made["meaning"] = str(item.get("CodeMeaning") or "")[:64]
+        if all(made.values()) and all(text.isprintable() for text in made.values()) and len(value) <= 16:
+            return made
+    return {}
 
 
 def draw_volume(path: Path, rois: Sequence[Roi], image: ImageFile) -> list[Segment]:
@@ -99,8 +128,7 @@ def draw_volume(path: Path, rois: Sequence[Roi], image: ImageFile) -> list[Segme
     lps = (LPS_TO_RAS @ grid)[:, [2, 1, 0, 3]]  # highdicom's axes are slices, rows, columns
     shape = tuple(image.shape)[::-1]
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             geometry = highdicom.VolumeGeometry(lps, shape, "PATIENT")
             volume = seg.get_volume(combine_segments=False, allow_missing_positions=True, rtol=0.02)
             array = volume.match_geometry(geometry, tol=_TOLERANCE).array
@@ -121,8 +149,7 @@ def _read_structures(path: Path) -> Any:
     import pydicom
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             return pydicom.dcmread(path)
     except Exception as error:
         raise ImportingError(f"{shown(path)}: damaged DICOM file ({_brief(error)}); restore it") from error
@@ -138,8 +165,15 @@ def rois_of(path: Path) -> list[Roi]:
     drawn = {
         int(item.ReferencedROINumber) for item in head.get("ROIContourSequence", []) if item.get("ContourSequence")
     }
-    regions = head.get("StructureSetROISequence", [])
-    made = [Roi(int(item.ROINumber), str(item.ROIName).strip(), {}) for item in regions if int(item.ROINumber) in drawn]
+    codes = {
+        int(item.ReferencedROINumber): _coded(item, "RTROIIdentificationCodeSequence")
+        for item in head.get("RTROIObservationsSequence", [])
+    }
+    made = [
+        Roi(int(item.ROINumber), str(item.ROIName).strip(), codes.get(int(item.ROINumber), {}))
+        for item in head.get("StructureSetROISequence", [])
+        if int(item.ROINumber) in drawn
+    ]
     if not made:
         raise ImportingError(f"{shown(path)}: no region has a contour; export the contours too")
     return made

@@ -7,6 +7,7 @@ held: of 20 classes they are 80 bytes a voxel, their classes one.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -18,7 +19,17 @@ from torch import Tensor
 from medseg.caller import spelt
 from medseg.errors import MedsegError, shown
 
-__all__ = ["Block", "BlockInferer", "blocks_of", "class_indices", "finite", "gather", "whole"]
+__all__ = [
+    "Block",
+    "BlockInferer",
+    "blocks_of",
+    "class_indices",
+    "classes_of",
+    "finite",
+    "gather",
+    "several_of",
+    "whole",
+]
 
 
 class Block(NamedTuple):
@@ -55,6 +66,28 @@ class BlockInferer(Inferer, ABC):
             MedsegError: if the network returns anything but logits of its input's size.
         """
 
+    def several(self, images: Sequence[Tensor], network: Callable[..., Any]) -> Iterator[tuple[int, Block]]:
+        """Give the logits of several images, one after the other; a forward may take parts of several.
+
+        Args:
+            images: ``(1, C, *S)`` each, S as it comes.
+            network: as in `blocks`.
+
+        Yields:
+            the number of an image and one of its blocks.
+        """
+        for number, image in enumerate(images):
+            for block in self.blocks(image, network):
+                yield number, block
+
+    def one_forward(self, size: Sequence[int]) -> bool:
+        """Return whether `several` puts an image of this spatial size into one forward with others like it."""
+        return False
+
+    def held(self, size: Sequence[int]) -> int:
+        """Return of about how many voxels logits are held at a time, of an image of this spatial size."""
+        return math.prod(size)
+
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Return the logits ``(B, classes, *S)`` of the whole image, in one tensor that is made once."""
         return gather(self.blocks(inputs, network, *args, **kwargs), inputs.shape[:1] + inputs.shape[2:])
@@ -79,6 +112,15 @@ def blocks_of(
         yield from inferer.blocks(inputs, network, *args, **kwargs)
     else:
         yield whole(inputs, inferer(inputs, network, *args, **kwargs))
+
+
+def several_of(inferer: Inferer, images: Sequence[Tensor], network: Callable[..., Any]) -> Iterator[tuple[int, Block]]:
+    """Give the logits of several images by whatever inferer, see `BlockInferer.several`."""
+    if isinstance(inferer, BlockInferer):
+        yield from inferer.several(images, network)
+        return
+    for number, image in enumerate(images):
+        yield number, whole(image, inferer(image, network))
 
 
 def whole(inputs: Tensor, logits: Any) -> Block:
@@ -187,7 +229,17 @@ def class_indices(blocks: Iterable[Block], size: Sequence[int]) -> Tensor:
         if indices is None:
             kind = torch.uint8 if logits.shape[1] <= 256 else torch.int32
             indices = torch.empty(tuple(size), dtype=kind, device=logits.device)
-        # several times faster than argmax on a CPU
-        indices[at] = (logits[:, 0] > 0 if logits.shape[1] == 1 else logits.max(dim=1).indices).to(indices.dtype)
+        indices[at] = classes_of(logits).to(indices.dtype)
     assert indices is not None
     return indices
+
+
+def classes_of(logits: Tensor) -> Tensor:
+    """Return the class of the largest logit, or of one channel whether its logit is above 0.
+
+    Shape:
+        ``(B, classes, *S)`` to ``(B, *S)``, int64 or bool.
+    """
+    if logits.shape[1] == 1:
+        return logits[:, 0] > 0
+    return logits.max(dim=1).indices  # several times faster than argmax on a CPU

@@ -7,6 +7,7 @@ to 2, left-right flip). What is averaged it does not say; here logits are resize
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import combinations
 from typing import Any
@@ -100,6 +101,30 @@ class MultiScaleFlipInferer(BlockInferer):
             yield from predict(image)
         else:
             yield from fit_dimensions(image, (1,) * self.spatial_dims, predict)
+
+    @torch.no_grad()
+    def several(self, images: Sequence[Tensor], network: Callable[..., Any]) -> Iterator[tuple[int, Block]]:
+        """Give the logits of several images; where views are of each window, windows of several share a forward."""
+        if self.scales != (1.0,) or not isinstance(self.inferer, SlidingWindow):
+            yield from super().several(images, network)
+            return
+        channels: set[int] = set()
+
+        def views_of(x: Tensor) -> Tensor:
+            return self._mean([x], tuple(x.shape[2:]), network, channels)
+
+        for number, (at, probability) in self.inferer.several([image.float() for image in images], views_of):
+            yield number, Block(at, _logits(probability, channels))
+
+    def one_forward(self, size: Sequence[int]) -> bool:
+        """Return whether an image is one window, whose views are then made at once."""
+        return self.scales == (1.0,) and isinstance(self.inferer, SlidingWindow) and self.inferer.one_forward(size)
+
+    def held(self, size: Sequence[int]) -> int:
+        """Return what windows overlap where views are of each window, else an image and the view that is added."""
+        if self.scales == (1.0,) and isinstance(self.inferer, SlidingWindow):
+            return self.inferer.held(size)
+        return round((1 + max(self.scales) ** len(size)) * math.prod(size))
 
     def _mean(
         self, scaled: Iterable[Tensor], size: Sequence[int], infer: Callable[[Tensor], Any], channels: set[int]

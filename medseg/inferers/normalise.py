@@ -6,13 +6,13 @@ bundle's ``network_def``, ``preprocessing`` and ``inferer`` alone. Overlays and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor
 
-from medseg.inferers.blocks import Block, BlockInferer, blocks_of
+from medseg.inferers.blocks import Block, BlockInferer, blocks_of, several_of
 
 
 class NormalisingInferer(BlockInferer):
@@ -38,3 +38,15 @@ class NormalisingInferer(BlockInferer):
     def blocks(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Iterator[Block]:
         """Give the logits of the normalised ``inputs`` in blocks."""
         yield from blocks_of(self.inferer, self.normalise(inputs), network, *args, **kwargs)
+
+    def several(self, images: Sequence[Tensor], network: Callable[..., Any]) -> Iterator[tuple[int, Block]]:
+        """Give the logits of several images, each normalised."""
+        yield from several_of(self.inferer, [self.normalise(image) for image in images], network)
+
+    def one_forward(self, size: Sequence[int]) -> bool:
+        """Return what the other inferer does."""
+        return isinstance(self.inferer, BlockInferer) and self.inferer.one_forward(size)
+
+    def held(self, size: Sequence[int]) -> int:
+        """Return what the other inferer holds."""
+        return self.inferer.held(size) if isinstance(self.inferer, BlockInferer) else super().held(size)

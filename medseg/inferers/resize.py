@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import torch
 from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor
 
 from medseg.errors import MedsegError
-from medseg.inferers.blocks import Block, BlockInferer, blocks_of
+from medseg.inferers.blocks import Block, BlockInferer, blocks_of, gather
 from medseg.inferers.regrid import resized
-from medseg.inferers.slices import fit_dimensions
+from medseg.inferers.slices import SLICES_AT_ONCE, fit_dimensions
 from medseg.transforms.resize import resize_images
 
 
@@ -49,3 +51,24 @@ class ResizeInferer(BlockInferer):
             yield from resized(logits, self.spatial_size, x.shape[2:])
 
         yield from fit_dimensions(inputs, self.spatial_size, predict)
+
+    def several(self, images: Sequence[Tensor], network: Callable[..., Any]) -> Iterator[tuple[int, Block]]:
+        """Give the logits of several images in blocks; all are resized to one size, and go through at once."""
+        if not all(image.ndim - 2 == len(self.spatial_size) for image in images):
+            yield from super().several(images, network)
+            return
+        small = torch.cat([resize_images(image.float(), self.spatial_size) for image in images])
+        logits = gather(blocks_of(self.inferer, small, network), (len(images), *self.spatial_size))
+        at = (slice(0, 1), *(slice(0, edge) for edge in self.spatial_size))
+        for number, image in enumerate(images):
+            own = Block(at, logits[number : number + 1])
+            for block in resized([own], self.spatial_size, image.shape[2:]):
+                yield number, block
+
+    def one_forward(self, size: Sequence[int]) -> bool:
+        """Return whether an image has the network's axes, whatever its size."""
+        return len(size) == len(self.spatial_size)
+
+    def held(self, size: Sequence[int]) -> int:
+        """Return the voxels of the network's size; a block on the image's is small."""
+        return math.prod(self.spatial_size) * (SLICES_AT_ONCE if len(size) > len(self.spatial_size) else 1)

@@ -9,7 +9,8 @@ from torch import Tensor
 from medseg.errors import MedsegError
 from medseg.inferers.blocks import Block, gather
 
-_SLICES_AT_ONCE = 8
+SLICES_AT_ONCE = 8
+"""Slices whose logits are held at a time."""
 
 
 def fit_dimensions(
@@ -38,8 +39,8 @@ def fit_dimensions(
             f"{tuple(size)}; two edges take images and volumes, three take volumes"
         )
     batch, _, height, width, depth = inputs.shape
-    for start in range(0, depth, _SLICES_AT_ONCE):
-        slices = inputs[..., start : start + _SLICES_AT_ONCE]  # (B, C, H, W, d)
+    for start in range(0, depth, SLICES_AT_ONCE):
+        slices = inputs[..., start : start + SLICES_AT_ONCE]  # (B, C, H, W, d)
         flat = slices.permute(0, 4, 1, 2, 3).flatten(0, 1)  # (B * d, C, H, W)
         logits = gather(predict(flat), flat.shape[:1] + flat.shape[2:])
         volume = logits.reshape(batch, -1, *logits.shape[1:]).permute(0, 2, 3, 4, 1)  # (B, classes, H, W, d)

@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 
 from medseg.errors import MedsegError
 from medseg.inferers.blocks import Block, BlockInferer, check_logits
-from medseg.inferers.slices import fit_dimensions
+from medseg.inferers.slices import SLICES_AT_ONCE, fit_dimensions
 from medseg.inferers.windows import WindowGrid, merge
 
 _VOXELS = 2**21  # of the windows of a forward on a CPU
@@ -100,35 +100,71 @@ class SlidingWindow(BlockInferer):
 
         yield from fit_dimensions(image, self.roi_size, predict)
 
-    def _predict(self, image: Tensor, network: Callable[[Tensor], Any]) -> Iterator[Block]:
-        grid = WindowGrid(tuple(image.shape[2:]), self.roi_size, (self.overlap,) * len(self.roi_size))
-        outputs = self._forwards(image, grid, network)
-        weight = self._weight(torch.promote_types(image.dtype, torch.float32), image.device)[grid.inside]
-        for number in range(image.shape[0]):
-            for at, logits in merge(outputs, grid, weight):
-                yield Block((slice(number, number + 1), *at), logits[None])
+    @torch.no_grad()
+    def several(self, images: Sequence[Tensor], network: Callable[..., Any]) -> Iterator[tuple[int, Block]]:
+        """Give the logits of several images in blocks; windows of several share a forward."""
+        plain = [image.as_tensor() if isinstance(image, MetaTensor) else image for image in images]
+        if all(image.ndim - 2 == len(self.roi_size) for image in plain):
+            yield from self._each(plain, network)
+        else:
+            yield from super().several(plain, network)
 
-    def _forwards(self, image: Tensor, grid: WindowGrid, network: Callable[[Tensor], Any]) -> Iterator[Tensor]:
+    def one_forward(self, size: Sequence[int]) -> bool:
+        """Return whether an image is one window."""
+        return len(size) == len(self.roi_size) and all(
+            edge <= window for edge, window in zip(size, self.roi_size, strict=True)
+        )
+
+    def held(self, size: Sequence[int]) -> int:
+        """Return how many voxels windows overlap, and those of a forward; of a volume slice by slice, some slices."""
+        dims = len(self.roi_size)
+        grid = WindowGrid(tuple(size[:dims]), self.roi_size, (self.overlap,) * dims)
+        overlapped = sum(math.prod(grid.overlapped(axis)) for axis in range(dims))
+        slices = SLICES_AT_ONCE * math.prod(size[:dims]) if len(size) > dims else 0
+        return overlapped + (self.sw_batch_size + 1) * math.prod(self.roi_size) + slices
+
+    def _predict(self, image: Tensor, network: Callable[[Tensor], Any]) -> Iterator[Block]:
+        for number, (at, logits) in self._each([image[n : n + 1] for n in range(len(image))], network):
+            yield Block((slice(number, number + 1), *at[1:]), logits)
+
+    def _each(self, images: Sequence[Tensor], network: Callable[[Tensor], Any]) -> Iterator[tuple[int, Block]]:
+        overlap = (self.overlap,) * len(self.roi_size)
+        grids = [WindowGrid(tuple(image.shape[2:]), self.roi_size, overlap) for image in images]
+        outputs = self._forwards(images, grids, network)
+        for number, (image, grid) in enumerate(zip(images, grids, strict=True)):
+            weight = self._weight(torch.promote_types(image.dtype, torch.float32), image.device)[grid.inside]
+            for at, logits in merge(outputs, grid, weight):
+                yield number, Block((slice(0, 1), *at), logits[None])
+
+    def _forwards(
+        self, images: Sequence[Tensor], grids: Sequence[WindowGrid], network: Callable[[Tensor], Any]
+    ) -> Iterator[Tensor]:
         """Give the logits of each window of each image; a forward may take windows of several images."""
-        padding = [width for pair in reversed(grid.padding) for width in pair]
-        places = ((number, window) for number in range(image.shape[0]) for window in grid)
-        constant = {"value": self.cval} if self.padding_mode == "constant" else {}
+        places = ((number, window) for number, grid in enumerate(grids) for window in grid)
         at_once = self.sw_batch_size
-        if image.device.type == "cpu":
+        if images[0].device.type == "cpu":
             at_once = max(1, min(at_once, _VOXELS // math.prod(self.roi_size)))
         while some := list(islice(places, at_once)):
-            windows = [image[(slice(n, n + 1), slice(None), *grid.voxels(window))] for n, window in some]
-            batch = torch.cat(windows)
-            if any(padding):
-                batch = pad(batch, padding, mode=self.padding_mode, **constant)
+            batch = torch.cat([self._window(images[number], grids[number], window) for number, window in some])
             if batch.ndim in _FORMATS:
                 batch = batch.contiguous(memory_format=_FORMATS[batch.ndim])
             logits = network(batch)
             check_logits(batch, logits)
-            outputs = [output[(slice(None), *grid.inside)] for output in logits]
-            del logits, windows, batch
+            outputs = [
+                output[(slice(None), *grids[number].inside)] for (number, _), output in zip(some, logits, strict=True)
+            ]
+            del logits, batch
             while outputs:
                 yield outputs.pop(0)  # and with the last one the memory of all is free
+
+    def _window(self, image: Tensor, grid: WindowGrid, window: Sequence[int]) -> Tensor:
+        """Return a window of an image ``(1, C, *S)``, padded where the image is smaller."""
+        part = image[(slice(None), slice(None), *grid.voxels(window))]
+        padding = [width for pair in reversed(grid.padding) for width in pair]
+        if not any(padding):
+            return part
+        constant = {"value": self.cval} if self.padding_mode == "constant" else {}
+        return pad(part, padding, mode=self.padding_mode, **constant)
 
     def _weight(self, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Return the weights of a window's voxels; they are made once."""

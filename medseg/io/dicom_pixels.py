@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medseg.io.dicom_heads import quiet
 from medseg.io.image_file import ImageError
 from medseg.io.integrity import check_claim, check_count
 from medseg.io.itk_formats import ITK_LOCK
 
-__all__ = ["read_pixels", "result_type"]
+__all__ = ["read_pixels", "rescales", "result_type"]
 
 # Most values that a stored byte can stand for: JPEG's as in pictures.py, other codes' of a blank image.
 _RATIO, _RATIO_OTHER = 1200, 1 << 14
 _JPEG = tuple(f"1.2.840.10008.1.2.4.{end}" for end in (50, 51, 57, 70))
 _VALUES = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _RLE = "1.2.840.10008.1.2.5"
+_STILL = tuple(f"1.2.840.10008.1.2.4.{family}" for family in ("5", "6", "7", "8", "90", "91", "92", "93", "20"))
+# JPEG, JPEG-LS, JPEG 2000 and its high-throughput form; not MPEG (.100 to .108), JPIP (.94, .95), JPEG XL (.110 on)
 _COLOURS = ("MONOCHROME1", "MONOCHROME2", "RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 
 
@@ -32,8 +34,8 @@ def result_type(heads: Mapping[Path, Any]) -> np.dtype[Any]:
     """
     low, high, whole, bits = 0.0, 0.0, True, 0
     for head in heads.values():
-        slope, intercept = _rescale(head)
-        if slope is None:
+        pairs = rescales(head)
+        if any(slope is None for slope, _ in pairs):
             return np.dtype(np.float64)
         if "ModalityLUTSequence" in head or str(head.get("PhotometricInterpretation")) == "PALETTE COLOR":
             bits, high = max(bits, 16), max(high, 2.0**16 - 1)
@@ -41,8 +43,10 @@ def result_type(heads: Mapping[Path, Any]) -> np.dtype[Any]:
         stored = int(head.get("BitsStored") or 16)
         signed = int(head.get("PixelRepresentation") or 0)
         ends = (-(2.0 ** (stored - 1)), 2.0 ** (stored - 1) - 1) if signed else (0.0, 2.0**stored - 1)
-        whole = whole and slope == 1 and intercept == round(intercept)
-        low, high, bits = min(low, ends[0] + intercept), max(high, ends[1] + intercept), max(bits, stored)
+        whole = whole and all(slope == 1 and intercept == round(intercept) for slope, intercept in pairs)
+        offsets = [intercept for _, intercept in pairs]
+        low, high = min(low, ends[0] + min(offsets)), max(high, ends[1] + max(offsets))
+        bits = max(bits, stored)
     if not whole:
         return np.dtype(np.float32 if bits <= 16 else np.float64)
     for kind in (np.uint8, np.int16, np.uint16, np.int32, np.int64):
@@ -66,8 +70,7 @@ def read_pixels(path: Path, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     """
     import pydicom
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom's remarks on the form of tags
+    with quiet():
         data = pydicom.dcmread(path)
         syntax = data.file_meta.get("TransferSyntaxUID")
         if syntax is None:
@@ -76,28 +79,38 @@ def read_pixels(path: Path, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
         shape = _check(path, data, native)
         if native or syntax == _RLE:
             pixels = _scaled(data, _decode(path, data), dtype)
+        elif len(rescales(data)) > 1:  # GDCM takes one slope for all frames
+            raise ImageError(f"{path}: its frames are compressed and differ in slope or intercept; decompress the file")
         else:
-            pixels = _decode_with_itk(path, dtype)
+            pixels = _decode_with_itk(path, dtype, syntax)
     if pixels.size != np.prod(shape):
         raise ImageError(f"{path}: decodes to {pixels.shape}, but claims {shape}; restore the file")
     return pixels.reshape(shape if shape[-1] > 1 else shape[:-1])
 
 
+def rescales(head: Any) -> list[tuple[float | None, float]]:
+    """Return slope and intercept of a file, one pair for all its frames or one for each.
+
+    Args:
+        head: tags of the file.
+
+    Returns:
+        Pairs; a slope is ``None`` where values are floats already.
+    """
+    if "FloatPixelData" in head or "DoubleFloatPixelData" in head:
+        return [(None, 0.0)]
+    frames = [_transform(group) for group in head.get("PerFrameFunctionalGroupsSequence") or ()]
+    shared = [_transform(group) for group in head.get("SharedFunctionalGroupsSequence") or ()]
+    slope, intercept = head.get("RescaleSlope"), head.get("RescaleIntercept")
+    own = 1.0 if slope is None else float(slope), float(intercept or 0)
+    usual = next((pair for pair in shared if pair is not None), own)
+    pairs = [usual if pair is None else pair for pair in frames]
+    return list(pairs) if len(set(pairs)) > 1 else [pairs[0] if pairs else usual]
+
+
 def _transform(group: Any) -> tuple[float, float] | None:
     items = group.get("PixelValueTransformationSequence")
     return (float(items[0].RescaleSlope), float(items[0].RescaleIntercept)) if items else None
-
-
-def _rescale(head: Any) -> tuple[float | None, float]:
-    """Return slope and intercept; no slope where values are floats already."""
-    if "FloatPixelData" in head or "DoubleFloatPixelData" in head:
-        return None, 0.0
-    for name in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
-        for group in head.get(name) or ():
-            if (transform := _transform(group)) is not None:
-                return transform
-    slope, intercept = head.get("RescaleSlope"), head.get("RescaleIntercept")
-    return 1.0 if slope is None else float(slope), float(intercept or 0)
 
 
 def _check(path: Path, data: Any, native: bool) -> tuple[int, int, int, int]:
@@ -115,8 +128,6 @@ def _check(path: Path, data: Any, native: bool) -> tuple[int, int, int, int]:
     claimed = float(np.prod([float(edge) for edge in shape])) * bits / 8
     packed = _RATIO if data.file_meta.TransferSyntaxUID in _JPEG else _RATIO_OTHER
     check_claim(path, shape, claimed, stored, 1 if native else packed)
-    if len({_transform(item) for item in data.get("PerFrameFunctionalGroupsSequence") or ()}) > 1:
-        raise ImageError(f"{path}: its frames differ in slope or intercept; store each frame in a file of its own")
     return (*shape[:3], 3) if colours == "PALETTE COLOR" else shape
 
 
@@ -136,26 +147,43 @@ def _decode(path: Path, data: Any) -> npt.NDArray[Any]:
 
 
 def _scaled(data: Any, pixels: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    slope, intercept = _rescale(data)
+    pairs = rescales(data)
     plain = "ModalityLUTSequence" in data or str(data.PhotometricInterpretation) == "PALETTE COLOR"
-    if plain or slope is None or (slope, intercept) == (1, 0):
+    if plain or pairs[0][0] is None or pairs == [(1, 0)]:
         return pixels.astype(dtype)
+    if len(pairs) == 1:
+        return _line(pixels, pairs[0], dtype)
+    return np.stack([_line(frame, pair, dtype) for frame, pair in zip(pixels, pairs, strict=True)])
+
+
+def _line(pixels: npt.NDArray[Any], pair: tuple[float | None, float], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    slope, intercept = pair
     if dtype.kind == "f":
-        return (pixels.astype(np.float64) * slope + intercept).astype(dtype)
+        return (pixels.astype(np.float64) * (1.0 if slope is None else slope) + intercept).astype(dtype)
     return (pixels.astype(np.int64) + round(intercept)).astype(dtype)  # the type is an integer where the slope is 1
 
 
-def _decode_with_itk(path: Path, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+def _decode_with_itk(path: Path, dtype: np.dtype[Any], syntax: Any) -> npt.NDArray[Any]:
     """Decode JPEG, JPEG-LS and JPEG 2000; GDCM applies slope and intercept itself."""
     import itk
 
-    with ITK_LOCK:
-        reader_io = itk.GDCMImageIO.New()
-        reader_io.SetFileName(str(path))
-        reader_io.ReadImageInformation()
-        pixel = itk.D
-        kind = itk.VectorImage[pixel, 3] if int(reader_io.GetNumberOfComponents()) > 1 else itk.Image[pixel, 3]
-        reader = itk.ImageFileReader[kind].New(FileName=str(path), ImageIO=reader_io)
-        reader.Update()
-        values = itk.array_from_image(reader.GetOutput())
+    if not str(syntax).startswith(_STILL):
+        raise ImageError(_undecodable(path, syntax, "no decoder for it is here"))
+    try:
+        with ITK_LOCK:
+            reader_io = itk.GDCMImageIO.New()
+            reader_io.SetFileName(str(path))
+            reader_io.ReadImageInformation()
+            pixel = itk.D
+            kind = itk.VectorImage[pixel, 3] if int(reader_io.GetNumberOfComponents()) > 1 else itk.Image[pixel, 3]
+            reader = itk.ImageFileReader[kind].New(FileName=str(path), ImageIO=reader_io)
+            reader.Update()
+            values = itk.array_from_image(reader.GetOutput())
+    except RuntimeError as error:
+        raise ImageError(_undecodable(path, syntax, "its code is damaged, or of a kind that GDCM lacks")) from error
     return np.asarray(values).astype(dtype)
+
+
+def _undecodable(path: Path, syntax: Any, why: str) -> str:
+    name = str(getattr(syntax, "name", syntax))[:80]
+    return f"{path}: is compressed as {name} and cannot be decoded ({why}); export the series uncompressed"

@@ -15,10 +15,15 @@ from medseg.io import dicom
 from medseg.io.images import SUFFIXES, image_suffix
 from medseg.io.masks import mask_path
 
-__all__ = ["MASK_RECORD", "LeftOut", "Listing", "list_images", "mask_targets", "refuse_missing", "with_channels"]
+__all__ = [
+    *("MAPS", "MASK_RECORD", "LeftOut", "Listing", "list_images", "mask_targets", "refuse_missing", "with_channels"),
+]
 
 MASK_RECORD = "medseg_masks.json"
 """Name of the file beside masks that says what made them."""
+
+MAPS = ("probabilities", "entropy")
+"""What lies beside masks, as ``case.entropy.nii.gz`` beside ``case.nii.gz``: by no format an image or a mask."""
 
 _RUN = {"config.yaml", "environment.json"}  # what the folder of a training or an evaluation holds from its start
 _SHOWN = 10
@@ -249,6 +254,8 @@ class _Walk:
         is_slice, reason = _judge(path, self.suffixes)
         if reason:
             self._omit(path, reason)
+        elif self.masks and Path(_stem(path)).suffix[1:] in MAPS:
+            self._omit(path, "map that lies beside a mask", ours=True)
         else:
             (slices if is_slice else others).append(path)
 

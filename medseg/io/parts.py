@@ -26,7 +26,7 @@ def parts_of(path: Path) -> tuple[Path, ...]:
     path.stat()
     name = path.name.lower()
     try:
-        if name.endswith(dicom.SUFFIXES) or (not path.suffix and dicom.is_dicom(path)):
+        if dicom.is_dicom(path):
             return dicom.series_files(path)
         if name.endswith(".mhd"):
             return itk_formats.files_of(path)

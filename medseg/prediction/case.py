@@ -1,31 +1,23 @@
-"""One image through a network: read, fed as in training, predicted, brought back to its own grid."""
+"""One image as the network gets it: read, fed as in training, and where it came from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from monai.data import MetaTensor
-from monai.inferers import Inferer
-from monai.transforms import AsDiscreted, Compose
-from torch import Tensor, nn
+from torch import Tensor
 
 from medseg.bundle import feeding
 from medseg.bundle.description import Description
-from medseg.engines.precision import autocast
 from medseg.errors import MedsegError, counted
-from medseg.inferers.blocks import Block, blocks_of, class_indices, finite, gather
 from medseg.inferers.way_back import WayBack
 from medseg.io.channels import Named, paths_of
-from medseg.io.load import is_stack
+from medseg.io.load import STORED_ORIENTATION, is_stack
 from medseg.io.placement import Grid
-from medseg.transforms.postprocess import Postprocess
 
-__all__ = ["Fed", "Feeder", "PredictionError", "check_fits", "mask_of"]
+__all__ = ["Fed", "Feeder", "PredictionError", "check_fits"]
 
 
 class PredictionError(MedsegError):
@@ -38,18 +30,18 @@ class Fed:
 
     Args:
         image: ``(C, *S)`` on the model's grid.
-        shape: spatial shape as it was read.
-        affine: of the image as it was read, ``(4, 4)``; ``None`` for pictures and stacks of them.
+        grid: of the image as it was read; without an affine for pictures and stacks of them.
+        values: of the image as it was read, ``(C, *S)`` float32 or uint8; ``None`` where nobody asked.
     """
 
     image: Tensor
-    shape: tuple[int, ...]
-    affine: npt.NDArray[np.float64] | None
+    grid: Grid
+    values: Tensor | None = None
 
     @property
-    def grid(self) -> Grid | None:
-        """Where the image's file lies, so that a mask need not read it again; ``None`` for pictures."""
-        return None if self.affine is None else Grid(self.shape, self.affine)
+    def nbytes(self) -> int:
+        """Memory that it takes."""
+        return self.image.nbytes + (0 if self.values is None else self.values.nbytes)
 
     def way_back(self) -> WayBack:
         """Return the way from the model's grid to the one that the image was read on.
@@ -58,9 +50,10 @@ class Fed:
             MedsegError: if there is none: a mask is never written by its shape alone.
         """
         if not isinstance(self.image, MetaTensor) or self.image.ndim != 4:
-            return WayBack(self.image.shape[1:], None, self.shape, None)
-        lies = np.eye(4) if self.affine is None else self.affine  # of a stack, to the indices that it was read with
-        return WayBack(self.image.shape[1:], self.image.affine, self.shape, lies)
+            return WayBack(self.image.shape[1:], None, self.grid.shape, None)
+        affine = self.grid.affine
+        lies = np.eye(4) if affine is None else affine  # of a stack, to the indices that it was read with
+        return WayBack(self.image.shape[1:], self.image.affine, self.grid.shape, lies)
 
 
 class Feeder:
@@ -68,10 +61,12 @@ class Feeder:
 
     Args:
         description: the model, which says how they are fed.
+        values: keep the images as they were read, too.
     """
 
-    def __init__(self, description: Description) -> None:
+    def __init__(self, description: Description, *, values: bool = False) -> None:
         self._transform = feeding.prediction(description)
+        self._values = values
         self._picture = feeding.picture(description)
 
     def read(self, path: Named) -> Fed:
@@ -115,10 +110,12 @@ class Feeder:
             DescriptionError: if the model has no way to feed it.
             PredictionError: if it holds values that are not finite.
         """
-        affine = None
-        if isinstance(loaded, MetaTensor) and loaded.ndim == 4 and not is_stack(loaded):
-            affine = np.asarray(loaded.affine, dtype=np.float64)
-        shape = tuple(loaded.shape[1:])
+        affine, orientation = None, 1
+        if isinstance(loaded, MetaTensor):
+            orientation = int(loaded.meta.get(STORED_ORIENTATION, 1))
+            if loaded.ndim == 4 and not is_stack(loaded):
+                affine = np.asarray(loaded.affine, dtype=np.float64)
+        grid = Grid(tuple(loaded.shape[1:]), affine, orientation)
         try:
             image = self._transform({"image": loaded}, start=1)["image"]
         except RuntimeError as error:
@@ -126,7 +123,10 @@ class Feeder:
         plain = image.as_tensor() if isinstance(image, MetaTensor) else image
         if not bool(torch.isfinite(torch.stack(plain.aminmax())).all()):  # both are NaN if a value is; no copies
             raise PredictionError("it holds NaN or infinite values")
-        return Fed(image, shape, affine)
+        values = None
+        if self._values:
+            values = loaded.as_tensor() if isinstance(loaded, MetaTensor) else loaded
+        return Fed(image, grid, values)
 
 
 def _files(path: Named) -> str | list[str]:
@@ -162,69 +162,3 @@ def check_fits(fed: Fed, description: Description) -> None:
     beyond = feeding.beyond_range(fed.image, description)
     if beyond is not None:
         raise PredictionError(beyond)
-
-
-def mask_of(
-    fed: Fed,
-    description: Description,
-    network: nn.Module,
-    inferer: Inferer,
-    *,
-    precision: str,
-    device: torch.device,
-    finish: Callable[..., Any] | None = None,
-) -> npt.NDArray[Any]:
-    """Predict an image, and return class indices on the grid that it was read on, after the model's postprocessing.
-
-    Logits go block by block back to that grid, interpolated where the model resamples, and become classes at once, so
-    that those of the whole image are never held; a ``finish`` that begins with anything but the largest logit gets them
-    all.
-
-    Args:
-        fed: the image.
-        description: the model.
-        network: in evaluation mode, on ``device``.
-        inferer: of the model.
-        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
-        device: where to run.
-        finish: dictionary transforms from ``pred`` logits ``(classes, *S)`` to indices ``(1, *S)``; by default the
-            largest logit's, or of one channel whether its logit is above 0.
-
-    Raises:
-        MedsegError: if a logit is not finite, or there is no way back to the image's grid.
-
-    Shape:
-        ``(*S)`` as the image was read.
-    """
-    plain = fed.image.as_tensor() if isinstance(fed.image, MetaTensor) else fed.image
-    way, size = fed.way_back(), (1, *fed.shape)
-    at_once, finish = _without_argmax(finish)
-    with torch.inference_mode(), autocast(precision, device):
-        blocks = way.blocks(finite(blocks_of(inferer, plain[None].to(device).float(), network)))
-        if at_once:
-            found = class_indices(blocks, size).cpu()
-        else:
-            found = gather((Block(at, logits.float().cpu()) for at, logits in blocks), size)[0]
-    if finish is not None:
-        done = finish({"pred": found.float()})["pred"]
-        found = done.as_tensor() if isinstance(done, MetaTensor) else torch.as_tensor(done)
-    return Postprocess(description.postprocess, description.classes)(_whole(found[0]), fed.affine)
-
-
-def _without_argmax(finish: Callable[..., Any] | None) -> tuple[bool, Callable[..., Any] | None]:
-    """Return whether transforms begin with taking the largest logit's index alone, and the others."""
-    if finish is None:
-        return True, None
-    transforms = finish.transforms if isinstance(finish, Compose) else (finish,)
-    first = transforms[0] if transforms else None
-    if not isinstance(first, AsDiscreted) or first.keys != ("pred",) or first.argmax != (True,):
-        return False, finish
-    if any(option != (None,) for option in (first.to_onehot, first.threshold, first.rounding)) or first.kwargs:
-        return False, finish
-    return True, Compose(transforms[1:]) if len(transforms) > 1 else None
-
-
-def _whole(indices: Tensor) -> npt.NDArray[Any]:
-    """Return indices as integers: MONAI's postprocessing gives them as floating point."""
-    array = np.asarray(indices)
-    return array if array.dtype.kind in "ui" else array.astype(np.uint16 if array.max(initial=0) > 255 else np.uint8)

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ __all__ = ["Maker", "MaskRecord", "MaskRecordError"]
 
 _DIGITS = 12  # of a hash, in a message
 _FORMAT = 1
+_SAME_MASKS = ("batch", "mirror_axes")  # what is mirrored in a prediction is among flip_axes
 
 
 class MaskRecordError(MedsegError):
@@ -62,16 +63,31 @@ class Maker:
 
         Args:
             network: with its weights.
-            description: of the model. Its name, its scores and the number of windows a forward make no other masks.
+            description: of the model. Its name, its scores, the number of windows a forward and what the
+                training mirrored make no other masks.
         """
         held = description.to_dict()
-        held["inference"] = {key: value for key, value in held["inference"].items() if key != "batch"}
+        held["inference"] = {key: value for key, value in held["inference"].items() if key not in _SAME_MASKS}
         held = {key: held[key] for key in ("network", "input", "inference", "classes", "colours")}
         text = json.dumps(held, sort_keys=True, separators=(",", ":"), default=str)
         weights = weights_hash(unwrap(network).state_dict())
         model = hashlib.sha256(text.encode()).hexdigest()
         colours = {str(index): colour for index, colour in description.colours.items()}
         return cls(description.name, weights, model, list(description.classes), colours)
+
+    @classmethod
+    def joined(cls, makers: Sequence[Maker]) -> Maker:
+        """Return what the members of an ensemble make masks as, in whatever order they are named.
+
+        Args:
+            makers: of the members, whose settings are the same.
+        """
+        if len(makers) == 1:
+            return makers[0]
+        hashes = "".join(sorted(maker.weights for maker in makers))
+        name = " + ".join(dict.fromkeys(maker.name for maker in makers))
+        weights = hashlib.sha256(hashes.encode()).hexdigest()
+        return replace(makers[0], name=f"{len(makers)} x {name}", weights=weights)
 
     def same(self, other: Maker) -> bool:
         """Return whether the masks of both are the same."""
@@ -85,16 +101,20 @@ class MaskRecord:
         folder: of the masks; it need not exist yet.
         maker: that works now.
         targets: masks that it is to write.
+        others: what else it is to write of them, which is kept apart from masks and guarded alike.
         overwrite: whether it may replace another's.
 
     Raises:
-        MaskRecordError: if one of the targets is there and is not this maker's, and may not be replaced.
+        MaskRecordError: if one of them is there and is not this maker's, and may not be replaced.
     """
 
-    def __init__(self, folder: Path, maker: Maker, targets: Iterable[Path], *, overwrite: bool) -> None:
+    def __init__(
+        self, folder: Path, maker: Maker, targets: Iterable[Path], others: Iterable[Path] = (), *, overwrite: bool
+    ) -> None:
         self.path = folder / MASK_RECORD
         self._folder, self._maker, self._overwrite = folder, maker, overwrite
-        self._names = dict.fromkeys(self._name(target) for target in targets)
+        self._others = {self._name(other) for other in others}
+        self._names = dict.fromkeys([*(self._name(target) for target in targets), *self._others])
         self._lock = FolderLock(folder)
         self._begun = False
         self._look()
@@ -150,9 +170,11 @@ class MaskRecord:
         for maker in held.values():
             if not any(maker.same(other) for other in makers):
                 makers.append(maker)
-        made_by = [
-            {**vars(maker), "masks": sorted(name for name in held if held[name].same(maker))} for maker in makers
-        ]
+        made_by = []
+        for maker in makers:
+            names = sorted(name for name in held if held[name].same(maker))
+            masks = [name for name in names if name not in self._others]
+            made_by.append(vars(maker) | {"masks": masks, "others": [name for name in names if name in self._others]})
         with atomic_write(self.path) as temporary:
             content = {"format": _FORMAT, "medseg": __version__, "made_by": made_by}
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -165,7 +187,9 @@ class MaskRecord:
             content = json.loads(self.path.read_text(encoding="utf-8"))
             if content["format"] != _FORMAT:
                 raise ValueError(f"its format is {content['format']}")
-            return {name: _maker(each) for each in content["made_by"] for name in each["masks"]}
+            self._others |= {name for each in content["made_by"] for name in each.get("others", ())}
+            made_by = [(_maker(each), (*each["masks"], *each.get("others", ()))) for each in content["made_by"]]
+            return {name: maker for maker, names in made_by for name in names}
         except FileNotFoundError:
             return {}
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -7,8 +7,8 @@ prediction.save("mask.nii.gz")
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from monai.data import MetaTensor
 from torch import Tensor, nn
 
 from medseg.bundle import feeding, networks
-from medseg.bundle.description import Description
+from medseg.bundle.description import Description, differences
 from medseg.bundle.library import weights_file
 from medseg.bundle.record import load_described, read_weights
 from medseg.bundle.source import read_source
@@ -28,7 +28,9 @@ from medseg.errors import MedsegError, counted
 from medseg.io.masks import write_mask
 from medseg.io.placement import Grid
 from medseg.prediction.backends import BACKENDS, SUFFIXES, Exported, exported_of, load_exported
-from medseg.prediction.case import Fed, Feeder, check_fits, mask_of
+from medseg.prediction.case import Fed, Feeder, check_fits
+from medseg.prediction.forward import Forward
+from medseg.prediction.sinks import PROBABILITIES, UNCERTAINTY
 from medseg.resources import BUNDLE_FILE
 from medseg.runs.processes import pick_device
 
@@ -46,14 +48,26 @@ class Prediction:
     Args:
         mask: ``(*S)`` as the image was read: ``(H, W)`` of pictures, the file's axis order of volumes.
         description: the model.
+        grid: where the voxels lie: shape and affine, ``None`` where nothing is known.
         source: the image's file, ``None`` where an array was given.
-        affine: ``(4, 4)`` voxel to patient mm; ``None`` where nothing is known.
+        probabilities: ``(classes, *S)`` float16, where asked for.
+        numbers: ``uncertainty`` and, of an ensemble, ``disagreement``, where asked for; see
+            `medseg.prediction.uncertainty`.
+        entropy: ``(*S)`` float16, 0 to 1, where asked for.
     """
 
     mask: npt.NDArray[Any]
     description: Description
+    grid: Grid
     source: Path | None = None
-    affine: npt.NDArray[np.float64] | None = None
+    probabilities: npt.NDArray[Any] | None = None
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    entropy: npt.NDArray[Any] | None = None
+
+    @property
+    def affine(self) -> npt.NDArray[np.float64] | None:
+        """``(4, 4)`` voxel to patient mm; ``None`` where nothing is known."""
+        return self.grid.affine
 
     @property
     def class_names(self) -> list[str]:
@@ -76,18 +90,23 @@ class Prediction:
             )
         target = Path(path).expanduser().absolute()
         names, colours = self.class_names, self.description.colours
-        place = self.source if self.affine is None else Grid(self.mask.shape, self.affine)
         write_mask(
-            self.mask, place, target, source=self.source, class_names=names, colours=colours, keep_header=keep_header
+            self.mask,
+            self.grid,
+            target,
+            source=self.source,
+            class_names=names,
+            colours=colours,
+            keep_header=keep_header,
         )
         return target
 
 
 class Model:
-    """A network with its weights and everything that its images need.
+    """A network with its weights, or an ensemble, and everything that its images need.
 
     Args:
-        network: with weights.
+        networks: with weights; of several the mean probability decides.
         description: as the weights carry it.
         device: ``"cpu"``, ``"cuda:0"``; ``None`` picks.
         precision: ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
@@ -95,7 +114,7 @@ class Model:
 
     def __init__(
         self,
-        network: nn.Module,
+        networks: nn.Module | Sequence[nn.Module],
         description: Description,
         *,
         device: torch.device | str | None = None,
@@ -104,8 +123,10 @@ class Model:
         self.device = pick_device(device)
         self.description = description
         self.precision = resolve_precision(precision, self.device)
-        self.network = network.to(self.device).eval()
-        network_to_channels_last(self.network)
+        several = [networks] if isinstance(networks, nn.Module) else list(networks)
+        self.networks = [network.to(self.device).eval() for network in several]
+        for network in self.networks:
+            network_to_channels_last(network)
         self.inferer = feeding.inferer(description)
         self._feeder = Feeder(description)
 
@@ -115,47 +136,64 @@ class Model:
         return list(self.description.classes)
 
     def predict(
-        self, image: npt.NDArray[Any] | Tensor | str | Path, *, affine: npt.ArrayLike | None = None
+        self,
+        image: npt.NDArray[Any] | Tensor | str | Path,
+        *,
+        affine: npt.ArrayLike | None = None,
+        probabilities: bool = False,
+        uncertainty: bool = False,
     ) -> Prediction:
         """Predict an image.
 
         Args:
-            image: a file; or an array ``(H, W)``, ``(H, W, C)``, ``(X, Y, Z)`` or ``(X, Y, Z, C)``.
+            image: a file, or a folder of one DICOM series; or an array ``(H, W)``, ``(H, W, C)``, ``(X, Y, Z)`` or
+                ``(X, Y, Z, C)``.
             affine: of an array that is a volume, ``(4, 4)`` voxel to patient mm, RAS+.
+            probabilities: also return the probability of every class.
+            uncertainty: also return the entropy, and the numbers that are made of it.
 
         Raises:
             ImageError: if a file cannot be read.
             ModelError: if an array has not the model's axes or channels.
             MedsegError: if the image does not fit the model, or it or the logits are not finite.
         """
+        wants = {name for name, asked in ((PROBABILITIES, probabilities), (UNCERTAINTY, uncertainty)) if asked}
         if isinstance(image, str | Path):
-            return self._predict_file(Path(image).expanduser().absolute())
+            return self._predict_file(Path(image).expanduser().absolute(), wants)
         if not isinstance(image, np.ndarray | Tensor):
             raise ModelError(f"a {type(image).__name__} is no image; give a path or an array, of several predict_all")
-        fed = self._feeder.feed(self._as_loaded(np.asarray(image), affine))
-        return Prediction(self._mask(fed), self.description, None, fed.affine)
+        return self._predict_fed(self._feeder.feed(self._as_loaded(np.asarray(image), affine)), None, wants)
 
-    def predict_all(self, paths: Iterable[str | Path]) -> Iterator[Prediction]:
-        """Predict files one after the other, each when it is asked for.
+    def predict_all(self, images: Iterable[npt.NDArray[Any] | Tensor | str | Path]) -> Iterator[Prediction]:
+        """Predict images one after the other, each when it is asked for.
 
         Args:
-            paths: of images.
+            images: files, or arrays that lie nowhere.
         """
-        return (self._predict_file(Path(path).expanduser().absolute()) for path in paths)
+        return (self.predict(image) for image in images)
 
-    def _predict_file(self, path: Path) -> Prediction:
+    def _predict_file(self, path: Path, wants: Iterable[str]) -> Prediction:
         try:
-            fed = self._feeder.read(path)
-            return Prediction(self._mask(fed), self.description, path, fed.affine)
+            return self._predict_fed(self._feeder.read(path), path, wants)
         except MedsegError as error:
             if str(path) in str(error):
                 raise
             raise ModelError(f"{path}: {error}") from error
 
-    def _mask(self, fed: Fed) -> npt.NDArray[Any]:
+    def _predict_fed(self, fed: Fed, source: Path | None, wants: Iterable[str]) -> Prediction:
         check_fits(fed, self.description)
-        mask = mask_of(fed, self.description, self.network, self.inferer, precision=self.precision, device=self.device)
-        return mask.astype(np.uint8 if len(self.class_names) <= 256 else np.uint16)
+        forward = Forward(
+            self.networks,
+            self.description,
+            self.inferer,
+            precision=self.precision,
+            device=self.device,
+            wants=wants,
+        )
+        (result,) = forward([fed])
+        return Prediction(
+            result.mask, self.description, result.grid, source, result.probabilities, result.numbers, result.entropy
+        )
 
     def _as_loaded(self, array: npt.NDArray[Any], affine: npt.ArrayLike | None) -> Tensor:
         dims, shape = self.description.spatial_dims, array.shape
@@ -184,18 +222,19 @@ class Model:
 
 
 def load(
-    where: str | Path,
+    where: str | Path | Sequence[str | Path],
     *,
     device: torch.device | str | None = None,
     precision: str = "auto",
     trust: bool = False,
     backend: str = "torch",
 ) -> Model:
-    """Load a trained model.
+    """Load a trained model, or several as an ensemble.
 
     Args:
         where: weights; a packed model; the folder of a run or bundle; a bundle's name; see
-            `medseg.bundle.library.weights_file`.
+            `medseg.bundle.library.weights_file`. Several are an ensemble: fed alike and with the same classes; the
+            first says how whole images are predicted.
         device: ``"cpu"``, ``"cuda:0"``; ``None`` picks.
         precision: ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
         trust: also build a network that is not medseg's or MONAI's, which runs the code of the package it names.
@@ -205,13 +244,23 @@ def load(
     Raises:
         BundleError: if there are no weights.
         NetworkError: if their network is of another package, and that is not trusted.
-        ModelError: if nothing says how they are fed.
+        ModelError: if nothing says how they are fed, or members of an ensemble are fed otherwise.
         CheckpointError: if they cannot be read or do not fit.
     """
-    network, description = _load(where, trust, backend)
-    if isinstance(network, Exported) and precision not in ("auto", "fp32"):
+    places = [where] if isinstance(where, str | Path) else list(where)
+    if not places:
+        raise ModelError("no model is named; give a run's folder, weights, or a bundle with weights")
+    found = [_load(place, trust, backend) for place in places]
+    if precision not in ("auto", "fp32") and any(isinstance(network, Exported) for network, _ in found):
         raise ModelError(f"precision is {precision!r}, but an export computes as it was exported; leave it out")
-    return Model(network, description, device=device, precision=precision)
+    first = found[0][1]
+    for place, (_, other) in zip(places[1:], found[1:], strict=True):
+        apart = differences(first, replace(other, network=first.network))
+        if list(other.classes) != list(first.classes):
+            apart.append(f"classes {', '.join(first.classes)} (here {', '.join(other.classes)})")
+        if apart:
+            raise ModelError(f"{place} and {places[0]} are no ensemble: {'; '.join(apart)}; name runs of one recipe")
+    return Model([network for network, _ in found], first, device=device, precision=precision)
 
 
 def _load(where: str | Path, trust: bool, backend: str) -> tuple[nn.Module, Description]:

@@ -1,20 +1,26 @@
-"""Masks for a folder of images by a trained model: what `medseg predict` runs."""
+"""Masks, and what else is asked for, for a cohort by a trained model: what `medseg predict` runs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medseg.bundle.early import refuse_inference, refuse_unread
 from medseg.bundle.library import weights_file
+from medseg.data.coding import read_codes
+from medseg.io.dicom_rules import read_rules
 from medseg.io.folder import refuse_missing
 from medseg.runs.paths import resolve_path
+
+if TYPE_CHECKING:
+    from medseg.bundle.description import Description
 
 __all__ = ["Outcome", "predict"]
 
 TAKES = ("device", "precision", "num_workers")
+_READERS = 2
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,7 @@ class Outcome:
 
     Args:
         written: masks written.
-        skipped: images whose mask by this model was there.
+        skipped: images whose outputs by this model were there.
         failures: images that could not be done, with the reason.
         left_out: files that were left out, with the reason.
         missed: those of them that somebody may take for images.
@@ -37,63 +43,88 @@ class Outcome:
 
 
 def predict(
-    model: str | Path,
+    model: str | Path | Sequence[str | Path],
     images: str | Path,
     masks: str | Path,
     *,
+    outputs: Sequence[str] = (),
+    tta: bool = False,
     overlays: Sequence[str] = (),
     overrides: Mapping[str, Any] | None = None,
     overwrite: bool = False,
-    keep_header: bool = False,
+    series: str | Path | None = None,
+    codes: str | Path | None = None,
+    keep_identifiers: bool = False,
     trust: bool = False,
     backend: str = "torch",
+    progress: Callable[[int, int], None] | None = None,
 ) -> Outcome:
-    """Predict an image or a folder of images.
+    """Predict an image, a folder of images, or the images of a datalist.
 
     Args:
         model: a run, bundle, packed model, or weights, see `medseg.prediction.model.load`; they know how they are fed.
-        images: a file or folder.
-        masks: folder of the masks; made if missing.
+            Several are an ensemble.
+        images: a file, a folder, or a datalist.
+        masks: folder of the masks and of all other outputs; made if missing.
+        outputs: what is written beside masks, see `medseg.prediction.outputs`.
+        tta: average over the mirror images that the model was trained on.
         overlays: of the model's bundle that change how whole images are predicted, such as ``multi_scale``.
-        overrides: ``device``, ``precision``, ``num_workers``, and ``inference#window``, ``inference#overlap``,
-            ``inference#scales``, ``inference#flip_axes``, ``inference#batch``: how whole images are predicted is free,
-            how they are fed is not.
+        overrides: ``device``, ``precision``, ``num_workers`` (threads that read ahead), and ``inference#window``,
+            ``inference#overlap``, ``inference#scales``, ``inference#flip_axes``, ``inference#batch``: how whole images
+            are predicted is free, how they are fed is not.
         overwrite: also do images whose mask is there, whatever made it; without it, only this model's may be there.
-        keep_header: keep what an image's header says beside its geometry.
+        series: a rule file that says which DICOM series of a folder the model takes, see `medseg.io.dicom_rules`.
+        codes: a file of coded concepts for classes, see `medseg.data.coding.read_codes`, which go before the model's.
+        keep_identifiers: keep what names a patient: an image's header beside its geometry, and DICOM's tags in the
+            record of the run.
         trust: also build a network of another package than medseg and MONAI, as `medseg.prediction.model.load` does.
         backend: ``"torch"``, ``"onnx"`` or ``"openvino"``, as there.
+        progress: called as ``progress(images done, images in all)``.
 
     Raises:
-        MedsegError: if the model or the folder cannot be used, an override is not one of those, or a mask is there
-            that other weights made.
+        MedsegError: if the model or the images cannot be used, an override is not one of those, an output cannot be
+            had, or a mask is there that other weights made.
     """
     given = dict(overrides or {})
     plain = {key: given.pop(key) for key in TAKES if key in given}
     changes = {key: given.pop(key) for key in list(given) if key.startswith("inference#")}
     refuse_unread("predict", given, TAKES, " and inference#...; how images are fed comes with the weights")
     refuse_inference(changes)
-    weights, source, target = weights_file(model), resolve_path(images), resolve_path(masks)
+    weights = [weights_file(each) for each in ([model] if isinstance(model, str | Path) else model)]
+    source, target = resolve_path(images), resolve_path(masks)
     refuse_missing(source)
+    rules = None if series is None else read_rules(resolve_path(series))
     from medseg.bundle import feeding
-    from medseg.bundle.inference import with_inference
+    from medseg.bundle.inference import mirrored, with_inference
+    from medseg.prediction.cases import ImageFolder, InputError
     from medseg.prediction.model import load
-    from medseg.prediction.predictor import ImageFolder, InputError, Predictor
+    from medseg.prediction.outputs import make_sinks
+    from medseg.prediction.predictor import Predictor
 
+    sinks = make_sinks(outputs)
     trained = load(
         weights, device=plain.get("device"), precision=str(plain.get("precision", "auto")), trust=trust, backend=backend
     )
     description = with_inference(trained.description, overlays, changes)
-    folder = ImageFolder(source, description, target, overwrite=overwrite)
+    if codes is not None:
+        named = read_codes(resolve_path(codes), description.classes)
+        description = replace(description, codes={**description.codes, **named})
+    if tta:
+        description = mirrored(description)
+    folder = ImageFolder(source, description, target, overwrite=overwrite, rules=rules)
     predictor = Predictor(
         trained.device,
         folder,
-        trained.network,
+        trained.networks,
         feeding.inferer(description),
         None,
         description=description,
-        num_workers=int(plain.get("num_workers", 0)),
+        num_workers=int(plain.get("num_workers", _READERS)),
         precision=trained.precision,
-        keep_header=keep_header,
+        keep_header=keep_identifiers,
+        sinks=sinks,
+        options=_options(description, outputs, overwrite, trained.precision),
+        progress=progress,
     )
     try:
         predictor.run()
@@ -102,4 +133,9 @@ def predict(
             raise
     failures = [(str(path), reason) for path, reason in predictor.failures]
     left_out = [(str(path), reason) for path, reason in folder.left_out]
-    return Outcome(len(predictor.written), folder.skipped, failures, left_out, len(folder.missed))
+    return Outcome(len(predictor.written), predictor.skipped, failures, left_out, len(folder.missed))
+
+
+def _options(description: Description, outputs: Sequence[str], overwrite: bool, precision: str) -> dict[str, Any]:
+    inference = description.to_dict()["inference"]
+    return {"inference": inference, "outputs": list(outputs), "overwrite": overwrite, "precision": precision}

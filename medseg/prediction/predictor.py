@@ -1,32 +1,37 @@
-"""Predict a folder of images: masks out, bad files reported, what this model has finished skipped."""
+"""Cases -> network -> sinks: read ahead, predicted, written behind; bad files reported, what is finished skipped."""
 
 from __future__ import annotations
 
 import errno
 import logging
+import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from ignite.engine import Events
-from monai.engines import SupervisedEvaluator
 from monai.inferers import Inferer
-from torch import Tensor, nn
+from torch import nn
 
 from medseg.bundle.description import Description
 from medseg.bundle.record import load_described, read_weights
 from medseg.caller import spelt
 from medseg.engines.precision import network_to_channels_last, resolve_precision
 from medseg.engines.prediction_checks import warn_of_one_class
-from medseg.errors import MedsegError, counted, one_line, together
-from medseg.io.folder import LeftOut, list_images, mask_targets, with_channels
-from medseg.io.masks import write_mask
-from medseg.prediction.case import Feeder, check_fits, mask_of
-from medseg.prediction.mask_record import Maker, MaskRecord, MaskRecordError
-from medseg.runs.lock import LockedError
+from medseg.errors import counted, one_line, together
+from medseg.prediction.audit import Audit
+from medseg.prediction.case import Fed, Feeder, check_fits
+from medseg.prediction.cases import ImageFolder, InputError
+from medseg.prediction.collected import Collected
+from medseg.prediction.forward import Forward
+from medseg.prediction.mask_record import Maker, MaskRecord
+from medseg.prediction.masks import Masks
+from medseg.prediction.overlap import Room, Writer, read_ahead
+from medseg.prediction.sinks import VALUES, Case, RunInfo, Sink
 from medseg.runs.processes import pick_device
 
 __all__ = ["ImageFolder", "InputError", "Predictor"]
@@ -35,102 +40,41 @@ logger = logging.getLogger(__name__)
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _SHOWN = 20
-_TEXTS = (".txt", ".md", ".csv", ".tsv", ".json", ".yaml", ".yml", ".xml", ".html", ".log", ".pdf")
+
+Group = list[tuple[Case, Fed]]
 
 
-class InputError(MedsegError):
-    """Images that cannot be predicted as asked."""
-
-
-class ImageFolder(torch.utils.data.Dataset[dict[str, Any]]):
-    """The images of a folder and its subfolders that have no mask yet.
-
-    Where the network takes several channels, files ``case_0000``, ``case_0001`` ... are the channels of one image.
-
-    Args:
-        folder: of images, or one image.
-        description: the model, which says how they are fed.
-        output_dir: where the masks go.
-        overwrite: also do images whose mask is there, whatever made it; `Predictor` refuses another model's without.
-
-    Raises:
-        InputError: if the folder is missing or holds no image, or two images would share one mask.
-    """
-
-    def __init__(
-        self, folder: str | Path, description: Description, output_dir: str | Path, *, overwrite: bool = False
-    ) -> None:
-        self.output_dir = Path(output_dir)
-        listing = with_channels(
-            list_images(folder, leave=[output_dir]), int(description.network.get("in_channels") or 1)
-        )
-        self.folder = listing.folder
-        self.left_out = [(each.path.relative_to(listing.folder), each.reason) for each in listing.left_out]
-        self.missed = [each.path for each in listing.left_out if not _no_image(each)]
-        if self.output_dir.resolve() == self.folder.resolve():
-            raise InputError(f"output_dir {output_dir} is the folder of the images; masks would replace them")
-        if not listing.images:
-            raise InputError(f"{folder} holds no image that can be read; {listing.describe() or 'it is empty'}")
-        targets = mask_targets(listing, output_dir)
-        self.overwrite = overwrite
-        self.targets = list(targets.values())
-        self.skipped = 0 if overwrite else sum(target.exists() for target in self.targets)
-        self.data: list[dict[str, Any]] = [
-            {"image": image, "files": list(listing.channels.get(image, (image,))), "target": target}
-            for image, target in targets.items()
-            if overwrite or not target.exists()
-        ]
-        self._feeder = Feeder(description)
-
-    def __len__(self) -> int:
-        """Return the number of images to do."""
-        return len(self.data)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Return the image as it is fed under ``fed``, or what is wrong with it under ``error``."""
-        entry = self.data[index]
-        try:
-            fed = self._feeder.read(entry["files"])
-        except Exception as error:  # whatever is wrong with one file must not end the others
-            return {**entry, "error": _reason(error)}
-        return {**entry, "fed": fed}
-
-    def picture(self, index: int) -> Tensor:
-        """Return the image as people are shown it, on the grid of the fed one.
-
-        Raises:
-            MedsegError: if it cannot be read.
-        """
-        return self._feeder.picture(self.data[index]["files"])
-
-
-class Predictor(SupervisedEvaluator):
-    """Predict the images of a folder one after the other and write their masks.
+class Predictor:
+    """Predict cases and hand what comes out to sinks: each case's files are there whole, or not at all.
 
     Args:
         device: where to predict.
-        dataset: the images.
-        network: the network.
+        dataset: the cases.
+        network: the network, or several of one model: an ensemble.
         inferer: of the model.
         postprocessing: dictionary transforms from ``pred`` logits ``(classes, *S)`` to indices ``(1, *S)``; ``None``
             takes the class of the largest logit.
         description: the model as the configuration describes it; weights trained otherwise are refused.
-        ckpt: weights; ``None`` where the network has them already.
-        num_workers: processes that read ahead.
+        ckpt: weights; ``None`` where the networks have them already.
+        num_workers: threads that read ahead.
         precision: as in ``Trainer``.
-        keep_header: keep the description, extensions and names that an image's header holds in its mask's.
+        keep_header: keep what names a patient: descriptions, extensions and names that an image's header holds.
+        sinks: outputs beside the mask.
+        options: what was asked for, for the run's record.
+        progress: called as ``progress(cases done, cases in all)``.
 
     Raises:
         CheckpointError: if the weights do not fit.
         DescriptionError: if they were trained otherwise.
-        MaskRecordError: if a mask is there that another model made, and may not be replaced.
+        MaskRecordError: if an output is there that another model made, and may not be replaced.
+        MedsegError: if a sink cannot be had of this model.
     """
 
     def __init__(
         self,
         device: torch.device | str,
         dataset: ImageFolder,
-        network: nn.Module,
+        network: nn.Module | Sequence[nn.Module],
         inferer: Inferer,
         postprocessing: Callable[..., Any] | None,
         *,
@@ -139,60 +83,219 @@ class Predictor(SupervisedEvaluator):
         num_workers: int = 0,
         precision: str = "auto",
         keep_header: bool = False,
-        val_handlers: Sequence[Any] | None = None,
+        sinks: Sequence[Sink] = (),
+        options: Mapping[str, Any] | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        device = pick_device(device)
-        self.description = description if ckpt is None else load_described(network, read_weights(ckpt), description)
-        network_to_channels_last(network)
-        self.precision = resolve_precision(precision, device)
-        self.keep_header = keep_header
+        self.device = pick_device(device)
+        networks = [network] if isinstance(network, nn.Module) else list(network)
+        for each in networks:
+            described = description if ckpt is None else load_described(each, read_weights(ckpt), description)
+            network_to_channels_last(each)
+        self.description, self.folder = described, dataset
         self.failures: list[tuple[Path, str]] = []
         self.written: list[Path] = []
-        self.folder = dataset
-        maker = Maker.of(network, self.description)
-        self.record = MaskRecord(dataset.output_dir, maker, dataset.targets, overwrite=dataset.overwrite)
-        self.finish = postprocessing
+        self._threads, self._progress, self._began = num_workers, progress, 0.0
         self._pixels: Counter[int] = Counter()  # by class, over all masks
-        loader = torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=num_workers)
-        super().__init__(
-            device=device,
-            val_data_loader=loader,
-            network=network,
-            inferer=inferer,
-            iteration_update=Predictor._predict,
-            decollate=False,
-            val_handlers=val_handlers,
+        if dataset.output_dir.is_file():
+            raise InputError(f"{dataset.output_dir} is a file; name a folder for the masks")
+        makers = [Maker.of(each, described) for each in networks]
+        self.run_info = RunInfo(dataset.output_dir, described, makers, keep_header)
+        self._sinks: list[Sink] = [*sinks, Masks()]  # a mask that is there says that all else is
+        for sink in self._sinks:
+            sink.open(self.run_info)
+        files = {case.name: [file for sink in self._sinks for file in sink.files(case)] for case in dataset.cases}
+        masks = dict.fromkeys(case.target for case in dataset.cases)
+        self.record = MaskRecord(
+            dataset.output_dir,
+            Maker.joined(makers),
+            masks,
+            (file for file in chain.from_iterable(files.values()) if file not in masks),
+            overwrite=dataset.overwrite,
         )
-        self.add_event_handler(Events.ITERATION_COMPLETED, Predictor._report)
+        self.todo = [
+            case
+            for case in dataset.cases
+            if dataset.overwrite
+            or not (all(file.exists() for file in files[case.name]) and all(sink.has(case) for sink in self._sinks))
+        ]
+        self._files = files
+        output = dataset.output_dir.absolute()
+        self._audit = Audit(self.run_info, options or {})
+        wants = frozenset[str]().union(*(sink.wants for sink in self._sinks))
+        self._feeder = Feeder(described, values=VALUES in wants)
+        self._forward = Forward(
+            networks,
+            described,
+            inferer,
+            precision=resolve_precision(precision, self.device),
+            device=self.device,
+            finish=postprocessing,
+            wants=wants,
+            scratch=next(path for path in (output, *output.parents) if path.is_dir()),
+        )
 
-    def run(self, global_epoch: int = 1) -> None:
-        """Predict all images; those that fail, and files that were left out, are listed at the end.
+    @property
+    def skipped(self) -> int:
+        """Cases whose outputs by this model are there."""
+        return len(self.folder) - len(self.todo)
+
+    def run(self) -> None:
+        """Predict all cases; those that fail, and files that were left out, are listed at the end.
 
         Raises:
-            InputError: at the end, if a file could not be done, or one that may be an image was left out; the others
+            InputError: at the end, if a case could not be done, or a file that may be an image was left out; the others
                 are done. At once, if the disk is full.
         """
-        if self.folder.skipped:
+        if self.skipped:
             logger.info(
-                "%s skipped, masks are there (%s does them again)",
-                counted(self.folder.skipped, "image"),
-                spelt("overwrite"),
+                "%s skipped, masks are there (%s does them again)", counted(self.skipped, "image"), spelt("overwrite")
             )
-        self.network.eval()
-        if len(self.folder):
+        if self.todo:
+            self._began, ended = time.monotonic(), "done"
             try:
-                super().run(global_epoch)
+                for network in self._forward.networks:
+                    network.eval()
+                self._work()
+            except BaseException as error:
+                ended = one_line(error) or type(error).__name__
+                raise
             finally:
-                self.record.finish()
+                try:
+                    for sink in self._sinks:
+                        sink.close()
+                finally:
+                    self.record.finish()
+                if self.written or self.failures:
+                    self._write_audit(ended, time.monotonic() - self._began)
         logger.info("%s written to %s", counted(len(self.written), "mask"), self.folder.output_dir.name)
+        self._warn_of_one_class()
+        self._raise_failures()
+
+    def _work(self) -> None:
+        room = Room()
+        read = read_ahead(self.todo, self._read, threads=self._threads, room=room, size=lambda fed: fed.nbytes)
+        with Writer(room, self._not_written, _no_space) as writer:
+            for group in self._groups(read):
+                for case, found in self._predicted(group):
+                    if isinstance(found, Collected):
+                        self._begin()
+                        writer.put(case, partial(self._write, case, found), found.nbytes)
+                    else:
+                        self._fail(case, found)
+                for _, fed in group:
+                    room.give(fed.nbytes)
+                del group
+
+    def _begin(self) -> None:
+        try:
+            self.record.begin()
+        except OSError as error:
+            raise InputError(
+                f"{self.folder.output_dir} cannot be written: {error.strerror}; name another folder"
+            ) from error
+
+    def _read(self, case: Case) -> Fed:
+        fed = self._feeder.read(case.files)
+        check_fits(fed, self.description)
+        self._audit.read(case)
+        return fed
+
+    def _groups(self, read: Iterator[tuple[Case, Fed | Exception]]) -> Iterator[Group]:
+        """Yield cases one by one, or so many that take one forward together as a forward has windows."""
+        group: Group = []
+        for case, fed in read:
+            if not isinstance(fed, Fed):
+                self._fail(case, _reason(fed))
+                continue
+            together = self._forward.one_forward(fed)
+            if group and not together:
+                yield group
+                group = []
+            group.append((case, fed))
+            del fed
+            if not together or len(group) >= max(1, self.description.inference.batch):
+                yield group
+                group = []
+        if group:
+            yield group
+
+    def _predicted(self, group: Group) -> Iterator[tuple[Case, Collected | str]]:
+        """Yield what came of each case of a group, or why there is none."""
+        try:
+            results = self._forward.collect([fed for _, fed in group])
+        except (ValueError, RuntimeError, OSError) as error:  # logits that are no numbers, too little memory
+            if len(group) == 1:
+                yield group[0][0], _reason(error)
+                return
+            for one in group:  # whose fault it is, is found out
+                yield from self._predicted([one])
+            return
+        for (case, _), result in zip(group, results, strict=True):
+            yield case, result
+
+    def _write(self, case: Case, collected: Collected) -> None:
+        """Finish a case and write all its outputs; called in the thread that writes."""
+        result = collected.result()
+        for sink in self._sinks:
+            sink.write(case, result)
+        self._audit.wrote(case, self._files[case.name], result.numbers)
+        values, counts = np.unique(result.mask, return_counts=True)
+        self._pixels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        for file in self._files[case.name]:
+            self.record.wrote(file)
+        self.written.append(case.target)
+        self._report()
+
+    def _not_written(self, case: Case, error: BaseException) -> None:
+        if _no_space(error):
+            assert isinstance(error, OSError)
+            raise InputError(
+                f"{case.target} cannot be written: {error.strerror}. Masks so far ({len(self.written)}) are "
+                "whole; make room and run again, it skips them"
+            ) from error
+        if not isinstance(error, Exception):
+            raise error
+        logger.debug("%s", case.name, exc_info=error)
+        self._fail(case, _reason(error))
+
+    def _fail(self, case: Case, reason: str) -> None:
+        self.failures.append((Path(case.name), reason))
+        self._audit.failed(case, reason)
+        self._report()
+
+    def _report(self) -> None:
+        done = len(self.written) + len(self.failures)
+        if self._progress is not None:
+            self._progress(done, len(self.todo))
+        elif done == len(self.todo) or done % max(1, len(self.todo) // 20) == 0:
+            seconds = time.monotonic() - self._began
+            left = seconds / done * (len(self.todo) - done)
+            logger.info("%d of %d images, %.3g a second, %.0f s left", done, len(self.todo), done / seconds, left)
+
+    def _write_audit(self, ended: str, seconds: float) -> None:
+        measured: dict[str, Any] = {"seconds": round(seconds, 2), "device": self.device.type}
+        if self.device.type == "cuda":
+            measured["gpu_peak_bytes"] = torch.cuda.max_memory_allocated(self.device)
+        left_out = [(path.as_posix(), reason) for path, reason in self.folder.left_out]
+        todo = {case.name for case in self.todo}
+        skipped = [case.name for case in self.folder.cases if case.name not in todo]
+        try:
+            self._audit.write(skipped=skipped, left_out=left_out, ended=ended, measured=measured)
+        except OSError as error:
+            logger.warning("the record of this run cannot be written: %s", error.strerror)
+
+    def _warn_of_one_class(self) -> None:
         if len(self.written) > 1:
             names = dict(enumerate(self.description.classes))  # postprocessing may give further values
             every = sorted({*names, *self._pixels})
             warn_of_one_class([self._pixels[index] for index in every], [names.get(i, str(i)) for i in every])
+
+    def _raise_failures(self) -> None:
         said = []
         if self.failures:
             lines = "\n".join(f"  {line}" for line in together(self.failures, "image"))
-            said.append(f"{len(self.failures)} of {len(self.folder)} images could not be done:\n{lines}")
+            said.append(f"{len(self.failures)} of {len(self.todo)} images could not be done:\n{lines}")
         if self.folder.left_out:
             lines = "\n".join(f"  {line}" for line in together(self.folder.left_out)[:_SHOWN])
             said.append(f"left out {counted(len(self.folder.left_out), 'file')}:\n{lines}")
@@ -201,59 +304,9 @@ class Predictor(SupervisedEvaluator):
         for line in said:
             logger.warning("%s", line)
 
-    def _predict(self, case: dict[str, Any]) -> dict[str, Any]:
-        if "error" in case:
-            self._fail(case["image"], case["error"])
-            return {}
-        try:
-            check_fits(case["fed"], self.description)
-            mask = mask_of(
-                case["fed"],
-                self.description,
-                self.network,
-                self.inferer,
-                precision=self.precision,
-                device=self.state.device,
-                finish=self.finish,
-            )
-            self.record.begin()
-            write_mask(
-                mask,
-                case["fed"].grid or case["image"],
-                case["target"],
-                source=case["image"],
-                class_names=self.description.classes,
-                colours=self.description.colours,
-                keep_header=self.keep_header,
-            )
-        except (LockedError, MaskRecordError):
-            raise  # the folder is another's: no mask of it is ours to write
-        except (ValueError, RuntimeError, OSError) as error:  # wrong channels, too little memory, a file has changed
-            if isinstance(error, OSError) and error.errno in _NO_SPACE:
-                raise InputError(
-                    f"{case['target']} cannot be written: {error.strerror}. Masks so far ({len(self.written)}) are "
-                    "whole; make room and run again, it skips them"
-                ) from error
-            self._fail(case["image"], _reason(error))
-            return {}
-        values, counts = np.unique(mask, return_counts=True)
-        self._pixels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
-        self.record.wrote(case["target"])
-        self.written.append(case["target"])
-        return {}
 
-    def _fail(self, image: Path, reason: str) -> None:
-        self.failures.append((image.relative_to(self.folder.folder), reason))
-
-    def _report(self) -> None:
-        done = len(self.written) + len(self.failures)
-        if done == len(self.folder) or done % max(1, len(self.folder) // 20) == 0:
-            logger.info("%d of %d images", done, len(self.folder))
-
-
-def _no_image(left_out: LeftOut) -> bool:
-    """Return whether nobody would take something for an image: hidden, medseg's own, or text beside the images."""
-    return left_out.ours or left_out.path.name.startswith(".") or left_out.path.suffix.lower() in _TEXTS
+def _no_space(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in _NO_SPACE
 
 
 def _reason(error: BaseException) -> str:
@@ -263,5 +316,7 @@ def _reason(error: BaseException) -> str:
         while isinstance(error, RuntimeError) and error.__cause__ is not None:
             error = error.__cause__
         said = str(error).strip()
+        if not isinstance(error, ValueError | RuntimeError | OSError):  # nothing that a program says to a person
+            said = f"{type(error).__name__}: {said}"
     lines = said.splitlines()
     return lines[0] if lines else type(error).__name__

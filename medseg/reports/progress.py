@@ -27,16 +27,26 @@ def progress_bar(title: str, *, transfer: bool = False) -> Iterator[Callable[[in
         MofNCompleteColumn,
         Progress,
         ProgressColumn,
+        Task,
         TextColumn,
         TimeRemainingColumn,
         TransferSpeedColumn,
     )
+    from rich.text import Text
 
     console = Console(file=sys.stderr)
     if not console.is_terminal:  # before 14.3 rich ends a bar that it does not show with an empty line
         yield lambda done, total: None
         return
-    counted: list[ProgressColumn] = [DownloadColumn(), TransferSpeedColumn()] if transfer else [MofNCompleteColumn()]
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text("" if speed is None else f"{speed:.3g}/s")
+
+    counted: list[ProgressColumn] = (
+        [DownloadColumn(), TransferSpeedColumn()] if transfer else [MofNCompleteColumn(), Rate()]
+    )
     columns = [TextColumn("{task.description}"), BarColumn(), *counted, TimeRemainingColumn()]
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(title, total=None)

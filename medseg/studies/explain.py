@@ -23,7 +23,9 @@ from medseg.atomic import atomic_write
 from medseg.bundle.description import Description
 from medseg.errors import MedsegError, counted
 from medseg.io.masks import image_suffix
-from medseg.prediction.predictor import ImageFolder
+from medseg.prediction.case import Feeder
+from medseg.prediction.cases import ImageFolder
+from medseg.prediction.sinks import Case
 from medseg.reports.attention import attention_sheet
 from medseg.studies.complexity import wants_memory
 from medseg.studies.explainable import Explainable, ExplainError, first_line
@@ -33,11 +35,14 @@ from medseg.studies.explainable import Explainable, ExplainError, first_line
 class _Job:
     """An image, where it is read from, and the files to write."""
 
-    folder: ImageFolder
-    index: int
-    image: Path
+    case: Case
     sheet: Path
     arrays: Path
+
+    @property
+    def image(self) -> Path:
+        """The file that stands for the image."""
+        return self.case.image
 
 
 def explain(
@@ -121,11 +126,11 @@ def _jobs(images: Sequence[str | Path], output_dir: Path, description: Descripti
         if output == (path if path.is_dir() else path.parent):
             raise ExplainError(f"--output {output_dir} is the folder of the images; name another for the sheets")
         folder = ImageFolder(path, description, output, overwrite=True)
-        for index, entry in enumerate(folder.data):
-            image: Path = entry["image"]
+        for case in folder.cases:
+            image = case.image
             place = output / image.relative_to(folder.folder)
             stem = place.name[: -len(image_suffix(place))]
-            job = _Job(folder, index, image, place.with_name(f"{stem}.png"), place.with_name(f"{stem}.npz"))
+            job = _Job(case, place.with_name(f"{stem}.png"), place.with_name(f"{stem}.npz"))
             other = jobs.setdefault(job.sheet, job)
             if other.image != image:
                 raise ExplainError(
@@ -143,10 +148,8 @@ def _jobs(images: Sequence[str | Path], output_dir: Path, description: Descripti
 
 def _look(bundle: Explainable, job: _Job, roi: Sequence[int]) -> tuple[dict[str, Any], dict[str, Tensor], str]:
     """Return the case to draw, the maps ``(1, ...)``, and a line that says what the network saw."""
-    entry = job.folder[job.index]
-    if "error" in entry:
-        raise MedsegError(entry["error"])
-    image, picture = entry["fed"].image, job.folder.picture(job.index)
+    feeder = Feeder(bundle.description)
+    image, picture = feeder.read(job.case.files).image, feeder.picture(job.case.files)
     if image.shape[0] != bundle.in_channels:
         raise MedsegError(
             f"it has {counted(image.shape[0], 'channel')}, but the network takes {bundle.in_channels}; convert it"

@@ -79,7 +79,7 @@ def explainable(model: Model, checkpoint: Path) -> Explainable:
     Raises:
         ExplainError: if the network has no attention to show.
     """
-    network = model.network
+    network = model.networks[0]
     if not has_attention(type(network)):
         raise ExplainError(
             f"{type(network).__name__} has no attention to show; these networks have: "

@@ -124,13 +124,14 @@ def make_plan(
     inference = {
         "window": Chosen(size, "the patch that is trained on"),
         "overlap": Chosen(0.5, "half a window, as nnU-Net: the middle of a window is surer than its edge"),
+        "mirror_axes": plan_rules.mirrors(found, seen),
     }
     made_for = Chosen(found.data, "other data are refused: null where images of the same kind are meant")
     train = {
         "planned_for": made_for,
         **_schedule(steps, wanted),
         **_samples(found, measured, seen),
-        **_learning(data, found, seen),
+        **_learning(data),
     }
     scores = {"distances": {"tolerance": 1.0}} if found.spacings is not None and found.dimensions == 3 else {}
     plan = Plan(found, chosen, fed, inference, train, scores, measured, str(place), wanted)
@@ -169,7 +170,7 @@ def _samples(found: Fingerprint, measured: Measured, seen: Chosen | None) -> dic
     }
 
 
-def _learning(data: Datalist, found: Fingerprint, seen: Chosen | None) -> dict[str, Chosen]:
+def _learning(data: Datalist) -> dict[str, Chosen]:
     loss: dict[str, Any] = {"_target_": "medseg.losses.focal_iou.FocalIoULoss", "gamma": 0.0}
     if data.ignore_index is not None:
         loss["ignore_index"] = "$@data.ignore_index"
@@ -177,15 +178,15 @@ def _learning(data: Datalist, found: Fingerprint, seen: Chosen | None) -> dict[s
         "_target_": "torch.optim.AdamW", "params": "$@network.parameters()", "lr": "@learning_rate",
         "weight_decay": 0.01, "fused": True,
     }  # fmt: skip
-    mirrors = plan_rules.mirrors(found, seen)
     augmentation = {
-        "_target_": "medseg.transforms.augmentation.augmentation", "roi_size": "@patch", "mirror_axes": mirrors.value,
+        "_target_": "medseg.transforms.augmentation.augmentation", "roi_size": "@patch",
+        "mirror_axes": "@model#inference#mirror_axes",
     }  # fmt: skip
     return {
         "loss": Chosen(loss, "cross-entropy and soft IoU in equal parts: small classes count as much as large ones"),
         "optimizer": Chosen(
             optimizer, "learns within hundreds of steps where SGD needs tens of thousands; in one pass"
         ),
-        "augmentation": Chosen([augmentation], f"nnU-Net's changes; mirrored {mirrors.why}"),
+        "augmentation": Chosen([augmentation], "nnU-Net's changes"),
         "augment_on": Chosen("auto", "by loading processes or on the GPU, which a training measures as it begins"),
     }

@@ -67,6 +67,8 @@ def text(plan: Plan, data: Datalist) -> str:
     ]
     if data.colours:
         lines.append(_line("colours", {str(index): colour for index, colour in data.colours.items()}))
+    if data.codes:
+        lines.append(_line("codes", {str(index): code for index, code in data.codes.items()}))
     if data.ignore_index is not None:
         lines.append(_line("ignored", data.ignore_index))
     lines += [f"# {_comment(plan.network.why)}\n", _line("network", plan.network.value)]

@@ -47,7 +47,8 @@ def _input(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     model = config.get("model")
     fed = model.get("input") if isinstance(model, Mapping) else None
     if isinstance(fed, Mapping) and fed.get("spacing"):
-        yield "seen by the model", f"resampled to {' x '.join(f'{edge:g}' for edge in fed['spacing'])} mm"
+        edges = " x ".join("as stored" if edge is None else f"{edge:g} mm" for edge in fed["spacing"])
+        yield "seen by the model", f"resampled to {edges}"
 
 
 def _training(run: Path | None, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

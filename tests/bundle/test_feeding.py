@@ -246,3 +246,33 @@ def test_descriptions_that_are_none(options: dict[str, Any], said: str) -> None:
     with pytest.raises(DescriptionError) as caught:
         description(**options)
     assert said in str(caught.value)
+
+
+def volume_of(affine: np.ndarray[Any, Any]) -> MetaTensor:
+    values = np.random.default_rng(0).random((1, 9, 12, 7)).astype(np.float32)
+    return MetaTensor(torch.from_numpy(values), affine=torch.from_numpy(affine))
+
+
+@pytest.mark.parametrize("spacing", [[1.0, 1.0, 1.0], [0.7, 2.0, 3.1]])
+def test_voxel_sizes_change_as_monai_changes_them(spacing: list[float]) -> None:
+    volume = volume_of(np.diag([0.7, 1.3, 3.0, 1.0]))
+    found = feeding.prediction(description(3, spacing=spacing))({"image": volume}, start=1)["image"]
+    expected = Spacing(spacing, mode="bilinear", padding_mode="border")(volume)
+    torch.testing.assert_close(found.as_tensor(), expected.as_tensor(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.affine, expected.affine)
+
+
+def test_oblique_volumes_are_seen_whole() -> None:
+    """Direction cosines with the six digits that DICOM often has: no slice at an end may be left out."""
+    c, s = 0.982300, 0.187400
+    turn = np.array([[1, 0, -0.0003], [0, c, -s], [0.0003, s, c]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.diag([0.6875, 0.6875, 6.5])
+    affine[:3, 3] = [-94, -132, -52]
+    volume = volume_of(affine)
+    found = feeding.prediction(description(3, spacing=[1, 1, 1]))({"image": volume}, start=1)["image"]
+    np.testing.assert_allclose(found.affine[:3, 3], affine[:3, 3], atol=1e-2)
+    assert found.shape[1:] == (7, 9, 40)  # 8 x 0.6875, 11 x 0.6875 and 6 x 6.5 mm between the outer centres
+    back = back_on(volume, found)
+    assert back.shape == volume.shape
+    np.testing.assert_allclose(back[..., [0, -1]], volume.as_tensor()[..., [0, -1]], atol=0.6)

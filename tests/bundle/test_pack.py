@@ -149,7 +149,7 @@ def test_it_passes_the_model_zoo(packed: Path, tmp_path: Path) -> None:
     script = str(folder / "models" / "verify_model.ts")
     monai.bundle.ckpt_export(filepath=script, ckpt_file=str(folder / "models" / "model.pt"), **given)
     x = torch.rand(1, 1, 24, 17)
-    network = medseg.load(packed, device="cpu").network
+    network = medseg.load(packed, device="cpu").networks[0]
     with torch.no_grad():
         torch.testing.assert_close(torch.jit.load(script)(x), network(x), rtol=1e-4, atol=1e-5)
 

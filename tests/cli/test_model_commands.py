@@ -155,15 +155,25 @@ def test_predict(calls, capsys):
         "overlays": [],
         "overrides": {},
         "overwrite": False,
-        "keep_header": False,
+        "keep_identifiers": False,
         "trust": False,
         "backend": "torch",
+        "outputs": (),
+        "series": None,
+        "codes": None,
+        "tta": False,
     }
-    assert calls[0] == [("predict", ("runs/a", Path("in"), Path("out")), named)]
+    named["progress"] = None  # standard error is no terminal
+    assert calls[0] == [("predict", (["runs/a"], Path("in"), Path("out")), named)]
     assert capsys.readouterr().out == "out: 1 written\n"
-    assert main(["predict", "runs/a", "in", "out", "--overwrite", "--keep-header", "batch_size=2"]) == 0
-    named |= {"overwrite": True, "keep_header": True, "overrides": {"batch_size": 2}}
+    assert main(["predict", "runs/a", "in", "out", "--overwrite", "--keep-identifiers", "batch_size=2"]) == 0
+    named |= {"overwrite": True, "keep_identifiers": True, "overrides": {"batch_size": 2}}
     assert calls[0][1][2] == named
+    more = ["--ensemble", "runs/b", "runs/c", "--tta", "--measurements", "--probabilities"]
+    assert main(["predict", "runs/a", "in", "out", *more]) == 0
+    _, arguments, asked = calls[0][2]
+    assert arguments[0] == ["runs/a", "runs/b", "runs/c"]
+    assert (asked["outputs"], asked["tta"]) == (["measurements", "probabilities"], True)
 
 
 @pytest.mark.parametrize(

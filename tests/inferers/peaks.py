@@ -27,7 +27,9 @@ from medseg.inferers.multi_scale_flip import MultiScaleFlipInferer
 from medseg.inferers.resize import ResizeInferer
 from medseg.inferers.sliding_window import SlidingWindow
 from medseg.inferers.whole_image import WholeImage
-from medseg.prediction.case import Fed, mask_of
+from medseg.io.placement import Grid
+from medseg.prediction.case import Fed
+from medseg.prediction.forward import Forward
 
 CLASSES, SIZE = 16, (256, 128, 160)
 STATUS = Path("/proc/self/status")
@@ -70,8 +72,8 @@ def ratio(way: str) -> float:
     def mask(image: Tensor, scale: int) -> object:
         shape = tuple(scale * (edge - 1) + 1 for edge in image.shape[2:])
         target = np.diag([2 / scale, 2 / scale, 2 / scale, 1.0])
-        fed = Fed(placed(image[0]), shape, target)
-        return mask_of(fed, described(), network, window, precision="fp32", device=torch.device("cpu"))
+        fed = Fed(placed(image[0]), Grid(shape, target))
+        return Forward([network], described(), window, precision="fp32", device=torch.device("cpu"))([fed])
 
     def classes(image: Tensor) -> Tensor:
         return class_indices(finite(window.blocks(image, network)), (1, *image.shape[2:]))

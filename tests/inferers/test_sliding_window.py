@@ -1,5 +1,6 @@
 """Sliding window, against MONAI's."""
 
+import math
 from collections.abc import Callable
 from itertools import pairwise, product
 from typing import Any
@@ -19,6 +20,7 @@ from medseg.inferers.normalise import NormalisingInferer
 from medseg.inferers.resize import ResizeInferer
 from medseg.inferers.sliding_window import SlidingWindow
 from medseg.inferers.whole_image import WholeImage
+from medseg.inferers.windows import WindowGrid
 
 
 def pixelwise(x: Tensor) -> Tensor:
@@ -303,3 +305,29 @@ def test_bad_use() -> None:
         blocks = [Block((slice(0, 1), slice(0, 4), slice(0, 4)), logits)]
         with pytest.raises(ValueError, match=r"the network gives 1 of 32 logits that are NaN or infinite"):
             list(finite(blocks))
+
+
+def test_several_images_share_forwards() -> None:
+    """Windows of images of any size, in one stream: the logits are those of each image alone."""
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.rand(1, 1, *size, generator=generator) for size in ((12, 9), (5, 20), (8, 8))]
+    network = nn.Conv2d(1, 2, 3, padding=1)
+    batches: list[int] = []
+    network.register_forward_hook(lambda module, given, out: batches.append(len(out)))
+    inferer = SlidingWindow((8, 8), 4, 0.25)
+    windows = sum(len(WindowGrid(tuple(image.shape[2:]), (8, 8), (0.25, 0.25))) for image in images)
+    found = [torch.zeros(1, 2, *image.shape[2:]) for image in images]
+    with torch.no_grad():
+        for number, (at, logits) in inferer.several(images, network):
+            found[number][(at[0], slice(None), *at[1:])] = logits
+    assert batches == [4] * (windows // 4) + [windows % 4] * bool(windows % 4)
+    for image, logits in zip(images, found, strict=True):
+        torch.testing.assert_close(logits, inferer(image, network), rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_held_of_a_large_image_is_little() -> None:
+    size = (256, 128, 160)
+    held = SlidingWindow((32, 32, 32), 1, 0.25).held(size)
+    assert held < 0.2 * math.prod(size)
+    assert held >= 8 * 128 * 160  # the overlap along the longest axis
+    assert SlidingWindow((32, 32), 1).held(size) == SlidingWindow((32, 32), 1).held(size[:2]) + 8 * 256 * 128

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-import pydicom
 import pytest
+from dicom_series import AXIAL, enhance, tags, write_series
 from pydicom.data import get_testdata_file
 
+from medseg.io.dicom_series import list_series
 from medseg.io.images import ImageError, read_image
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -14,27 +15,8 @@ SERIES = ("dicom_mr_hippocrop/study1", "dicom_mr_hippocrop/study2", "dicom_mr_hi
           "dicom_ct_dcmqi/ct-3slice", "dicom_ct_dcmqi/24x38x3/image")  # fmt: skip
 
 
-def _series(folder, positions, change=None):
-    """Write slices at distances along the normal of an oblique plane, named against their order."""
-    folder.mkdir(exist_ok=True)
-    row, column = np.array([0.8, 0.6, 0.0]), np.array([-0.36, 0.48, 0.8])
-    normal = np.cross(row, column)
-    for number, distance in enumerate(positions):
-        data = pydicom.dcmread(str(get_testdata_file("CT_small.dcm", download=False)))
-        data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = f"1.2.3.{number + 1}"
-        data.ImagePositionPatient = [f"{value:.6f}" for value in np.array([10.0, 20, 30]) + distance * normal]
-        data.ImageOrientationPatient = [*row, *column]
-        data.PixelSpacing, data.SliceThickness = [0.5, 0.75], 2
-        data.Rows, data.Columns = 16, 24
-        data.PixelData = np.full((16, 24), 100 * number, np.int16).tobytes()
-        if change is not None:
-            change(number, data)
-        data.save_as(folder / f"{len(positions) - number:02d}.dcm")
-    return folder
-
-
 def test_slices_are_ordered_by_place_and_scaled(tmp_path):
-    folder = _series(tmp_path / "s", [4, 0, 2])
+    folder = write_series(tmp_path / "s", [4, 0, 2])
     image = read_image(folder)
     assert (image.shape, image.spacing) == ((24, 16, 3), pytest.approx((0.75, 0.5, 2)))
     assert image.array[0, 0].tolist() == [100 - 1024, 200 - 1024, -1024]
@@ -82,12 +64,13 @@ def test_real_nrrd_against_its_text(name):
     np.testing.assert_allclose(lps[:3, 3], [float(v) for v in origin], atol=1e-6)
 
 
-def _set(**tags):
-    def change(number, data):
-        for name, values in tags.items():
-            setattr(data, name, values[number])
+def _colour(number, data):
+    if number:
+        data.SamplesPerPixel, data.PhotometricInterpretation, data.PlanarConfiguration = 3, "RGB", 0
 
-    return change
+
+def _wide(number, data):
+    data.Columns = 12 if number else 24
 
 
 @pytest.mark.parametrize(
@@ -96,23 +79,25 @@ def _set(**tags):
         ([0, 2, 6, 8], None, r"1 slices are missing between 03\.dcm and 02\.dcm \(gap 4 mm, usually 2 mm\)"),
         ([0, 2, 2, 4], None, "lie at the same place"),
         ([0, 2, 4, 6.5, 9], None, "slices lie 2 to 2.5 mm apart"),
-        ([0, 2], _set(PixelSpacing=[[0.5, 0.75], [0.5, 0.7]]), "differ in pixel spacing"),
-        ([0, 2], _set(ImageOrientationPatient=[[1, 0, 0, 0, 1, 0], [1, 0, 0, 0, 0, 1]]), "in different directions"),
-        ([0, 2], _set(SeriesInstanceUID=["1.2", "1.3"]), "holds 2 series"),
-        ([0, 2], _set(ImagePositionPatient=[None, [0, 0, 0]]), "states no ImagePositionPatient"),
-        ([0, 2], _set(PixelData=[b"\0" * 768, b"\0" * 700]), "its header claims 1x16x24x1 values"),
+        ([0, 2], tags(PixelSpacing=[[0.5, 0.75], [0.5, 0.7]]), "differ in pixel spacing"),
+        ([0, 2], tags(ImageOrientationPatient=[[1, 0, 0, 0, 1, 0], [1, 0, 0, 0, 0, 1]]), "in different directions"),
+        ([0, 2], tags(SeriesInstanceUID=["1.2", "1.3"]), "holds 2 series"),
+        ([0, 2], tags(ImagePositionPatient=[None, [0, 0, 0]]), "states no ImagePositionPatient"),
+        ([0, 2], _colour, r"slice 01.dcm is in colour and 02.dcm is not; take the coloured ones out"),
+        ([0, 2], _wide, r"slices differ in size \(16 x 12 in 01.dcm, 16 x 24 in 02.dcm\)"),
+        ([0, 2], tags(PixelData=[b"\0" * 768, b"\0" * 700]), "its header claims 1x16x24x1 values"),
     ],
 )
 def test_what_is_not_one_volume_is_refused(tmp_path, positions, change, match):
-    folder = _series(tmp_path / "s", positions, change)
+    folder = write_series(tmp_path / "s", positions, change)
     with pytest.raises(ImageError, match=match) as error:
         read_image(folder)
     assert str(error.value).startswith(str(folder))
     assert "\n" not in str(error.value)
 
 
-def test_a_file_chooses_its_series(tmp_path):
-    folder = _series(tmp_path / "s", [0, 2, 4], _set(SeriesInstanceUID=["1.2", "1.2", "1.3"]))
+def test_a_file_chooses_itswrite_series(tmp_path):
+    folder = write_series(tmp_path / "s", [0, 2, 4], tags(SeriesInstanceUID=["1.2", "1.2", "1.3"]))
     assert read_image(folder / "03.dcm").shape == (24, 16, 2)
     assert read_image(folder / "01.dcm").shape == (24, 16, 1)
     (folder / "note.txt").write_text("no DICOM")
@@ -120,10 +105,85 @@ def test_a_file_chooses_its_series(tmp_path):
 
 
 def test_slopes_that_differ_between_slices_are_each_applied(tmp_path):
-    folder = _series(tmp_path / "s", [0, 2], _set(RescaleSlope=["0.5", "0.25"], RescaleIntercept=["1", "-2"]))
-    array = read_image(folder).array
-    assert array.dtype == np.float32
-    assert array[0, 0].tolist() == [1, 23]
+    folder = write_series(tmp_path / "s", [0, 2], tags(RescaleSlope=["0.5", "0.25"], RescaleIntercept=["1", "-2"]))
+    image = read_image(folder)
+    assert image.array.dtype == np.float32
+    assert image.array[0, 0].tolist() == [1, 23]
+    assert image.notes == ("slices have 2 different rescale slopes (0.25 to 0.5); each is applied to its own slice",)
+
+
+def test_frames_of_one_file_are_ordered_and_scaled_as_slices_are(tmp_path):
+    folder = write_series(tmp_path / "s", [0, 2, 4, 6])
+    apart = read_image(folder)
+    joined = read_image(enhance(folder, tmp_path / "e" / "mf.dcm", ["03.dcm", "01.dcm", "04.dcm", "02.dcm"]))
+    np.testing.assert_array_equal(joined.array, apart.array)
+    np.testing.assert_allclose(joined.affine, apart.affine, atol=1e-9)
+    each = [(1, 0), (2, 1), (1, -5), (0.5, 0)]
+    path = enhance(folder, tmp_path / "f" / "mf.dcm", ["04.dcm", "03.dcm", "02.dcm", "01.dcm"], transforms=each)
+    image = read_image(path)
+    assert image.array[0, 0].tolist() == [0, 201, 195, 150]
+    assert "3 different rescale slopes (0.5 to 2)" in image.notes[0]
+
+
+def test_localisers_and_secondary_captures_beside_a_series_are_left_out(tmp_path):
+    folder = write_series(tmp_path / "s", [0, 2, 4])
+    other = write_series(tmp_path / "o", [0, 9, 1], _beside)
+    for path in other.iterdir():
+        path.rename(folder / f"beside_{path.name}")
+    image = read_image(folder)
+    assert image.shape == (24, 16, 3)
+    assert image.notes == (
+        "2 files beside the slices are left out (localiser, such as beside_02.dcm)",
+        "1 files beside the slices are left out (secondary capture without a place in the patient, such as "
+        "beside_01.dcm)",
+    )
+    assert read_image(folder / "beside_03.dcm").shape == (24, 16, 2)  # named, so it is what is meant
+
+
+def _beside(number, data):
+    if number < 2:
+        data.ImageType, data.SeriesInstanceUID = ["ORIGINAL", "PRIMARY", "LOCALIZER"], "1.9"
+    else:
+        data.SOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
+        del data.ImagePositionPatient
+
+
+def test_a_tilted_gantry_is_said(tmp_path):
+    image = read_image(write_series(tmp_path / "s", [0, 2, 4], turn=AXIAL, shift=(0, -0.2679, 0)))
+    assert image.notes == ("slices are stacked 15.0 degrees off their normal (a tilted gantry); the affine is sheared",)
+
+
+@pytest.mark.parametrize(
+    ("syntax", "match"),
+    [
+        ("1.2.840.10008.1.2.4.102", "is compressed as MPEG-4 AVC/H.264 .* cannot be decoded .no decoder"),
+        ("1.2.840.10008.1.2.4.90", "is compressed as JPEG 2000 .*.its code is damaged, or of a kind that GDCM lacks"),
+    ],
+)
+def test_what_cannot_be_decoded(tmp_path, syntax, match):
+    from pydicom.encaps import encapsulate
+
+    def compress(number, data):
+        data.file_meta.TransferSyntaxUID = syntax
+        data.PixelData = encapsulate([b"no code " * 200])
+        data["PixelData"].VR = "OB"
+        data["PixelData"].is_undefined_length = True
+
+    folder = write_series(tmp_path / "s", [0, 2], compress)
+    with pytest.raises(ImageError, match=match + r".*; export the series uncompressed"):
+        read_image(folder)
+
+
+@pytest.mark.parametrize("kept", [0, 100, 132, 340, 900, -500])
+def test_a_cut_slice_does_not_vanish(tmp_path, kept):
+    """The last of a series: without it there is no gap that would tell."""
+    folder = write_series(tmp_path / "series", [0, 1, 2])
+    cut = folder / "01.dcm"
+    cut.write_bytes(cut.read_bytes()[:kept])
+    with pytest.raises(ImageError, match=r"01\.dcm: "):
+        read_image(folder)
+    listing = list_series(tmp_path)
+    assert list(listing.damaged) == [cut] * (kept >= 0)  # whose tags are whole is a slice until its pixels are read
 
 
 def test_a_picture_without_a_place(tmp_path):

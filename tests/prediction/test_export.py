@@ -75,7 +75,7 @@ def masks(model: Any, images: Path) -> list[np.ndarray[Any, Any]]:
 def test_onnx_predicts_in_the_place_of_torch(run: Path, images: Path, tmp_path: Path) -> None:
     expected = masks(medseg.load(run, device="cpu"), images)
     for found in (medseg.load(run, device="cpu", backend="onnx"), medseg.load(run / "model.onnx", device="cpu")):
-        assert isinstance(found.network, Exported)
+        assert isinstance(found.networks[0], Exported)
         assert found.description == read_weights(run / "model.pt").description
         for mask, wanted in zip(masks(found, images), expected, strict=True):
             assert (mask != wanted).mean() < 1e-3

@@ -13,7 +13,7 @@ from torch import nn
 from medseg.bundle.description import Description
 from medseg.bundle.feeding import inferer
 from medseg.io.folder import MASK_RECORD
-from medseg.prediction import predictor as module
+from medseg.prediction import masks as module
 from medseg.prediction.mask_record import Maker, MaskRecord, MaskRecordError
 from medseg.prediction.predictor import ImageFolder, InputError, Predictor
 from medseg.runs.header import read_header, write_header
@@ -68,7 +68,7 @@ def test_the_record_names_masks_hashes_and_classes_alone(folder: Path) -> None:
     predict(folder)
     content = json.loads((folder / "out" / MASK_RECORD).read_text())
     assert content.keys() == {"format", "medseg", "made_by"}
-    assert content["made_by"][0].keys() == {"name", "weights", "model", "classes", "colours", "masks"}
+    assert content["made_by"][0].keys() == {"name", "weights", "model", "classes", "colours", "masks", "others"}
     assert record(folder) == {weights(0): list(NAMES)}
     assert str(folder) not in str(content)
 
@@ -81,9 +81,9 @@ def test_the_hash_is_that_of_the_weights_header() -> None:
 
 def test_masks_of_this_model_are_skipped(folder: Path) -> None:
     predict(folder)
-    assert predict(folder).folder.skipped == 4
+    assert predict(folder).skipped == 4
     more = description().to_dict()["inference"] | {"batch": 1}
-    assert predict(folder, inference=more, name="other name").folder.skipped == 4
+    assert predict(folder, inference=more, name="other name").skipped == 4
 
 
 def test_masks_of_other_weights_are_refused_by_name(folder: Path) -> None:
@@ -124,7 +124,7 @@ def test_overwriting_makes_them_this_model_s(folder: Path) -> None:
     (folder / "in" / "a.png").unlink()
     assert len(predict(folder, seed=1, overwrite=True).written) == 3
     assert record(folder) == {weights(0): ["a.png"], weights(1): list(NAMES[1:])}
-    assert predict(folder, seed=1).folder.skipped == 3
+    assert predict(folder, seed=1).skipped == 3
 
 
 def test_two_models_share_a_folder_where_their_images_differ(folder: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_killed_prediction_goes_on(folder: Path, monkeypatch: pytest.MonkeyPat
         with pytest.raises(Killed):
             predict(folder)
     again = predict(folder)
-    assert (again.folder.skipped, len(again.written)) == (2, 2)
+    assert (again.skipped, len(again.written)) == (2, 2)
     assert record(folder) == {weights(0): list(NAMES)}
 
 
@@ -182,10 +182,10 @@ def test_a_killed_overwriting_never_takes_the_old_for_new(folder: Path, monkeypa
 def test_an_image_that_fails_is_not_entered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = module.write_mask
 
-    def fails(mask: Any, image: Path, *arguments: Any, **options: Any) -> None:
-        if image.name == "b.png":
+    def fails(mask: Any, image: Any, target: Path, **options: Any) -> None:
+        if target.name == "b.png":
             raise ValueError("no room in the test")
-        write(mask, image, *arguments, **options)
+        write(mask, image, target, **options)
 
     monkeypatch.setattr(module, "write_mask", fails)
     with pytest.raises(InputError, match=r"b\.png: no room in the test"):

@@ -20,7 +20,8 @@ from medseg.bundle.description import Description, DescriptionError
 from medseg.bundle.library import BundleError, weights_file
 from medseg.bundle.networks import create
 from medseg.bundle.record import header_of, load_described, read_weights
-from medseg.prediction.case import Feeder, PredictionError, mask_of
+from medseg.prediction.case import Feeder, PredictionError
+from medseg.prediction.forward import Forward
 from medseg.prediction.model import ModelError, load
 from medseg.prediction.predict import predict
 from medseg.runs.checkpoint import CheckpointError, save_checkpoint
@@ -135,8 +136,8 @@ def test_what_is_resampled_is_the_logits(tmp_path: Path) -> None:
         return data
 
     for transforms in ([largest], [largest, watched], [watched, largest]):
-        mask = mask_of(case, model.description, network, model.inferer, finish=Compose(transforms), **options)
-        np.testing.assert_array_equal(mask, found)
+        forward = Forward([network], model.description, model.inferer, finish=Compose(transforms), **options)
+        np.testing.assert_array_equal(forward([case])[0].mask, found)
     assert seen == [(1, *image.shape), (3, *image.shape)]
 
 
@@ -191,7 +192,7 @@ def test_logits_that_are_no_numbers_name_the_image(tmp_path: Path) -> None:
     _, weights = save(tmp_path / "model.pt")
     model = load(weights, device="cpu")
     with torch.no_grad():
-        for parameter in model.network.parameters():
+        for parameter in model.networks[0].parameters():
             parameter.mul_(1e30)
     (tmp_path / "in").mkdir()
     Image.fromarray(grey(8, 8)).save(tmp_path / "in" / "x.png")

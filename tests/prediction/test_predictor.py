@@ -18,6 +18,7 @@ from medseg.bundle.description import Description
 from medseg.bundle.feeding import inferer
 from medseg.errors import MedsegError
 from medseg.io.folder import MASK_RECORD
+from medseg.prediction.audit import RUN_RECORD
 from medseg.prediction.predictor import ImageFolder, InputError, Predictor
 from medseg.runs.checkpoint import CheckpointError
 
@@ -64,8 +65,12 @@ def predictor(folder: Path, output: Path, *, overwrite: bool = False, **options:
 
 
 def files(folder: Path) -> list[str]:
-    """Return the masks, and whatever else lies there but for the record of what made them."""
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name != MASK_RECORD)
+    """Return the masks, and whatever else lies there but for the records of what made them."""
+    return sorted(
+        str(p.relative_to(folder))
+        for p in folder.rglob("*")
+        if p.is_file() and p.name != MASK_RECORD and not p.match(RUN_RECORD)
+    )
 
 
 @pytest.fixture
@@ -161,7 +166,8 @@ def test_all_bad(tmp_path: Path) -> None:
     (tmp_path / "in" / "x.png").write_bytes(b"nothing")
     with pytest.raises(InputError, match=r"1 of 1 images could not be done:\n  x\.png: "):
         predictor(tmp_path / "in", tmp_path / "out").run()
-    assert not (tmp_path / "out").exists()
+    (kept,) = (tmp_path / "out").iterdir()
+    assert kept.match(RUN_RECORD)
 
 
 def test_finished_images_are_skipped_unless_asked(pictures: Path, tmp_path: Path) -> None:
@@ -170,12 +176,12 @@ def test_finished_images_are_skipped_unless_asked(pictures: Path, tmp_path: Path
     before = {name: (out / name).stat().st_mtime_ns for name in files(out)}
     (out / "one.png").unlink()
     second = predictor(pictures, out)
-    assert (second.folder.skipped, len(second.folder)) == (3, 1)
+    assert (second.skipped, len(second.todo)) == (3, 1)
     second.run()
     assert [p.name for p in second.written] == ["one.png"]
     third = predictor(pictures, out)
     third.run()
-    assert (third.folder.skipped, third.written) == (4, [])
+    assert (third.skipped, third.written) == (4, [])
     again = predictor(pictures, out, overwrite=True)
     again.run()
     assert len(again.written) == 4
@@ -210,8 +216,8 @@ def test_one_image(pictures: Path, tmp_path: Path) -> None:
 
 def test_masks_inside_the_folder_are_no_images(pictures: Path) -> None:
     predictor(pictures, pictures / "masks").run()
-    assert predictor(pictures, pictures / "masks").folder.skipped == 4
-    assert len(predictor(pictures, pictures / "masks").folder) == 0
+    assert predictor(pictures, pictures / "masks").skipped == 4
+    assert len(predictor(pictures, pictures / "masks").todo) == 0
 
 
 def test_masks_may_go_above_the_images(tmp_path: Path) -> None:

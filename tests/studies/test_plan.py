@@ -87,7 +87,7 @@ def test_a_plan_of_volumes(tmp_path: Path) -> None:
     assert plan.input["spacing"].value == [2.0, 1.0, 1.0]
     assert plan.input["intensity"].value == {"scheme": "zscore"}
     assert plan.train["foreground"].value == 0.33
-    assert plan.train["augmentation"].value[0]["mirror_axes"] == [0]
+    assert plan.inference["mirror_axes"].value == [0]
 
 
 def test_the_bundle_says_why(tmp_path: Path) -> None:

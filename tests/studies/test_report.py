@@ -42,7 +42,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "images").mkdir()
     for name in ("MUELLER^HANS", "image1"):
         shutil.copy(folder / "data" / f"{name}.nii.gz", folder / "images")
-    predict(run, folder / "images", folder / "masks", overrides={"device": "cpu"})
+    predict(run, folder / "images", folder / "masks", outputs=("uncertainty",), overrides={"device": "cpu"})
     make_report(run, folder / "run.html", data=folder / "data")
     make_report(folder / "masks", folder / "masks.html", data=folder / "images")
     return folder
@@ -102,8 +102,10 @@ def test_no_name_unless_asked(scored: Path) -> None:
 
 def test_predictions(scored: Path, tmp_path: Path) -> None:
     text = (scored / "masks.html").read_text()
-    assert "<strong>case 1</strong>" in text
+    assert "<strong>case 1, uncertainty" in text
     assert "low, ml" in text  # the classes are named
+    assert "case 3" not in text  # maps of the uncertainty are no masks
+    assert "As uncertainty.csv has it" in text
     shutil.copytree(scored / "masks", tmp_path / "masks")
     (tmp_path / "masks" / "uncertainty.csv").write_text(
         "case,model,uncertainty\nMUELLER^HANS.nrrd,a,0.1\nimage1.nii.gz,a,0.75\n"

@@ -7,7 +7,6 @@ hash is kept. Masks are drawn by `medseg.importers.dicom_masks`.
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import partial
@@ -21,6 +20,7 @@ from medseg.importers.folder import Folder, stem_of
 from medseg.importers.groups import hidden_identity
 from medseg.importers.layout import Case, Draw, Found, ImportingError, Layout, Options, Question
 from medseg.io.dicom import is_dicom
+from medseg.io.dicom_heads import quiet
 
 __all__ = ["Dicom"]
 
@@ -97,8 +97,7 @@ class Dicom(Layout):
             import pydicom
 
             made: dict[Path, Any] = {}
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # pydicom's remarks on the form of tags that are not used here
+            with quiet():
                 for path in (path for path in folder.files if is_dicom(path)):
                     try:
                         made[path] = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)

@@ -1,0 +1,154 @@
+"""Tags of DICOM files without their pixels, and what a file is: a slice, or something that lies beside slices.
+
+No tag that may name a patient (name, number, description of a study or series) gets into a message.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from medseg.io.image_file import ImageError
+from medseg.io.integrity import file_size
+
+__all__ = [
+    "SUFFIXES",
+    "claims_dicom",
+    "is_dicom",
+    "is_image",
+    "is_lossy",
+    "kind_of",
+    "quiet",
+    "read_head",
+    "why_beside",
+]
+
+SUFFIXES = (".dcm", ".dicom", ".ima")
+
+_NO_IMAGE = ("SEG", "RTSTRUCT", "RTPLAN", "RTDOSE", "SR", "PR", "KO", "REG", "FID", "DOC", "AU", "ECG")
+_DIRECTORY = "1.2.840.10008.1.3.10"
+_SECONDARY = "1.2.840.10008.5.1.4.1.1.7"  # and what begins so: its forms of several frames
+_LOSSY = tuple(f"1.2.840.10008.1.2.4.{end}" for end in (50, 51, 81, 91, 93, 203))
+
+
+_quiet_threads: set[int] = set()
+_quiet_lock = threading.Lock()
+_filters = contextlib.ExitStack()  # what the first quiet thread found; the filters are all threads'
+
+
+def _drop(record: logging.LogRecord) -> bool:
+    return record.thread not in _quiet_threads
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what pydicom and highdicom say of tags out of the log: they repeat values, which may name a patient.
+
+    Of what they log, only what this thread makes them say is kept back. No warning is shown while any thread is quiet:
+    Python's filters are all threads', and two that set them back in the order they began would leave them changed.
+    """
+    loggers = logging.getLogger("pydicom"), logging.getLogger("highdicom.base")
+    for logger in loggers:
+        logger.addFilter(_drop)  # one that is there already is not added again
+    thread = threading.get_ident()
+    if thread in _quiet_threads:
+        yield
+        return
+    with _quiet_lock:
+        if not _quiet_threads:
+            _filters.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")
+        _quiet_threads.add(thread)
+    try:
+        yield
+    finally:
+        with _quiet_lock:
+            _quiet_threads.discard(thread)
+            if not _quiet_threads:
+                _filters.close()
+
+
+def is_dicom(path: Path) -> bool:
+    """Return whether a regular file has DICOM's mark behind its preamble."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def claims_dicom(path: Path) -> bool:
+    """Return whether a regular file is DICOM, or says so by its name: an empty or cut slice has lost its mark."""
+    return is_dicom(path) or (path.is_file() and path.suffix.lower() in SUFFIXES)
+
+
+def read_head(path: Path, tags: Sequence[str] | None = None) -> Any:
+    """Read a file's tags up to its pixels.
+
+    Args:
+        path: the file.
+        tags: keywords of those that are wanted; ``None`` for all.
+
+    Raises:
+        ImageError: if it is damaged or no regular file.
+    """
+    import pydicom
+
+    file_size(path)
+    if not is_dicom(path):
+        raise ImageError(f"{path}: damaged DICOM file (no mark after its preamble); restore or remove it")
+    try:
+        with quiet():
+            given: Any = None if tags is None else list(tags)
+            head = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=given)
+    except Exception as error:  # pydicom raises nearly every type on damaged bytes
+        detail = " ".join(str(error).replace(str(path), "").split())[:200] or type(error).__name__
+        raise ImageError(f"{path}: damaged DICOM file ({detail}); restore or remove it") from error
+    if (tags is None or "Rows" in tags) and _is_cut(head):
+        raise ImageError(f"{path}: damaged DICOM file (it ends among its tags); restore or remove it")
+    return head
+
+
+def _is_cut(head: Any) -> bool:
+    """Return whether a file holds less than what its kind says, which pydicom reads without a word."""
+    kind = getattr(head.file_meta, "MediaStorageSOPClassUID", None)
+    if kind is None:
+        return len(head) == 0
+    return str(kind.name).endswith("Image Storage") and "Rows" not in head
+
+
+def is_image(head: Any) -> bool:
+    """Return whether a file holds pixels that are an image of their own."""
+    return head.get("Modality") not in _NO_IMAGE and "Rows" in head and "Columns" in head
+
+
+def is_lossy(head: Any) -> bool:
+    """Return whether a file's compression, now or once, has changed values."""
+    syntax = str(getattr(head.file_meta, "TransferSyntaxUID", ""))
+    return syntax in _LOSSY or str(head.get("LossyImageCompression", "00")) == "01"
+
+
+def kind_of(head: Any) -> str:
+    """Return what a file without an image of its own is, for messages."""
+    if str(getattr(head.file_meta, "MediaStorageSOPClassUID", "")) == _DIRECTORY:
+        return "the directory of a medium (DICOMDIR)"
+    return f"no image of its own (modality {str(head.get('Modality', 'none'))[:16]})"
+
+
+def why_beside(head: Any) -> str:
+    """Return why an image is no slice of a volume, where others in its folder are; empty where it may be one."""
+    if "LOCALIZER" in _words(head.get("ImageType")):
+        return "localiser"
+    secondary = str(head.get("SOPClassUID", "")).startswith(_SECONDARY)
+    placed = "ImagePositionPatient" in head or "PerFrameFunctionalGroupsSequence" in head
+    return "secondary capture without a place in the patient" if secondary and not placed else ""
+
+
+def _words(value: Any) -> list[str]:
+    several = value if hasattr(value, "__iter__") and not isinstance(value, str) else [value]
+    return [str(word).strip().upper() for word in several]

@@ -1,0 +1,162 @@
+"""The DICOM series below a folder, however their files are called and wherever they lie, and what each is.
+
+Files are told apart by their tags alone. Descriptions may name a patient: they are there to be compared with a rule
+(`medseg.io.dicom_rules`), and get into no message.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medseg.io.dicom import Slices, stack_series
+from medseg.io.dicom_heads import claims_dicom, is_image, kind_of, quiet, read_head, why_beside
+from medseg.io.image_file import ImageError
+
+__all__ = ["Series", "SeriesListing", "files_below", "list_series"]
+
+_TAGS = (  # what tells series apart, places their slices and says how values are stored
+    *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "SeriesDescription"),
+    *("SeriesNumber", "ProtocolName", "BodyPartExamined", "ImageType", "Rows", "Columns", "NumberOfFrames"),
+    *("SamplesPerPixel", "PhotometricInterpretation", "ImagePositionPatient", "ImageOrientationPatient"),
+    *("PixelSpacing", "SliceThickness", "SpacingBetweenSlices", "RescaleSlope", "RescaleIntercept"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+)
+_PLANES = ("sagittal", "coronal", "axial")  # by the patient's axis that the normal is nearest to
+
+
+@dataclass(frozen=True)
+class Series:
+    """One series, as its tags say.
+
+    Args:
+        uid: of the series.
+        study: UID of the study.
+        files: in the order of their names.
+        modality: such as ``"CT"``.
+        description: of the series and its protocol, of no message and no log.
+        slices: how many.
+        orientation: ``"axial"``, ``"coronal"`` or ``"sagittal"``, the nearest; empty where it is no volume.
+        distance: between slices in mm, of one slice its thickness; 0 where it is no volume.
+        tilt: degrees between the line of the slices and their normal.
+        colour: whether its pixels are in colour.
+        problem: why it is no volume, in one line that begins with the place; empty where it is one.
+        notes: what is odd about it though it is one.
+    """
+
+    uid: str
+    study: str
+    files: tuple[Path, ...]
+    modality: str
+    description: str
+    slices: int
+    orientation: str = ""
+    distance: float = 0.0
+    tilt: float = 0.0
+    colour: bool = False
+    problem: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What messages call it: its first file and how many more there are."""
+        more = f" and {len(self.files) - 1} more" if len(self.files) > 1 else ""
+        return f"{self.files[0]}{more}"
+
+    def slices_of(self) -> Slices:
+        """Read all tags of its files, and put the slices in order.
+
+        Raises:
+            ImageError: if it is no volume.
+        """
+        return stack_series(self.files[0].parent, {file: read_head(file) for file in self.files})
+
+
+@dataclass(frozen=True)
+class SeriesListing:
+    """What a folder holds of DICOM.
+
+    Args:
+        series: by study and then by first file.
+        left_out: files that belong to none, with the reason; files that are not DICOM are not named.
+        others: how many files are not DICOM.
+        damaged: those of ``left_out`` that may be slices of any series here.
+    """
+
+    series: tuple[Series, ...]
+    left_out: Mapping[Path, str]
+    others: int = 0
+    damaged: tuple[Path, ...] = ()
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Yield the files of a folder and its subfolders in order, following each link once; hidden ones are left out."""
+    seen: set[str] = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        folders[:] = sorted(name for name in folders if not name.startswith(".")) if real not in seen else []
+        if real in seen:
+            continue
+        seen.add(real)
+        yield from (Path(root, name) for name in sorted(names) if not name.startswith("."))
+
+
+def list_series(files: Path | Iterable[Path]) -> SeriesListing:
+    """Sort files into series. Pixels are not read.
+
+    Localisers and secondary captures without a place are left out of the series that they belong to; a series of
+    nothing else is left out whole.
+
+    Args:
+        files: or a folder, with its subfolders.
+    """
+    left_out: dict[Path, str] = {}
+    found: dict[tuple[str, str], dict[Path, Any]] = defaultdict(dict)
+    others, damaged = 0, list[Path]()
+    for file in files_below(files) if isinstance(files, Path) else files:
+        if not claims_dicom(file):
+            others += 1
+            continue
+        try:
+            head = read_head(file, _TAGS)
+        except ImageError as error:
+            left_out[file] = str(error).removeprefix(f"{file}: ")
+            damaged.append(file)
+            continue
+        why = why_beside(head) if is_image(head) else kind_of(head)
+        if why:
+            left_out[file] = why
+        else:
+            uid = str(head.get("SeriesInstanceUID") or file)  # a file that names no series is one by itself
+            found[str(head.get("StudyInstanceUID", "")), uid][file] = head
+    with quiet():
+        made = [_describe(study, uid, heads) for (study, uid), heads in found.items()]
+    return SeriesListing(
+        tuple(sorted(made, key=lambda each: (each.study, each.files[0]))), left_out, others, tuple(damaged)
+    )
+
+
+def _describe(study: str, uid: str, heads: Mapping[Path, Any]) -> Series:
+    first = next(iter(heads.values()))
+    told = " ".join(str(first.get(name) or "") for name in ("SeriesDescription", "ProtocolName", "BodyPartExamined"))
+    files = tuple(sorted(heads))
+    count = sum(int(head.get("NumberOfFrames") or 1) for head in heads.values())
+    colour = int(first.get("SamplesPerPixel") or 1) > 1
+    plain = Series(uid, study, files, str(first.get("Modality", "")), " ".join(told.split()), count, colour=colour)
+    where = files[0] if len(files) == 1 else files[0].parent
+    try:
+        slices = stack_series(where, heads)
+    except ImageError as error:
+        return replace(plain, problem=str(error))
+    except Exception as error:  # tags whose text is no number, sequences that are none
+        return replace(plain, problem=f"{where}: its tags are damaged ({type(error).__name__}); restore the series")
+    stack = slices.stack
+    orientation = _PLANES[int(np.abs(stack.planes[0].normal).argmax())]
+    distance = float(np.linalg.norm(stack.affine[:3, 2]))
+    return replace(plain, orientation=orientation, distance=distance, tilt=stack.tilt, notes=slices.notes)

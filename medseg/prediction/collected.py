@@ -1,0 +1,178 @@
+"""What the blocks of one image add up to: its mask, and what sinks want beside it, each in the least memory."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medseg.bundle.description import Description
+from medseg.inferers.blocks import Block, classes_of
+from medseg.io.placement import Grid
+from medseg.prediction.sinks import PROBABILITIES, UNCERTAINTY, Result
+from medseg.reports.palette import background_index
+from medseg.transforms.postprocess import Postprocess
+
+__all__ = ["Collected"]
+
+_IN_MEMORY = 256 * 2**20  # bytes of probabilities; more are mapped from the disk
+_LIKELY = 0.05  # probability of anything but background from which a voxel counts for the uncertainty
+
+
+class Collected:
+    """Adds up the blocks of one image.
+
+    Args:
+        grid: of the image's file.
+        description: of the model.
+        wants: what is made beside the mask, see `medseg.prediction.sinks`.
+        at_once: whether a voxel's class is that of its largest logit; else logits are kept for ``finish``.
+        finish: dictionary transforms of what ``pred`` holds: indices ``(1, *S)``, or the logits that were kept.
+        values: of the image as it was read.
+        scratch: folder for what is too large for memory.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        description: Description,
+        wants: frozenset[str],
+        *,
+        at_once: bool = True,
+        finish: Callable[..., Any] | None = None,
+        values: Tensor | None = None,
+        scratch: Path | None = None,
+    ) -> None:
+        self._finish, self._values = finish, values
+        self._grid, self._description, self._at_once, self._scratch = grid, description, at_once, scratch
+        self._uncertain = UNCERTAINTY in wants
+        self._probable = PROBABILITIES in wants
+        self._indices: Tensor | None = None
+        self._logits: Tensor | None = None
+        self._probabilities: NDArray[Any] | None = None
+        self._entropy = np.zeros(grid.shape, np.float16) if self._uncertain else None
+        self._background = background_index(description.classes)
+        self._members = 0
+        self._sums: Tensor | None = None  # of entropy and disagreement where there may be something, and how many
+
+    def add(self, blocks: Sequence[Block]) -> None:
+        """Add a block.
+
+        Args:
+            blocks: of each network, all of one place.
+
+        Shape:
+            ``(1, classes, *S)``, or of one channel ``(1, 1, *S)``.
+        """
+        at, logits = blocks[0]
+        self._members = len(blocks)
+        if len(blocks) > 1 or self._uncertain or self._probable:
+            members = [_probabilities(block.logits) for block in blocks]
+            mean = members[0] if len(members) == 1 else torch.stack(members).mean(0)
+            self._beside(at[1:], mean, members)
+            if len(blocks) > 1:
+                logits = mean.clamp(min=torch.finfo(mean.dtype).tiny).log()
+        if self._at_once:
+            found = classes_of(logits)
+            if self._indices is None:
+                kind = torch.uint8 if logits.shape[1] <= 256 else torch.int32
+                self._indices = torch.empty(self._grid.shape, dtype=kind, device=logits.device)
+            self._indices[at[1:]] = found[0].to(self._indices.dtype)
+            return
+        if self._logits is None:
+            self._logits = torch.empty((logits.shape[1], *self._grid.shape))
+        self._logits[(slice(None), *at[1:])] = logits[0].float().cpu()
+
+    def land(self) -> None:
+        """Bring what was added from the device to the computer's memory: whoever finishes it needs no device."""
+        if self._indices is not None:
+            self._indices = self._indices.cpu()
+
+    def _beside(self, at: tuple[slice, ...], mean: Tensor, members: Sequence[Tensor]) -> None:
+        if self._probable:
+            if self._probabilities is None:
+                self._probabilities = self._room((mean.shape[1], *self._grid.shape))
+            self._probabilities[(slice(None), *at)] = mean[0].half().cpu().numpy()
+        if self._entropy is not None:
+            entropy = _entropy(mean)
+            self._entropy[at] = entropy[0].half().cpu().numpy()
+            apart = entropy - torch.stack([_entropy(each) for each in members]).mean(0)
+            likely = torch.ones_like(entropy, dtype=torch.bool)
+            if self._background is not None and self._background < mean.shape[1]:
+                likely = mean[:, self._background] < 1 - _LIKELY
+            sums = torch.stack([(entropy * likely).sum(), (apart * likely).sum(), likely.sum()]).double()
+            self._sums = sums if self._sums is None else self._sums + sums
+
+    def _room(self, shape: tuple[int, ...]) -> NDArray[Any]:
+        """Return an array, in a file without a name where it is large: however the process ends, the file goes."""
+        if 2 * math.prod(shape) <= _IN_MEMORY:
+            return np.empty(shape, np.float16)
+        with tempfile.TemporaryFile(dir=self._scratch) as file:
+            return np.memmap(file, np.float16, "w+", shape=shape)
+
+    @property
+    def nbytes(self) -> int:
+        """About how much memory the result takes, but for what is mapped from the disk."""
+        voxels = math.prod(self._grid.shape)
+        values = 0 if self._values is None else self._values.nbytes
+        held = self._probabilities
+        in_memory = 0 if held is None or isinstance(held, np.memmap) else held.nbytes
+        return voxels * (1 + 2 * self._uncertain) + values + in_memory
+
+    def result(self) -> Result:
+        """Finish the mask, and return what came out."""
+        found = self._indices[None] if self._indices is not None else self._logits
+        assert found is not None
+        if self._finish is not None:
+            done = self._finish({"pred": found.float()})["pred"]
+            found = done.as_tensor() if isinstance(done, MetaTensor) else torch.as_tensor(done)
+        steps = Postprocess(self._description.postprocess, self._description.classes)
+        mask = steps(_whole(found[0]), self._grid.affine)
+        return Result(
+            mask,
+            self._grid,
+            values=None if self._values is None else self._values.numpy(),
+            probabilities=self._probabilities,
+            entropy=self._entropy,
+            numbers=self._numbers(),
+        )
+
+    def _numbers(self) -> dict[str, float]:
+        if self._sums is None:
+            return {}
+        entropy, apart, count = self._sums.tolist()
+        numbers = {"uncertainty": entropy / max(1.0, count)}
+        if self._members > 1:
+            numbers["disagreement"] = apart / max(1.0, count)
+        return numbers
+
+
+def _probabilities(logits: Tensor) -> Tensor:
+    """Return ``(1, classes, *S)`` float32; of one channel those of both its classes."""
+    logits = logits.float()
+    if logits.shape[1] > 1:
+        return logits.softmax(dim=1)
+    front = logits.sigmoid()
+    return torch.cat([1 - front, front], dim=1)
+
+
+def _entropy(probabilities: Tensor) -> Tensor:
+    """Return the entropy ``(1, *S)`` of classes, over its largest value."""
+    entropy: Tensor = torch.special.entr(probabilities).sum(dim=1)
+    return entropy / math.log(probabilities.shape[1])
+
+
+def _whole(indices: Tensor) -> NDArray[Any]:
+    """Return indices as uint8 or uint16: MONAI's postprocessing gives them as floating point."""
+    array = np.asarray(indices)
+    if array.dtype == np.uint8:
+        return array
+    return array.astype(np.uint16 if array.max(initial=0) > 255 else np.uint8)

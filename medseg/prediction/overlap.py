@@ -1,0 +1,174 @@
+"""Reading, work and writing at the same time: what is read ahead and what waits to be written is bounded in bytes.
+
+Threads, not processes: decoders, compressors and tensor operations let other threads run, and nothing is copied between
+processes. Order is kept at both ends, so that a run gives the same whatever the threads do.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+__all__ = ["Room", "Writer", "read_ahead"]
+
+Item = TypeVar("Item")
+Read = TypeVar("Read")
+
+ROOM = 2**29  # bytes: what may be held beside the case that is worked on
+_WAITING = 8  # results, however small
+
+
+class Room:
+    """How many bytes cases hold at the moment, from their reading to their last file.
+
+    Args:
+        size: how many there should be at most; a single case may always take what it needs.
+    """
+
+    def __init__(self, size: int = ROOM) -> None:
+        self._size, self._held, self._largest = size, 0, 0
+        self._lock = threading.Lock()
+
+    def take(self, nbytes: int) -> None:
+        """Take note of what a case holds."""
+        with self._lock:
+            self._held += nbytes
+            self._largest = max(self._largest, nbytes)
+
+    def give(self, nbytes: int) -> None:
+        """Take note that a case holds it no more."""
+        with self._lock:
+            self._held -= nbytes
+
+    def for_another(self, coming: int = 0) -> bool:
+        """Return whether one more case, as large as the largest yet, leaves the size unbroken.
+
+        Args:
+            coming: cases that are being read and not counted yet.
+        """
+        with self._lock:
+            return self._held + (coming + 1) * self._largest <= self._size
+
+
+def read_ahead(
+    items: Iterable[Item],
+    read: Callable[[Item], Read],
+    *,
+    threads: int,
+    room: Room,
+    size: Callable[[Read], int],
+) -> Iterator[tuple[Item, Read | Exception]]:
+    """Read items in threads while the caller works on those before; what is raised comes in the item's place.
+
+    Args:
+        items: what is read, in order.
+        read: called in another thread, or with no threads in this one.
+        threads: that read.
+        room: what others hold; what was read is counted there once it is handed on, and the caller gives it back.
+        size: bytes of what was read.
+    """
+    waiting: deque[tuple[Item, Future[Read]]] = deque()
+    left = iter(items)
+
+    def done(future: Future[Read]) -> Read | Exception:
+        try:
+            found = future.result()
+        except Exception as error:
+            return error
+        room.take(size(found))
+        return found
+
+    with ThreadPoolExecutor(max(1, threads), thread_name_prefix="medseg-read") as pool:
+        try:
+            while True:
+                # the next one is read in any case; those behind it where there is room
+                while len(waiting) <= threads and (not waiting or room.for_another(len(waiting))):
+                    try:
+                        item = next(left)
+                    except StopIteration:
+                        break
+                    waiting.append((item, pool.submit(read, item)))
+                if not waiting:
+                    return
+                item, future = waiting.popleft()
+                found = done(future)
+                del future
+                yield item, found
+                del item, found
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+class Writer(Generic[Item]):
+    """Writes in another thread, in order; the caller waits where too much is waiting.
+
+    Args:
+        room: what others hold.
+        failed: called in the caller's thread with an item and what its work raised.
+        last: whether nothing is to be written after an error, such as of a full disk; nothing is after a request to
+            end.
+    """
+
+    def __init__(
+        self,
+        room: Room,
+        failed: Callable[[Item, BaseException], None],
+        last: Callable[[Exception], bool] = lambda error: False,
+    ) -> None:
+        self._room, self._failed, self._last = room, failed, last
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="medseg-write")
+        self._waiting: deque[tuple[Item, Future[None]]] = deque()
+        self._ends = False
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        return self
+
+    def put(self, item: Item, work: Callable[[], None], nbytes: int) -> None:
+        """Let an item be written.
+
+        Args:
+            item: for `failed`.
+            work: what writes it.
+            nbytes: that it holds until then, in addition to what `room` knows.
+        """
+        while len(self._waiting) >= _WAITING or (self._waiting and not self._room.for_another()):
+            self._take()
+        while self._waiting and self._waiting[0][1].done():
+            self._take()
+        self._room.take(nbytes)
+
+        def write() -> None:
+            try:
+                if not self._ends:
+                    work()
+            except BaseException as error:
+                self._ends = self._ends or not isinstance(error, Exception) or self._last(error)
+                raise
+            finally:
+                self._room.give(nbytes)
+
+        self._waiting.append((item, self._pool.submit(write)))
+
+    def _take(self) -> None:
+        item, future = self._waiting.popleft()
+        error = future.exception()
+        if error is not None:
+            self._failed(item, error)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait for what is written; after an exception, for the item that is being written alone."""
+        if kind is not None:
+            self._pool.shutdown(cancel_futures=True)
+            return
+        try:
+            while self._waiting:
+                self._take()
+        finally:
+            self._pool.shutdown(cancel_futures=True)

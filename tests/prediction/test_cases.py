@@ -1,0 +1,118 @@
+"""What is a case: images of folders and datalists, DICOM series however they lie, and where their masks go."""
+
+import json
+from pathlib import Path
+
+import pydicom
+import pytest
+from PIL import Image
+from prediction.slices import dicom_slice
+
+from medseg.bundle.description import Description
+from medseg.errors import MedsegError
+from medseg.io.images import read_image
+from medseg.prediction.cases import ImageFolder, InputError
+
+
+def described(channels: int = 1) -> Description:
+    network = {"name": "toy", "spatial_dims": 2, "in_channels": channels, "out_channels": 2}
+    return Description.of({"name": "toy", "network": network, "classes": ["a", "b"]})
+
+
+def picture(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (4, 4)).save(path)
+    return path
+
+
+def targets(folder: ImageFolder) -> dict[str, str]:
+    return {case.name: case.target.relative_to(folder.output_dir).as_posix() for case in folder.cases}
+
+
+def test_a_datalist_s_images(tmp_path: Path) -> None:
+    for name in ("images/a.png", "images/sub/b.png", "labels/a.png", "labels/b.png"):
+        picture(tmp_path / "data" / name)
+    picture(tmp_path / "beside" / "c.png")
+    content = {
+        "name": "toy", "version": 1, "modality": ["x"], "licence": "CC0", "source": "here", "ignore_index": None,
+        "labels": {"0": "a", "1": "b"},
+        "training": [{"image": "images/a.png", "label": "labels/a.png", "group": "1"}],
+        "validation": [{"image": "images/sub/b.png", "label": "labels/b.png", "group": "2"}],
+        "test": [{"image": "../beside/c.png"}],
+    }  # fmt: skip
+    (tmp_path / "data" / "datalist.json").write_text(json.dumps(content))
+    found = ImageFolder(tmp_path / "data" / "datalist.json", described(), tmp_path / "out")
+    assert targets(found) == {
+        "beside/c.png": "beside/c.png",
+        "data/images/a.png": "data/images/a.png",
+        "data/images/sub/b.png": "data/images/sub/b.png",
+    }
+
+
+def test_a_datalist_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("{}")
+    with pytest.raises(MedsegError, match=r"x\.json"):
+        ImageFolder(tmp_path / "x.json", described(), tmp_path / "out")
+    with pytest.raises(MedsegError, match=r"none\.json: no such file or folder"):
+        ImageFolder(tmp_path / "none.json", described(), tmp_path / "out")
+
+
+def test_dicom_however_it_lies(tmp_path: Path) -> None:
+    """Nested, without suffixes, several series in one folder: a case each, told apart by tags and named without any."""
+    for number in range(3):
+        dicom_slice(tmp_path / "in" / "one" / "deep" / f"IM{number}", "1.1", 3 - number, 1)
+        dicom_slice(tmp_path / "in" / "two" / f"A{number}.dcm", "1.2", number, 2)
+        dicom_slice(tmp_path / "in" / "two" / f"B{number}.dcm", "1.3", 2 * number, 3)
+    found = ImageFolder(tmp_path / "in", described(), tmp_path / "out")
+    names = targets(found)
+    assert len(names) == 3
+    assert names["one/deep"] == "one/deep.nii.gz"
+    assert {name.split("_")[0] for name in names if name != "one/deep"} == {"two"}
+    for case in found.cases:
+        assert case.target.name == f"{Path(case.name).name}.nii.gz"
+        image = read_image(case.image)
+        assert image.shape == (4, 3, 3)
+        assert image.spacing is not None
+        assert (int(image.array.max()), image.spacing[2]) in ((1, 1.0), (2, 1.0), (3, 2.0))
+    again = ImageFolder(tmp_path / "in", described(), tmp_path / "out")
+    assert targets(again) == names
+    assert "Secret" not in str(names)
+
+
+def test_other_dicom_files_beside_a_series_are_no_series(tmp_path: Path) -> None:
+    for number in range(2):
+        dicom_slice(tmp_path / "in" / "s" / f"{number}.dcm", "1.1", number, 1)
+    report = pydicom.dcmread(tmp_path / "in" / "s" / "0.dcm")
+    report.Modality, report.SeriesInstanceUID = "SEG", "1.9"
+    report.save_as(tmp_path / "in" / "s" / "seg.dcm")
+    assert targets(ImageFolder(tmp_path / "in", described(), tmp_path / "out")) == {"s": "s.nii.gz"}
+
+
+def test_a_damaged_file_among_slices_is_left_to_the_reader(tmp_path: Path) -> None:
+    for number in range(2):
+        dicom_slice(tmp_path / "in" / f"{number}.dcm", f"1.{number}", number, 1)
+    (tmp_path / "in" / "2.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\xff" * 40)
+    found = ImageFolder(tmp_path / "in", described(), tmp_path / "out")
+    assert targets(found) == {"in": "in.nii.gz"}
+    with pytest.raises(MedsegError):
+        read_image(found[0].image)
+
+
+def test_one_image_alone(tmp_path: Path) -> None:
+    found = ImageFolder(picture(tmp_path / "a.png"), described(), tmp_path / "out")
+    assert targets(found) == {"a.png": "a.png"}
+
+
+def test_texts_are_not_missed(tmp_path: Path) -> None:
+    picture(tmp_path / "in" / "a.png")
+    for name in ("notes.txt", "a.geojson", "x.webp"):
+        (tmp_path / "in" / name).write_text("?")
+    found = ImageFolder(tmp_path / "in", described(), tmp_path / "out")
+    assert [path.name for path in found.missed] == ["x.webp"]
+    assert len(found.left_out) == 3
+
+
+def test_masks_do_not_replace_images(tmp_path: Path) -> None:
+    picture(tmp_path / "in" / "a.png")
+    with pytest.raises(InputError, match="is the folder of the images; masks would replace them"):
+        ImageFolder(tmp_path / "in", described(), tmp_path / "in")

@@ -1,0 +1,86 @@
+"""The series of a folder that become cases, and what is said of the others."""
+
+import numpy as np
+import pytest
+from dicom_series import AXIAL, tags, write_series
+
+from medseg.bundle.description import Description
+from medseg.io.dicom_rules import rules_of
+from medseg.io.images import read_image
+from medseg.prediction.cases import ImageFolder, InputError
+
+MODEL = Description.of(
+    {"name": "m", "classes": ["a", "b"], "network": {"name": "unet", "spatial_dims": 3, "in_channels": 1}}
+)
+
+
+def one_folder(folder, **kinds):
+    """Write series of several kinds into one folder, as a scanner's export does."""
+    for number, (name, options) in enumerate(kinds.items()):
+        count = len(options["distances"])
+        about = tags(
+            SeriesInstanceUID=[f"1.2.{number}"] * count, **{key: [v] * count for key, v in options["tags"].items()}
+        )
+        made = write_series(
+            folder / f"_{name}", options["distances"], about, turn=AXIAL, shift=options.get("shift", (0, 0, 0))
+        )
+        for path in made.iterdir():
+            path.rename(folder / f"{name}{path.name}")
+        made.rmdir()
+
+
+@pytest.fixture
+def study(tmp_path):
+    one_folder(
+        tmp_path / "in",
+        thin={"distances": [0, 1, 2, 3], "tags": {"SeriesDescription": "thorax"}},
+        thick={"distances": [0, 5, 10], "tags": {"SeriesDescription": "thorax"}},
+        tilted={"distances": [0, 5, 10], "tags": {}, "shift": (0, -0.2679, 0)},
+        gap={"distances": [0, 1, 2, 4, 5], "tags": {}},
+        scout={"distances": [0], "tags": {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}},
+    )
+    return tmp_path
+
+
+def found(study, rules=None):
+    folder = ImageFolder(study / "in", MODEL, study / "out", rules=rules)
+    shapes = sorted(read_image(case.image).shape for case in folder.cases)
+    return shapes, {path.name: reason for path, reason in folder.left_out}, [path.name for path in folder.missed]
+
+
+def test_each_volume_is_a_case(study):
+    shapes, left_out, missed = found(study)
+    assert shapes == [(24, 16, 3), (24, 16, 4)]
+    assert left_out["scout01.dcm"] == "localiser"
+    assert left_out["tilted01.dcm"].startswith("series of 3 slices: slices sheared by 15.0 degrees")
+    assert left_out["gap01.dcm"].startswith(f"series of 5 slices: {study / 'in'}: 1 slices are missing between")
+    assert sorted(missed) == ["gap01.dcm", "tilted01.dcm"]
+
+
+def test_a_rule_chooses(study):
+    rules = rules_of([{"modality": "CT", "description": "thorax", "slice_distance": [0.5, 2]}], "rules")
+    shapes, left_out, missed = found(study, rules)
+    assert shapes == [(24, 16, 4)]
+    assert left_out["thick01.dcm"] == "series of 3 slices: slices 5 mm apart, wanted 0.5 to 2"
+    assert left_out["gap01.dcm"] == "series of 5 slices: its description does not fit 'thorax'"
+    assert missed == []  # what a rule refuses is not what anybody waits for
+
+
+def test_a_single_series_keeps_its_name(tmp_path):
+    write_series(tmp_path / "in" / "scan", [0, 2, 4])
+    folder = ImageFolder(tmp_path / "in", MODEL, tmp_path / "out")
+    assert [(case.name, case.target.name, case.image.name) for case in folder.cases] == [
+        ("scan", "scan.nii.gz", "scan")
+    ]
+    with pytest.raises(InputError, match=r"holds no DICOM series that is taken; scan/01.dcm: series of 3 slices: mod"):
+        ImageFolder(tmp_path / "in", MODEL, tmp_path / "out", rules=rules_of([{"modality": "MR"}], "rules"))
+
+
+def test_what_is_no_volume_is_left_to_the_reader(tmp_path):
+    def plain(number, data):
+        del data.ImagePositionPatient
+        data.PixelData = np.zeros((16, 24), np.int16).tobytes()
+
+    write_series(tmp_path / "in" / "xray", [0], plain)
+    (case,) = ImageFolder(tmp_path / "in", MODEL, tmp_path / "out").cases
+    assert read_image(case.image).kind == "picture"

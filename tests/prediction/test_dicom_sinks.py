@@ -1,0 +1,126 @@
+"""DICOM objects as outputs of a prediction: of a series each of them, of anything else a reason."""
+
+import json
+import logging
+
+import numpy as np
+import pydicom
+import pytest
+import torch
+from dicom_predictions import series
+
+from medseg.bundle.assembly import description
+from medseg.bundle.description import Description
+from medseg.bundle.networks import create
+from medseg.bundle.record import header_of
+from medseg.data.datalist import Datalist
+from medseg.importers.dicom_masks import draw_structures, draw_volume, rois_of, segments_of
+from medseg.io.images import read_image
+from medseg.prediction.dicom_objects import DicomError
+from medseg.prediction.predict import predict
+from medseg.runs.checkpoint import save_checkpoint
+from medseg.runs.header import write_header
+
+highdicom = pytest.importorskip("highdicom", reason="DICOM objects need highdicom; pip install 'medseg[dicom]'")
+
+OUTPUTS = ("dicom-seg", "dicom-labelmap", "dicom-fractional", "dicom-sr", "rtstruct")
+CODES = {"2": {"value": "T1", "scheme": "99LOCAL", "meaning": "Thing"}}
+
+
+def weights(path, classes=("background", "liver", "thing"), **more):
+    """Write a tiny network whose classes all occur in noise."""
+    network = create("unet", 3, 1, len(classes), channels=[4, 8], seed=0).eval()
+    *_, last = (module for module in network.modules() if isinstance(module, torch.nn.Conv3d))
+    with torch.no_grad():
+        logits = network(torch.rand(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0)))
+        last.bias -= logits.flatten(2).median(2).values[0]
+    content = {"name": "toy", "classes": list(classes), "input": {"intensity": {"scheme": "image"}}, **more}
+    described = Description.of({**content, "network": network.recipe})
+    save_checkpoint(write_header(network.state_dict(), header_of(described)), path)
+    return path
+
+
+def noisy(number, data):
+    values = np.random.default_rng(number).integers(0, 1000, (16, 24)).astype(np.int16)
+    data.PixelData = values.tobytes()
+    data.PatientName, data.PatientID = "Geheim^Gerda", "geheim-4711"
+
+
+def test_every_output_of_a_series(tmp_path, caplog):
+    """All of them say what the NIfTI mask says."""
+    folder = series(tmp_path / "in" / "scan", change=noisy)
+    model = weights(tmp_path / "a.pt", codes=CODES)
+    (tmp_path / "rules.yaml").write_text("take: [{modality: CT, slices: [3, 9]}]")
+    options = {"outputs": OUTPUTS, "overrides": {"device": "cpu"}, "series": tmp_path / "rules.yaml"}
+    with caplog.at_level(logging.DEBUG):
+        outcome = predict(model, tmp_path / "in", tmp_path / "out", **options)
+    assert (outcome.written, outcome.failures) == (1, [])
+    image, mask = read_image(folder), read_image(tmp_path / "out" / "scan.nii.gz", label=True).array
+    assert set(np.unique(mask)) == {0, 1, 2}
+    for name in ("scan.seg.dcm", "scan.labelmap.seg.dcm"):
+        path = tmp_path / "out" / name
+        for segment, index in zip(draw_volume(path, segments_of(path), image), (1, 2), strict=True):
+            np.testing.assert_array_equal(segment.draw(image.shape), mask == index)
+    path = tmp_path / "out" / "scan.rtstruct.dcm"
+    for segment, index in zip(draw_structures(path, rois_of(path), image), (1, 2), strict=True):
+        np.testing.assert_array_equal(segment.draw(image.shape), mask == index)
+    seg, report = (pydicom.dcmread(tmp_path / "out" / f"scan.{kind}.dcm") for kind in ("seg", "sr"))
+    assert [item.SegmentedPropertyTypeCodeSequence[0].CodeValue for item in seg.SegmentSequence] == ["10200004", "T1"]
+    referred = [
+        item.ReferencedSOPInstanceUID
+        for series_ in report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+        for item in series_.ReferencedSOPSequence
+    ]
+    assert seg.SOPInstanceUID in referred
+    fractions = highdicom.seg.segread(tmp_path / "out" / "scan.fractional.seg.dcm")
+    assert fractions.SegmentationType == "FRACTIONAL"
+    record = "".join(path.read_text() for path in (tmp_path / "out").glob("*.json"))
+    assert "geheim" not in (caplog.text + record).lower()
+
+
+def test_what_is_no_series_has_a_reason(tmp_path):
+    import nibabel
+
+    values = np.random.default_rng(0).random((16, 16, 8)).astype(np.float32)
+    (tmp_path / "in").mkdir()
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "in" / "v.nii.gz")
+    model = weights(tmp_path / "a.pt", codes=CODES)
+    outcome = predict(model, tmp_path / "in", tmp_path / "out", outputs=("dicom-seg",), overrides={"device": "cpu"})
+    assert [(name, "it is no DICOM series" in reason) for name, reason in outcome.failures] == [("v.nii.gz", True)]
+
+
+def test_a_model_without_codes_is_refused_before_the_first_case(tmp_path):
+    series(tmp_path / "in" / "scan", change=noisy)
+    model = weights(tmp_path / "a.pt")
+    with pytest.raises(DicomError, match=r"the classes 2 \(thing\) have no code"):
+        predict(model, tmp_path / "in", tmp_path / "out", outputs=("rtstruct",), overrides={"device": "cpu"})
+    assert not list(tmp_path.glob("out/*.nii.gz"))
+
+
+def test_codes_are_named_for_weights_that_have_none(tmp_path):
+    series(tmp_path / "in" / "scan", change=noisy)
+    (tmp_path / "codes.json").write_text(json.dumps({"thing": CODES["2"]}))
+    options = {"outputs": ("dicom-seg",), "overrides": {"device": "cpu"}, "codes": tmp_path / "codes.json"}
+    assert predict(weights(tmp_path / "a.pt"), tmp_path / "in", tmp_path / "out", **options).written == 1
+    found = [roi.code for roi in segments_of(tmp_path / "out" / "scan.seg.dcm")]
+    assert found == [{"value": "10200004", "scheme": "SCT", "meaning": "Liver"}, CODES["2"]]
+
+
+def test_a_training_proposes_codes(tmp_path):
+    """By the data set's name, which the weights do not have; a datalist's own go before."""
+    labels = {0: "background", 1: "Anterior", 2: "Posterior"}
+    about = {"modality": ("MRI",), "licence": "none", "source": "here", "ignore_index": None}
+    lists = {"training": [], "validation": [], "test": [{"image": "a.nii"}]}
+    own = {2: {"value": "T1", "scheme": "99LOCAL", "meaning": "Back"}}
+    data = Datalist("Hippocampus", 1, labels=labels, path=tmp_path / "d.json", codes=own, **about, **lists)
+    made = description({"name": "plan"}, data, create("unet", 3, 1, 3, channels=[4, 8]))
+    assert (made.codes["1"]["meaning"], made.codes["1"]["modifier"]["meaning"]) == ("Hippocampus", "Anterior")
+    assert made.codes["2"] == own[2]
+
+
+def test_codes_travel_with_the_weights(tmp_path):
+    from medseg.bundle.record import read_weights
+
+    described = read_weights(weights(tmp_path / "a.pt", codes=CODES)).description
+    assert json.loads(json.dumps(described.to_dict()))["codes"] == CODES
+    assert "codes" not in read_weights(weights(tmp_path / "b.pt")).description.to_dict()

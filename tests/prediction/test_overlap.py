@@ -1,0 +1,127 @@
+"""Reading, work and writing overlap; what is read ahead and what waits to be written is bounded; order is kept."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from medseg.prediction.overlap import Room, Writer, read_ahead
+
+
+def reading(read: Callable[[int], int], count: int, threads: int, room: Room) -> Any:
+    return read_ahead(range(count), read, threads=threads, room=room, size=lambda found: 10)
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_items_come_in_order_and_faults_in_their_place(threads: int) -> None:
+    def read(item: int) -> int:
+        if item == 2:
+            raise KeyError("damaged")
+        return -item
+
+    room = Room(1000)
+    found = list(reading(read, 5, threads, room))
+    assert [item for item, _ in found] == [0, 1, 2, 3, 4]
+    assert [each for _, each in found if not isinstance(each, Exception)] == [0, -1, -3, -4]
+    assert isinstance(found[2][1], KeyError)
+
+
+def test_the_next_ones_are_read_while_one_is_worked_on() -> None:
+    begun = [threading.Event() for _ in range(4)]
+
+    def read(item: int) -> int:
+        begun[item].set()
+        return item
+
+    found = reading(read, 4, 2, Room(1000))
+    assert next(found) == (0, 0)
+    assert begun[1].wait(10)
+    assert begun[2].wait(10)
+    assert not begun[3].is_set()
+    found.close()
+
+
+def test_no_more_is_read_than_there_is_room_for() -> None:
+    """After the first case the size of one is known: two of 10 are held in a room of 25, not three."""
+    read: list[int] = []
+    room = Room(25)
+
+    def note(item: int) -> int:
+        read.append(item)
+        return item
+
+    found = reading(note, 6, 3, room)
+    next(found)
+    next(found)  # both are held now
+    item, _ = next(found)  # one is read in any case, or nothing would ever go on
+    assert (item, len(read)) == (2, 3)
+    for _ in range(3):
+        room.give(10)
+    next(found)
+    assert len(read) == 5  # the one that was asked for, and one ahead
+    found.close()
+
+
+def test_an_item_larger_than_the_room_is_read() -> None:
+    assert [item for item, _ in reading(lambda item: item, 3, 2, Room(1))] == [0, 1, 2]
+
+
+def test_writing_keeps_order_and_waits_where_much_is_waiting() -> None:
+    free, order, most = threading.Event(), list[int](), [0]
+    room = Room(100)
+
+    def work(number: int) -> Callable[[], None]:
+        def write() -> None:
+            free.wait(10)
+            order.append(number)
+
+        return write
+
+    def hand_over() -> None:
+        with Writer[int](room, lambda item, error: None) as writer:
+            for number in range(6):
+                writer.put(number, work(number), 40)
+                most[0] = number + 1
+
+    other = threading.Thread(target=hand_over)
+    other.start()
+    other.join(0.3)
+    assert other.is_alive()
+    assert most[0] < 6  # of 40 bytes each, no more than two go into 100 beside the one that is written
+    free.set()
+    other.join(10)
+    assert order == [0, 1, 2, 3, 4, 5]
+    assert room.for_another()
+
+
+def test_what_cannot_be_written_is_told_and_the_others_are_written() -> None:
+    told: list[tuple[int, str]] = []
+    done: list[int] = []
+
+    def fails() -> None:
+        raise OSError("no")
+
+    with Writer[int](Room(), lambda item, error: told.append((item, str(error)))) as writer:
+        for number in range(3):
+            writer.put(number, fails if number == 1 else lambda number=number: done.append(number), 0)  # type: ignore[misc]
+    assert (told, done) == ([(1, "no")], [0, 2])
+
+
+def test_nothing_is_written_after_a_request_to_end() -> None:
+    done: list[int] = []
+
+    def ends() -> None:
+        raise SystemExit(143)
+
+    def again(_item: int, error: BaseException) -> None:
+        raise error
+
+    def hand_over() -> None:
+        with Writer[int](Room(), again) as writer:
+            writer.put(0, ends, 0)
+            writer.put(1, lambda: done.append(1), 0)
+
+    with pytest.raises(SystemExit):
+        hand_over()
+    assert done == []
