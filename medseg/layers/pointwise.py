@@ -114,7 +114,8 @@ def _known(layer: Layer, image: Tensor) -> bool:
 
 
 def _product(layer: nn.Conv2d | nn.Conv3d, image: Tensor) -> Tensor:
-    return linear(image.movedim(1, -1), layer.weight.flatten(1), layer.bias).movedim(-1, 1)
+    matrix = layer.weight.movedim(1, -1).flatten(1)  # (C', C); its gradient lies as a channels-last kernel does
+    return linear(image.movedim(1, -1), matrix, layer.bias).movedim(-1, 1)
 
 
 def _split(layer: nn.ConvTranspose2d | nn.ConvTranspose3d, image: Tensor) -> Tensor:
