@@ -115,6 +115,11 @@ def test_workers_and_processes_change_nothing(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("dims", [2, 3])
 def test_a_gpu_is_not_waited_for(dims: int) -> None:
     """Tensors that claim to lie on a GPU stay there; whoever looks at a value, or mixes devices, raises."""
+    try:
+        with FakeTensorMode():
+            torch.empty(1, device="cuda")[0]
+    except RuntimeError as error:
+        pytest.skip(f"this PyTorch asks for a GPU's driver even here: {str(error).splitlines()[0]}")
     recipe = often(PATCHES[dims])
     # a generator of a GPU needs one
     recipe.transforms = [each for each in recipe.transforms if not isinstance(each, RandNoised)]
