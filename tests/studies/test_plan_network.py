@@ -121,7 +121,7 @@ def test_limits_of_memory() -> None:
 
 def test_sizes_that_a_network_has_not_are_left_out(device: Device) -> None:
     """SegResNet doubles its channels at every level, and its groups of 8 do not divide 12."""
-    found = candidates("segresnet", (512, 512), (512, 512), None)
+    found = candidates("segresnet", (128, 128), (128, 128), None)
     assert max(max(each.network["channels"]) for each in found) == plan_network.MOST_CHANNELS[2]
     best = choose(found, 1, 2, minutes=1e6, memory=2**50, device=CPU)
     assert best.candidate.base == 32
