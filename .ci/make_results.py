@@ -159,17 +159,17 @@ def _trained(name: str) -> str:
         return ""
     heads = ["data", "network", "threads", "minutes", "steps", "images scored", "Dice", "without a network", "more"]
     lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
-    for row in json.loads(path.read_text())["rows"]:
+    rows = json.loads(path.read_text())["rows"]
+    for row in rows:
         sides = [
-            "<br>".join(f"{name} {mean_text(each['mean'] or 0.0, each['interval'])}" for name, each in held.items())
+            "<br>".join(f"{kind} {mean_text(each['mean'] or 0.0, each['interval'])}" for kind, each in held.items())
             for held in (row["scores"][side]["dice"] for side in ("network", "baseline"))
         ]
         better = mean_text(row["difference"]["dice"], row["difference"]["interval"])
         cells = [row["data"], f"`{row['network']}`", row["environment"]["threads"], f"{row['minutes']:g}", row["steps"]]
         cells += [row["cases"], sides[0], f"{row['baseline_title']}:<br>{sides[1]}", better]
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    kinds = [row for row in json.loads(path.read_text())["rows"] if row["kinds"]]
-    for row in kinds:
+    for row in filter(lambda row: row["kinds"], rows):
         columns = list(row["kinds"][0])
         lines += ["", f"`{row['network']}` on {row['data']} by kind of image:", "", f"| {' | '.join(columns)} |"]
         lines.append("| --- " * len(columns) + "|")

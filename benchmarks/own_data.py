@@ -24,7 +24,9 @@ import nibabel
 import numpy as np
 
 from benchmarks.common import call, merge_rows, training_of
+from medseg.reports.tables import tables_of_json
 from medseg.runs.provenance import collect
+from medseg.runs.report import COMPARED
 from medseg.studies.plan_and_train import BASELINE
 
 PLANNED = "planned"  # stands for the plan's own network
@@ -94,7 +96,7 @@ def prepared(name: str, raw: Path, work: Path) -> Path:
 
 def trained(data: Path, folder: Path, minutes: float, network: str, settings: Sequence[str]) -> None:
     """Train, unless that has been done."""
-    if (folder / "run" / BASELINE).is_file():
+    if (folder / "run" / COMPARED).is_file():  # the last of what a training writes
         return
     words = ["medseg.cli", "train", str(data), "--minutes", f"{minutes:g}", "--output", str(folder)]
     call([*words, *([] if network == PLANNED else ["--network", network]), *settings])
@@ -105,12 +107,14 @@ def row_of(name: str, network: str, minutes: float, folder: Path) -> dict[str, A
     run = folder / "run"
     scores = json.loads((run / "test" / "scores.json").read_text())
     baseline = json.loads((run / BASELINE).read_text())
+    tables = tables_of_json((run / COMPARED).read_text())
+    kinds = [dict(zip(table.columns, row, strict=True)) for table in tables[1:] for row in table.rows]
     classes = [row["name"] for row in scores["classes"]]
     foreground = [name for name in classes if name != "background"]
     means = {"network": _means(scores, foreground), "baseline": _means(baseline, foreground)}
     return {
         "data": name, "network": network, "minutes": minutes, "cases": scores["per_case"]["cases"], "scores": means,
-        "baseline_title": baseline["title"], "difference": baseline["difference"], "kinds": baseline["kinds"],
+        "baseline_title": baseline["title"], "difference": baseline["difference"], "kinds": kinds,
         **training_of(run),
     }  # fmt: skip
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from medseg.bundle.description import Description
 from medseg.inferers.blocks import Block, classes_of
 from medseg.io.placement import Grid
+from medseg.metrics.uncertainty import entropy_of, may_hold_something, probabilities_of
 from medseg.prediction.sinks import PROBABILITIES, UNCERTAINTY, Result
 from medseg.reports.palette import background_index
 from medseg.transforms.postprocess import Postprocess
@@ -24,7 +25,6 @@ from medseg.transforms.postprocess import Postprocess
 __all__ = ["Collected"]
 
 _IN_MEMORY = 256 * 2**20  # bytes of probabilities; more are mapped from the disk
-_LIKELY = 0.05  # probability of anything but background from which a voxel counts for the uncertainty
 
 
 class Collected:
@@ -75,7 +75,7 @@ class Collected:
         at, logits = blocks[0]
         self._members = len(blocks)
         if len(blocks) > 1 or self._uncertain or self._probable:
-            members = [_probabilities(block.logits) for block in blocks]
+            members = [probabilities_of(block.logits, dim=1) for block in blocks]
             mean = members[0] if len(members) == 1 else torch.stack(members).mean(0)
             self._beside(at[1:], mean, members)
             if len(blocks) > 1:
@@ -102,12 +102,10 @@ class Collected:
                 self._probabilities = self._room((mean.shape[1], *self._grid.shape))
             self._probabilities[(slice(None), *at)] = mean[0].half().cpu().numpy()
         if self._entropy is not None:
-            entropy = _entropy(mean)
+            entropy = entropy_of(mean, dim=1)
             self._entropy[at] = entropy[0].half().cpu().numpy()
-            apart = entropy - torch.stack([_entropy(each) for each in members]).mean(0)
-            likely = torch.ones_like(entropy, dtype=torch.bool)
-            if self._background is not None and self._background < mean.shape[1]:
-                likely = mean[:, self._background] < 1 - _LIKELY
+            apart = entropy - torch.stack([entropy_of(each, dim=1) for each in members]).mean(0)
+            likely = may_hold_something(mean, self._background, dim=1)
             sums = torch.stack([(entropy * likely).sum(), (apart * likely).sum(), likely.sum()]).double()
             self._sums = sums if self._sums is None else self._sums + sums
 
@@ -153,21 +151,6 @@ class Collected:
         if self._members > 1:
             numbers["disagreement"] = apart / max(1.0, count)
         return numbers
-
-
-def _probabilities(logits: Tensor) -> Tensor:
-    """Return ``(1, classes, *S)`` float32; of one channel those of both its classes."""
-    logits = logits.float()
-    if logits.shape[1] > 1:
-        return logits.softmax(dim=1)
-    front = logits.sigmoid()
-    return torch.cat([1 - front, front], dim=1)
-
-
-def _entropy(probabilities: Tensor) -> Tensor:
-    """Return the entropy ``(1, *S)`` of classes, over its largest value."""
-    entropy: Tensor = torch.special.entr(probabilities).sum(dim=1)
-    return entropy / math.log(probabilities.shape[1])
 
 
 def _whole(indices: Tensor) -> NDArray[Any]:

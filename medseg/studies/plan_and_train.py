@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,7 @@ class Trained:
     kinds: Sequence[str]
     classes: Sequence[str]
 
+    @cached_property
     def difference(self) -> tuple[float | None, Interval | None]:
         """Return by how much the mean Dice of an image is above the baseline's, and the interval of that."""
         from medseg.studies.kinds import groups_of_cases, mean_over_cases, means_of_cases
@@ -76,7 +78,7 @@ class Trained:
             _row(other, self.baseline.scores["per_case"], self.classes),
         ]
         notes = [f"means over {counted(per_case['cases'], 'image')} left out of the training [95 % interval]"]
-        better, interval = self.difference()
+        better, interval = self.difference
         if better is not None:
             notes.append(
                 f"Dice of an image, mean over the classes, network less {other}: {mean_text(better, interval)}"
@@ -86,9 +88,8 @@ class Trained:
 
     def record(self) -> dict[str, Any]:
         """Return the baseline's scores, and how far the network is above it, as plain values."""
-        better, interval = self.difference()
-        kinds = [dict(zip(table.columns, row, strict=True)) for table in self.tables()[1:] for row in table.rows]
-        held = {"title": self.baseline.title, "difference": {"dice": better, "interval": interval}, "kinds": kinds}
+        better, interval = self.difference
+        held = {"title": self.baseline.title, "difference": {"dice": better, "interval": interval}}
         return {**self.baseline.scores, **held}
 
 

@@ -6,9 +6,7 @@ there. In each bin the mean probability is compared with the share that is right
 mean of the difference, weighted by the pixels; of a class, over the pixels where it was found (C. Gupta, A. Ramdas,
 "Top-label calibration", https://arxiv.org/abs/2107.08353): a large background hides nothing of a small object.
 
-``uncertainty`` of a case is the mean entropy of the probabilities over its largest value (0 certain, 1 all classes
-alike) where there may be something: where the probability of the background is below 0.95, everywhere where no class is
-the background. 0 where nothing may be. It ranks the cases of one model and is no probability.
+``uncertainty`` of a case is that of `medseg.metrics.uncertainty`; 0 where nothing may be.
 
 Both are of the network's own classes, before postprocessing.
 """
@@ -24,9 +22,8 @@ from torch import Tensor
 
 from medseg.errors import MedsegError
 from medseg.metrics.score import Pooled, Score, ScoredCase
+from medseg.metrics.uncertainty import entropy_of, may_hold_something, probabilities_of
 from medseg.reports.palette import background_index
-
-_LIKELY = 0.05  # of anything but the background, from which there may be something
 
 
 class Calibration(Score):
@@ -66,7 +63,7 @@ class Calibration(Score):
             logits: ``(classes, *S)``, or ``(1, *S)`` of two classes.
             label: ``(*S)``.
         """
-        probable = _probabilities(logits)
+        probable = probabilities_of(logits, dim=0)
         highest, found = probable.max(dim=0)
         there = torch.ones_like(label, dtype=torch.bool) if self.ignore_index is None else label != self.ignore_index
         confidence, guess, truth = highest[there].double(), found[there], label[there]
@@ -77,12 +74,9 @@ class Calibration(Score):
             for weights in (None, confidence, (guess == truth).double())
         ]
         self.sums += torch.stack([each.double().cpu() for each in counted]).view_as(self.sums)
-        likely = there
-        if self._background is not None and self._background < len(probable):
-            likely = likely & (probable[self._background] < 1 - _LIKELY)
-        inside = probable[:, likely]
-        entropy = torch.special.entr(inside).sum() / math.log(len(probable))
-        self._case += torch.tensor([float(entropy), inside.shape[1]], dtype=torch.float64)
+        inside = probable[:, there & may_hold_something(probable, self._background, dim=0)]
+        entropy = entropy_of(inside, dim=0)
+        self._case += torch.tensor([float(entropy.sum()), len(entropy)], dtype=torch.float64)
         self._seen = True
 
     def update(self, case: ScoredCase) -> Mapping[str, float | Sequence[float]]:
@@ -115,14 +109,6 @@ class Calibration(Score):
         error = _error(self.sums.sum(1))
         details: dict[str, Any] = {"bins": self.bins, "error": error, "classes": classes}
         return Pooled(overall={"calibration_error": math.nan if error is None else error}, details=details)
-
-
-def _probabilities(logits: Tensor) -> Tensor:
-    logits = logits.float()
-    if len(logits) > 1:
-        return logits.softmax(dim=0)
-    front = logits.sigmoid()
-    return torch.cat([1 - front, front])
 
 
 def _error(sums: Tensor) -> float | None:
