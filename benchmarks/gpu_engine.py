@@ -145,8 +145,9 @@ def _case(kind: Patches, entry: dict[str, int]) -> dict[str, torch.Tensor]:
     return {"image": torch.randn((kind.inputs, *kind.case), generator=numbers), "label": label}
 
 
-def patched(kind: Patches, steps: int, **options: Any) -> dict[str, Any]:
-    """Return patches a second of the trainer with nnU-Net's augmentation."""
+def patched(kind: Patches, steps: int, *, tries: bool = False, **options: Any) -> dict[str, Any]:
+    """Return patches a second of the trainer with nnU-Net's augmentation, cuDNN's benchmark mode on or off."""
+    torch.backends.cudnn.benchmark = tries
     cases = [{"number": number} for number in range(8)]
     dataset = PatchDataset(cases, partial(_case, kind), kind.patch, [nnunets(kind.patch)], fill=0)
     dims, inputs, batch = len(kind.patch), kind.inputs, kind.batch
@@ -163,6 +164,9 @@ def patch_rows(kinds: dict[str, Patches], workers: int, steps: int) -> dict[str,
                 if place != "auto" or number:
                     row = f"trainer, {name} patches augmented {where}{by}"
                     work[row] = partial(patched, kind, steps, num_workers=number, augment_on=place)
+        work[f"trainer, {name} patches augmented on the device, cuDNN tries"] = partial(
+            patched, kind, steps, augment_on="device", tries=True
+        )
     return work
 
 
@@ -174,6 +178,9 @@ def loaded(dataset: SegmentationDataset, workers: int) -> float:
     start = time.perf_counter()
     count = float(sum(batch["image"].shape[0] for batch in loader))
     return count / (time.perf_counter() - start)
+
+
+_WORKERS = 8  # loading processes
 
 
 def measure_engine(options: argparse.Namespace) -> dict[str, Any]:
@@ -191,7 +198,7 @@ def measure_engine(options: argparse.Namespace) -> dict[str, Any]:
     def crops(*, cache: bool = True, augment: bool = False) -> SegmentationDataset:
         return SegmentationDataset(entries, fixed, augmentation() if augment else None, cache=cache)
 
-    workers = 8
+    workers = _WORKERS
     work: dict[str, Callable[[], Any]] = {
         "bare loop, tensors on the device": lambda: bare(tensors, channels, on_device=True),
         "bare loop, tensors in memory": lambda: bare(tensors, channels, on_device=False),
@@ -209,12 +216,41 @@ def measure_engine(options: argparse.Namespace) -> dict[str, Any]:
         "loader alone, crops kept and augmented": lambda: loaded(crops(augment=True), 0),
         f"loader alone, crops kept and augmented, {workers} processes": lambda: loaded(crops(augment=True), workers),
     }
-    work |= patch_rows(TINY if options.dry_run else PATCHES, workers, 4 if options.dry_run else 30)
+    work |= patches_of(options, workers)
     if options.dry_run:  # each function once
         names = ("bare loop, tensors in memory", "trainer, tensors in memory", "loader alone, crops kept and augmented")
         work = {name: work[name] for name in (*names, "trainer, 2D patches augmented on the device")}
     else:
         trained(InMemory(tensors[: 4 * BATCH]), channels)  # loads libraries
+    rows = measured(work)
+    compared = {
+        "bare_over_trainer": ("bare loop, tensors in memory", "trainer, tensors in memory"),
+        "trainer_synthetic_over_real": ("trainer, tensors in memory", "trainer, crops kept in memory"),
+    }
+    ratios = ratios_of(rows, compared) | ratios_of(rows, _patches_compared(workers))
+    return {"network": "U-Net", "channels": channels, "batch": BATCH, "images": count, "rows": rows, "ratios": ratios}
+
+
+def patches_of(options: argparse.Namespace, workers: int) -> dict[str, Callable[[], Any]]:
+    """Return what is measured of patches, by name; tiny for a dry run."""
+    return patch_rows(TINY if options.dry_run else PATCHES, workers, 4 if options.dry_run else 30)
+
+
+def measure_patches(options: argparse.Namespace, keep: Callable[[dict[str, Any]], None]) -> None:
+    """Measure training on patches alone, which needs no data.
+
+    Args:
+        options: with ``dry_run``.
+        keep: is handed all rows after each.
+    """
+    work = patches_of(options, _WORKERS)
+    measured(work, lambda rows: keep({"rows": rows, "ratios": ratios_of(rows, _patches_compared(_WORKERS))}))
+
+
+def measured(
+    work: dict[str, Callable[[], Any]], keep: Callable[[dict[str, Any]], None] | None = None
+) -> dict[str, Any]:
+    """Measure row by row; what fails says why."""
     rows: dict[str, Any] = {}
     for name, measure in work.items():
         try:
@@ -222,18 +258,25 @@ def measure_engine(options: argparse.Namespace) -> dict[str, Any]:
             rows[name] = value if isinstance(value, dict) else {"images_per_second": value}
         except Exception as error:
             rows[name] = {"error": f"{type(error).__name__}: {error}"[:300]}
-    speeds = {name: row.get("images_per_second") for name, row in rows.items()}
-    ratios = {}
-    compared = {
-        "bare_over_trainer": ("bare loop, tensors in memory", "trainer, tensors in memory"),
-        "trainer_synthetic_over_real": ("trainer, tensors in memory", "trainer, crops kept in memory"),
-    }
+        if keep is not None:
+            keep(rows)
+    return rows
+
+
+def _patches_compared(workers: int) -> dict[str, tuple[str, str]]:
+    compared = {}
     for kind in PATCHES:
         for name, by in (("", ""), (f"_{workers}_processes", f", {workers} processes")):
             on, over = (f"trainer, {kind} patches augmented {w}{by}" for w in ("on the device", "by the loader"))
             compared[f"{kind}_on_the_device_over_by_the_loader{name}"] = (on, over)
-    for ratio, (over, under) in compared.items():
-        one, two = speeds.get(over), speeds.get(under)
+    return compared
+
+
+def ratios_of(rows: dict[str, Any], compared: dict[str, tuple[str, str]]) -> dict[str, float]:
+    """Return ratios of images a second, of rows that have them."""
+    ratios = {}
+    for ratio, pair in compared.items():
+        one, two = (rows.get(name, {}).get("images_per_second") for name in pair)
         if one and two:
             ratios[ratio] = one / two
-    return {"network": "U-Net", "channels": channels, "batch": BATCH, "images": count, "rows": rows, "ratios": ratios}
+    return ratios

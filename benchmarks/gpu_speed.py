@@ -233,7 +233,7 @@ def _tiny() -> tuple[Measured, ...]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("networks", "engine"))
+    parser.add_argument("what", choices=("networks", "engine", "patches"))
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--data", type=Path, help="folder of the Drosophila crops' datalist, for the engine")
     parser.add_argument("--seconds", type=float, default=240, help="after which no further row begins")
@@ -243,6 +243,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.what == "networks":
         measure_networks(options.json, options)
+    elif options.what == "patches":
+        from benchmarks.gpu_engine import measure_patches
+
+        measure_patches(options, lambda found: write(options.json, {**read(options.json), **found}))
     else:
         from benchmarks.gpu_engine import measure_engine
 
