@@ -16,6 +16,7 @@ from medseg.transforms.intensity import (
     RandContrastd,
     RandGammad,
     RandLowResolutiond,
+    RandNegatived,
     RandNoised,
 )
 from medseg.transforms.reseeded import Recipe
@@ -25,13 +26,17 @@ from medseg.transforms.spatial import RandSpatiald
 __all__ = ["augmentation"]
 
 
-def augmentation(roi_size: Sequence[int], mirror_axes: Sequence[int] | None = None, **spatial: Any) -> Recipe:
+def augmentation(
+    roi_size: Sequence[int], mirror_axes: Sequence[int] | None = None, negative: float = 0.0, **spatial: Any
+) -> Recipe:
     """Return the random transforms of a training sample with ``image`` and ``label``.
 
     Args:
         roi_size: edges of the patch in pixels, one an axis.
         mirror_axes: spatial axes along which samples are mirrored; ``None`` for all. Leave out an axis along which what
             is mirrored would be another class: left and right where sides are classes.
+        negative: share of samples whose values are turned over, for data in which the same structure is bright in some
+            images and dark in others.
         spatial: further options of `RandSpatiald`.
 
     Raises:
@@ -51,6 +56,7 @@ def augmentation(roi_size: Sequence[int], mirror_axes: Sequence[int] | None = No
             RandLowResolutiond("image", axes=coarse),
             RandGammad("image", prob=0.1, invert=True),
             RandGammad("image"),
+            *([RandNegatived("image", negative)] if negative else []),
             *(RandMirrord(both, axis) for axis in mirrored),
         ]
     )

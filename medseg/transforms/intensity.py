@@ -20,7 +20,15 @@ from torch.nn.functional import interpolate
 from medseg.errors import MedsegError
 from medseg.transforms.reseeded import Reseeded
 
-__all__ = ["RandBlurd", "RandBrightnessd", "RandContrastd", "RandGammad", "RandLowResolutiond", "RandNoised"]
+__all__ = [
+    "RandBlurd",
+    "RandBrightnessd",
+    "RandContrastd",
+    "RandGammad",
+    "RandLowResolutiond",
+    "RandNegatived",
+    "RandNoised",
+]
 
 
 class IntensityTransform(Reseeded, MapTransform):
@@ -265,3 +273,22 @@ class RandGammad(IntensityTransform):
             raised
         )  # a third of what `std` takes
         return torch.where(high > low, raised.mul_(self.sign * spread).add_(mean), image)
+
+
+class RandNegatived(IntensityTransform):
+    """Take the negative: the darkest value becomes the brightest. nnU-Net has no such change.
+
+    For data where what is looked for is brighter than what surrounds it in some images and darker in others.
+
+    Args:
+        keys: of images.
+        prob: as in the base.
+    """
+
+    def __init__(self, keys: Sequence[Hashable] | Hashable, prob: float = 0.1) -> None:
+        super().__init__(keys, (0.0, 0.0), prob, 1.0)
+
+    def change(self, image: Tensor, value: float) -> Tensor:
+        """Turn the values over within their range."""
+        low, high = image.aminmax()
+        return low + high - image

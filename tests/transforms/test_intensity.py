@@ -17,6 +17,7 @@ from medseg.transforms.intensity import (
     RandContrastd,
     RandGammad,
     RandLowResolutiond,
+    RandNegatived,
     RandNoised,
 )
 
@@ -102,6 +103,17 @@ def test_brightness_contrast_and_gamma() -> None:
             assert bool((raised[channel].flatten()[order].diff() >= -1e-5).all())  # brighter stays brighter
         longer_tail = _skew(raised[0]) - _skew(given[0])  # dark values are drawn together, or bright ones
         assert float(longer_tail) * (-1 if invert else 1) > 0.1
+
+
+def test_a_negative_of_a_negative_is_the_image() -> None:
+    given = image(9, 8)
+    once = changed(RandNegatived("image", 1.0), given)
+    for channel in range(2):
+        torch.testing.assert_close(once[channel].aminmax(), given[channel].aminmax())
+        order = given[channel].flatten().argsort()
+        assert bool((once[channel].flatten()[order].diff() < 0).all())
+    torch.testing.assert_close(changed(RandNegatived("image", 1.0), once), given)
+    assert torch.equal(changed(RandNegatived("image", 0.0), given), given)
 
 
 def _skew(values: Tensor) -> Tensor:
