@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import RandomSampler
 
 from benchmarks.gpu_device import DEVICE, wait
 from benchmarks.gpu_speed import write
@@ -206,7 +207,7 @@ def bare(task: Task, *, precision: str = "auto", channels_last: bool = True, ben
     return found
 
 
-def medseg(task: Task, place: str) -> dict[str, Any]:
+def medseg(task: Task, place: str, *, channels_last: bool = True) -> dict[str, Any]:
     """Train by medseg's trainer, with what a plan asks for; augmented in one place, or where ``auto`` finds."""
     from ignite.engine import Events
     from monai.transforms import NormalizeIntensityd
@@ -230,7 +231,7 @@ def medseg(task: Task, place: str) -> dict[str, Any]:
         trainer = Trainer(
             1, DEVICE, dataset, network, FocalIoULoss(gamma=0.0), optimizer, Run(folder, tracking=False),
             batch_size=task.setting.batch, iterations=span.all_steps, num_workers=task.workers, augment_on=place,
-            clip_grad_norm=1.0, ema_decay=0.99, process_owner=True,
+            clip_grad_norm=1.0, ema_decay=0.99, channels_last=channels_last, process_owner=True,
         )  # fmt: skip
 
         def stepped(engine: Trainer) -> None:
@@ -254,14 +255,14 @@ def monai(task: Task) -> dict[str, Any]:
 
     keys, patch = ["image", "label"], task.setting.patch
     steps = Compose([*fixed(keys), SpatialPadd(keys=keys, spatial_size=patch), *augmentation(patch)])
-    entries = cases_of(task.work)["training"]
-    entries = entries * (1 + task.setting.batch * 4 // len(entries))  # an epoch of a batch or two would only restart
-    dataset = CacheDataset(entries, steps, num_workers=4, progress=False)
+    dataset = CacheDataset(cases_of(task.work)["training"], steps, num_workers=4, progress=False)
+    network, span, loss_function = task.network(), task.span(), DiceCELoss(to_onehot_y=True, softmax=True)
+    # one long epoch: between short ones, of few cases, loading processes would stand idle
+    drawn = RandomSampler(dataset, replacement=True, num_samples=task.setting.batch * span.all_steps)
     loader = DataLoader(
-        dataset, batch_size=task.setting.batch, shuffle=True, drop_last=True, num_workers=task.workers,
+        dataset, batch_size=task.setting.batch, sampler=drawn, num_workers=task.workers,
         persistent_workers=task.workers > 0, pin_memory=DEVICE.type == "cuda",
     )  # fmt: skip
-    network, span, loss_function = task.network(), task.span(), DiceCELoss(to_onehot_y=True, softmax=True)
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE)
 
     def step(batch: Mapping[str, Tensor]) -> None:
@@ -293,7 +294,12 @@ ROWS: dict[str, dict[str, Callable[[Task], dict[str, Any]]]] = {
         "bare, bf16": lambda task: bare(task, channels_last=False),
         "bare, fp32": lambda task: bare(task, precision="fp32", channels_last=False),
     },
-    "medseg": {f"medseg, {place}": lambda task, p=place: medseg(task, p) for place in ("auto", "loader", "device")},  # type: ignore[misc]
+    "medseg": {
+        "medseg, auto": lambda task: medseg(task, "auto"),
+        "medseg, loader": lambda task: medseg(task, "loader"),
+        "medseg, device": lambda task: medseg(task, "device"),
+        "medseg, auto, not channels-last": lambda task: medseg(task, "auto", channels_last=False),
+    },
     "monai": {"monai": monai},
     "nnunet": {"nnunet": nnunet},
     "nnunet_compiled": {"nnunet_compiled": nnunet},
