@@ -54,11 +54,11 @@ def _folders() -> tuple[Path, Path, Path]:
     return Path(paths.nnUNet_raw) / name, Path(paths.nnUNet_preprocessed) / name, Path(paths.nnUNet_results) / name
 
 
-def fitted(widths: Sequence[int]) -> dict[str, Any]:
-    """Return nnU-Net's plan with these widths, a level each, and the plain script's batch."""
+def fitted(widths: Sequence[int], batch: int = BATCH) -> dict[str, Any]:
+    """Return nnU-Net's plan with these widths, a level each, and this batch: the plain script's, unless told."""
     plan: dict[str, Any] = json.loads((_folders()[1] / "nnUNetPlans.json").read_text())
     chosen = plan["configurations"][CONFIGURATION]
-    chosen["batch_size"] = BATCH
+    chosen["batch_size"] = batch
     arguments = chosen["architecture"]["arch_kwargs"]
     levels = min(len(widths), arguments["n_stages"])
     arguments |= {"n_stages": levels, "features_per_stage": list(widths[:levels])}
@@ -68,7 +68,7 @@ def fitted(widths: Sequence[int]) -> dict[str, Any]:
     return {**plan, "continue_training": False}
 
 
-def trainer_of(plan: dict[str, Any], seed: int, *, deep_supervision: bool = True) -> Any:
+def trainer_of(plan: dict[str, Any], seed: int, *, deep_supervision: bool = True, device: str = "cpu") -> Any:
     """Return nnU-Net's trainer, ready for its first step: its optimiser's and its augmentation's variants in one."""
     from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoMirroring import (
         nnUNetTrainerNoMirroring,
@@ -81,7 +81,7 @@ def trainer_of(plan: dict[str, Any], seed: int, *, deep_supervision: bool = True
     np.random.seed(seed)
     torch.manual_seed(seed)
     described = json.loads((_folders()[0] / "dataset.json").read_text())
-    trainer = kind(plan, CONFIGURATION, 0, described, torch.device("cpu"))
+    trainer = kind(plan, CONFIGURATION, 0, described, torch.device(device))
     trainer.enable_deep_supervision = deep_supervision
     trainer.on_train_start()
     trainer.network.train()

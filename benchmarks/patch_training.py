@@ -8,6 +8,7 @@ out and nnU-Net has prepared, with nnU-Net's augmentation, each by its own code;
 step is the network, cross-entropy and AdamW on tensors that are there. Each runs in a process of its own; the processes
 take a step in turn, so that a machine whose speed drifts treats all alike, and ratios are of one round. Besides the
 clock's seconds the processor's are taken, of all threads, which a busy machine changes less.
+`benchmarks.patch_training_gpu` asks the same of a GPU.
 """
 
 from __future__ import annotations
@@ -35,16 +36,16 @@ TARGETS = {"nnunet": 1.3, "monai": 1.5}  # times medseg's patches a second
 _WARM = 4  # steps that are not counted: memory is still asked for
 
 
-def network_of(classes: int) -> nn.Module:
+def network_of(classes: int, widths: Sequence[int] = WIDTHS) -> nn.Module:
     """Return nnU-Net's network, or MONAI's of the same widths where its package is missing."""
     try:
         from dynamic_network_architectures.architectures.unet import PlainConvUNet
     except ImportError:
         from benchmarks.hippocampus_monai import network_of as dynunet
 
-        return dynunet(WIDTHS, classes)
+        return dynunet(widths, classes)
     made: nn.Module = PlainConvUNet(
-        1, len(WIDTHS), list(WIDTHS), nn.Conv3d, 3, [1] + [2] * (len(WIDTHS) - 1), 2, classes, 2, conv_bias=True,
+        1, len(widths), list(widths), nn.Conv3d, 3, [1] + [2] * (len(widths) - 1), 2, classes, 2, conv_bias=True,
         norm_op=nn.InstanceNorm3d, norm_op_kwargs={"eps": 1e-5, "affine": True}, nonlin=nn.LeakyReLU,
         nonlin_kwargs={"inplace": True}, deep_supervision=False,
     )  # fmt: skip

@@ -1,0 +1,110 @@
+"""`benchmarks.patch_training_gpu` goes through the sides that need no nnU-Net, on small drawn volumes and a CPU."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import patch_training_gpu, patch_training_sides
+from benchmarks.patch_training_data import PREPARED, VOLUMES, cases_of, copy_part, draw
+from benchmarks.patch_training_gpu import jobs, ratios
+from benchmarks.patch_training_sides import SETTINGS, run_side
+
+TINY = patch_training_sides.Setting((8, 8, 8), 2, (2, 4, 4), edge=12, warm=2)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn volumes; the folder of the hippocampus says the classes alone."""
+    source = tmp_path_factory.mktemp("source")
+    (source / "cases.json").write_text(json.dumps({"classes": ["background", "Anterior", "Posterior"]}))
+    folder = tmp_path_factory.mktemp("drawn")
+    draw(folder, TINY.edge, TINY.patch, TINY.widths, source)
+    return folder
+
+
+def ran(side: str, work: Path, json_path: Path) -> dict[str, Any]:
+    """Return what a side wrote; every row has counted its two steps."""
+    run_side(side, TINY, work, json_path, steps=2, workers=0)
+    rows: dict[str, Any] = json.loads(json_path.read_text())
+    for name, row in rows.items():
+        assert row.get("steps") == 2, f"{name}: {row}"
+        assert row["seconds"] > 0
+        assert ("data_wait_share" in row) == (side != "bare")
+        assert 0 <= row.get("data_wait_share", 0) < 1
+    return rows
+
+
+@pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader:UserWarning")  # MONAI's, of a reader that is not used
+def test_each_side_counts_its_steps(work: Path, tmp_path: Path) -> None:
+    for side, count in (("bare", 4), ("medseg", 4), ("monai", 1)):
+        assert len(ran(side, work, tmp_path / f"{side}.json")) == count
+
+
+def test_a_row_that_fails_leaves_the_others(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(task: Any) -> dict[str, Any]:
+        raise ValueError("no room")
+
+    monkeypatch.setitem(patch_training_sides.ROWS, "bare", {"first": failing, "second": patch_training_sides.bare})
+    run_side("bare", TINY, work, tmp_path / "bare.json", steps=2, workers=0)
+    rows = json.loads((tmp_path / "bare.json").read_text())
+    assert rows["first"] == {"error": "ValueError: no room"}
+    assert rows["second"]["steps"] == 2
+
+
+def test_what_all_take_turns_in() -> None:
+    found = list(jobs(["large"], ["bare", "medseg", "monai", "nnunet_compiled"], 2))
+    assert [side for _, _, side in found] == ["bare", "medseg", "monai", "monai", "medseg", "nnunet_compiled"]
+    assert [number for number, _, _ in found] == [0, 0, 0, 1, 1, 0]
+
+
+def test_ratios_are_of_one_round() -> None:
+    def row(side: str, number: int, **found: Any) -> dict[str, Any]:
+        return {"setting": "large", "side": side, "round": number, **found}
+
+    rows = [row("medseg, auto", 0, seconds=1.0), row("monai", 0, seconds=2.0), row("medseg, auto", 1, seconds=4.0)]
+    rows += [row("monai", 1, seconds=16.0), row("monai", 2, seconds=1.0), row("nnunet", 0, error="none")]
+    assert ratios(rows) == {"large: medseg, auto / monai": pytest.approx(3.0)}
+
+
+def test_a_part_of_the_data_may_be_moved(work: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    prepared = source / PREPARED / VOLUMES
+    prepared.mkdir(parents=True)
+    entries = cases_of(work)["training"]
+    entries = [{key: str(Path(path).absolute()) for key, path in entry.items()} for entry in entries]
+    (source / "cases.json").write_text(json.dumps({"training": entries, "held_out": [{}], "classes": ["a", "b", "c"]}))
+    for name in ("dataset.json", "dataset_fingerprint.json", "nnUNetPlans.json"):
+        (source / PREPARED / name).write_text("{}")
+    for number in range(4):
+        for end in (".b2nd", "_seg.b2nd", ".pkl"):
+            (prepared / f"drawn_{number}{end}").write_text(str(number))
+    copy_part(source, tmp_path / "part", 2)
+    moved = (tmp_path / "part").rename(tmp_path / "moved")
+    held = cases_of(moved)
+    assert len(held["training"]) == 2
+    assert all(
+        Path(path).is_relative_to(moved) and Path(path).is_file() for e in held["training"] for path in e.values()
+    )
+    assert sorted(path.name for path in (moved / PREPARED / VOLUMES).glob("*_seg.b2nd")) == [
+        "drawn_0_seg.b2nd", "drawn_1_seg.b2nd",
+    ]  # fmt: skip
+    split = json.loads((moved / PREPARED / "splits_final.json").read_text())
+    assert split[0]["train"] == ["drawn_0", "drawn_1"]
+
+
+def test_no_time_and_no_data_are_said(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"has no cases\.json; write it by python -m benchmarks\.patch_training_data"):
+        patch_training_gpu.main(["--work", str(tmp_path), "--json", str(tmp_path / "found.json")])
+    (tmp_path / "cases.json").write_text("{}")
+    words = ["--work", str(tmp_path), "--json", str(tmp_path / "found.json"), "--seconds", "1", "--tiny"]
+    patch_training_gpu.main([*words, "--rounds", "1", "--settings", "hippocampus", "--sides", "bare"])
+    (row,) = json.loads((tmp_path / "found.json").read_text())["result"]["rows"]
+    assert row == {"setting": "hippocampus", "round": 0, "side": "bare", "error": "not begun: no time was left"}
+
+
+def test_settings_name_their_multiply_adds() -> None:
+    described = SETTINGS["hippocampus"].shrunk().described()
+    assert described["patch"] == [40, 56, 40]
+    assert described["macs"] > 10 * described["patch"][0] ** 3
