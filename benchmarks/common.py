@@ -150,11 +150,15 @@ def at_once(
     """
     with ThreadPoolExecutor(number) as pool:
         running = {pool.submit(job): name for name, job in jobs.items()}
-        for done in as_completed(running):
-            error = done.exception()
-            if error is not None and not isinstance(error, Exception):
-                raise error
-            keep(running[done], done.result() if error is None else {"error": f"{type(error).__name__}: {error}"})
+        try:
+            for done in as_completed(running):
+                error = done.exception()
+                if error is not None and not isinstance(error, Exception):
+                    raise error
+                keep(running[done], done.result() if error is None else {"error": f"{type(error).__name__}: {error}"})
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def call_logged(words: Sequence[str], log: Path, deadline: float | None = None, threads: int | None = None) -> None:
@@ -178,12 +182,12 @@ def call_logged(words: Sequence[str], log: Path, deadline: float | None = None, 
         with log.open("a") as said:
             call(words, stdout=said, stderr=said, env=environment, timeout=left)
     except subprocess.TimeoutExpired as error:
-        raise RuntimeError(f"{' '.join(words[:2])}: not done when the time was over") from error
+        raise RuntimeError(f"{words[0]}: not done when the time was over") from error
     except subprocess.CalledProcessError as error:
         end = log.read_text(errors="replace")[-_SHOWN:]
         for place, shown in ((log.parent, "FOLDER"), (BUNDLES.parent, "."), (sys.prefix, "PYTHON"), (Path.home(), "~")):
             end = end.replace(str(place), shown)
-        raise RuntimeError(f"{' '.join(words[:2])}: status {error.returncode}: {end}") from error
+        raise RuntimeError(f"{words[0]}: status {error.returncode}: {end}") from error
 
 
 def report(name: str, result: Mapping[str, Any], json_path: Path | None) -> None:

@@ -43,7 +43,7 @@ from medseg.studies.paper_figures import Row
 
 FOLDS = 5
 SCORES = ("dice", "hd95", "assd", "nsd")
-_START, _END = 40.0, 75.0  # seconds that a training takes before its first step, and its scores after the last
+_START, _END = 40.0, 80.0  # seconds that a training takes before its first step, and its scores after the last
 _LEAST = 0.05  # minutes under which nothing is trained
 _OFF = {"mlflow": False}
 
@@ -66,7 +66,11 @@ def about(plan: Path, channels: int, classes: int) -> dict[str, Any]:
     network, train = dict(source.description.network), source.train
     lines = (plan / "bundle.yaml").read_text().splitlines()
     why = next((before for before, line in itertools.pairwise(lines) if line.startswith("network:")), "")
-    kept = {key: value for key, value in network.items() if key not in ("name", "spatial_dims", "in_channels")}
+    kept = {
+        key: value
+        for key, value in network.items()
+        if key not in ("name", "spatial_dims", "in_channels", "out_channels")
+    }
     kind = resolve(str(network["name"]))
     target = f"{kind.__module__}.{kind.__qualname__}"
     row = Row(str(network["name"]), target, channels, classes, tuple(train["patch"]), kept)
@@ -107,7 +111,8 @@ def _pace(run: Path) -> float:
 
 
 def _short(row: Mapping[str, str]) -> list[Any]:
-    return [row["case"], row["class"], *(float(row[key]) if row.get(key) else None for key in SCORES)]
+    columns = [next((column for column in row if column.split("_")[0] == key), key) for key in SCORES]  # hd95_mm
+    return [row["case"], row["class"], *(float(row[column]) if row.get(column) else None for column in columns)]
 
 
 def pooled(rows: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> dict[str, Any]:
