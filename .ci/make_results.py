@@ -186,7 +186,8 @@ def _shared(record: dict[str, Any]) -> list[str]:
     if len(record.get("ranks", ())) > 1:
         names = list(dict.fromkeys(data for line in record["ranks"] for data in line["relative"]))
         about = "Dice beside the best network of each data set (1 is the best), and the mean over data sets:"
-        heads = ["network", "mean", "data sets", *names]
+        cases = {row["data"]: row["cases"] for row in record["rows"] if "error" not in row}
+        heads = ["network", "mean", "data sets", *(f"{name} ({cases.get(name, 0)} images)" for name in names)]
         lines += ["", about, "", f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
         for line in record["ranks"]:
             each = ("-" if name not in line["relative"] else f"{line['relative'][name]:.3f}" for name in names)

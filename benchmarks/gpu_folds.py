@@ -83,19 +83,24 @@ def fold_row(fold: int, options: argparse.Namespace, plan: Path, deadline: float
     """Train and score one fold, until a deadline on the monotonic clock."""
     started, folder = time.monotonic(), options.work / f"fold_{fold}"
     run, log = folder / "run", folder / "log"
-    minutes = min(options.minutes, (deadline - started - _START - _END) / 60)
-    if minutes < _LEAST:
-        raise RuntimeError("too little time was left to begin")
-    threads = max(1, (os.cpu_count() or 1) // options.concurrent)
-    settings = {"fold": fold, "max_minutes": round(minutes, 3), "seed": options.seed, **_OFF}
-    settings |= {"num_workers": max(0, min(4, threads - 1)), **dict(options.settings)}
-    call_logged(train_words(str(plan), options.data, run, (), settings), log, deadline, threads)
-    trained = time.monotonic()
+    threads, told = max(1, (os.cpu_count() or 1) // options.concurrent), folder / "settings.json"
+    if not (run / "model.pt").is_file():  # the last of what a training writes
+        minutes = min(options.minutes, (deadline - started - _START - _END) / 60)
+        if minutes < _LEAST:
+            raise RuntimeError("too little time was left to begin")
+        if folder.is_dir():  # broken off
+            folder.rename(folder.with_name(f"{folder.name}_{time.time_ns()}"))
+        folder.mkdir(parents=True)
+        settings = {"fold": fold, "max_minutes": round(minutes, 3), "seed": options.seed, **_OFF}
+        settings |= {"num_workers": min(4, threads - 1), **dict(options.settings)}
+        told.write_text(json.dumps(settings))
+        call_logged(train_words(str(plan), options.data, run, (), settings), log, deadline, threads)
+    settings, trained = json.loads(told.read_text()), time.monotonic()
     call_logged(evaluate_words(run, run / "test", settings=_OFF), log, deadline, threads)
     per_case = json.loads((run / "test" / "scores.json").read_text())["per_case"]
     placed = run / "augmentation.json"
     return {
-        **training_of(run), "minutes": minutes, "settings": settings, "threads": threads,
+        **training_of(run), "minutes": settings["max_minutes"], "settings": settings, "threads": threads,
         "images_per_second": _pace(run), "cases": per_case["cases"], "units": per_case["units"],
         "classes": [row for row in per_case["classes"] if row["n"]["dice"] and row.get("hd95") is not None],
         "each": [_short(row) for row in read_rows(run / "test" / PER_CASE) if row["class"] != WHOLE],
