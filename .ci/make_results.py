@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from PIL import Image
 
@@ -184,7 +185,7 @@ def hippocampus() -> str:
 
 def own_data() -> str:
     """Return the tables of `benchmarks.own_data`: plans as they are, then networks on equal minutes."""
-    return "\n\n".join(filter(None, (_trained("own_data"), _trained("own_data_networks"))))
+    return "\n\n".join(filter(None, map(_trained, ("own_data", "own_data_networks", "own_data_networks_gpu"))))
 
 
 def _trained(name: str) -> str:
@@ -194,7 +195,8 @@ def _trained(name: str) -> str:
         return ""
     heads = ["data", "network", "threads", "minutes", "steps", "images scored", "Dice", "without a network", "more"]
     lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
-    rows = json.loads(path.read_text())["rows"]
+    record = json.loads(path.read_text())
+    rows = [row for row in record["rows"] if "error" not in row]
     for row in rows:
         sides = [
             "<br>".join(f"{kind} {mean_text(each['mean'] or 0.0, each['interval'])}" for kind, each in held.items())
@@ -209,7 +211,80 @@ def _trained(name: str) -> str:
         lines += ["", f"`{row['network']}` on {row['data']} by kind of image:", "", f"| {' | '.join(columns)} |"]
         lines.append("| --- " * len(columns) + "|")
         lines += [f"| {' | '.join(str(each[column]) for column in columns)} |" for each in row["kinds"]]
+    lines += _shared(record)
     return "\n".join(lines)
+
+
+def _shared(record: dict[str, Any]) -> list[str]:
+    """Return what trainings that shared a device came to: networks by rank, and what failed."""
+    lines = []
+    if len(record.get("ranks", ())) > 1:
+        names = list(dict.fromkeys(data for line in record["ranks"] for data in line["relative"]))
+        about = "Dice beside the best network of each data set (1 is the best), and the mean over data sets:"
+        cases = {row["data"]: row["cases"] for row in record["rows"] if "error" not in row}
+        heads = ["network", "mean", "data sets", *(f"{name} ({cases.get(name, 0)} images)" for name in names)]
+        lines += ["", about, "", f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
+        for line in record["ranks"]:
+            each = ("-" if name not in line["relative"] else f"{line['relative'][name]:.3f}" for name in names)
+            lines.append(f"| `{line['network']}` | {line['mean']:.3f} | {line['data']} | {' | '.join(each)} |")
+    for row in filter(lambda row: "error" in row, record["rows"]):
+        lines += ["", f"`{row['network']}` on {row['data']} failed: {row['error'].splitlines()[0][:200]}"]
+    shares = {row["at_once"] for row in record["rows"] if row.get("at_once", 1) > 1}
+    if shares:
+        name = _device(next(row for row in record["rows"] if "error" not in row))
+        lines += ["", f"{' or '.join(map(str, sorted(shares)))} trainings at a time shared {name}."]
+    return lines
+
+
+def _device(record: dict[str, Any]) -> str:
+    """Return where something was measured."""
+    environment = record["environment"]
+    gpus = ", ".join(gpu["name"] for gpu in environment.get("gpus", ()))
+    return f"one {gpus}" if gpus else f"{environment['threads']} thread(s) of a CPU"
+
+
+def folds() -> str:
+    """Return the tables of `benchmarks.gpu_folds`."""
+    path = RESULTS / "gpu_folds.json"
+    if not path.is_file():
+        return ""
+    record = json.loads(path.read_text())
+    published, plan, found = record["published"], record["plan"], record["pooled"]
+    rows = [row for row in record["rows"] if "error" not in row]
+    if not rows:
+        return ""
+    scores = (("dice", "Dice", 3), ("hd95", "HD95 mm", 2), ("assd", "ASSD mm", 2), ("nsd", "NSD 1 mm", 3))
+    classes = list(found["dice"])
+    heads = ["fold", "cases", "minutes", "steps", "patches/s", "waiting", *(title for _, title, _ in scores)]
+    lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
+    for row in rows:
+        held = {each["name"]: each for each in row["classes"]}
+        cells = [row["fold"], row["cases"], f"{row['minutes']:.1f}", row["steps"], f"{row['images_per_second']:.0f}"]
+        cells.append(f"{100 * row['data_wait_share']:.1f} %")
+        cells += [" / ".join(_cell(held.get(name, {}).get(key), n) for name in classes) for key, _, n in scores]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    cells = ["all", str(found["cases"]), "", str(sum(row["steps"] for row in rows)), "", ""]
+    for key, *_ in scores:
+        cells.append("<br>".join(mean_text(each["mean"] or 0.0, each["interval"]) for each in found[key].values()))
+    lines.append(f"| {' | '.join(cells)} |")
+    cells = ["published", "260", "", "", "", "", " / ".join(f"{v:.3f}" for v in published["dice"].values()), "", "", ""]
+    lines.append(f"| {' | '.join(cells)} |")
+    pace = sum(row["images_per_second"] for row in rows)
+    busy = f", {3 * 2 * plan['macs'] * pace / 1e12:.1f} TFLOP/s in them" if plan["macs"] else ""
+    memory = record.get("device_memory_mib")
+    held_memory = f", at most {memory / 1024:.1f} GiB of its memory" if memory else ""
+    failed = [f"Fold {r['fold']} failed: {r['error'].splitlines()[0][:200]}" for r in record["rows"] if "error" in r]
+    about = (
+        f"Classes are {' / '.join(classes)}. On {_device(record)}, {record['concurrent']} trainings at a time, "
+        f"together {pace:.0f} patches/s{busy}{held_memory}. The plan, made in {plan['seconds']:.0f} s: "
+        f"`{plan['network']}`, patch {plan['patch']}, batch {plan['batch_size']} ({plan['why']}). Seed "
+        f"{record['seed']}. `published`: {published['what']} ({published['source']})."
+    )
+    return "\n\n".join(["\n".join(lines), about, *failed])
+
+
+def _cell(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def demo() -> str:
@@ -242,6 +317,15 @@ PAGES = {
         "its learning rate falls over the budget: with its stock recipe, some hundred steps teach it nothing. `load` "
         "is the machine's at the start and at the end of a training.",
         hippocampus,
+    ),
+    "hippocampus-folds": (
+        "Five folds of the hippocampus on one GPU",
+        "The 200 volumes of the Medical Segmentation Decathlon (Task 4) that are at hand, in the folds that medseg "
+        "proposes: planned once by `medseg plan`, each fold trained by `medseg train` and scored by `medseg evaluate`, "
+        "all at once on one device (`python -m benchmarks.gpu_folds`). No fold picks weights; every volume is scored "
+        "at its own size by the network that did not see it, and pooled with 95 % intervals over volumes. The release "
+        "names no persons: two volumes of one may be on both sides.",
+        folds,
     ),
     "own-data": (
         "Own data",

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 BUNDLES = Path(__file__).parents[1] / "bundles"
+_SHOWN = 1500  # characters of a log's end
 
 
 @dataclass
@@ -131,6 +134,60 @@ def call(words: Sequence[str], **options: Any) -> None:
         subprocess.TimeoutExpired: if it takes longer than the option ``timeout``.
     """
     subprocess.run([sys.executable, "-m", *words], check=True, **options)
+
+
+def at_once(
+    jobs: Mapping[Any, Callable[[], dict[str, Any]]],
+    number: int,
+    keep: Callable[[Any, dict[str, Any]], None],
+) -> None:
+    """Do several jobs at a time; what fails is a row with an ``error``, and the others go on.
+
+    Args:
+        jobs: by a name of any kind.
+        number: of them at a time.
+        keep: called with the name and the row of each, one after the other, as soon as it is there.
+    """
+    with ThreadPoolExecutor(number) as pool:
+        running = {pool.submit(job): name for name, job in jobs.items()}
+        try:
+            for done in as_completed(running):
+                error = done.exception()
+                if error is not None and not isinstance(error, Exception):
+                    raise error
+                keep(running[done], done.result() if error is None else {"error": f"{type(error).__name__}: {error}"})
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def call_logged(words: Sequence[str], log: Path, deadline: float | None = None, threads: int | None = None) -> None:
+    """Do as `call`, with what it says in a file, until a deadline.
+
+    Args:
+        words: as there.
+        log: is written to at its end.
+        deadline: on the monotonic clock, at which the process is ended.
+        threads: that it may compute with; ``None`` for its own choice.
+
+    Raises:
+        RuntimeError: if it fails or is late, with the end of what it said, without folders.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, **({} if threads is None else {"OMP_NUM_THREADS": str(threads)})}
+    left = None if deadline is None else deadline - time.monotonic()
+    try:
+        if left is not None and left <= 0:
+            raise subprocess.TimeoutExpired([], 0)
+        with log.open("a") as said:
+            call(words, stdout=said, stderr=said, env=environment, timeout=left)
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError(f"{words[0]}: not done when the time was over") from error
+    except subprocess.CalledProcessError as error:
+        end = log.read_text(errors="replace")[-_SHOWN:]
+        for place, shown in ((log.parent, "FOLDER"), (BUNDLES.parent, "."), (sys.prefix, "PYTHON"), (Path.home(), "~")):
+            end = end.replace(str(place), shown)
+        raise RuntimeError(f"{words[0]}: status {error.returncode}: {end}") from error
 
 
 def report(name: str, result: Mapping[str, Any], json_path: Path | None) -> None:

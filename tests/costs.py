@@ -15,6 +15,7 @@ class Device:
 
     def __init__(self) -> None:
         self.measured: list[tuple[int, tuple[int, ...]]] = []
+        self.precisions: set[str] = set()
         self.fails_above = float("inf")
         self._count = complexity.measure
 
@@ -22,6 +23,7 @@ class Device:
         if measures == ("macs",):
             return self._count(rows, measures)
         row, batch = rows[0], options["batch_size"]
+        self.precisions.add(options["precision"])
         macs = self._count(rows, ("macs",))["rows"][0]["macs"]
         base = row.kwargs["channels"][0]
         self.measured.append((base, row.size))

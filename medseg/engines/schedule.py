@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from medseg.errors import MedsegError
 
 KINDS = ("constant", "poly", "cosine")
+_WARMUP = 0.1  # share of a budget in minutes that a warm-up may take
 
 
 class Schedule:
@@ -17,14 +18,14 @@ class Schedule:
     The rate is the group's own initial rate times a factor of the progress p in [0, 1]: 1 (``constant``),
     ``(1 - p) ** power`` (``poly``), ``(1 + cos(pi p)) / 2`` (``cosine``; LFA U-Net, eq. 3). With a budget in minutes
     the progress is the larger of iterations done over all iterations and seconds spent over the budget, so that the
-    schedule ends when the time does.
+    schedule ends when the time does; and the warm-up is over when a tenth of the budget is, however slow steps are.
 
     Args:
         optimizer: its groups' rates at construction are the initial rates.
         kind: ``"constant"``, ``"poly"`` or ``"cosine"``.
         iterations: optimiser iterations of the whole training.
         power: exponent of ``poly``.
-        warmup: iterations over which the rate rises linearly from near zero.
+        warmup: iterations over which the rate rises linearly from near zero; a tenth of the minutes at most.
         max_minutes: wall-clock budget in minutes; ``None`` for none.
 
     Raises:
@@ -58,11 +59,9 @@ class Schedule:
 
     def factor(self, iteration: int, seconds: float) -> float:
         """Return the factor before iteration ``iteration`` (from 0) after ``seconds`` of training."""
-        progress = iteration / self.iterations
-        if self.max_minutes is not None:
-            progress = max(progress, seconds / (60 * self.max_minutes))
-        progress = min(1.0, progress)
-        rise = min(1.0, (iteration + 1) / self.warmup) if self.warmup else 1.0
+        spent = 0.0 if self.max_minutes is None else seconds / (60 * self.max_minutes)
+        progress = min(1.0, max(iteration / self.iterations, spent))
+        rise = min(1.0, max((iteration + 1) / self.warmup, spent / _WARMUP)) if self.warmup else 1.0
         if self.kind == "poly":
             return float(rise * (1 - progress) ** self.power)
         if self.kind == "cosine":

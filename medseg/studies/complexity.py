@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from medseg.bundle.discovery import UnknownNetworkError, find, load, networks
 from medseg.engines.memory import keep_freed_memory
-from medseg.engines.precision import network_to_channels_last, to_memory_format
+from medseg.engines.precision import autocast, network_to_channels_last, resolve_precision, to_memory_format
 from medseg.errors import MedsegError
 from medseg.studies.isolated import isolated
 from medseg.studies.measures import TrainingStep, macs, parameters, peak_bytes, seconds
@@ -90,6 +90,7 @@ def measure(
     *,
     batch_size: int = BATCH_SIZE,
     device: str | None = None,
+    precision: str = "fp32",
     progress: Callable[[int, int | None], None] | None = None,
 ) -> dict[str, Any]:
     """Measure networks one by one; one that fails does not stop the others.
@@ -101,6 +102,7 @@ def measure(
         measures: some of `MEASURES`.
         batch_size: images at a time, for memory and throughput.
         device: for memory and throughput; by default a GPU where there is one.
+        precision: for memory and throughput, see `resolve_precision`.
         progress: called with what is done and what there is in all.
 
     Returns:
@@ -117,20 +119,21 @@ def measure(
     if batch_size < 1:
         raise ComplexityError(f"batch_size is {batch_size}; it must be at least 1")
     place = _device(device)
+    resolved = resolve_precision(precision, place)
     results, total = [], len(rows) * len(measures)
     for number, row in enumerate(rows):
         record = _describe(row)
         for done, name in enumerate(measures):
             if progress:
                 progress(number * len(measures) + done, total)
-            value, error = _attempt(name, row, batch_size, place)
+            value, error = _attempt(name, row, batch_size, place, resolved)
             record["memory_bytes" if name == "memory" else name] = value
             if error:
                 record["errors"][name] = error
         results.append(record)
     if progress:
         progress(total, total)
-    return {"settings": _settings(measures, batch_size, place), "rows": results}
+    return {"settings": _settings(measures, batch_size, place, resolved), "rows": results}
 
 
 def _device(name: str | None) -> torch.device:
@@ -161,32 +164,33 @@ def _describe(row: Row) -> dict[str, Any]:
     }
 
 
-def _settings(measures: Sequence[str], batch_size: int, device: torch.device) -> dict[str, Any]:
+def _settings(measures: Sequence[str], batch_size: int, device: torch.device, precision: str) -> dict[str, Any]:
     settings: dict[str, Any] = {"measures": list(measures)}
     if set(measures) - set(QUICK):
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else None
         tf32 = device.type == "cuda" and torch.backends.cudnn.allow_tf32
         settings |= {"batch_size": batch_size, "device": str(device), "device_name": name}
         settings |= {"threads": torch.get_num_threads(), "memory_format": "channels_last", "optimizer": "Adam"}
-        settings["precision"] = "float32, convolutions in TF32" if tf32 else "float32"
+        full = "float32, convolutions in TF32" if tf32 else "float32"
+        settings["precision"] = full if precision == "fp32" else precision
     return settings
 
 
-def _attempt(measure: str, row: Row, batch_size: int, device: torch.device) -> tuple[Any, str | None]:
+def _attempt(measure: str, row: Row, batch_size: int, device: torch.device, precision: str) -> tuple[Any, str | None]:
     """Return a measure and ``None``, or ``None`` and why there is none."""
     try:
         if measure in QUICK:
             return _QUICK[measure](row), None
-        result: tuple[Any, str | None] = isolated(_slow, measure, row, batch_size, str(device))
+        result: tuple[Any, str | None] = isolated(_slow, measure, row, batch_size, str(device), precision)
         return result
     except Exception as error:  # whatever is wrong with one network, the others are measured
         return None, f"{type(error).__name__}: {error}"
 
 
-def _slow(measure: str, row: Row, batch_size: int, device: str) -> tuple[Any, str | None]:
+def _slow(measure: str, row: Row, batch_size: int, device: str, precision: str) -> tuple[Any, str | None]:
     """Do what a process of its own is for; errors go back as text, since not all of them can be pickled."""
     try:
-        return _SLOW[measure](row, batch_size, torch.device(device)), None
+        return _SLOW[measure](row, batch_size, torch.device(device), precision), None
     except Exception as error:
         if wants_memory(error):
             edges = " x ".join(map(str, row.size))
@@ -227,22 +231,22 @@ def _prepared(row: Row, batch_size: int, device: torch.device) -> tuple[nn.Modul
     return network, to_memory_format(torch.rand(batch_size, row.in_channels, *row.size, device=device))
 
 
-def _memory(row: Row, batch_size: int, device: torch.device) -> int:
+def _memory(row: Row, batch_size: int, device: torch.device, precision: str) -> int:
     def work() -> None:
-        step = TrainingStep(*_prepared(row, batch_size, device))
+        step = TrainingStep(*_prepared(row, batch_size, device), precision)
         step()
         step()  # from here on the optimiser's state is there in the forward pass too
 
     return peak_bytes(work, device)
 
 
-def _throughput(row: Row, batch_size: int, device: torch.device) -> dict[str, float]:
+def _throughput(row: Row, batch_size: int, device: torch.device, precision: str) -> dict[str, float]:
     keep_freed_memory(device)
     network, image = _prepared(row, batch_size, device)
     network.eval()
-    with torch.inference_mode():
+    with torch.inference_mode(), autocast(precision, device):
         forward, forward_runs = seconds(lambda: network(image), device)
-    training, training_runs = seconds(TrainingStep(network, image), device)
+    training, training_runs = seconds(TrainingStep(network, image, precision), device)
     return {
         "forward": batch_size / forward,
         "forward_runs": forward_runs,
@@ -252,4 +256,4 @@ def _throughput(row: Row, batch_size: int, device: torch.device) -> dict[str, fl
 
 
 _QUICK: Mapping[str, Callable[[Row], int]] = {"parameters": _parameters, "macs": _macs}
-_SLOW: Mapping[str, Callable[[Row, int, torch.device], Any]] = {"memory": _memory, "throughput": _throughput}
+_SLOW: Mapping[str, Callable[[Row, int, torch.device, str], Any]] = {"memory": _memory, "throughput": _throughput}

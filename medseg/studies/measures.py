@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from medseg.engines.precision import autocast, resolve_precision
 from medseg.errors import MedsegError
 
 _WARM_UP = 2
@@ -118,18 +119,21 @@ class TrainingStep:
     Args:
         network: put into training.
         image: batch ``(B, C, *S)``.
+        precision: of the forward pass, see `resolve_precision`.
     """
 
-    def __init__(self, network: nn.Module, image: Tensor) -> None:
+    def __init__(self, network: nn.Module, image: Tensor, precision: str = "fp32") -> None:
         self.network = network.train()
         self.image = image
+        self.precision = resolve_precision(precision, image.device)
         self.optimizer = torch.optim.Adam(network.parameters())
 
     def __call__(self) -> None:
         """Train one step."""
         self.optimizer.zero_grad(set_to_none=True)
-        outputs = self.network(self.image)
+        with autocast(self.precision, self.image.device):
+            outputs = self.network(self.image)
         values = [outputs] if isinstance(outputs, Tensor) else list(outputs.values())
-        loss = torch.stack([value.square().mean() for value in values]).sum()
+        loss = torch.stack([value.float().square().mean() for value in values]).sum()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()

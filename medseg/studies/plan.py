@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from medseg.bundle import networks
 from medseg.data.datalist import Datalist
@@ -25,7 +28,8 @@ MINUTES = 60.0
 _FOREGROUND = 1 / 3
 _LEARNING_RATE = 0.002
 _RECORDS = 20  # epochs that a training is divided into: each is recorded and can be resumed from
-_SPARE = 1.5  # steps that the schedule may have beyond those expected: the clock ends it
+_SPARE = 4  # times the steps that are expected: the clock ends a training, however much faster it is than its plan
+_LOADING = 4  # processes at most
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,7 @@ def make_plan(
         "planned_for": made_for,
         **_schedule(steps, wanted),
         **_samples(found, measured, seen),
+        **_loading(place),
         **_learning(data),
     }
     scores = {"distances": {"tolerance": 1.0}} if found.spacings is not None and found.dimensions == 3 else {}
@@ -146,7 +151,7 @@ def _schedule(steps: int, minutes: float) -> dict[str, Chosen]:
     decay = min(0.999, max(0.9, round(1 - 20 / max(steps, 1), 4)))
     return {
         "iterations": Chosen(iterations, f"an epoch is a twentieth of the {steps} steps that are expected"),
-        "max_epochs": Chosen(epochs, "half as many again as are expected: the minutes end the training"),
+        "max_epochs": Chosen(epochs, f"{_SPARE} times what is expected: the minutes end the training"),
         "max_minutes": Chosen(minutes, "as it was asked for; the schedule is fitted to it"),
         "val_interval": Chosen(epochs, "the minutes are for training; the last, averaged weights are kept"),
         "validation_fold": Chosen(None, "all folds but the test's are trained on, as no choice is left to make"),
@@ -168,6 +173,14 @@ def _samples(found: Fingerprint, measured: Measured, seen: Chosen | None) -> dic
         "foreground": share if found.background is not None else Chosen(0.0, "every class is everywhere"),
         **({"slices": Chosen(True, f"the network sees {seen.value} slices")} if seen else {}),
     }
+
+
+def _loading(device: torch.device) -> dict[str, Chosen]:
+    if device.type == "cpu":
+        return {}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    number = min(_LOADING, cores - 1)
+    return {"num_workers": Chosen(number, "loading processes, so that the GPU need not wait; none on a CPU")}
 
 
 def _learning(data: Datalist) -> dict[str, Chosen]:

@@ -240,7 +240,9 @@ def _measure(
     row = _row(candidate, channels, classes)
     progress(f"measuring {_said(candidate)}")
     try:
-        record = complexity.measure([row], ("memory", "throughput"), batch_size=candidate.batch, device=str(device))
+        record = complexity.measure(
+            [row], ("memory", "throughput"), batch_size=candidate.batch, device=str(device), precision="auto"
+        )
     except MedsegError as error:
         raise PlanError(str(error)) from error
     held = record["rows"][0]

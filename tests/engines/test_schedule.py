@@ -42,6 +42,13 @@ def test_warmup_rises_linearly() -> None:
     assert [schedule.factor(i, 0) for i in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
 
 
+def test_warmup_is_over_with_a_tenth_of_the_minutes() -> None:
+    schedule = Schedule(optimizer(), "constant", 10**6, warmup=1000, max_minutes=1)
+    assert schedule.factor(1, 3) == pytest.approx(0.5)  # steps are slower than they were planned
+    assert schedule.factor(2, 6) == 1
+    assert schedule.factor(499, 0.1) == pytest.approx(0.5)  # and here they are not
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -112,7 +112,7 @@ def test_what_want_of_memory_looks_like(monkeypatch, error, wanted):
         raise error
 
     monkeypatch.setitem(complexity._SLOW, "memory", fail)
-    value, message = complexity._slow("memory", TINY, 2, "cpu")
+    value, message = complexity._slow("memory", TINY, 2, "cpu", "fp32")
     assert value is None
     assert ("a batch of 2, 32 x 32 pixels, does not fit" in message) is wanted
     assert wanted or message == "RuntimeError: shapes do not agree"

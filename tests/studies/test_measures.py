@@ -135,6 +135,16 @@ def test_a_step_trains_every_output():
     assert all((value != before[name]).any() for name, value in network.named_parameters())
 
 
+def test_a_step_is_taken_in_the_precision_asked_for():
+    seen = []
+    network = nn.Linear(2, 2)
+    network.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    TrainingStep(network, torch.rand(4, 2), "bf16")()
+    TrainingStep(network, torch.rand(4, 2), "auto")()
+    assert seen == [torch.bfloat16, torch.float32]  # a CPU trains in float32
+    assert network.weight.grad.dtype == torch.float32
+
+
 def test_seconds_warm_up_and_repeat():
     calls = []
     median, runs = seconds(lambda: calls.append(None), CPU)

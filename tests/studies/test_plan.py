@@ -7,6 +7,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+import torch
 import yaml
 from costs import Device
 from PIL import Image
@@ -22,7 +23,7 @@ from medseg.data.file_facts import cache_folder
 from medseg.data.fingerprint import Fingerprint
 from medseg.io.images import read_image
 from medseg.studies import complexity, plan_bundle
-from medseg.studies.plan import make_plan
+from medseg.studies.plan import _loading, make_plan
 from medseg.studies.plan_and_train import KEYS, plan_and_train
 from medseg.studies.plan_rules import PlanError
 
@@ -296,3 +297,16 @@ def test_nothing_but_errors_of_ours(tmp_path: Path) -> None:
     data: Any = load_data(volumes(tmp_path / "data", empty=True))
     with pytest.raises(PlanError):
         make_plan(data, device="cpu")
+
+
+def test_the_minutes_end_a_training_that_is_faster_than_its_plan(tmp_path: Path, device: Device) -> None:
+    plan = make_plan(load_data(volumes(tmp_path)), minutes=5, device="cpu")
+    assert device.precisions == {"auto"}  # what a training computes in
+    assert plan.train["max_epochs"].value * plan.train["iterations"].value >= 4 * plan.steps
+    assert "num_workers" not in plan.train
+
+
+def test_loading_leaves_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cores, number in ((1, 0), (2, 1), (16, 4)):
+        monkeypatch.setattr("os.sched_getaffinity", lambda _, cores=cores: set(range(cores)), raising=False)
+        assert _loading(torch.device("cuda"))["num_workers"].value == number

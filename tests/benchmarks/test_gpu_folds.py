@@ -1,0 +1,68 @@
+"""What `benchmarks.gpu_folds` and `own_data` make of their rows: pooled scores, ranks, and jobs of which some fail."""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import common, own_data
+from benchmarks.gpu_folds import _short, pooled
+
+
+def test_cases_of_all_folds_are_pooled() -> None:
+    draw = np.random.default_rng(0)
+    dice = draw.uniform(0.5, 1, (10, 2))
+    rows = [
+        {"each": [[f"case_{n}", name, dice[n, k], None if n == 3 else 1.0 + n, 0.5, 0.9]
+                  for n in part for k, name in enumerate(("front", "back"))]}
+        for part in (range(5), range(5, 10))
+    ]  # fmt: skip
+    found = pooled([*rows, {"error": "not done"}], ["front", "back"])
+    assert found["cases"] == 10
+    for k, name in enumerate(("front", "back")):
+        assert found["dice"][name]["mean"] == pytest.approx(dice[:, k].mean())
+        low, high = found["dice"][name]["interval"]
+        assert dice[:, k].min() < low < dice[:, k].mean() < high < dice[:, k].max()
+    assert found["hd95"]["front"]["n"] == 9
+    assert found["hd95"]["front"]["mean"] == pytest.approx(np.mean([1.0 + n for n in range(10) if n != 3]))
+    assert found["mean_dice"]["mean"] == pytest.approx(dice.mean())
+    assert pooled([], ["front"]) == {"cases": 0}
+
+
+def test_columns_are_found_with_their_units() -> None:
+    line = {"case": "a", "class": "front", "dice": "0.5", "hd95_mm": "1.5", "assd_mm": "", "nsd": "0.75"}
+    assert _short(line) == ["a", "front", 0.5, 1.5, None, 0.75]
+
+
+def row(data: str, network: str, dice: float) -> dict[str, object]:
+    return {"data": data, "network": network, "scores": {"network": {"dice": {"cell": {"mean": dice}}}}}
+
+
+def test_networks_are_ranked_by_what_they_reach_of_the_best() -> None:
+    rows = [row("a", "unet", 0.8), row("a", "other", 0.4), row("b", "unet", 0.3), row("b", "other", 0.6)]
+    rows += [{"data": "c", "network": "other", "error": "no memory"}, row("c", "unet", 0.5), row("a", "third", 0.8)]
+    lines = own_data.ranks(rows)
+    assert [line["network"] for line in lines] == ["unet", "other", "third"]  # one set alone ranks last
+    assert [line["mean"] for line in lines] == pytest.approx([(1 + 0.5 + 1) / 3, (0.5 + 1 + 0) / 3, 1])
+    assert lines[1]["relative"] == pytest.approx({"a": 0.5, "b": 1, "c": 0})
+
+
+def test_a_job_that_fails_is_a_row(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+
+    def late() -> dict[str, object]:
+        common.call_logged(["json.tool"], log, time.monotonic() - 1)
+        return {}
+
+    def wrong() -> dict[str, object]:
+        common.call_logged(["json.tool", str(tmp_path / "none.json")], log)
+        return {}
+
+    kept: dict[str, dict[str, object]] = {}
+    common.at_once({"late": late, "wrong": wrong, "right": lambda: {"steps": 2}}, 2, kept.__setitem__)
+    assert kept["right"] == {"steps": 2}
+    assert "json.tool: not done when the time was over" in str(kept["late"]["error"])
+    assert "No such file" in str(kept["wrong"]["error"])
+    assert str(tmp_path) not in json.dumps(kept)
