@@ -34,11 +34,6 @@ def exact() -> Iterator[None]:
         yield
 
 
-def taken(device: torch.device) -> int:
-    """Return the bytes that tensors take on a GPU, those of no cycle's; 0 on a CPU."""
-    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
-
-
 @pytest.fixture
 def limit(device: torch.device) -> Iterator[Callable[[int], None]]:
     """What leaves a process so many more bytes of the GPU than its tensors take now; without effect on a CPU."""

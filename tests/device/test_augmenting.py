@@ -36,9 +36,11 @@ def without_noise(data: SegmentationDataset) -> SegmentationDataset:
     return data
 
 
-def batches(data: SegmentationDataset, device: torch.device, place: str, batch_size: int = 4) -> list[dict[str, Tensor]]:
+def batches(
+    data: SegmentationDataset, device: torch.device, place: str, batch_size: int = 4
+) -> list[dict[str, Tensor]]:
     data.augments = place == "loader"
-    loader = make_loader(data, batch_size, shuffle=True, iterations=6, pin_memory=device.type == "cuda")
+    loader = make_loader(data, 4, shuffle=True, iterations=6, pin_memory=device.type == "cuda")
     loader.sampler.set_epoch(3)
     prepare = PrepareBatch(True, partial(augment, data))
     found = []

@@ -141,9 +141,7 @@ def volumes() -> Description:
 @pytest.mark.parametrize(
     ("dims", "scale"), [(3, 1), (3, 2), (2, 1), (2, 2)], ids=["3D", "3D_resampled", "slices", "slices_resampled"]
 )
-def test_volumes(
-    device: torch.device, monkeypatch: pytest.MonkeyPatch, dims: int, scale: int, stitched: str
-) -> None:
+def test_volumes(device: torch.device, monkeypatch: pytest.MonkeyPatch, dims: int, scale: int, stitched: str) -> None:
     """Put together on the GPU or in the computer's memory, by windows of a volume or of its slices."""
     model = volumes() if dims == 3 else described(window=[24, 24], batch=4, overlap=0.5)
     networks: list[nn.Module] = [unet(dims, seed) for seed in range(2)]
@@ -285,11 +283,10 @@ def test_cases_that_fit_are_done(device: torch.device, on_gpu: bool, limit: Call
 
 def test_masks_of_files(device: torch.device, tmp_path: Path) -> None:
     """The command's way: read ahead in threads, predicted, written behind."""
+    import tifffile
     from prediction.test_predictor import Threshold, description, expected, grey
 
     from medseg.prediction.predictor import ImageFolder, Predictor
-
-    import tifffile
 
     folder = tmp_path / "in"
     folder.mkdir()

@@ -74,7 +74,9 @@ def test_it_ends(device: torch.device, on_gpu: bool, tmp_path: Path, dims: int, 
     assert {parameter.device for parameter in trainer.network.parameters()} == {device}
     last = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")
     assert bool(last["scaler"]) is (precision == "fp16")
-    assert all(value.device.type == "cpu" for value in network_weights(load_checkpoint(tmp_path / "run" / "model.pt")).values())
+    assert all(
+        value.device.type == "cpu" for value in network_weights(load_checkpoint(tmp_path / "run" / "model.pt")).values()
+    )
 
 
 def watched(trainer: Trainer) -> list[Tensor]:
@@ -124,9 +126,7 @@ def test_resumed_as_uninterrupted(
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_auto_measures_and_records(device: torch.device, on_gpu: bool, tmp_path: Path, num_workers: int) -> None:
-    trainer = build(
-        tmp_path / "run", device, patches(3), 3, augment_on="auto", num_workers=num_workers, max_epochs=1
-    )
+    trainer = build(tmp_path / "run", device, patches(3), 3, augment_on="auto", num_workers=num_workers, max_epochs=1)
     trainer.run()
     record = tmp_path / "run" / "augmentation.json"
     assert record.is_file() is on_gpu
