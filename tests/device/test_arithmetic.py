@@ -82,7 +82,7 @@ def test_gradients(device: torch.device, name: str, batch: int) -> None:
     largest = max(float(value.norm()) for key, value in expected.items() if key not in ("output", "image"))
     for key, value in expected.items():
         apart = float((found[key] - value).norm())  # a bias before a normalisation has the gradient 0, and rounding
-        assert apart <= 1e-3 * float(value.norm()) + 1e-5 * largest, key
+        assert apart <= 2e-3 * float(value.norm()) + 1e-4 * largest, key
 
 
 LOSSES: dict[str, Callable[[], nn.Module]] = {
@@ -132,7 +132,7 @@ def test_confusion(device: torch.device) -> None:
     truth[0] = 255
     tables = []
     for place in (torch.device("cpu"), device):
-        matrix = ConfusionMatrix(3, 255)
+        matrix = ConfusionMatrix(3, 255, device=place)
         matrix.update(guess.to(place), truth.to(place))
         tables.append(torch.as_tensor(matrix.matrix).cpu())
     torch.testing.assert_close(tables[1], tables[0], rtol=0, atol=0)

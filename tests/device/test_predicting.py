@@ -249,6 +249,8 @@ def test_what_is_known_not_to_fit_is_not_tried(
     with caplog.at_level(logging.WARNING, "medseg"):
         (found,) = predict([fed])
     del filled
+    if on_gpu:
+        torch.cuda.empty_cache()
     assert f"the memory of {device} has 0." in caplog.text
     assert "are needed: windows are put together in the computer's memory" in caplog.text
     assert "did not hold" not in caplog.text
