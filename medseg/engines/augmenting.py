@@ -21,6 +21,7 @@ import torch
 from ignite.engine import Engine
 from torch import Tensor
 
+from medseg.engines.failures import out_of_memory
 from medseg.engines.loading import SegmentationDataset, stop_workers
 from medseg.engines.training_parts import agreed
 from medseg.errors import MedsegError, counted
@@ -175,7 +176,7 @@ def measure(engine: Engine, dataset: SegmentationDataset) -> Pace | None:
     try:
         augmented = _timed(lambda number: _prepared(engine, raw[number % len(raw)]), device)
     except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:  # of a transform that knows no GPU
-        if isinstance(error, torch.OutOfMemoryError):
+        if out_of_memory(error):
             raise
         logger.warning("augmentation on %s: %s", device, str(error).splitlines()[0][:200] if str(error) else error)
         failed = True

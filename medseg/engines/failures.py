@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from ignite.engine import State
 
 from medseg.caller import spelt
 from medseg.errors import MedsegError
 
-__all__ = ["TrainingError", "diverged", "no_memory", "out_of_memory"]
+__all__ = ["TrainingError", "diverged", "let_go", "no_memory", "out_of_memory"]
 
-_NO_MEMORY = ("out of memory", "can't allocate memory")
+_NO_MEMORY = (
+    "out of memory",
+    "allocate memory",
+    "bad_alloc",
+    "could not create a memory",  # oneDNN
+    "ALLOC_FAILED",  # cuBLAS and cuDNN, for their own handles and scratch memory
+    "unable to find an engine",  # cuDNN, where the scratch memory of no algorithm fits
+)
 
 
 class TrainingError(MedsegError):
@@ -20,9 +29,24 @@ class TrainingError(MedsegError):
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that a device, or the machine, has no memory left."""
-    known = isinstance(error, torch.OutOfMemoryError)
+    """Return whether an error says that a device, or the machine, has no memory left.
+
+    Args:
+        error: of torch, of one of its libraries, or of Python.
+    """
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
     return known or (isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY))
+
+
+def let_go(error: BaseException, state: State) -> None:
+    """Give the device's memory back that a failed step holds, even while somebody looks at the error or the trainer.
+
+    Args:
+        error: whose frames hold what was computed before; its lines stay.
+        state: of the trainer, which holds the network's output and with it all that a backward would need.
+    """
+    traceback.clear_frames(error.__traceback__)
+    state.output = None
 
 
 def no_memory(place: str, device: torch.device, batch_size: int, shape: Sequence[int], last: Path) -> TrainingError:

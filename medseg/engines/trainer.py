@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from medseg.engines.augmenting import PLACES, augment, settle
 from medseg.engines.averaging import moving_average
 from medseg.engines.evaluator import Evaluator
-from medseg.engines.failures import TrainingError, diverged, no_memory, out_of_memory
+from medseg.engines.failures import TrainingError, diverged, let_go, no_memory, out_of_memory
 from medseg.engines.loading import SegmentationDataset, make_loader, stop_workers
 from medseg.engines.memory import keep_freed_memory
 from medseg.engines.precision import network_to_channels_last, resolve_precision
@@ -207,7 +207,7 @@ class Trainer(SupervisedTrainer):
             if (asked := signals.received()) is not None:  # a loading process was asked too, and ended first
                 self.run_record.close("KILLED")
                 raise asked from error
-            told = self._no_memory() if out_of_memory(error) else error
+            told = self._no_memory(error) if out_of_memory(error) else error
             self.run_record.close("FAILED", told)
             if told is not error:
                 raise told from error
@@ -324,7 +324,8 @@ class Trainer(SupervisedTrainer):
     def _diverged(self, what: str) -> NoReturn:
         raise diverged(what, self._place(), self._rate, self.run_record.last_checkpoint)
 
-    def _no_memory(self) -> TrainingError:
+    def _no_memory(self, error: BaseException) -> TrainingError:
+        let_go(error, self.state)
         last = self.run_record.last_checkpoint
         return no_memory(self._place(), self.state.device, self.batch_size, self._meter.image_shape, last)
 

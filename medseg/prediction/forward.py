@@ -20,6 +20,7 @@ from monai.transforms import AsDiscreted, Compose
 from torch import Tensor, nn
 
 from medseg.bundle.description import Description
+from medseg.engines.failures import out_of_memory
 from medseg.engines.memory import device_memory
 from medseg.engines.precision import autocast
 from medseg.inferers.blocks import Block, BlockInferer, finite, several_of
@@ -92,21 +93,16 @@ class Forward:
                 not hold a forward.
         """
         home = self._home(feds)
-        try:
-            return self._predict(feds, home)
-        except torch.OutOfMemoryError:
-            pass  # what the frames of the error hold is free after this block
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        if (found := self._tried(feds, home)) is not None:
+            return found
         if home != _CPU:
             self._say("did not hold it")
-            try:
-                return self._predict(feds, _CPU)
-            except torch.OutOfMemoryError:
-                pass
+            if (found := self._tried(feds, _CPU)) is not None:
+                return found
+        elsewhere = "" if self.device == _CPU else ", or device=cpu"
         raise PredictionError(
             f"the memory of {self.device} does not hold a forward of {self.description.inference.batch} windows; "
-            "predict with inference#batch=1, a smaller inference#window, or device=cpu"
+            f"predict with inference#batch=1, or a smaller inference#window{elsewhere}"
         )
 
     def _home(self, feds: Sequence[Fed]) -> torch.device:
@@ -146,6 +142,17 @@ class Forward:
             return logits.to(home) if isinstance(logits, Tensor) else logits
 
         return moved
+
+    def _tried(self, feds: Sequence[Fed], home: torch.device) -> list[Collected] | None:
+        """Return what `_predict` does; ``None`` where memory is short, and what was taken is free then."""
+        try:
+            return self._predict(feds, home)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+        if self.device.type == "cuda":  # what the frames of the error held is free now
+            torch.cuda.empty_cache()
+        return None
 
     def _predict(self, feds: Sequence[Fed], home: torch.device) -> list[Collected]:
         collected = [

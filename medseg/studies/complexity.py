@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg.bundle.discovery import UnknownNetworkError, find, load, networks
+from medseg.engines.failures import out_of_memory
 from medseg.engines.memory import keep_freed_memory
 from medseg.engines.precision import autocast, network_to_channels_last, resolve_precision, to_memory_format
 from medseg.errors import MedsegError
@@ -192,21 +193,11 @@ def _slow(measure: str, row: Row, batch_size: int, device: str, precision: str) 
     try:
         return _SLOW[measure](row, batch_size, torch.device(device), precision), None
     except Exception as error:
-        if wants_memory(error):
+        if out_of_memory(error):
             edges = " x ".join(map(str, row.size))
             where = f"in the memory of {device}"
             return None, f"a batch of {batch_size}, {edges} pixels, does not fit {where}; try a smaller one"
         return None, f"{type(error).__name__}: {error}"
-
-
-def wants_memory(error: Exception) -> bool:
-    """Tell whether an error says that there is not enough memory.
-
-    Args:
-        error: of torch, of one of its libraries, or of Python.
-    """
-    signs = ("allocate memory", "bad_alloc", "could not create a memory")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(sign in str(error) for sign in signs)
 
 
 def build(row: Row, device: torch.device | str) -> nn.Module:

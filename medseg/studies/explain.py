@@ -21,13 +21,13 @@ from torch import Tensor
 
 from medseg.atomic import atomic_write
 from medseg.bundle.description import Description
+from medseg.engines.failures import out_of_memory
 from medseg.errors import MedsegError, counted
 from medseg.io.masks import image_suffix
 from medseg.prediction.case import Feeder
 from medseg.prediction.cases import ImageFolder
 from medseg.prediction.sinks import Case
 from medseg.reports.attention import attention_sheet
-from medseg.studies.complexity import wants_memory
 from medseg.studies.explainable import Explainable, ExplainError, first_line
 
 
@@ -262,7 +262,7 @@ def _array(tensor: Tensor) -> NDArray[Any]:
 
 
 def _reason(error: Exception) -> str:
-    if wants_memory(error):
+    if out_of_memory(error):
         return f"too little memory for the whole image ({first_line(error)}); look at a region of it with --roi"
     return first_line(error)
 

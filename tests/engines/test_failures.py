@@ -1,5 +1,8 @@
 """A training that runs out of memory says what to lower, and goes on with it."""
 
+import gc
+import traceback
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +45,26 @@ def test_it_goes_on_with_smaller_batches(entries: Entries, tmp_path: Path) -> No
     assert (folder / "model.pt").is_file()
 
 
+def test_what_the_failed_step_held_is_let_go(entries: Entries, tmp_path: Path) -> None:
+    """While error and trainer are looked at, as in a notebook: the network's output with its graph, and what comes of it."""
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def loss(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        large = logits.exp()
+        held.extend(weakref.ref(each) for each in (logits, large))
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    trainer = build(entries, tmp_path / "run", loss_function=loss)
+    gc.disable()
+    try:
+        with pytest.raises(TrainingError) as caught:
+            trainer.run()
+        assert [each() is None for each in held] == [True] * 2
+    finally:
+        gc.enable()
+    assert "in loss" in "".join(traceback.format_exception(caught.value.__cause__))
+
+
 def test_in_the_first_epoch_there_is_nothing_to_go_on_from(entries: Entries, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"epoch 1, iteration 2: .* or patch: and start again"):
         build(entries, tmp_path / "run", loss_function=scarce(1)).run()
@@ -56,6 +79,10 @@ def test_in_the_first_epoch_there_is_nothing_to_go_on_from(entries: Entries, tmp
             True,
         ),
         (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("GET was unable to find an engine to execute this computation"), True),
+        (RuntimeError("std::bad_alloc"), True),
+        (MemoryError(), True),
         (RuntimeError("shape '[2]' is invalid"), False),
         (KeyboardInterrupt(), False),
         (ValueError("out of memory"), False),
