@@ -118,6 +118,10 @@ def make_plan(
     measured = plan_network.choose(
         tried, channels, len(found.classes), minutes=wanted, memory=int(limit.value), device=place, progress=say
     )
+    measured = plan_network.larger_batch(
+        measured, channels, len(found.classes), pixels=math.prod(edges) * len(found.cases), minutes=wanted,
+        memory=int(limit.value), device=place, progress=say,
+    )  # fmt: skip
     steps = measured.steps(wanted)
     size = list(measured.candidate.patch)
     chosen = Chosen(
@@ -168,7 +172,8 @@ def _samples(found: Fingerprint, measured: Measured, seen: Chosen | None) -> dic
     return {
         "patch": Chosen(list(measured.candidate.patch), "the largest that memory and minutes allow, see network"),
         "batch_size": Chosen(
-            measured.candidate.batch, "2 volumes; pictures that make one of 256 x 256 together, 4 at least"
+            measured.candidate.batch,
+            "2 volumes; pictures that make one of 256 x 256 together, 4 at least; more where a GPU is faster so",
         ),
         "foreground": share if found.background is not None else Chosen(0.0, "every class is everywhere"),
         **({"slices": Chosen(True, f"the network sees {seen.value} slices")} if seen else {}),

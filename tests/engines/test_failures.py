@@ -46,7 +46,7 @@ def test_it_goes_on_with_smaller_batches(entries: Entries, tmp_path: Path) -> No
 
 
 def test_what_the_failed_step_held_is_let_go(entries: Entries, tmp_path: Path) -> None:
-    """While error and trainer are looked at, as in a notebook: the network's output with its graph, and what comes of it."""
+    """While error and trainer are looked at, as in a notebook: the network's output and what comes of it."""
     held: list[weakref.ref[torch.Tensor]] = []
 
     def loss(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ from costs import PACE, Device
 
 from medseg.bundle import networks
 from medseg.studies import complexity, plan_network
-from medseg.studies.plan_network import Candidate, arguments, candidates, choose, memory_limit
+from medseg.studies.plan_network import Candidate, arguments, candidates, choose, larger_batch, memory_limit
 from medseg.studies.plan_rules import PlanError
 
 CPU = torch.device("cpu")
@@ -127,3 +127,24 @@ def test_sizes_that_a_network_has_not_are_left_out(device: Device) -> None:
     assert best.candidate.base == 32
     assert 12 not in {base for base, _ in device.measured}
     assert any("must be divisible" in line for line in best.tried)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "memory", "minutes", "expected"),
+    [(1e9, 2**40, 1e6, 8), (1e6, 2**40, 1e6, 3), (1e9, 5000, 1e6, 4), (1e9, 2**40, 0.2, 2)],
+)
+def test_a_gpu_gets_the_batch_that_keeps_it_busy(
+    monkeypatch: pytest.MonkeyPatch, pixels: float, memory: int, minutes: float, expected: int
+) -> None:
+    seconds = {2: 0.010, 3: 0.010, 4: 0.011, 8: 0.015, 16: 0.030}  # from 8 on the device is busy
+
+    def measure(candidate: Candidate, macs: int, *_: object) -> plan_network.Measured:
+        return plan_network.Measured(candidate, seconds[candidate.batch], 1000 * candidate.batch, macs)
+
+    monkeypatch.setattr(plan_network, "_measure", measure)
+    start = plan_network.Measured(tried()[0], seconds[2], 2000, 1)
+    options = {"pixels": pixels, "minutes": minutes, "memory": memory}
+    on_gpu = larger_batch(start, 1, 2, device=torch.device("cuda"), **options)  # type: ignore[arg-type]
+    assert on_gpu.candidate.batch == expected
+    assert on_gpu.seconds == seconds[expected]
+    assert larger_batch(start, 1, 2, device=CPU, **options) is start  # type: ignore[arg-type]
