@@ -148,7 +148,7 @@ def check_requirements(metadata: Mapping[str, Any]) -> None:
     from packaging.requirements import Requirement
 
     least = {}
-    for line in importlib.metadata.requires("medseg") or []:
+    for line in _required():
         requirement = Requirement(line)
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             least[requirement.name.lower()] = requirement.specifier
@@ -275,3 +275,11 @@ def _short_errors(kind: type[BaseException], error: BaseException, trace: Traceb
         sys.__excepthook__(kind, error, trace)
     else:
         sys.stderr.write(f"error: {said}\n")
+
+
+def _required() -> list[str]:
+    """Return what this package needs, by its metadata; nothing of a checkout that is not installed."""
+    try:
+        return importlib.metadata.requires("medseg") or []
+    except importlib.metadata.PackageNotFoundError:
+        return []

@@ -121,7 +121,7 @@ def _voxels(classes: npt.NDArray[Any], num_classes: int) -> tuple[int, ...]:
 def _parts(classes: npt.NDArray[Any], voxels: tuple[int, ...]) -> tuple[int, ...]:
     from scipy import ndimage
 
-    shifted = np.where((classes >= 0) & (classes < len(voxels)), classes, -1).astype(np.int32) + 1
+    shifted = np.where((classes >= 0) & (classes < len(voxels)), classes.astype(np.int32), -1) + 1
     boxes = ndimage.find_objects(shifted, len(voxels))
     structure = np.ones((3,) * classes.ndim)
     found = []
