@@ -37,6 +37,10 @@ _SECONDARY = "1.2.840.10008.5.1.4.1.1.7"  # and what begins so: its forms of sev
 _LOSSY = tuple(f"1.2.840.10008.1.2.4.{end}" for end in (50, 51, 81, 91, 93, 203))
 
 
+_TALKERS = (  # each says what names a patient, a study or an archive
+    *("pydicom", "highdicom.base"),
+    *("dicomweb_client.web", "urllib3.connectionpool"),
+)
 _quiet_threads: set[int] = set()
 _quiet_lock = threading.Lock()
 _filters = contextlib.ExitStack()  # what the first quiet thread found; the filters are all threads'
@@ -48,14 +52,13 @@ def _drop(record: logging.LogRecord) -> bool:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what pydicom and highdicom say of tags out of the log: they repeat values, which may name a patient.
+    """Keep what pydicom, highdicom and dicomweb-client say out of the log: values of tags, UIDs, names of hosts.
 
     Of what they log, only what this thread makes them say is kept back. No warning is shown while any thread is quiet:
     Python's filters are all threads', and two that set them back in the order they began would leave them changed.
     """
-    loggers = logging.getLogger("pydicom"), logging.getLogger("highdicom.base")
-    for logger in loggers:
-        logger.addFilter(_drop)  # one that is there already is not added again
+    for name in _TALKERS:
+        logging.getLogger(name).addFilter(_drop)  # one that is there already is not added again
     thread = threading.get_ident()
     if thread in _quiet_threads:
         yield
