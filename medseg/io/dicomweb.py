@@ -80,14 +80,31 @@ class Archive:
         except ImportError as error:
             raise ArchiveError("DICOMweb needs dicomweb-client; install it: pip install 'medseg[dicom]'") from error
         self._limits = limits or Limits()
-        session = Session(credentials or Credentials(), ca, self._limits)
+        self._session = Session(credentials or Credentials(), ca, self._limits)
         timeout = self._limits.connect, self._limits.read
         try:
             # the chunk is of what is sent: in one piece, which every archive takes
-            self._client = DICOMwebClient(url, session, timeout=timeout, chunk_size=2**62, permissive_uid=True)
+            self._client = DICOMwebClient(url, self._session, timeout=timeout, chunk_size=2**62, permissive_uid=True)
         except ValueError as error:
             raise ArchiveError("the archive's address is none; write HOST:PORT/PATH, the path of DICOMweb") from error
         self._client.set_http_retry_params(retry=False)  # it would ask again for what no asking mends
+
+    def __enter__(self) -> Archive:
+        """Return the archive."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close its connections."""
+        self.close()
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._session.close()
+
+    @property
+    def limits(self) -> Limits:
+        """Of time, bytes and tries."""
+        return self._limits
 
     def series(self, study: str) -> tuple[OfferedSeries, ...]:
         """Return the series of a study, in the order of their UIDs.
@@ -118,10 +135,10 @@ class Archive:
         if not instances:
             return offered.description
         ask = self._client.retrieve_instance_metadata
-        head = self._again("metadata of a file", lambda: ask(offered.study, offered.uid, instances[0]))
+        head = self._again("reading tags", lambda: ask(offered.study, offered.uid, instances[0]))
         return text_of(head)
 
-    def retrieve(self, study: str, series: str, folder: Path) -> tuple[Path, ...]:
+    def retrieve(self, study: str, series: str, folder: Path) -> dict[str, Path]:
         """Download a series as it is stored, whole.
 
         Args:
@@ -130,7 +147,7 @@ class Archive:
             folder: new or empty, for its files alone, whose names follow from their UIDs.
 
         Returns:
-            The files.
+            The files by SOP instance UID.
 
         Raises:
             ArchiveError: if it cannot be had, does not stop growing, or is too large.
@@ -143,10 +160,10 @@ class Archive:
                 time.sleep(self._limits.pause * 2 ** (number - 1))
             first = len(expected) if first is None else first
             wanted = expected
-            files = self._again("files of a series", lambda: self._download(study, series, wanted, folder))  # noqa: B023
+            files = self._again("downloading a series", lambda: self._download(study, series, wanted, folder))  # noqa: B023
             expected = self.instances(study, series)
             if expected == set(files):
-                return tuple(sorted(files.values()))
+                return files
         raise ArchiveError(
             f"a series changes while it is read ({first} instances, then {len(expected)}); "
             "run again when the study is complete"
@@ -171,6 +188,14 @@ class Archive:
             )  # fmt: skip
             found |= {uid}.intersection(value_of(answer, "SOPInstanceUID") for answer in answers)
         return frozenset(found)
+
+    def object(self, study: str, series: str, uid: str) -> Any:
+        """Return one object, as pydicom's ``Dataset``.
+
+        Raises:
+            ArchiveError: if it cannot be had.
+        """
+        return self._again("reading back", lambda: self._client.retrieve_instance(study, series, uid))
 
     def store(self, files: Sequence[Path]) -> StoreReport:
         """Store DICOM files that the archive does not hold yet, one by one, and read each back.
@@ -242,7 +267,7 @@ class Archive:
         uid = str(dataset.SOPInstanceUID)
         if not self.has([uid], *where):
             return None
-        return digest_of(self._again("reading back", lambda: self._client.retrieve_instance(*where, uid)))
+        return digest_of(self.object(*where, uid))
 
     def _download(self, study: str, series: str, expected: frozenset[str], folder: Path) -> dict[str, Path]:
         for left in folder.iterdir():  # of a try before
@@ -294,7 +319,7 @@ class Archive:
             except Exception as error:
                 why = self._why(error, what)
         raise ArchiveGoneError(
-            f"the archive gives no {what} ({why}), asked {counted(self._limits.tries, 'time')}; "
+            f"the archive: {what} failed ({why}), tried {counted(self._limits.tries, 'time')}; "
             "see whether it runs, and run again"
         )
 
@@ -320,7 +345,7 @@ class Archive:
         if isinstance(error, OSError) and not isinstance(error, requests.RequestException):
             raise error  # of the disk
         raise ArchiveError(
-            f"the archive answers to {what} with what is no DICOMweb ({type(error).__name__}); see whether the path of "
+            f"the archive: {what} is answered by what is no DICOMweb ({type(error).__name__}); see whether the path of "
             "the address is that of its DICOMweb service"
         ) from None
 
@@ -330,10 +355,10 @@ def _why_status(status: int, what: str) -> str:
         return f"status {status}"
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         raise ArchiveGoneError(
-            f"the archive does not let this user do {what} (status {status}); set MEDSEG_DICOMWEB_USER and "
+            f"the archive: {what} is not allowed to this user (status {status}); set MEDSEG_DICOMWEB_USER and "
             f"MEDSEG_DICOMWEB_PASSWORD, or name a file by {spelt('credentials', 'FILE')}"
         ) from None
     raise ArchiveError(
-        f"the archive refuses {what} (status {status}); see whether the address has the path of its DICOMweb service, "
+        f"the archive: {what} is refused (status {status}); see whether the path of the address is its DICOMweb, "
         "and the UIDs are right"
     ) from None

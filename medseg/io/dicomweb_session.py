@@ -133,24 +133,34 @@ class _Answer(requests.Response):
         return self._bounded()
 
     def _bounded(self) -> Iterator[bytes]:
-        limits, tail = self.session.limits, b""
-        while chunk := self._read_some():
-            if time.monotonic() - self.began > limits.answer:
-                raise ArchiveError(f"an answer of the archive takes more than {limits.answer:g} s; ask for less")
-            self.session.taken(len(chunk))
-            tail = (tail + chunk)[-_TAIL:]
-            yield chunk
-        self._content_consumed = True
+        tail = b""
+        try:
+            while chunk := self._read_some():
+                tail = (tail + chunk)[-_TAIL:]
+                yield chunk
+            self._content_consumed = True
+            if self._boundary() not in tail:
+                raise BrokenAnswerError("its answer stops in the middle")
+        finally:
+            if not self._content_consumed:
+                self.close()
+
+    def _read_some(self) -> bytes:
+        limits = self.session.limits
+        try:
+            chunk = bytes(self.raw.read1(_CHUNK, decode_content=True))
+        except ReadTimeoutError:
+            raise BrokenAnswerError(f"its answer pauses for more than {limits.read:g} s") from None
+        except (HTTPError, OSError):
+            raise BrokenAnswerError("its answer stops in the middle") from None
+        if time.monotonic() - self.began > limits.answer:
+            raise ArchiveError(f"an answer of the archive takes more than {limits.answer:g} s; ask for less")
+        self.session.taken(len(chunk))
+        return chunk
+
+    def _boundary(self) -> bytes:
+        """Return what an answer of several parts ends with; nothing for any other."""
         kind, *parameters = self.headers.get("Content-Type", "").split(";")
         named = dict(each.strip().partition("=")[::2] for each in parameters)
         boundary = named.get("boundary", "").strip('"') if kind.strip().lower() == "multipart/related" else ""
-        if boundary and f"--{boundary}--".encode() not in tail:
-            raise BrokenAnswerError("its answer stops in the middle")
-
-    def _read_some(self) -> bytes:
-        try:
-            return bytes(self.raw.read1(_CHUNK, decode_content=True))
-        except ReadTimeoutError:
-            raise BrokenAnswerError(f"its answer pauses for more than {self.session.limits.read:g} s") from None
-        except (HTTPError, OSError):
-            raise BrokenAnswerError("its answer stops in the middle") from None
+        return f"--{boundary}--".encode() if boundary else b""
