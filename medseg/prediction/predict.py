@@ -30,7 +30,7 @@ __all__ = ["Outcome", "predict"]
 
 TAKES = ("device", "precision", "num_workers")
 _READERS = 2
-_OBJECT = ".dcm"
+_OBJECT, _SEGMENTATION = ".dcm", ".seg.dcm"
 _DEFAULT_OBJECT = "dicom-seg"
 
 
@@ -204,9 +204,11 @@ def _push(outcome: Outcome, predictor: Predictor, sinks: Sequence[Sink], pulled:
 
     failed = {name for name, _ in outcome.failures}
     done = [case for case in predictor.folder.cases if case.name not in failed]
-    files = dict.fromkeys(file for case in done for sink in sinks for file in sink.files(case))
+    made = dict.fromkeys(file for case in done for sink in sinks for file in sink.files(case))
+    files = [file for file in made if file.suffix == _OBJECT and file.exists()]
+    files.sort(key=lambda file: not file.name.endswith(_SEGMENTATION))  # which reports refer to
     began = time.time()
-    report = pulled.reached.archive.store([file for file in files if file.suffix == _OBJECT and file.exists()])
+    report = pulled.reached.archive.store(files)
     folder = predictor.folder.output_dir
     if report.stored or report.present or report.failed:
         record_push(folder, began, report.stored, report.present, report.failed)
