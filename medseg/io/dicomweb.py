@@ -47,11 +47,13 @@ class StoreReport:
         stored: that are in the archive now, and read back alike.
         present: that were there already, alike.
         failed: the others, with the reason.
+        beside: those of ``stored`` whose series held other objects, as of an earlier result.
     """
 
     stored: tuple[Path, ...] = ()
     present: tuple[Path, ...] = ()
     failed: tuple[tuple[Path, str], ...] = ()
+    beside: tuple[Path, ...] = ()
 
 
 class Archive:
@@ -206,46 +208,45 @@ class Archive:
         Args:
             files: of DICOM.
         """
-        stored, present, failed = list[Path](), list[Path](), list[tuple[Path, str]]()
+        stored, present, beside = dict[str, Path](), list[Path](), list[Path]()
+        failed = list[tuple[Path, str]]()
         for number, file in enumerate(files):
             try:
-                (stored if self._store(file) else present).append(file)
+                made, digest = _read(file)
+                uid = str(made.SOPInstanceUID)
+                held = self.instances(str(made.StudyInstanceUID), str(made.SeriesInstanceUID))
+                if uid in held:
+                    self._compare(made, digest)
+                    present.append(file)
+                    continue
+                self._store(made, digest)
+                stored[uid] = file
+                beside += [file] * bool(held - stored.keys())
             except ArchiveGoneError as error:
                 failed += [(each, str(error)) for each in files[number:]]
                 break
             except ArchiveError as error:
                 failed.append((file, str(error)))
-        return StoreReport(tuple(stored), tuple(present), tuple(failed))
+        return StoreReport(tuple(stored.values()), tuple(present), tuple(failed), tuple(beside))
 
-    def _store(self, file: Path) -> bool:
-        """Return whether it was stored now; it was there before if not."""
-        import pydicom
-
-        try:
-            with quiet():
-                made = pydicom.dcmread(file)
-                uid, digest = str(made.SOPInstanceUID), digest_of(made)
-        except Exception as error:  # pydicom raises nearly every type on damaged bytes
-            raise ArchiveError(f"it cannot be read as DICOM ({type(error).__name__}); make it again") from error
-        held = self._held(made)
-        if held is None:
-            answer = self._again("storing", lambda: self._stow(made))
-            if why := why_refused(answer, uid):
-                raise ArchiveError(why)
-            for number in range(_LATE):
-                if (held := self._held(made)) is not None:
-                    break
-                time.sleep(self._limits.pause * 2**number)
-            else:
-                raise ArchiveError("the archive took it and does not find it; look into its log")
-            if held != digest:
-                raise ArchiveError("the archive took it and gives back another content; look into its log")
-            return True
-        if held != digest:
+    def _compare(self, made: Any, digest: str) -> None:
+        if self._held(made) != digest:
             raise ArchiveError(
                 "the archive holds another object of this UID (other codes, or changed there); remove it there first"
             )
-        return False
+
+    def _store(self, made: Any, digest: str) -> None:
+        answer = self._again("storing", lambda: self._stow(made))
+        if why := why_refused(answer, str(made.SOPInstanceUID)):
+            raise ArchiveError(why)
+        for number in range(_LATE):
+            if self.has([made.SOPInstanceUID], made.StudyInstanceUID, made.SeriesInstanceUID):
+                break
+            time.sleep(self._limits.pause * 2**number)
+        else:
+            raise ArchiveError("the archive took it and does not find it; look into its log")
+        if self._held(made) != digest:
+            raise ArchiveError("the archive took it and gives back another content; look into its log")
 
     def _stow(self, dataset: Any) -> Any:
         try:
@@ -261,13 +262,10 @@ class Archive:
             except Exception:  # no body, or none of DICOM
                 raise ArchiveError("the archive did not take it (409, without a reason)") from None
 
-    def _held(self, dataset: Any) -> str | None:
+    def _held(self, made: Any) -> str:
         """Return the digest of what the archive holds under an object's UID."""
-        where = str(dataset.StudyInstanceUID), str(dataset.SeriesInstanceUID)
-        uid = str(dataset.SOPInstanceUID)
-        if not self.has([uid], *where):
-            return None
-        return digest_of(self.object(*where, uid))
+        where = str(made.StudyInstanceUID), str(made.SeriesInstanceUID), str(made.SOPInstanceUID)
+        return self._again("reading back", lambda: digest_of(self._client.retrieve_instance(*where)))
 
     def _download(self, study: str, series: str, expected: frozenset[str], folder: Path) -> dict[str, Path]:
         for left in folder.iterdir():  # of a try before
@@ -362,3 +360,17 @@ def _why_status(status: int, what: str) -> str:
         f"the archive: {what} is refused (status {status}); see whether the path of the address is its DICOMweb, "
         "and the UIDs are right"
     ) from None
+
+
+def _read(file: Path) -> tuple[Any, str]:
+    """Return what a file holds, and its digest."""
+    import pydicom
+
+    try:
+        with quiet():
+            made = pydicom.dcmread(file)
+            if not (made.StudyInstanceUID and made.SeriesInstanceUID and made.SOPInstanceUID):
+                raise ValueError("a UID is empty")
+            return made, digest_of(made)
+    except Exception as error:  # pydicom raises nearly every type on damaged bytes
+        raise ArchiveError(f"it cannot be read as DICOM ({type(error).__name__}); make it again") from error

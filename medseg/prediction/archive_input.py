@@ -112,7 +112,7 @@ class Pulled:
 
     reached: Reached
     folder: Path
-    left_out: tuple[tuple[str, str], ...]
+    left_out: tuple[tuple[Path, str], ...]
 
 
 @contextlib.contextmanager
@@ -145,7 +145,7 @@ def pulled(reached: Reached, rules: Sequence[Rule] | None, beside: Path) -> Iter
         if not any(folder.iterdir()):
             reason = next(iter(left_out.values()), "none holds images")
             raise ArchiveError(f"the archive has no series that is taken; {reason}")
-        yield Pulled(reached, folder, tuple(left_out.items()))
+        yield Pulled(reached, folder, tuple((Path(name), reason) for name, reason in left_out.items()))
 
 
 def _pull(

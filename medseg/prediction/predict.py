@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from medseg.bundle.early import refuse_inference, refuse_unread
 from medseg.bundle.library import weights_file
 from medseg.caller import spelt
 from medseg.data.coding import read_codes
-from medseg.errors import MedsegError
+from medseg.errors import MedsegError, counted
 from medseg.io.dicom_rules import Rule, read_rules
 from medseg.io.dicomweb_address import is_address
 from medseg.io.folder import refuse_missing
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from medseg.prediction.sinks import Sink
 
 __all__ = ["Outcome", "predict"]
+
+logger = logging.getLogger(__name__)
 
 TAKES = ("device", "precision", "num_workers")
 _READERS = 2
@@ -132,6 +135,7 @@ def predict(
         description = mirrored(description)
     with _source(images, reached, rules, target) as (source, pulled):
         folder = ImageFolder(source, description, target, overwrite=overwrite, rules=rules)
+        folder.left_out += () if pulled is None else pulled.left_out
         predictor = Predictor(
             trained.device,
             folder,
@@ -152,10 +156,9 @@ def predict(
             if not (predictor.failures or folder.missed):
                 raise
         outcome = _outcome(predictor, folder)
-        if pulled is None:
+        if pulled is None or not pulled.reached.options.push:
             return outcome
-        outcome = replace(outcome, left_out=[*outcome.left_out, *pulled.left_out])
-        return _push(outcome, predictor, sinks, pulled) if pulled.reached.options.push else outcome
+        return _push(outcome, predictor, sinks, pulled)
 
 
 def _is_object(output: str) -> bool:
@@ -209,6 +212,11 @@ def _push(outcome: Outcome, predictor: Predictor, sinks: Sequence[Sink], pulled:
     files.sort(key=lambda file: not file.name.endswith(_SEGMENTATION))  # which reports refer to
     began = time.time()
     report = pulled.reached.archive.store(files)
+    if report.beside:
+        logger.warning(
+            "%s stored beside others of the same model and series, as of an earlier mask; see which shall stay there",
+            counted(len(report.beside), "object"),
+        )
     folder = predictor.folder.output_dir
     if report.stored or report.present or report.failed:
         record_push(folder, began, report.stored, report.present, report.failed)

@@ -168,10 +168,12 @@ def test_what_is_stored_is_there_once(server, archive, tmp_path):
     new = slices(tmp_path / "new", 2, series="1.2.840.99.1.8")
     held = slices(tmp_path / "old", 1)
     report = archive.store([*new, *held])
-    assert (report.stored, report.present, report.failed) == (tuple(new), tuple(held), ())
+    assert (report.stored, report.present, report.failed, report.beside) == (tuple(new), tuple(held), (), ())
     again = archive.store([*new, *held])
     assert (again.stored, again.present) == ((), (*new, *held))
-    assert sum(kind == "POST" for kind, _ in server.requests) == 2
+    more = slices(tmp_path / "later", 1, series="1.2.840.99.1.8", first=2)
+    assert archive.store(more).beside == tuple(more)
+    assert sum(kind == "POST" for kind, _ in server.requests) == 3
     server.faults = ["", 500, "", ""]  # the search, then storing
     other = slices(tmp_path / "other", 1, series="1.2.840.99.1.9")
     assert archive.store(other).stored == tuple(other)
@@ -205,6 +207,7 @@ def test_an_archive_that_is_gone_is_not_asked_for_each_file(server, archive, tmp
     report = archive.store(new)
     assert [path for path, _ in report.failed] == new
     assert len(server.requests) == FAST.tries
+    server.faults = []
     (tmp_path / "x.dcm").write_bytes(b"x")
     assert "cannot be read as DICOM" in archive.store([tmp_path / "x.dcm"]).failed[0][1]
 

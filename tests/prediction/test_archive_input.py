@@ -114,6 +114,8 @@ def test_only_what_a_rule_may_take_is_downloaded(server, command, tmp_path, caps
     assert "series: its description does not fit 't1'" in said.err
     assert "1 written, 1 stored in the archive, 2 left out" in said.out
     downloaded = {path.rpartition("/")[2] for _, path in server.requests if path.rpartition("/")[0].endswith("series")}
+    (record,) = (tmp_path / "out").glob(RUN_RECORD)
+    assert len(json.loads(record.read_text())["left_out"]) == 2
     assert SERIES in downloaded
     assert not {f"{OTHER}.0", f"{OTHER}.1"} & downloaded
 
