@@ -31,8 +31,45 @@ class Orthanc:
     url = f"http://127.0.0.1:{PORT}/dicom-web"
     address = f"dicomweb+http://127.0.0.1:{PORT}/dicom-web"
 
-    def __init__(self, pid):
-        self.pid = pid
+    def __init__(self, folder):
+        self.folder, self.process = folder, None
+        settings = {
+            "StorageDirectory": str(folder / "db"), "IndexDirectory": str(folder / "db"), "HttpPort": PORT,
+            "DicomServerEnabled": False, "RemoteAccessAllowed": True, "AuthenticationEnabled": True,
+            "RegisteredUsers": {USER: PASSWORD}, "Plugins": [str(PLUGIN)], "DicomWeb": {"Enable": True},
+        }  # fmt: skip
+        (folder / "orthanc.json").write_text(json.dumps(settings))
+
+    def start(self):
+        """Start it in a new network, with what it held."""
+        inside = f"ip link set lo up && exec {orthanc_program()} {self.folder / 'orthanc.json'}"
+        with open(self.folder / "orthanc.log", "ab") as log:
+            self.process = subprocess.Popen(["unshare", "--net", "sh", "-c", inside], stdout=log, stderr=log)
+        until = time.monotonic() + 120
+        while not self._listens():
+            if self.process.poll() is not None or time.monotonic() > until:
+                pytest.fail(f"Orthanc did not start: {(self.folder / 'orthanc.log').read_text()[-2000:]}")
+            time.sleep(0.1)
+
+    def stop(self, number=signal.SIGTERM):
+        """End it by a signal."""
+        self.process.send_signal(number)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def _listens(self):
+        if os.readlink(f"/proc/{self.process.pid}/ns/net") == os.readlink("/proc/self/ns/net"):
+            return False  # it has not gone there yet
+
+        def connect():
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", PORT), 1):
+                return True
+            return False
+
+        return self.there(connect)
 
     def there(self, function):
         """Call a function by a thread in Orthanc's network; return what it returns."""
@@ -40,7 +77,7 @@ class Orthanc:
 
         def go():
             try:
-                file = os.open(f"/proc/{self.pid}/ns/net", os.O_RDONLY)
+                file = os.open(f"/proc/{self.process.pid}/ns/net", os.O_RDONLY)
                 libc = ctypes.CDLL(None, use_errno=True)
                 assert libc.setns(file, _NETWORK) == 0, os.strerror(ctypes.get_errno())
                 os.close(file)
@@ -77,39 +114,9 @@ def orthanc(folder):
     """Yield an Orthanc with a password, without TLS (Debian's crashes at it); skip where it cannot run."""
     if why := why_not():
         pytest.skip(why)
-    settings = {
-        "StorageDirectory": str(folder / "db"), "IndexDirectory": str(folder / "db"), "HttpPort": PORT,
-        "DicomServerEnabled": False, "RemoteAccessAllowed": True, "AuthenticationEnabled": True,
-        "RegisteredUsers": {USER: PASSWORD}, "Plugins": [str(PLUGIN)], "DicomWeb": {"Enable": True},
-    }  # fmt: skip
-    (folder / "orthanc.json").write_text(json.dumps(settings))
-    inside = f"ip link set lo up && exec {orthanc_program()} {folder / 'orthanc.json'}"
-    with open(folder / "orthanc.log", "wb") as log:
-        process = subprocess.Popen(["unshare", "--net", "sh", "-c", inside], stdout=log, stderr=log)
-        try:
-            made = Orthanc(process.pid)
-            until = time.monotonic() + 120
-            while not _listens(made):
-                if process.poll() is not None or time.monotonic() > until:
-                    pytest.fail(f"Orthanc did not start: {(folder / 'orthanc.log').read_text()[-2000:]}")
-                time.sleep(0.1)
-            yield made
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def _listens(made):
-    if os.readlink(f"/proc/{made.pid}/ns/net") == os.readlink("/proc/self/ns/net"):
-        return False  # it has not gone there yet
-
-    def connect():
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", PORT), 1):
-            return True
-        return False
-
-    return made.there(connect)
+    made = Orthanc(folder)
+    made.start()
+    try:
+        yield made
+    finally:
+        made.stop()

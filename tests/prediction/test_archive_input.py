@@ -100,6 +100,16 @@ def test_what_is_not_stored_is_whole_here_and_goes_next_time(server, command, tm
     assert (len(held(server, "SEG")), len(held(server, "SR"))) == (1, 1)
 
 
+def test_a_series_that_grew_has_a_second_result_and_a_warning(server, command, tmp_path, caplog):
+    assert command("out", "--study", STUDY) == 0
+    assert "beside" not in caplog.text
+    server.add(slices(tmp_path / "more", 1, first=4)[0].read_bytes())
+    assert command("out", "--study", STUDY) == 0
+    assert "1 object stored beside others of the same model and series" in caplog.text
+    first, second = held(server, "SEG")
+    assert first.SeriesInstanceUID == second.SeriesInstanceUID
+
+
 def test_only_what_a_rule_may_take_is_downloaded(server, command, tmp_path, capsys):
     kinds = {"CT": "t1", "MR": "scout"}
     for number, (modality, description) in enumerate(kinds.items()):

@@ -1,6 +1,7 @@
 """Studies from Orthanc to its results in Orthanc; skipped where it cannot run, with the reason."""
 
 import logging
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ def there(tmp_path_factory):
 @pytest.fixture
 def archive(there):
     """Not to be asked but by `there.there`."""
-    with Archive(there.url, Credentials(USER, PASSWORD), limits=Limits(tries=2)) as made:
+    with Archive(there.url, Credentials(USER, PASSWORD), limits=Limits(tries=2, pause=0.1)) as made:
         yield made
 
 
@@ -86,6 +87,27 @@ def test_a_wrong_password_and_an_unknown_study(there):
     right = Archive(there.url, Credentials(USER, PASSWORD))
     with pytest.raises(ArchiveError, match="has no series of this study"), right:
         there.there(lambda: right.series("1.2.3.4.5"))
+
+
+def test_an_archive_that_is_killed_has_the_rest_when_it_is_back(there, archive, tmp_path):
+    """In the middle of storing; what it had taken is there, nothing is there twice."""
+    files = slices(tmp_path / "mr", 6, study="1.2.840.99.2", series="1.2.840.99.2.1")
+    stow, left = archive._client.store_instances, [2]
+
+    def store(datasets):
+        left[0] -= 1
+        if left[0] == -1:
+            there.stop(signal.SIGKILL)
+        return stow(datasets)
+
+    archive._client.store_instances = store
+    report = there.there(lambda: archive.store(files))
+    assert (report.stored, [file for file, _ in report.failed]) == (tuple(files[:2]), files[2:])
+    assert "no connection" in report.failed[0][1]
+    there.start()
+    again = there.there(lambda: archive.store(files))
+    assert (again.present, again.stored, again.failed) == (tuple(files[:2]), tuple(files[2:]), ())
+    assert len(there.there(lambda: instances(archive, "1.2.840.99.2", "MR"))) == 6
 
 
 def test_a_real_series(there, archive, run, tmp_path):
