@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 import pydicom
 from pydicom.dataset import Dataset
 
+CHUNKED = "Transfer-Encoding", "chunked"
 BOUNDARY = "part-of-the-answer"
 USER, PASSWORD = "gerda", "geheimes-wort"
 
@@ -24,7 +25,7 @@ class FakeArchive(ThreadingHTTPServer):
     """Holds files; its attributes say how badly it serves them.
 
     ``faults``: what happens to the next requests, one each: a status, ``"cut"`` (half of the body), ``"open"`` (half of
-    it, without a length), ``"slow"``, ``"drip"``, ``"redirect"`` or ``""``.
+    it, without a length), ``"chunks"``, ``"half"`` of them, ``"slow"``, ``"drip"``, ``"redirect"`` or ``""``.
     """
 
     daemon_threads = True
@@ -156,12 +157,13 @@ class Handler(BaseHTTPRequestHandler):
         with contextlib.suppress(ConnectionError):  # the client may hang up first
             self.send_response(status)
             self.send_header("Content-Type", kind)
-            if self.fault != "open":
-                self.send_header("Content-Length", str(len(body)))
-            else:
-                self.send_header("Connection", "close")
+            length = {"open": ("Connection", "close"), "chunks": CHUNKED, "half": CHUNKED}
+            self.send_header(*length.get(self.fault, ("Content-Length", str(len(body)))))
             self.end_headers()
-            if self.fault in ("cut", "open"):
+            if self.fault in ("chunks", "half"):
+                pieces = [body[place : place + 1000] for place in range(0, len(body), 1000)]
+                body = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+            if self.fault in ("cut", "open", "half"):
                 body = body[: len(body) // 2]
                 self.close_connection = True
             if self.fault == "drip":

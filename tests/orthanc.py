@@ -51,7 +51,7 @@ class Orthanc:
                 pytest.fail(f"Orthanc did not start: {(self.folder / 'orthanc.log').read_text()[-2000:]}")
             time.sleep(0.1)
 
-    def stop(self, number=signal.SIGTERM):
+    def stop(self, number):
         """End it by a signal."""
         self.process.send_signal(number)
         try:
@@ -119,4 +119,4 @@ def orthanc(folder):
     try:
         yield made
     finally:
-        made.stop()
+        made.stop(signal.SIGKILL)

@@ -11,9 +11,11 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import requests
 
@@ -89,6 +91,7 @@ class Archive:
             self._client = DICOMwebClient(url, self._session, timeout=timeout, chunk_size=2**62, permissive_uid=True)
         except ValueError as error:
             raise ArchiveError("the archive's address is none; write HOST:PORT/PATH, the path of DICOMweb") from error
+        self._client.host = urlsplit(url).netloc  # what it sends as Host would lack the port
         self._client.set_http_retry_params(retry=False)  # it would ask again for what no asking mends
 
     def __enter__(self) -> Archive:
@@ -161,8 +164,7 @@ class Archive:
             if number:
                 time.sleep(self._limits.pause * 2 ** (number - 1))
             first = len(expected) if first is None else first
-            wanted = expected
-            files = self._again("downloading a series", lambda: self._download(study, series, wanted, folder))  # noqa: B023
+            files = self._again("downloading a series", partial(self._download, study, series, expected, folder))
             expected = self.instances(study, series)
             if expected == set(files):
                 return files
@@ -185,9 +187,7 @@ class Archive:
         ask = self._client.search_for_instances
         found = set[str]()
         for uid in uids:
-            answers = self._again(
-                "a search", lambda: ask(study, series, search_filters={"SOPInstanceUID": uid})  # noqa: B023
-            )  # fmt: skip
+            answers = self._again("a search", partial(ask, study, series, search_filters={"SOPInstanceUID": uid}))
             found |= {uid}.intersection(value_of(answer, "SOPInstanceUID") for answer in answers)
         return frozenset(found)
 
@@ -209,7 +209,7 @@ class Archive:
             files: of DICOM.
         """
         stored, present, beside = dict[str, Path](), list[Path](), list[Path]()
-        failed = list[tuple[Path, str]]()
+        failed, gone = list[tuple[Path, str]](), 0
         for number, file in enumerate(files):
             try:
                 made, digest = _read(file)
@@ -220,11 +220,14 @@ class Archive:
                     present.append(file)
                     continue
                 self._store(made, digest)
-                stored[uid] = file
+                gone, stored[uid] = 0, file
                 beside += [file] * bool(held - stored.keys())
             except ArchiveGoneError as error:
-                failed += [(each, str(error)) for each in files[number:]]
-                break
+                failed.append((file, str(error)))
+                gone += 1
+                if gone > 1:  # one alone may be the fault of the file
+                    failed += [(each, str(error)) for each in files[number + 1 :]]
+                    break
             except ArchiveError as error:
                 failed.append((file, str(error)))
         return StoreReport(tuple(stored.values()), tuple(present), tuple(failed), tuple(beside))
@@ -288,7 +291,7 @@ class Archive:
         found = dict[str, Mapping[str, Any]]()
         while True:
             offset = {"offset": len(found)} if found else {}
-            answers = self._again("a search", lambda: ask(*where, **more, **offset))  # noqa: B023
+            answers = self._again("a search", partial(ask, *where, **more, **offset))
             new = {value_of(answer, key): answer for answer in answers}
             if not new.keys() - found.keys():  # none, or an archive that knows no offset and begins again
                 return found

@@ -125,8 +125,7 @@ def pulled(reached: Reached, rules: Sequence[Rule] | None, beside: Path) -> Iter
         beside: folder to make the folder of files in, which its owner alone can read.
 
     Raises:
-        ArchiveError: if the archive does not answer, or has no such series.
-        OSError: if the disk refuses.
+        ArchiveError: if the archive does not answer, or has no such series, or the disk refuses.
     """
     studies, wanted = dict.fromkeys(reached.options.studies), reached.options.series
     with reached.archive as archive, _scratch(beside) as folder:
@@ -137,6 +136,11 @@ def pulled(reached: Reached, rules: Sequence[Rule] | None, beside: Path) -> Iter
             except ArchiveError as error:
                 which = f"study {number} of {len(studies)}: " if len(studies) > 1 else ""
                 raise type(error)(f"{which}{error}") from error.__cause__
+            except OSError as error:
+                raise ArchiveError(
+                    f"what the archive sends cannot be kept in {beside}: {error.strerror or error}; make room, or name "
+                    "an output in another place"
+                ) from error
         if lacking := [uid for uid in wanted if uid not in known]:
             raise ArchiveError(
                 f"{len(lacking)} of {len(wanted)} series by {spelt('series_uid')} are not in these studies; "
@@ -161,32 +165,30 @@ def _pull(
     Returns:
         The UIDs of its series.
     """
-    here = dict[str, tuple[frozenset[str], Path]]()
+    here, judged = dict[str, tuple[frozenset[str], Path]](), dict[str, str]()
+    coming = folder / ".coming"
     for number in range(archive.limits.rounds + 1):
         if number > 1:
             time.sleep(archive.limits.pause * 2 ** (number - 2))
         offered = archive.series(study)
         asked = [each for each in offered if not wanted or each.uid in wanted]
-        refused = {each.uid: reason for each in asked if (reason := _refusal(archive, each, rules))}
-        chosen = [each for each in asked if each.uid not in refused]
-        changed = [
-            each
-            for each in chosen
-            if each.uid not in here or (number and archive.instances(study, each.uid) != here[each.uid][0])
-        ]
-        if number and not changed:
-            left_out |= {_name(study, uid): reason for uid, reason in refused.items()}
+        judged |= {each.uid: _refusal(archive, each, rules) for each in asked if each.uid not in judged}
+        chosen = {each.uid for each in asked if not judged[each.uid]}
+        changed = chosen - here.keys()
+        if number:
+            changed |= {uid for uid in chosen & here.keys() if archive.instances(study, uid) != here[uid][0]}
+        outdated = here.keys() & (changed | here.keys() - chosen)
+        if number and not (changed or outdated):
+            left_out |= {_name(study, uid): reason for uid, reason in judged.items() if reason}
             logger.info("%s of a study downloaded", counted(len(here), "series", "series"))
             return {each.uid for each in offered}
-        for each in changed:
-            if each.uid in here:
-                shutil.rmtree(here[each.uid][1])
-            coming = folder / ".coming"
-            instances = frozenset(archive.retrieve(study, each.uid, coming))
-            target = folder / _name(study, each.uid, *sorted(instances))
-            coming.rename(target)
-            here[each.uid] = instances, target
-    raise ArchiveError("the study grows while it is read; run again when it is complete")
+        for uid in outdated:
+            shutil.rmtree(here.pop(uid)[1])
+        for uid in sorted(changed):
+            instances = frozenset(archive.retrieve(study, uid, coming))
+            here[uid] = instances, folder / _name(study, uid, *sorted(instances))
+            coming.rename(here[uid][1])
+    raise ArchiveError("the study changes while it is read; run again when it is complete")
 
 
 def _refusal(archive: Archive, offered: OfferedSeries, rules: Sequence[Rule] | None) -> str:

@@ -117,8 +117,8 @@ def predict(
     if reached is not None and reached.options.push and not any(map(_is_object, outputs)):
         outputs = (*outputs, _DEFAULT_OBJECT)
     from medseg.bundle import feeding
-    from medseg.bundle.inference import mirrored, with_inference
     from medseg.prediction.cases import ImageFolder, InputError
+    from medseg.prediction.dicom_objects import refuse_uncoded
     from medseg.prediction.model import load
     from medseg.prediction.outputs import make_sinks
     from medseg.prediction.predictor import Predictor
@@ -127,12 +127,9 @@ def predict(
     trained = load(
         weights, device=plain.get("device"), precision=str(plain.get("precision", "auto")), trust=trust, backend=backend
     )
-    description = with_inference(trained.description, overlays, changes)
-    if codes is not None:
-        named = read_codes(resolve_path(codes), description.classes)
-        description = replace(description, codes={**description.codes, **named})
-    if tta:
-        description = mirrored(description)
+    description = _described(trained.description, overlays, changes, codes, tta)
+    if reached is not None and any(map(_is_object, outputs)):
+        refuse_uncoded(description)  # before the download, not after it
     with _source(images, reached, rules, target) as (source, pulled):
         folder = ImageFolder(source, description, target, overwrite=overwrite, rules=rules)
         folder.left_out += () if pulled is None else pulled.left_out
@@ -159,6 +156,18 @@ def predict(
         if pulled is None or not pulled.reached.options.push:
             return outcome
         return _push(outcome, predictor, sinks, pulled)
+
+
+def _described(
+    description: Description, overlays: Sequence[str], changes: Mapping[str, Any], codes: str | Path | None, tta: bool
+) -> Description:
+    """Return a model with what is asked of its inference, and codes of its classes."""
+    from medseg.bundle.inference import mirrored, with_inference
+
+    made = with_inference(description, overlays, changes)
+    if codes is not None:
+        made = replace(made, codes={**made.codes, **read_codes(resolve_path(codes), made.classes)})
+    return mirrored(made) if tta else made
 
 
 def _is_object(output: str) -> bool:

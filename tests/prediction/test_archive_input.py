@@ -1,5 +1,6 @@
 """Studies of an archive as the input of `medseg predict`, and what goes back, by a small archive in this process."""
 
+import errno
 import json
 import logging
 import os
@@ -18,6 +19,7 @@ from dicomweb_server import PASSWORD, USER, serving
 
 from medseg.cli import main
 from medseg.io.dicom_rules import rules_of
+from medseg.io.dicomweb import Archive
 from medseg.io.dicomweb_address import ArchiveError
 from medseg.io.dicomweb_session import Limits
 from medseg.io.images import read_image
@@ -149,6 +151,33 @@ def test_a_study_that_grows_is_read_until_it_is_still(server, tmp_path):
     assert list((tmp_path / "beside").iterdir()) == []
 
 
+def test_a_series_that_is_taken_away_meanwhile(server, tmp_path):
+    for path in slices(tmp_path / "other", 2, series=OTHER):
+        server.add(path.read_bytes())
+    reached = reach(address(server), ArchiveOptions([STUDY]), FAST)
+    retrieve = reached.archive.retrieve
+
+    def once(study, series, folder):
+        found = retrieve(study, series, folder)
+        if series == SERIES:  # the last of them
+            for uid in [uid for uid in server.held if uid.startswith(OTHER)]:
+                del server.held[uid]
+        return found
+
+    reached.archive.retrieve = once
+    with pulled(reached, None, tmp_path / "beside") as found:
+        assert [len(list(folder.iterdir())) for folder in found.folder.iterdir()] == [4]
+
+
+def test_a_full_disk_is_said(server, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Archive, "retrieve", refuse)
+    with pytest.raises(ArchiveError, match=r"cannot be kept in .*beside: No space left on device; make room"):
+        pull(server, tmp_path)
+
+
 def test_named_series_and_several_studies(server, tmp_path):
     for path in slices(tmp_path / "other", 2, series=OTHER):
         server.add(path.read_bytes())
@@ -191,6 +220,7 @@ def test_what_killed_runs_left_is_removed(server, tmp_path):
     [
         ([], "no study is named, and an archive is not predicted whole; add --study UID"),
         (["--study", "geheim"], "--study geheim is no UID: up to 64 digits and points"),
+        (["--study", STUDY], "the classes 2 (thing) have no code"),
         (["--study", STUDY, "--credentials", "none"], "none: cannot be read"),
         (["--study", STUDY, "--ca", "none.pem"], "none.pem: cannot be read"),
     ],
