@@ -4,10 +4,11 @@ import logging
 import signal
 from pathlib import Path
 
+import dicom_tools
 import numpy as np
 import pytest
 from archive_studies import SERIES, STUDY, instances, mask_of, read, slices
-from dicom_predictions import weights
+from dicom_predictions import on_grid, weights
 from dicomweb_server import PASSWORD, USER
 
 pytest.importorskip("dicomweb_client", reason="archives need dicomweb-client; pip install 'medseg[dicom]'")
@@ -108,7 +109,7 @@ def test_an_archive_that_is_killed_has_the_rest_when_it_is_back(there, archive, 
     assert len(there.there(lambda: instances(archive, "1.2.840.99.2", "MR"))) == 6
 
 
-def test_a_real_series(there, archive, run, tmp_path):
+def test_a_real_series_and_another_reader(there, archive, run, tmp_path):
     if not REAL.is_dir():
         pytest.skip("needs the data dicom_mr_hippocrop")
     import pydicom
@@ -118,6 +119,11 @@ def test_a_real_series(there, archive, run, tmp_path):
     assert len(there.there(lambda: archive.store(files)).stored) == len(files)
     outcome = run("real", study, outputs=())  # a segmentation at least
     assert (outcome.written, outcome.stored, outcome.failures) == (1, 1, [])
-    ((_, _, uid),) = there.there(lambda: instances(archive, study))
-    (local,) = (tmp_path / "real").glob("*.seg.dcm")
-    assert str(pydicom.dcmread(local).SOPInstanceUID) == uid
+    (found,) = there.there(lambda: instances(archive, study))
+    seg = read(there.there(lambda: archive.object(*found)), tmp_path / "back.dcm")
+    (local,) = (tmp_path / "real").glob("*.nii.gz")
+    mask = read_image(local, label=True)
+    dicom_tools.run("segimage2itkimage", "--inputDICOM", seg, "--outputDirectory", tmp_path, "--outputType", "nrrd")
+    for index in (1, 2):
+        theirs = read_image(tmp_path / f"{index}.nrrd", label=True)
+        np.testing.assert_array_equal(on_grid(theirs, mask.affine, mask.shape), mask.array == index)
