@@ -164,7 +164,7 @@ class Archive:
             if number:
                 time.sleep(self._limits.pause * 2 ** (number - 1))
             first = len(expected) if first is None else first
-            files = self._again("downloading a series", partial(self._download, study, series, expected, folder))
+            files = self._again("downloading a series", partial(self._download, study, series, expected, folder), True)
             expected = self.instances(study, series)
             if expected == set(files):
                 return files
@@ -302,8 +302,13 @@ class Archive:
     def _too_many(self) -> ArchiveError:
         return ArchiveError(f"a series has more than {self._limits.most_instances} instances; name others")
 
-    def _again(self, what: str, action: Callable[[], _T]) -> _T:
+    def _again(self, what: str, action: Callable[[], _T], kept: bool = False) -> _T:
         """Ask, and ask again after growing pauses where that may help.
+
+        Args:
+            what: for messages.
+            action: asks.
+            kept: whether what comes is kept, and counts for all further answers.
 
         Raises:
             ArchiveError: naming what was asked for, and why there is no answer.
@@ -313,8 +318,7 @@ class Archive:
             if number:
                 time.sleep(self._limits.pause * 2 ** (number - 1))
             try:
-                with quiet():
-                    return action()
+                return self._counted(action, kept)
             except (ArchiveError, MemoryError):
                 raise
             except Exception as error:
@@ -323,6 +327,17 @@ class Archive:
             f"the archive: {what} failed ({why}), tried {counted(self._limits.tries, 'time')}; "
             "see whether it runs, and run again"
         )
+
+    def _counted(self, action: Callable[[], _T], kept: bool) -> _T:
+        room, counts = self._session.room, False
+        try:
+            with quiet():
+                found = action()
+            counts = kept
+            return found
+        finally:
+            if not counts:
+                self._session.room = room
 
     def _why(self, error: Exception, what: str) -> str:
         """Return why an answer did not come, where asking again may help; raise where it does not."""

@@ -40,7 +40,7 @@ class Limits:
         tries: how often it is asked for one thing.
         pause: seconds before the second time; each further pause is twice the last.
         rounds: how often a series that grows is read again.
-        most_bytes: of everything that one `medseg.io.dicomweb.Archive` downloads.
+        most_bytes: of all series that one `medseg.io.dicomweb.Archive` downloads; of any other answer by itself.
         most_instances: of one series.
     """
 

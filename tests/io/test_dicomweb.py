@@ -135,9 +135,14 @@ def test_no_such_study(archive):
 
 
 def test_too_much_and_too_long(server, tmp_path):
-    few = Archive(server.url, WHO, limits=Limits(most_bytes=4000))
+    size = sum(len(data) for _, data, _ in server.held.values())
+    few = Archive(server.url, WHO, limits=Limits(most_bytes=size + 2000))
+    for _ in range(9):
+        few.instances(STUDY, SERIES)  # what is not kept does not add up
+    few.retrieve(STUDY, SERIES, tmp_path / "got")
     with pytest.raises(ArchiveError, match="sends more than"):
         few.retrieve(STUDY, SERIES, tmp_path / "got")
+    assert few.has(server.held) == server.held.keys()
     with pytest.raises(ArchiveError, match="more than 3 instances"):
         Archive(server.url, WHO, limits=Limits(most_instances=3)).instances(STUDY, SERIES)
     server.faults = ["drip"]
