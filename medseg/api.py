@@ -15,6 +15,7 @@ from medseg.data.check import check_datalist as check
 if TYPE_CHECKING:
     import torch
 
+    from medseg.prediction.archive_input import ArchiveOptions
     from medseg.prediction.model import Model
     from medseg.prediction.predict import Outcome
 
@@ -121,13 +122,15 @@ def predict(
     keep_identifiers: bool = False,
     trust: bool = False,
     backend: str = "torch",
+    archive: ArchiveOptions | None = None,
     **overrides: Any,
 ) -> Outcome:
     """Write a mask for each image of a folder, and what else is asked for.
 
     Args:
         model: as in `load`.
-        images: a folder of images or DICOM series, one image, or a datalist.
+        images: a folder of images or DICOM series, one image, a datalist, or the address of an archive
+            (``dicomweb://HOST:PORT/PATH``).
         masks: folder for the masks and all other outputs.
         outputs: such as ``"probabilities"``, ``"measurements"``, ``"dicom-seg"``, see `medseg.prediction.outputs`.
         tta: average over the mirror images that the model was trained on.
@@ -138,6 +141,7 @@ def predict(
         keep_identifiers: keep what names a patient in masks' headers and in the record of the run.
         trust: as in `load`.
         backend: as in `load`.
+        archive: which studies, and how the archive is asked: `medseg.prediction.archive_input.ArchiveOptions`.
         overrides: such as ``device="cpu"``, see `medseg.prediction.predict.predict`.
 
     Returns:
@@ -162,6 +166,7 @@ def predict(
         keep_identifiers=keep_identifiers,
         trust=trust,
         backend=backend,
+        archive=archive,
     )
 
 

@@ -14,6 +14,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 EXTRAS = PROJECT["optional-dependencies"]
 FOR_USERS = ("dicom", "export", "openvino")
 MODULES = {
+    "dicomweb-client": "dicomweb_client",
     "pillow": "PIL",
     "pytorch-ignite": "ignite",
     "pyyaml": "yaml",

@@ -18,6 +18,7 @@ from medseg.io.image_file import ImageError
 from medseg.io.integrity import file_size
 
 __all__ = [
+    "NO_IMAGE",
     "SUFFIXES",
     "claims_dicom",
     "is_dicom",
@@ -31,12 +32,18 @@ __all__ = [
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 
-_NO_IMAGE = ("SEG", "RTSTRUCT", "RTPLAN", "RTDOSE", "SR", "PR", "KO", "REG", "FID", "DOC", "AU", "ECG")
+NO_IMAGE = ("SEG", "RTSTRUCT", "RTPLAN", "RTDOSE", "SR", "PR", "KO", "REG", "FID", "DOC", "AU", "ECG")
+"""Modalities of objects that hold no image of their own."""
+
 _DIRECTORY = "1.2.840.10008.1.3.10"
 _SECONDARY = "1.2.840.10008.5.1.4.1.1.7"  # and what begins so: its forms of several frames
 _LOSSY = tuple(f"1.2.840.10008.1.2.4.{end}" for end in (50, 51, 81, 91, 93, 203))
 
 
+_TALKERS = (  # each says what names a patient, a study or an archive
+    *("pydicom", "highdicom.base"),
+    *("dicomweb_client.web", "retrying", "urllib3.connectionpool"),
+)
 _quiet_threads: set[int] = set()
 _quiet_lock = threading.Lock()
 _filters = contextlib.ExitStack()  # what the first quiet thread found; the filters are all threads'
@@ -48,14 +55,13 @@ def _drop(record: logging.LogRecord) -> bool:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what pydicom and highdicom say of tags out of the log: they repeat values, which may name a patient.
+    """Keep what pydicom, highdicom and dicomweb-client say out of the log: values of tags, UIDs, names of hosts.
 
     Of what they log, only what this thread makes them say is kept back. No warning is shown while any thread is quiet:
     Python's filters are all threads', and two that set them back in the order they began would leave them changed.
     """
-    loggers = logging.getLogger("pydicom"), logging.getLogger("highdicom.base")
-    for logger in loggers:
-        logger.addFilter(_drop)  # one that is there already is not added again
+    for name in _TALKERS:
+        logging.getLogger(name).addFilter(_drop)  # one that is there already is not added again
     thread = threading.get_ident()
     if thread in _quiet_threads:
         yield
@@ -124,7 +130,7 @@ def _is_cut(head: Any) -> bool:
 
 def is_image(head: Any) -> bool:
     """Return whether a file holds pixels that are an image of their own."""
-    return head.get("Modality") not in _NO_IMAGE and "Rows" in head and "Columns" in head
+    return head.get("Modality") not in NO_IMAGE and "Rows" in head and "Columns" in head
 
 
 def is_lossy(head: Any) -> bool:

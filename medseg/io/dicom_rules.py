@@ -17,7 +17,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from medseg.errors import MedsegError, shown
 from medseg.io.dicom_planes import TILT
 from medseg.io.dicom_series import Series
 
-__all__ = ["ANY", "Choice", "Rule", "RuleError", "choose_series", "read_rules", "rules_of"]
+__all__ = ["ANY", "Choice", "Rule", "RuleError", "choose_series", "read_rules", "refuses_kind", "rules_of"]
 
 _PLANES = ("axial", "coronal", "sagittal")
 _TAKE = "take"
@@ -130,6 +130,20 @@ def choose_series(series: Sequence[Series], rules: Sequence[Rule] = ANY) -> Choi
         else:
             taken.append(each)
     return Choice(tuple(taken), tuple(refused))
+
+
+def refuses_kind(rules: Sequence[Rule], modality: str, description: str) -> str:
+    """Return why no rule takes a series, by what an archive says before any file is read; empty where one may.
+
+    Args:
+        rules: one must fit.
+        modality: of the series.
+        description: of the series, its protocol and body part.
+    """
+    said = Series("", "", (), modality, description, 0)
+    rest: dict[str, Any] = {"colour": None, "orientation": (), "slice_distance": None, "slices": None}
+    reasons = [replace(rule, **rest).refuses(said) for rule in rules]
+    return "" if any(not reason for _, reason in reasons) else max(reasons, key=lambda found: found[0])[1]
 
 
 def read_rules(path: Path) -> tuple[Rule, ...]:

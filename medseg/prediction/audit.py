@@ -20,9 +20,9 @@ from medseg.io.dicom_heads import is_dicom, read_head
 from medseg.io.parts import parts_of
 from medseg.prediction.sinks import Case, RunInfo
 
-__all__ = ["RUN_RECORD", "Audit"]
+__all__ = ["PUSH_RECORD", "RUN_RECORD", "Audit", "record_push"]
 
-RUN_RECORD = "medseg_run_*.json"
+RUN_RECORD, PUSH_RECORD = "medseg_run_*.json", "medseg_push_*.json"
 """Names of the records in the folder of the outputs."""
 
 _FORMAT = 1
@@ -95,21 +95,45 @@ class Audit:
             "measured": dict(measured),
         }
         run.output.mkdir(parents=True, exist_ok=True)
-        target = _free(run.output, time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._began)))
-        with atomic_write(target) as temporary:
-            temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        return target
+        return _written(run.output, RUN_RECORD, self._began, content)
 
     def _name(self, file: Path) -> str:
-        return file.relative_to(self._run.output).as_posix()
+        return _below(self._run.output, file)
 
 
-def _free(folder: Path, stamp: str) -> Path:
-    """Return a name that no earlier run of the same second took."""
-    number = 0
-    while (path := folder / RUN_RECORD.replace("*", f"{stamp}{f'_{number}' if number else ''}")).exists():
+def record_push(
+    folder: Path, began: float, stored: Sequence[Path], present: Sequence[Path], failed: Sequence[tuple[Path, str]]
+) -> Path:
+    """Write the record of what was sent to an archive; the archive itself is not named.
+
+    Args:
+        folder: of all outputs.
+        began: seconds since the epoch.
+        stored: files that are there now.
+        present: files that were there before.
+        failed: the others, with the reason.
+    """
+    became = [(file, "stored") for file in stored] + [(file, "was there") for file in present]
+    files = [{"name": _below(folder, file), "sha256": _digest(file), "is": state} for file, state in became]
+    files += [{"name": _below(folder, file), "failure": reason} for file, reason in failed]
+    ended = time.strftime(_TIME, time.gmtime())
+    about = {"format": _FORMAT, "medseg": __version__, "by": _login()}
+    content = {**about, "began": time.strftime(_TIME, time.gmtime(began)), "ended": ended, "files": files}
+    return _written(folder, PUSH_RECORD, began, content)
+
+
+def _written(folder: Path, pattern: str, began: float, content: Mapping[str, Any]) -> Path:
+    """Write a record under a name that no earlier one of the same second took."""
+    stamp, number = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(began)), 0
+    while (path := folder / pattern.replace("*", f"{stamp}{f'_{number}' if number else ''}")).exists():
         number += 1
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
+
+
+def _below(folder: Path, file: Path) -> str:
+    return file.relative_to(folder).as_posix()
 
 
 def _digest(file: Path) -> str:

@@ -35,7 +35,7 @@ __all__ = [
     *("made_by", "series_number"),
     "name_patient",
     "numbered",
-    *("require_highdicom", "said_by", "save", "segments_of", "sources_of", "stable_uid"),
+    *("refuse_uncoded", "require_highdicom", "said_by", "save", "segments_of", "sources_of", "stable_uid"),
 ]
 
 MANUFACTURER = "medseg"
@@ -121,6 +121,16 @@ def segments_of(
     if not made:
         raise DicomError(f"the model {description.name} has no class beside the background: there is no segment")
     return [replace(each, number=number) for number, each in enumerate(made, 1)]
+
+
+def refuse_uncoded(description: Description) -> None:
+    """Refuse a model that no DICOM object can be made of.
+
+    Raises:
+        DicomError: if a class has no code, or highdicom is not there.
+    """
+    require_highdicom("writing DICOM objects")
+    segments_of(description)
 
 
 def numbered(mask: npt.NDArray[Any], segments: Sequence[Segment]) -> npt.NDArray[Any]:

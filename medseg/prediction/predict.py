@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg.bundle.early import refuse_inference, refuse_unread
 from medseg.bundle.library import weights_file
+from medseg.caller import spelt
 from medseg.data.coding import read_codes
-from medseg.io.dicom_rules import read_rules
+from medseg.errors import MedsegError, counted
+from medseg.io.dicom_rules import Rule, read_rules
+from medseg.io.dicomweb_address import is_address
 from medseg.io.folder import refuse_missing
 from medseg.runs.paths import resolve_path
 
 if TYPE_CHECKING:
     from medseg.bundle.description import Description
+    from medseg.prediction.archive_input import ArchiveOptions, Pulled, Reached
+    from medseg.prediction.cases import ImageFolder
+    from medseg.prediction.predictor import Predictor
+    from medseg.prediction.sinks import Sink
 
 __all__ = ["Outcome", "predict"]
 
+logger = logging.getLogger(__name__)
+
 TAKES = ("device", "precision", "num_workers")
 _READERS = 2
+_OBJECT, _SEGMENTATION = ".dcm", ".seg.dcm"
+_DEFAULT_OBJECT = "dicom-seg"
 
 
 @dataclass(frozen=True)
@@ -33,6 +47,8 @@ class Outcome:
         failures: images that could not be done, with the reason.
         left_out: files that were left out, with the reason.
         missed: those of them that somebody may take for images.
+        stored: DICOM objects that were sent to the archive that the images came from.
+        present: DICOM objects that were there before.
     """
 
     written: int
@@ -40,6 +56,8 @@ class Outcome:
     failures: list[tuple[str, str]] = field(default_factory=list)
     left_out: list[tuple[str, str]] = field(default_factory=list)
     missed: int = 0
+    stored: int = 0
+    present: int = 0
 
 
 def predict(
@@ -57,14 +75,15 @@ def predict(
     keep_identifiers: bool = False,
     trust: bool = False,
     backend: str = "torch",
+    archive: ArchiveOptions | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Outcome:
-    """Predict an image, a folder of images, or the images of a datalist.
+    """Predict an image, a folder of images, the images of a datalist, or studies of an archive.
 
     Args:
         model: a run, bundle, packed model, or weights, see `medseg.prediction.model.load`; they know how they are fed.
             Several are an ensemble.
-        images: a file, a folder, or a datalist.
+        images: a file, a folder, a datalist, or the address of an archive: ``dicomweb://HOST:PORT/PATH``.
         masks: folder of the masks and of all other outputs; made if missing.
         outputs: what is written beside masks, see `medseg.prediction.outputs`.
         tta: average over the mirror images that the model was trained on.
@@ -79,11 +98,12 @@ def predict(
             record of the run.
         trust: also build a network of another package than medseg and MONAI, as `medseg.prediction.model.load` does.
         backend: ``"torch"``, ``"onnx"`` or ``"openvino"``, as there.
+        archive: which studies of an archive, and how it is asked; a DICOM segmentation at least is stored there.
         progress: called as ``progress(images done, images in all)``.
 
     Raises:
-        MedsegError: if the model or the images cannot be used, an override is not one of those, an output cannot be
-            had, or a mask is there that other weights made.
+        MedsegError: if the model, the images or the archive cannot be used, an override is not one of those, an output
+            cannot be had, or a mask is there that other weights made.
     """
     given = dict(overrides or {})
     plain = {key: given.pop(key) for key in TAKES if key in given}
@@ -91,12 +111,14 @@ def predict(
     refuse_unread("predict", given, TAKES, " and inference#...; how images are fed comes with the weights")
     refuse_inference(changes)
     weights = [weights_file(each) for each in ([model] if isinstance(model, str | Path) else model)]
-    source, target = resolve_path(images), resolve_path(masks)
-    refuse_missing(source)
+    target = resolve_path(masks)
+    reached = _reached(images, archive)
     rules = None if series is None else read_rules(resolve_path(series))
+    if reached is not None and reached.options.push and not any(map(_is_object, outputs)):
+        outputs = (*outputs, _DEFAULT_OBJECT)
     from medseg.bundle import feeding
-    from medseg.bundle.inference import mirrored, with_inference
     from medseg.prediction.cases import ImageFolder, InputError
+    from medseg.prediction.dicom_objects import refuse_uncoded
     from medseg.prediction.model import load
     from medseg.prediction.outputs import make_sinks
     from medseg.prediction.predictor import Predictor
@@ -105,35 +127,115 @@ def predict(
     trained = load(
         weights, device=plain.get("device"), precision=str(plain.get("precision", "auto")), trust=trust, backend=backend
     )
-    description = with_inference(trained.description, overlays, changes)
+    description = _described(trained.description, overlays, changes, codes, tta)
+    if reached is not None and any(map(_is_object, outputs)):
+        refuse_uncoded(description)  # before the download, not after it
+    with _source(images, reached, rules, target) as (source, pulled):
+        folder = ImageFolder(source, description, target, overwrite=overwrite, rules=rules)
+        folder.left_out += () if pulled is None else pulled.left_out
+        predictor = Predictor(
+            trained.device,
+            folder,
+            trained.networks,
+            feeding.inferer(description),
+            None,
+            description=description,
+            num_workers=int(plain.get("num_workers", _READERS)),
+            precision=trained.precision,
+            keep_header=keep_identifiers,
+            sinks=sinks,
+            options=_options(description, outputs, overwrite, trained.precision),
+            progress=progress,
+        )
+        try:
+            predictor.run()
+        except InputError:
+            if not (predictor.failures or folder.missed):
+                raise
+        outcome = _outcome(predictor, folder)
+        if pulled is None or not pulled.reached.options.push:
+            return outcome
+        return _push(outcome, predictor, sinks, pulled)
+
+
+def _described(
+    description: Description, overlays: Sequence[str], changes: Mapping[str, Any], codes: str | Path | None, tta: bool
+) -> Description:
+    """Return a model with what is asked of its inference, and codes of its classes."""
+    from medseg.bundle.inference import mirrored, with_inference
+
+    made = with_inference(description, overlays, changes)
     if codes is not None:
-        named = read_codes(resolve_path(codes), description.classes)
-        description = replace(description, codes={**description.codes, **named})
-    if tta:
-        description = mirrored(description)
-    folder = ImageFolder(source, description, target, overwrite=overwrite, rules=rules)
-    predictor = Predictor(
-        trained.device,
-        folder,
-        trained.networks,
-        feeding.inferer(description),
-        None,
-        description=description,
-        num_workers=int(plain.get("num_workers", _READERS)),
-        precision=trained.precision,
-        keep_header=keep_identifiers,
-        sinks=sinks,
-        options=_options(description, outputs, overwrite, trained.precision),
-        progress=progress,
-    )
-    try:
-        predictor.run()
-    except InputError:
-        if not (predictor.failures or folder.missed):
-            raise
+        made = replace(made, codes={**made.codes, **read_codes(resolve_path(codes), made.classes)})
+    return mirrored(made) if tta else made
+
+
+def _is_object(output: str) -> bool:
+    """Return whether an output is a DICOM object, which an archive can take."""
+    return output.startswith("dicom-") or output == "rtstruct"
+
+
+def _reached(images: str | Path, archive: ArchiveOptions | None) -> Reached | None:
+    """Return the archive that is asked for; ``None`` where images lie in a folder, which is there then."""
+    if is_address(images):
+        from medseg.prediction.archive_input import ArchiveOptions, reach
+
+        return reach(str(images), archive or ArchiveOptions())
+    if archive is not None:
+        raise MedsegError(
+            f"{images} is no archive, but {spelt('study')} or another option of an archive is given; "
+            "write dicomweb://HOST:PORT/PATH, or leave it out"
+        )
+    refuse_missing(resolve_path(images))
+    return None
+
+
+@contextlib.contextmanager
+def _source(
+    images: str | Path, reached: Reached | None, rules: Sequence[Rule] | None, target: Path
+) -> Iterator[tuple[Path, Pulled | None]]:
+    """Yield where the images lie, and what was brought from an archive."""
+    if reached is None:
+        yield resolve_path(images), None
+        return
+    from medseg.prediction.archive_input import pulled
+
+    with pulled(reached, rules, target.parent) as found:
+        yield found.folder, found
+
+
+def _outcome(predictor: Predictor, folder: ImageFolder) -> Outcome:
     failures = [(str(path), reason) for path, reason in predictor.failures]
     left_out = [(str(path), reason) for path, reason in folder.left_out]
     return Outcome(len(predictor.written), predictor.skipped, failures, left_out, len(folder.missed))
+
+
+def _push(outcome: Outcome, predictor: Predictor, sinks: Sequence[Sink], pulled: Pulled) -> Outcome:
+    """Store the DICOM objects of all cases that are done, also by an earlier run, and record what became of them."""
+    from medseg.prediction.audit import record_push
+
+    failed = {name for name, _ in outcome.failures}
+    done = [case for case in predictor.folder.cases if case.name not in failed]
+    made = dict.fromkeys(file for case in done for sink in sinks for file in sink.files(case))
+    files = [file for file in made if file.suffix == _OBJECT and file.exists()]
+    files.sort(key=lambda file: not file.name.endswith(_SEGMENTATION))  # which reports refer to
+    began = time.time()
+    report = pulled.reached.archive.store(files)
+    if report.beside:
+        logger.warning(
+            "%s stored beside others of the same model and series, as of an earlier mask; see which shall stay there",
+            counted(len(report.beside), "object"),
+        )
+    folder = predictor.folder.output_dir
+    if report.stored or report.present or report.failed:
+        record_push(folder, began, report.stored, report.present, report.failed)
+    failures = [(file.relative_to(folder).as_posix(), f"not stored: {reason}") for file, reason in report.failed]
+    return replace(
+        outcome,
+        failures=[*outcome.failures, *failures],
+        stored=len(report.stored),
+        present=len(report.present),
+    )
 
 
 def _options(description: Description, outputs: Sequence[str], overwrite: bool, precision: str) -> dict[str, Any]:

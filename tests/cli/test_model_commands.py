@@ -25,6 +25,8 @@ class Outcome:
     failures: list = field(default_factory=list)
     left_out: list = field(default_factory=list)
     missed: int = 0
+    stored: int = 0
+    present: int = 0
 
 
 @pytest.fixture
@@ -158,6 +160,7 @@ def test_predict(calls, capsys):
         "keep_identifiers": False,
         "trust": False,
         "backend": "torch",
+        "archive": None,
         "outputs": (),
         "series": None,
         "codes": None,
@@ -181,6 +184,7 @@ def test_predict(calls, capsys):
     [
         (Outcome(2, 3), 0, "2 written, 3 skipped, their masks are there (--overwrite does them again)", ""),
         (Outcome(0, 3), 0, "0 written, 3 skipped, their masks are there (--overwrite does them again)", ""),
+        (Outcome(2, stored=2, present=1), 0, "2 written, 2 stored in the archive, 1 there before", ""),
         (Outcome(2, 0, [], [("a.txt", "no image")]), 0, "2 written, 1 left out", "medseg: left out: a.txt: no image\n"),
         (Outcome(0, 0, [], [("a.txt", "no image")]), 1, "0 written, 1 left out", "medseg: left out: a.txt: no image\n"),
         (Outcome(2, 0, [], [("a.webp", "?")], 1), 1, "2 written, 1 left out", "medseg: left out: a.webp: ?\n"),

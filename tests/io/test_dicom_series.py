@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from dicom_series import AXIAL, enhance, tags, write_series
 
-from medseg.io.dicom_rules import ANY, RuleError, choose_series, read_rules
+from medseg.io.dicom_rules import ANY, RuleError, choose_series, read_rules, refuses_kind
 from medseg.io.dicom_series import list_series
 from medseg.io.images import read_image
 
@@ -101,6 +101,15 @@ def test_rules(mixed, rule, taken, why):
     assert len(found) + len(refused) == 4
     if why:
         assert why in refused["d"] or why in refused["a"]
+
+
+def test_what_an_archive_says_may_do_before_files_are_read(tmp_path):
+    """Modality and description; what is not known yet refuses nothing."""
+    first = "{modality: MR, description: t1, orientation: axial, slices: [3, 9]}"
+    chosen = rules(tmp_path, f"take:\n  - {first}\n  - {{modality: PT, colour: true}}\n")
+    assert refuses_kind(chosen, "MR", "brain T1") == refuses_kind(chosen, "PT", "") == ""
+    assert refuses_kind(chosen, "MR", "flair") == "its description does not fit 't1'"
+    assert refuses_kind(chosen, "CT", "t1") == "modality CT, wanted MR"
 
 
 def test_the_reason_is_that_of_the_nearest_rule(mixed):

@@ -6,38 +6,20 @@ import logging
 import numpy as np
 import pydicom
 import pytest
-import torch
-from dicom_predictions import series
+from dicom_predictions import series, weights
 
 from medseg.bundle.assembly import description
-from medseg.bundle.description import Description
 from medseg.bundle.networks import create
-from medseg.bundle.record import header_of
 from medseg.data.datalist import Datalist
 from medseg.importers.dicom_masks import draw_structures, draw_volume, rois_of, segments_of
 from medseg.io.images import read_image
 from medseg.prediction.dicom_objects import DicomError
 from medseg.prediction.predict import predict
-from medseg.runs.checkpoint import save_checkpoint
-from medseg.runs.header import write_header
 
 highdicom = pytest.importorskip("highdicom", reason="DICOM objects need highdicom; pip install 'medseg[dicom]'")
 
 OUTPUTS = ("dicom-seg", "dicom-labelmap", "dicom-fractional", "dicom-sr", "rtstruct")
 CODES = {"2": {"value": "T1", "scheme": "99LOCAL", "meaning": "Thing"}}
-
-
-def weights(path, classes=("background", "liver", "thing"), **more):
-    """Write a tiny network whose classes all occur in noise."""
-    network = create("unet", 3, 1, len(classes), channels=[4, 8], seed=0).eval()
-    *_, last = (module for module in network.modules() if isinstance(module, torch.nn.Conv3d))
-    with torch.no_grad():
-        logits = network(torch.rand(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0)))
-        last.bias -= logits.flatten(2).median(2).values[0]
-    content = {"name": "toy", "classes": list(classes), "input": {"intensity": {"scheme": "image"}}, **more}
-    described = Description.of({**content, "network": network.recipe})
-    save_checkpoint(write_header(network.state_dict(), header_of(described)), path)
-    return path
 
 
 def noisy(number, data):

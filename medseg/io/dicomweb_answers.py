@@ -1,0 +1,77 @@
+"""What an archive's answers say: DICOM's JSON, the objects that it gives back, and why it did not take one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+__all__ = ["TOLD", "OfferedSeries", "digest_of", "offered", "text_of", "value_of", "why_refused"]
+
+TOLD = ("SeriesDescription", "ProtocolName", "BodyPartExamined")
+# what an object says, whoever it passes through: an archive may change names, dates and how values are written
+_CARRIED = ("PixelData", "ContourData", "NumericValue", "CodeValue", "ReferencedSOPInstanceUID")
+
+
+@dataclass(frozen=True)
+class OfferedSeries:
+    """A series, as the archive says before any file is read.
+
+    Args:
+        study: UID of the study.
+        uid: of the series.
+        modality: such as ``"MR"``; empty where the archive does not say.
+        description: of the series, its protocol and body part: of no message and no log.
+        told: whether the archive says all of those; where not, `Archive.description` looks into a file.
+        instances: how many, as far as the archive says.
+    """
+
+    study: str
+    uid: str
+    modality: str
+    description: str = ""
+    told: bool = True
+    instances: int | None = None
+
+
+def offered(study: str, uid: str, answer: Mapping[str, Any]) -> OfferedSeries:
+    """Return what a search says of a series."""
+    count = value_of(answer, "NumberOfSeriesRelatedInstances")
+    made = OfferedSeries(study, uid, value_of(answer, "Modality").upper(), text_of(answer))
+    told = all(value_of(answer, name) for name in TOLD)
+    return replace(made, told=told, instances=int(count) if count.isdecimal() else None)
+
+
+def text_of(answer: Mapping[str, Any]) -> str:
+    """Return description, protocol and body part in one text, as rules compare it."""
+    return " ".join(" ".join(value_of(answer, name) for name in TOLD).split())
+
+
+def value_of(answer: Mapping[str, Any], keyword: str) -> str:
+    """Return the first value of a tag in DICOM's JSON, as text."""
+    from pydicom.datadict import tag_for_keyword
+
+    values = answer.get(f"{tag_for_keyword(keyword):08X}", {}).get("Value") or [""]
+    return "" if values[0] is None else str(values[0])
+
+
+def why_refused(answer: Any, uid: str) -> str:
+    """Return why an object was not stored, by the answer to storing; empty where it was."""
+    failed = answer.get("FailedSOPSequence") or []
+    for item in failed:
+        if str(item.get("ReferencedSOPInstanceUID", uid)) == uid:
+            return f"the archive did not take it (failure reason {int(item.get('FailureReason') or 0):#06x})"
+    return ""
+
+
+def digest_of(dataset: Any) -> str:
+    """Return a hash of what an object says, however it is written down."""
+    if dataset.file_meta.TransferSyntaxUID.is_compressed and "PixelData" in dataset:
+        dataset.decompress()
+    found = hashlib.sha256()
+    for element in dataset.iterall():
+        if element.keyword in _CARRIED:
+            value = element.value if isinstance(element.value, bytes) else str(element.value).encode()
+            found.update(element.keyword.encode() + value)
+    return found.hexdigest()

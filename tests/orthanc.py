@@ -1,0 +1,122 @@
+"""Orthanc (apt: orthanc, orthanc-dicomweb), an archive of others, in a network of its own.
+
+Its 1.10.1 listens on every interface whatever it is told, so it runs in a network namespace that has loopback alone.
+A thread of this process goes there to ask it: a socket belongs to the network of the thread that makes it.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from dicomweb_server import PASSWORD, USER
+
+PORT = 8042
+PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+_NETWORK = 0x40000000  # CLONE_NEWNET
+
+
+class Orthanc:
+    """A running Orthanc; `there` calls a function where it can be reached."""
+
+    url = f"http://127.0.0.1:{PORT}/dicom-web"
+    address = f"dicomweb+http://127.0.0.1:{PORT}/dicom-web"
+
+    def __init__(self, folder):
+        self.folder, self.process = folder, None
+        settings = {
+            "StorageDirectory": str(folder / "db"), "IndexDirectory": str(folder / "db"), "HttpPort": PORT,
+            "DicomServerEnabled": False, "RemoteAccessAllowed": True, "AuthenticationEnabled": True,
+            "RegisteredUsers": {USER: PASSWORD}, "Plugins": [str(PLUGIN)], "DicomWeb": {"Enable": True},
+        }  # fmt: skip
+        (folder / "orthanc.json").write_text(json.dumps(settings))
+
+    def start(self):
+        """Start it in a new network, with what it held."""
+        inside = f"ip link set lo up && exec {orthanc_program()} {self.folder / 'orthanc.json'}"
+        with open(self.folder / "orthanc.log", "ab") as log:
+            self.process = subprocess.Popen(["unshare", "--net", "sh", "-c", inside], stdout=log, stderr=log)
+        until = time.monotonic() + 120
+        while not self._listens():
+            if self.process.poll() is not None or time.monotonic() > until:
+                pytest.fail(f"Orthanc did not start: {(self.folder / 'orthanc.log').read_text()[-2000:]}")
+            time.sleep(0.1)
+
+    def stop(self, number):
+        """End it by a signal."""
+        self.process.send_signal(number)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def _listens(self):
+        if os.readlink(f"/proc/{self.process.pid}/ns/net") == os.readlink("/proc/self/ns/net"):
+            return False  # it has not gone there yet
+
+        def connect():
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", PORT), 1):
+                return True
+            return False
+
+        return self.there(connect)
+
+    def there(self, function):
+        """Call a function by a thread in Orthanc's network; return what it returns."""
+        result = {}
+
+        def go():
+            try:
+                file = os.open(f"/proc/{self.process.pid}/ns/net", os.O_RDONLY)
+                libc = ctypes.CDLL(None, use_errno=True)
+                assert libc.setns(file, _NETWORK) == 0, os.strerror(ctypes.get_errno())
+                os.close(file)
+                result["value"] = function()
+            except BaseException as error:
+                result["error"] = error
+
+        thread = threading.Thread(target=go)
+        thread.start()
+        thread.join()
+        if "error" in result:
+            raise result["error"]
+        return result["value"]
+
+
+def why_not():
+    """Return why Orthanc cannot run here; empty where it can."""
+    if not sys.platform.startswith("linux"):
+        return "needs Linux: Orthanc runs in a network namespace"
+    if orthanc_program() is None or not PLUGIN.exists():
+        return "needs Orthanc: apt install orthanc orthanc-dicomweb"
+    if shutil.which("ip") is None:
+        return "needs ip: apt install iproute2"
+    made = subprocess.run(["unshare", "--net", "true"], capture_output=True, text=True, check=False)
+    return f"no network namespace can be made here: {made.stderr.strip()}" if made.returncode else ""
+
+
+def orthanc_program():
+    return shutil.which("Orthanc", path=f"/usr/sbin:{os.environ.get('PATH', '')}")
+
+
+@contextlib.contextmanager
+def orthanc(folder):
+    """Yield an Orthanc with a password, without TLS (Debian's crashes at it); skip where it cannot run."""
+    if why := why_not():
+        pytest.skip(why)
+    made = Orthanc(folder)
+    made.start()
+    try:
+        yield made
+    finally:
+        made.stop(signal.SIGKILL)
