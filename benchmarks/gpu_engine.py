@@ -29,8 +29,9 @@ from medseg.data.datalist import Datalist
 from medseg.engines.augmenting import RECORD
 from medseg.engines.loading import SegmentationDataset, make_loader
 from medseg.engines.patches import PatchDataset
-from medseg.engines.precision import autocast, network_to_channels_last, resolve_precision, to_memory_format
+from medseg.engines.precision import autocast, network_to_channels_last, resolve_precision
 from medseg.engines.trainer import Trainer
+from medseg.inferers.memory_format import to_memory_format
 from medseg.io.load import LoadImagesd
 from medseg.losses.focal_iou import FocalIoULoss
 from medseg.networks.unet import UNet

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from benchmarks.gpu_device import DEVICE, wait
 from benchmarks.gpu_rows import MEASURED, Measured
 from medseg.atomic import atomic_write
-from medseg.engines.precision import autocast, network_to_channels_last, to_memory_format
+from medseg.engines.precision import autocast, network_to_channels_last
 from medseg.studies.measures import macs, parameters
 
 PEAKS = {"H100 80GB HBM3": {"bf16": 989.4e12, "fp32": 494.7e12}, "H200": {"bf16": 989.4e12, "fp32": 494.7e12}}
@@ -76,6 +76,9 @@ def ceilings(edge: int, seconds: float) -> dict[str, float]:
     return found
 
 
+_LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
 class Work:
     """A network, its images, and what can be timed of it."""
 
@@ -86,8 +89,10 @@ class Work:
             network = resolve_name(row.path)(len(row.size), row.in_channels, row.out_channels, **row.kwargs)
         image = torch.rand(row.batch, row.in_channels, *row.size, device=DEVICE)
         if channels_last:
-            network_to_channels_last(network)
-            image = to_memory_format(image)
+            network_to_channels_last(network)  # of volumes, what normalises alone: the layout is asked for below
+            layout = _LAYOUTS[image.ndim]
+            network.to(memory_format=layout)
+            image = image.contiguous(memory_format=layout)
         self.image = image
         self.optimizer = torch.optim.Adam(network.parameters())
         self.network: nn.Module = network

@@ -39,8 +39,9 @@ from torch.nn.functional import one_hot
 
 from benchmarks.gpu_rows import VOLUME, VOLUME_CHANNELS
 from medseg.engines.loading import SegmentationDataset
-from medseg.engines.precision import autocast, resolve_precision, to_memory_format
+from medseg.engines.precision import autocast, resolve_precision
 from medseg.engines.trainer import Trainer
+from medseg.inferers.memory_format import to_memory_format
 from medseg.io.load import LoadImagesd
 from medseg.runs.processes import pick_device
 from medseg.runs.run import Run

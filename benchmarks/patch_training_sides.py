@@ -23,7 +23,7 @@ from benchmarks.gpu_device import DEVICE, wait
 from benchmarks.gpu_speed import write
 from benchmarks.patch_training import network_of
 from benchmarks.patch_training_data import cases_of
-from medseg.engines.precision import autocast, network_to_channels_last, resolve_precision, to_memory_format
+from medseg.engines.precision import autocast, network_to_channels_last, resolve_precision
 from medseg.studies.measures import macs
 
 _CLASSES = 3
@@ -187,7 +187,8 @@ def bare(task: Task, *, precision: str = "auto", channels_last: bool = True, ben
     x, label = torch.randn(size, device=DEVICE)[:, None], torch.randint(_CLASSES, size, device=DEVICE)
     if channels_last:
         network_to_channels_last(network)
-        x = to_memory_format(x)
+        network.to(memory_format=torch.channels_last_3d)
+        x = x.contiguous(memory_format=torch.channels_last_3d)
     optimizer = torch.optim.AdamW(network.parameters(), fused=True)
     kind = resolve_precision(precision, DEVICE)
 
@@ -207,7 +208,7 @@ def bare(task: Task, *, precision: str = "auto", channels_last: bool = True, ben
     return found
 
 
-def medseg(task: Task, place: str, *, channels_last: bool = True) -> dict[str, Any]:
+def medseg(task: Task, place: str) -> dict[str, Any]:
     """Train by medseg's trainer, with what a plan asks for; augmented in one place, or where ``auto`` finds."""
     from ignite.engine import Events
     from monai.transforms import NormalizeIntensityd
@@ -231,7 +232,7 @@ def medseg(task: Task, place: str, *, channels_last: bool = True) -> dict[str, A
         trainer = Trainer(
             1, DEVICE, dataset, network, FocalIoULoss(gamma=0.0), optimizer, Run(folder, tracking=False),
             batch_size=task.setting.batch, iterations=span.all_steps, num_workers=task.workers, augment_on=place,
-            clip_grad_norm=1.0, ema_decay=0.99, channels_last=channels_last, process_owner=True,
+            clip_grad_norm=1.0, ema_decay=0.99, process_owner=True,
         )  # fmt: skip
 
         def stepped(engine: Trainer) -> None:
@@ -298,7 +299,6 @@ ROWS: dict[str, dict[str, Callable[[Task], dict[str, Any]]]] = {
         "medseg, auto": lambda task: medseg(task, "auto"),
         "medseg, loader": lambda task: medseg(task, "loader"),
         "medseg, device": lambda task: medseg(task, "device"),
-        "medseg, auto, not channels-last": lambda task: medseg(task, "auto", channels_last=False),
     },
     "monai": {"monai": monai},
     "nnunet": {"nnunet": nnunet},

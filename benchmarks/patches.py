@@ -27,7 +27,8 @@ from benchmarks.common import report
 from medseg.engines.loading import Draw
 from medseg.engines.memory import keep_freed_memory
 from medseg.engines.patches import PatchDataset
-from medseg.engines.precision import network_to_channels_last, to_memory_format
+from medseg.engines.precision import network_to_channels_last
+from medseg.inferers.memory_format import to_memory_format
 from medseg.networks.unet import UNet
 from medseg.transforms.augmentation import augmentation
 

@@ -16,7 +16,7 @@ from torch import nn
 from benchmarks.common import alternate, report
 from benchmarks.hippocampus_monai import BATCH, PATCH, WIDTHS
 from medseg.engines.memory import keep_freed_memory
-from medseg.engines.precision import to_memory_format
+from medseg.inferers.memory_format import to_memory_format
 from medseg.layers.quicken import quicken
 from medseg.networks.unet import UNet
 

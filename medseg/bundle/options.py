@@ -64,7 +64,7 @@ class Options:
         schedule_power: exponent of ``poly``.
         warmup: steps of linear rise.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
-        channels_last: keep activations channels-last.
+        channels_last: keep activations channels-last; volumes on a GPU, where that is slower, stay as they are.
         compile: pass the network through ``torch.compile``.
         accumulation_steps: batches a step of the optimiser.
         clip_grad_norm: largest norm of the gradient.

@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medseg.engines.loading import SegmentationDataset, make_loader
-from medseg.engines.precision import autocast, resolve_precision, to_memory_format
+from medseg.engines.precision import autocast, resolve_precision
 from medseg.engines.prediction_checks import warn_of_one_class
 from medseg.engines.scores import LOSS, LossScore, WorstCases, affine_of, case_names
 from medseg.errors import MedsegError, shown
 from medseg.inferers.blocks import Block, blocks_of, check_finite, class_indices, finite, gather, whole
+from medseg.inferers.memory_format import to_memory_format
 from medseg.inferers.way_back import FILE_AFFINE, IMAGE_AFFINE, WayBack
 from medseg.io.labels import read_label
 from medseg.metrics.score import ScoredCase

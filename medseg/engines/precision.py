@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from medseg.errors import MedsegError
+from medseg.inferers.memory_format import memory_format
 from medseg.layers.quicken import quicken
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -38,19 +39,13 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=kinds[precision], enabled=precision != "fp32")
 
 
-def to_memory_format(image: Tensor) -> Tensor:
-    """Return an image batch ``(B, C, H, W)`` or ``(B, C, H, W, D)`` in channels-last memory format, others plain."""
-    return image.contiguous(memory_format=_format(image))
-
-
-def _format(tensor: Tensor) -> torch.memory_format:
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    return formats.get(tensor.ndim, torch.contiguous_format)
-
-
 def network_to_channels_last(network: nn.Module) -> None:
-    """Store the convolution weights of a 2D or 3D network channels-last, in place, and normalise in that layout."""
+    """Store the convolution weights of a network in the layout of `memory_format`, in place, and normalise in it.
+
+    Args:
+        network: on the device where it is to run: volumes are convolved otherwise on a GPU.
+    """
     quicken(network)
     for parameter in network.parameters():
         # a copy: of a 1x1 kernel `contiguous` would keep strides that gradients do not have
-        parameter.data = parameter.data.clone(memory_format=_format(parameter))
+        parameter.data = parameter.data.clone(memory_format=memory_format(parameter))

@@ -68,7 +68,7 @@ class Trainer(SupervisedTrainer):
         max_minutes: wall-clock budget, validation included; the schedule is fitted to it. It ends the training inside
             an epoch, which is then recorded as far as it went, and the run is complete.
         precision: ``"fp32"``, ``"bf16"``, ``"fp16"`` or ``"auto"`` (bf16 on a GPU that has it, else fp32).
-        channels_last: keep activations channels-last.
+        channels_last: keep activations channels-last; volumes on a GPU, where that is slower, stay as they are.
         compile: pass the network through ``torch.compile``.
         compile_kwargs: arguments of ``torch.compile``.
         accumulation_steps: batches a step of the optimiser.

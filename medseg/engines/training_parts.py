@@ -12,8 +12,9 @@ from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from medseg.engines.loading import SEED
-from medseg.engines.precision import autocast, to_memory_format
+from medseg.engines.precision import autocast
 from medseg.errors import MedsegError
+from medseg.inferers.memory_format import to_memory_format
 from medseg.runs.processes import world_size
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from monai.inferers import Inferer
@@ -30,6 +30,8 @@ __all__ = [
     "several_of",
     "whole",
 ]
+
+_WAITS = ("cpu",)  # devices on which a look at a value keeps nothing waiting
 
 
 class Block(NamedTuple):
@@ -179,15 +181,26 @@ def gather(blocks: Iterable[Block], size: Sequence[int]) -> Tensor:
 def finite(blocks: Iterable[Block]) -> Iterator[Block]:
     """Hand blocks on, and refuse those of which no class can be told.
 
+    On a GPU, which a look at each block would keep waiting, they are refused when the last one is handed on.
+
     Args:
         blocks: of one image.
 
     Raises:
         MedsegError: if a logit is NaN or infinite.
     """
+    bad: Tensor | None = None
+    number = 0
     for block in blocks:
-        check_finite(block.logits)
+        if block.logits.device.type in _WAITS:
+            check_finite(block.logits)
+        else:
+            wrong = (~torch.isfinite(block.logits)).sum()
+            bad = wrong if bad is None else bad + wrong
+            number += block.logits.numel()
         yield block
+    if bad is not None and int(bad):
+        _refuse(int(bad), number)
 
 
 def check_finite(logits: Tensor, names: Sequence[str] = ()) -> None:
@@ -207,10 +220,13 @@ def check_finite(logits: Tensor, names: Sequence[str] = ()) -> None:
     bad = ~torch.isfinite(logits).flatten(1)
     index = int(bad.any(1).nonzero()[0])
     called = f"{shown(names[index])}: " if names else ""
+    _refuse(int(bad[index].sum()), bad[index].numel(), called)
+
+
+def _refuse(bad: int, number: int, called: str = "") -> NoReturn:
     raise MedsegError(
-        f"{called}the network gives {int(bad[index].sum())} of {bad[index].numel()} logits that are NaN "
-        "or infinite, of which no class can be told; check the weights and the image's values, or use "
-        f"{spelt('precision', 'fp32')}"
+        f"{called}the network gives {bad} of {number} logits that are NaN or infinite, of which no class can be told; "
+        f"check the weights and the image's values, or use {spelt('precision', 'fp32')}"
     )
 
 

@@ -15,7 +15,7 @@ from medseg.inferers.blocks import Block
 
 __all__ = ["resample", "resized"]
 
-_AT_ONCE = 2**21  # values of a block that is handed on
+_AT_ONCE = (2**26, 2**21)  # values of a block that is handed on: on a GPU, and on a CPU
 
 
 class _Axis:
@@ -95,7 +95,7 @@ def _planes(logits: Tensor, axes: Sequence[_Axis]) -> int:
     growth = 1.0
     for axis in axes:
         growth *= max(1.0, len(axis) / axis.length)
-    return max(1, int(_AT_ONCE / (growth * logits[:, :, :1].numel())))
+    return max(1, int(_AT_ONCE[logits.device.type == "cpu"] / (growth * logits[:, :, :1].numel())))
 
 
 def _split(block: Block, planes: int) -> Iterator[Block]:

@@ -15,11 +15,11 @@ from torch.nn.functional import pad
 
 from medseg.errors import MedsegError
 from medseg.inferers.blocks import Block, BlockInferer, check_logits
+from medseg.inferers.memory_format import to_memory_format
 from medseg.inferers.slices import SLICES_AT_ONCE, fit_dimensions
 from medseg.inferers.windows import WindowGrid, merge
 
 _VOXELS = 2**21  # of the windows of a forward on a CPU
-_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 _MODES = ("gaussian", "constant")
 _PADDING = ("constant", "reflect", "replicate", "circular")
 
@@ -30,8 +30,8 @@ class SlidingWindow(BlockInferer):
     Windows, weights and logits are those of ``monai.inferers.SlidingWindowInferer``, within rounding. MONAI holds the
     logits of the whole image, and their weights; here a block is handed on as soon as no window reaches it any more
     (`blocks`), and put together the logits are held once. Kept is the overlap along the axis with the most windows.
-    Windows go to the network in channels-last memory format: on a CPU convolutions are several times faster. No
-    gradients are kept. An ensemble, or views of a window, is a network that gives their mean.
+    Windows go to the network in the memory format of `to_memory_format`: on a CPU convolutions are several times
+    faster. No gradients are kept. An ensemble, or views of a window, is a network that gives their mean.
 
     Args:
         roi_size: window, as the network was trained: two numbers for a 2D network, three for 3D.
@@ -146,8 +146,7 @@ class SlidingWindow(BlockInferer):
             at_once = max(1, min(at_once, _VOXELS // math.prod(self.roi_size)))
         while some := list(islice(places, at_once)):
             batch = torch.cat([self._window(images[number], grids[number], window) for number, window in some])
-            if batch.ndim in _FORMATS:
-                batch = batch.contiguous(memory_format=_FORMATS[batch.ndim])
+            batch = to_memory_format(batch)
             logits = network(batch)
             check_logits(batch, logits)
             outputs = [

@@ -14,7 +14,7 @@ from torch import Tensor
 
 __all__ = ["WindowGrid", "merge"]
 
-_FULL = 2**27  # bytes of an overlap that are kept in single precision
+_FULL = (2**31, 2**27)  # bytes of an overlap that are kept in single precision: on a GPU, and on a CPU
 _HALF = 65504.0  # the largest number of half precision
 _AT_ONCE = (2**26, 2**23)  # values of a window that are merged at once: on a GPU, and on a CPU
 _CACHED = 2**13  # voxels of a window whose classes fit into a processor's cache
@@ -109,7 +109,7 @@ class _Overlap:
     """
 
     def __init__(self, classes: int, size: Sequence[int], weight: Tensor) -> None:
-        full = classes * math.prod(size) * weight.element_size() <= _FULL
+        full = classes * math.prod(size) * weight.element_size() <= _FULL[weight.device.type == "cpu"]
         kind = weight.dtype if full or weight.dtype != torch.float32 else torch.float16
         self.logits = weight.new_empty((classes, *size), dtype=kind)
         self.weight = weight.new_empty((1, *size))

@@ -24,6 +24,7 @@ from medseg.engines.failures import out_of_memory
 from medseg.engines.memory import device_memory
 from medseg.engines.precision import autocast
 from medseg.inferers.blocks import Block, BlockInferer, finite, several_of
+from medseg.inferers.memory_format import to_memory_format
 from medseg.prediction.case import Fed, PredictionError
 from medseg.prediction.collected import Collected
 from medseg.prediction.sinks import Result
@@ -138,7 +139,7 @@ class Forward:
             return network
 
         def moved(windows: Tensor) -> Any:
-            logits = network(windows.to(self.device))
+            logits = network(to_memory_format(windows.to(self.device)))
             return logits.to(home) if isinstance(logits, Tensor) else logits
 
         return moved

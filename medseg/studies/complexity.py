@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from medseg.bundle.discovery import UnknownNetworkError, find, load, networks
 from medseg.engines.failures import out_of_memory
 from medseg.engines.memory import keep_freed_memory
-from medseg.engines.precision import autocast, network_to_channels_last, resolve_precision, to_memory_format
+from medseg.engines.precision import autocast, network_to_channels_last, resolve_precision
 from medseg.errors import MedsegError
+from medseg.inferers.memory_format import to_memory_format
 from medseg.studies.isolated import isolated
 from medseg.studies.measures import TrainingStep, macs, parameters, peak_bytes, seconds
 from medseg.studies.paper_figures import ROWS, Row
@@ -171,7 +172,8 @@ def _settings(measures: Sequence[str], batch_size: int, device: torch.device, pr
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else None
         tf32 = device.type == "cuda" and torch.backends.cudnn.allow_tf32
         settings |= {"batch_size": batch_size, "device": str(device), "device_name": name}
-        settings |= {"threads": torch.get_num_threads(), "memory_format": "channels_last", "optimizer": "Adam"}
+        layout = "channels_last" if device.type == "cpu" else "channels_last, volumes plain"
+        settings |= {"threads": torch.get_num_threads(), "memory_format": layout, "optimizer": "Adam"}
         full = "float32, convolutions in TF32" if tf32 else "float32"
         settings["precision"] = full if precision == "fp32" else precision
     return settings

@@ -9,7 +9,8 @@ import torch
 from metrics.test_score_board import ALL, NAMES, cases
 from torch import Tensor, nn
 
-from medseg.engines.precision import network_to_channels_last, to_memory_format
+from medseg.engines.precision import network_to_channels_last
+from medseg.inferers.memory_format import to_memory_format
 from medseg.losses.all_hl import ALLHLLoss
 from medseg.losses.cross_entropy import CrossEntropyLoss
 from medseg.losses.focal_iou import FocalIoULoss

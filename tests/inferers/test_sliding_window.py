@@ -12,6 +12,7 @@ from monai.data import MetaTensor
 from monai.inferers import SlidingWindowInferer
 from torch import Tensor, nn
 
+from medseg.inferers import blocks as blocks_of_images
 from medseg.inferers import sliding_window
 from medseg.inferers import windows as window_parts
 from medseg.inferers.blocks import Block, blocks_of, class_indices, finite, gather
@@ -71,7 +72,7 @@ def test_large_overlaps_are_kept_in_half_precision(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(window_parts, "_AT_ONCE", (at_once, at_once))
     inferer = SlidingWindow((8, 9, 6), 2, 0.5, mode)
     torch.testing.assert_close(inferer(image, network), expected, rtol=1e-4, atol=1e-5)
-    monkeypatch.setattr(window_parts, "_FULL", 0)
+    monkeypatch.setattr(window_parts, "_FULL", (0, 0))
     found = inferer(image, network)
     apart = float((found - expected).abs().max())
     assert 1e-6 < apart < 2e-3 * float(expected.abs().max())
@@ -305,6 +306,18 @@ def test_bad_use() -> None:
         blocks = [Block((slice(0, 1), slice(0, 4), slice(0, 4)), logits)]
         with pytest.raises(ValueError, match=r"the network gives 1 of 32 logits that are NaN or infinite"):
             list(finite(blocks))
+
+
+def test_a_gpu_is_asked_once_whether_logits_are_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks_of_images, "_WAITS", ())
+    good, bad = torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 4, 4)
+    bad[0, 1, 2, 1:3] = float("nan")
+    places = [(slice(0, 1), slice(first, first + 4), slice(0, 4)) for first in (0, 4, 8)]
+    assert len(list(finite(Block(place, good) for place in places))) == 3
+    with pytest.raises(ValueError, match=r"the network gives 2 of 96 logits that are NaN or infinite"):
+        list(finite(map(Block, places, (good, bad, good))))
+    handed = iter(finite(map(Block, places, (bad, good, good))))
+    assert [next(handed).at for _ in places] == places  # and none is looked at before
 
 
 def test_several_images_share_forwards() -> None:

@@ -61,7 +61,7 @@ def test_equals_resampling_all_logits(
     slowest: tuple[int, ...],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(regrid, "_AT_ONCE", 500)
+    monkeypatch.setattr(regrid, "_AT_ONCE", (500, 500))
     size, spacing, classes = (13, 9, 11), np.array([1.5, 1.2, 2.0]), 4
     affine = affine_of("RAS", tuple(spacing), rotation)
     extent = (np.array(size) - 1) * spacing
@@ -112,7 +112,7 @@ def test_a_tilted_grid(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_resized_is_interpolate(
     size: tuple[int, ...], target: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(regrid, "_AT_ONCE", 100)
+    monkeypatch.setattr(regrid, "_AT_ONCE", (100, 100))
     logits = torch.randn(1, 3, *size)
     cuts = [[edge // 3] if edge > 3 else [] for edge in size]
     found = gather(resized(cells(logits, cuts, tuple(range(len(size)))), size, target), (1, *target))
