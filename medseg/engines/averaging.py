@@ -2,41 +2,68 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import defaultdict
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from medseg.errors import MedsegError
 
-Tensors = tuple[Tensor, ...] | list[Tensor]
+__all__ = ["MovingAverage"]
 
 
-def moving_average(network: nn.Module, decay: float) -> AveragedModel:
-    """Return an averaged copy of ``network``; call ``update_parameters(network)`` after each optimiser step.
+class MovingAverage(AveragedModel):
+    """An averaged copy of a network; call ``update_parameters(network)`` after each optimiser step.
 
     The decay rises as ``min(decay, (1 + n) / (10 + n))`` over the first n steps, so that a short training is not held
-    back by its random start.
+    back by its random start. PyTorch's own update asks the device for the number of steps, which keeps a GPU waiting
+    once a step, and goes through all modules each time.
 
     Args:
-        network: the network to follow.
+        network: the network to follow; the tensors of its parameters and buffers must stay the same.
         decay: weight of the past, in [0, 1).
 
     Raises:
-        ValueError: if ``decay`` is out of range.
+        MedsegError: if ``decay`` is out of range.
     """
-    if not 0 <= decay < 1:
-        raise MedsegError(f"ema_decay is {decay}; it must be in [0, 1), or null for none")
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        if not 0 <= decay < 1:
+            raise MedsegError(f"ema_decay is {decay}; it must be in [0, 1), or null for none")
+        super().__init__(network, use_buffers=True)
+        self.requires_grad_(False)
+        self.decay = decay
+        self._averaged: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
+        self._counters: list[tuple[Tensor, Tensor]] = []
 
     @torch.no_grad()
-    def update(averaged: Tensors, current: Tensors, steps: Tensor | int) -> None:
-        n = int(steps)
-        share = 1 - min(decay, (1 + n) / (10 + n))
-        if torch.is_floating_point(averaged[0]):
-            torch._foreach_lerp_(averaged, current, share)
-        else:  # counters
-            for target, source in zip(averaged, current, strict=True):
-                target.copy_(source)
+    def update_parameters(self, model: nn.Module) -> None:
+        """Take a step of the network into the average; the first one is the average."""
+        if not self._averaged:
+            self._pair(model)
+        steps = int(self.n_averaged)  # it lies on the CPU
+        share = 1 - min(self.decay, (1 + steps) / (10 + steps)) if steps else 1.0
+        for averaged, current in self._averaged.values():
+            if steps:
+                torch._foreach_lerp_(averaged, current, share)
+            else:
+                torch._foreach_copy_(averaged, current)
+        for mine, theirs in self._counters:
+            mine.copy_(theirs)
+        self.n_averaged += 1
 
-    average = AveragedModel(network, multi_avg_fn=update, use_buffers=True)
-    average.requires_grad_(False)
-    return average
+    def _pair(self, model: nn.Module) -> None:
+        """Put our tensors beside the network's, those of one kind together."""
+        ours, theirs = (itertools.chain(each.parameters(), each.buffers()) for each in (self.module, model))
+        found: dict[Any, tuple[list[Tensor], list[Tensor]]] = defaultdict(lambda: ([], []))
+        for mine, current in zip(ours, theirs, strict=True):
+            if mine.is_floating_point():
+                pair = found[mine.device, mine.dtype]
+                pair[0].append(mine.detach())
+                pair[1].append(current.detach())
+            else:
+                self._counters.append((mine, current))
+        self._averaged = dict(found)

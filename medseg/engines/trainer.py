@@ -18,7 +18,7 @@ from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor, nn
 
 from medseg.engines.augmenting import PLACES, augment, settle
-from medseg.engines.averaging import moving_average
+from medseg.engines.averaging import MovingAverage
 from medseg.engines.evaluator import Evaluator
 from medseg.engines.failures import TrainingError, diverged, let_go, no_memory, out_of_memory
 from medseg.engines.loading import SegmentationDataset, make_loader, stop_workers
@@ -163,7 +163,7 @@ class Trainer(SupervisedTrainer):
         self.clip_grad_norm = clip_grad_norm
         self.early_stop = early_stop
         self.resume = bool(resume)
-        self.average = None if ema_decay is None else moving_average(unwrap(network), ema_decay)
+        self.average = None if ema_decay is None else MovingAverage(unwrap(network), ema_decay)
         self.schedule = Schedule(
             optimizer, schedule, max_epochs * len(loader), power=schedule_power, warmup=warmup, max_minutes=max_minutes
         )
