@@ -19,6 +19,8 @@ from medseg.errors import MedsegError
 from medseg.losses.processes import sum_over_processes
 from medseg.losses.targets import class_factors, prepared
 
+_FEW = 32  # classes that are summed one by one on a GPU
+
 
 class FocalIoULoss(nn.Module):
     """``focal + iou_weight * (1 - IoU)`` of logits and class indices, in float32 whatever the logits' type.
@@ -137,12 +139,11 @@ class _PixelSums(torch.autograd.Function):
         if images > 1:  # class c of image b is slot b * C + c
             slot = slot + torch.arange(0, images * classes, classes, device=slot.device)[:, None]
         flat = slot.flatten()
-        intersection = pt.new_zeros(images * classes).index_add_(0, flat, pt.flatten())
-        counted = flat if valid is None else flat[valid.flatten()]
-        present = torch.bincount(counted, minlength=images * classes).to(pt.dtype)
+        sums = _sums_by_slot if pt.device.type == "cpu" or classes > _FEW else _sums_by_class
+        intersection, present = sums(pt, index, valid, flat, classes)
         ctx.save_for_backward(p, pt, slope, index, flat)
-        ctx.mark_non_differentiable(present_per_image := present.view(images, classes))
-        return -focal.sum(), intersection.view(images, classes), p.flatten(2).sum(-1), present_per_image
+        ctx.mark_non_differentiable(present)
+        return -focal.sum(), intersection, p.flatten(2).sum(-1), present
 
     @staticmethod
     @once_differentiable
@@ -155,3 +156,29 @@ class _PixelSums(torch.autograd.Function):
         gradient.addcmul_(p, everywhere, value=-1)
         gradient.scatter_add_(1, index[:, None], at_label[:, None])
         return gradient, None, None, None, None
+
+
+def _sums_by_slot(pt: Tensor, index: Tensor, valid: Tensor | None, flat: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Return the soft intersections and the pixels of each class, ``(B, C)``, pixel by pixel."""
+    slots = len(pt) * classes
+    intersection = pt.new_zeros(slots).index_add_(0, flat, pt.flatten())
+    if pt.device.type == "cpu":
+        present = torch.bincount(flat if valid is None else flat[valid.flatten()], minlength=slots)
+    else:  # where either would wait for the device
+        counts = torch.ones_like(flat) if valid is None else valid.flatten().long()
+        present = torch.zeros(slots, dtype=torch.long, device=flat.device).index_add_(0, flat, counts)
+    return intersection.view(-1, classes), present.to(pt.dtype).view(-1, classes)
+
+
+def _sums_by_class(
+    pt: Tensor, index: Tensor, valid: Tensor | None, flat: Tensor, classes: int
+) -> tuple[Tensor, Tensor]:
+    """Return the same, class by class: a GPU adds millions of pixels to a few numbers one after the other."""
+    intersections, presents = [], []
+    for number in range(classes):
+        there = index == number
+        if valid is not None:
+            there &= valid
+        intersections.append(pt.where(there, 0).flatten(1).sum(1))
+        presents.append(there.flatten(1).sum(1))
+    return torch.stack(intersections, 1), torch.stack(presents, 1).to(pt.dtype)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from medseg.losses import focal_iou
 from medseg.losses.focal_iou import FocalIoULoss
 
 CLASSES = 4
@@ -309,3 +310,16 @@ def test_an_image_ignored_altogether_is_no_image_of_the_mean_over_all_classes() 
     alone = loss(logits[:1], label[:1])
     label[1] = IGNORE
     torch.testing.assert_close(loss(logits, label), alone)
+
+
+@pytest.mark.parametrize("ignored", [0.0, 0.3])
+def test_sums_of_a_gpu_are_a_cpus(monkeypatch: pytest.MonkeyPatch, ignored: float) -> None:
+    logits, label = random_batch(7, ignored)
+    found = []
+    for sums in (focal_iou._sums_by_slot, focal_iou._sums_by_class):
+        monkeypatch.setattr(focal_iou, "_sums_by_slot", sums)
+        given = logits.clone().requires_grad_()
+        loss = FocalIoULoss(ignore_index=IGNORE)(given, label)
+        loss.backward()
+        found.append((loss.detach(), given.grad))
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-7)
