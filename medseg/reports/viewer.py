@@ -137,7 +137,7 @@ def _draw(case: Slices, palette: Sequence[Colour | None], title: str, ignore_ind
     if case.truth is not None and ignore_index is not None:
         unlabelled = case.truth == ignore_index
     if case.truth is not None:
-        layers.append(Layer("truth", _areas(np.where(unlabelled, -1, case.truth), palette)))
+        layers.append(Layer("truth", _areas(np.where(unlabelled, -1, case.truth.astype(np.int64)), palette)))
         panels.append(Panel("truth", ["image", "truth"]))
     layers.append(Layer("prediction", _areas(case.prediction, palette)))
     panels.append(Panel("prediction", ["image", "prediction"]))

@@ -168,7 +168,7 @@ def show_classes(
     """
     out = image.astype(np.float32)
     lifted = _LIFT + out * ((255 - _LIFT) / 255)
-    edge = _edges(np.where(hidden, -1, label))
+    edge = _edges(np.where(hidden, -1, label.astype(np.int64)))
     for index, colour in enumerate(colours):
         if colour is None:
             continue
