@@ -29,19 +29,28 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from medseg.errors import MedsegError
 from medseg.node.config import Retry
+from medseg.node.states import (
+    CLAIMED,
+    DONE,
+    FAILED,
+    RECEIVING,
+    REFUSED,
+    SENDING,
+    WAITING,
+    Added,
+    Claim,
+    Delivery,
+    Incoming,
+    Made,
+    SeriesState,
+    Worked,
+)
 
-__all__ = [
-    *("Added", "Claim", "Delivery", "Incoming", "Made", "Queue", "QueueError", "SeriesState", "Worked"),
-    *("CLAIMED", "DONE", "FAILED", "RECEIVING", "REFUSED", "SENDING", "WAITING"),
-]
-
-RECEIVING, WAITING, CLAIMED, SENDING = "receiving", "waiting", "claimed", "sending"
-DONE, FAILED, REFUSED = "done", "failed", "refused"
+__all__ = ["Queue", "QueueError"]
 
 _VERSION = 1
 _SCHEMA = """
@@ -75,122 +84,6 @@ class QueueError(MedsegError):
     """A queue that cannot be used, or a study that it does not have."""
 
 
-class Added:
-    """What became of an instance."""
-
-    STORED, KNOWN, OTHER = "stored", "known", "other"
-
-
-@dataclass(frozen=True)
-class Incoming:
-    """An instance that arrived; UIDs as `medseg.node.store.stands_for` has them.
-
-    Args:
-        study: of it.
-        series: of it.
-        sop: the instance.
-        digest: of its bytes.
-        size: in bytes.
-    """
-
-    study: str
-    series: str
-    sop: str
-    digest: str
-    size: int
-
-
-@dataclass(frozen=True)
-class SeriesState:
-    """A series of a claimed study.
-
-    Args:
-        key: stands for its UID.
-        generation: of the study, in which it last got an instance.
-        present: instances whose files are here.
-        absent: instances that were received, and deleted after an earlier result.
-        finished: models that have done it as it is.
-    """
-
-    key: str
-    generation: int
-    present: int
-    absent: int
-    finished: frozenset[str]
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A study to be predicted.
-
-    Args:
-        study: its number.
-        generation: as it was claimed.
-        series: of it, in the order of their arrival.
-    """
-
-    study: int
-    generation: int
-    series: tuple[SeriesState, ...]
-
-
-@dataclass(frozen=True)
-class Made:
-    """A result.
-
-    Args:
-        series: that it is about.
-        model: that made it.
-        path: of its file, on the disk, relative to the node's folder.
-        sop: stands for its UID.
-        size: in bytes.
-    """
-
-    series: str
-    model: str
-    path: str
-    sop: str
-    size: int
-
-
-@dataclass(frozen=True)
-class Worked:
-    """What came of a claimed study.
-
-    Args:
-        jobs: series and models that are done.
-        made: results of them.
-        faults: why the others are not, one text each; they are tried again.
-        notes: series that no model took, and why.
-        hopeless: trying again does not help.
-    """
-
-    jobs: tuple[tuple[str, str], ...] = ()
-    made: tuple[Made, ...] = ()
-    faults: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    hopeless: bool = False
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """A result on its way to one destination.
-
-    Args:
-        result: its number.
-        study: of it.
-        destination: name.
-        path: of its file, relative to the node's folder.
-        tries: so far.
-    """
-
-    result: int
-    study: int
-    destination: str
-    path: str
-    tries: int
-
-
 class Queue:
     """The queue, of one process at a time but for those that read it.
 
@@ -220,7 +113,8 @@ class Queue:
             ) from error
         if version not in (0, _VERSION):
             raise QueueError(f"{path}: is a queue of another version ({version}); let the medseg that made it end it")
-        self.held = self._measure()
+        self.held = 0
+        self.measure()
 
     def close(self) -> None:
         """Close the database."""
@@ -240,10 +134,12 @@ class Queue:
                     self._db.execute("ROLLBACK")
                 raise
 
-    def _measure(self) -> int:
-        (received,) = self._db.execute("SELECT total(bytes) FROM instance WHERE present").fetchone()
-        (made,) = self._db.execute("SELECT total(bytes) FROM result WHERE path<>''").fetchone()
-        return int(received + made)
+    def measure(self) -> None:
+        """Sum up how many bytes are held."""
+        with self.lock:
+            (received,) = self._db.execute("SELECT total(bytes) FROM instance WHERE present").fetchone()
+            (made,) = self._db.execute("SELECT total(bytes) FROM result WHERE path<>''").fetchone()
+            self.held = int(received + made)
 
     # ------------------------------------------------------------------------------------------ receiving
 
@@ -302,7 +198,7 @@ class Queue:
             (RECEIVING, study),
         )
         db.execute(
-            "DELETE FROM delivery WHERE state='waiting' AND result IN (SELECT id FROM result WHERE study=? AND series=?)",
+            "DELETE FROM delivery WHERE state<>'done' AND result IN (SELECT id FROM result WHERE study=? AND series=?)",
             (study, series),
         )
 
@@ -387,7 +283,7 @@ class Queue:
                 ),
             )
             self._settle(db, claim.study, now)
-        self.held = self._measure()
+        self.measure()
         return True
 
     @staticmethod

@@ -94,8 +94,12 @@ class Store:
 
     def remove(self, study: int) -> None:
         """Remove what was received and made of a study."""
-        for folder in (self.received, self.results):
-            shutil.rmtree(folder / str(study), ignore_errors=True)
+        shutil.rmtree(self.received / str(study), ignore_errors=True)
+        self.remove_results(study)
+
+    def remove_results(self, study: int) -> None:
+        """Remove what was made of a study."""
+        shutil.rmtree(self.results / str(study), ignore_errors=True)
 
     def clear_incoming(self) -> int:
         """Remove what a dead process was writing; return how many files that were."""
