@@ -30,9 +30,7 @@ def check_node(config: Config) -> list[tuple[str, str]]:
     tried.append((f"port {config.port}", _fault(lambda: _port(config))))
     tried.append((counted(len(config.models), "model"), _fault(lambda: _models(config))))
     for each in config.destinations:
-        tried.append(
-            (f"destination {each.name}", _fault(lambda each=each: destination_of(each, config.title).check()))
-        )
+        tried.append((f"destination {each.name}", _fault(lambda each=each: destination_of(each, config.title).check())))
     return tried
 
 

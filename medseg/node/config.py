@@ -114,8 +114,9 @@ def _several(kind: Callable[[Any], type[Any]], value: Any, where: str, base: Pat
     return tuple(_build(kind(each), each, f"{where} {number}", base) for number, each in enumerate(value, 1))
 
 
-def _is(read: _Read, default: Any = MISSING) -> Any:
-    return field(metadata={"read": read}) if default is MISSING else field(default=default, metadata={"read": read})
+def _by(read: _Read) -> dict[str, _Read]:
+    """Return the metadata of a field that is read so."""
+    return {"read": read}
 
 
 _PORT = partial(_whole, 1, 65535, "a port")
@@ -132,8 +133,8 @@ class Caller:
         address: the IP address that it calls from, or ``"any"``; it may be left out where the node listens on loopback.
     """
 
-    title: str = _is(_title)
-    address: str = _is(_caller_address, "")
+    title: str = field(metadata=_by(_title))
+    address: str = field(default="", metadata=_by(_caller_address))
 
 
 @dataclass(frozen=True)
@@ -148,11 +149,11 @@ class ModelRoute:
         codes: coded concepts of its classes, where the weights have none.
     """
 
-    name: str = _is(_name)
-    model: str = _is(_model)
-    rules: Path = _is(_path)
-    outputs: tuple[str, ...] = _is(_outputs, ("dicom-seg",))
-    codes: Path | None = _is(_path, None)
+    name: str = field(metadata=_by(_name))
+    model: str = field(metadata=_by(_model))
+    rules: Path = field(metadata=_by(_path))
+    outputs: tuple[str, ...] = field(default=("dicom-seg",), metadata=_by(_outputs))
+    codes: Path | None = field(default=None, metadata=_by(_path))
 
 
 @dataclass(frozen=True)
@@ -166,10 +167,10 @@ class Peer:
         port: of it.
     """
 
-    name: str = _is(_name)
-    title: str = _is(_title)
-    host: str = _is(_text)
-    port: int = _is(_PORT)
+    name: str = field(metadata=_by(_name))
+    title: str = field(metadata=_by(_title))
+    host: str = field(metadata=_by(_text))
+    port: int = field(metadata=_by(_PORT))
 
 
 @dataclass(frozen=True)
@@ -183,10 +184,14 @@ class Web:
         ca: certificate of the authority that signed its own.
     """
 
-    name: str = _is(_name)
-    url: str = _is(_text)
-    credentials: Path | None = _is(_path, None)
-    ca: Path | None = _is(_path, None)
+    name: str = field(metadata=_by(_name))
+    url: str = field(metadata=_by(_text))
+    credentials: Path | None = field(default=None, metadata=_by(_path))
+    ca: Path | None = field(default=None, metadata=_by(_path))
+
+
+def _archive(content: Any) -> type[Any]:
+    return Web if isinstance(content, Mapping) and "url" in content else Peer
 
 
 @dataclass(frozen=True)
@@ -199,9 +204,9 @@ class Retry:
         longest_seconds: that a pause grows to.
     """
 
-    times: int = _is(partial(_whole, 1, 1000, "tries"), 30)
-    first_seconds: float = _is(_SECONDS, 5.0)
-    longest_seconds: float = _is(_SECONDS, 3600.0)
+    times: int = field(default=30, metadata=_by(partial(_whole, 1, 1000, "tries")))
+    first_seconds: float = field(default=5.0, metadata=_by(_SECONDS))
+    longest_seconds: float = field(default=3600.0, metadata=_by(_SECONDS))
 
     def pause(self, tries: int) -> float:
         """Return the seconds to wait after so many tries, at least one."""
@@ -235,30 +240,28 @@ class Config:
         precision: of the models.
     """
 
-    folder: Path = _is(_path)
-    title: str = _is(_title)
-    port: int = _is(_PORT)
-    callers: tuple[Caller, ...] = _is(partial(_several, lambda _: Caller))
-    models: tuple[ModelRoute, ...] = _is(partial(_several, lambda _: ModelRoute))
-    destinations: tuple[Peer | Web, ...] = _is(partial(_several, lambda given: Web if _has(given, "url") else Peer))
-    address: str = _is(_address, "127.0.0.1")
-    still_seconds: float = _is(_SECONDS, 30.0)
-    broken_seconds: float = _is(_SECONDS, 300.0)
-    disk_gib: float = _is(partial(_number, 0, 1e6, "GiB"), 20.0)
-    keep_hours: float = _is(_HOURS, 0.0)
-    keep_failed_hours: float = _is(_HOURS, 168.0)
-    forget_days: float = _is(partial(_number, 0, 36600, "days"), 90.0)
-    predicting: Retry = _is(partial(_one, lambda _: Retry), Retry(times=3))
-    sending: Retry = _is(partial(_one, lambda _: Retry), Retry())
-    associations: int = _is(partial(_whole, 1, 1000, "associations"), 20)
-    status_port: int | None = _is(_PORT, None)
-    stop_seconds: float = _is(_SECONDS, 60.0)
-    device: str | None = _is(_text, None)
-    precision: str = _is(_text, "auto")
-
-
-def _has(content: Any, key: str) -> bool:
-    return isinstance(content, Mapping) and key in content
+    folder: Path = field(metadata=_by(_path))
+    title: str = field(metadata=_by(_title))
+    port: int = field(metadata=_by(_PORT))
+    callers: tuple[Caller, ...] = field(metadata=_by(partial(_several, lambda _: Caller)))
+    models: tuple[ModelRoute, ...] = field(metadata=_by(partial(_several, lambda _: ModelRoute)))
+    destinations: tuple[Peer | Web, ...] = field(
+        metadata=_by(partial(_several, lambda given: Web if _has(given, "url") else Peer))
+    )
+    address: str = field(default="127.0.0.1", metadata=_by(_address))
+    still_seconds: float = field(default=30.0, metadata=_by(_SECONDS))
+    broken_seconds: float = field(default=300.0, metadata=_by(_SECONDS))
+    disk_gib: float = field(default=20.0, metadata=_by(partial(_number, 0, 1e6, "GiB")))
+    keep_hours: float = field(default=0.0, metadata=_by(_HOURS))
+    keep_failed_hours: float = field(default=168.0, metadata=_by(_HOURS))
+    forget_days: float = field(default=90.0, metadata=_by(partial(_number, 0, 36600, "days")))
+    predicting: Retry = field(default=Retry(times=3), metadata=_by(partial(_one, lambda _: Retry)))
+    sending: Retry = field(default=Retry(), metadata=_by(partial(_one, lambda _: Retry)))
+    associations: int = field(default=20, metadata=_by(partial(_whole, 1, 1000, "associations")))
+    status_port: int | None = field(default=None, metadata=_by(_PORT))
+    stop_seconds: float = field(default=60.0, metadata=_by(_SECONDS))
+    device: str | None = field(default=None, metadata=_by(_text))
+    precision: str = field(default="auto", metadata=_by(_text))
 
 
 def _build(kind: type[_Kind], content: Any, where: str, base: Path) -> _Kind:

@@ -94,7 +94,7 @@ class LoadedModel:
         return sorted(output.glob("*.dcm"))
 
     def _keep_records(self, output: Path) -> None:
-        """Move the records of a prediction to where they stay: they are what is left of it when its files are deleted."""
+        """Move the records of a prediction to where they stay when its files are deleted."""
         for path in output.glob(RUN_RECORD):
             os.replace(path, self._records / f"{output.parts[-4]:0>8}_{self.name}_{output.name[:8]}_{path.name}")
 

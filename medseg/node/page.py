@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 from medseg.errors import MedsegError
 from medseg.node.status import Status, page
@@ -37,7 +38,7 @@ class StatusPage:
 
     def __init__(self, port: int, title: str, status: Callable[[], Status]) -> None:
         class Handler(_Handler):
-            made = {
+            made: ClassVar = {
                 "/": ("text/html; charset=utf-8", lambda: page(status(), title)),
                 "/status.json": ("application/json", lambda: json.dumps(status().to_dict())),
             }
@@ -59,7 +60,7 @@ class StatusPage:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    made: dict[str, tuple[str, Callable[[], str]]]
+    made: ClassVar[dict[str, tuple[str, Callable[[], str]]]]
     server_version, sys_version = "medseg", ""
     timeout = _SECONDS
 

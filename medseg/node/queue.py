@@ -249,9 +249,7 @@ class Queue:
             (study,),
         )
         return tuple(
-            SeriesState(
-                *row, frozenset(model for series, model, done in jobs if (series, done) == (row[0], row[1]))
-            )
+            SeriesState(*row, frozenset(model for series, model, done in jobs if (series, done) == (row[0], row[1])))
             for row in rows
         )
 
@@ -334,14 +332,12 @@ class Queue:
     @staticmethod
     def _settle(db: sqlite3.Connection, study: int, now: float) -> None:
         """End a study of which nothing is to be sent any more."""
-        states: Mapping[str, str] = {
-            state: reason
-            for state, reason in db.execute(
-                "SELECT delivery.state, destination || ': ' || delivery.reason FROM delivery JOIN result "
-                "ON result.id=result WHERE study=?",
-                (study,),
-            )
-        }
+        rows = db.execute(
+            "SELECT delivery.state, destination || ': ' || delivery.reason FROM delivery JOIN result "
+            "ON result.id=result WHERE study=?",
+            (study,),
+        )
+        states: Mapping[str, str] = dict(rows.fetchall())
         if "waiting" in states:
             return
         failed = states.get("failed", "")

@@ -1,7 +1,7 @@
 """What a node receives: a DICOM store SCP that says success of what is on the disk and in the queue, of nothing else.
 
-Titles and addresses that are not known are refused before a byte of an object is taken. Transfer syntaxes are those that
-medseg decodes, so that an archive which holds others converts them. No tag gets into a log.
+Titles and addresses that are not known are refused before a byte of an object is taken. Transfer syntaxes are those
+that medseg decodes, so that an archive which holds others converts them. No tag gets into a log.
 """
 
 from __future__ import annotations
@@ -23,7 +23,15 @@ from medseg.node.queue import Queue
 from medseg.node.states import Added, Incoming
 from medseg.node.store import Store, stands_for
 
-__all__ = ["CANNOT_UNDERSTAND", "DUPLICATE", "OUT_OF_RESOURCES", "SUCCESS", "WRONG_CLASS", "Receiver", "require_pynetdicom"]
+__all__ = [
+    "CANNOT_UNDERSTAND",
+    "DUPLICATE",
+    "OUT_OF_RESOURCES",
+    "SUCCESS",
+    "WRONG_CLASS",
+    "Receiver",
+    "require_pynetdicom",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +170,9 @@ class Receiver:
             try:
                 return self._store_object(event)
             except Exception as error:  # a full disk, a locked queue: the sender shall try again
-                logger.error("an object could not be stored: %s", getattr(error, "strerror", None) or type(error).__name__)
+                logger.error(
+                    "an object could not be stored: %s", getattr(error, "strerror", None) or type(error).__name__
+                )
                 return OUT_OF_RESOURCES
 
     @contextmanager
@@ -207,7 +217,9 @@ class Receiver:
         bound = self._config.disk_gib * 2**30
         full = self._queue.held + size > bound or shutil.disk_usage(self._store.root).free < size + _RESERVE
         if full and not self._full:
-            logger.error("full: %.2f of %g GiB are held; objects are refused", self._queue.held / 2**30, self._config.disk_gib)
+            logger.error(
+                "full: %.2f of %g GiB are held; objects are refused", self._queue.held / 2**30, self._config.disk_gib
+            )
         elif self._full and not full:
             logger.info("there is room again")
         self._full = full
@@ -233,4 +245,3 @@ def _identify(asked: Any, content: bytes) -> tuple[str, str, str] | int:
     if sop != str(asked.AffectedSOPInstanceUID) or kind != str(asked.AffectedSOPClassUID):
         return WRONG_CLASS
     return study, series, sop
-

@@ -19,7 +19,7 @@ from medseg.node.receive import DUPLICATE, SUCCESS, require_pynetdicom
 from medseg.node.states import Delivery
 from medseg.node.store import Store
 
-__all__ = ["Destination", "DicomPeer", "Unreachable", "WebArchive", "destination_of", "send_due"]
+__all__ = ["Destination", "DicomPeer", "UnreachableError", "WebArchive", "destination_of", "send_due"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ _CONNECT, _ANSWER = 10.0, 120.0  # seconds
 _ECHO = "1.2.840.10008.1.1"
 
 
-class Unreachable(MedsegError):
+class UnreachableError(MedsegError):
     """An archive that cannot be reached, or went away; what was not answered is not stored."""
 
 
@@ -47,7 +47,7 @@ class Destination(Protocol):
         """Send files; yield, for each in order, an empty text where it is stored, else why not.
 
         Raises:
-            Unreachable: where nothing more can be sent now.
+            UnreachableError: where nothing more can be sent now.
         """
         ...
 
@@ -75,7 +75,7 @@ class DicomPeer:
         """Send files in one association.
 
         Raises:
-            Unreachable: if there is none, or it ends early.
+            UnreachableError: if there is none, or it ends early.
         """
         kinds: dict[str, None] = {str(read_head(file, ["SOPClassUID"]).SOPClassUID): None for file in files}
         association = self._associate(list(kinds)[:_MOST_CONTEXTS])
@@ -90,14 +90,16 @@ class DicomPeer:
         """Ask by C-ECHO.
 
         Raises:
-            Unreachable: if it does not answer.
+            UnreachableError: if it does not answer.
         """
         association = self._associate([_ECHO])
         status = association.send_c_echo()
         if association.is_established:
             association.release()
         if status.get("Status") != SUCCESS:
-            raise Unreachable(f"{self.name} does not answer C-ECHO; look whether {self._peer.title} knows {self._title}")
+            raise UnreachableError(
+                f"{self.name} does not answer C-ECHO; look whether {self._peer.title} knows {self._title}"
+            )
 
     def _associate(self, kinds: Sequence[str]) -> Any:
         ae = require_pynetdicom().AE(ae_title=self._title)
@@ -109,24 +111,26 @@ class DicomPeer:
         if association.is_established:
             return association
         if association.is_rejected:
-            raise Unreachable(f"{self.name} refuses the association; make {self._title} known to {self._peer.title}")
+            raise UnreachableError(
+                f"{self.name} refuses the association; make {self._title} known to {self._peer.title}"
+            )
         if association.acceptor.primitive is not None:  # it answered, and took none of the kinds
-            raise Unreachable(f"{self.name} takes none of the kinds of object that are to be sent")
-        raise Unreachable(f"{self.name} cannot be reached at its host and port")
+            raise UnreachableError(f"{self.name} takes none of the kinds of object that are to be sent")
+        raise UnreachableError(f"{self.name} cannot be reached at its host and port")
 
     def _send(self, association: Any, file: Path) -> str:
         if not association.is_established:
-            raise Unreachable(f"{self.name} broke off")
+            raise UnreachableError(f"{self.name} broke off")
         try:
             with quiet():
                 answer = association.send_c_store(file)
         except ValueError:
             return "it does not take this kind of object"
         except RuntimeError as error:  # it went away since the line above
-            raise Unreachable(f"{self.name} broke off") from error
+            raise UnreachableError(f"{self.name} broke off") from error
         status = answer.get("Status")
         if status is None:
-            raise Unreachable(f"{self.name} broke off in the middle of an object")
+            raise UnreachableError(f"{self.name} broke off in the middle of an object")
         return "" if status in _STORED else f"it answers with status {status:04X}"
 
 

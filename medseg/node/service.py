@@ -128,7 +128,9 @@ class Node:
         if not self._queue.predicted(claim, worked, names, config.predicting, time.time()):
             logger.info("study %d grew meanwhile; it is done again", claim.study)
             return True
-        logger.info("study %d: %s in %.1f s", claim.study, counted(len(worked.made), "result"), time.monotonic() - began)
+        logger.info(
+            "study %d: %s in %.1f s", claim.study, counted(len(worked.made), "result"), time.monotonic() - began
+        )
         for line in (*worked.faults, *worked.notes):
             logger.warning("study %d: %s", claim.study, line)
         return True

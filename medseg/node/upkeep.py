@@ -172,7 +172,9 @@ def retry_study(queue: Queue, study: int) -> None:
     with queue.transaction() as db:
         row = db.execute("SELECT state, fault FROM study WHERE id=?", (study,)).fetchone()
         if row is None or row[0] != FAILED:
-            raise QueueError(f"study {study} {'is ' + row[0] if row else 'is not known'}; one that failed can be retried")
+            raise QueueError(
+                f"study {study} {'is ' + row[0] if row else 'is not known'}; one that failed can be retried"
+            )
         (left,) = db.execute("SELECT count(*) FROM instance WHERE study=? AND present", (study,)).fetchone()
         if not left:
             raise QueueError(f"study {study}: its files were deleted; send it again")
@@ -181,5 +183,5 @@ def retry_study(queue: Queue, study: int) -> None:
             "(SELECT id FROM result WHERE study=?)",
             (study,),
         )
-        state = WAITING if row[1] else SENDING
-        db.execute("UPDATE study SET state=?, tries=0, crashes=0, due=0, ended=NULL WHERE id=?", (state, study))
+        now = WAITING if row[1] else SENDING
+        db.execute("UPDATE study SET state=?, tries=0, crashes=0, due=0, ended=NULL WHERE id=?", (now, study))

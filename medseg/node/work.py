@@ -79,7 +79,9 @@ class _Work:
             if (problem or listing.damaged) and self._routes:
                 self.odd.append(f"{called} is no volume")
         elif listing.damaged:
-            self.hopeless.append(f"{called}: {counted(len(listing.damaged), 'file')} of it cannot be read; send it again")
+            self.hopeless.append(
+                f"{called}: {counted(len(listing.damaged), 'file')} of it cannot be read; send it again"
+            )
         elif state.absent:
             self.hopeless.append(
                 f"{called}: {counted(state.present, 'instance')} came after {state.absent} of it were done and "
