@@ -2,8 +2,8 @@
 
 Studies are made of one real series under new UIDs and sent by dcmtk's ``storescu``, several at a time, each until it is
 told of success. Meanwhile the node is killed (SIGKILL) and started again, all connections are cut now and then, and the
-archive (pynetdicom's, or dcmtk's ``storescp``) is away for a while. The model is a threshold, written by medseg as DICOM
-SEG. At the end every study must have one result in the archive, about all its instances, and none a second one.
+archive (pynetdicom's) is away for a while. The model is a threshold, written by medseg as DICOM SEG. At the end every
+study must have one result in the archive, about all its instances, and none a second one.
 
     python -m benchmarks.node_soak --series ../shared/data/dicom_mr_hippocrop/study1
 """
@@ -159,6 +159,8 @@ class Killed:
     def end(self, number: signal.Signals) -> int:
         """Send it a signal and wait for its end."""
         assert self._process is not None
+        if self._process.poll() is not None:
+            raise RuntimeError(f"the node ended by itself with {self._process.returncode}; see {self._log.name}")
         self._process.send_signal(number)
         return self._process.wait(120)
 
@@ -221,7 +223,7 @@ def soak(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         folder: for everything.
     """
     rng = random.Random(options.seed)
-    instances = [_copy(options.series, folder / "in" / str(each)) for each in range(options.studies)][0]
+    (instances,) = {_copy(options.series, folder / "in" / str(each)) for each in range(options.studies)}
     archive = Archive()
     port, out = _free_port(), Cable(archive.port)
     within = Cable(port)

@@ -21,7 +21,8 @@ LARGEST_ROOM = 0.15
 ORDER = (
     ("__main__", "cli"), ("api",), ("node",), ("studies",), ("prediction",), ("bundle",), ("engines",), ("runs",),
     ("releases",), ("exporters",), ("importers",), ("data",), ("io",), ("networks",),
-    ("encoders", "inferers", "layers", "losses", "metrics", "transforms"), ("reports",), ("resources",), ("atomic", "caller", "errors"),
+    ("encoders", "inferers", "layers", "losses", "metrics", "transforms"), ("reports",), ("resources",),
+    ("atomic", "caller", "errors"),
 )  # fmt: skip
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 BESIDE = {("inferers", "transforms")}  # a network must see what its training's transforms showed it

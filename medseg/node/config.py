@@ -245,9 +245,7 @@ class Config:
     port: int = field(metadata=_by(_PORT))
     callers: tuple[Caller, ...] = field(metadata=_by(partial(_several, lambda _: Caller)))
     models: tuple[ModelRoute, ...] = field(metadata=_by(partial(_several, lambda _: ModelRoute)))
-    destinations: tuple[Peer | Web, ...] = field(
-        metadata=_by(partial(_several, lambda given: Web if _has(given, "url") else Peer))
-    )
+    destinations: tuple[Peer | Web, ...] = field(metadata=_by(partial(_several, _archive)))
     address: str = field(default="127.0.0.1", metadata=_by(_address))
     still_seconds: float = field(default=30.0, metadata=_by(_SECONDS))
     broken_seconds: float = field(default=300.0, metadata=_by(_SECONDS))
