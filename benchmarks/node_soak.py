@@ -156,6 +156,14 @@ class Killed:
         command = [sys.executable, "-m", "benchmarks.node_soak", "--node", str(self._config)]
         self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log)
 
+    def listens(self, port: int) -> None:
+        """Wait until it does: a kill before is none."""
+        for _ in range(1200):
+            with contextlib.suppress(OSError), socket.create_connection((_HOST, port), timeout=5):
+                return
+            time.sleep(0.1)
+        raise RuntimeError(f"the node does not listen; see {self._log.name}")
+
     def end(self, number: signal.Signals) -> int:
         """Send it a signal and wait for its end."""
         assert self._process is not None
@@ -245,6 +253,7 @@ def soak(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     with ThreadPoolExecutor(options.senders) as pool:
         sent = [pool.submit(_send, each, within.port) for each in studies]
         while kills < options.kills:
+            node.listens(port)
             time.sleep(rng.uniform(*options.between))
             if kills == options.kills // 2 and not away[1] and options.away:
                 archive.down()

@@ -58,7 +58,8 @@ def test_a_good_one(tmp_path):
 def test_what_is_wrong(tmp_path, changes, said):
     with pytest.raises(ConfigError, match=said) as caught:
         read(tmp_path, **changes)
-    assert "\n" not in str(caught.value) and "node.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "node.yaml" in str(caught.value)
 
 
 def test_no_file_and_no_yaml(tmp_path):

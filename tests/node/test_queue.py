@@ -2,94 +2,20 @@
 
 import shutil
 import sqlite3
+from contextlib import contextmanager
 
 import pydicom
 import pytest
-from node_parts import QUICK, FakeModel, study_files
+from node_desk import BROKEN, STILL, Desk, Shelf
+from node_parts import FakeModel, study_files
 
 from medseg.node import service
 from medseg.node.config import Retry
 from medseg.node.queue import Queue, QueueError
-from medseg.node.send import UnreachableError, send_due
-from medseg.node.states import Added, Incoming
+from medseg.node.states import Added
 from medseg.node.status import read_status, text
-from medseg.node.store import Store, stands_for
-from medseg.node.upkeep import MOST_CRASHES, forget, recover, retry_study, sweep
-from medseg.node.work import work
-
-STILL, BROKEN = 10.0, 100.0
-
-
-class Shelf:
-    """An archive that is a dictionary."""
-
-    name = "archive"
-
-    def __init__(self, objects=(), after=lambda: None, away=0):
-        self.objects, self.came, self._after, self.away = dict(objects), [], after, away
-
-    def send(self, files):
-        for file in files:
-            if self.away:
-                self.away -= 1
-                raise UnreachableError("archive cannot be reached")
-            data = pydicom.dcmread(file)
-            self.objects[str(data.SOPInstanceUID)] = int(data.InstanceNumber)
-            self.came.append(str(data.SOPInstanceUID))
-            self._after()
-            yield ""
-
-    def check(self):
-        pass
-
-
-class Desk:
-    """A node by hand, whose clock goes as it is told."""
-
-    def __init__(self, folder, model=None, shelf=None):
-        self.store = Store(folder)
-        self.store.make()
-        self.queue = Queue(self.store.queue)
-        self.now, self.model, self.shelf = 1000.0, model or FakeModel(), shelf or Shelf()
-
-    def receive(self, file, released=True):
-        content, head = file.read_bytes(), pydicom.dcmread(file, stop_before_pixels=True)
-        study, series, sop = map(stands_for, (head.StudyInstanceUID, head.SeriesInstanceUID, head.SOPInstanceUID))
-        written = self.store.write(content)
-        place = self.store.place
-        became, number = self.queue.add(
-            Incoming(study, series, sop, stands_for(str(content)), len(content)),
-            lambda number: place(written, self.store.file(number, series, sop)),
-            self.now,
-        )
-        written.unlink(missing_ok=True)
-        if released:
-            self.queue.ended({number}, self.now, whole=True)
-        return became
-
-    def step(self, pause=STILL + 1, retry=QUICK):
-        """Let time pass; predict what is still, send what is due; return what was predicted."""
-        self.now += pause
-        claim = self.queue.claim(self.now, STILL, BROKEN)
-        worked = None
-        if claim is not None:
-            worked = work(claim, self.store, [self.model])
-            self.queue.predicted(claim, worked, [self.shelf.name], retry, self.now)
-        send_due(self.queue, self.store, self.shelf, retry, lambda: self.now)
-        return worked
-
-    def recover(self):
-        return recover(self.queue, self.store, QUICK, self.now)
-
-    def sweep(self, keep=0.0, keep_failed=1e6):
-        return sweep(self.queue, keep, keep_failed, self.now, self.store.remove)
-
-    def status(self):
-        return read_status(self.store.queue, running=True)
-
-    @property
-    def states(self):
-        return {each.number: each.state for each in self.status().studies}
+from medseg.node.store import Store
+from medseg.node.upkeep import MOST_CRASHES, forget, retry_study
 
 
 @pytest.fixture
@@ -99,47 +25,46 @@ def desk(tmp_path):
     made.queue.close()
 
 
-def test_a_kill_at_every_step(tmp_path, monkeypatch):
-    """The folder as a kill would leave it after each step is taken up by another node: all is there, and once."""
-    files = [*study_files(tmp_path / "in", 1), *study_files(tmp_path / "in", 2)]
-    kept, shelf = [], Shelf(after=lambda: keep())
-
-    def keep():
-        target = tmp_path / "kills" / str(len(kept))
-        shutil.copytree(tmp_path / "node", target)
-        kept.append((target, dict(shelf.objects)))
-
-    desk = Desk(tmp_path / "node", FakeModel(fault=lambda _: keep()), shelf)
-    for owner, name in ((Store, "write"), (Store, "place"), (Store, "sync"), (Store, "remove")):
-        whole = getattr(owner, name)
+def record(monkeypatch, keep):
+    """Call ``keep`` after every step that touches the disk: each is a moment at which a kill may come."""
+    for name in ("write", "place", "sync", "remove"):
+        whole = getattr(Store, name)
 
         def after(*arguments, whole=whole):
             found = whole(*arguments)
             keep()
             return found
 
-        monkeypatch.setattr(owner, name, after)
-    execute = Queue.transaction
+        monkeypatch.setattr(Store, name, after)
+    begin = Queue.transaction
 
+    @contextmanager
     def transaction(self):
-        made = execute(self)
-
-        class Kept:
-            def __enter__(self):
-                return made.__enter__()
-
-            def __exit__(self, *error):
-                made.__exit__(*error)
-                keep()
-
-        return Kept()
+        with begin(self) as db:
+            yield db
+        keep()
 
     monkeypatch.setattr(Queue, "transaction", transaction)
-    for file in files:
-        desk.receive(file)
-    desk.step(), desk.step(), desk.sweep()
+
+
+def test_a_kill_at_every_step(tmp_path, monkeypatch):
+    """The folder as a kill would leave it after each step is taken up by another node: all is there, and once."""
+    files = [*study_files(tmp_path / "in", 1), *study_files(tmp_path / "in", 2)]
+    kept = []
+
+    def keep():
+        target = tmp_path / "kills" / str(len(kept))
+        shutil.copytree(tmp_path / "node", target)
+        kept.append((target, dict(shelf.objects)))
+
+    shelf = Shelf(after=keep)
+    desk = Desk(tmp_path / "node", FakeModel(fault=lambda _: keep()), shelf)
+    with monkeypatch.context() as patched:
+        record(patched, keep)
+        for file in files:
+            desk.receive(file)
+        desk.step(), desk.step(), desk.sweep()
     desk.queue.close()
-    monkeypatch.undo()
     assert len(kept) > 30
     expected = shelf.objects
     assert sorted(expected.values()) == [3, 3]
@@ -155,7 +80,8 @@ def test_a_kill_at_every_step(tmp_path, monkeypatch):
         assert set(other.states.values()) == {"done"}
         other.sweep()
         other.queue.close()
-        assert not list(folder.rglob("*.dcm")) and not list((folder / "incoming").iterdir())
+        assert not list(folder.rglob("*.dcm"))
+        assert not list((folder / "incoming").iterdir())
 
 
 def test_a_study_is_whole_when_it_is_still(desk, tmp_path):
@@ -326,7 +252,8 @@ def test_a_series_that_is_no_volume_is_a_fault(desk, tmp_path):
     desk.step()
     (study,) = desk.status().studies
     assert study.state == "failed"
-    assert "series 1 is no volume" in study.reason and str(desk.store.root) not in study.reason
+    assert "series 1 is no volume" in study.reason
+    assert str(desk.store.root) not in study.reason
 
 
 def test_an_archive_that_is_away(desk, tmp_path):
@@ -380,9 +307,11 @@ def test_what_is_kept_and_what_is_forgotten(desk, tmp_path):
     for file in study_files(tmp_path, 1):
         desk.receive(file)
     desk.step()
-    assert desk.sweep(keep=50) == [] and desk.queue.held > 0
+    assert desk.sweep(keep=50) == []
+    assert desk.queue.held > 0
     desk.now += 51
-    assert desk.sweep(keep=50) == [1] and desk.queue.held == 0
+    assert desk.sweep(keep=50) == [1]
+    assert desk.queue.held == 0
     assert forget(desk.queue, desk.now - 100) == 0
     assert forget(desk.queue, desk.now) == 1
     assert text(desk.status()).startswith("running; no study yet")
@@ -415,4 +344,5 @@ def test_a_step_that_raises_is_taken_again(monkeypatch, caplog):
         return True
 
     node._loop("predicting", step, 0.0)
-    assert len(calls) == 2 and "predicting: OperationalError; goes on in 0 s" in caplog.text
+    assert len(calls) == 2
+    assert "predicting: OperationalError; goes on in 0 s" in caplog.text

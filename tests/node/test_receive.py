@@ -1,5 +1,6 @@
 """Objects that arrive: what is answered, and what lies on the disk then."""
 
+import io
 import logging
 import shutil
 import subprocess
@@ -54,12 +55,14 @@ def test_success_means_on_the_disk(start, tmp_path, caplog):
     for file in files:
         sent = pydicom.dcmread(file)
         kept = pydicom.dcmread(found[sent.SOPInstanceUID])
-        assert kept == sent and kept.file_meta.TransferSyntaxUID == sent.file_meta.TransferSyntaxUID
+        assert kept == sent
+        assert kept.file_meta.TransferSyntaxUID == sent.file_meta.TransferSyntaxUID
     assert not list((tmp_path / "node" / "incoming").iterdir())
     names = "".join(str(path.relative_to(tmp_path)) for path in (tmp_path / "node").rglob("*"))
     database = b"".join(path.read_bytes() for path in (tmp_path / "node").glob("queue.sqlite*"))
     for text in (SECRET, str(sent.StudyInstanceUID)):
-        assert text not in caplog.text + names and text.encode() not in database
+        assert text not in caplog.text + names
+        assert text.encode() not in database
     assert (tmp_path / "node").stat().st_mode & 0o777 == 0o700
 
 
@@ -103,8 +106,6 @@ def test_what_is_no_sound_object(start, tmp_path):
         request = C_STORE()
         request.MessageID, request.Priority = 1, 2
         request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = good.SOPClassUID, uid
-        import io
-
         request.DataSet = io.BytesIO(content)
         context = association.accepted_contexts[0].context_id
         association._reactor_checkpoint.clear()
@@ -129,7 +130,7 @@ def test_the_same_again_and_another_under_its_name(start, tmp_path):
     receiver = start()
     files = study_files(tmp_path, 1, slices=2)
     other = pydicom.dcmread(files[0])
-    other.PixelData = bytes(len(other.PixelData))
+    other.PixelData = b"\1" * len(other.PixelData)
     assert send(receiver.port, [files[0], files[0], other, files[1]]) == [SUCCESS, SUCCESS, DUPLICATE, SUCCESS]
     assert pydicom.dcmread(stored(tmp_path)[0]).PixelData != other.PixelData
     assert len(stored(tmp_path)) == 2
@@ -139,7 +140,8 @@ def test_the_disk_is_bounded(start, tmp_path, caplog):
     files = study_files(tmp_path, 1)
     receiver = start(disk_gib=2.5 * files[0].stat().st_size / 2**30)
     assert send(receiver.port, files) == [SUCCESS, SUCCESS, OUT_OF_RESOURCES]
-    assert len(stored(tmp_path)) == 2 and "GiB are held; objects are refused" in caplog.text
+    assert len(stored(tmp_path)) == 2
+    assert "GiB are held; objects are refused" in caplog.text
 
 
 def test_a_disk_that_is_full(start, tmp_path, monkeypatch, caplog):
@@ -153,7 +155,8 @@ def test_a_disk_that_is_full(start, tmp_path, monkeypatch, caplog):
         patched.setattr(Store, "place", full)
         assert send(receiver.port, files) == [OUT_OF_RESOURCES]
     assert "could not be stored: No space left on device" in caplog.text
-    assert not stored(tmp_path) and not list((tmp_path / "node" / "incoming").iterdir())
+    assert not stored(tmp_path)
+    assert not list((tmp_path / "node" / "incoming").iterdir())
     assert send(receiver.port, files) == [SUCCESS]
 
 
