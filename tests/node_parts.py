@@ -95,15 +95,15 @@ class Archive:
     """A store SCP in this process: what it has by instance, and how often each came."""
 
     def __init__(self, port=0, cut=()):
-        from pynetdicom import AE, evt
+        from pynetdicom import AE, AllStoragePresentationContexts, evt
 
         logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
         self.objects, self.times, self.cut = {}, {}, set(cut)
         self._count, self._lock = 0, threading.Lock()
         self.ae = AE(ae_title="ARCHIVE")
         self.ae.maximum_associations = 100
-        for kind in (SegmentationStorage, "1.2.840.10008.5.1.4.1.1.88.34", "1.2.840.10008.1.1"):
-            self.ae.add_supported_context(kind)
+        self.ae.supported_contexts = AllStoragePresentationContexts
+        self.ae.add_supported_context("1.2.840.10008.1.1")
         self._handlers = [(evt.EVT_C_STORE, self._stored)]
         self.up(port)
 

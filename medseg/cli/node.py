@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,8 +47,6 @@ def run(options: argparse.Namespace) -> int:
 
 def _run(config: Config, _options: argparse.Namespace) -> int:
     own_process()
-    for name in ("pynetdicom", "pydicom"):  # they repeat values of tags
-        logging.getLogger(name).setLevel(logging.CRITICAL)
     from medseg.node.models import load_models
     from medseg.node.receive import require_pynetdicom
     from medseg.node.service import Node
@@ -57,13 +56,17 @@ def _run(config: Config, _options: argparse.Namespace) -> int:
     store = Store(config.folder)
     store.make()
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # given back with the process
-        signal.signal(number, lambda *_: stop.set())
-    node = Node(config, load_models(config, store.records))
-    node.start()
-    while not stop.wait(3600):
-        pass
-    node.stop()
+    with ExitStack() as undo:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            undo.callback(signal.signal, number, signal.signal(number, lambda *_: stop.set()))
+        for each in map(logging.getLogger, ("pynetdicom", "pydicom")):  # they repeat values of tags
+            undo.callback(each.setLevel, each.level)
+            each.setLevel(logging.CRITICAL)
+        node = Node(config, load_models(config, store.records))
+        node.start()
+        while not stop.wait(1):  # a signal may reach another thread, which does not wake this one
+            pass
+        node.stop()
     return 0
 
 

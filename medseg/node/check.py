@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 import socket
 from collections.abc import Callable
+from functools import partial
 
 from medseg.atomic import atomic_write
 from medseg.errors import MedsegError, counted, one_line
-from medseg.node.config import Config
+from medseg.node.config import Config, Peer, Web
 from medseg.node.receive import require_pynetdicom
 from medseg.node.send import destination_of
 from medseg.node.store import Store
@@ -30,7 +31,7 @@ def check_node(config: Config) -> list[tuple[str, str]]:
     tried.append((f"port {config.port}", _fault(lambda: _port(config))))
     tried.append((counted(len(config.models), "model"), _fault(lambda: _models(config))))
     for each in config.destinations:
-        tried.append((f"destination {each.name}", _fault(lambda each=each: destination_of(each, config.title).check())))
+        tried.append((f"destination {each.name}", _fault(partial(_answers, config, each))))
     return tried
 
 
@@ -68,3 +69,7 @@ def _models(config: Config) -> None:
     from medseg.node.models import load_models
 
     load_models(config, Store(config.folder).records)
+
+
+def _answers(config: Config, destination: Peer | Web) -> None:
+    destination_of(destination, config.title).check()

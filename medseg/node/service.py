@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from medseg.errors import counted, one_line
 from medseg.node.config import Config
@@ -80,7 +81,7 @@ class Node:
             raise
         self._begin("predicting", self._predict)
         for destination in self._destinations:
-            self._begin(f"sending to {destination.name}", lambda destination=destination: self._send(destination))
+            self._begin(f"sending to {destination.name}", partial(self._send, destination))
         self._begin("deleting", self._tidy, _TIDY)
         logger.info("%s listens on %s:%d", config.title, config.address, self.port)
 

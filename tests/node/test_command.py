@@ -1,6 +1,7 @@
 """`medseg node`, and a node with a real model: the series goes in, a DICOM SEG comes out."""
 
 import json
+import os
 import signal
 import sys
 import threading
@@ -20,9 +21,12 @@ from medseg.io.images import read_image
 from medseg.node.status import read_status
 from medseg.runs.checkpoint import save_checkpoint
 from medseg.runs.header import write_header
+from medseg.runs.lock import is_locked
 
 pytest.importorskip("pynetdicom", reason="a node needs pynetdicom; pip install 'medseg[dicom]'")
 highdicom = pytest.importorskip("highdicom", reason="DICOM objects need highdicom; pip install 'medseg[dicom]'")
+
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # pynetdicom's, where nobody listens
 
 
 def weights(path):
@@ -68,7 +72,7 @@ def config(tmp_path, archive):
     return tmp_path / "node.yaml", content
 
 
-def test_run_status_and_records(tmp_path, config, archive, capfd, monkeypatch):
+def test_run_status_and_records(tmp_path, config, archive, capfd):
     """In this process: a thread does what outside does, and ends the command by its signal handler."""
     path, content = config
     files = study_files(tmp_path, 1, slices=6, change=noise)
@@ -79,26 +83,27 @@ def test_run_status_and_records(tmp_path, config, archive, capfd, monkeypatch):
         try:
             wait_for(lambda: send(content["port"], files) == [0] * 6, 60)
             wait_for(lambda: read_status(queue, running=True).states == {"done": 1}, 60)
-            said.append(main(["node", "status", str(path)]))
+            said.append(read_status(queue, running=is_locked(queue.parent)))
             kept.update({uid: study for uid, (study, _) in archive.objects.items()})
         finally:
-            signal.raise_signal(signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     thread = threading.Thread(target=outside)
     thread.start()
     assert main(["node", "run", str(path)]) == 0
     thread.join()
-    assert signal.getsignal(signal.SIGTERM) == handler
-    assert said == [0]
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert said[0].running
     assert len(kept) == 2
     out, err = capfd.readouterr()
-    assert "running; 1 done" in out
     assert SECRET not in out + err
     (record,) = (tmp_path / "node" / "records").iterdir()
     made = json.loads(record.read_text())
     assert (made["end"], made["options"]["node"], made["cases"][0]["files"]) == ("done", "toy", 6)
     assert SECRET not in record.read_text()
+    assert main(["node", "status", str(path)]) == 0
+    assert "NOT running; 1 done; 0.00 GiB held" in capfd.readouterr().out
     assert main(["node", "status", str(path), "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["running"] is False
 
@@ -115,7 +120,7 @@ def test_what_the_model_makes_is_what_predict_makes(tmp_path, config):
     (seg,) = LoadedModel(route, tmp_path / "records", "cpu", "auto").predict(
         files[0].parent, tmp_path / "out/1/1/toy/x"
     )
-    assert [path.name for path in (tmp_path / "out/1/1/toy/x").iterdir()] == [seg.name]
+    assert not list((tmp_path / "out").rglob("*.nii.gz"))
     predict(
         tmp_path / "toy.pt", tmp_path / "in", tmp_path / "masks", outputs=["dicom-seg"], overrides={"device": "cpu"}
     )
