@@ -11,7 +11,7 @@ models:
   - {name: hippocampus, model: runs/hippocampus, rules: hippocampus.yaml, outputs: [dicom-seg, dicom-sr]}
 destinations:                   # where results go, all of them to each
   - {name: archive, title: ARCHIVE, host: 10.0.0.5, port: 104}
-  - {name: web, url: https://pacs.example/dicom-web, credentials: web.netrc}
+  - {name: web, url: "dicomweb://pacs.example/dicom-web", credentials: web.netrc}
 still_seconds: 30               # since the last instance: then a study is whole
 ```
 """
@@ -179,8 +179,8 @@ class Web:
 
     Args:
         name: what the queue calls it.
-        url: of its DICOMweb service.
-        credentials: file of them; never in this one.
+        url: of its DICOMweb service, as `medseg predict` takes it: ``dicomweb://HOST[:PORT]/PATH``.
+        credentials: file of them, of netrc's format; never in this one.
         ca: certificate of the authority that signed its own.
     """
 
@@ -318,6 +318,9 @@ def _refuse_doubles(config: Config, path: Path) -> None:
         if twice is not None:
             raise ConfigError(f"{path}: two {what} are called {twice!r}; give each its own name")
     for each in config.destinations:
-        own = isinstance(each, Peer) and each.port == config.port and each.title == config.title
-        if own and each.host in (config.address, "localhost", "127.0.0.1"):
+        if (
+            isinstance(each, Peer)
+            and (each.title, each.port) == (config.title, config.port)
+            and (each.host in (config.address, "localhost", "127.0.0.1"))
+        ):
             raise ConfigError(f"{path}: the destination {each.name} is the node itself; name the archive")

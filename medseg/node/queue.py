@@ -248,10 +248,11 @@ class Queue:
             "ORDER BY min(generation), series",
             (study,),
         )
-        return tuple(
-            SeriesState(*row, frozenset(model for series, model, done in jobs if (series, done) == (row[0], row[1])))
-            for row in rows
-        )
+        made = []
+        for key, generation, present, absent in rows:
+            finished = frozenset(model for series, model, done in jobs if (series, done) == (key, generation))
+            made.append(SeriesState(key, generation, present, absent, finished))
+        return tuple(made)
 
     def predicted(self, claim: Claim, worked: Worked, destinations: Sequence[str], retry: Retry, now: float) -> bool:
         """Commit what came of a claimed study.

@@ -139,29 +139,42 @@ class WebArchive:
 
     Args:
         web: of the configuration.
+
+    Raises:
+        MedsegError: if its address or its credentials cannot be used.
     """
 
     def __init__(self, web: Web) -> None:
         self.name = web.name
-        module: Any = importlib.import_module("medseg.io.dicomweb")
-        self._archive = module.Archive(web.url, credentials=web.credentials, ca=web.ca)
+        archive, address, session = (
+            importlib.import_module(f"medseg.io.dicomweb{end}") for end in ("", "_address", "_session")
+        )
+        url = address.url_of(web.url)
+        credentials = address.Credentials.read(url, web.credentials)
+        self._archive: Any = archive.Archive(url, credentials, ca=web.ca, limits=session.Limits(tries=1))
 
     def send(self, files: Sequence[Path]) -> Iterator[str]:
-        """Send files, a request each: the answer to one is committed before the next."""
+        """Send files one by one: the answer to one is committed before the next.
+
+        Raises:
+            UnreachableError: if it does not answer.
+        """
         for file in files:
-            try:
-                self._archive.store([file])
-                yield ""
-            except MedsegError as error:
-                yield str(error)
+            failed = self._archive.store([file]).failed
+            if failed:
+                self.check()
+            yield failed[0][1] if failed else ""
 
     def check(self) -> None:
         """Ask whether it answers.
 
         Raises:
-            MedsegError: if not.
+            UnreachableError: if not.
         """
-        self._archive.has(["2.25.0"])
+        try:
+            self._archive.has(["2.25.0"])
+        except MedsegError as error:
+            raise UnreachableError(f"{self.name}: {error}") from error
 
 
 def destination_of(given: Peer | Web, title: str) -> Destination:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.node.queue import QueueError
-from medseg.reports.tables import Table
+from medseg.reports.tables import Cell, Table
 
 __all__ = ["Status", "StudyStatus", "page", "read_status", "text"]
 
@@ -112,11 +112,11 @@ def read_status(path: Path, *, running: bool, most: int = _SHOWN) -> Status:
 
 
 def _tables(status: Status) -> list[Table]:
-    destinations = [
+    destinations: list[dict[str, Cell]] = [
         {"destination": name, "sent": sent, "waiting": waiting, "failed": failed, "why": reason}
         for name, sent, waiting, failed, reason in status.destinations
     ]
-    studies = [
+    studies: list[dict[str, Cell]] = [
         {
             **{"study": str(each.number), "state": each.state, "instances": each.instances, "results": each.results},
             **{"sent": each.sent, "to send": each.unsent},

@@ -13,7 +13,7 @@ GOOD = {
     "models": [{"name": "a", "model": "runs/a", "rules": "a.yaml"}],
     "destinations": [
         {"name": "archive", "title": "ARCHIVE", "host": "10.0.0.5", "port": 104},
-        {"name": "web", "url": "https://pacs.example/dicom-web"},
+        {"name": "web", "url": "dicomweb://pacs.example/dicom-web"},
     ],
 }
 
