@@ -2,7 +2,7 @@
 
 Studies are made of one real series under new UIDs and sent by dcmtk's ``storescu``, several at a time, each until it is
 told of success. Meanwhile the node is killed (SIGKILL) and started again, all connections are cut now and then, and the
-archive (pynetdicom's) is away for a while. The model is a threshold, written by medseg as DICOM SEG. At the end every
+archive (pynetdicom's, or Orthanc) is away for a while. The model is a threshold, written by medseg as DICOM SEG. At the end every
 study must have one result in the archive, about all its instances, and none a second one.
 
     python -m benchmarks.node_soak --series ../shared/data/dicom_mr_hippocrop/study1
@@ -35,6 +35,7 @@ import pydicom
 import yaml
 from pydicom.uid import generate_uid
 
+from benchmarks.orthanc import Orthanc
 from medseg.bundle.description import Description
 from medseg.io.dicom import read_slices
 from medseg.io.dicom_rules import ANY
@@ -232,7 +233,7 @@ def soak(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """
     rng = random.Random(options.seed)
     (instances,) = {_copy(options.series, folder / "in" / str(each)) for each in range(options.studies)}
-    archive = Archive()
+    archive = Orthanc(folder / "orthanc") if options.orthanc else Archive()
     port, out = _free_port(), Cable(archive.port)
     within = Cable(port)
     config = folder / "node.yaml"
@@ -279,8 +280,9 @@ def soak(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     time.sleep(5)  # what is done is deleted
     status = node.end(signal.SIGTERM)
     sys.stdout.write(text(read_status(queue, running=False, most=5)))
+    held = dict(archive.held)
     archive.down()
-    by_study = Counter(study for study, _ in archive.held.values())
+    by_study = Counter(study for study, _ in held.values())
     left = sum(1 for place in ("received", "results", "incoming") for path in (folder / "node" / place).rglob("*.dcm"))
     return {
         **{"studies": options.studies, "instances": instances * options.studies, "kills": kills, "cuts": cuts},
@@ -288,9 +290,9 @@ def soak(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "sent_in_attempts": dict(sorted(Counter(attempts).items())),
         "results_in_archive": len(by_study),
         "studies_with_more_than_one": sum(number > 1 for number in by_study.values()),
-        "results_of_part_of_a_study": sum(number != instances for _, number in archive.held.values()),
-        "objects_that_came_again_under_their_uid": sum(number > 1 for number in archive.came.values()),
-        **{"files_left": left, "exit_status_after_sigterm": status},
+        "results_of_part_of_a_study": sum(number != instances for _, number in held.values()),
+        "came_again_under_their_uid": archive.came and sum(number > 1 for number in archive.came.values()),
+        **{"archive": type(archive).__name__, "files_left": left, "exit_status_after_sigterm": status},
     }
 
 
@@ -306,6 +308,7 @@ def main() -> int:
     parser.add_argument("--still", type=float, default=4.0)
     parser.add_argument("--patience", type=float, default=600.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--orthanc", action="store_true", help="Orthanc as the archive, see benchmarks/orthanc.py")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--keep", type=Path, help="folder that is kept")
     parser.add_argument("--node", type=Path, help=argparse.SUPPRESS)

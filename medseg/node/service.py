@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 _PAUSE = 0.25  # seconds between two looks at the queue
 _AFTER_ERROR = 5.0
 _HOUR, _DAY = 3600.0, 86400.0
-_TIDY = 2.0  # seconds between two looks at what may be deleted
+_TIDY = 1.0  # seconds between two looks at what may be deleted
 
 
 class Node:
