@@ -2,8 +2,8 @@
 
 Studies are made of one real series under new UIDs and sent by dcmtk's ``storescu``, several at a time, each until it is
 told of success. Meanwhile the node is killed (SIGKILL) and started again, all connections are cut now and then, and the
-archive (pynetdicom's, or Orthanc) is away for a while. The model is a threshold, written by medseg as DICOM SEG. At the end every
-study must have one result in the archive, about all its instances, and none a second one.
+archive (pynetdicom's, or Orthanc) is away for a while. The model is a threshold, written by medseg as DICOM SEG. At the
+end every study must have one result in the archive, about all its instances, and none a second one.
 
     python -m benchmarks.node_soak --series ../shared/data/dicom_mr_hippocrop/study1
 """
