@@ -4,7 +4,7 @@ import pydicom
 from node_parts import QUICK, FakeModel
 
 from medseg.node.queue import Queue
-from medseg.node.send import UnreachableError, send_due
+from medseg.node.send import Sender, UnreachableError
 from medseg.node.states import Incoming
 from medseg.node.status import read_status
 from medseg.node.store import Store, stands_for
@@ -44,6 +44,7 @@ class Desk:
         self.store = Store(folder)
         self.store.make()
         self.queue = Queue(self.store.queue)
+        self.sender = self.retry = None
         self.now, self.model, self.shelf = 1000.0, model or FakeModel(), shelf or Shelf()
 
     def receive(self, file, released=True):
@@ -69,7 +70,9 @@ class Desk:
         if claim is not None:
             worked = work(claim, self.store, [self.model])
             self.queue.predicted(claim, worked, [self.shelf.name], retry, self.now)
-        send_due(self.queue, self.store, self.shelf, retry, lambda: self.now)
+        if self.sender is None or retry is not self.retry:
+            self.sender, self.retry = Sender(self.queue, self.store, self.shelf, retry, lambda: self.now), retry
+        self.sender.step()
         return worked
 
     def recover(self):

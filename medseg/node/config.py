@@ -226,7 +226,7 @@ class Config:
         destinations: that results go to.
         address: that it listens on.
         still_seconds: since the last instance, before a study counts as whole.
-        broken_seconds: the same where the sender broke off: it may come back with the rest.
+        broken_seconds: that a sender which broke off may take to come back with the rest; else the study fails.
         disk_gib: most that it holds; beyond, it refuses with "out of resources".
         keep_hours: what was received and made stays so long after a study is done.
         keep_failed_hours: the same after it failed.

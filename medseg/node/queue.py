@@ -25,6 +25,7 @@ are kept as hashes; times are seconds since 1970.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
@@ -34,6 +35,7 @@ from pathlib import Path
 from medseg.errors import MedsegError
 from medseg.node.config import Retry
 from medseg.node.states import (
+    BROKEN,
     CLAIMED,
     DONE,
     FAILED,
@@ -41,6 +43,7 @@ from medseg.node.states import (
     REFUSED,
     SENDING,
     WAITING,
+    WHOLE,
     Added,
     Claim,
     Delivery,
@@ -173,7 +176,7 @@ class Queue:
             place(study)
             if state != RECEIVING:
                 self._reopen(db, study, item.series)
-            db.execute("UPDATE study SET changed=?, broken=1 WHERE id=?", (now, study))
+            db.execute("UPDATE study SET changed=?, broken=? WHERE id=?", (now, BROKEN, study))
             db.execute(
                 "INSERT OR REPLACE INTO instance SELECT ?,?,?,?,?,generation,1 FROM study WHERE id=?",
                 (study, item.series, item.sop, item.digest, item.size, study),
@@ -202,43 +205,59 @@ class Queue:
             (study, series),
         )
 
-    def ended(self, studies: Set[int], now: float, *, whole: bool) -> None:
+    def ended(self, studies: Set[int], now: float, *, whole: bool, partly: Set[str] = frozenset()) -> None:
         """Take note that an association ended which brought instances of studies.
 
         Args:
             studies: numbers of those that no other association is bringing.
             now: time, from which on they may become still.
             whole: it was released, not broken off.
+            partly: keys of studies of which an instance was refused.
         """
         with self.transaction() as db:
             for study in studies:
                 db.execute(
-                    "UPDATE study SET changed=?, broken=CASE WHEN ? THEN 0 ELSE broken END WHERE id=? AND state=?",
-                    (now, whole, study, RECEIVING),
+                    "UPDATE study SET changed=?, broken=? WHERE id=? AND state=?",
+                    (now, WHOLE if whole else BROKEN, study, RECEIVING),
                 )
+            db.execute(
+                "UPDATE study SET broken=? WHERE state=? AND key IN (SELECT value FROM json_each(?))",
+                (BROKEN, RECEIVING, json.dumps(sorted(partly))),
+            )
 
     # ------------------------------------------------------------------------------------------ predicting
 
     def claim(self, now: float, still: float, broken: float, held: Set[int] = frozenset()) -> Claim | None:
         """Claim the study that waits longest.
 
+        One whose sender broke off, or was refused a part, and did not come back, fails: a part of a study looks like a
+        whole one.
+
         Args:
             now: time.
             still: seconds since the last instance, after which a study is whole.
-            broken: the same where the sender broke off.
+            broken: the same where it may come back.
             held: studies that somebody is sending just now.
         """
         with self.transaction() as db:
             rows = db.execute(
-                "SELECT id, generation FROM study WHERE (state=? AND changed+CASE WHEN broken THEN ? ELSE ? END<=?) "
-                "OR (state=? AND due<=?) ORDER BY max(changed, due)",
+                "SELECT id, generation, state, broken FROM study WHERE "
+                "(state=? AND changed+CASE WHEN broken THEN ? ELSE ? END<=?) OR (state=? AND due<=?) "
+                "ORDER BY max(changed, due)",
                 (RECEIVING, broken, still, now, WAITING, now),
-            )
-            found = next(((study, generation) for study, generation in rows if study not in held), None)
-            if found is None:
-                return None
-            db.execute("UPDATE study SET state=? WHERE id=?", (CLAIMED, found[0]))
-            return Claim(*found, self._series(db, found[0]))
+            ).fetchall()
+            for study, generation, state, how in rows:
+                if study in held:
+                    continue
+                if state == RECEIVING and how == BROKEN:
+                    db.execute(
+                        "UPDATE study SET state=?, fault=1, ended=?, reason=? WHERE id=?",
+                        (FAILED, now, "its sender broke off or was refused a part; send it again", study),
+                    )
+                    continue
+                db.execute("UPDATE study SET state=? WHERE id=?", (CLAIMED, study))
+                return Claim(study, generation, self._series(db, study))
+        return None
 
     @staticmethod
     def _series(db: sqlite3.Connection, study: int) -> tuple[SeriesState, ...]:

@@ -73,6 +73,7 @@ class Receiver:
     def __init__(self, config: Config, store: Store, queue: Queue, clock: Callable[[], float] = time.time) -> None:
         self._config, self._store, self._queue, self._clock = config, store, queue, clock
         self._open: dict[Any, set[int]] = {}  # studies that an association brings
+        self._partly: dict[Any, set[str]] = {}  # studies of which it was refused something
         self._lock, self._idle = threading.Lock(), threading.Condition()
         self._busy, self._closing, self._full = 0, False, False
         self._server: Any = None
@@ -154,9 +155,10 @@ class Receiver:
         with self._lock:
             studies = self._open.pop(association, set())
             studies -= set().union(*self._open.values())
-        if studies:
+            partly = self._partly.pop(association, set())
+        if studies or partly:
             try:
-                self._queue.ended(studies, self._clock(), whole=whole)
+                self._queue.ended(studies, self._clock(), whole=whole, partly=partly)
             except Exception as error:  # the study then waits as if its sender had broken off
                 logger.error("the queue cannot be written: %s", error)
 
@@ -164,16 +166,22 @@ class Receiver:
 
     def _stored(self, event: Any) -> int:
         """Answer a C-STORE; whatever goes wrong here, the sender keeps the object and no tag is logged."""
+        content, uids = event.encoded_dataset(), None
         with self._in_hand() as taken:
-            if not taken:
-                return OUT_OF_RESOURCES
             try:
-                return self._store_object(event)
+                status, uids = _identify(event.request, content)
+                if uids is not None and status == SUCCESS:
+                    status = self._store_object(event, content, uids) if taken else OUT_OF_RESOURCES
+                elif status != SUCCESS:
+                    logger.warning("refused an object with status %04X: its tags are not as DICOM asks", status)
             except Exception as error:  # a full disk, a locked queue: the sender shall try again
-                logger.error(
-                    "an object could not be stored: %s", getattr(error, "strerror", None) or type(error).__name__
-                )
-                return OUT_OF_RESOURCES
+                why = getattr(error, "strerror", None) or type(error).__name__
+                logger.error("an object could not be stored: %s", why)
+                status = OUT_OF_RESOURCES
+            if status != SUCCESS and uids is not None:
+                with self._lock:
+                    self._partly.setdefault(event.assoc, set()).add(stands_for(uids[0]))
+            return status
 
     @contextmanager
     def _in_hand(self) -> Iterator[bool]:
@@ -187,15 +195,10 @@ class Receiver:
                 self._busy -= taken
                 self._idle.notify_all()
 
-    def _store_object(self, event: Any) -> int:
-        content = event.encoded_dataset()
+    def _store_object(self, event: Any, content: bytes, uids: tuple[str, str, str]) -> int:
         if not self._has_room(len(content)):
             return OUT_OF_RESOURCES
-        found = _identify(event.request, content)
-        if isinstance(found, int):
-            logger.warning("refused an object with status %04X: its tags are not as DICOM asks", found)
-            return found
-        study, series, sop = (stands_for(uid) for uid in found)
+        study, series, sop = (stands_for(uid) for uid in uids)
         digest = hashlib.sha256(event.encoded_dataset(include_meta=False)).hexdigest()
         written = self._store.write(content)
         try:
@@ -230,8 +233,8 @@ def _fits(expected: str, address: str) -> bool:
     return expected in ("", "any", address) or f"::ffff:{expected}" == address
 
 
-def _identify(asked: Any, content: bytes) -> tuple[str, str, str] | int:
-    """Return the UIDs of study, series and instance, or the status that refuses the object."""
+def _identify(asked: Any, content: bytes) -> tuple[int, tuple[str, str, str] | None]:
+    """Return success or the status that refuses an object, and the UIDs of its study, series and instance."""
     import pydicom
 
     try:
@@ -239,9 +242,11 @@ def _identify(asked: Any, content: bytes) -> tuple[str, str, str] | int:
             head = pydicom.dcmread(io.BytesIO(content), specific_tags=list(_TAGS), stop_before_pixels=True)
             kind, sop, study, series = (str(head.get(name) or "").strip("\0 ") for name in _TAGS)
     except Exception:  # pydicom raises nearly every type on damaged bytes
-        return CANNOT_UNDERSTAND
-    if not (study and series and sop):
-        return CANNOT_UNDERSTAND
-    if sop != str(asked.AffectedSOPInstanceUID) or kind != str(asked.AffectedSOPClassUID):
-        return WRONG_CLASS
-    return study, series, sop
+        return CANNOT_UNDERSTAND, None
+    if not study:
+        return CANNOT_UNDERSTAND, None
+    uids = study, series, sop
+    if not (series and sop):
+        return CANNOT_UNDERSTAND, uids
+    right = sop == str(asked.AffectedSOPInstanceUID) and kind == str(asked.AffectedSOPClassUID)
+    return SUCCESS if right else WRONG_CLASS, uids

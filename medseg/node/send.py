@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from medseg.errors import MedsegError, one_line
+from medseg.errors import MedsegError, counted, one_line
 from medseg.io.dicom_heads import quiet, read_head
 from medseg.node.config import Peer, Retry, Web
 from medseg.node.queue import Queue
@@ -19,7 +19,7 @@ from medseg.node.receive import DUPLICATE, SUCCESS, require_pynetdicom
 from medseg.node.states import Delivery
 from medseg.node.store import Store
 
-__all__ = ["Destination", "DicomPeer", "UnreachableError", "WebArchive", "destination_of", "send_due"]
+__all__ = ["BrokenOffError", "Destination", "DicomPeer", "Sender", "UnreachableError", "WebArchive", "destination_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,10 @@ _ECHO = "1.2.840.10008.1.1"
 
 class UnreachableError(MedsegError):
     """An archive that cannot be reached, or went away; what was not answered is not stored."""
+
+
+class BrokenOffError(UnreachableError):
+    """An archive that went away at one object, which may be at fault: the others do not wait for it."""
 
 
 class Destination(Protocol):
@@ -120,17 +124,17 @@ class DicomPeer:
 
     def _send(self, association: Any, file: Path) -> str:
         if not association.is_established:
-            raise UnreachableError(f"{self.name} broke off")
+            raise BrokenOffError(f"{self.name} broke off")
         try:
             with quiet():
                 answer = association.send_c_store(file)
         except ValueError:
             return "it does not take this kind of object"
         except RuntimeError as error:  # it went away since the line above
-            raise UnreachableError(f"{self.name} broke off") from error
+            raise BrokenOffError(f"{self.name} broke off") from error
         status = answer.get("Status")
         if status is None:
-            raise UnreachableError(f"{self.name} broke off in the middle of an object")
+            raise BrokenOffError(f"{self.name} broke off in the middle of an object")
         return "" if status in _STORED else f"it answers with status {status:04X}"
 
 
@@ -174,7 +178,7 @@ class WebArchive:
         try:
             self._archive.has(["2.25.0"])
         except MedsegError as error:
-            raise UnreachableError(f"{self.name}: {error}") from error
+            raise UnreachableError(f"{self.name} does not answer: {error}") from error
 
 
 def destination_of(given: Peer | Web, title: str) -> Destination:
@@ -187,15 +191,10 @@ def destination_of(given: Peer | Web, title: str) -> Destination:
     return DicomPeer(given, title) if isinstance(given, Peer) else WebArchive(given)
 
 
-def send_due(
-    queue: Queue,
-    store: Store,
-    destination: Destination,
-    retry: Retry,
-    clock: Callable[[], float],
-    stopping: Callable[[], bool] = lambda: False,
-) -> int:
-    """Send what is due to a destination, and commit each answer.
+class Sender:
+    """Sends what is due to one destination, and commits each answer.
+
+    While the destination cannot be reached, nothing is tried until a pause is over, which grows.
 
     Args:
         queue: it.
@@ -203,40 +202,55 @@ def send_due(
         destination: where they go.
         retry: how often.
         clock: gives the time.
-        stopping: whether the object in hand is to be the last.
-
-    Returns:
-        How many were stored.
     """
-    due = queue.due(destination.name, clock(), _BATCH)
-    left, stored = list(due), 0
-    if not due:
-        return 0
-    try:
-        for fault in destination.send([store.root / each.path for each in due]):
-            delivery = left.pop(0)
-            if fault:
-                logger.warning("study %d: not stored by %s: %s", delivery.study, destination.name, fault)
-                queue.not_delivered([delivery], fault, retry, clock())
-            else:
-                queue.delivered(delivery, clock())
-                stored += 1
-            if stopping():
-                break
-    except MedsegError as error:
-        _not_sent(queue, destination, left, str(error), retry, clock)
-    except OSError as error:
-        _not_sent(queue, destination, left, one_line(error) or str(error.strerror), retry, clock)
-    return stored
 
+    def __init__(
+        self, queue: Queue, store: Store, destination: Destination, retry: Retry, clock: Callable[[], float]
+    ) -> None:
+        self._queue, self._store, self._to = queue, store, destination
+        self._retry, self._clock = retry, clock
+        self._away, self._until = 0, 0.0  # how often in a row it could not be reached; when it is tried again
 
-def _not_sent(
-    queue: Queue,
-    destination: Destination,
-    left: Sequence[Delivery],
-    reason: str,
-    retry: Retry,
-    clock: Callable[[], float],
-) -> None:
-    logger.warning("%d results wait: %s", len(left), reason)
-    queue.not_delivered(left, reason.removeprefix(f"{destination.name} "), retry, clock())
+    def step(self, stopping: Callable[[], bool] = lambda: False) -> int:
+        """Send some.
+
+        Args:
+            stopping: whether the object in hand is to be the last.
+
+        Returns:
+            How many were stored.
+        """
+        left = [] if self._clock() < self._until else self._queue.due(self._to.name, self._clock(), _BATCH)
+        stored = 0
+        if not left:
+            return 0
+        try:
+            for fault in self._to.send([self._store.root / each.path for each in left]):
+                delivery, left = left[0], left[1:]
+                self._back()
+                if fault:
+                    self._wait([delivery], fault)
+                else:
+                    self._queue.delivered(delivery, self._clock())
+                    stored += 1
+                if stopping():
+                    break
+        except BrokenOffError as error:
+            self._back()
+            self._wait(left[:1], str(error))
+        except (MedsegError, OSError) as error:
+            self._away += 1
+            self._until = self._clock() + self._retry.pause(self._away)
+            self._wait(left, one_line(error) or f"cannot be reached ({type(error).__name__})")
+        return stored
+
+    def _back(self) -> None:
+        if self._away:
+            logger.info("%s is back", self._to.name)
+        self._away, self._until = 0, 0.0
+
+    def _wait(self, left: Sequence[Delivery], reason: str) -> None:
+        reason = reason.removeprefix(f"{self._to.name} ")
+        waiting = counted(len(left), "result waits", "results wait")
+        logger.warning("%s: %s; %s", self._to.name, reason, waiting)
+        self._queue.not_delivered(left, reason, self._retry, self._clock())

@@ -13,7 +13,7 @@ from medseg.node.config import Config
 from medseg.node.page import StatusPage
 from medseg.node.queue import Queue
 from medseg.node.receive import Receiver
-from medseg.node.send import Destination, destination_of, send_due
+from medseg.node.send import Destination, Sender, destination_of
 from medseg.node.status import read_status
 from medseg.node.store import Store
 from medseg.node.upkeep import forget, recover, sweep
@@ -77,11 +77,14 @@ class Node:
                     config.status_port, config.title, lambda: read_status(store.queue, running=True)
                 )
         except BaseException:
+            if hasattr(self, "_queue"):
+                self._queue.close()
             self._lock.release()
             raise
         self._begin("predicting", self._predict)
         for destination in self._destinations:
-            self._begin(f"sending to {destination.name}", partial(self._send, destination))
+            sender = Sender(self._queue, store, destination, config.sending, time.time)
+            self._begin(f"sending to {destination.name}", partial(sender.step, self._stop.is_set))
         self._begin("deleting", self._tidy, _TIDY)
         logger.info("%s listens on %s:%d", config.title, config.address, self.port)
 
@@ -100,12 +103,12 @@ class Node:
         self._queue.close()
         self._lock.release()
 
-    def _begin(self, name: str, step: Callable[[], bool], pause: float = _PAUSE) -> None:
+    def _begin(self, name: str, step: Callable[[], int], pause: float = _PAUSE) -> None:
         thread = threading.Thread(target=self._loop, args=(name, step, pause), name=name, daemon=True)
         self._threads.append(thread)
         thread.start()
 
-    def _loop(self, name: str, step: Callable[[], bool], pause: float) -> None:
+    def _loop(self, name: str, step: Callable[[], int], pause: float) -> None:
         """Take steps until the node ends; one that fails, such as by a full disk, is taken again later."""
         while not self._stop.is_set():
             try:
@@ -118,7 +121,7 @@ class Node:
             if idle:
                 self._stop.wait(pause)
 
-    def _predict(self) -> bool:
+    def _predict(self) -> int:
         config = self._config
         claim = self._queue.claim(time.time(), config.still_seconds, config.broken_seconds, self._receiver.held())
         if claim is None:
@@ -135,9 +138,6 @@ class Node:
         for line in (*worked.faults, *worked.notes):
             logger.warning("study %d: %s", claim.study, line)
         return True
-
-    def _send(self, destination: Destination) -> bool:
-        return send_due(self._queue, self._store, destination, self._config.sending, time.time, self._stop.is_set) > 0
 
     def _tidy(self) -> bool:
         config, now = self._config, time.time()

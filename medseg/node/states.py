@@ -6,12 +6,16 @@ from dataclasses import dataclass
 
 __all__ = [
     *("CLAIMED", "DONE", "FAILED", "RECEIVING", "REFUSED", "SENDING", "WAITING"),
+    *("BROKEN", "UNKNOWN", "WHOLE"),
     *("Added", "Claim", "Delivery", "Incoming", "Made", "SeriesState", "Worked"),
 ]
 
 RECEIVING, WAITING, CLAIMED, SENDING = "receiving", "waiting", "claimed", "sending"
 DONE, FAILED, REFUSED = "done", "failed", "refused"
 """Of a study."""
+
+WHOLE, BROKEN, UNKNOWN = 0, 1, 2
+"""How its last association ended: released, not so (or not yet), or the node ended first and cannot know."""
 
 
 class Added:

@@ -10,7 +10,7 @@ from pathlib import Path
 from medseg.errors import counted
 from medseg.node.config import Retry
 from medseg.node.queue import Queue, QueueError
-from medseg.node.states import CLAIMED, DONE, FAILED, RECEIVING, REFUSED, SENDING, WAITING
+from medseg.node.states import CLAIMED, DONE, FAILED, RECEIVING, REFUSED, SENDING, UNKNOWN, WAITING
 from medseg.node.store import Store
 
 __all__ = ["MOST_CRASHES", "Recovered", "forget", "recover", "retry_study", "sweep"]
@@ -26,7 +26,7 @@ class Recovered:
     Args:
         claims: studies that a dead process had in hand.
         cut: files that it was writing.
-        orphans: files that no row speaks of: their sender was not told of success, and sends them again.
+        orphans: files that no row speaks of: their study is done, or their sender was not told of success.
         gone: instances whose files are not there any more.
         unmade: results whose files are not there any more; they are made again.
     """
@@ -42,7 +42,12 @@ class Recovered:
         said = (
             (self.claims, "study was", "studies were", "in hand when the node ended; done again"),
             (self.cut, "file was", "files were", "half written; removed, their senders were not told of success"),
-            (self.orphans, "file was", "files were", "not in the queue yet; removed, as before"),
+            (
+                self.orphans,
+                "file was",
+                "files were",
+                "of nothing in the queue (done, or not answered); removed",
+            ),
             (self.gone, "received file is", "received files are", "gone from the folder; their studies failed"),
             (self.unmade, "result is", "results are", "gone from the folder before it was sent; made again"),
         )
@@ -72,7 +77,10 @@ def recover(queue: Queue, store: Store, retry: Retry, now: float) -> Recovered:
                 ),
             )
         # its sender may have been in the middle when the node ended: quiet time counts from now
-        db.execute("UPDATE study SET changed=? WHERE state=?", (now, RECEIVING))
+        db.execute(
+            "UPDATE study SET changed=?, broken=CASE WHEN broken THEN ? ELSE broken END WHERE state=?",
+            (now, UNKNOWN, RECEIVING),
+        )
         gone = _missing_instances(db, store, now)
         unmade = _missing_results(db, store)
         known = {

@@ -136,6 +136,8 @@ def work(claim: Claim, store: Store, routes: Sequence[Route]) -> Worked:
         What came of it. Series are numbered as the queue orders them; nothing in it names a patient.
     """
     done = _Work(claim, store, routes)
+    if not any(state.present for state in claim.series):
+        done.hopeless.append("its files were deleted; send it again")
     for number, state in enumerate(claim.series, 1):
         if state.present:
             done.series(number, state)

@@ -14,7 +14,7 @@ from medseg.node.config import Retry
 from medseg.node.queue import Queue, QueueError
 from medseg.node.states import Added
 from medseg.node.status import read_status, text
-from medseg.node.store import Store
+from medseg.node.store import Store, stands_for
 from medseg.node.upkeep import MOST_CRASHES, forget, retry_study
 
 
@@ -49,7 +49,7 @@ def record(monkeypatch, keep):
 
 def test_a_kill_at_every_step(tmp_path, monkeypatch):
     """The folder as a kill would leave it after each step is taken up by another node: all is there, and once."""
-    files = [*study_files(tmp_path / "in", 1), *study_files(tmp_path / "in", 2)]
+    files = [file for study in (1, 2) for file in study_files(tmp_path / "in", study, slices=2)]
     kept = []
 
     def keep():
@@ -65,9 +65,9 @@ def test_a_kill_at_every_step(tmp_path, monkeypatch):
             desk.receive(file)
         desk.step(), desk.step(), desk.sweep()
     desk.queue.close()
-    assert len(kept) > 30
+    assert len(kept) > 25
     expected = shelf.objects
-    assert sorted(expected.values()) == [3, 3]
+    assert sorted(expected.values()) == [2, 2]
     for folder, objects in kept:
         other = Desk(folder, shelf=Shelf(objects))
         other.recover()
@@ -106,9 +106,48 @@ def test_who_broke_off_may_come_back(desk, tmp_path):
     assert list(desk.shelf.objects.values()) == [3]
 
 
+def test_who_broke_off_and_does_not_come_back(desk, tmp_path):
+    """A part of a study looks like a whole one: it fails, until it is sent again or somebody takes it as it is."""
+    files = study_files(tmp_path, 1)
+    desk.receive(files[0], released=False)
+    desk.queue.ended({1}, desk.now, whole=False)
+    assert desk.step(pause=BROKEN + 1) is None
+    assert desk.status().studies[0].reason == "its sender broke off or was refused a part; send it again"
+    for file in files:
+        desk.receive(file)
+    desk.step()
+    assert (desk.states, list(desk.shelf.objects.values())) == ({1: "done"}, [3])
+    desk.receive(study_files(tmp_path, 2)[0], released=False)
+    desk.step(pause=BROKEN + 1)
+    assert desk.states == {1: "done", 2: "failed"}
+    retry_study(desk.queue, 2)
+    desk.step()
+    assert desk.states == {1: "done", 2: "done"}
+
+
+def test_a_part_that_was_refused(desk, tmp_path):
+    first = study_files(tmp_path, 1)[0]
+    desk.receive(first, released=False)
+    desk.queue.ended({1}, desk.now, whole=True, partly={stands_for(pydicom.dcmread(first).StudyInstanceUID)})
+    assert desk.step(pause=BROKEN - 1) is None
+    desk.step(pause=2)
+    assert desk.states == {1: "failed"}
+
+
+def test_a_sender_that_was_done_when_the_node_ended(desk, tmp_path):
+    """Its release came, the row did not: nobody sends it again."""
+    for file in study_files(tmp_path, 1):
+        desk.receive(file, released=False)
+    desk.recover()
+    assert desk.step(pause=BROKEN - 1) is None
+    desk.step(pause=2)
+    assert list(desk.shelf.objects.values()) == [3]
+
+
 def test_quiet_time_begins_anew_with_the_node(desk, tmp_path):
     """Its sender could not reach the node, which was not there."""
-    desk.receive(study_files(tmp_path, 1)[0])
+    for file in study_files(tmp_path, 1):
+        desk.receive(file)
     desk.now += 500
     desk.recover()
     assert desk.step(pause=STILL - 1) is None
@@ -291,7 +330,7 @@ def test_files_that_somebody_took_away(desk, tmp_path):
     (desk.store.received / "2" / "x" / "y.dcm").write_bytes(b"nobody's")
     said = desk.recover().lines()
     assert [line.split(";")[0] for line in said] == [
-        "1 file was not in the queue yet",
+        "1 file was of nothing in the queue (done, or not answered)",
         "1 received file is gone from the folder",
     ]
     assert sorted(desk.states.values()) == ["failed", "receiving"]

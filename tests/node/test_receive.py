@@ -142,6 +142,8 @@ def test_the_disk_is_bounded(start, tmp_path, caplog):
     assert send(receiver.port, files) == [SUCCESS, SUCCESS, OUT_OF_RESOURCES]
     assert len(stored(tmp_path)) == 2
     assert "GiB are held; objects are refused" in caplog.text
+    wait_for(lambda: not receiver.held())
+    assert receiver._queue.claim(10**10, 0, 10**11) is None  # the sender is to come back with the rest
 
 
 def test_a_disk_that_is_full(start, tmp_path, monkeypatch, caplog):
