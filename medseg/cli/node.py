@@ -28,12 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("status", "show the queue"),
         ("check", "load the models, ask the archives, receive nothing"),
         ("retry", "try a failed study again"),
+        ("forget", "forget an ended study, so that it is done when it comes again"),
     ):
         made = actions.add_parser(action, help=about)
         made.add_argument("config", type=Path, help="of the node, YAML: docs/how-to/node.md")
         if action == "status":
             made.add_argument("--json", action="store_true", help="print it as JSON")
-        if action == "retry":
+        if action in ("retry", "forget"):
             made.add_argument("study", type=positive, help="its number in the queue")
 
 
@@ -42,7 +43,9 @@ def run(options: argparse.Namespace) -> int:
     from medseg.node.config import read_config
 
     config = read_config(options.config)
-    return {"run": _run, "status": _status, "check": _check, "retry": _retry}[options.action](config, options)
+    return {"run": _run, "status": _status, "check": _check, "retry": _change, "forget": _change}[options.action](
+        config, options
+    )
 
 
 def _run(config: Config, _options: argparse.Namespace) -> int:
@@ -92,18 +95,19 @@ def _check(config: Config, _options: argparse.Namespace) -> int:
     return 1 if any(fault for _, fault in tried) else 0
 
 
-def _retry(config: Config, options: argparse.Namespace) -> int:
+def _change(config: Config, options: argparse.Namespace) -> int:
     from medseg.node.queue import Queue
     from medseg.node.status import read_status
     from medseg.node.store import Store
-    from medseg.node.upkeep import retry_study
+    from medseg.node.upkeep import forget_study, retry_study
 
     path = Store(config.folder).queue
     read_status(path, running=False, most=0)  # says if there is none, rather than making one
     queue = Queue(path)
+    change, said = (retry_study, "is tried again") if options.action == "retry" else (forget_study, "is forgotten")
     try:
-        retry_study(queue, options.study)
+        change(queue, options.study)
     finally:
         queue.close()
-    sys.stdout.write(f"study {options.study} is tried again\n")
+    sys.stdout.write(f"study {options.study} {said}\n")
     return 0

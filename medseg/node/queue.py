@@ -26,6 +26,7 @@ are kept as hashes; times are seconds since 1970.
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
@@ -55,6 +56,9 @@ from medseg.node.states import (
 
 __all__ = ["Queue", "QueueError"]
 
+logger = logging.getLogger(__name__)
+
+_BROKEN_OFF = "its sender broke off or was refused a part; send it again"
 _VERSION = 1
 _SCHEMA = """
 CREATE TABLE study(
@@ -67,6 +71,7 @@ CREATE TABLE instance(
   study INTEGER NOT NULL REFERENCES study ON DELETE CASCADE, series TEXT NOT NULL, sop TEXT NOT NULL,
   digest TEXT NOT NULL, bytes INTEGER NOT NULL, generation INTEGER NOT NULL, present INTEGER NOT NULL DEFAULT 1,
   PRIMARY KEY(study, sop)) WITHOUT ROWID;
+CREATE INDEX instance_present ON instance(study, bytes) WHERE present;
 CREATE TABLE job(
   study INTEGER NOT NULL REFERENCES study ON DELETE CASCADE, series TEXT NOT NULL, model TEXT NOT NULL,
   generation INTEGER NOT NULL, PRIMARY KEY(study, series, model)) WITHOUT ROWID;
@@ -74,6 +79,7 @@ CREATE TABLE result(
   id INTEGER PRIMARY KEY AUTOINCREMENT, study INTEGER NOT NULL REFERENCES study ON DELETE CASCADE,
   series TEXT NOT NULL, model TEXT NOT NULL, path TEXT NOT NULL, sop TEXT NOT NULL, bytes INTEGER NOT NULL,
   UNIQUE(study, sop));
+CREATE INDEX result_kept ON result(study, bytes) WHERE path<>'';
 CREATE TABLE delivery(
   result INTEGER NOT NULL REFERENCES result ON DELETE CASCADE, destination TEXT NOT NULL, state TEXT NOT NULL,
   tries INTEGER NOT NULL DEFAULT 0, due REAL NOT NULL DEFAULT 0, reason TEXT NOT NULL DEFAULT '',
@@ -250,9 +256,10 @@ class Queue:
                 if study in held:
                     continue
                 if state == RECEIVING and how == BROKEN:
+                    logger.warning("study %d: %s", study, _BROKEN_OFF)
                     db.execute(
                         "UPDATE study SET state=?, fault=1, ended=?, reason=? WHERE id=?",
-                        (FAILED, now, "its sender broke off or was refused a part; send it again", study),
+                        (FAILED, now, _BROKEN_OFF, study),
                     )
                     continue
                 db.execute("UPDATE study SET state=? WHERE id=?", (CLAIMED, study))

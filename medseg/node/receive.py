@@ -166,9 +166,10 @@ class Receiver:
 
     def _stored(self, event: Any) -> int:
         """Answer a C-STORE; whatever goes wrong here, the sender keeps the object and no tag is logged."""
-        content, uids = event.encoded_dataset(), None
+        uids = None
         with self._in_hand() as taken:
             try:
+                content = event.encoded_dataset()
                 status, uids = _identify(event.request, content)
                 if uids is not None and status == SUCCESS:
                     status = self._store_object(event, content, uids) if taken else OUT_OF_RESOURCES

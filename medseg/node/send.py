@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from medseg.errors import MedsegError, counted, one_line
-from medseg.io.dicom_heads import quiet, read_head
+from medseg.io.dicom_heads import is_dicom, quiet, read_head
 from medseg.node.config import Peer, Retry, Web
 from medseg.node.queue import Queue
 from medseg.node.receive import DUPLICATE, SUCCESS, require_pynetdicom
@@ -81,8 +81,8 @@ class DicomPeer:
         Raises:
             UnreachableError: if there is none, or it ends early.
         """
-        kinds: dict[str, None] = {str(read_head(file, ["SOPClassUID"]).SOPClassUID): None for file in files}
-        association = self._associate(list(kinds)[:_MOST_CONTEXTS])
+        kinds = {str(read_head(file, ["SOPClassUID"]).SOPClassUID) for file in files}
+        association = self._associate(sorted(kinds)[:_MOST_CONTEXTS])
         try:
             for file in files:
                 yield self._send(association, file)
@@ -220,8 +220,11 @@ class Sender:
         Returns:
             How many were stored.
         """
-        left = [] if self._clock() < self._until else self._queue.due(self._to.name, self._clock(), _BATCH)
-        stored = 0
+        due = [] if self._clock() < self._until else self._queue.due(self._to.name, self._clock(), _BATCH)
+        gone = [each for each in due if not is_dicom(self._store.root / each.path)]
+        left, stored = [each for each in due if each not in gone], 0
+        if gone:
+            self._wait(gone, "its file is gone or damaged; the next start makes it again")
         if not left:
             return 0
         try:

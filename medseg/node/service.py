@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from medseg.node.page import StatusPage
 from medseg.node.queue import Queue
 from medseg.node.receive import Receiver
 from medseg.node.send import Destination, Sender, destination_of
+from medseg.node.states import Claim, Worked
 from medseg.node.status import read_status
 from medseg.node.store import Store
 from medseg.node.upkeep import forget, recover, sweep
@@ -50,6 +52,7 @@ class Node:
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._page: StatusPage | None = None
+        self._forgot = 0.0
 
     @property
     def port(self) -> int:
@@ -128,20 +131,32 @@ class Node:
             return False
         began = time.monotonic()
         worked = work(claim, self._store, self._routes)
-        names = [each.name for each in self._destinations]
-        if not self._queue.predicted(claim, worked, names, config.predicting, time.time()):
+        seconds = time.monotonic() - began
+        if not self._committed(claim, worked):
             logger.info("study %d grew meanwhile; it is done again", claim.study)
             return True
-        logger.info(
-            "study %d: %s in %.1f s", claim.study, counted(len(worked.made), "result"), time.monotonic() - began
-        )
+        logger.info("study %d: %s in %.1f s", claim.study, counted(len(worked.made), "result"), seconds)
         for line in (*worked.faults, *worked.notes):
             logger.warning("study %d: %s", claim.study, line)
         return True
+
+    def _committed(self, claim: Claim, worked: Worked) -> bool:
+        """Commit what came of a study, when the disk allows it: the study is in nobody else's hands."""
+        names = [each.name for each in self._destinations]
+        while True:
+            try:
+                return self._queue.predicted(claim, worked, names, self._config.predicting, time.time())
+            except sqlite3.Error as error:
+                if self._stop.is_set():
+                    raise
+                logger.error("the queue cannot be written (%s); tried again in %g s", error, _AFTER_ERROR)
+                self._stop.wait(_AFTER_ERROR)
 
     def _tidy(self) -> bool:
         config, now = self._config, time.time()
         keep, keep_failed = config.keep_hours * _HOUR, config.keep_failed_hours * _HOUR
         sweep(self._queue, keep, keep_failed, now, self._store.remove)
-        forget(self._queue, now - config.forget_days * _DAY)
+        if now - self._forgot > _HOUR:
+            forget(self._queue, now - config.forget_days * _DAY)
+            self._forgot = now
         return False

@@ -13,7 +13,7 @@ from medseg.node.queue import Queue, QueueError
 from medseg.node.states import CLAIMED, DONE, FAILED, RECEIVING, REFUSED, SENDING, UNKNOWN, WAITING
 from medseg.node.store import Store
 
-__all__ = ["MOST_CRASHES", "Recovered", "forget", "recover", "retry_study", "sweep"]
+__all__ = ["MOST_CRASHES", "Recovered", "forget", "forget_study", "recover", "retry_study", "sweep"]
 
 MOST_CRASHES = 5
 """A node that ended so often with one study in hand does not take it up again by itself."""
@@ -143,9 +143,10 @@ def sweep(queue: Queue, keep: float, keep_failed: float, now: float, remove: Cal
     with queue.lock:  # no instance of such a study may be taken in between
         with queue.transaction() as db:
             rows = db.execute(
-                "SELECT id FROM study WHERE (state IN (?,?) AND ended<=? OR state=? AND ended<=?) AND "
-                "(EXISTS(SELECT 1 FROM instance WHERE study=id AND present) "
-                "OR EXISTS(SELECT 1 FROM result WHERE study=study.id AND path<>''))",
+                "SELECT id FROM study WHERE id IN (SELECT study FROM instance WHERE present UNION "
+                "SELECT study FROM result WHERE path<>'') AND (state IN (?,?) AND ended<=? OR state=? AND ended<=?) "
+                "AND NOT EXISTS(SELECT 1 FROM delivery JOIN result ON result.id=result "
+                "WHERE study=study.id AND delivery.state='waiting')",
                 (DONE, REFUSED, now - keep, FAILED, now - keep_failed),
             ).fetchall()
             for study in rows:
@@ -157,18 +158,32 @@ def sweep(queue: Queue, keep: float, keep_failed: float, now: float, remove: Cal
                 )
         for (study,) in rows:
             remove(study)
-        queue.measure()
+        if rows:
+            queue.measure()
     return [study for (study,) in rows]
+
+
+_ENDED = (
+    f"state IN ('{DONE}','{REFUSED}','{FAILED}') AND NOT EXISTS(SELECT 1 FROM instance WHERE study=id AND present) "
+    "AND NOT EXISTS(SELECT 1 FROM result WHERE study=study.id AND path<>'')"
+)
 
 
 def forget(queue: Queue, before: float) -> int:
     """Forget studies that ended before a time and of which no file is left; return how many that were."""
     with queue.transaction() as db:
-        return db.execute(
-            "DELETE FROM study WHERE state IN (?,?,?) AND ended<? AND NOT EXISTS(SELECT 1 FROM instance WHERE study=id "
-            "AND present) AND NOT EXISTS(SELECT 1 FROM result WHERE study=study.id AND path<>'')",
-            (DONE, REFUSED, FAILED, before),
-        ).rowcount
+        return db.execute(f"DELETE FROM study WHERE ended<? AND {_ENDED}", (before,)).rowcount
+
+
+def forget_study(queue: Queue, study: int) -> None:
+    """Forget a study, so that it is done when it comes again.
+
+    Raises:
+        QueueError: if there is none of this number, or files of it are left.
+    """
+    with queue.transaction() as db:
+        if not db.execute(f"DELETE FROM study WHERE id=? AND {_ENDED}", (study,)).rowcount:
+            raise QueueError(f"study {study} is not known, or not ended and deleted yet; see medseg node status")
 
 
 def retry_study(queue: Queue, study: int) -> None:

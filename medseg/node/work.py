@@ -139,8 +139,13 @@ def work(claim: Claim, store: Store, routes: Sequence[Route]) -> Worked:
     if not any(state.present for state in claim.series):
         done.hopeless.append("its files were deleted; send it again")
     for number, state in enumerate(claim.series, 1):
-        if state.present:
+        if not state.present:
+            continue
+        try:
             done.series(number, state)
+        except Exception as error:  # such as a disk that cannot be read
+            logger.debug("study %d", claim.study, exc_info=error)
+            done.faults.append(f"series {number}: {one_line(error) or type(error).__name__}")
     if not (done.jobs or done.faults or any(state.finished for state in claim.series)):
         done.hopeless += done.odd
     return Worked(

@@ -96,7 +96,7 @@ def test_killed_again_and_again(tmp_path, archive):
     try:
         for sender in senders:
             sender.start()
-        for _ in range(4):
+        for _ in range(3):
             wait_for(lambda: is_locked(config.folder), 60)
             time.sleep(rng.uniform(0.05, 0.6))
             process.kill()

@@ -15,7 +15,7 @@ from medseg.node.queue import Queue, QueueError
 from medseg.node.states import Added
 from medseg.node.status import read_status, text
 from medseg.node.store import Store, stands_for
-from medseg.node.upkeep import MOST_CRASHES, forget, retry_study
+from medseg.node.upkeep import MOST_CRASHES, forget, forget_study, retry_study
 
 
 @pytest.fixture
@@ -316,6 +316,8 @@ def test_an_archive_that_stays_away(desk, tmp_path):
     desk.step(retry=retry), desk.step(retry=retry)
     assert desk.status().studies[0].reason == "archive: cannot be reached"
     assert desk.sweep() == []  # what failed is kept longer
+    with pytest.raises(QueueError, match="study 1 is not known, or not ended and deleted yet"):
+        forget_study(desk.queue, 1)
     retry_study(desk.queue, 1)
     desk.step()
     assert (desk.states, desk.model.calls) == ({1: "done"}, 1)
@@ -353,6 +355,11 @@ def test_what_is_kept_and_what_is_forgotten(desk, tmp_path):
     assert desk.queue.held == 0
     assert forget(desk.queue, desk.now - 100) == 0
     assert forget(desk.queue, desk.now) == 1
+    for _ in range(2):
+        for file in study_files(tmp_path, 2):
+            assert desk.receive(file) == Added.STORED
+        desk.step(), desk.sweep()
+        forget_study(desk.queue, next(iter(desk.states)))
     assert text(desk.status()).startswith("running; no study yet")
 
 

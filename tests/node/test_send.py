@@ -33,6 +33,35 @@ def test_an_object_that_an_archive_breaks_off_at_stops_no_other(tmp_path):
     desk.queue.close()
 
 
+def test_what_waits_is_neither_deleted_nor_in_the_way(tmp_path):
+    """A result of a study that failed later, and one whose file is damaged while the node runs."""
+    desk = Desk(tmp_path / "node", shelf=Shelf(away=1))
+    for file in study_files(tmp_path, 1):
+        desk.receive(file)
+    desk.step()
+    for file in study_files(tmp_path, 1, slices=1, change=_other_series):
+        desk.receive(file, released=False)
+    desk.now += 1e5
+    assert desk.queue.claim(desk.now, 1, 1) is None
+    assert desk.states == {1: "failed"}
+    assert desk.sweep(keep_failed=0) == []
+    (result,) = desk.store.results.rglob("*.dcm")
+    content = result.read_bytes()
+    result.write_bytes(b"")
+    for file in study_files(tmp_path, 2):
+        desk.receive(file)
+    desk.step()
+    assert desk.status().destinations[0][1:3] == (1, 1)
+    result.write_bytes(content)
+    desk.step()
+    assert desk.status().destinations[0][1:3] == (2, 0)
+    desk.queue.close()
+
+
+def _other_series(_number, data):
+    data.SeriesInstanceUID, data.SOPInstanceUID = f"{data.SeriesInstanceUID}.7", f"{data.SOPInstanceUID}.7"
+
+
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # pynetdicom's
 def test_a_peer_that_is_not_there():
     pytest.importorskip("pynetdicom", reason="a node needs pynetdicom; pip install 'medseg[dicom]'")
