@@ -2,11 +2,11 @@
 
 import io
 import logging
-import shutil
 import subprocess
 
 import pydicom
 import pytest
+from dicom_tools import tool
 from node_parts import SECRET, SENDER, TITLE, config_of, send, study_files, wait_for
 from pydicom.dataset import Dataset
 
@@ -201,11 +201,10 @@ def test_a_port_that_is_taken(start):
 
 def test_by_storescu(start, tmp_path):
     """dcmtk's sender."""
-    if shutil.which("storescu") is None:
-        pytest.skip("needs storescu: apt install dcmtk")
+    program = tool("storescu")
     receiver = start()
     files = study_files(tmp_path, 1, slices=5)
-    command = ["storescu", "-aet", SENDER, "-aec", TITLE, "127.0.0.1", str(receiver.port), *map(str, files)]
+    command = [program, "-aet", SENDER, "-aec", TITLE, "127.0.0.1", str(receiver.port), *map(str, files)]
     assert subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
     assert len(stored(tmp_path)) == 5
     refused = subprocess.run([*command[:2], "STRANGER", *command[3:]], capture_output=True, timeout=60, check=False)
