@@ -100,7 +100,7 @@ class Receiver:
             (evt.EVT_REQUESTED, self._requested),
             (evt.EVT_REJECTED, self._rejected),
             (evt.EVT_C_STORE, self._stored),
-            (evt.EVT_RELEASED, self._released),
+            (evt.EVT_ACSE_RECV, self._asked),
             (evt.EVT_CONN_CLOSE, self._closed),
         ]
         try:
@@ -145,8 +145,10 @@ class Receiver:
         where = shown(event.assoc.requestor.address)
         logger.warning("refused: %s at %s, who called %s", calling, where, called)
 
-    def _released(self, event: Any) -> None:
-        self._let_go(event.assoc, whole=True)
+    def _asked(self, event: Any) -> None:
+        """Commit that a sender has sent all before it is told so: killed in between, it sends again."""
+        if type(event.primitive).__name__ == "A_RELEASE":
+            self._let_go(event.assoc, whole=True)
 
     def _closed(self, event: Any) -> None:
         self._let_go(event.assoc, whole=False)

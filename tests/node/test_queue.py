@@ -135,7 +135,7 @@ def test_a_part_that_was_refused(desk, tmp_path):
 
 
 def test_a_sender_that_was_done_when_the_node_ended(desk, tmp_path):
-    """Its release came, the row did not: nobody sends it again."""
+    """Whether it would have come back, nobody knows."""
     for file in study_files(tmp_path, 1):
         desk.receive(file, released=False)
     desk.recover()
