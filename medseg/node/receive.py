@@ -92,9 +92,8 @@ class Receiver:
         ae.require_called_aet = True
         ae.require_calling_aet = [caller.title for caller in self._config.callers]
         ae.maximum_associations = self._config.associations
-        ae.supported_contexts = pynetdicom.AllStoragePresentationContexts
-        for context in ae.supported_contexts:
-            context.transfer_syntax = list(SYNTAXES)
+        for context in pynetdicom.AllStoragePresentationContexts:
+            ae.add_supported_context(context.abstract_syntax, list(SYNTAXES))
         ae.add_supported_context("1.2.840.10008.1.1")  # C-ECHO
         handlers: list[Any] = [
             (evt.EVT_REQUESTED, self._requested),
