@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakSet
 
 from medseg.errors import MedsegError, shown
 from medseg.io.dicom_heads import quiet
@@ -74,6 +75,7 @@ class Receiver:
         self._config, self._store, self._queue, self._clock = config, store, queue, clock
         self._open: dict[Any, set[int]] = {}  # studies that an association brings
         self._partly: dict[Any, set[str]] = {}  # studies of which it was refused something
+        self._over: WeakSet[Any] = WeakSet()  # associations that ended, maybe in the middle of an object
         self._lock, self._idle = threading.Lock(), threading.Condition()
         self._busy, self._closing, self._full = 0, False, False
         self._server: Any = None
@@ -154,6 +156,7 @@ class Receiver:
 
     def _let_go(self, association: Any, *, whole: bool) -> None:
         with self._lock:
+            self._over.add(association)
             studies = self._open.pop(association, set())
             studies -= set().union(*self._open.values())
             partly = self._partly.pop(association, set())
@@ -183,6 +186,8 @@ class Receiver:
             if status != SUCCESS and uids is not None:
                 with self._lock:
                     self._partly.setdefault(event.assoc, set()).add(stands_for(uids[0]))
+            if event.assoc in self._over:  # it ended meanwhile: nobody else lets its studies go
+                self._let_go(event.assoc, whole=False)
             return status
 
     @contextmanager

@@ -73,24 +73,23 @@ class _Work:
             self.notes.append(f"{called}: {next(iter(listing.left_out.values()), 'no DICOM image')}")
             return
         taken, refused = self._choose(listing)
+        todo = [route for route in taken if route.name not in state.finished]
         if not taken:
             problem = next((each.problem for each in listing.series if each.problem in refused.values()), "")
             self.notes += [f"{called} by {name}: {reason}" for name, reason in refused.items()]
             if (problem or listing.damaged) and self._routes:
                 self.odd.append(f"{called} is no volume")
-        elif listing.damaged:
-            self.hopeless.append(
-                f"{called}: {counted(len(listing.damaged), 'file')} of it cannot be read; send it again"
-            )
-        elif state.absent:
+        elif todo and listing.damaged:
+            cut = counted(len(listing.damaged), "file")
+            self.hopeless.append(f"{called}: {cut} of it cannot be read; send it again")
+        elif todo and state.absent:
             self.hopeless.append(
                 f"{called}: {counted(state.present, 'instance')} came after {state.absent} of it were done and "
                 "deleted; send the whole series again"
             )
         else:
-            for route in taken:
-                if route.name not in state.finished:
-                    self._predict(called, state, route)
+            for route in todo:
+                self._predict(called, state, route)
 
     def _choose(self, listing: SeriesListing) -> tuple[list[Route], dict[str, str]]:
         taken, refused = [], {}

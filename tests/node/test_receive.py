@@ -3,6 +3,7 @@
 import io
 import logging
 import subprocess
+import threading
 
 import pydicom
 import pytest
@@ -177,6 +178,36 @@ def test_a_study_that_is_being_sent_is_held_and_one_broken_off_waits(start, tmp_
     association.release()
     wait_for(lambda: not receiver.held())
     wait_for(lambda: queue.claim(later, 0, 10**11) is not None)
+
+
+def test_a_sender_that_goes_away_while_its_object_is_written(start, tmp_path, monkeypatch):
+    """Its end is told before its study is known to be in its hands: the study is not held for ever."""
+    receiver = start()
+    place, ended = Store.place, threading.Event()
+    closed = receiver._let_go
+
+    def let_go(association, *, whole):
+        closed(association, whole=whole)
+        ended.set()
+
+    def slow(*arguments):
+        place(*arguments)
+        assert ended.wait(20)
+
+    monkeypatch.setattr(receiver, "_let_go", let_go)
+    monkeypatch.setattr(Store, "place", slow)
+    (file,) = study_files(tmp_path, 1, slices=1)
+    ae = pynetdicom.AE(ae_title=SENDER)
+    ae.add_requested_context(pydicom.dcmread(file).SOPClassUID)
+    association = ae.associate("127.0.0.1", receiver.port, ae_title=TITLE)
+    sending = threading.Thread(target=lambda: association.send_c_store(pydicom.dcmread(file)))
+    sending.start()
+    wait_for(lambda: stored(tmp_path))
+    association.abort()
+    sending.join()
+    wait_for(lambda: receiver._busy == 0)
+    wait_for(lambda: not receiver.held())
+    assert receiver._queue.claim(10**10, 0, 10**11) is None
 
 
 def test_compressed_syntaxes_that_can_be_read_are_taken(start):
