@@ -23,7 +23,7 @@ FOLDER = ROOT / "build" / "oldest"
 TOOLS = ("build", "hatchling", "pytest", "pytest-timeout", "simpleitk", "torchmetrics")  # of the tests, not of medseg
 TESTS = (  # two processes of one thread each; what needs torch alone is left to the other environment
     ("data", "inferers", "io", "metrics", "test_encoders.py"),
-    ("engines", "prediction", "reports", "runs", "transforms"),
+    ("engines", "node", "prediction", "reports", "runs", "transforms"),
 )
 # minutes of them, and none asks a package for more than the others do: runs that are killed, files made up at random,
 # pairs of processes, an archive of others

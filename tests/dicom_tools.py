@@ -1,4 +1,4 @@
-"""Programs of others that read DICOM: dcmqi's (pip), dciodvfy (apt dicom3tools), plastimatch (apt)."""
+"""Programs of others that read or send DICOM: of dcmqi (pip), dicom3tools, plastimatch and dcmtk (apt)."""
 
 import os
 import shutil
@@ -13,6 +13,7 @@ FROM = {
     "tid1500reader": "pip install dcmqi",
     "dciodvfy": "apt install dicom3tools",
     "plastimatch": "apt install plastimatch",
+    "storescu": "apt install dcmtk",
 }
 
 

@@ -19,9 +19,10 @@ LARGEST_ROOM = 0.15
 
 # Imports run down this list, never up (a TYPE_CHECKING import counts: the calls are real).
 ORDER = (
-    ("__main__", "cli"), ("api",), ("studies",), ("prediction",), ("bundle",), ("engines",), ("runs",), ("releases",),
-    ("exporters",), ("importers",), ("data",), ("io",), ("networks",), ("encoders", "inferers", "layers", "losses",
-    "metrics", "transforms"), ("reports",), ("resources",), ("atomic", "caller", "errors"),
+    ("__main__", "cli"), ("api",), ("node",), ("studies",), ("prediction",), ("bundle",), ("engines",), ("runs",),
+    ("releases",), ("exporters",), ("importers",), ("data",), ("io",), ("networks",),
+    ("encoders", "inferers", "layers", "losses", "metrics", "transforms"), ("reports",), ("resources",),
+    ("atomic", "caller", "errors"),
 )  # fmt: skip
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 BESIDE = {("inferers", "transforms")}  # a network must see what its training's transforms showed it

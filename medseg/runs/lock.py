@@ -102,6 +102,31 @@ class FolderLock:
             self._file = None
 
 
+def is_locked(folder: str | Path) -> bool:
+    """Return whether a process of this computer works in a folder, without keeping one from beginning to.
+
+    Args:
+        folder: that a `FolderLock` may be held of.
+    """
+    try:
+        import fcntl
+
+        file = os.open(Path(folder) / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, ImportError):
+        return False
+    try:
+        if not _read(file) or _died(file):
+            return False
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no locks here: what the file says is all there is
+        return True
+    finally:
+        os.close(file)
+    return False
+
+
 def _is(file: int, path: Path) -> bool:
     try:
         found = path.stat()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from medseg.runs.lock import LOCK, FolderLock, LockedError
+from medseg.runs.lock import LOCK, FolderLock, LockedError, is_locked
 
 HOLD = """
 import os, sys, time
@@ -81,3 +81,18 @@ def test_one_process_twice(tmp_path: Path) -> None:
         FolderLock(tmp_path).acquire()
     lock.release()
     FolderLock(tmp_path).acquire()
+
+
+def test_asking_keeps_nobody_from_a_folder(tmp_path):
+    assert not is_locked(tmp_path)
+    child, _ = hold(tmp_path)
+    assert is_locked(tmp_path)
+    end(child)
+    assert not is_locked(tmp_path)  # its file lies there still
+    lock = FolderLock(tmp_path)
+    lock.acquire()
+    assert is_locked(tmp_path)
+    with pytest.raises(LockedError):
+        FolderLock(tmp_path).acquire()
+    lock.release()
+    assert not is_locked(tmp_path)

@@ -1,0 +1,80 @@
+"""Orthanc as the archive of a soak, in a network namespace that has loopback alone: its 1.10.1 listens everywhere.
+
+unshare --net sh -c 'ip link set lo up && python -m benchmarks.node_soak --orthanc'
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Orthanc"]
+
+_HOST, _HTTP = "127.0.0.1", 8042
+
+
+class Orthanc:
+    """It, with C-STORE.
+
+    Args:
+        folder: for its files.
+    """
+
+    came: None = None  # it does not count what came again
+
+    def __init__(self, folder: Path) -> None:
+        if [name for _, name in socket.if_nameindex()] != ["lo"]:
+            raise RuntimeError("Orthanc would listen on every interface; run this in a network namespace, see its head")
+        program = shutil.which("Orthanc", path=f"/usr/sbin:{os.environ.get('PATH', '')}")
+        if program is None:
+            raise RuntimeError("needs Orthanc: apt install orthanc")
+        self.port, self._folder, self._program = 4242, folder, program
+        folder.mkdir(parents=True)
+        settings = {
+            **{"StorageDirectory": str(folder / "db"), "IndexDirectory": str(folder / "db"), "HttpPort": _HTTP},
+            **{"DicomPort": self.port, "DicomAet": "ARCHIVE", "DicomServerEnabled": True, "OverwriteInstances": False},
+            **{"DicomAlwaysAllowStore": True, "RemoteAccessAllowed": True, "AuthenticationEnabled": False},
+            "Plugins": [],
+        }
+        (folder / "orthanc.json").write_text(json.dumps(settings))
+        self.up()
+
+    def up(self) -> None:
+        """Start it, and wait until it listens."""
+        with (self._folder / "orthanc.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [self._program, str(self._folder / "orthanc.json")], stdout=log, stderr=log
+            )
+        for port in (_HTTP, self.port):
+            for _ in range(600):
+                try:
+                    socket.create_connection((_HOST, port), timeout=1).close()
+                    break
+                except OSError:
+                    time.sleep(0.1)
+
+    def down(self) -> None:
+        """End it."""
+        self._process.terminate()
+        self._process.wait(60)
+
+    @property
+    def held(self) -> dict[str, tuple[str, int]]:
+        """What it holds: instance to study and number of instances that it refers to."""
+        found = {}
+        for instance in self._ask("/instances"):
+            tags = self._ask(f"/instances/{instance}/simplified-tags")
+            referred = tags["ReferencedSeriesSequence"][0]["ReferencedInstanceSequence"]
+            found[tags["SOPInstanceUID"]] = (tags["StudyInstanceUID"], len(referred))
+        return found
+
+    def _ask(self, path: str) -> Any:
+        with urllib.request.urlopen(f"http://{_HOST}:{_HTTP}{path}", timeout=30) as answer:
+            return json.load(answer)

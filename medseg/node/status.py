@@ -1,0 +1,158 @@
+"""What a node is doing, for people: from its queue, read only, without a word that names a patient."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from medseg.node.queue import QueueError
+from medseg.reports.tables import Cell, Table
+
+__all__ = ["Status", "StudyStatus", "page", "read_status", "text"]
+
+_SHOWN = 50
+_STUDIES = """
+SELECT id, state, (SELECT count(*) FROM instance WHERE study=study.id),
+  (SELECT count(*) FROM result WHERE study=study.id),
+  (SELECT count(*) FROM delivery JOIN result ON result=result.id WHERE study=study.id AND delivery.state='done'),
+  (SELECT count(*) FROM delivery JOIN result ON result=result.id WHERE study=study.id AND delivery.state<>'done'),
+  changed, reason
+FROM study ORDER BY state IN ('done','refused'), state<>'failed', id DESC LIMIT ?
+"""
+_DESTINATIONS = """
+SELECT destination, sum(state='done'), sum(state='waiting'), sum(state='failed'),
+  coalesce((SELECT reason FROM delivery AS other WHERE other.destination=delivery.destination AND reason<>''
+    AND state<>'done' ORDER BY due DESC LIMIT 1), '')
+FROM delivery GROUP BY destination ORDER BY destination
+"""
+
+
+@dataclass(frozen=True)
+class StudyStatus:
+    """A study.
+
+    Args:
+        number: of it in the queue.
+        state: see `medseg.node.queue`.
+        instances: received.
+        results: made.
+        sent: deliveries that are done.
+        unsent: deliveries that are not.
+        changed: when its last instance came, seconds since 1970.
+        reason: why it failed, waits, or was refused.
+    """
+
+    number: int
+    state: str
+    instances: int
+    results: int
+    sent: int
+    unsent: int
+    changed: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Status:
+    """A node.
+
+    Args:
+        running: whether a process works on the queue.
+        states: studies by state.
+        held: bytes of what was received and made.
+        destinations: name, results sent, waiting, failed, and the last reason.
+        known: instances that came again and were there already.
+        studies: the failed ones first, then those in work, then the last ones done.
+    """
+
+    running: bool
+    states: dict[str, int]
+    held: int
+    destinations: list[tuple[str, int, int, int, str]]
+    known: int
+    studies: list[StudyStatus]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return asdict(self)
+
+
+def read_status(path: Path, *, running: bool, most: int = _SHOWN) -> Status:
+    """Read a queue, which may be in use.
+
+    Args:
+        path: of the database.
+        running: whether a process works on it.
+        most: studies that are listed.
+
+    Raises:
+        QueueError: if there is none, or it cannot be read.
+    """
+    if not path.is_file():
+        raise QueueError(f"{path}: there is no queue; start the node: medseg node run CONFIG")
+    try:
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)
+        try:
+            with db:
+                db.execute("BEGIN")  # all of it of one moment
+                states = dict(db.execute("SELECT state, count(*) FROM study GROUP BY state ORDER BY state"))
+                (received,) = db.execute("SELECT total(bytes) FROM instance WHERE present").fetchone()
+                (made,) = db.execute("SELECT total(bytes) FROM result WHERE path<>''").fetchone()
+                known = db.execute("SELECT number FROM count WHERE name='known'").fetchone()
+                studies = [StudyStatus(*row) for row in db.execute(_STUDIES, (most,))]
+                destinations = [tuple(row) for row in db.execute(_DESTINATIONS)]
+        finally:
+            db.close()
+    except sqlite3.Error as error:
+        raise QueueError(f"{path}: the queue cannot be read ({error}); is it this node's?") from error
+    return Status(running, states, int(received + made), destinations, known[0] if known else 0, studies)
+
+
+def _tables(status: Status) -> list[Table]:
+    destinations: list[dict[str, Cell]] = [
+        {"destination": name, "sent": sent, "waiting": waiting, "failed": failed, "why": reason}
+        for name, sent, waiting, failed, reason in status.destinations
+    ]
+    studies: list[dict[str, Cell]] = [
+        {
+            **{"study": str(each.number), "state": each.state, "instances": each.instances, "results": each.results},
+            **{"sent": each.sent, "to send": each.unsent},
+            **{"last instance": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(each.changed)), "why": each.reason},
+        }
+        for each in status.studies
+    ]
+    return [Table.of(rows) for rows in (destinations, studies) if rows]
+
+
+def _head(status: Status) -> str:
+    states = ", ".join(f"{number} {state}" for state, number in status.states.items()) or "no study yet"
+    runs = "running" if status.running else "NOT running"
+    again = f"; {status.known} instances came again" if status.known else ""
+    return f"{runs}; {states}; {status.held / 2**30:.2f} GiB held{again}"
+
+
+def text(status: Status) -> str:
+    """Return it for a terminal."""
+    return "\n\n".join([_head(status), *(table.to_text().rstrip("\n") for table in _tables(status))]) + "\n"
+
+
+def page(status: Status, title: str) -> str:
+    """Return it as a page of HTML that loads nothing, and itself again every few seconds.
+
+    Args:
+        status: of the node.
+        title: its AE title.
+    """
+    from html import escape
+
+    body = "\n".join(table.to_html() for table in _tables(status))
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="10">'
+        f"<title>{escape(title)}</title><style>body{{font:15px/1.5 sans-serif;margin:2em;color:#222;background:#fff}}"
+        "table{border-collapse:collapse;margin:1.5em 0}td,th{padding:.25em .8em;border-bottom:1px solid #ccc;"
+        "text-align:left;vertical-align:top}.n{text-align:right;font-variant-numeric:tabular-nums}</style></head>"
+        f"<body><h1>{escape(title)}</h1><p>{escape(_head(status))}</p>\n{body}\n</body></html>\n"
+    )

@@ -1,0 +1,100 @@
+"""What reaches archives, and what does not: by C-STORE where an object is at fault, by STOW."""
+
+import pytest
+from node_desk import Desk, Shelf
+from node_parts import SECRET, study_files
+
+from medseg.node.config import Peer, Web
+from medseg.node.send import BrokenOffError, DicomPeer, UnreachableError, destination_of
+
+
+class Poisoned(Shelf):
+    """Goes away at the first object that it ever got, and at nothing else."""
+
+    first = None
+
+    def send(self, files):
+        for file in files:
+            self.first = self.first or file
+            if file == self.first:
+                raise BrokenOffError("archive broke off in the middle of an object")
+            yield from super().send([file])
+
+
+def test_an_object_that_an_archive_breaks_off_at_stops_no_other(tmp_path):
+    desk = Desk(tmp_path / "node", shelf=Poisoned())
+    for study in (1, 2, 3):
+        for file in study_files(tmp_path, study):
+            desk.receive(file)
+    for _ in range(6):
+        desk.step()
+    assert desk.states == {1: "sending", 2: "done", 3: "done"}
+    assert desk.status().destinations == [("archive", 2, 1, 0, "broke off in the middle of an object")]
+    desk.queue.close()
+
+
+def test_what_waits_is_neither_deleted_nor_in_the_way(tmp_path):
+    """A result of a study that failed later, and one whose file is damaged while the node runs."""
+    desk = Desk(tmp_path / "node", shelf=Shelf(away=1))
+    for file in study_files(tmp_path, 1):
+        desk.receive(file)
+    desk.step()
+    for file in study_files(tmp_path, 1, slices=1, change=_other_series):
+        desk.receive(file, released=False)
+    desk.now += 1e5
+    assert desk.queue.claim(desk.now, 1, 1) is None
+    assert desk.states == {1: "failed"}
+    assert desk.sweep(keep_failed=0) == []
+    (result,) = desk.store.results.rglob("*.dcm")
+    content = result.read_bytes()
+    result.write_bytes(b"")
+    for file in study_files(tmp_path, 2):
+        desk.receive(file)
+    desk.step()
+    assert desk.status().destinations[0][1:3] == (1, 1)
+    result.write_bytes(content)
+    desk.step()
+    assert desk.status().destinations[0][1:3] == (2, 0)
+    desk.queue.close()
+
+
+def _other_series(_number, data):
+    data.SeriesInstanceUID, data.SOPInstanceUID = f"{data.SeriesInstanceUID}.7", f"{data.SOPInstanceUID}.7"
+
+
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # pynetdicom's
+def test_a_peer_that_is_not_there():
+    pytest.importorskip("pynetdicom", reason="a node needs pynetdicom; pip install 'medseg[dicom]'")
+    peer = destination_of(Peer("pacs", "PACS", "127.0.0.1", 1), "NODE")
+    assert isinstance(peer, DicomPeer)
+    with pytest.raises(UnreachableError, match="pacs cannot be reached at its host and port"):
+        peer.check()
+
+
+def test_by_stow(tmp_path, monkeypatch, caplog):
+    """An archive that answers with an error at first: the object is stored at the second try, once."""
+    pytest.importorskip("medseg.io.dicomweb", reason="needs medseg.io.dicomweb")
+    pytest.importorskip("dicomweb_client", reason="archives need dicomweb-client; pip install 'medseg[dicom]'")
+    import threading
+
+    from dicomweb_server import PASSWORD, USER, FakeArchive
+
+    server = FakeArchive()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("MEDSEG_DICOMWEB_USER", USER)
+    monkeypatch.setenv("MEDSEG_DICOMWEB_PASSWORD", PASSWORD)
+    web = destination_of(Web("archive", server.url.replace("http", "dicomweb+http")), "NODE")
+    desk = Desk(tmp_path / "node", shelf=web)
+    for file in study_files(tmp_path, 1):
+        desk.receive(file)
+    server.faults = [503, 503]
+    desk.step()
+    assert (desk.states, len(server.held)) == ({1: "sending"}, 0)
+    desk.step()
+    assert (desk.states, len(server.held)) == ({1: "done"}, 1)
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(UnreachableError, match="archive does not answer: "):
+        destination_of(Web("archive", server.url.replace("http", "dicomweb+http")), "NODE").check()
+    assert SECRET not in caplog.text
+    desk.queue.close()
