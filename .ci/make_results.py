@@ -1,11 +1,12 @@
 """Write docs/results/*.md from the measurements beside them, and docs/demo.jpg from the last `make demo`."""
 
 import json
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from PIL import Image
+from results_gpu import device_of, folds, large_volumes, patches_on_a_gpu
 
 from medseg.reports.score_tables import mean_text, score_tables
 from medseg.reports.summary import summarise
@@ -14,24 +15,7 @@ from medseg.studies.comparison import table_of
 ROOT = Path(__file__).parents[1]
 RUN = ROOT / "build" / "demo" / "run"
 WIDTH = 1000
-ROOM = "at most 1911 (input, labels, 1.5 GiB)"  # 512 x 512 x 300 voxels, 20 classes
-EVALUATED = "at most 1986 (the true labels too)"
-
-
 RESULTS = ROOT / "docs" / "results"
-
-
-def _volume_peak() -> list[tuple[str, str, str, str]]:
-    """Return the rows of `benchmarks.volume_peak`."""
-    about = {"gaussian": "", "constant": ", equal weights", "resampled": ", resampled"}
-    rows = []
-    for way, words in about.items():
-        rows.append(("volume_peak_cpu", f"peak_mib_{way}", f"memory of a large volume to its mask{words}, MiB", ROOM))
-        rows.append(("volume_peak_cpu", f"ratio_{way}", f"file to mask{words} / bare forwards", "at most 1.10"))
-    for way in ("evaluate", "evaluate_resampled"):
-        words = "scores, resampled" if "resampled" in way else "scores"
-        rows.append(("volume_peak_cpu", f"peak_mib_{way}", f"memory of a large volume to its {words}, MiB", EVALUATED))
-    return rows
 
 
 # file, key in its result, what it is, the target
@@ -39,7 +23,6 @@ SPEED = (
     ("trainer_cpu", "trainer_over_bare", "trainer step / bare PyTorch loop, the paper's network", "at most 1.05"),
     ("trainer_cpu", "real_over_synthetic", "real data / tensors in memory, same trainer", "at most 1.03"),
     ("sliding_window_cpu", "ratio", "sliding window over 1024 x 1024 / bare forwards", "at most 1.10"),
-    *_volume_peak(),
     ("zoo_style_cpu", "ratio", "images/s, medseg / model-zoo style configuration", "at least 1.5"),
     ("patch_training_cpu", "over_nnunet", "patches/s, medseg / nnU-Net's trainer, same 3D network", "at least 1.3"),
     ("patch_training_cpu", "over_monai", "patches/s, medseg / a plain MONAI script, same 3D network", "at least 1.5"),
@@ -78,41 +61,7 @@ def speed() -> str:
             rows.append(
                 f"| LFA local / global, {row['what']}, {row['size']} x {row['size']} | {row['ratio']:.3g} | {target} |"
             )
-    return "\n".join(rows) + patches_on_a_gpu()
-
-
-def patches_on_a_gpu() -> str:
-    """Return the section of `benchmarks.patch_training_gpu`: the median over rounds; nothing before it was measured."""
-    path = RESULTS / "patch_training_gpu.json"
-    if not path.is_file():
-        return ""
-    result = json.loads(path.read_text())["result"]
-    held: dict[tuple[str, str], list[dict[str, float]]] = {}
-    for row in result["rows"]:
-        if "seconds" in row:
-            held.setdefault((row["setting"], row["side"]), []).append(row)
-    device = next((row["device"] for row in result["rows"] if "device" in row), "a CPU, to try it out")
-    parts = [
-        f"\n\n## Patches on a GPU\n\n{device}, mixed precision, {result['workers']} loading processes a side, by "
-        "`python -m benchmarks.patch_training_gpu`. `medseg, auto` is what a plan asks for; over nnU-Net at least 1.3, "
-        "over MONAI at least 1.5 and waiting at most 0.03 are the targets. MFU: the network's operations over the data "
-        "sheet's peak."
-    ]
-    for name, setting in result["settings"].items():
-        patch, widths = (("x" if key == "patch" else "-").join(map(str, setting[key])) for key in ("patch", "widths"))
-        heads = ["side", "patches/s", "`medseg, auto` / it", "waiting for data", "MFU", "peak GiB", "rounds"]
-        lines = [f"{name}: patch {patch}, batch {setting['batch']}, channels {widths}"]
-        lines += ["", f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
-        for (of, side), rows in held.items():
-            if of == name:
-                over = result["ratios"].get(f"{name}: medseg, auto / {side}")
-                cells = [side, f"{1 / median(row['seconds'] for row in rows):.4g}", f"{over:.2f}" if over else "-"]
-                for key, scale, digits in (("data_wait_share", 1, 3), ("mfu", 1, 3), ("peak_bytes", 2**30, 2)):
-                    found = [row[key] / scale for row in rows if key in row]
-                    cells.append(f"{median(found):.{digits}f}" if found else "-")
-                lines.append(f"| {' | '.join([*cells, str(len(rows))])} |")
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts)
+    return "\n\n".join(filter(None, ["\n".join(rows), large_volumes(RESULTS), patches_on_a_gpu(RESULTS)]))
 
 
 def recipes() -> str:
@@ -231,60 +180,9 @@ def _shared(record: dict[str, Any]) -> list[str]:
         lines += ["", f"`{row['network']}` on {row['data']} failed: {row['error'].splitlines()[0][:200]}"]
     shares = {row["at_once"] for row in record["rows"] if row.get("at_once", 1) > 1}
     if shares:
-        name = _device(next(row for row in record["rows"] if "error" not in row))
+        name = device_of(next(row for row in record["rows"] if "error" not in row))
         lines += ["", f"{' or '.join(map(str, sorted(shares)))} trainings at a time shared {name}."]
     return lines
-
-
-def _device(record: dict[str, Any]) -> str:
-    """Return where something was measured."""
-    environment = record["environment"]
-    gpus = ", ".join(gpu["name"] for gpu in environment.get("gpus", ()))
-    return f"one {gpus}" if gpus else f"{environment['threads']} thread(s) of a CPU"
-
-
-def folds() -> str:
-    """Return the tables of `benchmarks.gpu_folds`."""
-    path = RESULTS / "gpu_folds.json"
-    if not path.is_file():
-        return ""
-    record = json.loads(path.read_text())
-    published, plan, found = record["published"], record["plan"], record["pooled"]
-    rows = [row for row in record["rows"] if "error" not in row]
-    if not rows:
-        return ""
-    scores = (("dice", "Dice", 3), ("hd95", "HD95 mm", 2), ("assd", "ASSD mm", 2), ("nsd", "NSD 1 mm", 3))
-    classes = list(found["dice"])
-    heads = ["fold", "cases", "minutes", "steps", "patches/s", "waiting", *(title for _, title, _ in scores)]
-    lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
-    for row in rows:
-        held = {each["name"]: each for each in row["classes"]}
-        cells = [row["fold"], row["cases"], f"{row['minutes']:.1f}", row["steps"], f"{row['images_per_second']:.0f}"]
-        cells.append(f"{100 * row['data_wait_share']:.1f} %")
-        cells += [" / ".join(_cell(held.get(name, {}).get(key), n) for name in classes) for key, _, n in scores]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    cells = ["all", str(found["cases"]), "", str(sum(row["steps"] for row in rows)), "", ""]
-    for key, *_ in scores:
-        cells.append("<br>".join(mean_text(each["mean"] or 0.0, each["interval"]) for each in found[key].values()))
-    lines.append(f"| {' | '.join(cells)} |")
-    cells = ["published", "260", "", "", "", "", " / ".join(f"{v:.3f}" for v in published["dice"].values()), "", "", ""]
-    lines.append(f"| {' | '.join(cells)} |")
-    pace = sum(row["images_per_second"] for row in rows)
-    busy = f", {3 * 2 * plan['macs'] * pace / 1e12:.1f} TFLOP/s in them" if plan["macs"] else ""
-    memory = record.get("device_memory_mib")
-    held_memory = f", at most {memory / 1024:.1f} GiB of its memory" if memory else ""
-    failed = [f"Fold {r['fold']} failed: {r['error'].splitlines()[0][:200]}" for r in record["rows"] if "error" in r]
-    about = (
-        f"Classes are {' / '.join(classes)}. On {_device(record)}, {record['concurrent']} trainings at a time, "
-        f"together {pace:.0f} patches/s{busy}{held_memory}. The plan, made in {plan['seconds']:.0f} s: "
-        f"`{plan['network']}`, patch {plan['patch']}, batch {plan['batch_size']} ({plan['why']}). Seed "
-        f"{record['seed']}. `published`: {published['what']} ({published['source']})."
-    )
-    return "\n\n".join(["\n".join(lines), about, *failed])
-
-
-def _cell(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def demo() -> str:
@@ -325,7 +223,7 @@ PAGES = {
         "all at once on one device (`python -m benchmarks.gpu_folds`). No fold picks weights; every volume is scored "
         "at its own size by the network that did not see it, and pooled with 95 % intervals over volumes. The release "
         "names no persons: two volumes of one may be on both sides.",
-        folds,
+        partial(folds, RESULTS),
     ),
     "own-data": (
         "Own data",
@@ -360,12 +258,19 @@ PAGES = {
 }
 
 
+def page(name: str) -> str:
+    """Return a page; nothing of what was not measured."""
+    title, about, table = PAGES[name]
+    text = table()
+    return text and f"# {title}\n\n{about}\n\n{text.rstrip()}\n"
+
+
 def main() -> None:
     """Write docs/results."""
-    for name, (title, about, table) in PAGES.items():
-        text = table()
+    for name in PAGES:
+        text = page(name)
         if text:
-            (RESULTS / f"{name}.md").write_text(f"# {title}\n\n{about}\n\n{text.rstrip()}\n", encoding="utf-8")
+            (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,13 +2,14 @@
 
     python -m benchmarks.gpu --minutes 28 --data DATA --out OUT
 
-Nothing need be prepared: DATA holds the releases as they come (``drosophila_vnc``, ``dsb2018``, ``msd_hippocampus``),
+Nothing need be prepared: DATA holds the releases as they come (``drosophila_vnc``, ``dsb2018``),
 or what ``data_scripts`` wrote of them. One call takes at most ``--slice`` minutes and writes JSON into OUT after every
 row; the same command again goes on from there, until all is done or ``--minutes`` are spent. First, and alone on the
 device, every network at its paper's crop and batch (`benchmarks.gpu_speed`), then loader and trainer
 (`benchmarks.gpu_engine`); then trainings by worth (`benchmarks.gpu_rows`), several at a time, since small images leave
 a large device idle. From the measured steps follows how many passes over the data fit, the same number for every
 network of a table; a training that runs out of time ends its schedule early and says ``cut_short``.
+Folds of volumes are a command of their own: `benchmarks.gpu_folds`.
 
     python -m benchmarks.gpu --merge OTHER --out OUT         # rows of calls that did not see each other
     python -m benchmarks.gpu --page --out docs/results       # writes gpu.md from the JSON
@@ -33,7 +34,7 @@ from benchmarks.gpu_training import Place, choose, passes, run
 from medseg.runs.provenance import collect
 
 SCRIPTS = common.BUNDLES.parent / "data_scripts"
-ITEMS = ("networks", "engine", "drosophila", "hippocampus", "dsb2018")
+ITEMS = ("networks", "engine", "drosophila", "dsb2018")
 _SPEED_SHARE, _ENGINE_SHARE = 0.14, 0.09  # of all minutes
 _ATTEMPTS = 2
 _LEAST = 60.0  # seconds left under which no training begins
@@ -59,8 +60,6 @@ def prepare(data: Path, work: Path) -> dict[str, Path]:
             if subprocess.run(command, check=False).returncode == 0:
                 found[item] = output
                 break
-    if (data / "msd_hippocampus" / "dataset.json").is_file():
-        found["hippocampus"] = data / "msd_hippocampus"
     return found
 
 
@@ -163,8 +162,7 @@ def keep(calls: Calls, row: Training, result: dict[str, Any]) -> None:
     write(calls.file(row.item), content)
     calls.save()
     shown = result.get("error", "").splitlines()
-    value = result.get("mean_iou", result.get("dice_anterior"))
-    say(f"{row.item}: {row.name}: {shown[0] if shown else value} after {result['wall_seconds']:.0f} s")
+    say(f"{row.item}: {row.name}: {shown[0] if shown else result['mean_iou']} after {result['wall_seconds']:.0f} s")
 
 
 def trainings(calls: Calls, data: dict[str, Path]) -> None:

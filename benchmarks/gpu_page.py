@@ -9,10 +9,9 @@ from typing import Any
 
 from benchmarks.gpu_rows import CLASSES, TABLE_1, TABLE_3, TRAININGS
 from benchmarks.gpu_speed import read
-from benchmarks.gpu_volumes import summary
 
-_ITEMS = ("drosophila", "dsb2018", "hippocampus")
-_STEPS = {"drosophila": 24, "dsb2018": 20, "hippocampus": 20}  # a pass, batch 8
+_ITEMS = ("drosophila", "dsb2018")
+_STEPS = {"drosophila": 24, "dsb2018": 20}  # a pass, batch 8
 _SPLITS = {"fold_random": "crops at random", "fold": "by section"}
 
 
@@ -69,26 +68,6 @@ def nuclei(content: Mapping[str, Any]) -> str:
         lines.append([called(name, row), f"{row['passes']}", ours[0], paper[0], ours[1], paper[1], *more])
     head = ["network", "passes", "precision", "paper's precision", "recall", "paper's recall", "Dice", "IoU"]
     return table([*head, "AP of nuclei"], lines)
-
-
-def volumes(content: Mapping[str, Any]) -> str:
-    """Return Dice and Hausdorff distance, fold by fold and over all volumes, each scored by the fold that left it."""
-    lines = []
-    rows = done(content)
-    for network in dict.fromkeys(row["network"] for row in rows.values()):
-        own = [row for name, row in rows.items() if row["network"] == network and not name.endswith("again")]
-        own.sort(key=lambda row: int(row["fold"]))
-        for row in own:
-            lines.append([network, f"{row['fold']}", *_volume_cells(row)])
-        together = summary([case for row in own for case in row["each"]])
-        lines.append([network, f"all {len(own)}", *(f"**{cell}**" for cell in _volume_cells(together))])
-    head = ["network", "fold", "volumes", "Dice anterior", "Dice posterior", "HD95 anterior, mm", "HD95 posterior, mm"]
-    return table(head, lines)
-
-
-def _volume_cells(row: Mapping[str, Any]) -> list[str]:
-    keys = (("dice_anterior", ".4f"), ("dice_posterior", ".4f"), ("hd95_mm_anterior", ".2f"))
-    return [f"{row['cases']}", *(number(row[key], form) for key, form in (*keys, ("hd95_mm_posterior", ".2f")))]
 
 
 def networks(content: Mapping[str, Any]) -> str:
@@ -167,14 +146,14 @@ def render(out: Path) -> str:
     Args:
         out: folder of the JSON.
     """
-    contents = {name: read(out / f"gpu_{name}.json") for name in ("run", "networks", "engine", *_ITEMS)}
+    contents = {name: read(out / f"gpu_{name}.json") for name in ("run", "networks", "engine", "patches", *_ITEMS)}
     parts = [_head(contents)]
     sections: tuple[tuple[str, str, Callable[[Mapping[str, Any]], str]], ...] = (
         ("drosophila", _TISSUE, tissue),
         ("dsb2018", _NUCLEI, nuclei),
-        ("hippocampus", _VOLUMES, volumes),
         ("networks", _SPEED, networks),
         ("engine", _ENGINE, engine),
+        ("patches", _PATCHES, engine),
     )
     for name, text, shown in sections:
         if not contents[name]:
@@ -184,9 +163,12 @@ def render(out: Path) -> str:
             parts.append(spread(contents[name]))
         if name == "networks":
             parts.append(f"{_ceilings(contents[name])}\n{compiled(contents[name])}")
-        if name == "engine":
+        if name in ("engine", "patches"):
             ratios = contents[name].get("ratios", {}).items()
             parts.append("".join(f"- {key.replace('_', ' ')}: {value:.2f}\n" for key, value in ratios))
+        if name == "patches":
+            parts.append(f"Code {', '.join(_commits([contents[name]['environment'].get('git')]))}.\n")
+        parts += [f"{note}\n" for note in contents[name].get("notes", ())]
     parts.append(f"## Not done\n\n{missing(contents)}")
     return "\n".join(part for part in parts if part)
 
@@ -196,7 +178,7 @@ def _head(contents: Mapping[str, Mapping[str, Any]]) -> str:
     environment, seconds = run["environment"], run.get("calls_seconds", [])
     device = ", ".join(f"{gpu['name']} ({gpu['memory_gib']:g} GiB)" for gpu in environment["gpus"]) or "no GPU"
     rows = [row for item in _ITEMS for row in contents[item].get("rows", {}).values()]
-    commits = dict.fromkeys(str((each or {}).get("commit"))[:7] for each in _git(environment, rows))
+    commits = _commits([environment.get("git"), *(row["git"] for row in rows if "git" in row)])
     packages = environment["packages"]
     return (
         "<!-- Written by `python -m benchmarks.gpu --page --out docs/results`; do not edit. -->\n# On one GPU\n\n"
@@ -209,8 +191,8 @@ def _head(contents: Mapping[str, Mapping[str, Any]]) -> str:
     )
 
 
-def _git(environment: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[Any]:
-    return [environment.get("git"), *(row["git"] for row in rows if "git" in row)]
+def _commits(held: Iterable[Mapping[str, Any] | None]) -> list[str]:
+    return list(dict.fromkeys(str((each or {}).get("commit"))[:7] for each in held))
 
 
 def _ceilings(content: Mapping[str, Any]) -> str:
@@ -240,14 +222,6 @@ fall, no augmentation, the last weights: no image picks what it scores. 120 pass
 are the steps of 36 of the paper's 50 epochs. Scores are pooled over all pixels; the paper's are most likely means over
 images. ALL-HL leans to recall.
 """
-_VOLUMES = """## Hippocampus (Medical Segmentation Decathlon, Task 4)
-
-`benchmarks.gpu_volumes`: 200 volumes in five folds, 3D networks of widths 32 to 256 with instance normalisation, Dice
-and cross-entropy, no fold that picks weights; each volume is scored at its own size by the network that did not see it.
-The release names no persons: two volumes of one may be on both sides. For comparison: MONAI's tutorial in nnU-Net's way
-(DynUNet) reports a mean Dice "around 0.89" on a division of its own (github.com/Project-MONAI/tutorials, pull request
-20). nnU-Net's published figures are left out: no source of them could be checked.
-"""
 _SPEED = """## Speed of every network at its paper's crop and batch
 
 A training step is forward, backward and Adam on one batch that is there already, alone on the device; cuDNN picks by
@@ -258,4 +232,10 @@ as long in all formats, the processor that launches kernels is the limit, not th
 _ENGINE = """## Trainer and loaders
 
 The paper's U-Net, batch 8 of 256 x 256, bf16 channels-last, focal + IoU loss.
+"""
+_PATCHES = """## Patches by place of augmentation
+
+The trainer with nnU-Net's augmentation on drawn images, by `python -m benchmarks.gpu_speed patches`: 2D patches of
+160 x 160, batch 4, U-Net of widths 16 to 256; 3D patches of 96 x 96 x 96, batch 2, widths 32 to 256. "cuDNN tries" is
+its benchmark mode; in brackets stands the place that `auto` chose.
 """

@@ -13,8 +13,7 @@ from typing import Any
 
 _NETWORKS = "medseg.networks"
 HALF, QUARTER = (32, 64, 128, 256, 512), (16, 32, 64, 128, 256)  # of U-Net's widths
-VOLUME = (48, 64, 48)  # what every hippocampus fits into
-VOLUME_CHANNELS = (32, 64, 128, 256)
+_VOLUME = (48, 64, 48)  # what every hippocampus fits into
 
 
 @dataclass(frozen=True)
@@ -64,8 +63,8 @@ def _scene(name: str, target: str, edge: int, batch: int, classes: int, **kwargs
 
 
 def _volume(name: str, target: str) -> Measured:
-    kwargs = {"channels": VOLUME_CHANNELS, "norm": ("instance", {"affine": True})}
-    return Measured(f"hippocampus: {name}", target, VOLUME, 8, 1, 3, kwargs)
+    kwargs = {"channels": (32, 64, 128, 256), "norm": ("instance", {"affine": True})}
+    return Measured(f"hippocampus: {name}", target, _VOLUME, 8, 1, 3, kwargs)
 
 
 MEASURED = (
@@ -108,10 +107,10 @@ class Training:
     """A training: what is trained on what, and which measured step it takes.
 
     Attributes:
-        item: that it belongs to: ``"drosophila"``, ``"hippocampus"`` or ``"dsb2018"``.
+        item: that it belongs to: ``"drosophila"`` or ``"dsb2018"``.
         network: as the paper calls it.
-        overlays: of the bundle, in order; for the hippocampus the network's class.
-        split: ``"fold"`` (sections, or the fold of volumes), ``"fold_random"`` or ``"lists"``.
+        overlays: of the bundle, in order.
+        split: ``"fold"`` (sections), ``"fold_random"`` or ``"lists"``.
         fold: that is left out.
         images: that it trains on, whole data set given.
         measured: name of the row of `MEASURED` whose step it takes.
@@ -133,7 +132,6 @@ class Training:
     def name(self) -> str:
         """Key of the row."""
         part = {"fold": "section fold", "fold_random": "random fold", "lists": "the paper's division"}[self.split]
-        part = "fold" if self.item == "hippocampus" else part
         network = f"{self.network} ({self.variant})" if self.variant else self.network
         return f"{network}, {part}" + ("" if self.fold is None else f" {self.fold}")
 
@@ -153,7 +151,6 @@ NUCLEI = {
     "Attention U-Net": ("attention_unet",),
     "FocusNet": ("focusnet",),
 }
-VOLUMES = {"U-Net": ("unet.UNet",), "LFA U-Net": ("lfa_unet.LFAUNet",)}
 CLASSES = ("membrane", "mitochondria", "synapse", "extracellular", "intracellular")
 TABLE_1 = {  # mean IoU and IoU of CLASSES in per cent
     "U-Net": (71.34, 73.16, 81.16, 43.35, 66.23, 92.78),
@@ -182,11 +179,6 @@ def _tissues(networks: Mapping[str, tuple[str, ...]], split: str, fold: int) -> 
 _FIRST = {name: TISSUE[name] for name in ("LFA U-Net", "U-Net")}
 _OTHERS = {name: overlays for name, overlays in TISSUE.items() if name not in _FIRST}
 _LFA = _tissues(TISSUE, "fold_random", 0)[0]
-_VOLUMES = tuple(
-    Training("hippocampus", name, overlays, "fold", fold, 160, f"hippocampus: {name}")
-    for name, overlays in VOLUMES.items()
-    for fold in range(5)
-)
 TRAININGS = (  # by worth
     *_tissues(_FIRST, "fold_random", 0),
     # bfloat16 keeps 8 bits: are they too few for a softmax over products that nothing scales?
@@ -194,10 +186,8 @@ TRAININGS = (  # by worth
     replace(_LFA, variant="scaled softmax", settings={"network_def#scale": None}),
     *_tissues({"U-Net": TISSUE["U-Net"]}, "fold", 0),
     *(Training("dsb2018", name, overlays, "lists", None, 161, f"nuclei: {name}") for name, overlays in NUCLEI.items()),
-    *_VOLUMES[:5],
     *_tissues({"LFA U-Net": TISSUE["LFA U-Net"]}, "fold", 0),
     *_tissues(_OTHERS, "fold_random", 0),
-    *_VOLUMES[5:],
     *(row for fold in range(1, 5) for row in _tissues(_FIRST, "fold_random", fold)),
     *_tissues(_OTHERS, "fold", 0),
 )

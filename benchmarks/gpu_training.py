@@ -16,9 +16,9 @@ from benchmarks import common
 from benchmarks.gpu_rows import TRAININGS, Training
 
 BATCH = 8
-PASSES = {"drosophila": 1500, "hippocampus": 200, "dsb2018": 168}  # at most; 168 of 161 images are 50 of 540
-SHARES = {"drosophila": 0.45, "hippocampus": 0.14, "dsb2018": 0.08}  # of all minutes, for the first rows of an item
-FIRST = {"drosophila": 8, "hippocampus": 10, "dsb2018": 5}
+PASSES = {"drosophila": 1500, "dsb2018": 168}  # at most; 168 of 161 images are 50 of 540
+SHARES = {"drosophila": 0.45, "dsb2018": 0.08}  # of all minutes, for the first rows of an item
+FIRST = {"drosophila": 8, "dsb2018": 5}
 REPEATS = {"drosophila": 10, "dsb2018": 8}  # passes in what the trainer calls an epoch, after which it saves everything
 UNKNOWN_STEP = 0.03  # seconds
 BUSY = {"dsb2018": 0.2}  # share of a step that the device works, where small networks leave it idle
@@ -71,7 +71,7 @@ def passes(speed: Mapping[str, Any], minutes: float) -> dict[str, int]:
     for item, share in SHARES.items():
         first = [row for row in TRAININGS if row.item == item][: FIRST[item]]
         one = sum(row.images // BATCH * _device_seconds(speed, row) for row in first)
-        repeats = REPEATS.get(item, 5)
+        repeats = REPEATS[item]
         most = int(share * 60 * minutes / one) // repeats * repeats
         found[item] = max(repeats, min(PASSES[item], most))
     return found
@@ -118,8 +118,7 @@ def run(row: Training, place: Place, planned: int, deadline: float) -> dict[str,
     try:
         if row.item not in place.data:
             raise FileNotFoundError(f"no data of {row.item}")
-        kind = _volume if row.item == "hippocampus" else _bundle
-        result |= kind(row, place, folder, planned, minutes, deadline)
+        result |= _bundle(row, place, folder, planned, minutes, deadline)
         result["cut_short"] = result["passes"] < planned
     except subprocess.TimeoutExpired:
         result["error"] = OUT_OF_TIME
@@ -201,24 +200,3 @@ def _bundle(row: Training, place: Place, folder: Path, planned: int, minutes: fl
     if len(records) == 1 and records[-1]["images_per_second"] == 0:
         raise ValueError("not one pass was trained")
     return found
-
-
-def _volume(row: Training, place: Place, folder: Path, planned: int, minutes: float, deadline: float) -> dict[str, Any]:
-    words = ["benchmarks.gpu_volumes", "--data", str(place.data[row.item]), "--output", str(folder / "run")]
-    words += ["--network", row.overlays[0], "--fold", str(row.fold), "--epochs", str(planned)]
-    words += ["--minutes", f"{minutes:.2f}", "--seed", str(place.seed)]
-    if place.dry:
-        words += ["--channels", "4", "8", "--workers", "0", "--batch_size", "2"]
-    _call(words, folder, place, deadline)
-    scores = json.loads((folder / "run" / "scores.json").read_text())
-    records = _records(folder / "run")
-    speeds = sorted(record["images_per_second"] for record in records)
-    steps = 1 if place.dry else row.images // BATCH
-    return {
-        "passes": scores["steps"] // steps,
-        "train_minutes": records[-1]["seconds"] / 60,
-        "images_per_second": speeds[len(speeds) // 2],
-        "data_wait_share": records[-1]["data_wait_share"],
-        "last_loss": records[-1]["loss"],
-        **scores,
-    }

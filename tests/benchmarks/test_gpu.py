@@ -7,12 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel
-import numpy as np
 import pytest
-import torch
 
-from benchmarks import common, gpu, gpu_training, gpu_volumes
+from benchmarks import common, gpu, gpu_training
 from benchmarks.gpu import merge
 from benchmarks.gpu_page import render
 from benchmarks.gpu_rows import MEASURED, TABLE_1, TABLE_3, TRAININGS, Training
@@ -28,24 +25,9 @@ def speeds(seconds: float) -> dict[str, Any]:
 
 
 def data(folder: Path) -> Path:
-    """Draw crops of 32 x 32 and five volumes; there are no nuclei."""
+    """Draw crops of 32 x 32; there are no nuclei."""
     layout = Layout(5, 32, 5, 0, details=(("size", 64),))
     write_layout(synthetic.make_sections(5, 64, 0), folder / "drosophila", synthetic.SOURCE, layout)
-    volumes = folder / "msd_hippocampus"
-    generator, entries = np.random.default_rng(0), []
-    for number in range(5):
-        shape = (33 + number, 40, 31)
-        label = np.zeros(shape, np.uint8)
-        label[10:20, 10:20, 10:20], label[10:20, 20:30, 10:20] = 1, 2
-        image = generator.normal(size=shape).astype(np.float32) + label
-        entry = {}
-        for key, array in (("image", image), ("label", label)):
-            path = volumes / f"{key}s" / f"{number}.nii.gz"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), path)
-            entry[key] = f"./{key}s/{number}.nii.gz"
-        entries.append(entry)
-    (volumes / "dataset.json").write_text(json.dumps({"training": entries}))
     return folder
 
 
@@ -65,13 +47,12 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("in_this_process")
 @pytest.mark.filterwarnings("ignore:.*always_return_as_numpy:FutureWarning")  # MONAI of itself
-@pytest.mark.filterwarnings("ignore:the prediction of class . is all 0:UserWarning")  # has no distance, and is None
 def test_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--dry-run", "--data", str(data(tmp_path / "data")), "--out", str(tmp_path / "out"), "--concurrent", "1"]
     assert gpu.main([*words, "--work", str(tmp_path / "work"), "--commit", "abc"]) == 0
     said = capsys.readouterr().out
     found = {path.stem.removeprefix("gpu_"): json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json")}
-    assert set(found) == {"run", "networks", "engine", "drosophila", "hippocampus", "dsb2018"}, said
+    assert set(found) == {"run", "networks", "engine", "drosophila", "dsb2018"}, said
     networks = found["networks"]["rows"]
     assert "channels is ()" in networks["fails"]["error"]  # and the row before it stands
     assert networks["Drosophila: U-Net"]["formats"]["bf16 channels-last"]["training_images_per_second"] > 0
@@ -81,9 +62,6 @@ def test_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert tissue["scored"] == "test"
     assert tissue["images_scored"] == 4  # one fold of five sections
     assert len(tissue["classes"]) == 5
-    (volumes,) = found["hippocampus"]["rows"].values()
-    assert volumes.get("error") is None
-    assert volumes["cases"] == 1
     assert [row["error"] for row in found["dsb2018"]["rows"].values()] == ["FileNotFoundError: no data of dsb2018\n"]
     assert found["run"]["environment"]["git"] == {"commit": "abc", "dirty": False}
     text = "".join(path.read_text() for path in (tmp_path / "out").iterdir())
@@ -126,46 +104,11 @@ def test_rows_are_told_apart_and_name_what_is_there() -> None:
     assert len(measured) == len(MEASURED)
     for row in TRAININGS:
         assert row.measured in measured
-        if row.item != "hippocampus":
-            assert row.network in (TABLE_1 if row.item == "drosophila" else TABLE_3)
-            configs = ROOT / "bundles" / gpu_training.BUNDLE[row.item] / "configs"
-            assert all((configs / f"{overlay}.yaml").is_file() for overlay in row.overlays)
+        assert row.network in (TABLE_1 if row.item == "drosophila" else TABLE_3)
+        configs = ROOT / "bundles" / gpu_training.BUNDLE[row.item] / "configs"
+        assert all((configs / f"{overlay}.yaml").is_file() for overlay in row.overlays)
     for mean, *ious in TABLE_1.values():  # as printed
         assert sum(ious) / 5 == pytest.approx(mean, abs=0.01)
-
-
-@pytest.mark.filterwarnings("ignore:.*always_return_as_numpy:FutureWarning")  # MONAI of itself
-def test_volumes_are_scored_at_their_own_size_and_place(tmp_path: Path) -> None:
-    folder = data(tmp_path)
-
-    class Threshold(torch.nn.Module):  # knows the classes by their intensity
-        def __init__(self) -> None:
-            super().__init__()
-            self.none = torch.nn.Parameter(torch.zeros(()))
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.stack([-(x[:, 0] - value).abs() for value in (0.0, 1.0, 2.0)], dim=1)
-
-    entries = []
-    for fold in range(5):
-        training, left_out = gpu_volumes.entries_of(folder / "msd_hippocampus", fold)
-        assert len(training) == 4
-        assert not {e["image"] for e in training} & {e["image"] for e in left_out}
-        entries += left_out
-    assert len({e["image"] for e in entries}) == 5
-    for entry in entries:  # the label as the image
-        nibabel.save(nibabel.load(entry["label"]), entry["image"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gpu_volumes, "loading", hippocampus_loading)
-        cases = gpu_volumes.score(Threshold(), entries)
-    assert [case["dice"] for case in cases] == [[1.0, 1.0]] * 5
-    assert [case["hd95_mm"] for case in cases] == [[0.0, 0.0]] * 5
-
-
-def hippocampus_loading() -> list[Any]:
-    from medseg.io.load import LoadImagesd
-
-    return [LoadImagesd(keys=["image", "label"])]
 
 
 def test_merged_calls_keep_both_and_prefer_scores(tmp_path: Path) -> None:

@@ -1,0 +1,53 @@
+"""The pages of docs/results are what the records beside them say, and what missed its target says so."""
+
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "docs" / "results"
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(ROOT / ".ci")
+    return importlib.import_module("make_results")
+
+
+def test_pages_are_current(script: ModuleType) -> None:
+    stale = []
+    for name in set(script.PAGES) - {"demo"}:  # is made of the last `make demo`
+        path = RESULTS / f"{name}.md"
+        if script.page(name) != (path.read_text(encoding="utf-8") if path.is_file() else ""):
+            stale.append(path.name)
+    assert not stale, "write them anew with: python .ci/make_results.py"
+
+
+def test_a_missed_target_is_said(script: ModuleType, tmp_path: Path) -> None:
+    assert script.large_volumes(tmp_path) == ""
+    assert script.patches_on_a_gpu(tmp_path) == ""
+    record = json.loads((RESULTS / "volume_peak_cpu.json").read_text())
+    record["notes"] = ["Not measured again."]
+    record["result"] |= {"peak_mib_gaussian": 1912.0, "ratio_gaussian": 1.1, "ratio_constant": 1.11}
+    (tmp_path / "volume_peak_cpu.json").write_text(json.dumps(record))
+    section = script.large_volumes(tmp_path)
+    assert "| to its mask | 1,912 | at most 1,911: **missed** | 1.10 | at most 1.10: met |" in section
+    assert "| to its mask, equal weights | 1,785 | at most 1,911: met | 1.11 | at most 1.10: **missed** |" in section
+    assert section.endswith("\n\nNot measured again.")
+    setting = {"patch": [8, 8], "batch": 2, "widths": [4, 8]}
+    rows = [
+        {"setting": "s", "side": side, "round": number, "seconds": seconds, "data_wait_share": wait}
+        for number, wait in ((0, 0.02), (1, 0.05))
+        for side, seconds in (("medseg, auto", 0.1), ("nnunet", 0.13))
+    ]
+    result = {"workers": 1, "settings": {"s": setting}, "rows": rows, "ratios": {"s: medseg, auto / nnunet": 1.3}}
+    (tmp_path / "patch_training_gpu.json").write_text(json.dumps({"result": result}))
+    section = script.patches_on_a_gpu(tmp_path)
+    assert (
+        "nnU-Net's trainer 1.30, target at least 1.3: met; waiting for data 0.035, target at most 0.03: **mis"
+        in section
+    )
+    assert "MONAI" not in section  # which was not measured
