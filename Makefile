@@ -36,7 +36,7 @@ endif
 
 # two processes of one thread each take half the time of one process of two
 FIRST := $(addprefix tests/,networks layers losses metrics transforms io data releases data_scripts \
-  engines exporters importers runs)
+  engines exporters importers inferers node reports runs)
 MKDOCS := NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -q -p no:cacheprovider
 
