@@ -12,7 +12,8 @@ def memory_format(tensor: Tensor) -> torch.memory_format:
     """Return channels-last of pictures, and of volumes on a CPU; else the plain layout.
 
     Of volumes on a GPU it is slower: a 3D U-Net of nnU-Net's widths with instance normalisation trained 1.4 times
-    faster without (bfloat16, patches of 128, ``docs/results/patch_training_gpu.json``).
+    faster without (bfloat16, patches of 128, ``docs/results/patch_training_gpu.json``); of small patches it makes
+    little difference.
 
     Args:
         tensor: a batch ``(B, C, *S)``, or the weights of a convolution.
