@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from pathlib import PurePath
 
 __all__ = ["MedsegError", "counted", "few", "one_line", "shown", "together"]
 
+_NUMBER = re.compile(r"[-+]?\d[\d.e+-]*")
 _EACH = 2  # files of one fault that are named each
 _KEPT_SPACES = "Zs"  # such as the ideographic space of Japanese file names
 
@@ -63,21 +66,23 @@ def few(names: Sequence[object], most: int = 5) -> str:
 
 
 def together(faults: Iterable[tuple[object, str]], noun: str = "file") -> list[str]:
-    """Return a line for each fault, or one for many files that have the same.
+    """Return a line for each fault, or one for many files that have the same but for numbers in it.
 
     Args:
         faults: file and reason.
         noun: what one is called.
     """
-    by_reason: dict[str, list[object]] = {}
+    by_kind: dict[str, list[tuple[object, str]]] = {}
     for name, reason in faults:
-        by_reason.setdefault(reason, []).append(name)
+        named = PurePath(str(name)).name in reason
+        by_kind.setdefault(reason if named else _NUMBER.sub("#", reason), []).append((name, reason))
     lines = []
-    for reason, names in by_reason.items():
-        if len(names) > _EACH:
-            lines.append(f"{counted(len(names), noun)}, such as {shown(names[0])}: {shown(reason)}")
+    for held in by_kind.values():
+        if len(held) > _EACH:
+            name, reason = held[0]
+            lines.append(f"{counted(len(held), noun)}, such as {shown(name)}: {shown(reason)}")
         else:
-            lines += [f"{shown(name)}: {shown(reason)}" for name in names]
+            lines += [f"{shown(name)}: {shown(reason)}" for name, reason in held]
     return lines
 
 

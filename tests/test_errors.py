@@ -45,6 +45,10 @@ def test_many_files_of_one_fault_are_one_line():
     faults = [("a.nii", "1 channel"), ("b\x1b.nii", "cut off"), ("c.nii", "1 channel"), ("d.nii", "1 channel")]
     assert together(faults, "image") == ["3 images, such as a.nii: 1 channel", "b\\x1b.nii: cut off"]
     assert together(faults[:3]) == ["a.nii: 1 channel", "c.nii: 1 channel", "b\\x1b.nii: cut off"]
+    values = [(f"{number}.nii", f"goes from -{number}.5 to 1e+0{number}") for number in range(3)]
+    assert together(values) == ["3 files, such as 0.nii: goes from -0.5 to 1e+00"]
+    named = [(f"sub/{number}.nii", f"/in/sub/{number}.nii: cut off") for number in range(3)]
+    assert len(together(named)) == 3
 
 
 def test_few_names_and_how_many_more() -> None:

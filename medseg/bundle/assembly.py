@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,7 @@ def trainer(
         handlers: further ones, such as `FactorisationWarmUp`: each is attached to the trainer.
         bundle_root: folder of the bundle, for ``publish: true``.
     """
+    from medseg.bundle.intensities import trained_on
     from medseg.bundle.record import config_of, header_of
     from medseg.bundle.start import run_folder
 
@@ -162,7 +164,7 @@ def trainer(
         split=wanted.only("fold_key", "fold", "validation_fold"),
         publish=publish or None,
         tracking=wanted.mlflow,
-        header=header_of(description),
+        header=lambda: header_of(replace(description, intensities=trained_on(data, dataset.data, description.input))),
         command=command.words,
         overlays=command.overlays(),
         register_name=wanted.register,

@@ -152,6 +152,7 @@ class Description:
         postprocess: what is done to a predicted mask, by class; see `medseg.transforms.postprocess.Steps`.
         beside_paper: which means stand beside those of the network's paper: ``"pooled"`` over all pixels or
             ``"per_case"``; ``None`` where that is not known.
+        intensities: of the images that weights were trained on, see `medseg.bundle.intensities`; a training sets them.
     """
 
     name: str
@@ -164,6 +165,7 @@ class Description:
     scores: Mapping[str, Any] = field(default_factory=dict)
     postprocess: Mapping[str, Any] = field(default_factory=dict)
     beside_paper: Any = None
+    intensities: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, content: Mapping[str, Any], *, where: str = "the model's description") -> Description:
@@ -197,6 +199,8 @@ class Description:
             )
         if len(set(self.classes)) != len(self.classes):
             raise DescriptionError(f"{where}: classes {list(self.classes)} name one twice")
+        if self.intensities and not _are_intensities(self.intensities):
+            raise DescriptionError(f"{where}: intensities are not what a training writes; leave them out")
         try:
             named = {str(index): name for index, name in enumerate(self.classes)}
             validate_codes({str(key): code for key, code in self.codes.items()}, named, where)
@@ -215,7 +219,17 @@ class Description:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values: dicts, lists, strings, numbers, booleans and ``None``."""
         held = dict(_plain(dataclasses.asdict(self)))
-        return held if held["codes"] else {key: value for key, value in held.items() if key != "codes"}
+        return {key: value for key, value in held.items() if value or key not in ("codes", "intensities")}
+
+
+def _are_intensities(seen: Any) -> bool:
+    """Return whether values are what `medseg.bundle.intensities.trained_on` gives."""
+    try:
+        rows = [*zip(seen["low"], seen["high"], strict=True), *[[[edge] for edge in seen["values"]]]]
+        pairs = [pair for low, high in rows for pair in zip(low, high, strict=True)]
+        return len(pairs) > 1 and seen["images"] > 0 and all(low <= high for low, high in pairs)
+    except (KeyError, TypeError, ValueError):
+        return False
 
 
 def part(kind: type[Part], content: Mapping[str, Any], where: str) -> Part:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer, SimpleInferer
@@ -22,10 +21,9 @@ from monai.transforms import (
 from torch import Tensor
 
 from medseg.bundle.description import Description, DescriptionError, Inference, Input
-from medseg.inferers.blocks import gather, whole
+from medseg.bundle.model_grid import ToModelGridd
 from medseg.inferers.multi_scale_flip import MultiScaleFlipInferer
 from medseg.inferers.normalise import NormalisingInferer
-from medseg.inferers.regrid import resample
 from medseg.inferers.resize import ResizeInferer
 from medseg.inferers.sliding_window import SlidingWindow
 from medseg.inferers.way_back import FILE_AFFINE, IMAGE_AFFINE
@@ -44,10 +42,8 @@ __all__ = [
     "training_inferer",
 ]
 
-_AXES = {"sagittal": "LR", "coronal": "PA", "axial": "IS"}
 _LUMA = (0.299, 0.587, 0.114)
 _RANGE_SLACK = 0.05  # resizing and averages overshoot a little
-_ASTRAY = 0.01  # voxels: what the rounding of a header may shift
 
 
 def training(description: Description) -> Compose:
@@ -259,120 +255,3 @@ class Polarityd(MapTransform):
             if above == (self.polarity == "bright") and bool(high > low):
                 turned[key] = low + high - image
         return turned
-
-
-class ToModelGridd(MapTransform):
-    """Dictionary transform: volumes to the axes and voxel size that the network was trained with; pictures stay.
-
-    For a 2D network the axis that its plane cuts comes last, so that slices along it are of that plane; of a stack of
-    pages, which lies nowhere, the pages are the slices, and a made-up affine says how they were turned.
-
-    Args:
-        keys: images are interpolated linearly, ``label`` by the nearest voxel.
-        description: the model.
-
-    Raises:
-        DescriptionError: if a volume has no affine to know its axes by, but the model needs them.
-    """
-
-    def __init__(self, keys: Sequence[Hashable], description: Description) -> None:
-        super().__init__(keys, allow_missing_keys=True)
-        self.fed = description.input
-        self.dims = description.spatial_dims
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Bring the volumes to the model's grid."""
-        moved = dict(data)
-        for key in self.key_iterator(moved):
-            if moved[key].ndim == 4:
-                moved[key] = self._move(moved[key], "nearest" if key == "label" else "bilinear")
-        return moved
-
-    def _move(self, image: Tensor, mode: str) -> Tensor:
-        if not isinstance(image, MetaTensor) or is_stack(image):
-            if self.fed.spacing is not None:
-                raise DescriptionError("the image states no spacing, which the model needs; store it as NIfTI")
-            return _pages_last(image) if self.dims == 2 and isinstance(image, MetaTensor) else image
-        volume: MetaTensor = image
-        codes = self.fed.orientation
-        if codes is None and self.dims == 2:
-            codes = "".join(_axis_codes(volume.affine))
-        order = [0, 1, 2]
-        if codes is not None:
-            if self.dims == 2:
-                through = next(axis for axis in order if codes[axis] in _AXES[self.fed.plane])
-                order = [axis for axis in order if axis != through] + [through]
-            volume = _turned(volume, "".join(codes[axis] for axis in order))
-        if self.fed.spacing is not None:
-            volume = _resampled(volume, [self.fed.spacing[axis] for axis in order], mode)
-        moved: Tensor = volume
-        return moved
-
-
-def _pages_last(stack: MetaTensor) -> MetaTensor:
-    """Return ``(C, pages, H, W)`` as ``(C, H, W, pages)``, with an affine to the indices that it had."""
-    turned = torch.eye(4, dtype=torch.float64)[[2, 0, 1, 3]]
-    return MetaTensor(stack.as_tensor().permute(0, 2, 3, 1), meta={**stack.meta, "affine": turned})
-
-
-def _axis_codes(affine: Any) -> tuple[str, ...]:
-    import nibabel
-
-    codes = nibabel.aff2axcodes(affine)
-    if None in codes:
-        raise DescriptionError("the image's affine names no direction for one of its axes; correct its header")
-    return tuple(codes)
-
-
-def _resampled(volume: MetaTensor, spacing: Sequence[float | None], mode: str) -> MetaTensor:
-    """Return the volume at another voxel size, from the centre of the first voxel to the last one that fits.
-
-    As MONAI's ``Spacing``, but for oblique volumes: where direction cosines are not at right angles to eight digits, as
-    DICOM's seldom are, that one takes another origin, and leaves out up to half a voxel of the file's at both ends.
-    """
-    from monai.data.utils import AFFINE_TOL, zoom_affine
-    from monai.transforms import SpatialResample
-
-    affine = np.asarray(volume.affine, dtype=np.float64)
-    edges = np.linalg.norm(affine[:3, :3], axis=0)
-    given = np.array([own if edge is None else edge for edge, own in zip(spacing, edges, strict=True)])
-    wanted = np.where(np.abs(edges - given) <= AFFINE_TOL, edges, given)
-    target = zoom_affine(affine, wanted, diagonal=False)
-    ends = np.stack(np.meshgrid(*[(0, edge - 1) for edge in volume.shape[1:]], indexing="ij")).reshape(3, -1)
-    corners = np.linalg.solve(target[:3, :3], affine[:3, :3]) @ ends  # in voxels of the target's, from the same origin
-    target[:3, 3] = affine[:3, 3] + target[:3, :3] @ corners.min(1)
-    size = np.round(np.ptp(corners, axis=1) + 1).astype(int).tolist()
-    matrix = np.linalg.solve(affine, target)
-    apart = matrix[:3, :3] - np.diag(np.diag(matrix)[:3])
-    if (np.abs(apart) @ np.array(size) < _ASTRAY).all():
-        return _axis_by_axis(volume, matrix, size, target, mode)
-    moved: MetaTensor = SpatialResample(mode=mode, padding_mode="border")(volume, dst_affine=target, spatial_size=size)
-    return moved  # of a tilted gantry
-
-
-def _axis_by_axis(volume: MetaTensor, matrix: Any, size: Sequence[int], affine: Any, mode: str) -> MetaTensor:
-    """Return what MONAI's ``SpatialResample`` gives with the border's values beyond it, within rounding.
-
-    MONAI makes a list of where every voxel lies, ten times the memory of the volume.
-    """
-    plain = volume.as_tensor()
-    places = [
-        torch.from_numpy(matrix[axis, axis] * np.arange(edge) + matrix[axis, 3]) for axis, edge in enumerate(size)
-    ]
-    if mode == "nearest":
-        for axis, (place, edge) in enumerate(zip(places, plain.shape[1:], strict=True), 1):
-            plain = plain.index_select(axis, place.clamp(0, edge - 1).round().long())
-    else:
-        blocks = resample([whole(plain[None], plain[None])], plain.shape[1:], places)
-        plain = gather(blocks, (1, *size))[0]
-    meta = {key: value for key, value in volume.meta.items() if key != "affine"}
-    return MetaTensor(plain, affine=torch.from_numpy(affine), meta=meta)
-
-
-def _turned(volume: MetaTensor, codes: str) -> MetaTensor:
-    """Return the volume with its axes permuted and flipped to ``codes``; no voxel changes its value."""
-    from monai.transforms import Orientation
-
-    if "".join(_axis_codes(volume.affine)) == codes:
-        return volume
-    return Orientation(axcodes=codes, labels=None)(volume)

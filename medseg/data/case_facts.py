@@ -14,7 +14,7 @@ from medseg.io.image_file import ImageFile
 from medseg.io.images import ImageError, read_image
 from medseg.io.labels import read_label
 
-__all__ = ["QUANTILES", "CaseFacts", "measure_case"]
+__all__ = ["QUANTILES", "CaseFacts", "measure_case", "quantiles"]
 
 QUANTILES = (0.0, 0.005, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.995, 1.0)
 """Which quantiles of an image's values are kept."""
@@ -88,8 +88,8 @@ def measure_case(entry: Mapping[str, Any], num_classes: int, background: int | N
         channels=image.channels,
         dtype=str(image.array.dtype),
         equal_channels=image.channels >= 3 and _equal(values[:3]),
-        quantiles=_quantiles(values, None, first_of(entry["image"])),
-        foreground=_quantiles(values, inside, first_of(entry["image"])),
+        quantiles=quantiles(values, None, first_of(entry["image"])),
+        foreground=quantiles(values, inside, first_of(entry["image"])),
         voxels=voxels,
         parts=_parts(classes, voxels),
     )
@@ -130,10 +130,19 @@ def _parts(classes: npt.NDArray[Any], voxels: tuple[int, ...]) -> tuple[int, ...
     return tuple(found)
 
 
-def _quantiles(
-    values: npt.NDArray[Any], inside: npt.NDArray[np.bool_] | None, path: str
+def quantiles(
+    values: npt.NDArray[Any], inside: npt.NDArray[np.bool_] | None, path: object
 ) -> tuple[tuple[float, ...], ...]:
-    """Return quantiles a channel, of an evenly spaced sample of the voxels."""
+    """Return the quantiles `QUANTILES` of each channel, of an evenly spaced sample of the voxels.
+
+    Args:
+        values: ``(C, *S)``.
+        inside: ``(*S)``, which of them count; ``None`` for all.
+        path: of the image, for the message.
+
+    Raises:
+        ImageError: if a value is not finite.
+    """
     rows = []
     for channel in values:
         chosen = channel.ravel() if inside is None else channel[inside]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from medseg.atomic import atomic_write
+from medseg.data.case_facts import quantiles
 from medseg.io.images import ImageError, read_image
 from medseg.io.labels import map_values
 from medseg.io.parts import parts_of
@@ -24,7 +25,7 @@ __all__ = [
     *("measure", "measure_all", "save_cache", "usual_workers"),
 ]
 
-CHECKER_VERSION = 2
+CHECKER_VERSION = 3
 """Counted up when a measurement changes, so that older cache entries are not used."""
 
 MAX_LABEL_VALUES = 512
@@ -53,6 +54,8 @@ class FileFacts:
             stacks of them, whose axes begin with pages and rows.
         lossy: whether the file's compression changes values.
         orientation: EXIF or TIFF orientation as stored, 1 where there is none; `shape` is upright.
+        quantiles: of an image's values, a row a channel, at `medseg.data.case_facts.QUANTILES`; none of a label, or
+            where values are not finite.
         notes: what the reader found doubtful.
         sha256: hash of the file's bytes.
         error: why the file cannot be read, or ``None``; then the rest means nothing.
@@ -68,6 +71,7 @@ class FileFacts:
     affine: tuple[float, ...] | None = None
     lossy: bool = False
     orientation: int = 1
+    quantiles: tuple[tuple[float, ...], ...] = ()
     notes: tuple[str, ...] = ()
     sha256: str = ""
     error: str | None = None
@@ -137,6 +141,9 @@ def measure(path: Path, *, label: bool, mapping: Mapping[int, int] | None = None
         affine=None if image.affine is None else tuple(np.asarray(image.affine, np.float64).ravel().tolist()),
         lossy=image.lossy,
         orientation=image.orientation,
+        quantiles=()
+        if label or not_finite
+        else quantiles(np.moveaxis(array, -1, 0) if image.channels > 1 else array[None], None, path),
         notes=image.notes,
         sha256=digest,
     )
@@ -294,4 +301,8 @@ def save_cache(cache_file: Path, content: dict[str, Any]) -> None:
 
 
 def _with_tuples(entry: dict[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+    return {key: _tuples(value) for key, value in entry.items()}
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

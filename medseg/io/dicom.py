@@ -22,6 +22,7 @@ from medseg.io.dicom_heads import (
     is_dicom,
     is_image,
     is_lossy,
+    is_picture,
     kind_of,
     quiet,
     read_head,
@@ -81,7 +82,7 @@ def _read(path: Path) -> ImageFile:
     heads, beside = _series(path)
     lossy = any(is_lossy(head) for head in heads.values())
     first = next(iter(heads.values()))
-    if len(heads) == 1 and int(first.get("NumberOfFrames") or 1) == 1 and "ImagePositionPatient" not in first:
+    if len(heads) == 1 and is_picture(first):
         file = next(iter(heads))
         array = read_pixels(file, result_type(heads))[0]
         channels = array.shape[2] if array.ndim == 3 else 1

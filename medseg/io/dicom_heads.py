@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,11 +21,13 @@ from medseg.io.integrity import file_size
 
 __all__ = [
     "NO_IMAGE",
+    "PLACED",
     "SUFFIXES",
     "claims_dicom",
     "is_dicom",
     "is_image",
     "is_lossy",
+    "is_picture",
     "kind_of",
     "quiet",
     "read_head",
@@ -31,12 +35,24 @@ __all__ = [
 ]
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
+PLACED = ("ImagePositionPatient", "PerFrameFunctionalGroupsSequence", "NumberOfFrames")
+"""What says whether a file is a picture, see `is_picture`."""
 
 NO_IMAGE = ("SEG", "RTSTRUCT", "RTPLAN", "RTDOSE", "SR", "PR", "KO", "REG", "FID", "DOC", "AU", "ECG")
 """Modalities of objects that hold no image of their own."""
 
 _DIRECTORY = "1.2.840.10008.1.3.10"
 _SECONDARY = "1.2.840.10008.5.1.4.1.1.7"  # and what begins so: its forms of several frames
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_NUMBERS = {  # tags that are read as numbers, and how many there are
+    **{"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2},
+    **dict.fromkeys(("SliceThickness", "SpacingBetweenSlices", "RescaleSlope", "RescaleIntercept"), 1),
+    **dict.fromkeys(("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel"), 1),
+    **dict.fromkeys(("BitsAllocated", "BitsStored", "PixelRepresentation"), 1),
+}
+_NUMERIC = set("0123456789+-.,eE\\ []naif\0")
+_INFLATED, _RATIO = 1 << 28, 100  # a deflated file may unpack to so many bytes, or to so many times its own
+_CHUNK, _START = 1 << 20, 1 << 14
 _LOSSY = tuple(f"1.2.840.10008.1.2.4.{end}" for end in (50, 51, 81, 91, 93, 203))
 
 
@@ -110,14 +126,75 @@ def read_head(path: Path, tags: Sequence[str] | None = None) -> Any:
         raise ImageError(f"{path}: damaged DICOM file (no mark after its preamble); restore or remove it")
     try:
         with quiet():
+            _check_deflated(path)
             given: Any = None if tags is None else list(tags)
             head = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=given)
+            if tags is None or "Rows" in tags:
+                _check_cut(path, head)
+                _check_numbers(path, head)
+            for name in tags or ():
+                head.get(name)  # what pydicom cannot read of a tag it says when somebody asks for it
+    except ImageError:
+        raise
     except Exception as error:  # pydicom raises nearly every type on damaged bytes
         detail = " ".join(str(error).replace(str(path), "").split())[:200] or type(error).__name__
         raise ImageError(f"{path}: damaged DICOM file ({detail}); restore or remove it") from error
-    if (tags is None or "Rows" in tags) and _is_cut(head):
-        raise ImageError(f"{path}: damaged DICOM file (it ends among its tags); restore or remove it")
     return head
+
+
+def _check_deflated(path: Path) -> None:
+    """Refuse a file that is deflated as a whole and unpacks to far more than it holds; pydicom unpacks it at once."""
+    from pydicom.filereader import read_dataset
+
+    with path.open("rb") as file:
+        if _DEFLATED not in file.read(_START):
+            return
+        file.seek(132)
+        meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
+        if str(meta.get("TransferSyntaxUID", "")) != _DEFLATED.decode():
+            return
+        unpack, found = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        limit = max(_INFLATED, _RATIO * file_size(path))
+        while not unpack.eof and (packed := unpack.unconsumed_tail or file.read(_CHUNK)):
+            found += len(unpack.decompress(packed, _CHUNK))
+            if found > limit:
+                raise ImageError(
+                    f"{path}: is deflated, and unpacks to more than {limit >> 20} MiB; if it is not damaged, store it "
+                    "without deflation"
+                )
+
+
+def _check_cut(path: Path, head: Any) -> None:
+    if _is_cut(head):
+        raise ImageError(f"{path}: damaged DICOM file (it ends among its tags); restore or remove it")
+
+
+def _check_numbers(path: Path, head: Any) -> None:
+    """Refuse tags of an image that are read as numbers and are none; empty ones count as missing."""
+    for name, count in _NUMBERS.items():
+        if name not in head:
+            continue
+        stored = head.get_item(name).value
+        try:
+            sound = _are_numbers(head.get(name), count)
+        except (ValueError, TypeError, OverflowError):
+            sound = False
+        if not sound:
+            wanted = "a number" if count == 1 else f"{count} numbers"
+            raise ImageError(f"{path}: its {name} is {_told(stored)}, not {wanted}; correct it or restore the file")
+
+
+def _told(stored: Any) -> str:
+    """Return what a tag holds, unless it may be a piece of another tag, such as a name."""
+    text = stored.decode("latin-1") if isinstance(stored, bytes) else str(stored)
+    return repr(text[:40]) if set(text) <= _NUMERIC else "text"
+
+
+def _are_numbers(value: Any, count: int) -> bool:
+    if value is None or (hasattr(value, "__len__") and len(value) == 0):
+        return True
+    several = [value] if count == 1 else list(value)
+    return len(several) == count and all(math.isfinite(float(each)) for each in several)
 
 
 def _is_cut(head: Any) -> bool:
@@ -125,12 +202,18 @@ def _is_cut(head: Any) -> bool:
     kind = getattr(head.file_meta, "MediaStorageSOPClassUID", None)
     if kind is None:
         return len(head) == 0
-    return str(kind.name).endswith("Image Storage") and "Rows" not in head
+    return str(getattr(kind, "name", kind)).endswith("Image Storage") and "Rows" not in head
 
 
 def is_image(head: Any) -> bool:
     """Return whether a file holds pixels that are an image of their own."""
     return head.get("Modality") not in NO_IMAGE and "Rows" in head and "Columns" in head
+
+
+def is_picture(head: Any) -> bool:
+    """Return whether a file is one frame that states no place in a patient: ultrasound, endoscopy, plain X-ray."""
+    placed = "ImagePositionPatient" in head or "PerFrameFunctionalGroupsSequence" in head
+    return int(head.get("NumberOfFrames") or 1) == 1 and not placed
 
 
 def is_lossy(head: Any) -> bool:

@@ -68,21 +68,35 @@ def read_pixels(path: Path, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     Raises:
         ImageError: if values are missing or damaged.
     """
+    try:
+        with quiet():
+            return _read(path, dtype)
+    except ImageError:
+        raise
+    except Exception as error:  # pydicom raises nearly every type on tags that do not go together
+        detail = " ".join(str(error).replace(str(path), "").split())[:200] or type(error).__name__
+        raise ImageError(f"{path}: its values cannot be decoded ({detail}); restore the file") from error
+
+
+def _read(path: Path, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     import pydicom
 
-    with quiet():
-        data = pydicom.dcmread(path)
-        syntax = data.file_meta.get("TransferSyntaxUID")
-        if syntax is None:
-            raise ImageError(f"{path}: does not say how its values are stored (TransferSyntaxUID); restore the file")
-        native = not syntax.is_compressed or syntax.is_deflated
-        shape = _check(path, data, native)
-        if native or syntax == _RLE:
-            pixels = _scaled(data, _decode(path, data), dtype)
-        elif len(rescales(data)) > 1:  # GDCM takes one slope for all frames
-            raise ImageError(f"{path}: its frames are compressed and differ in slope or intercept; decompress the file")
-        else:
-            pixels = _decode_with_itk(path, dtype, syntax)
+    data = pydicom.dcmread(path)
+    if "Rows" not in data:  # though its head had them: pydicom drops all tags where the last is cut
+        raise ImageError(f"{path}: ends where its pixels begin; restore the file")
+    syntax = data.file_meta.get("TransferSyntaxUID")
+    if syntax is None or not getattr(syntax, "is_transfer_syntax", False):
+        told = "does not say" if syntax is None else f"says in no known way ({str(syntax)[:64]!r})"
+        raise ImageError(f"{path}: {told} how its values are stored (TransferSyntaxUID); restore the file")
+    native = not syntax.is_compressed or syntax.is_deflated
+    shape = _check(path, data, native)
+    if native or syntax == _RLE:
+        pixels = _scaled(data, _decode(path, data), dtype)
+    elif len(rescales(data)) > 1:  # GDCM takes one slope for all frames
+        raise ImageError(f"{path}: its frames are compressed and differ in slope or intercept; decompress the file")
+    else:
+        _check_coding(path, data)
+        pixels = _decode_with_itk(path, dtype, syntax)
     if pixels.size != np.prod(shape):
         raise ImageError(f"{path}: decodes to {pixels.shape}, but claims {shape}; restore the file")
     return pixels.reshape(shape if shape[-1] > 1 else shape[:-1])
@@ -118,9 +132,10 @@ def _check(path: Path, data: Any, native: bool) -> tuple[int, int, int, int]:
     samples, frames = int(data.get("SamplesPerPixel") or 1), int(data.get("NumberOfFrames") or 1)
     shape = (frames, int(data.Rows), int(data.Columns), samples)
     check_count(path, shape)
-    colours = str(data.get("PhotometricInterpretation"))
+    colours = str(data.get("PhotometricInterpretation") or "")
     if colours not in _COLOURS:
-        raise ImageError(f"{path}: holds colours as {colours}; convert it to grey or RGB")
+        told = f"holds colours as {colours[:40]}" if colours else "does not say whether it is grey or in colour"
+        raise ImageError(f"{path}: {told} (PhotometricInterpretation); convert it to grey or RGB")
     stored = max((len(data[name].value) for name in _VALUES if name in data), default=0)
     if not stored:
         raise ImageError(f"{path}: holds no pixels; restore the file")
@@ -161,6 +176,32 @@ def _line(pixels: npt.NDArray[Any], pair: tuple[float | None, float], dtype: np.
     if dtype.kind == "f":
         return (pixels.astype(np.float64) * (1.0 if slope is None else slope) + intercept).astype(dtype)
     return (pixels.astype(np.int64) + round(intercept)).astype(dtype)  # the type is an integer where the slope is 1
+
+
+def _check_coding(path: Path, data: Any) -> None:
+    """Refuse tags that do not go together, of which GDCM ends the process; pydicom checks what it decodes itself."""
+    allocated, stored = (int(data.get(name) or 0) for name in ("BitsAllocated", "BitsStored"))
+    high = data.get("HighBit")
+    samples, sign = int(data.get("SamplesPerPixel") or 1), int(data.get("PixelRepresentation") or 0)
+    held = f"{allocated} bits allocated, {stored} stored, {samples} samples a pixel, sign {sign}"
+    if allocated not in (8, 16, 32) or not 1 <= stored <= allocated or samples not in (1, 3) or sign not in (0, 1):
+        raise ImageError(f"{path}: its tags do not go together ({held}); correct them or restore the file")
+    if high is not None and int(high) != stored - 1:
+        raise ImageError(f"{path}: its HighBit is {high} with {stored} bits stored; correct it or restore the file")
+    colours = str(data.PhotometricInterpretation)
+    if (samples == 3) != (colours not in ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")):
+        raise ImageError(f"{path}: holds {samples} samples a pixel as {colours}; correct the tags or restore the file")
+    if colours != "PALETTE COLOR":
+        return
+    for name in ("Red", "Green", "Blue"):
+        shape, table = (data.get(f"{name}PaletteColorLookupTable{part}") for part in ("Descriptor", "Data"))
+        if not table or not hasattr(shape, "__len__") or len(shape) != 3 or len(table) != _table_bytes(shape):
+            raise ImageError(f"{path}: is in the colours of a palette that it does not hold; restore the file")
+
+
+def _table_bytes(shape: Any) -> int:
+    entries, _, bits = (int(value) for value in shape)
+    return (entries or 1 << 16) * (2 if bits == 16 else 1)
 
 
 def _decode_with_itk(path: Path, dtype: np.dtype[Any], syntax: Any) -> npt.NDArray[Any]:

@@ -117,6 +117,12 @@ def _check_alike(path: Path, heads: Mapping[Path, Any]) -> None:
         raise ImageError(
             f"{path}: slice {colours[True]} is in colour and {colours[False]} is not; take the coloured ones out"
         )
+    grey = {str(head.get("PhotometricInterpretation")) == "MONOCHROME1": file.name for file, head in heads.items()}
+    if len(grey) > 1:
+        raise ImageError(
+            f"{path}: in slice {grey[True]} small values are white (MONOCHROME1) and in {grey[False]} they are black; "
+            "store all slices in one way"
+        )
     sizes = {(int(head.Rows), int(head.Columns)): file.name for file, head in heads.items()}
     if len(sizes) > 1:
         named = ", ".join(f"{rows} x {columns} in {name}" for (rows, columns), name in sorted(sizes.items())[:3])

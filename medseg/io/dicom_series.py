@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from medseg.io.dicom import Slices, stack_series
-from medseg.io.dicom_heads import claims_dicom, is_image, kind_of, quiet, read_head, why_beside
+from medseg.io.dicom_heads import claims_dicom, is_image, is_picture, kind_of, quiet, read_head, why_beside
 from medseg.io.image_file import ImageError
 
 __all__ = ["Series", "SeriesListing", "files_below", "list_series"]
@@ -28,6 +28,7 @@ _TAGS = (  # what tells series apart, places their slices and says how values ar
     *("PixelSpacing", "SliceThickness", "SpacingBetweenSlices", "RescaleSlope", "RescaleIntercept"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 )
+_STACKED = ("CT", "MR", "PT")
 _PLANES = ("sagittal", "coronal", "axial")  # by the patient's axis that the normal is nearest to
 
 
@@ -46,6 +47,8 @@ class Series:
         distance: between slices in mm, of one slice its thickness; 0 where it is no volume.
         tilt: degrees between the line of the slices and their normal.
         colour: whether its pixels are in colour.
+        pictures: whether each file is a picture, such as a plain X-ray: one frame that states no place in a patient.
+            Several slices of CT, MR or PET are none: they have lost their places.
         problem: why it is no volume, in one line that begins with the place; empty where it is one.
         notes: what is odd about it though it is one.
     """
@@ -60,6 +63,7 @@ class Series:
     distance: float = 0.0
     tilt: float = 0.0
     colour: bool = False
+    pictures: bool = False
     problem: str = ""
     notes: tuple[str, ...] = ()
 
@@ -149,6 +153,9 @@ def _describe(study: str, uid: str, heads: Mapping[Path, Any]) -> Series:
     count = sum(int(head.get("NumberOfFrames") or 1) for head in heads.values())
     colour = int(first.get("SamplesPerPixel") or 1) > 1
     plain = Series(uid, study, files, str(first.get("Modality", "")), " ".join(told.split()), count, colour=colour)
+    alone = len(heads) == 1 or plain.modality not in _STACKED
+    if alone and all(is_picture(head) for head in heads.values()):
+        return replace(plain, pictures=True, problem=f"{files[0]}: is a picture without a place in the patient")
     where = files[0] if len(files) == 1 else files[0].parent
     try:
         slices = stack_series(where, heads)

@@ -82,7 +82,8 @@ class LoadImagesd(MapTransform):
 
 
 def _float32(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return array.astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, which whoever uses it refuses
+        return array.astype(np.float32, copy=False)
 
 
 def _indices(image: ImageFile, path: Any) -> np.ndarray[Any, Any]:

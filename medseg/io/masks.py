@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from medseg.atomic import atomic_write
 from medseg.errors import MedsegError
-from medseg.io import dicom
+from medseg.io import dicom, pictures
 from medseg.io.images import ImageFile, image_suffix, read_image
 from medseg.io.mask_volumes import write_itk, write_nifti
 from medseg.io.placement import Grid, to_stored
@@ -159,7 +159,7 @@ def _write_png(indices: NDArray[Any], grid: Grid, temporary: Path, source: Path 
     from PIL import Image
 
     options: dict[str, Any] = {}
-    if source is not None and not source.is_dir():
+    if source is not None and image_suffix(source) in pictures.SUFFIXES:
         with Image.open(source) as original:
             resolution = original.info.get("dpi")
         options = {"dpi": tuple(map(float, resolution))} if resolution else {}

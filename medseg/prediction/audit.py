@@ -45,16 +45,19 @@ class Audit:
         self._inputs: dict[str, dict[str, Any]] = {}
         self._cases: dict[str, dict[str, Any]] = {}
 
-    def read(self, case: Case) -> None:
+    def read(self, case: Case, unlike: str | None = None) -> None:
         """Take note of an input's bytes; called in the thread that reads them.
 
         Args:
             case: whose files are hashed, of a DICOM series every file of it.
+            unlike: how its intensities are unlike those that the model was trained on.
         """
         files = [part for file in case.files for part in parts_of(file)]
         digests = [_digest(file) for file in files]
         joined = digests[0] if len(digests) == 1 else hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
         found: dict[str, Any] = {"sha256": joined, "files": len(files)}
+        if unlike is not None:
+            found["intensities"] = unlike
         if is_dicom(files[0]):
             found |= _tags(files[0], (*_UIDS, *(_PERSONS if self._run.keep_identifiers else ())))
         self._inputs[case.name] = found
@@ -128,7 +131,8 @@ def _written(folder: Path, pattern: str, began: float, content: Mapping[str, Any
     while (path := folder / pattern.replace("*", f"{stamp}{f'_{number}' if number else ''}")).exists():
         number += 1
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # names that are no UTF-8
     return path
 
 

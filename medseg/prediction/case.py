@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from medseg.bundle import feeding
 from medseg.bundle.description import Description
+from medseg.bundle.intensities import unlike
 from medseg.errors import MedsegError, counted
 from medseg.inferers.way_back import WayBack
 from medseg.io.channels import Named, paths_of
@@ -32,11 +34,13 @@ class Fed:
         image: ``(C, *S)`` on the model's grid.
         grid: of the image as it was read; without an affine for pictures and stacks of them.
         values: of the image as it was read, ``(C, *S)`` float32 or uint8; ``None`` where nobody asked.
+        unlike: how its intensities are unlike those that the model was trained on; ``None`` where they are not.
     """
 
     image: Tensor
     grid: Grid
     values: Tensor | None = None
+    unlike: str | None = None
 
     @property
     def nbytes(self) -> int:
@@ -65,6 +69,7 @@ class Feeder:
     """
 
     def __init__(self, description: Description, *, values: bool = False) -> None:
+        self._description = description
         self._transform = feeding.prediction(description)
         self._values = values
         self._picture = feeding.picture(description)
@@ -82,7 +87,7 @@ class Feeder:
         try:
             loaded = self._transform({"image": _files(path)}, end=1)["image"]
         except RuntimeError as error:
-            raise _bare(error) from error
+            _raise_bare(error)
         return self.feed(loaded)
 
     def picture(self, path: Named) -> Tensor:
@@ -97,7 +102,7 @@ class Feeder:
         try:
             image: Tensor = self._picture({"image": _files(path)})["image"]
         except RuntimeError as error:
-            raise _bare(error) from error
+            _raise_bare(error)
         return image
 
     def feed(self, loaded: Tensor) -> Fed:
@@ -119,14 +124,12 @@ class Feeder:
         try:
             image = self._transform({"image": loaded}, start=1)["image"]
         except RuntimeError as error:
-            raise _bare(error) from error
+            _raise_bare(error)
         plain = image.as_tensor() if isinstance(image, MetaTensor) else image
         if not bool(torch.isfinite(torch.stack(plain.aminmax())).all()):  # both are NaN if a value is; no copies
             raise PredictionError("it holds NaN or infinite values")
-        values = None
-        if self._values:
-            values = loaded.as_tensor() if isinstance(loaded, MetaTensor) else loaded
-        return Fed(image, grid, values)
+        values = loaded.as_tensor() if isinstance(loaded, MetaTensor) else loaded
+        return Fed(image, grid, values if self._values else None, unlike(values, self._description))
 
 
 def _files(path: Named) -> str | list[str]:
@@ -134,12 +137,14 @@ def _files(path: Named) -> str | list[str]:
     return files if len(files) > 1 else files[0]
 
 
-def _bare(error: RuntimeError) -> Exception:
-    """Return the fault of an image that MONAI's "applying transform ..." is wrapped around; any other as it is."""
+def _raise_bare(error: RuntimeError) -> NoReturn:
+    """Raise the fault of an image that MONAI's "applying transform ..." is wrapped around; any other as it is."""
     found: BaseException | None = error
     while found is not None and not isinstance(found, MedsegError):
         found = found.__cause__
-    return found or error
+    if found is None:
+        raise error
+    raise found from None  # not from the wrapper, which would make the chain of causes a circle
 
 
 def check_fits(fed: Fed, description: Description) -> None:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medseg.bundle.description import Description
 from medseg.data.datalist import Datalist
 from medseg.errors import MedsegError, shown
 from medseg.io.channels import paths_of
+from medseg.io.dicom_heads import PLACED, SUFFIXES, is_dicom, is_picture, read_head
 from medseg.io.dicom_rules import Rule
 from medseg.io.folder import LeftOut, Listing, list_images, mask_targets, with_channels
-from medseg.prediction.dicom_cases import series_cases
+from medseg.io.images import image_suffix
+from medseg.prediction.dicom_cases import picture_case, series_cases
 from medseg.prediction.sinks import Case
 
-__all__ = ["ImageFolder", "InputError"]
+__all__ = ["ImageFolder", "InputError", "is_case_blind", "refuse_shared"]
 
 _DATALIST = ".json"
-_TEXTS = (".txt", ".md", ".csv", ".tsv", ".json", ".yaml", ".yml", ".xml", ".html", ".log", ".pdf", ".geojson")
+_TEXTS = (".txt", ".md", ".csv", ".tsv", ".json", ".yaml", ".yml", ".xml", ".html", ".log", ".pdf", ".geojson", ".rst")
+_TEXT_NAMES = ("license", "licence", "readme", "copying", "notice", "authors")
 
 
 class InputError(MedsegError):
@@ -64,7 +69,7 @@ class ImageFolder:
         left_out = list(listing.left_out)
         for image, target in mask_targets(listing, output_dir).items():
             case = Case(_name(image, listing), listing.channels.get(image, (image,)), target)
-            cases, beside = series_cases(case, rules) if image.is_dir() else ([case], [])
+            cases, beside = series_cases(case, rules) if image.is_dir() else ([_of_file(case)], [])
             self.cases += cases
             left_out += beside
         self.left_out = [(each.path.relative_to(listing.folder), each.reason) for each in left_out]
@@ -80,6 +85,49 @@ class ImageFolder:
     def __getitem__(self, index: int) -> Case:
         """Return a case."""
         return self.cases[index]
+
+
+def _of_file(case: Case) -> Case:
+    """Return the case of one file: of a DICOM file without a place in a patient, of a picture."""
+    if len(case.files) > 1 or image_suffix(case.image) not in ("", *SUFFIXES) or not is_dicom(case.image):
+        return case
+    with contextlib.suppress(MedsegError):  # the reader says what is wrong
+        head = read_head(case.image, PLACED)
+        return picture_case(case) if is_picture(head) else case
+    return case
+
+
+def refuse_shared(files: Mapping[str, Sequence[Path]], folder: Path) -> None:
+    """Refuse cases that would write one file, such as ``a.png`` and ``a.tif`` with outlines in ``a.geojson``.
+
+    Where the folder's file system does not tell capitals from small letters, names that are equal but for them are one.
+
+    Args:
+        files: that each case writes, by its name.
+        folder: of all outputs.
+
+    Raises:
+        InputError: naming two cases and the file.
+    """
+    blind = is_case_blind(folder)
+    taken: dict[str, str] = {}
+    for name, own in files.items():
+        for file in own:
+            place = unicodedata.normalize("NFC", str(file)).casefold() if blind else str(file)
+            first = taken.setdefault(place, name)
+            if first != name:
+                alike = " (the folder does not tell capitals from small letters)" if blind else ""
+                raise InputError(f"{shown(first)} and {shown(name)} would both write {file}{alike}; rename one")
+
+
+def is_case_blind(folder: Path) -> bool:
+    """Return whether a folder, or the nearest one that is there, takes ``A`` and ``a`` for one name."""
+    absolute = folder.absolute()
+    for path in (absolute, *absolute.parents):
+        if path.name != path.name.swapcase() and os.path.exists(path):
+            other = path.with_name(path.name.swapcase())
+            return os.path.exists(other) and os.path.samefile(path, other)
+    return False
 
 
 def _listed(source: Path, output: Path, channels: int) -> Listing:
@@ -99,4 +147,6 @@ def _name(image: Path, listing: Listing) -> str:
 
 def _no_image(left_out: LeftOut) -> bool:
     """Return whether nobody would take something for an image: hidden, medseg's own, or text beside the images."""
-    return left_out.ours or left_out.path.name.startswith(".") or left_out.path.suffix.lower() in _TEXTS
+    path = left_out.path
+    text = path.suffix.lower() in _TEXTS or path.name.lower() in _TEXT_NAMES
+    return left_out.ours or path.name.startswith(".") or text

@@ -192,6 +192,10 @@ class MaskRecord:
             return {name: maker for maker, names in made_by for name in names}
         except FileNotFoundError:
             return {}
+        except OSError as error:
+            raise MaskRecordError(
+                f"{shown(self.path)} cannot be read: {error.strerror}; name another folder for the masks"
+            ) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             if self._overwrite:
                 return {}

@@ -7,6 +7,7 @@ prediction.save("mask.nii.gz")
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,6 +36,8 @@ from medseg.resources import BUNDLE_FILE
 from medseg.runs.processes import pick_device
 
 __all__ = ["Model", "ModelError", "Prediction", "load"]
+
+logger = logging.getLogger(__name__)
 
 
 class ModelError(MedsegError):
@@ -182,6 +185,8 @@ class Model:
 
     def _predict_fed(self, fed: Fed, source: Path | None, wants: Iterable[str]) -> Prediction:
         check_fits(fed, self.description)
+        if fed.unlike is not None:
+            logger.warning("%s: %s; is it an image for this model?", source.name if source else "an array", fed.unlike)
         forward = Forward(
             self.networks,
             self.description,

@@ -22,10 +22,10 @@ from medseg.bundle.record import load_described, read_weights
 from medseg.caller import spelt
 from medseg.engines.precision import network_to_channels_last, resolve_precision
 from medseg.engines.prediction_checks import warn_of_one_class
-from medseg.errors import counted, one_line, together
+from medseg.errors import counted, one_line, shown, together
 from medseg.prediction.audit import Audit
 from medseg.prediction.case import Fed, Feeder, check_fits
-from medseg.prediction.cases import ImageFolder, InputError
+from medseg.prediction.cases import ImageFolder, InputError, refuse_shared
 from medseg.prediction.collected import Collected
 from medseg.prediction.forward import Forward
 from medseg.prediction.mask_record import Maker, MaskRecord
@@ -96,6 +96,7 @@ class Predictor:
         self.failures: list[tuple[Path, str]] = []
         self.written: list[Path] = []
         self._threads, self._progress, self._began = num_workers, progress, 0.0
+        self._unlike: dict[str, str] = {}  # cases of other intensities than the model was trained on
         self._pixels: Counter[int] = Counter()  # by class, over all masks
         if dataset.output_dir.is_file():
             raise InputError(f"{dataset.output_dir} is a file; name a folder for the masks")
@@ -105,6 +106,7 @@ class Predictor:
         for sink in self._sinks:
             sink.open(self.run_info)
         files = {case.name: [file for sink in self._sinks for file in sink.files(case)] for case in dataset.cases}
+        refuse_shared(files, dataset.output_dir)
         masks = dict.fromkeys(case.target for case in dataset.cases)
         self.record = MaskRecord(
             dataset.output_dir,
@@ -170,6 +172,7 @@ class Predictor:
                     self._write_audit(ended, time.monotonic() - self._began)
         logger.info("%s written to %s", counted(len(self.written), "mask"), self.folder.output_dir.name)
         self._warn_of_one_class()
+        self._warn_of_unlike()
         self._raise_failures()
 
     def _work(self) -> None:
@@ -198,7 +201,9 @@ class Predictor:
     def _read(self, case: Case) -> Fed:
         fed = self._feeder.read(case.files)
         check_fits(fed, self.description)
-        self._audit.read(case)
+        self._audit.read(case, fed.unlike)
+        if fed.unlike is not None:
+            self._unlike[case.name] = fed.unlike
         return fed
 
     def _groups(self, read: Iterator[tuple[Case, Fed | Exception]]) -> Iterator[Group]:
@@ -290,6 +295,15 @@ class Predictor:
             names = dict(enumerate(self.description.classes))  # postprocessing may give further values
             every = sorted({*names, *self._pixels})
             warn_of_one_class([self._pixels[index] for index in every], [names.get(i, str(i)) for i in every])
+
+    def _warn_of_unlike(self) -> None:
+        if self._unlike:
+            name = min(self._unlike)
+            logger.warning(
+                "%d of %s: other intensities than the model was trained on, such as %s: %s; is it the model for them? "
+                "The record of the run names all",
+                len(self._unlike), counted(len(self.todo), "image"), shown(name), self._unlike[name],
+            )  # fmt: skip
 
     def _raise_failures(self) -> None:
         said = []

@@ -70,7 +70,7 @@ class Run:
         datalist: Datalist | None = None,
         split: Mapping[str, Any] | None = None,
         publish: str | Path | bool | None = None,
-        header: Mapping[str, Any] | None = None,
+        header: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
         tracking: bool = True,
         tracking_uri: str | None = None,
         experiment: str = "medseg",
@@ -85,7 +85,7 @@ class Run:
         self._config = config
         self._datalist = datalist
         self._split = dict(split or {})
-        self._header = dict(header or {})
+        self._header = header or {}
         self._tracking = (tracking, tracking_uri, experiment)
         self._tags = {"command": shlex.join(command), "overlays": " ".join(overlays)}
         self._register_name = register_name
@@ -241,6 +241,8 @@ class Run:
             "packages": self._environment["packages"],
             "fingerprint": self.identity.get("fingerprint"),
         }
+        if callable(self._header):
+            self._header = self._header()
         return write_header(weights, {**self._header, **found})
 
     def record_epoch(self, epoch: int, values: Mapping[str, float]) -> None:

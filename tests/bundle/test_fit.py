@@ -12,7 +12,7 @@ import torch
 from monai.bundle import ConfigParser
 from PIL import Image
 
-from medseg.bundle import workflow
+from medseg.bundle import intensities, workflow
 from medseg.bundle.fit import FitError
 from medseg.bundle.record import read_weights
 from medseg.errors import MedsegError, one_line
@@ -165,17 +165,20 @@ def test_steps_of_whole_images_drawn_again(tmp_path: Path) -> None:
     assert (report.ok, problems) == (True, [])
 
 
-def test_channels_and_classes_come_from_the_data(tmp_path: Path) -> None:
+def test_channels_classes_and_intensities_come_from_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bundle for one channel and five classes trains on three and two in their colours, without a word of them."""
     data = write(tmp_path, [(16, 16)] * 6, channels=3)
     content = json.loads((data / "datalist.json").read_text())
     (data / "datalist.json").write_text(json.dumps({**content, "colours": {"1": "#0a800b"}}))
+    monkeypatch.setattr(intensities, "_FEWEST", 2)
     run = workflow.train(BUNDLE, data=data, overrides={**SMALL, "output_dir": tmp_path / "run"})
     described = read_weights(run / "model.pt").description
     assert described is not None
     assert (described.network["in_channels"], described.network["out_channels"]) == (3, 2)
     assert list(described.classes) == ["background", "object"]
     assert described.colours == {"1": "#0a800b"}
+    assert 2 <= described.intensities["images"] < 6  # of the training part alone
+    assert (len(described.intensities["low"]), len(described.intensities["high"])) == (3, 3)
     found = workflow.evaluate(run, overrides={"device": "cpu", "mlflow": False})
     for picture in (run / "report" / "overlays.png", found.folder / "overlays.png", run / "curves.png"):
         pixels = np.asarray(Image.open(picture).convert("RGB")).reshape(-1, 3)

@@ -105,11 +105,11 @@ def test_one_image_alone(tmp_path: Path) -> None:
 
 def test_texts_are_not_missed(tmp_path: Path) -> None:
     picture(tmp_path / "in" / "a.png")
-    for name in ("notes.txt", "a.geojson", "x.webp"):
+    for name in ("notes.txt", "a.geojson", "x.webp", "LICENSE", "README.rst"):
         (tmp_path / "in" / name).write_text("?")
     found = ImageFolder(tmp_path / "in", described(), tmp_path / "out")
     assert [path.name for path in found.missed] == ["x.webp"]
-    assert len(found.left_out) == 3
+    assert len(found.left_out) == 5
 
 
 def test_masks_do_not_replace_images(tmp_path: Path) -> None:

@@ -1,0 +1,125 @@
+"""What intensities a model was trained on, and whether an image has others: CT for a model of MR, 0 to 1 for 0 to 255.
+
+Compared is what the network sees of the values, so that what the feeding makes alike (a window, an image's own scale)
+counts for nothing. Every image of the training gives a row of quantiles; an image whose row lies far outside all of
+them, measured by their own spread, is unlike them. This finds images of another kind, not poor ones; what it finds on
+real data is in tests/bundle/test_intensities.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from medseg.bundle.description import Description, Input
+from medseg.data.case_facts import QUANTILES, quantiles
+from medseg.data.datalist import Datalist, Entry
+from medseg.data.file_facts import check_cache, measure_all, usual_workers
+from medseg.io.channels import paths_of
+from medseg.io.images import ImageError
+
+__all__ = ["trained_on", "unlike"]
+
+Rows = npt.NDArray[np.float64]
+
+_LOOKED_AT = (0.005, 0.25, 0.5, 0.75, 0.995)
+_FEWEST = 8  # images that say what is usual
+_MOST = 256
+_SPREAD, _WIDTH = 0.25, 0.5  # allowed beyond: of the spread of all values, and of what this quantile itself varied by
+_OWN_SCALE = ("image", "zscore")
+
+
+def trained_on(data: Datalist, entries: Sequence[Entry], fed: Input) -> dict[str, Any]:
+    """Return the intensities of a training: what `unlike` compares; plain values, which name no image.
+
+    Args:
+        data: the datalist, whose check has measured the files already.
+        entries: of the training.
+        fed: how the model is fed.
+
+    Returns:
+        ``low`` and ``high``, the least and greatest value of each quantile by channel, ``values``, in which the values
+        lay as files hold them, and ``images``; empty where there are too few images to say.
+    """
+    step = max(1, -(-len(entries) // _MOST))
+    chosen = [paths_of(entry["image"]) for entry in entries[::step]]
+    files = [(path, False) for paths in chosen for path in paths]
+    facts, _ = measure_all(files, cache_file=check_cache(data.path), workers=usual_workers())
+    known = {path: held.quantiles for (path, _), held in facts.items()}
+    measured = [np.array([row for path in paths for row in known.get(path, ())]) for paths in chosen]
+    rows = [_coloured(row[:, _places()], fed.colour) for row in measured if row.size]
+    count = max((len(row) for row in rows), default=0)
+    rows = [row for row in rows if len(row) == count]
+    if len(rows) < _FEWEST:
+        return {}
+    seen = np.stack([_as_fed(row, fed) for row in rows])
+    values = [float(np.min(rows)), float(np.max(rows))]
+    return {"low": seen.min(0).tolist(), "high": seen.max(0).tolist(), "values": values, "images": len(rows)}
+
+
+def unlike(image: Tensor, description: Description) -> str | None:
+    """Return how an image's intensities are unlike those that a model was trained on; ``None`` where they are not.
+
+    Args:
+        image: as its file holds it, ``(C, *S)``, of finite values.
+        description: the model; of one that does not say what it was trained on, nothing is unlike.
+    """
+    seen = description.intensities
+    if not seen:
+        return None
+    low, high = np.array(seen["low"]), np.array(seen["high"])
+    try:
+        rows = np.array(quantiles(image.numpy(), None, "image"))
+    except ImageError:
+        return None  # infinite values that the model's range cuts off
+    raw = _coloured(rows[:, _places()], description.input.colour)
+    row = _as_fed(raw, description.input)
+    if row.shape != low.shape:
+        return None  # another number of channels, which is refused
+    spread = float(high.max() - low.min())
+    allowed = _SPREAD * spread + _WIDTH * (high - low)
+    if bool((np.maximum(low - row, row - high) <= allowed).all()):
+        return None
+    own = f"its values go from {raw.min():.4g} to {raw.max():.4g} (median {np.median(raw[:, 2]):.4g})"
+    least, most = seen["values"]
+    if description.input.intensity["scheme"] in _OWN_SCALE:
+        return f"{own} and are spread otherwise than those of the {seen['images']} images that the model was trained on"
+    return f"{own}, those of the {seen['images']} images that the model was trained on from {least:.4g} to {most:.4g}"
+
+
+def _places() -> list[int]:
+    return [QUANTILES.index(share) for share in _LOOKED_AT]
+
+
+def _coloured(rows: Rows, colour: str | None) -> Rows:
+    """Return quantiles a channel as the model takes colours: a grey picture is three channels, or three are one."""
+    if colour is None:
+        return rows
+    if len(rows) in (2, 4):
+        rows = rows[:-1]
+    if colour == "rgb":
+        return np.repeat(rows, 3, axis=0) if len(rows) == 1 else rows
+    mean: Rows = rows.mean(axis=0, keepdims=True)
+    return mean
+
+
+def _as_fed(rows: Rows, fed: Input) -> Rows:
+    """Return of quantiles ``(C, 5)`` what the network sees, ``(C, features)``."""
+    scheme = fed.intensity
+    if scheme["scheme"] in _OWN_SCALE:
+        width = (rows[:, -1] - rows[:, 0])[:, None]
+        safe = np.where(width > 0, width, 1)
+        shape = np.where(width > 0, (rows[:, 1:-1] - rows[:, :1]) / safe, 0.5)
+        if fed.polarity is not None:
+            turned = (shape[:, 1:2] > 0.5) == (fed.polarity == "bright")
+            shape = np.where(turned, 1 - shape[:, ::-1], shape)
+        zero = np.clip(-rows[:, :1] / safe, 0, 1)  # how much of the range lies below 0, which a scale does not change
+        return np.concatenate([shape, zero], axis=1)
+    if scheme["scheme"] == "range":
+        rows = (rows - scheme["low"]) / (scheme["high"] - scheme["low"])
+        return np.clip(rows, 0, 1) if scheme["clip"] else rows
+    return rows
