@@ -5,7 +5,6 @@ What an archive answers twice it has once: an object that is sent again has the 
 
 from __future__ import annotations
 
-import importlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -150,12 +149,14 @@ class WebArchive:
 
     def __init__(self, web: Web) -> None:
         self.name = web.name
-        archive, address, session = (
-            importlib.import_module(f"medseg.io.dicomweb{end}") for end in ("", "_address", "_session")
-        )
-        url = address.url_of(web.url)
-        credentials = address.Credentials.read(url, web.credentials)
-        self._archive: Any = archive.Archive(url, credentials, ca=web.ca, limits=session.Limits(tries=1))
+        # requests and urllib3 are of the extra, too
+        from medseg.io.dicomweb import Archive
+        from medseg.io.dicomweb_address import Credentials, url_of
+        from medseg.io.dicomweb_session import Limits
+
+        url = url_of(web.url)
+        credentials = Credentials.read(url, web.credentials)
+        self._archive = Archive(url, credentials, ca=web.ca, limits=Limits(tries=1))
 
     def send(self, files: Sequence[Path]) -> Iterator[str]:
         """Send files one by one: the answer to one is committed before the next.
