@@ -3,6 +3,7 @@
 import hashlib
 import io
 import logging
+import os
 import threading
 import time
 from pathlib import Path
@@ -160,6 +161,11 @@ def wait_for(what, seconds=20.0):
         assert time.monotonic() < until, "it did not come"
         time.sleep(0.02)
     return found
+
+
+def objects_below(folder):
+    """Return the DICOM files below a folder, while others make and delete some."""
+    return sorted(Path(place) / name for place, _, names in os.walk(folder) for name in names if name.endswith(".dcm"))
 
 
 def bytes_of(data):

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 
 import pytest
 import yaml
-from node_parts import SECRET, SENDER, TITLE, Archive, FakeModel, config_of, send, study_files, wait_for
+from node_parts import SECRET, SENDER, TITLE, Archive, FakeModel, config_of, objects_below, send, study_files, wait_for
 
 from medseg.node.config import read_config
 from medseg.node.service import Node
@@ -105,6 +105,7 @@ def test_killed_again_and_again(tmp_path, archive):
         for sender in senders:
             sender.join(120)
         wait_for(lambda: states(config.folder) == {"done": 5}, 60)
+        wait_for(lambda: is_locked(config.folder), 60)  # before, nothing listens to SIGTERM
         process.terminate()
         assert process.wait(30) == 0
     finally:
@@ -151,7 +152,7 @@ def test_what_is_seen_from_outside(tmp_path, archive, caplog):
         for study in (1, 2):
             assert send(node.port, study_files(tmp_path, study)) == [0, 0, 0]
         wait_for(lambda: states(config.folder) == {"done": 2})
-        wait_for(lambda: not list(config.folder.rglob("*.dcm")))
+        wait_for(lambda: not objects_below(config.folder))
         address = f"http://127.0.0.1:{config.status_port}"
         with urllib.request.urlopen(f"{address}/", timeout=10) as answer:
             html, headers = answer.read().decode(), answer.headers

@@ -8,7 +8,7 @@ import threading
 import pydicom
 import pytest
 from dicom_tools import tool
-from node_parts import SECRET, SENDER, TITLE, config_of, send, study_files, wait_for
+from node_parts import SECRET, SENDER, TITLE, config_of, objects_below, send, study_files, wait_for
 from pydicom.dataset import Dataset
 
 from medseg.errors import MedsegError
@@ -44,7 +44,7 @@ def start(tmp_path):
 
 
 def stored(tmp_path):
-    return sorted((tmp_path / "node" / "received").rglob("*.dcm"))
+    return objects_below(tmp_path / "node" / "received")
 
 
 def test_success_means_on_the_disk(start, tmp_path, caplog):
