@@ -3,6 +3,7 @@
 import json
 from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from PIL import Image
@@ -117,12 +118,13 @@ def hippocampus() -> str:
     for row in rows:
         length = f"{row['planned_steps']} steps" if row["planned_steps"] else f"{row['minutes']:g} min"
         cells = [row["system"], row["seed"], length, row["steps"], f"{row['seconds_a_step']:.2f}"]
-        cells.append(f"{row['scores']['mean_dice']:.3f}")
+        cells.append(f"{mean(row['scores']['dice'][name] for name in classes):.3f}")
         cells += [" / ".join(f"{row['scores'][key][name]:.{n}f}" for name in classes) for key, _, n in scores]
         cells += [f"{row['load_at_start']:.1f}, {row['load_at_end']:.1f}", row["about"]]
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    mean = sum(published["dice"].values()) / len(classes)
-    cells = ["published", "-", "-", "-", "-", f"{mean:.3f}", " / ".join(f"{v:.3f}" for v in published["dice"].values())]
+    whole = mean(published["dice"].values())
+    each = " / ".join(f"{value:.3f}" for value in published["dice"].values())
+    cells = ["published", "-", "-", "-", "-", f"{whole:.3f}", each]
     lines.append(f"| {' | '.join([*cells, '-', '-', '-', '-'])} |")
     return (
         "\n".join(lines)

@@ -213,14 +213,14 @@ def _cpu_seconds() -> float:
 
 
 def score(masks: Path, task: Task) -> dict[str, Any]:
-    """Return means over cases by score and class, as `medseg score` gives them, and the number of cases."""
+    """Return means over cases by score and class but the background, as `medseg score` gives them, and how many."""
     found = score_folders(masks, task.work / "labels", classes=read_classes([str(load_data(task.data).path)]))
     if not found.complete:
         raise SystemExit(f"{masks}: {found.said()[0]}")
     per_case = found.result.table["per_case"]
     rows = [row for row in per_case["classes"] if row["n"]["dice"] and row.get("hd95") is not None]
     means = {column: {row["name"]: row[column] for row in rows} for column in SCORES}
-    return {"cases": per_case["cases"], **means, **{f"mean_{column}": per_case[f"mean_{column}"] for column in SCORES}}
+    return {"cases": per_case["cases"], **means}
 
 
 def _key(row: Mapping[str, Any]) -> tuple[float, int, int, int]:

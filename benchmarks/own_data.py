@@ -40,6 +40,7 @@ ORGANS = {"liver": (5,), "spleen": (1,), "kidney": (2, 3)}  # of TotalSegmentato
 EDGES = (56, 80, 92, 100, 112)  # of slabs, in slices of the CT: below the first there is none of the organs
 FOLDS = (1, 2, 0, 3)  # held out is what shows all of them, between slabs that are trained on
 SCORES = ("dice", "iou", "hd95")
+BACKGROUNDS = ("background", "skin")  # what surrounds what is looked for, as the data sets call it
 
 
 def script(module: str, source: str, *words: str) -> Callable[[Path, Path], None]:
@@ -125,7 +126,7 @@ def row_of(name: str, network: str, minutes: float, folder: Path) -> dict[str, A
     tables = tables_of_json((run / COMPARED).read_text())
     kinds = [dict(zip(table.columns, row, strict=True)) for table in tables[1:] for row in table.rows]
     classes = [row["name"] for row in scores["classes"]]
-    foreground = [name for name in classes if name != "background"]
+    foreground = [name for name in classes if name not in BACKGROUNDS]
     means = {"network": _means(scores, foreground), "baseline": _means(baseline, foreground)}
     source = read_source(folder / "plan")
     plan = {"network": dict(source.description.network), **{k: source.train.get(k) for k in ("patch", "batch_size")}}
