@@ -42,10 +42,13 @@ def let_go(error: BaseException, state: State) -> None:
     """Give the device's memory back that a failed step holds, even while somebody looks at the error or the trainer.
 
     Args:
-        error: whose frames hold what was computed before; its lines stay.
+        error: whose frames hold what was computed before, and the batch; its lines stay, as a note.
         state: of the trainer, which holds the network's output and with it all that a backward would need.
     """
+    lines = "".join(traceback.format_tb(error.__traceback__))
     traceback.clear_frames(error.__traceback__)
+    error.__traceback__ = None  # a cleared frame keeps its function, and that what it closes over
+    error.add_note(f"Traceback (most recent call last):\n{lines}")
     state.output = None
 
 

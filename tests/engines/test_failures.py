@@ -54,12 +54,18 @@ def test_what_the_failed_step_held_is_let_go(entries: Entries, tmp_path: Path) -
         held.extend(weakref.ref(each) for each in (logits, large))
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
+    def prepared(batch: dict[str, torch.Tensor], *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        copies = batch["image"].clone(), batch["label"].clone()  # as a device gets them
+        held.extend(map(weakref.ref, copies))
+        return copies
+
     trainer = build(entries, tmp_path / "run", loss_function=loss)
+    trainer.prepare_batch = prepared
     gc.disable()
     try:
         with pytest.raises(TrainingError) as caught:
             trainer.run()
-        assert [each() is None for each in held] == [True] * 2
+        assert [each() is None for each in held] == [True] * 4
     finally:
         gc.enable()
     assert "in loss" in "".join(traceback.format_exception(caught.value.__cause__))
