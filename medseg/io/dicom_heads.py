@@ -131,7 +131,7 @@ def read_head(path: Path, tags: Sequence[str] | None = None) -> Any:
             head = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=given)
             if tags is None or "Rows" in tags:
                 _check_cut(path, head)
-                _check_numbers(path, head)
+            _check_numbers(path, head)
             for name in tags or ():
                 head.get(name)  # what pydicom cannot read of a tag it says when somebody asks for it
     except ImageError:
