@@ -171,6 +171,8 @@ def _check_cut(path: Path, head: Any) -> None:
 
 def _check_numbers(path: Path, head: Any) -> None:
     """Refuse tags of an image that are read as numbers and are none; empty ones count as missing."""
+    if head.get("Modality") in NO_IMAGE:
+        return  # it lies beside images, whose series is none the worse
     for name, count in _NUMBERS.items():
         if name not in head:
             continue

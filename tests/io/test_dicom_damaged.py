@@ -180,3 +180,10 @@ def test_want_of_memory_is_no_damage(tmp_path, monkeypatch):
     with pytest.raises(ImageError, match="memory") as caught:
         read_image(folder)
     assert "restore" not in str(caught.value)
+
+
+def test_a_dose_of_damaged_numbers_beside_a_series_is_left_out(tmp_path):
+    folder = write_series(tmp_path / "s", [0, 2, 4])
+    shutil.copy(str(get_testdata_file("badVR.dcm", download=False)), folder / "dose.dcm")
+    assert read_image(folder).shape == (24, 16, 3)
+    assert not list_series(folder).damaged
