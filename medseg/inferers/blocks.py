@@ -171,7 +171,8 @@ def gather(blocks: Iterable[Block], size: Sequence[int]) -> Tensor:
     for at, logits in blocks:
         if buffer is None:
             if logits.shape[:1] + logits.shape[2:] == tuple(size):
-                return logits
+                buffer = logits  # all of it; whoever gives it may look at it at the end, as `finite` does
+                continue
             buffer = logits.new_empty((size[0], logits.shape[1], *size[1:]))
         buffer[(at[0], slice(None), *at[1:])] = logits
     assert buffer is not None

@@ -131,7 +131,7 @@ def read_head(path: Path, tags: Sequence[str] | None = None) -> Any:
             head = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=given)
             if tags is None or "Rows" in tags:
                 _check_cut(path, head)
-                _check_numbers(path, head)
+            _check_numbers(path, head)
             for name in tags or ():
                 head.get(name)  # what pydicom cannot read of a tag it says when somebody asks for it
     except ImageError:
@@ -171,6 +171,8 @@ def _check_cut(path: Path, head: Any) -> None:
 
 def _check_numbers(path: Path, head: Any) -> None:
     """Refuse tags of an image that are read as numbers and are none; empty ones count as missing."""
+    if head.get("Modality") in NO_IMAGE:
+        return  # it lies beside images, whose series is none the worse
     for name, count in _NUMBERS.items():
         if name not in head:
             continue

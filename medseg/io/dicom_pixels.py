@@ -71,7 +71,7 @@ def read_pixels(path: Path, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     try:
         with quiet():
             return _read(path, dtype)
-    except ImageError:
+    except (ImageError, MemoryError):
         raise
     except Exception as error:  # pydicom raises nearly every type on tags that do not go together
         detail = " ".join(str(error).replace(str(path), "").split())[:200] or type(error).__name__

@@ -144,7 +144,7 @@ def _raise_bare(error: RuntimeError) -> NoReturn:
         found = found.__cause__
     if found is None:
         raise error
-    raise found from None  # not from the wrapper, which would make the chain of causes a circle
+    raise found from found.__cause__  # not from the wrapper, which would make the chain of causes a circle
 
 
 def check_fits(fed: Fed, description: Description) -> None:

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from medseg.errors import MedsegError
+from medseg.inferers import blocks as blocks_of_images
 from medseg.inferers import regrid, way_back
-from medseg.inferers.blocks import Block, class_indices, gather
+from medseg.inferers.blocks import Block, class_indices, finite, gather, whole
 from medseg.inferers.regrid import resized
 from medseg.inferers.way_back import WayBack
 
@@ -106,6 +107,18 @@ def test_a_tilted_grid(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not way.exact
     found = gather(way.blocks(cells(logits, [[5], [], [4]], (0, 1, 2))), (1, *target_size))
     torch.testing.assert_close(found, resampled(logits, affine, target_size, target), rtol=1e-4, atol=1e-4)
+
+
+def test_a_tilted_grid_of_one_block_is_looked_at_on_a_gpu_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks_of_images, "_WAITS", ())  # there it is looked at when all is handed on
+    tilted = np.eye(4)
+    tilted[0, 1] = 0.3
+    way = WayBack((8, 8, 8), np.eye(4), (6, 4, 4), tilted)
+    logits = torch.zeros(1, 2, 8, 8, 8)
+    assert class_indices(way.blocks(finite([whole(logits, logits)])), (1, 6, 4, 4)).shape == (1, 6, 4, 4)
+    logits[0, 1, 2, 3, 4] = torch.nan
+    with pytest.raises(MedsegError, match="the network gives 1 of 1024 logits that are NaN or infinite"):
+        class_indices(way.blocks(finite([whole(logits, logits)])), (1, 6, 4, 4))
 
 
 @pytest.mark.parametrize(("size", "target"), [((9, 7), (20, 31)), ((16, 12), (5, 12)), ((6, 1, 9), (13, 4, 5))])

@@ -12,7 +12,7 @@ from fuzz_dicom import BOMB, damage_dicom
 from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate
 
-from medseg.io import dicom_heads
+from medseg.io import dicom_heads, dicom_pixels
 from medseg.io.dicom_series import list_series
 from medseg.io.images import ImageError, read_image
 
@@ -169,3 +169,21 @@ def test_pictures_without_a_place_are_told_from_slices_that_lost_theirs(tmp_path
 def test_what_a_tag_holds_is_shown_only_where_it_is_a_number():
     assert dicom_heads._told(b"0.5\\0.5") == repr("0.5\\0.5")
     assert dicom_heads._told(b"Doe^J") == "text"
+
+
+def test_want_of_memory_is_no_damage(tmp_path, monkeypatch):
+    def decode(path, data):
+        raise MemoryError
+
+    folder = write_series(tmp_path / "s", [0, 2, 4])
+    monkeypatch.setattr(dicom_pixels, "_decode", decode)
+    with pytest.raises(ImageError, match="memory") as caught:
+        read_image(folder)
+    assert "restore" not in str(caught.value)
+
+
+def test_a_dose_of_damaged_numbers_beside_a_series_is_left_out(tmp_path):
+    folder = write_series(tmp_path / "s", [0, 2, 4])
+    shutil.copy(str(get_testdata_file("badVR.dcm", download=False)), folder / "dose.dcm")
+    assert read_image(folder).shape == (24, 16, 3)
+    assert not list_series(folder).damaged

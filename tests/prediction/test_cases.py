@@ -98,6 +98,17 @@ def test_a_damaged_file_among_slices_is_left_to_the_reader(tmp_path: Path) -> No
         read_image(found[0].image)
 
 
+def test_a_lone_file_with_two_numbers_of_frames_is_left_to_the_reader(tmp_path: Path) -> None:
+    dicom_slice(tmp_path / "in" / "a.dcm", "1.1", 0, 1)
+    data = pydicom.dcmread(tmp_path / "in" / "a.dcm")
+    data.NumberOfFrames = ["1", "2"]
+    data.save_as(tmp_path / "in" / "a.dcm")
+    found = ImageFolder(tmp_path / "in" / "a.dcm", described(), tmp_path / "out")
+    assert len(found.cases) == 1
+    with pytest.raises(MedsegError, match=r"a\.dcm: its NumberOfFrames is .*, not a number"):
+        read_image(found[0].image)
+
+
 def test_one_image_alone(tmp_path: Path) -> None:
     found = ImageFolder(picture(tmp_path / "a.png"), described(), tmp_path / "out")
     assert targets(found) == {"a.png": "a.png"}

@@ -20,6 +20,7 @@ from medseg.bundle.description import Description, DescriptionError
 from medseg.bundle.library import BundleError, weights_file
 from medseg.bundle.networks import create
 from medseg.bundle.record import header_of, load_described, read_weights
+from medseg.io.images import ImageError
 from medseg.prediction.case import Feeder, PredictionError
 from medseg.prediction.forward import Forward
 from medseg.prediction.model import ModelError, load
@@ -198,6 +199,13 @@ def test_logits_that_are_no_numbers_name_the_image(tmp_path: Path) -> None:
     Image.fromarray(grey(8, 8)).save(tmp_path / "in" / "x.png")
     with pytest.raises(ModelError, match=r"x\.png: the network gives \d+ of 192 logits that are NaN or infinite"):
         model.predict(tmp_path / "in" / "x.png")
+
+
+def test_the_fault_of_a_file_keeps_its_cause(tmp_path: Path) -> None:
+    _, weights = save(tmp_path / "model.pt")
+    with pytest.raises(ImageError, match=r"x\.png: no such file") as caught:
+        load(weights, device="cpu").predict(tmp_path / "x.png")
+    assert isinstance(caught.value.__cause__, FileNotFoundError)  # not MONAI's wrapper, nor nothing
 
 
 @pytest.mark.parametrize(
