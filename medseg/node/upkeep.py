@@ -78,7 +78,8 @@ def recover(queue: Queue, store: Store, retry: Retry, now: float) -> Recovered:
             )
         # its sender may have been in the middle when the node ended: quiet time counts from now
         db.execute(
-            "UPDATE study SET changed=?, broken=CASE WHEN broken THEN ? ELSE broken END WHERE state=?",
+            "UPDATE study SET changed=?, broken=CASE WHEN broken AND NOT EXISTS(SELECT 1 FROM cut WHERE study=id) "
+            "THEN ? ELSE broken END WHERE state=?",
             (now, UNKNOWN, RECEIVING),
         )
         gone = _missing_instances(db, store, now)
@@ -206,5 +207,6 @@ def retry_study(queue: Queue, study: int) -> None:
             "(SELECT id FROM result WHERE study=?)",
             (study,),
         )
+        db.execute("DELETE FROM cut WHERE study=?", (study,))  # it is taken as it is
         now = WAITING if row[1] else SENDING
         db.execute("UPDATE study SET state=?, tries=0, crashes=0, due=0, ended=NULL WHERE id=?", (now, study))

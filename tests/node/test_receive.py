@@ -180,6 +180,32 @@ def test_a_study_that_is_being_sent_is_held_and_one_broken_off_waits(start, tmp_
     wait_for(lambda: queue.claim(later, 0, 10**11) is not None)
 
 
+def test_who_brings_a_part_does_not_make_up_for_who_breaks_off(start, tmp_path):
+    """A series over two associations at one time: one breaks off, the other is released; then somebody brings it."""
+    receiver = start()
+    files = study_files(tmp_path, 1)
+    ae = pynetdicom.AE(ae_title=SENDER)
+    ae.add_requested_context(pydicom.dcmread(files[0]).SOPClassUID)
+    association = ae.associate("127.0.0.1", receiver.port, ae_title=TITLE)
+    assert association.send_c_store(pydicom.dcmread(files[1])).Status == SUCCESS
+    assert send(receiver.port, files[:1], abort=True) == [SUCCESS]
+    wait_for(lambda: len(receiver._over) == 1)
+    association.release()
+    wait_for(lambda: not receiver.held())
+    assert receiver._queue.claim(10**10, 0, 10**11) is None
+    assert send(receiver.port, files) == [SUCCESS] * 3
+    wait_for(lambda: receiver._queue.claim(10**10, 0, 10**11) is not None)
+
+
+def test_an_object_of_who_knows_what_series(start, tmp_path):
+    receiver = start()
+    good, bad = (pydicom.dcmread(file) for file in study_files(tmp_path, 1, slices=2))
+    bad.StudyInstanceUID = ""
+    assert send(receiver.port, [bad, good], contexts=[good.SOPClassUID]) == [CANNOT_UNDERSTAND, SUCCESS]
+    wait_for(lambda: not receiver.held())
+    assert receiver._queue.claim(10**10, 0, 10**11) is None
+
+
 def test_a_sender_that_goes_away_while_its_object_is_written(start, tmp_path, monkeypatch):
     """Its end is told before its study is known to be in its hands: the study is not held for ever."""
     receiver = start()
