@@ -18,7 +18,7 @@ from typing import Any
 from weakref import WeakSet
 
 from medseg.errors import MedsegError, shown
-from medseg.io.dicom_heads import quiet
+from medseg.io.dicom_heads import check_deflated, quiet
 from medseg.node.config import Config
 from medseg.node.queue import Queue
 from medseg.node.states import Added, Incoming, Part
@@ -270,6 +270,7 @@ def _identify(asked: Any, content: bytes) -> tuple[int, tuple[str, str, str] | N
 
     try:
         with quiet():
+            check_deflated(io.BytesIO(content), len(content), "an object")
             head = pydicom.dcmread(io.BytesIO(content), specific_tags=list(_TAGS), stop_before_pixels=True)
             kind, sop, study, series = (str(head.get(name) or "").strip("\0 ") for name in _TAGS)
     except Exception:  # pydicom raises nearly every type on damaged bytes

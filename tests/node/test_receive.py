@@ -4,17 +4,28 @@ import io
 import logging
 import subprocess
 import threading
+from types import SimpleNamespace
 
 import pydicom
 import pytest
 from dicom_tools import tool
-from node_parts import SECRET, SENDER, TITLE, config_of, objects_below, send, study_files, wait_for
+from node_parts import SECRET, SENDER, TITLE, bytes_of, config_of, objects_below, send, study_files, wait_for
 from pydicom.dataset import Dataset
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from medseg.errors import MedsegError
+from medseg.io import dicom_heads
 from medseg.node.config import Caller
 from medseg.node.queue import Queue
-from medseg.node.receive import CANNOT_UNDERSTAND, DUPLICATE, OUT_OF_RESOURCES, SUCCESS, WRONG_CLASS, Receiver
+from medseg.node.receive import (
+    CANNOT_UNDERSTAND,
+    DUPLICATE,
+    OUT_OF_RESOURCES,
+    SUCCESS,
+    WRONG_CLASS,
+    Receiver,
+    _identify,
+)
 from medseg.node.status import read_status
 from medseg.node.store import Store
 
@@ -117,6 +128,17 @@ def test_what_is_no_sound_object(start, tmp_path):
         assert answer.Status == status
     association.release()
     assert len(stored(tmp_path)) == 1
+
+
+def test_an_object_that_unpacks_to_far_more(tmp_path, monkeypatch):
+    """It is refused before anything holds it unpacked."""
+    monkeypatch.setattr(dicom_heads, "_INFLATED", 1 << 20)
+    data = pydicom.dcmread(study_files(tmp_path, 1, slices=1)[0])
+    data.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    asked = SimpleNamespace(AffectedSOPInstanceUID=data.SOPInstanceUID, AffectedSOPClassUID=data.SOPClassUID)
+    assert _identify(asked, bytes_of(data))[0] == SUCCESS
+    data.PixelData = bytes(30 << 20)
+    assert _identify(asked, bytes_of(data)) == (CANNOT_UNDERSTAND, None)
 
 
 def _encoded(data: Dataset) -> bytes:
