@@ -1,4 +1,4 @@
-"""What is lost of a series: its study is made whole by no other series and by no restart."""
+"""A part of a series, or slices of two, are not taken for a whole one."""
 
 import pytest
 from node_desk import BROKEN, STILL, Desk
@@ -32,6 +32,19 @@ def test_a_cut_series_is_not_whole_by_another_one(desk, tmp_path):
         desk.receive(file)
     desk.step()
     assert (desk.states, sorted(desk.shelf.objects.values())) == ({1: "done"}, [3, 3])
+
+
+def test_slices_of_two_patients_under_one_uid(desk, tmp_path):
+    def second(number, data):
+        data.PatientID = f"Geheim-{4711 + number // 2}"
+
+    for file in study_files(tmp_path, 1, slices=4, change=second):
+        desk.receive(file)
+    desk.step()
+    (study,) = desk.status().studies
+    assert (study.state, desk.shelf.objects) == ("failed", {})
+    assert "its slices state different patients (PatientID); split the series" in study.reason
+    assert "Geheim" not in study.reason
 
 
 def test_a_cut_series_that_is_taken_as_it_is(desk, tmp_path):
