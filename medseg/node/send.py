@@ -221,7 +221,9 @@ class Sender:
         Returns:
             How many were stored.
         """
-        due = [] if self._clock() < self._until else self._queue.due(self._to.name, self._clock(), _BATCH)
+        ahead = self._until - self._clock()
+        pausing = 0 < ahead <= self._retry.longest_seconds  # more is of a clock that was set back
+        due = [] if pausing else self._queue.due(self._to.name, self._clock(), _BATCH)
         gone = [each for each in due if not is_dicom(self._store.root / each.path)]
         left, stored = [each for each in due if each not in gone], 0
         if gone:

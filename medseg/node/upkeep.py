@@ -13,10 +13,12 @@ from medseg.node.queue import Queue, QueueError
 from medseg.node.states import CLAIMED, DONE, FAILED, RECEIVING, REFUSED, SENDING, UNKNOWN, WAITING
 from medseg.node.store import Store
 
-__all__ = ["MOST_CRASHES", "Recovered", "forget", "forget_study", "recover", "retry_study", "sweep"]
+__all__ = ["MOST_CRASHES", "Recovered", "forget", "forget_study", "recover", "retry_study", "straighten", "sweep"]
 
 MOST_CRASHES = 5
 """A node that ended so often with one study in hand does not take it up again by itself."""
+
+_DAY = 86400.0  # seconds: no pause is longer
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ def recover(queue: Queue, store: Store, retry: Retry, now: float) -> Recovered:
         now: time.
     """
     cut = store.clear_incoming()
+    straighten(queue, now, now + _DAY)
     with queue.transaction() as db:
         claims = db.execute("SELECT id, crashes FROM study WHERE state=?", (CLAIMED,)).fetchall()
         for study, crashes in claims:
@@ -124,6 +127,23 @@ def _missing_results(db: sqlite3.Connection, store: Store) -> int:
 
 def _is_whole(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
+
+
+def straighten(queue: Queue, now: float, latest: float) -> None:
+    """Bring times that lie ahead back: a clock that was set back would have all wait until it is there again.
+
+    Args:
+        queue: it.
+        now: time, which nothing that has happened is later than.
+        latest: nothing waits longer.
+    """
+    with queue.transaction() as db:
+        db.execute(
+            "UPDATE study SET changed=min(changed,?), ended=min(ended,?), due=min(due,?) "
+            "WHERE changed>? OR ended>? OR due>?",
+            (now, now, latest) * 2,
+        )
+        db.execute("UPDATE delivery SET due=? WHERE due>?", (latest, latest))
 
 
 def sweep(queue: Queue, keep: float, keep_failed: float, now: float, remove: Callable[[int], None]) -> list[int]:

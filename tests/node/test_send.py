@@ -6,6 +6,7 @@ from node_parts import SECRET, study_files
 
 from medseg.node.config import Peer, Web
 from medseg.node.send import BrokenOffError, DicomPeer, UnreachableError, destination_of
+from medseg.node.upkeep import straighten
 
 
 class Poisoned(Shelf):
@@ -60,6 +61,25 @@ def test_what_waits_is_neither_deleted_nor_in_the_way(tmp_path):
 
 def _other_series(_number, data):
     data.SeriesInstanceUID, data.SOPInstanceUID = f"{data.SeriesInstanceUID}.7", f"{data.SOPInstanceUID}.7"
+
+
+def test_a_clock_that_is_set_back(tmp_path):
+    """Neither what is received, nor what waits to be sent, nor what is to be deleted waits until it is there again."""
+    desk = Desk(tmp_path / "node", shelf=Shelf(away=1))
+    desk.now = 1e9
+    for file in study_files(tmp_path, 1):
+        desk.receive(file)
+    desk.step()
+    for file in study_files(tmp_path, 2):
+        desk.receive(file)
+    desk.now -= 1e6
+    straighten(desk.queue, desk.now, desk.now)
+    desk.step()
+    assert desk.states == {1: "done", 2: "done"}
+    desk.now -= 1e6
+    desk.recover()
+    assert desk.sweep() == [1, 2]
+    desk.queue.close()
 
 
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # pynetdicom's
