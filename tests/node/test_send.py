@@ -34,7 +34,8 @@ def test_an_object_that_an_archive_breaks_off_at_stops_no_other(tmp_path):
     desk.queue.close()
 
 
-def test_what_waits_is_neither_deleted_nor_in_the_way(tmp_path):
+@pytest.mark.parametrize("left", [0, 140], ids=["empty", "cut among its tags"])
+def test_what_waits_is_neither_deleted_nor_in_the_way(tmp_path, left):
     """A result of a study that failed later, and one whose file is damaged while the node runs."""
     desk = Desk(tmp_path / "node", shelf=Shelf(away=1))
     for file in study_files(tmp_path, 1):
@@ -48,7 +49,7 @@ def test_what_waits_is_neither_deleted_nor_in_the_way(tmp_path):
     assert desk.sweep(keep_failed=0) == []
     (result,) = desk.store.results.rglob("*.dcm")
     content = result.read_bytes()
-    result.write_bytes(b"")
+    result.write_bytes(content[:left])
     for file in study_files(tmp_path, 2):
         desk.receive(file)
     desk.step()
@@ -56,6 +57,28 @@ def test_what_waits_is_neither_deleted_nor_in_the_way(tmp_path):
     result.write_bytes(content)
     desk.step()
     assert desk.status().destinations[0][1:3] == (2, 0)
+    desk.queue.close()
+
+
+class Fragile(Shelf):
+    """Cannot read its first object."""
+
+    def send(self, files):
+        if not self.came:
+            self.came.append("")
+            raise EOFError("Geheim^Gerda")
+        yield from super().send(files)
+
+
+def test_an_object_that_cannot_be_sent_waits_alone(tmp_path, caplog):
+    desk = Desk(tmp_path / "node", shelf=Fragile())
+    for file in study_files(tmp_path, 1):
+        desk.receive(file)
+    desk.step()
+    assert desk.status().destinations == [("archive", 0, 1, 0, "cannot be sent (EOFError)")]
+    assert "Geheim" not in caplog.text
+    desk.step()
+    assert desk.states == {1: "done"}
     desk.queue.close()
 
 
