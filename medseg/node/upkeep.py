@@ -95,7 +95,7 @@ def recover(queue: Queue, store: Store, retry: Retry, now: float) -> Recovered:
     for path in orphans:
         path.unlink(missing_ok=True)
     for folder in store.results.iterdir():  # of a prediction that was not committed
-        if folder.name not in results:
+        if folder.name not in results and folder.name.isdecimal():
             store.remove_results(int(folder.name))
     queue.measure()
     return Recovered(len(claims), cut, len(orphans), gone, unmade)

@@ -330,6 +330,7 @@ def test_files_that_somebody_took_away(desk, tmp_path):
     next(desk.store.instances()).unlink()
     (desk.store.received / "2" / "x").mkdir()
     (desk.store.received / "2" / "x" / "y.dcm").write_bytes(b"nobody's")
+    (desk.store.results / "lost+found").mkdir()  # nobody's, too, and no study's
     said = desk.recover().lines()
     assert [line.split(";")[0] for line in said] == [
         "1 file was of nothing in the queue (done, or not answered)",
