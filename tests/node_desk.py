@@ -59,8 +59,14 @@ class Desk:
         )
         written.unlink(missing_ok=True)
         if released:
-            self.queue.ended({number}, self.now, whole=True)
+            self.queue.ended({number}, self.now, whole={(study, series)})
         return became
+
+    def cut(self, file, number=1):
+        """End an association that was refused a file, or broke off with it."""
+        head = pydicom.dcmread(file, stop_before_pixels=True)
+        part = stands_for(head.StudyInstanceUID), stands_for(head.SeriesInstanceUID)
+        self.queue.ended({number}, self.now, whole=set(), cut={part})
 
     def step(self, pause=STILL + 1, retry=QUICK):
         """Let time pass; predict what is still, send what is due; return what was predicted."""

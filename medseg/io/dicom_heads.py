@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from medseg.io.image_file import ImageError
 from medseg.io.integrity import file_size
@@ -23,6 +23,7 @@ __all__ = [
     "NO_IMAGE",
     "PLACED",
     "SUFFIXES",
+    "check_deflated",
     "claims_dicom",
     "is_dicom",
     "is_image",
@@ -126,7 +127,8 @@ def read_head(path: Path, tags: Sequence[str] | None = None) -> Any:
         raise ImageError(f"{path}: damaged DICOM file (no mark after its preamble); restore or remove it")
     try:
         with quiet():
-            _check_deflated(path)
+            with path.open("rb") as file:
+                check_deflated(file, file_size(path), path)
             given: Any = None if tags is None else list(tags)
             head = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=given)
             if tags is None or "Rows" in tags:
@@ -142,26 +144,34 @@ def read_head(path: Path, tags: Sequence[str] | None = None) -> Any:
     return head
 
 
-def _check_deflated(path: Path) -> None:
-    """Refuse a file that is deflated as a whole and unpacks to far more than it holds; pydicom unpacks it at once."""
+def check_deflated(file: BinaryIO, size: int, where: object) -> None:
+    """Refuse a file that is deflated as a whole and unpacks to far more than it holds; pydicom unpacks it at once.
+
+    Args:
+        file: at its beginning.
+        size: of it in bytes.
+        where: what it is called, for the message.
+
+    Raises:
+        ImageError: if it does.
+    """
     from pydicom.filereader import read_dataset
 
-    with path.open("rb") as file:
-        if _DEFLATED not in file.read(_START):
-            return
-        file.seek(132)
-        meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
-        if str(meta.get("TransferSyntaxUID", "")) != _DEFLATED.decode():
-            return
-        unpack, found = zlib.decompressobj(-zlib.MAX_WBITS), 0
-        limit = max(_INFLATED, _RATIO * file_size(path))
-        while not unpack.eof and (packed := unpack.unconsumed_tail or file.read(_CHUNK)):
-            found += len(unpack.decompress(packed, _CHUNK))
-            if found > limit:
-                raise ImageError(
-                    f"{path}: is deflated, and unpacks to more than {limit >> 20} MiB; if it is not damaged, store it "
-                    "without deflation"
-                )
+    if _DEFLATED not in file.read(_START):
+        return
+    file.seek(132)
+    meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
+    if str(meta.get("TransferSyntaxUID", "")) != _DEFLATED.decode():
+        return
+    unpack, found = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    limit = max(_INFLATED, _RATIO * size)
+    while not unpack.eof and (packed := unpack.unconsumed_tail or file.read(_CHUNK)):
+        found += len(unpack.decompress(packed, _CHUNK))
+        if found > limit:
+            raise ImageError(
+                f"{where}: is deflated, and unpacks to more than {limit >> 20} MiB; if it is not damaged, store it "
+                "without deflation"
+            )
 
 
 def _check_cut(path: Path, head: Any) -> None:

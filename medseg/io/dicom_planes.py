@@ -82,7 +82,7 @@ def series_planes(path: Path, heads: Mapping[Path, Any]) -> list[Plane]:
         heads: tags by file.
 
     Raises:
-        ImageError: if one states no place, or they differ in direction, size, colour or spacing.
+        ImageError: if one states no place, or they differ in patient, direction, size, colour or spacing.
     """
     planes: list[Plane] = []
     for file, head in heads.items():
@@ -112,6 +112,8 @@ def series_planes(path: Path, heads: Mapping[Path, Any]) -> list[Plane]:
 
 
 def _check_alike(path: Path, heads: Mapping[Path, Any]) -> None:
+    if len({patient for head in heads.values() if (patient := str(head.get("PatientID") or "").strip())}) > 1:
+        raise ImageError(f"{path}: its slices state different patients (PatientID); split the series")
     colours = {_is_colour(head): file.name for file, head in heads.items()}
     if len(colours) > 1:
         raise ImageError(

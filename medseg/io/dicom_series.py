@@ -26,7 +26,7 @@ _TAGS = (  # what tells series apart, places their slices and says how values ar
     *("SeriesNumber", "ProtocolName", "BodyPartExamined", "ImageType", "Rows", "Columns", "NumberOfFrames"),
     *("SamplesPerPixel", "PhotometricInterpretation", "ImagePositionPatient", "ImageOrientationPatient"),
     *("PixelSpacing", "SliceThickness", "SpacingBetweenSlices", "RescaleSlope", "RescaleIntercept"),
-    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "PatientID"),
 )
 _STACKED = ("CT", "MR", "PT")
 _PLANES = ("sagittal", "coronal", "axial")  # by the patient's axis that the normal is nearest to

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -68,7 +69,8 @@ def why_refused(answer: Any, uid: str) -> str:
 def digest_of(dataset: Any) -> str:
     """Return a hash of what an object says, however it is written down."""
     if dataset.file_meta.TransferSyntaxUID.is_compressed and "PixelData" in dataset:
-        dataset.decompress()
+        dataset = deepcopy(dataset)  # pydicom would give what is to be stored another UID
+        dataset.decompress(generate_instance_uid=False)
     found = hashlib.sha256()
     for element in dataset.iterall():
         if element.keyword in _CARRIED:

@@ -25,7 +25,6 @@ are kept as hashes; times are seconds since 1970.
 
 from __future__ import annotations
 
-import json
 import logging
 import sqlite3
 import threading
@@ -50,6 +49,7 @@ from medseg.node.states import (
     Delivery,
     Incoming,
     Made,
+    Part,
     SeriesState,
     Worked,
 )
@@ -59,7 +59,7 @@ __all__ = ["Queue", "QueueError"]
 logger = logging.getLogger(__name__)
 
 _BROKEN_OFF = "its sender broke off or was refused a part; send it again"
-_VERSION = 1
+_VERSION = 2
 _SCHEMA = """
 CREATE TABLE study(
   id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT UNIQUE, state TEXT NOT NULL, generation INTEGER NOT NULL DEFAULT 1,
@@ -72,6 +72,9 @@ CREATE TABLE instance(
   digest TEXT NOT NULL, bytes INTEGER NOT NULL, generation INTEGER NOT NULL, present INTEGER NOT NULL DEFAULT 1,
   PRIMARY KEY(study, sop)) WITHOUT ROWID;
 CREATE INDEX instance_present ON instance(study, bytes) WHERE present;
+CREATE TABLE cut(
+  study INTEGER NOT NULL REFERENCES study ON DELETE CASCADE, series TEXT NOT NULL, PRIMARY KEY(study, series)
+  ) WITHOUT ROWID;
 CREATE TABLE job(
   study INTEGER NOT NULL REFERENCES study ON DELETE CASCADE, series TEXT NOT NULL, model TEXT NOT NULL,
   generation INTEGER NOT NULL, PRIMARY KEY(study, series, model)) WITHOUT ROWID;
@@ -211,25 +214,31 @@ class Queue:
             (study, series),
         )
 
-    def ended(self, studies: Set[int], now: float, *, whole: bool, partly: Set[str] = frozenset()) -> None:
+    def ended(self, studies: Set[int], now: float, *, whole: Set[Part], cut: Set[Part] = frozenset()) -> None:
         """Take note that an association ended which brought instances of studies.
+
+        A series that was cut off makes its study broken, whatever comes of its other series, until somebody brings it.
 
         Args:
             studies: numbers of those that no other association is bringing.
             now: time, from which on they may become still.
-            whole: it was released, not broken off.
-            partly: keys of studies of which an instance was refused.
+            whole: series that it brought until it was released.
+            cut: series that it broke off in, or of which an instance was refused.
         """
         with self.transaction() as db:
+            for key, series in whole:
+                db.execute("DELETE FROM cut WHERE series=? AND study=(SELECT id FROM study WHERE key=?)", (series, key))
+            for key, series in cut:
+                db.execute(
+                    "INSERT OR IGNORE INTO cut SELECT id, ? FROM study WHERE key=? AND state=?",
+                    (series, key, RECEIVING),
+                )
             for study in studies:
                 db.execute(
-                    "UPDATE study SET changed=?, broken=? WHERE id=? AND state=?",
-                    (now, WHOLE if whole else BROKEN, study, RECEIVING),
+                    "UPDATE study SET changed=?, broken=CASE WHEN EXISTS(SELECT 1 FROM cut WHERE study=id) THEN ? "
+                    "ELSE ? END WHERE id=? AND state=?",
+                    (now, BROKEN, WHOLE, study, RECEIVING),
                 )
-            db.execute(
-                "UPDATE study SET broken=? WHERE state=? AND key IN (SELECT value FROM json_each(?))",
-                (BROKEN, RECEIVING, json.dumps(sorted(partly))),
-            )
 
     # ------------------------------------------------------------------------------------------ predicting
 

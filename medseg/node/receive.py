@@ -12,16 +12,16 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakSet
 
 from medseg.errors import MedsegError, shown
-from medseg.io.dicom_heads import quiet
+from medseg.io.dicom_heads import check_deflated, quiet
 from medseg.node.config import Config
 from medseg.node.queue import Queue
-from medseg.node.states import Added, Incoming
+from medseg.node.states import Added, Incoming, Part
 from medseg.node.store import Store, stands_for
 
 __all__ = [
@@ -73,8 +73,9 @@ class Receiver:
 
     def __init__(self, config: Config, store: Store, queue: Queue, clock: Callable[[], float] = time.time) -> None:
         self._config, self._store, self._queue, self._clock = config, store, queue, clock
-        self._open: dict[Any, set[int]] = {}  # studies that an association brings
-        self._partly: dict[Any, set[str]] = {}  # studies of which it was refused something
+        self._open: dict[Any, dict[Part, int]] = {}  # series that an association brings, with their study's number
+        self._cut: dict[Any, set[Part]] = {}  # series of which something was lost while it was open
+        self._unread: WeakSet[Any] = WeakSet()  # associations of which an object is of who knows what series
         self._over: WeakSet[Any] = WeakSet()  # associations that ended, maybe in the middle of an object
         self._lock, self._idle = threading.Lock(), threading.Condition()
         self._busy, self._closing, self._full = 0, False, False
@@ -125,7 +126,10 @@ class Receiver:
     def held(self) -> set[int]:
         """Return the studies that somebody is sending just now."""
         with self._lock:
-            return set().union(*self._open.values())
+            return self._brought()
+
+    def _brought(self) -> set[int]:
+        return {number for parts in self._open.values() for number in parts.values()}
 
     # ------------------------------------------------------------------------------------------ associations
 
@@ -157,14 +161,26 @@ class Receiver:
     def _let_go(self, association: Any, *, whole: bool) -> None:
         with self._lock:
             self._over.add(association)
-            studies = self._open.pop(association, set())
-            studies -= set().union(*self._open.values())
-            partly = self._partly.pop(association, set())
-        if studies or partly:
+            brought, cut = self._open.pop(association, {}), self._cut.pop(association, set())
+            if self._closing and not whole:  # the node goes first: whether all had come, nobody knows
+                brought = {}
+            if not whole or association in self._unread:
+                cut |= brought.keys()
+                self._lose(cut)
+            sound = brought.keys() - cut
+            for others in self._cut.values():  # their sender came back with it
+                others -= sound
+            studies = set(brought.values()) - self._brought()
+        if studies or sound or cut:
             try:
-                self._queue.ended(studies, self._clock(), whole=whole, partly=partly)
+                self._queue.ended(studies, self._clock(), whole=sound, cut=cut)
             except Exception as error:  # the study then waits as if its sender had broken off
                 logger.error("the queue cannot be written: %s", error)
+
+    def _lose(self, parts: Set[Part]) -> None:
+        """Take note that something of series is lost: who brings others of them just now does not make them whole."""
+        for association, brought in self._open.items():
+            self._cut.setdefault(association, set()).update(parts & brought.keys())
 
     # ------------------------------------------------------------------------------------------ objects
 
@@ -183,12 +199,20 @@ class Receiver:
                 why = getattr(error, "strerror", None) or type(error).__name__
                 logger.error("an object could not be stored: %s", why)
                 status = OUT_OF_RESOURCES
-            if status != SUCCESS and uids is not None:
-                with self._lock:
-                    self._partly.setdefault(event.assoc, set()).add(stands_for(uids[0]))
+            if status != SUCCESS:
+                self._refused(event.assoc, uids)
             if event.assoc in self._over:  # it ended meanwhile: nobody else lets its studies go
                 self._let_go(event.assoc, whole=False)
             return status
+
+    def _refused(self, association: Any, uids: tuple[str, str, str] | None) -> None:
+        with self._lock:
+            if uids is None:
+                self._unread.add(association)
+            else:
+                part = stands_for(uids[0]), stands_for(uids[1])
+                self._cut.setdefault(association, set()).add(part)
+                self._lose({part})
 
     @contextmanager
     def _in_hand(self) -> Iterator[bool]:
@@ -217,7 +241,7 @@ class Receiver:
         finally:
             written.unlink(missing_ok=True)
         with self._lock:
-            self._open.setdefault(event.assoc, set()).add(number)
+            self._open.setdefault(event.assoc, {})[study, series] = number
         if became == Added.OTHER:
             logger.warning("study %d: an instance came again with other content; the first one is kept", number)
             return DUPLICATE
@@ -246,14 +270,12 @@ def _identify(asked: Any, content: bytes) -> tuple[int, tuple[str, str, str] | N
 
     try:
         with quiet():
+            check_deflated(io.BytesIO(content), len(content), "an object")
             head = pydicom.dcmread(io.BytesIO(content), specific_tags=list(_TAGS), stop_before_pixels=True)
             kind, sop, study, series = (str(head.get(name) or "").strip("\0 ") for name in _TAGS)
     except Exception:  # pydicom raises nearly every type on damaged bytes
         return CANNOT_UNDERSTAND, None
-    if not study:
+    if not (study and series and sop):
         return CANNOT_UNDERSTAND, None
-    uids = study, series, sop
-    if not (series and sop):
-        return CANNOT_UNDERSTAND, uids
     right = sop == str(asked.AffectedSOPInstanceUID) and kind == str(asked.AffectedSOPClassUID)
-    return SUCCESS if right else WRONG_CLASS, uids
+    return SUCCESS if right else WRONG_CLASS, (study, series, sop)

@@ -6,12 +6,13 @@ What an archive answers twice it has once: an object that is sent again has the 
 from __future__ import annotations
 
 import logging
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from medseg.errors import MedsegError, counted, one_line
-from medseg.io.dicom_heads import is_dicom, quiet, read_head
+from medseg.io.dicom_heads import quiet, read_head
 from medseg.node.config import Peer, Retry, Web
 from medseg.node.queue import Queue
 from medseg.node.receive import DUPLICATE, SUCCESS, require_pynetdicom
@@ -192,6 +193,14 @@ def destination_of(given: Peer | Web, title: str) -> Destination:
     return DicomPeer(given, title) if isinstance(given, Peer) else WebArchive(given)
 
 
+def _is_sound(path: Path) -> bool:
+    try:
+        head = read_head(path, ["SOPClassUID", "SOPInstanceUID"])
+    except (MedsegError, OSError):
+        return False
+    return bool(head.get("SOPClassUID") and head.get("SOPInstanceUID"))
+
+
 class Sender:
     """Sends what is due to one destination, and commits each answer.
 
@@ -221,8 +230,10 @@ class Sender:
         Returns:
             How many were stored.
         """
-        due = [] if self._clock() < self._until else self._queue.due(self._to.name, self._clock(), _BATCH)
-        gone = [each for each in due if not is_dicom(self._store.root / each.path)]
+        ahead = self._until - self._clock()
+        pausing = 0 < ahead <= self._retry.longest_seconds  # more is of a clock that was set back
+        due = [] if pausing else self._queue.due(self._to.name, self._clock(), _BATCH)
+        gone = [each for each in due if not _is_sound(self._store.root / each.path)]
         left, stored = [each for each in due if each not in gone], 0
         if gone:
             self._wait(gone, "its file is gone or damaged; the next start makes it again")
@@ -246,6 +257,10 @@ class Sender:
             self._away += 1
             self._until = self._clock() + self._retry.pause(self._away)
             self._wait(left, one_line(error) or f"cannot be reached ({type(error).__name__})")
+        except sqlite3.Error:
+            raise
+        except Exception as error:  # of a damaged object, which would be the first again and again
+            self._wait(left[:1], f"cannot be sent ({type(error).__name__})")
         return stored
 
     def _back(self) -> None:

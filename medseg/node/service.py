@@ -18,7 +18,7 @@ from medseg.node.send import Destination, Sender, destination_of
 from medseg.node.states import Claim, Worked
 from medseg.node.status import read_status
 from medseg.node.store import Store
-from medseg.node.upkeep import forget, recover, sweep
+from medseg.node.upkeep import forget, recover, straighten, sweep
 from medseg.node.work import Route, work
 from medseg.runs.lock import FolderLock
 
@@ -52,7 +52,7 @@ class Node:
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._page: StatusPage | None = None
-        self._forgot = 0.0
+        self._forgot = self._looked = 0.0
 
     @property
     def port(self) -> int:
@@ -154,9 +154,13 @@ class Node:
 
     def _tidy(self) -> bool:
         config, now = self._config, time.time()
+        if now < self._looked - _TIDY:
+            logger.warning("the clock was set back by %.0f s", self._looked - now)
+            straighten(self._queue, now, now)
+        self._looked = now
         keep, keep_failed = config.keep_hours * _HOUR, config.keep_failed_hours * _HOUR
         sweep(self._queue, keep, keep_failed, now, self._store.remove)
-        if now - self._forgot > _HOUR:
+        if abs(now - self._forgot) > _HOUR:
             forget(self._queue, now - config.forget_days * _DAY)
             self._forgot = now
         return False

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 __all__ = [
     *("CLAIMED", "DONE", "FAILED", "RECEIVING", "REFUSED", "SENDING", "WAITING"),
     *("BROKEN", "UNKNOWN", "WHOLE"),
-    *("Added", "Claim", "Delivery", "Incoming", "Made", "SeriesState", "Worked"),
+    *("Added", "Claim", "Delivery", "Incoming", "Made", "Part", "SeriesState", "Worked"),
 ]
 
 RECEIVING, WAITING, CLAIMED, SENDING = "receiving", "waiting", "claimed", "sending"
@@ -16,6 +16,9 @@ DONE, FAILED, REFUSED = "done", "failed", "refused"
 
 WHOLE, BROKEN, UNKNOWN = 0, 1, 2
 """How its last association ended: released, not so (or not yet), or the node ended first and cannot know."""
+
+Part = tuple[str, str]
+"""A study and one of its series, as `medseg.node.store.stands_for` has them."""
 
 
 class Added:

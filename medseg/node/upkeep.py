@@ -13,10 +13,12 @@ from medseg.node.queue import Queue, QueueError
 from medseg.node.states import CLAIMED, DONE, FAILED, RECEIVING, REFUSED, SENDING, UNKNOWN, WAITING
 from medseg.node.store import Store
 
-__all__ = ["MOST_CRASHES", "Recovered", "forget", "forget_study", "recover", "retry_study", "sweep"]
+__all__ = ["MOST_CRASHES", "Recovered", "forget", "forget_study", "recover", "retry_study", "straighten", "sweep"]
 
 MOST_CRASHES = 5
 """A node that ended so often with one study in hand does not take it up again by itself."""
+
+_DAY = 86400.0  # seconds: no pause is longer
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ def recover(queue: Queue, store: Store, retry: Retry, now: float) -> Recovered:
         now: time.
     """
     cut = store.clear_incoming()
+    straighten(queue, now, now + _DAY)
     with queue.transaction() as db:
         claims = db.execute("SELECT id, crashes FROM study WHERE state=?", (CLAIMED,)).fetchall()
         for study, crashes in claims:
@@ -78,7 +81,8 @@ def recover(queue: Queue, store: Store, retry: Retry, now: float) -> Recovered:
             )
         # its sender may have been in the middle when the node ended: quiet time counts from now
         db.execute(
-            "UPDATE study SET changed=?, broken=CASE WHEN broken THEN ? ELSE broken END WHERE state=?",
+            "UPDATE study SET changed=?, broken=CASE WHEN broken AND NOT EXISTS(SELECT 1 FROM cut WHERE study=id) "
+            "THEN ? ELSE broken END WHERE state=?",
             (now, UNKNOWN, RECEIVING),
         )
         gone = _missing_instances(db, store, now)
@@ -91,7 +95,7 @@ def recover(queue: Queue, store: Store, retry: Retry, now: float) -> Recovered:
     for path in orphans:
         path.unlink(missing_ok=True)
     for folder in store.results.iterdir():  # of a prediction that was not committed
-        if folder.name not in results:
+        if folder.name not in results and folder.name.isdecimal():
             store.remove_results(int(folder.name))
     queue.measure()
     return Recovered(len(claims), cut, len(orphans), gone, unmade)
@@ -123,6 +127,23 @@ def _missing_results(db: sqlite3.Connection, store: Store) -> int:
 
 def _is_whole(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
+
+
+def straighten(queue: Queue, now: float, latest: float) -> None:
+    """Bring times that lie ahead back: a clock that was set back would have all wait until it is there again.
+
+    Args:
+        queue: it.
+        now: time, which nothing that has happened is later than.
+        latest: nothing waits longer.
+    """
+    with queue.transaction() as db:
+        db.execute(
+            "UPDATE study SET changed=min(changed,?), ended=min(ended,?), due=min(due,?) "
+            "WHERE changed>? OR ended>? OR due>?",
+            (now, now, latest) * 2,
+        )
+        db.execute("UPDATE delivery SET due=? WHERE due>?", (latest, latest))
 
 
 def sweep(queue: Queue, keep: float, keep_failed: float, now: float, remove: Callable[[int], None]) -> list[int]:
@@ -206,5 +227,6 @@ def retry_study(queue: Queue, study: int) -> None:
             "(SELECT id FROM result WHERE study=?)",
             (study,),
         )
+        db.execute("DELETE FROM cut WHERE study=?", (study,))  # it is taken as it is
         now = WAITING if row[1] else SENDING
         db.execute("UPDATE study SET state=?, tries=0, crashes=0, due=0, ended=NULL WHERE id=?", (now, study))

@@ -5,6 +5,7 @@ import logging
 import pydicom
 import pytest
 from archive_studies import SERIES, STUDY, slices
+from pydicom.uid import RLELossless
 
 pytest.importorskip("dicomweb_client", reason="archives need dicomweb-client; pip install 'medseg[dicom]'")
 from dicomweb_server import PASSWORD, USER, self_signed, serving, tag
@@ -188,6 +189,16 @@ def test_what_is_stored_is_there_once(server, archive, tmp_path):
     server.faults = ["", 500, "", ""]  # the search, then storing
     other = slices(tmp_path / "other", 1, series="1.2.840.99.1.9")
     assert archive.store(other).stored == tuple(other)
+
+
+def test_a_compressed_object_keeps_its_uid(server, archive, tmp_path):
+    (file,) = slices(tmp_path / "new", 1, series="1.2.840.99.1.8")
+    data = pydicom.dcmread(file)
+    data.compress(RLELossless, generate_instance_uid=False)
+    data.save_as(file)
+    assert archive.store([file]).stored == (file,)
+    assert archive.store([file]).present == (file,)
+    assert server.held[data.SOPInstanceUID][0].file_meta.TransferSyntaxUID == RLELossless
 
 
 @pytest.mark.parametrize("status", [202, 409])

@@ -14,7 +14,7 @@ from medseg.node.config import Retry
 from medseg.node.queue import Queue, QueueError
 from medseg.node.states import Added
 from medseg.node.status import read_status, text
-from medseg.node.store import Store, stands_for
+from medseg.node.store import Store
 from medseg.node.upkeep import MOST_CRASHES, forget, forget_study, retry_study
 
 
@@ -98,7 +98,7 @@ def test_a_study_is_whole_when_it_is_still(desk, tmp_path):
 def test_who_broke_off_may_come_back(desk, tmp_path):
     first, *others = study_files(tmp_path, 1)
     desk.receive(first, released=False)
-    desk.queue.ended({1}, desk.now, whole=False)
+    desk.cut(first)
     assert desk.step(pause=BROKEN - 1) is None
     for file in others:
         desk.receive(file)
@@ -110,7 +110,7 @@ def test_who_broke_off_and_does_not_come_back(desk, tmp_path):
     """A part of a study looks like a whole one: it fails, until it is sent again or somebody takes it as it is."""
     files = study_files(tmp_path, 1)
     desk.receive(files[0], released=False)
-    desk.queue.ended({1}, desk.now, whole=False)
+    desk.cut(files[0])
     assert desk.step(pause=BROKEN + 1) is None
     assert desk.status().studies[0].reason == "its sender broke off or was refused a part; send it again"
     for file in files:
@@ -128,7 +128,7 @@ def test_who_broke_off_and_does_not_come_back(desk, tmp_path):
 def test_a_part_that_was_refused(desk, tmp_path):
     first = study_files(tmp_path, 1)[0]
     desk.receive(first, released=False)
-    desk.queue.ended({1}, desk.now, whole=True, partly={stands_for(pydicom.dcmread(first).StudyInstanceUID)})
+    desk.cut(first)
     assert desk.step(pause=BROKEN - 1) is None
     desk.step(pause=2)
     assert desk.states == {1: "failed"}
@@ -330,6 +330,7 @@ def test_files_that_somebody_took_away(desk, tmp_path):
     next(desk.store.instances()).unlink()
     (desk.store.received / "2" / "x").mkdir()
     (desk.store.received / "2" / "x" / "y.dcm").write_bytes(b"nobody's")
+    (desk.store.results / "lost+found").mkdir()  # nobody's, too, and no study's
     said = desk.recover().lines()
     assert [line.split(";")[0] for line in said] == [
         "1 file was of nothing in the queue (done, or not answered)",

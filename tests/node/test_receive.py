@@ -4,17 +4,28 @@ import io
 import logging
 import subprocess
 import threading
+from types import SimpleNamespace
 
 import pydicom
 import pytest
 from dicom_tools import tool
-from node_parts import SECRET, SENDER, TITLE, config_of, objects_below, send, study_files, wait_for
+from node_parts import SECRET, SENDER, TITLE, bytes_of, config_of, objects_below, send, study_files, wait_for
 from pydicom.dataset import Dataset
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from medseg.errors import MedsegError
+from medseg.io import dicom_heads
 from medseg.node.config import Caller
 from medseg.node.queue import Queue
-from medseg.node.receive import CANNOT_UNDERSTAND, DUPLICATE, OUT_OF_RESOURCES, SUCCESS, WRONG_CLASS, Receiver
+from medseg.node.receive import (
+    CANNOT_UNDERSTAND,
+    DUPLICATE,
+    OUT_OF_RESOURCES,
+    SUCCESS,
+    WRONG_CLASS,
+    Receiver,
+    _identify,
+)
 from medseg.node.status import read_status
 from medseg.node.store import Store
 
@@ -119,6 +130,17 @@ def test_what_is_no_sound_object(start, tmp_path):
     assert len(stored(tmp_path)) == 1
 
 
+def test_an_object_that_unpacks_to_far_more(tmp_path, monkeypatch):
+    """It is refused before anything holds it unpacked."""
+    monkeypatch.setattr(dicom_heads, "_INFLATED", 1 << 20)
+    data = pydicom.dcmread(study_files(tmp_path, 1, slices=1)[0])
+    data.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    asked = SimpleNamespace(AffectedSOPInstanceUID=data.SOPInstanceUID, AffectedSOPClassUID=data.SOPClassUID)
+    assert _identify(asked, bytes_of(data))[0] == SUCCESS
+    data.PixelData = bytes(30 << 20)
+    assert _identify(asked, bytes_of(data)) == (CANNOT_UNDERSTAND, None)
+
+
 def _encoded(data: Dataset) -> bytes:
     from pynetdicom.dsutils import encode
 
@@ -178,6 +200,32 @@ def test_a_study_that_is_being_sent_is_held_and_one_broken_off_waits(start, tmp_
     association.release()
     wait_for(lambda: not receiver.held())
     wait_for(lambda: queue.claim(later, 0, 10**11) is not None)
+
+
+def test_who_brings_a_part_does_not_make_up_for_who_breaks_off(start, tmp_path):
+    """A series over two associations at one time: one breaks off, the other is released; then somebody brings it."""
+    receiver = start()
+    files = study_files(tmp_path, 1)
+    ae = pynetdicom.AE(ae_title=SENDER)
+    ae.add_requested_context(pydicom.dcmread(files[0]).SOPClassUID)
+    association = ae.associate("127.0.0.1", receiver.port, ae_title=TITLE)
+    assert association.send_c_store(pydicom.dcmread(files[1])).Status == SUCCESS
+    assert send(receiver.port, files[:1], abort=True) == [SUCCESS]
+    wait_for(lambda: len(receiver._over) == 1)
+    association.release()
+    wait_for(lambda: not receiver.held())
+    assert receiver._queue.claim(10**10, 0, 10**11) is None
+    assert send(receiver.port, files) == [SUCCESS] * 3
+    wait_for(lambda: receiver._queue.claim(10**10, 0, 10**11) is not None)
+
+
+def test_an_object_of_who_knows_what_series(start, tmp_path):
+    receiver = start()
+    good, bad = (pydicom.dcmread(file) for file in study_files(tmp_path, 1, slices=2))
+    bad.StudyInstanceUID = ""
+    assert send(receiver.port, [bad, good], contexts=[good.SOPClassUID]) == [CANNOT_UNDERSTAND, SUCCESS]
+    wait_for(lambda: not receiver.held())
+    assert receiver._queue.claim(10**10, 0, 10**11) is None
 
 
 def test_a_sender_that_goes_away_while_its_object_is_written(start, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ from node_parts import SECRET, study_files
 
 from medseg.node.config import Peer, Web
 from medseg.node.send import BrokenOffError, DicomPeer, UnreachableError, destination_of
+from medseg.node.upkeep import straighten
 
 
 class Poisoned(Shelf):
@@ -33,7 +34,8 @@ def test_an_object_that_an_archive_breaks_off_at_stops_no_other(tmp_path):
     desk.queue.close()
 
 
-def test_what_waits_is_neither_deleted_nor_in_the_way(tmp_path):
+@pytest.mark.parametrize("left", [0, 140], ids=["empty", "cut among its tags"])
+def test_what_waits_is_neither_deleted_nor_in_the_way(tmp_path, left):
     """A result of a study that failed later, and one whose file is damaged while the node runs."""
     desk = Desk(tmp_path / "node", shelf=Shelf(away=1))
     for file in study_files(tmp_path, 1):
@@ -47,7 +49,7 @@ def test_what_waits_is_neither_deleted_nor_in_the_way(tmp_path):
     assert desk.sweep(keep_failed=0) == []
     (result,) = desk.store.results.rglob("*.dcm")
     content = result.read_bytes()
-    result.write_bytes(b"")
+    result.write_bytes(content[:left])
     for file in study_files(tmp_path, 2):
         desk.receive(file)
     desk.step()
@@ -58,8 +60,49 @@ def test_what_waits_is_neither_deleted_nor_in_the_way(tmp_path):
     desk.queue.close()
 
 
+class Fragile(Shelf):
+    """Cannot read its first object."""
+
+    def send(self, files):
+        if not self.came:
+            self.came.append("")
+            raise EOFError("Geheim^Gerda")
+        yield from super().send(files)
+
+
+def test_an_object_that_cannot_be_sent_waits_alone(tmp_path, caplog):
+    desk = Desk(tmp_path / "node", shelf=Fragile())
+    for file in study_files(tmp_path, 1):
+        desk.receive(file)
+    desk.step()
+    assert desk.status().destinations == [("archive", 0, 1, 0, "cannot be sent (EOFError)")]
+    assert "Geheim" not in caplog.text
+    desk.step()
+    assert desk.states == {1: "done"}
+    desk.queue.close()
+
+
 def _other_series(_number, data):
     data.SeriesInstanceUID, data.SOPInstanceUID = f"{data.SeriesInstanceUID}.7", f"{data.SOPInstanceUID}.7"
+
+
+def test_a_clock_that_is_set_back(tmp_path):
+    """Neither what is received, nor what waits to be sent, nor what is to be deleted waits until it is there again."""
+    desk = Desk(tmp_path / "node", shelf=Shelf(away=1))
+    desk.now = 1e9
+    for file in study_files(tmp_path, 1):
+        desk.receive(file)
+    desk.step()
+    for file in study_files(tmp_path, 2):
+        desk.receive(file)
+    desk.now -= 1e6
+    straighten(desk.queue, desk.now, desk.now)
+    desk.step()
+    assert desk.states == {1: "done", 2: "done"}
+    desk.now -= 1e6
+    desk.recover()
+    assert desk.sweep() == [1, 2]
+    desk.queue.close()
 
 
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # pynetdicom's
