@@ -42,6 +42,7 @@ from medseg.node.states import (
     RECEIVING,
     REFUSED,
     SENDING,
+    UNKNOWN,
     WAITING,
     WHOLE,
     Added,
@@ -58,6 +59,7 @@ __all__ = ["Queue", "QueueError"]
 
 logger = logging.getLogger(__name__)
 
+_NOT_BACK = "its sender was connected when the node ended, and has not come back; it is taken as it is"
 _BROKEN_OFF = "its sender broke off or was refused a part; send it again"
 _VERSION = 2
 _SCHEMA = """
@@ -271,6 +273,8 @@ class Queue:
                         (FAILED, now, _BROKEN_OFF, study),
                     )
                     continue
+                if state == RECEIVING and how == UNKNOWN:
+                    logger.warning("study %d: %s", study, _NOT_BACK)
                 db.execute("UPDATE study SET state=? WHERE id=?", (CLAIMED, study))
                 return Claim(study, generation, self._series(db, study))
         return None

@@ -134,14 +134,16 @@ def test_a_part_that_was_refused(desk, tmp_path):
     assert desk.states == {1: "failed"}
 
 
-def test_a_sender_that_was_done_when_the_node_ended(desk, tmp_path):
+def test_a_sender_that_was_done_when_the_node_ended(desk, tmp_path, caplog):
     """Whether it would have come back, nobody knows."""
     for file in study_files(tmp_path, 1):
         desk.receive(file, released=False)
     desk.recover()
     assert desk.step(pause=BROKEN - 1) is None
+    assert "not come back" not in caplog.text
     desk.step(pause=2)
     assert list(desk.shelf.objects.values()) == [3]
+    assert "study 1: its sender was connected when the node ended, and has not come back; it is taken as" in caplog.text
 
 
 def test_quiet_time_begins_anew_with_the_node(desk, tmp_path):
