@@ -28,7 +28,7 @@ MINUTES = 60.0
 _FOREGROUND = 1 / 3
 _LEARNING_RATE = 0.002
 _RECORDS = 20  # epochs that a training is divided into: each is recorded and can be resumed from
-_SPARE = 4  # times the steps that are expected: the clock ends a training, however much faster it is than its plan
+_SPARE = 20  # times the steps that are expected: the clock ends a training, even one planned beside other work
 _LOADING = 4  # processes at most
 
 

@@ -302,7 +302,7 @@ def test_nothing_but_errors_of_ours(tmp_path: Path) -> None:
 def test_the_minutes_end_a_training_that_is_faster_than_its_plan(tmp_path: Path, device: Device) -> None:
     plan = make_plan(load_data(volumes(tmp_path)), minutes=5, device="cpu")
     assert device.precisions == {"auto"}  # what a training computes in
-    assert plan.train["max_epochs"].value * plan.train["iterations"].value >= 4 * plan.steps
+    assert plan.train["max_epochs"].value * plan.train["iterations"].value >= 20 * plan.steps
     assert "num_workers" not in plan.train
 
 
