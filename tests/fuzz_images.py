@@ -255,9 +255,16 @@ def fuzz(
     return tally, faults
 
 
-def main() -> None:
-    """Fuzz every format and print a line for each."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(
+    work: Callable[..., tuple[dict[str, Counter[str]], list[str]]] = fuzz, description: str | None = __doc__
+) -> None:
+    """Fuzz every format and print a line for each.
+
+    Args:
+        work: see `fuzz`.
+        description: of the command.
+    """
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="keep the files that show a fault in this new folder")
@@ -267,7 +274,7 @@ def main() -> None:
         if options.keep:
             options.keep.mkdir()
         folder = options.keep or Path(temporary)
-        tally, faults = fuzz(options.count, folder, seed=options.seed, formats=tuple(options.formats))
+        tally, faults = work(options.count, folder, seed=options.seed, formats=tuple(options.formats))
     for name, counts in tally.items():
         print(name, json.dumps(counts))
     print(*faults, f"{len(faults)} faults", sep="\n")

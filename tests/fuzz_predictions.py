@@ -6,27 +6,24 @@ and prints what became of them; memory is bounded, and who takes a minute over a
 
 from __future__ import annotations
 
-import argparse
 import faulthandler
-import json
 import random
 import re
 import resource
 import shutil
-import sys
-import tempfile
 import time
 import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import nibabel
 import numpy as np
 from dicom_series import write_series
 from fuzz_dicom import damage_dicom
-from fuzz_images import ALLOWANCE, SECONDS, damage, originals
+from fuzz_images import ALLOWANCE, SECONDS, damage, main, originals
 from tiny_models import KINDS, write_model
 
 from medseg.errors import MedsegError
@@ -184,25 +181,5 @@ def fuzz(
     return tally, faults
 
 
-def main() -> None:
-    """Fuzz every format and print a line for each."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path, help="keep the files that show a fault in this new folder")
-    parser.add_argument("formats", nargs="*")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        if options.keep:
-            options.keep.mkdir()
-        tally, faults = fuzz(
-            options.count, options.keep or Path(temporary), seed=options.seed, formats=options.formats, bounded=True
-        )
-    for name, counts in tally.items():
-        print(name, json.dumps(counts))
-    print(*faults, f"{len(faults)} faults", sep="\n")
-    sys.exit(bool(faults))
-
-
 if __name__ == "__main__":
-    main()
+    main(partial(fuzz, bounded=True), __doc__)

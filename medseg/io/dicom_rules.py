@@ -24,6 +24,7 @@ from typing import Any
 from medseg.errors import MedsegError, shown
 from medseg.io.dicom_planes import TILT
 from medseg.io.dicom_series import Series
+from medseg.io.yaml_file import read_yaml
 
 __all__ = ["ANY", "Choice", "Rule", "RuleError", "choose_series", "read_rules", "refuses_kind", "rules_of"]
 
@@ -152,14 +153,7 @@ def read_rules(path: Path) -> tuple[Rule, ...]:
     Raises:
         RuleError: if it is missing, no YAML, or says what no rule knows.
     """
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RuleError(f"{path}: cannot be read ({error.strerror}); name a rule file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RuleError(f"{path}: is no YAML ({' '.join(str(error).split())[:200]}); correct it") from error
+    content = read_yaml(path, RuleError, "a rule file")
     if not isinstance(content, Mapping) or _TAKE not in content:
         raise RuleError(f"{path}: has no list {_TAKE!r}; write the rules below it")
     return rules_of(content[_TAKE], str(path))

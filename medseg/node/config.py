@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from medseg.errors import MedsegError, shown
+from medseg.io.yaml_file import read_yaml
 
 __all__ = ["Caller", "Config", "ConfigError", "ModelRoute", "Peer", "Retry", "Web", "read_config"]
 
@@ -289,14 +290,7 @@ def read_config(path: Path) -> Config:
     Raises:
         ConfigError: naming the key, its value, and what it takes.
     """
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); name a node's configuration") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is no YAML ({' '.join(str(error).split())[:200]}); correct it") from error
+    content = read_yaml(path, ConfigError, "a node's configuration")
     config = _build(Config, content, shown(path), path.absolute().parent)
     _refuse_doubles(config, path)
     open_to_all = not ipaddress.ip_address(config.address).is_loopback
