@@ -184,7 +184,7 @@ def _shared(record: dict[str, Any]) -> list[str]:
     if shares:
         name = device_of(next(row for row in record["rows"] if "error" not in row))
         lines += ["", f"{' or '.join(map(str, sorted(shares)))} trainings at a time shared {name}."]
-    return lines
+    return [*lines, *(line for note in record.get("notes", ()) for line in ("", note))]
 
 
 def demo() -> str:
