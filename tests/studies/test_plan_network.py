@@ -74,6 +74,17 @@ def test_the_costliest_that_has_its_steps_is_chosen(device: Device) -> None:
     assert len(device.measured) <= 10  # few of them are measured
 
 
+def test_narrow_layers_do_not_hide_what_wide_ones_can(device: Device) -> None:
+    """A processor pads 8 channels to its 16: the cheapest, measured first, is slow for its operations."""
+    device.slower = {8: 3.0, 12: 1.8, 24: 1.2}
+    found = tried()
+    wide = next(each for each in found if each.base == 16 and each.patch == found[0].patch)
+    limit = 1.05 * costs([wide])[0]  # wide enough for the largest patch with 16 channels, and not for 24 or 32
+    best = choose(found, 1, 2, minutes=limit * 900 / plan_network.SHARE / 60, memory=2**40, device=CPU)
+    assert best.candidate == wide
+    assert len(device.measured) <= 5
+
+
 def test_memory_bounds_it(device: Device) -> None:
     found = tried()
     best = choose(found, 1, 2, minutes=1e6, memory=80 * 12 * 32 * 32 * 16, device=CPU)
