@@ -17,6 +17,7 @@ class Device:
         self.measured: list[tuple[int, tuple[int, ...]]] = []
         self.precisions: set[str] = set()
         self.fails_above = float("inf")
+        self.least = 0.0  # seconds that any step takes
         self.slower: dict[int, float] = {}  # how much longer an operation takes, by channels of the finest level
         self._count = complexity.measure
 
@@ -31,7 +32,7 @@ class Device:
         if base > self.fails_above:
             return {"rows": [{"errors": {"memory": "does not fit"}, "throughput": None, "memory_bytes": None}]}
         voxels = torch.tensor(row.size).prod().item()
-        seconds = PACE * macs * batch * self.slower.get(base, 1)
+        seconds = PACE * macs * batch * self.slower.get(base, 1) + self.least
         return {
             "rows": [{"errors": {}, "throughput": {"training": batch / seconds}, "memory_bytes": 80 * base * voxels}]
         }

@@ -198,11 +198,12 @@ def choose(
         )
     assert last is not None
     best, refused = last, sum(macs is None for macs, _ in every)
-    paces = {last.candidate.base: _pace(last)}
+    # a GPU takes its time for a small step whatever there is to do: nothing follows from it for larger ones
+    paces = {last.candidate.base: _pace(last)} if device.type == "cpu" else {}
     budget = 60 * minutes * SHARE / steps  # seconds of a step
     for macs, candidate in reversed(counted):
         known = paces.get(candidate.base)
-        pace = min(paces.values()) / _WIDER if known is None else known / _NEAR
+        pace = min(paces.values(), default=0.0) / _WIDER if known is None else known / _NEAR
         if pace * macs * candidate.batch > budget:
             continue
         found = _measure(candidate, macs, channels, classes, device, lines, progress)

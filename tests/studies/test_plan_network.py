@@ -85,6 +85,14 @@ def test_narrow_layers_do_not_hide_what_wide_ones_can(device: Device) -> None:
     assert len(device.measured) <= 5
 
 
+def test_the_least_time_of_a_gpus_step_hides_nothing(device: Device) -> None:
+    found = tried()
+    device.least = 50 * max(costs(found))  # all sizes take the same
+    minutes = 1.1 * device.least * 900 / plan_network.SHARE / 60
+    best = choose(found, 1, 2, minutes=minutes, memory=2**40, device=torch.device("cuda"))
+    assert (best.candidate.base, best.candidate.patch) == (32, found[0].patch)
+
+
 def test_memory_bounds_it(device: Device) -> None:
     found = tried()
     best = choose(found, 1, 2, minutes=1e6, memory=80 * 12 * 32 * 32 * 16, device=CPU)
