@@ -150,7 +150,7 @@ def test_sizes_that_a_network_has_not_are_left_out(device: Device) -> None:
 
 @pytest.mark.parametrize(
     ("pixels", "memory", "minutes", "expected"),
-    [(1e9, 2**40, 1e6, 8), (1e6, 2**40, 1e6, 3), (1e9, 5000, 1e6, 4), (1e9, 2**40, 0.2, 2)],
+    [(1e9, 2**40, 1e6, 8), (1e6, 2**40, 1e6, 3), (1e9, 5000, 1e6, 4), (1e9, 2**40, 0.17, 2)],
 )
 def test_a_gpu_gets_the_batch_that_keeps_it_busy(
     monkeypatch: pytest.MonkeyPatch, pixels: float, memory: int, minutes: float, expected: int
