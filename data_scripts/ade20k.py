@@ -6,6 +6,9 @@ Data: B. Zhou et al., "Scene Parsing through ADE20K Dataset", CVPR 2017, https:/
 none of the 150 classes and 1 to 150 for these. Here a class is one less, 0 to 149, and what was 0 is 255, ignored.
 The full release (``ADE20K_2021_17_01``), which codes classes in colours, is another one and refused.
 
+``--training trainval`` puts both lists into the training's, for masks that the test server scores: no image is then
+left to validate on.
+
 A class is named by the first of its names in ``objectInfo150.txt``. Images keep their bytes as hard links, or copies
 where the file system has none; the few grey ones become RGB PNG. Every image is a group.
 
@@ -130,7 +133,8 @@ def write_pair(image: Path, label: Path, output: Path) -> Entry:
 
 def record(options: argparse.Namespace) -> dict[str, Any]:
     """Return the options that decide what is written; ``None`` is whatever is there."""
-    return {"script": "ade20k", "partial": None if options.allow_partial else False}
+    partial = None if options.allow_partial else False
+    return {"script": "ade20k", "training": options.training, "partial": partial}
 
 
 def prepare(folders: Sequence[Path], options: argparse.Namespace) -> str:
@@ -152,25 +156,35 @@ def prepare(folders: Sequence[Path], options: argparse.Namespace) -> str:
     clear(target, "ade20k")
     jobs = [*pairs["training"], *pairs["validation"]]
     entries = convert(jobs, lambda pair: write_pair(*pair, options.output), "reading labels")
+    held_out = [] if options.training == "trainval" else entries[found["training"] :]
     Datalist(
-        name="ade20k",
+        name="ade20k" if options.training == "train" else f"ade20k_{options.training}",
         version=1,
         modality=("photograph",),
         licence="terms of ADE20K, non-commercial research: https://ade20k.csail.mit.edu/terms",
         source="http://sceneparsing.csail.mit.edu",
         labels=dict(enumerate(names)),
         ignore_index=IGNORED,
-        training=entries[: found["training"]],
-        validation=entries[found["training"] :],
+        training=entries[: len(entries) - len(held_out)],
+        validation=held_out,
         path=target,
         preparation={**record(options), "partial": found != OFFICIAL},
     ).save()
     return counts
 
 
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    made = make_parser(__doc__, WHERE, fixed=True)
+    made.add_argument(
+        "--training", choices=("train", "trainval"), default="train", help="training list (default: %(default)s)"
+    )
+    return made
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    options = make_parser(__doc__, WHERE, fixed=True).parse_args(arguments)
+    options = parser().parse_args(arguments)
     return run(options, record(options), lambda folders: prepare(folders, options), max_bytes=MAX_BYTES)
 
 

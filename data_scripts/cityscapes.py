@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from medseg.data.datalist import Datalist, Entry
+from medseg.importers.layouts.cityscapes import CLASS_OF_ID
 from medseg.releases.pictures import Pixels, link_image, read_indices, write_png
 from medseg.releases.prepare import SourceError, check_counts, clear, convert, find_one, make_parser, run
 
@@ -35,11 +36,6 @@ WHERE = (
     f"the folders {IMAGES} and {LABELS}, or {IMAGES}_trainvaltest.zip (11 GB) and {LABELS}_trainvaltest.zip, which "
     "need a login: https://www.cityscapes-dataset.com/downloads"
 )
-CLASS_OF_ID = {
-    **{7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole", 19: "traffic light"},
-    **{20: "traffic sign", 21: "vegetation", 22: "terrain", 23: "sky", 24: "person", 25: "rider", 26: "car"},
-    **{27: "truck", 28: "bus", 31: "train", 32: "motorcycle", 33: "bicycle"},
-}
 IGNORED, HIGHEST_ID = 255, 33
 SPLITS = {"training": "train", "validation": "val"}
 OFFICIAL = {"training": 2975, "validation": 500}

@@ -3,15 +3,21 @@
 
 Data: T.-Y. Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014, https://arxiv.org/abs/1405.0312: 118,287
 images for training, 5,000 for validation, ``instances_{train,val}2017.json``. MFNet names COCO as its second data set
-but not how classes, overlaps or images were chosen; what follows is this script's choice.
+but not how classes, overlaps or images were chosen; its author's code does (https://github.com/nageshgurram12/
+generic-semantic-segmentation, dataloaders/datasets/coco.py), and is followed:
 
-Classes: of the 80 kinds of object the 20 of VOC, under VOC's names; all else is background. An object covers the pixels
-whose centres lie inside one of its polygons; of overlapping objects the smaller one counts, of two equally large ones
-the one that comes first. Crowd regions of the 20 kinds are 255, ignored, where no single object lies.
+Classes: of the 80 kinds of object the 20 of VOC, under VOC's names (the author fixes their numbers, 5, 2, 16 and so on,
+which are those of the release); all else is background. Of overlapping objects the one that comes first in the file
+counts. A crowd region is an object like any other, and nothing is ignored.
 
-Lists: of both, only images on which objects cover at least ``--min-pixels`` pixels (default 1000; 0 keeps every image),
-as is usual for VOC's classes on COCO, of which many images show none. Images keep their bytes as hard links, or copies
-where the file system has none; grey ones become RGB PNG. Every image is a group.
+Lists: of both, only images on which objects cover more than 1,000 pixels (``--min-pixels``, the least number that is
+kept; 0 keeps every image).
+
+Deviation: an object covers the pixels whose centres lie inside one of its polygons; the author's pycocotools rounds
+corners to a grid five times finer first, so that pixels on the border may differ.
+
+Images keep their bytes as hard links, or copies where the file system has none; grey ones become RGB PNG. Every image
+is a group.
 
 Example::
 
@@ -47,7 +53,7 @@ VOC_NAME = {
     **{"horse": "horse", "motorcycle": "motorbike", "person": "person", "potted plant": "pottedplant"},
     **{"sheep": "sheep", "couch": "sofa", "train": "train", "tv": "tvmonitor"},
 }
-IGNORED = 255
+IGNORED = 255  # what a training pads labels with; no pixel of the release is
 SPLITS = {"training": "train2017", "validation": "val2017"}
 OFFICIAL = {"training": 118287, "validation": 5000}
 MAX_BYTES = 64 * 2**30
@@ -58,7 +64,6 @@ class Thing:
     """One annotation: class 1 to 20, its segmentation as in the JSON file, and where it stands, for messages."""
 
     label: int
-    crowd: bool
     segmentation: Any
     where: str
 
@@ -78,18 +83,15 @@ def draw(scene: Scene) -> Pixels:
     Raises:
         SourceError: if a segmentation is neither polygons nor run lengths of the image's size.
     """
-    masks = []
+    label = np.zeros(scene.shape, np.uint8)
     for thing in scene.things:
         if isinstance(thing.segmentation, dict):
-            masks.append(decode_rle(thing.segmentation, scene.shape, thing.where))
+            mask = decode_rle(thing.segmentation, scene.shape, thing.where)
         elif isinstance(thing.segmentation, list):
-            masks.append(fill_polygons(thing.segmentation, scene.shape, thing.where))
+            mask = fill_polygons(thing.segmentation, scene.shape, thing.where)
         else:
             raise SourceError(f"{thing.where}: its segmentation is {thing.segmentation}, not polygons or run lengths")
-    areas = [int(mask.sum()) for mask in masks]
-    label = np.zeros(scene.shape, np.uint8)
-    for index in sorted(range(len(masks)), key=lambda i: (not scene.things[i].crowd, -areas[i], -i)):
-        label[masks[index]] = IGNORED if scene.things[index].crowd else scene.things[index].label
+        label[mask & (label == 0)] = thing.label
     return label
 
 
@@ -102,7 +104,7 @@ def read_json(path: Path) -> dict[str, list[dict[str, Any]]]:
     needed: dict[str, dict[str, type]] = {
         "categories": {"id": int, "name": str},
         "images": {"id": int, "file_name": str, "height": int, "width": int},
-        "annotations": {"id": int, "image_id": int, "category_id": int, "iscrowd": int, "segmentation": object},
+        "annotations": {"id": int, "image_id": int, "category_id": int, "segmentation": object},
     }
     try:
         content = json.loads(path.read_bytes())
@@ -143,8 +145,7 @@ def read_scenes(path: Path, images: Path) -> list[Scene]:
         if item["image_id"] not in known:
             raise SourceError(f"{where}: is of image {item['image_id']}, which the file does not list; unpack it again")
         if item["category_id"] in label_of:
-            label, crowd = label_of[item["category_id"]], bool(item["iscrowd"])
-            things[item["image_id"]].append(Thing(label, crowd, item["segmentation"], where))
+            things[item["image_id"]].append(Thing(label_of[item["category_id"]], item["segmentation"], where))
     scenes = []
     for item in sorted(content["images"], key=lambda item: str(item["file_name"])):
         image = images / item["file_name"]
@@ -185,7 +186,7 @@ def write_scene(scene: Scene, output: Path, min_pixels: int) -> Entry | None:
             "take both from the release again"
         )
     label = draw(scene)
-    if np.count_nonzero((label > 0) & (label != IGNORED)) < min_pixels:
+    if np.count_nonzero(label) < min_pixels:
         (output / name).unlink()
         return None
     entry: Entry = {"image": name, "label": f"labels/{scene.image.stem}.png", "group": scene.image.stem}
@@ -240,7 +241,7 @@ def prepare(folders: Sequence[Path], options: argparse.Namespace) -> str:
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     made = make_parser(__doc__, WHERE, fixed=True)
-    made.add_argument("--min-pixels", type=int, default=1000, help="leave images with less out (default: %(default)s)")
+    made.add_argument("--min-pixels", type=int, default=1001, help="leave images with less out (default: %(default)s)")
     return made
 
 

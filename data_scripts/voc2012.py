@@ -6,8 +6,10 @@ https://doi.org/10.1007/s11263-009-0275-4; 1,464 images for training, 1,449 for 
 "Semantic Contours from Inverse Detectors", ICCV 2011, https://doi.org/10.1109/ICCV.2011.6126343.
 
 ``--training`` chooses the training list: ``train`` is VOC's own; ``train_aug`` (default where SBD is given) the union
-of VOC's and both lists of SBD less VOC's validation list, 10,582 images. Labels are VOC's wherever VOC has one
-(``label_source`` of the entry is ``voc``), SBD's elsewhere (``sbd``; its masks have no void border).
+of VOC's and both lists of SBD less VOC's validation list, 10,582 images; ``trainval`` VOC's training and validation
+lists together, 2,913 images, for masks that the test server scores: no image is then left to validate on. Labels are
+VOC's wherever VOC has one (``label_source`` of the entry is ``voc``), SBD's elsewhere (``sbd``; its masks have no void
+border).
 
 Images keep their bytes as hard links, or copies where the file system has none; labels become grey PNG of indices.
 Classes: 0 background and 20 kinds of object; 255 is void and ignored. Every image is a group.
@@ -42,7 +44,7 @@ CLASSES = (
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
 VOID = 255
-OFFICIAL = {"train": 1464, "train_aug": 10582, "val": 1449}
+OFFICIAL = {"train": 1464, "train_aug": 10582, "trainval": 2913, "val": 1449}
 MAX_BYTES = 16 * 2**30
 
 
@@ -192,14 +194,16 @@ def prepare(folders: Sequence[Path], options: argparse.Namespace) -> str:
         )
     chosen = options.training or ("train" if sbd is None else "train_aug")
     scenes = find_scenes(voc, sbd if chosen == "train_aug" else None)
-    found = {chosen: len(scenes[0]), "val": len(scenes[1])}
+    if chosen == "trainval":
+        scenes = sorted([*scenes[0], *scenes[1]], key=lambda scene: scene.name), []
+    found = {chosen: len(scenes[0])} | ({} if chosen == "trainval" else {"val": len(scenes[1])})
     official = {name: OFFICIAL[name] for name in found}
     counts = check_counts(found, official, where=voc, allow_partial=options.allow_partial)
     target = options.output / "datalist.json"
     clear(target, "voc2012")
     entries = convert([*scenes[0], *scenes[1]], lambda place: write_scene(place, options.output), "reading labels")
     Datalist(
-        name="voc2012" if chosen == "train" else "voc2012_aug",
+        name={"train": "voc2012", "train_aug": "voc2012_aug"}.get(chosen, f"voc2012_{chosen}"),
         version=1,
         modality=("photograph",),
         licence="terms of Flickr for the images; see http://host.robots.ox.ac.uk/pascal/VOC/voc2012",
@@ -218,7 +222,9 @@ def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     made = make_parser(__doc__, WHERE, fixed=True)
     made.add_argument(
-        "--training", choices=("train", "train_aug"), help="training list (default: train_aug where SBD is given)"
+        "--training",
+        choices=("train", "train_aug", "trainval"),
+        help="training list (default: train_aug where SBD is given)",
     )
     return made
 

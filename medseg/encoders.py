@@ -102,6 +102,7 @@ def create_encoder(
     out_indices: Sequence[int] | None = None,
     freeze_stem: bool = False,
     freeze_batch_norm: bool = False,
+    multi_grid: Sequence[int] | None = None,
     **options: Any,
 ) -> Encoder:
     """Build an encoder, and load weights if asked.
@@ -120,6 +121,9 @@ def create_encoder(
         freeze_stem: freeze the first layers (what timm calls the stem: the first convolution, in a ResNet also its
             normalisation).
         freeze_batch_norm: freeze every batch normalisation: statistics, scale and shift.
+        multi_grid: of a ResNet, what the dilation of its last stage (2 at output stride 16, 4 at 8) is multiplied by, a
+            factor for each of its blocks (DeepLabv3, https://arxiv.org/abs/1706.05587, section 3.2.1). ``None`` leaves
+            timm's: one dilation, before which the first block has that of the stage before.
         options: further arguments of timm's constructor, such as ``drop_path_rate``.
 
     Raises:
@@ -138,6 +142,8 @@ def create_encoder(
             _load(body, name, Path(weights), options)
     if freeze_stem:
         _freeze_stem(body, name, options)
+    if multi_grid is not None:
+        _set_multi_grid(body, name, 32 // output_stride, multi_grid)
     return Encoder(name, body, freeze_batch_norm=freeze_batch_norm)
 
 
@@ -221,6 +227,20 @@ def _dilate_vgg(body: nn.Module, output_stride: int) -> None:
     info: Any = body.feature_info
     for stage in info.info:
         stage["reduction"] = min(stage["reduction"], output_stride)
+
+
+def _set_multi_grid(body: nn.Module, name: str, dilation: int, factors: Sequence[int]) -> None:
+    """Give the blocks of the last stage of a ResNet dilations of their own, in place."""
+    blocks = list(getattr(body, "layer4", nn.Sequential()).children())
+    if len(factors) != len(blocks) or min(factors, default=0) < 1:
+        raise ValueError(
+            f"multi_grid is {tuple(factors)}, but the last stage of {name} has {len(blocks)} residual blocks; give a "
+            "factor of at least 1 for each, or None"
+        )
+    for block, factor in zip(blocks, factors, strict=True):
+        for layer in block.modules():
+            if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3):
+                layer.dilation = layer.padding = (dilation * factor,) * 2
 
 
 def _whole(name: str, options: Mapping[str, Any]) -> Any:

@@ -127,6 +127,25 @@ def test_a_dilated_resnet_is_torchvisions() -> None:
         assert_same(encoder(image), expected)
 
 
+def test_multi_grid() -> None:
+    """DeepLabv3's table 3: of a stage of dilation 2 the three blocks have 2, 4 and 8; sizes and weights stay."""
+    torch.manual_seed(0)
+    plain, encoder = (create_encoder("resnet50", output_stride=16, multi_grid=grid) for grid in (None, (1, 2, 4)))
+    stage = encoder.body.layer4
+    assert [block.conv2.dilation for block in stage] == [(2, 2), (4, 4), (8, 8)]  # type: ignore[union-attr]
+    assert [block.conv2.dilation for block in plain.body.layer4] == [(1, 1), (2, 2), (2, 2)]  # type: ignore[union-attr]
+    encoder.load_state_dict(plain.state_dict())
+    image = torch.rand(2, 3, 65, 97)
+    with torch.no_grad():
+        assert [f.shape for f in encoder(image)] == [f.shape for f in plain(image)]
+    with pytest.raises(
+        ValueError, match=r"multi_grid is \(1, 2\), but the last stage of resnet50 has 3 residual blocks"
+    ):
+        create_encoder("resnet50", multi_grid=(1, 2))
+    with pytest.raises(ValueError, match="the last stage of vgg11 has 0 residual blocks"):
+        create_encoder("vgg11", multi_grid=(1,))
+
+
 @pytest.mark.parametrize("output_stride", [8, 16])
 @pytest.mark.parametrize("size", [(64, 96), (75, 61)])
 def test_a_dilated_vgg_sees_what_the_strided_one_sees(output_stride: int, size: tuple[int, int]) -> None:

@@ -36,6 +36,7 @@ from medseg.engines.parallel import parallel
 from medseg.engines.trainer import Trainer
 from medseg.errors import MedsegError
 from medseg.io.channels import paths_of
+from medseg.runs.checkpoint import load_weights
 from medseg.runs.processes import pick_device, rank, world_size
 from medseg.runs.run import Run
 from medseg.transforms.postprocess import Postprocess
@@ -99,13 +100,26 @@ def training_inferer(description: Description) -> Inferer:
     return feeding.training_inferer(description)
 
 
-def place(network: nn.Module, device: torch.device | str) -> nn.Module:
-    """Bring a network to its device, and under ``torchrun`` into all processes.
+def place(network: nn.Module, device: torch.device | str, options: Mapping[str, Any], command: Command) -> nn.Module:
+    """Bring a network to its device, and under ``torchrun`` into all processes, with the weights that it starts from.
 
     Args:
         network: as its definition gives it.
         device: this process's.
+        options: of the configuration; a run that is resumed has weights of its own.
+        command: what was typed.
+
+    Raises:
+        MedsegError: if the weights to start from are not there, or are another network's.
     """
+    wanted = Options.of(options)
+    if wanted.start_from is not None and not wanted.resume:
+        from medseg.bundle.library import weights_file
+        from medseg.bundle.record import read_weights
+
+        weights = read_weights(weights_file(folder_of(wanted.start_from, "start_from", command)))
+        load_weights(network, weights.content, origin=f"start_from {weights.path}")
+        logger.info("the network starts from %s", weights.path)
     network = network.to(pick_device(device))
     return parallel(network, device) if world_size() > 1 else network
 

@@ -157,7 +157,7 @@ data:
   command: '@command'
 split: $assembly.split(@data, @options, @command)
 description: $assembly.description(@model, @data, @network_def)
-network: $assembly.place(@network_def, @device)
+network: $assembly.place(@network_def, @device, @options, @command)
 train:
   inferer: $assembly.training_inferer(@description)
   dataset:

@@ -16,7 +16,7 @@ from medseg.errors import MedsegError
 
 __all__ = ["OptionError", "Options"]
 
-_PATHS = ("datalist", "runs_dir", "output_dir", "publish", "resume")
+_PATHS = ("datalist", "runs_dir", "output_dir", "publish", "resume", "start_from")
 _SWITCHES = ("channels_last", "compile", "hide_names", "mlflow", "slices")
 _WHOLE = {
     "batch_size": 1, "num_workers": 0, "val_interval": 1, "max_epochs": 1, "warmup": 0, "accumulation_steps": 1,
@@ -72,6 +72,8 @@ class Options:
         early_stop: validations without a better score before training ends.
         num_workers: loading processes.
         seed: of first weights, order, augmentation and dropout.
+        start_from: weights of the whole network that training starts from, a file or the folder of a run; those of an
+            encoder are then not asked for (by MONAI's own command say ``encoder_weights`` ``random``).
         resume: ``True`` for the newest unfinished run, or the folder of a run.
         runs_dir: folder of all runs.
         run_name: of a new run; by default the bundle's name and the time.
@@ -113,6 +115,7 @@ class Options:
     early_stop: int | None = None
     num_workers: int = 0
     seed: int = 0
+    start_from: str | None = None
     resume: bool | str = False
     runs_dir: str = "runs"
     run_name: str | None = None

@@ -79,7 +79,11 @@ def train(
         MedsegError: with what is wrong, before the first step.
     """
     folder = library.find(bundle)
-    parser = _parser(_asked(folder, data, overlays, overrides, begins=True), folder)
+    command = _asked(folder, data, overlays, overrides, begins=True)
+    given = command.overrides
+    if given.get("start_from") is not None and "encoder_weights" in command.plain and "encoder_weights" not in given:
+        command = replace(command, overrides={**given, "encoder_weights": "random"})  # others come in their place
+    parser = _parser(command, folder)
     for entry_point in ("initialize", "run", "finalize"):
         _evaluate(parser, entry_point)
     return Path(parser.get_parsed_content("train#trainer").run_record.folder)

@@ -23,7 +23,13 @@ from medseg.errors import MedsegError, shown
 __all__ = ["add_arguments", "run"]
 
 _PLANNED = ("network", "dimensions", "memory")
-_SPELT = {"fold": "--fold", "max_minutes": "--minutes", "output_dir": "--output", "resume": "--resume"}
+_SPELT = {
+    "fold": "--fold",
+    "max_minutes": "--minutes",
+    "output_dir": "--output",
+    "resume": "--resume",
+    "start_from": "--weights",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fold", type=_fold, metavar="N", help="fold that is left out for the test (0); all for none")
     parser.add_argument("--minutes", type=number_above_zero, metavar="M", help="time, to which the schedule is fitted")
     where = parser.add_mutually_exclusive_group()
+    parser.add_argument("--weights", metavar="RUN|FILE", help="of the whole network, to start from: a run's, or a file")
     add_output(where, "folder of the run (default: a new one in runs)")
     where.add_argument("--resume", type=Path, metavar="RUN", help="folder of the run to continue")
     add_plan(parser)
@@ -49,6 +56,7 @@ def run(options: argparse.Namespace) -> int:
         max_minutes=options.minutes,
         output_dir=_text(options.output),
         resume=_text(options.resume),
+        start_from=options.weights,
     )
     if options.resume is not None and not options.resume.is_dir():
         raise MedsegError(f"--resume {options.resume}: no such folder; give the folder of a run")

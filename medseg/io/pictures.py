@@ -22,6 +22,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 _JPEG_RATIO = 1200  # a bit for each block of 64 samples, twice, in a progressive file of one colour
 _BMP_RATIO = 128  # two bytes of run-length code stand for 255 pixels
 _MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I;16B", "I", "F")
+_PRINT = "CMYK"
 _ORIENTATION = 274
 _GREY = 0
 _BAND = 1 << 18  # pixels
@@ -32,7 +33,8 @@ def read_picture(path: Path, label: bool) -> ImageFile:
 
     A palette is indices where the file is a label and colours where it is an image. Grey values of 1, 2 and 4 bits are
     the stored numbers in a label, and spread over 0 to 255 in an image, as every viewer shows them. Alpha that is
-    opaque everywhere is left out. Of a JPEG of many pictures (MPO, from stereo and telephone cameras) the first counts.
+    opaque everywhere is left out. Colours for print (CMYK) become RGB in an image, without their profile. Of a JPEG of
+    many pictures (MPO, from stereo and telephone cameras) the first counts.
 
     Args:
         path: the file.
@@ -55,7 +57,8 @@ def read_picture(path: Path, label: bool) -> ImageFile:
             if not start.startswith(b"\x89PNG"):
                 _check_claim(path, image, start, size, lossy)
             notes = _count_pictures(path, image)
-            _check_mode(path, image.mode)
+            _check_mode(path, image.mode, label)
+            notes += ("its CMYK colours are read as RGB, without their profile",) * (image.mode == _PRINT)
             image.load()
             palette = image.mode == "P"
             orientation = image.getexif().get(_ORIENTATION, 1)  # of a PNG, known only after its pixels
@@ -104,13 +107,13 @@ def _count_pictures(path: Path, image: Image.Image) -> tuple[str, ...]:
     return (f"holds {count} pictures; the first is read",)
 
 
-def _check_mode(path: Path, mode: str) -> None:
-    if mode not in _MODES:
+def _check_mode(path: Path, mode: str, label: bool) -> None:
+    if mode not in _MODES and (label or mode != _PRINT):
         raise ImageError(f"{path}: holds colours as {mode}; convert it to grey or RGB")
 
 
 def _pixels(image: Image.Image, label: bool, bits: int) -> npt.NDArray[Any]:
-    if image.mode == "P" and not label:
+    if image.mode in ("P", _PRINT) and not label:
         return _as_array(image.convert("RGB"))
     if image.mode == "1":
         array = np.asarray(image).astype(np.uint8)

@@ -50,6 +50,10 @@ class DeepLabDecoder(nn.Module):
         act: MONAI's name of the activation, or name and arguments.
         norm: MONAI's name of the normalisation, or name and arguments; ``None`` for none.
         dropout: probability of dropping a value before the classifier.
+        inner_dropout: probability of dropping a value between the 3x3 convolutions.
+
+    Raises:
+        ValueError: if `inner_dropout` is out of range.
 
     Shape:
         low ``(B, low_channels, *S)``, context ``(B, context_channels, *S')`` to logits ``(B, out_channels, *S)``.
@@ -67,8 +71,11 @@ class DeepLabDecoder(nn.Module):
         act: Named = "relu",
         norm: Named | None = "batch",
         dropout: float = 0.0,
+        inner_dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        if not 0 <= inner_dropout < 1:
+            raise ValueError(f"inner_dropout is {inner_dropout}; it must be in [0, 1)")
         self.reduce = Convolution(
             spatial_dims,
             low_channels,
@@ -81,6 +88,7 @@ class DeepLabDecoder(nn.Module):
         )
         self.refine = nn.Sequential(
             *conv_norm_act(spatial_dims, context_channels + reduced_channels, channels, act, norm),
+            *([nn.Dropout(inner_dropout)] if inner_dropout else []),
             *conv_norm_act(spatial_dims, channels, channels, act, norm),
             nn.Dropout(dropout),
         )

@@ -49,7 +49,8 @@ class PlainHead(SceneHead):
 class LargeFOVHead(SceneHead):
     """fc6 and fc7 of DeepLab-LargeFOV: a dilated 3x3 convolution and a 1x1 convolution, each followed by dropout.
 
-    Weights start as He's, biases at zero.
+    Before them stands the 3x3 average pooling of the authors' released network (stride 1, zeros of the padding counted,
+    as Caffe does). Weights start as He's, biases at zero.
 
     Args:
         in_channels: channels of the encoder's last features.
@@ -78,6 +79,7 @@ class LargeFOVHead(SceneHead):
         super().__init__(channels)
         if dilation < 1:
             raise ValueError(f"dilation is {dilation}; it must be at least 1")
+        self.pool = nn.AvgPool2d(3, stride=1, padding=1)
         fc6 = nn.Conv2d(in_channels, channels, 3, padding=dilation, dilation=dilation, bias=norm is None)
         fc7 = nn.Conv2d(channels, channels, 1, bias=norm is None)
         for layer in (fc6, fc7):  # without normalisation torch's own start would let the features fade
@@ -89,15 +91,15 @@ class LargeFOVHead(SceneHead):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the features of fc7."""
-        features: Tensor = self.fc7(self.fc6(x))
+        features: Tensor = self.fc7(self.fc6(self.pool(x)))
         return features
 
 
 class PyramidPoolingHead(SceneHead):
     """Pyramid pooling: averages over grids of regions, enlarged and joined with the map; a 3x3 convolution; dropout.
 
-    Averages are taken by 1x1 convolution to ``in_channels // len(bins)`` channels. In training, normalising a grid of
-    1x1 takes two images or more.
+    Averages are taken by 1x1 convolution to ``in_channels // len(bins)`` channels, as in the paper, or to any other
+    number. In training, normalising a grid of 1x1 takes two images or more.
 
     Args:
         in_channels: channels of the encoder's last features.
@@ -106,6 +108,7 @@ class PyramidPoolingHead(SceneHead):
         dropout: probability of dropping a channel.
         act: MONAI's name of the activation, or name and arguments.
         norm: MONAI's name of the normalisation, or name and arguments; ``None`` for none.
+        grid_channels: channels of each grid; ``None`` for ``in_channels // len(bins)``.
 
     Raises:
         ValueError: if an option is out of range.
@@ -122,14 +125,17 @@ class PyramidPoolingHead(SceneHead):
         dropout: float = 0.1,
         act: Named = "relu",
         norm: Named | None = "batch",
+        grid_channels: int | None = None,
     ) -> None:
         super().__init__(channels)
+        if grid_channels is not None and grid_channels < 1:
+            raise ValueError(f"grid_channels is {grid_channels}; it must be at least 1")
         if not 1 <= len(bins) <= in_channels or min(bins) < 1:
             raise ValueError(
                 f"bins is {tuple(bins)}; give between one and {in_channels} grids (the channels are shared out among "
                 "them), each of at least one region"
             )
-        reduced = in_channels // len(bins)
+        reduced = in_channels // len(bins) if grid_channels is None else grid_channels
         self.branches = nn.ModuleList(
             nn.Sequential(
                 nn.AdaptiveAvgPool2d(regions),

@@ -28,8 +28,9 @@ class _Term:
 class MultiOutputLoss(nn.Module):
     """Sum ``weight * loss(outputs[output], targets[target])`` over terms.
 
-    An output whose spatial size differs from its target's is resized to it (linear interpolation of logits), as
-    auxiliary heads at lower resolution need.
+    An output whose spatial size differs from its target's is resized to it, as auxiliary heads at lower resolution
+    need: by linear interpolation of logits, the corners staying on one another, which is how networks with strided
+    encoders bring their own logits to the image (`medseg.layers.resize.resize`).
 
     Args:
         terms: mappings with ``output`` (a name) and ``loss`` (callable), and if wanted ``target`` (``"label"``),
@@ -65,7 +66,7 @@ class MultiOutputLoss(nn.Module):
             dims = prediction.ndim - 2
             size = target.shape[target.ndim - dims :]
             if term.resize and prediction.shape[2:] != size:
-                prediction = nn.functional.interpolate(prediction, size=size, mode=_MODES[dims], align_corners=False)
+                prediction = nn.functional.interpolate(prediction, size=size, mode=_MODES[dims], align_corners=True)
             value = term.loss(prediction, target)
             self.last_terms[term.name] = value.detach()
             values.append(term.weight * value)

@@ -2,7 +2,8 @@
 
 L.-C. Chen, G. Papandreou, I. Kokkinos, K. Murphy, A. L. Yuille, "Semantic Image Segmentation with Deep Convolutional
 Nets and Fully Connected CRFs", ICLR 2015, https://arxiv.org/abs/1412.7062: 20.5 M parameters for VOC's 21 classes, as
-the paper has. Deviations:
+the paper has. Before the first hidden layer (fc6) stands the 3x3 average pooling of the authors' released network,
+which the paper does not mention. Deviations:
 
 - No conditional random field after the network.
 - fc6 and fc7 start at random (He) instead of from a subsample of VGG16's hidden layers.

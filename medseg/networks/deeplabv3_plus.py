@@ -2,9 +2,13 @@
 
 L.-C. Chen et al., "Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation", ECCV 2018,
 https://arxiv.org/abs/1802.02611. The defaults are those of the comparison in N. R. Gurram, "Learning context with
-factorization techniques in semantic segmentation" (MFNet): ResNet-50 at output stride 16, plain convolutions, 40.45 M
-parameters. Deviations: the last stage of the encoder has one dilation (no multi-grid); image pooling's features are
-repeated, which interpolating one value is; no dropout unless asked for, the paper names none.
+factorization techniques in semantic segmentation" (MFNet): ResNet-50 at output stride 16, plain convolutions. It prints
+40.45 M parameters; with its 21 classes this network has 40.35 M, and what the others are it does not say. Deviations:
+
+- The last stage of the encoder has one dilation; a multi-grid, as in that comparison's code, is
+  ``multi_grid=(1, 2, 4)``.
+- Image pooling's features are repeated, which interpolating one value is.
+- No dropout unless asked for, as the text names none (the code: 0.5 and 0.1 after the decoder's two convolutions).
 """
 
 from __future__ import annotations
@@ -42,7 +46,8 @@ class DeepLabV3Plus(nn.Module):
         act: MONAI's name of the activation, or name and arguments; not of the encoder.
         norm: MONAI's name of the normalisation, or name and arguments; ``None`` for none; not of the encoder.
         dropout: probability of dropping a value before the classifier.
-        encoder_options: further arguments of `create_encoder`, such as ``freeze_batch_norm``.
+        inner_dropout: probability of dropping a value between the decoder's two 3x3 convolutions.
+        encoder_options: further arguments of `create_encoder`, such as ``freeze_batch_norm`` and ``multi_grid``.
 
     Raises:
         ValueError: if an option is out of range, or the encoder has no features at stride 4; in training, if batch
@@ -67,6 +72,7 @@ class DeepLabV3Plus(nn.Module):
         act: Named = "relu",
         norm: Named | None = "batch",
         dropout: float = 0.0,
+        inner_dropout: float = 0.0,
         **encoder_options: Any,
     ) -> None:
         super().__init__()
@@ -92,6 +98,7 @@ class DeepLabV3Plus(nn.Module):
             act=act,
             norm=norm,
             dropout=dropout,
+            inner_dropout=inner_dropout,
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -15,8 +15,11 @@ choices where the paper is silent:
 - Both weight vectors come from the high-level features after they were brought to 128 channels: a global average, one
   1x1 convolution, a sigmoid. Vectors from its own 2048 channels would alone put ResNet-101 above table 6.
 - The confidence map: a 3x3 convolution to a quarter of the channels, a 1x1 convolution to one, a sigmoid.
-- The refine block: a 3x3 convolution at stride 4, then a 1x1 convolution to the classes. Whatever is enlarged, logits
-  included, is so by bilinear interpolation.
+- The refine block: a 3x3 convolution at stride 4, then a 1x1 convolution to the classes.
+- Whatever is enlarged, logits included, is so by bilinear interpolation with corners on one another
+  (``align_corners=True``), since the encoder's padded strides put feature i on pixel ``stride * i``; so does the loss
+  with the auxiliary logits. Of an edge of 32 n + 1 pixels that is exact; of the paper's crop of 1024 the last feature
+  of stride 32 stands 31 pixels before the last pixel.
 - The auxiliary classifiers are 1x1 convolutions, one on the spatial information before it is filtered (X^SI of eq. 9),
   one on the context information (the sum that DAFM gives). The baselines have them too.
 - The baselines of tables 1 and 2 put a plain sum in the place of 2DPAM, or of both modules.
@@ -28,11 +31,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
 from medseg.encoders import create_encoder
 from medseg.layers.conv_block import Named, conv_norm_act, norm_act
 from medseg.layers.network_options import check_network_options
+from medseg.layers.resize import resize
 
 FUSIONS = ("dafm_2dpam", "dafm", "sum")
 _STRIDES = (4, 16, 32)  # of stages 1, 3 and 4 of a ResNet
@@ -41,7 +44,7 @@ _CONFIDENCE_REDUCTION = 4
 
 def _enlarge(x: Tensor, like: Tensor) -> Tensor:
     """Bring a map to the height and width of another."""
-    return interpolate(x, size=list(like.shape[2:]), mode="bilinear", align_corners=False)
+    return resize(x, list(like.shape[2:]))
 
 
 class SumFusion(nn.Module):
@@ -204,7 +207,7 @@ class DFDAM(nn.Module):
         return self.convert_low(stages[low]), self.convert_middle(stages[middle]), self.convert_high(stages[high])
 
     def attention(self, x: Tensor) -> dict[str, Tensor]:
-        """Return the weights that the modules give to an image, all in (0, 1); a plain sum gives none.
+        """Return the weights that the modules give to an image, in (0, 1), and what they weigh; a plain sum gives none.
 
         The network runs in the mode it is in: call ``eval()`` first for what evaluation uses.
 
@@ -213,13 +216,15 @@ class DFDAM(nn.Module):
 
         Returns:
             ``dafm_3_high`` and ``dafm_3_low``, ``(B, C)``: channel weights of stage 4 and of stage 3 in their fusion at
-            the size of stage 3 (fig. 7). ``confidence``, ``(B, 1, h, w)`` at stride 4: 2DPAM's map (fig. 8).
+            the size of stage 3 (fig. 7). ``confidence``, ``(B, 1, h, w)`` at stride 4: 2DPAM's map (fig. 8). Beside the
+            weights ``dafm_3_maps``, ``(B, C, h, w)`` at stride 16, features and not bounded: the maps of stage 3 that
+            ``dafm_3_low`` weighs, of which fig. 8 shows three.
         """
         spatial, middle, high = self.features(x)
         maps: dict[str, Tensor] = {}
         if isinstance(self.context_fusion, DualAttentionFusion):
             of_high, of_low = self.context_fusion.weights(high)
-            maps |= {"dafm_3_high": of_high.flatten(1), "dafm_3_low": of_low.flatten(1)}
+            maps |= {"dafm_3_high": of_high.flatten(1), "dafm_3_low": of_low.flatten(1), "dafm_3_maps": middle}
         if isinstance(self.spatial_fusion, PositionAttention):
             context = _enlarge(self.context_fusion(middle, high), spatial)
             maps["confidence"] = self.spatial_fusion.confidence(spatial, context)

@@ -11,6 +11,8 @@ there would be 35.96 M. Deviations:
 - The encoder has the stem of a plain ResNet and one dilation a stage; the authors' has three 3x3 convolutions in the
   stem and a multi-grid.
 - The moving average of the bases weighs every image of all processes alike.
+- In that comparison's code convolutions have the encoder's rate, norms and biases ten times that without weight decay;
+  the bundle mfnet_voc gives ten times the encoder's to all but the encoder.
 """
 
 from pathlib import Path

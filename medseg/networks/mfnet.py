@@ -5,14 +5,23 @@ https://github.com/nageshgurram12/generic-semantic-segmentation/tree/mfnet. From
 X_in = conv1(X), X' = Y Z, and the decoder of DeepLabv3+ gets conv2(relu(X') + X_in). The loss is
 cross-entropy + 0.1 MSE(X_in, X'). In the first 10 epochs the decoder gets conv2(X) and the loss is cross-entropy alone;
 `medseg.engines.warm_up` turns the factorisation on. The text names neither conv1 nor conv2 nor the widths: they are
-what gives its 29.73 M parameters (here 29.74 M). Deviations:
+what gives its 29.73 M parameters (here 29.74 M). conv2 is followed by batch normalisation and a ReLU, as in the
+author's code. Deviations from the text:
 
 - Y and Z start uniformly within 1 / sqrt(number of values), as in the author's code, so that X' starts near zero; from
   a standard normal (section 3) it would start with a standard deviation of 8.
 - Z has 33x33 columns, those of a 513x513 image at output stride 16. For other sizes it is resized bilinearly.
 - `recon`, what training returns beside `pred`, is the difference X_in - X', whose target is zero: so one tensor says
   it all. `medseg.losses.reconstruction.ReconstructionLoss` takes its mean square.
-- In the author's code the network was never told its epoch; here the text is followed.
+
+Where the author's code departs from the text, the text is followed; the options in brackets, which the overlay
+`as_published` of the bundle mfnet_voc sets, are the code's:
+
+- The loss knew the epoch, the network did not: X' never reached the decoder, which got conv2(X) to the end, while the
+  reconstruction error counted from the 11th epoch on (``low_rank_path=False``).
+- The last stage of the encoder has a multi-grid of dilations, 1, 2 and 4 times its own (``multi_grid=(1, 2, 4)``).
+- The decoder drops half of the values after its first convolution and a tenth after its second
+  (``inner_dropout=0.5, dropout=0.1``).
 """
 
 from collections.abc import Sequence
@@ -80,12 +89,15 @@ class MFNet(nn.Module):
         act: MONAI's name of the activation, or name and arguments; not of the encoder.
         norm: MONAI's name of the normalisation, or name and arguments; ``None`` for none; not of the encoder.
         dropout: probability of dropping a value before the classifier.
-        encoder_options: further arguments of `create_encoder`, such as ``freeze_batch_norm``.
+        inner_dropout: probability of dropping a value between the decoder's two 3x3 convolutions.
+        low_rank_path: whether X' reaches the decoder; else it is learned beside it, by the reconstruction error alone.
+        encoder_options: further arguments of `create_encoder`, such as ``freeze_batch_norm`` and ``multi_grid``.
 
     Attributes:
-        factorise: a boolean buffer: whether the decoder gets conv2(relu(X') + X_in), as at the start, or conv2(X). It
-            is saved with the weights. In place of a branch it selects, so that every parameter takes part in every
-            backward pass, with a gradient of zero if it does not count.
+        factorise: a boolean buffer: whether the factorisation counts, as at the start: the decoder gets
+            conv2(relu(X') + X_in), and `recon` is a difference; else it gets conv2(X), and `recon` is zero. It is saved
+            with the weights. In place of a branch it selects, so that every parameter takes part in every backward
+            pass, with a gradient of zero if it does not count.
 
     Raises:
         ValueError: if an option is out of range, or the encoder has no features at stride 4.
@@ -113,6 +125,8 @@ class MFNet(nn.Module):
         act: Named = "relu",
         norm: Named | None = "batch",
         dropout: float = 0.0,
+        inner_dropout: float = 0.0,
+        low_rank_path: bool = True,
         **encoder_options: Any,
     ) -> None:
         super().__init__()
@@ -132,7 +146,7 @@ class MFNet(nn.Module):
         self.factorisation = Factorisation(deepest, factors, factor_size)
         self.act = activation(act, overwrite=False)
         self.conv2 = Convolution(
-            2, deepest, channels, kernel_size=1, adn_ordering="N", act=None, norm=norm, bias=norm is None
+            2, deepest, channels, kernel_size=1, adn_ordering="NA", act=act, norm=norm, bias=norm is None
         )
         self.decoder = DeepLabDecoder(
             2,
@@ -144,7 +158,9 @@ class MFNet(nn.Module):
             act=act,
             norm=norm,
             dropout=dropout,
+            inner_dropout=inner_dropout,
         )
+        self.low_rank_path = low_rank_path
         self.register_buffer("factorise", torch.tensor(True))
 
     def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
@@ -152,7 +168,8 @@ class MFNet(nn.Module):
         features = self.encoder(x)
         context = features[-1]
         x_in, low_rank = self.factorisation(context)
-        context = torch.where(self.factorise, self.act(low_rank) + x_in, context)
+        if self.low_rank_path:
+            context = torch.where(self.factorise, self.act(low_rank) + x_in, context)
         pred = resize(self.decoder(features[self.low], self.conv2(context)), list(x.shape[2:]))
         if not self.training:
             return pred

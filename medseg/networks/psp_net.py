@@ -7,7 +7,10 @@ Deviations:
   it; the paper has ResNet-50 and deeper ones with another first layer, and the loss.
 - Between the joined maps and the classifier stands a 3x3 convolution to 512 channels with dropout of 0.1, which the
   paper does not mention; it is in what its authors released.
-- Of the paper's variants only the best is here: average pooling, with fewer channels of each grid (table 1).
+- Of the paper's variants only the best is here: average pooling, with fewer channels of each grid (table 1): those of
+  the encoder's last features shared out among the grids. CSAILVision/semantic-segmentation-pytorch, which that
+  comparison seems to have used (see `multi_scale`), has 512 for each: ``grid_channels=512``. Its first layers, three
+  3x3 convolutions in place of one 7x7, are not here: no weights of a ResNet-34 with them are published by timm.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ class PSPNet(SceneBase):
             normalisation training takes two images at a time or more.
         dropout: probability of dropping a channel before the classifier.
         freeze_batch_norm: freeze every batch normalisation of the encoder.
+        grid_channels: channels of each grid; ``None`` for those of the encoder's last features shared out among them.
 
     Raises:
         ValueError: if an option is out of range, or the encoder cannot have output stride 8.
@@ -60,10 +64,11 @@ class PSPNet(SceneBase):
         norm: Named | None = "batch",
         dropout: float = 0.1,
         freeze_batch_norm: bool = False,
+        grid_channels: int | None = None,
     ) -> None:
         check_scene_options("PSPNet", spatial_dims, in_channels, out_channels, act=act, norm=norm, dropout=dropout)
         body = create_encoder(
             encoder, in_channels, output_stride=OUTPUT_STRIDE, weights=weights, freeze_batch_norm=freeze_batch_norm
         )
-        head = PyramidPoolingHead(body.channels[-1], channels, bins, dropout, act, norm)
+        head = PyramidPoolingHead(body.channels[-1], channels, bins, dropout, act, norm, grid_channels)
         super().__init__(body, head, out_channels)

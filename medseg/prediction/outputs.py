@@ -32,6 +32,7 @@ OUTPUTS = {
     "probabilities": Output("probabilities.Probabilities", "the probability of every class: 4D NIfTI, TIFF of pages"),
     "uncertainty": Output("uncertainty.Uncertainty", "a map of the entropy, and a number a case in uncertainty.csv"),
     "geojson": Output("geojson.Geojson", "outlines of pictures for QuPath"),
+    "test-server": Output("server_masks.ServerMasks", "masks as the test servers of VOC, Cityscapes, ADE20K take them"),
     "measurements": Output(
         "measurements.Measurements", "volume, area, mean and longest diameter by class and part: measurements.csv"
     ),

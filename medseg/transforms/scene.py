@@ -1,4 +1,4 @@
-"""Training transforms of the papers on natural images: random scale, random crop with padding, random mirror.
+"""Training transforms of the papers on natural images: random scale, crop with padding, mirror, blur.
 
 They give plain tensors, 2D or 3D, and keep 8-bit images 8-bit, which PyTorch resizes in a quarter of the time that
 float32 takes. MONAI's counterparts make a ``MetaTensor`` of each result (0.7 ms for the flip of a 500 x 375 sample that
@@ -20,6 +20,8 @@ from torch.nn.functional import interpolate
 from medseg.errors import MedsegError
 from medseg.transforms.reseeded import Reseeded
 from medseg.transforms.resize import resize_images
+
+_NARROWEST = 0.1  # pixels; a Gaussian as narrow leaves 8-bit values as they are
 
 
 class SceneTransform(Reseeded, MapTransform):
@@ -60,9 +62,11 @@ class RandRescaled(SceneTransform):
         scales: factors to choose from.
         scale_range: least and largest factor, in place of ``scales``.
         label_keys: which of them are labels.
+        least: edges in pixels, one an axis, below which no sample is scaled: a smaller factor is raised to fit.
 
     Raises:
-        ValueError: unless one of ``scales`` and ``scale_range`` is given, with factors above 0.
+        ValueError: unless one of ``scales`` and ``scale_range`` is given, with factors above 0; if ``least`` is out of
+            range or has not an edge for each axis.
 
     Shape:
         ``(C, *S)`` to ``(C, *S')``, type kept.
@@ -74,8 +78,11 @@ class RandRescaled(SceneTransform):
         scales: Sequence[float] | None = None,
         scale_range: Sequence[float] | None = None,
         label_keys: Sequence[Hashable] = ("label",),
+        least: Sequence[int] | None = None,
     ) -> None:
         super().__init__(keys, label_keys)
+        if least is not None and (not least or min(least) < 1):
+            raise MedsegError(f"least is {list(least)}; give an edge of at least 1 pixel for each axis")
         if (scales is None) == (scale_range is None):
             raise MedsegError(f"scales is {scales} and scale_range is {scale_range}; give one of them")
         factors = scales if scales is not None else scale_range
@@ -85,6 +92,7 @@ class RandRescaled(SceneTransform):
             raise MedsegError(f"scale_range is {list(scale_range)}; give the least and the largest factor")
         self.factors = tuple(factors)
         self.between = scales is None
+        self.least = None if least is None else tuple(least)
         self._scale = 1.0
 
     def randomize(self, data: Any = None) -> None:
@@ -100,9 +108,17 @@ class RandRescaled(SceneTransform):
         self.randomize()
         scaled = dict(data)
         for key, tensor in tensors.items():
-            size = [max(1, round(edge * self._scale)) for edge in tensor.shape[1:]]
+            size = [max(1, round(edge * self._factor(tensor))) for edge in tensor.shape[1:]]
             scaled[key] = _resize_label(tensor, size) if key in self.label_keys else _resize_image(tensor, size)
         return scaled
+
+    def _factor(self, tensor: Tensor) -> float:
+        if self.least is None:
+            return self._scale
+        edges = tensor.shape[1:]
+        if len(edges) != len(self.least):
+            raise MedsegError(f"least is {list(self.least)}, but the sample has the size {list(edges)}")
+        return max(self._scale, *(lowest / edge for lowest, edge in zip(self.least, edges, strict=True)))
 
 
 def _resize_image(image: Tensor, size: Sequence[int]) -> Tensor:
@@ -250,3 +266,50 @@ class RandMirrord(SceneTransform):
                 raise MedsegError(f"axis is {self.axis}, but {key} has {spatial} spatial dimensions")
             mirrored[key] = tensor.flip(self.axis % spatial + 1) if self._mirror else tensor
         return mirrored
+
+
+class RandBlurd(Reseeded, MapTransform):
+    """Blur images at random by a Gaussian of a random width.
+
+    Args:
+        keys: of images.
+        sigma: least and largest standard deviation in pixels.
+        prob: of being blurred.
+
+    Raises:
+        ValueError: if an option is out of range.
+
+    Shape:
+        ``(C, H, W)``, and type, kept.
+    """
+
+    def __init__(
+        self, keys: Sequence[Hashable] | Hashable, sigma: Sequence[float] = (0.0, 1.0), prob: float = 0.5
+    ) -> None:
+        MapTransform.__init__(self, keys)
+        if not 0 <= prob <= 1:
+            raise MedsegError(f"prob is {prob}; it must be in [0, 1]")
+        if len(sigma) != 2 or not 0 <= sigma[0] <= sigma[1]:
+            raise MedsegError(f"sigma is {list(sigma)}; give the least and the largest width, at least 0")
+        self.sigma = tuple(sigma)
+        self.prob = prob
+        self._width = 0.0
+
+    def randomize(self, data: Any = None) -> None:
+        """Draw the width, 0 for none."""
+        drawn = float(self.R.uniform(self.sigma[0], self.sigma[1]))
+        self._width = drawn if self.R.rand() < self.prob else 0.0
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Blur a sample."""
+        self.randomize()
+        blurred = dict(data)
+        if self._width <= _NARROWEST:
+            return blurred
+        from torchvision.transforms.v2.functional import gaussian_blur_image
+
+        edge = 2 * max(1, round(3 * self._width)) + 1
+        for key in self.key_iterator(blurred):
+            image = torch.as_tensor(blurred[key])
+            blurred[key] = gaussian_blur_image(image, [edge, edge], [self._width, self._width])
+        return blurred

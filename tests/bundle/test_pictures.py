@@ -13,6 +13,7 @@ from bundle.test_feeding import description
 from PIL import Image
 from torch import Tensor, nn
 
+from medseg.bundle import feeding
 from medseg.bundle.samples import scored_samples
 from medseg.engines.evaluator import Evaluator
 
@@ -99,3 +100,26 @@ def test_a_real_stained_tissue(real_data: Path, tmp_path: Path) -> None:
     case, fed = shown(entry, native=True, polarity="bright", colour="rgb", intensity={"scheme": "image"})
     np.testing.assert_array_equal(case["image"], pixels.transpose(2, 0, 1))
     assert np.corrcoef(fed.numpy().ravel(), case["image"].ravel())[0, 1] < -0.99  # the network's is the negative
+
+
+def test_a_model_of_photographs_takes_every_kind_of_picture(tmp_path: Path) -> None:
+    """Grey, for print, half-transparent, of a palette, or stored turned: three channels, upright."""
+    colours = np.zeros((12, 16, 3), np.uint8)
+    colours[:, 8:] = (200, 100, 50)
+    picture = Image.fromarray(colours)
+    exif = Image.Exif()
+    exif[0x112] = 6  # stored with its top to the right
+    half = picture.copy()
+    half.putalpha(128)
+    picture.convert("L").save(tmp_path / "grey.png")
+    picture.convert("CMYK").save(tmp_path / "print.jpg", quality=100)
+    half.save(tmp_path / "half.png")
+    picture.convert("P", palette=Image.Palette.ADAPTIVE).save(tmp_path / "palette.png")
+    Image.fromarray(np.rot90(colours)).save(tmp_path / "turned.jpg", quality=100, exif=exif)
+    feed = feeding.prediction(description(2, colour="rgb", intensity={"scheme": "imagenet"}))
+    for path in sorted(tmp_path.iterdir()):
+        image = feed({"image": str(path)})["image"]
+        assert (tuple(image.shape), image.dtype) == ((3, 12, 16), torch.uint8), path.name
+        expected = np.full(3, 0.299 * 200 + 0.587 * 100 + 0.114 * 50) if path.name == "grey.png" else (200, 100, 50)
+        assert np.abs(image[:, 6, 12].numpy().astype(float) - expected).max() <= 8, path.name
+        assert image[:, 6, 3].max() <= 8, path.name

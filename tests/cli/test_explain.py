@@ -32,7 +32,7 @@ def test_explain(weights, tmp_path, capsys):
     out = tmp_path / "out"
     arguments = ["explain", str(weights), "--image", str(tmp_path / "x.png"), "--output", str(out)]
     assert main([*arguments, "--roi", "33"]) == 0
-    assert capsys.readouterr().out == f"{out}/x.png: dafm_3_high, dafm_3_low, confidence\n"
+    assert capsys.readouterr().out == f"{out}/x.png: dafm_3_high, dafm_3_low, dafm_3_maps, confidence\n"
     assert main(arguments) == 0
     assert capsys.readouterr().out == "1 skipped: their files are there (--overwrite does them again)\n"
     (tmp_path / "y.png").write_bytes(b"no picture")

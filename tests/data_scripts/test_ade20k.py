@@ -68,6 +68,14 @@ def test_classes_and_lists(script, release, tmp_path, capsys):
     assert check_datalist(datalist, in_channels=3, num_classes=150, roi_size=SIZE).errors == []
 
 
+def test_training_and_validation_together(script, release, tmp_path, capsys):
+    assert run(script, release, tmp_path / "out", "--training", "trainval") == 0
+    datalist = Datalist.load(tmp_path / "out/datalist.json")
+    assert [len(datalist.training), datalist.validation, datalist.name] == [5, [], "ade20k_trainval"]
+    assert run(script, release, tmp_path / "out") == 1
+    assert "choose another output folder or overwrite" in capsys.readouterr().err
+
+
 def test_grey_images_get_three_channels(script, release, tmp_path):
     path = release / "images/training/ADE_train_00000001.jpg"
     Image.open(path).convert("L").save(path)
@@ -84,7 +92,8 @@ def test_official_counts(script, release, tmp_path, capsys, monkeypatch):
     assert f"{release}: has 3 of 20210 training and 2 of 2000 validation images; complete" in capsys.readouterr().err
     monkeypatch.setattr(script, "OFFICIAL", {"training": 3, "validation": 2})
     assert script.main(arguments) == 0
-    assert Datalist.load(tmp_path / "out/datalist.json").preparation == {"script": "ade20k", "partial": False}
+    prepared = {"script": "ade20k", "training": "train", "partial": False}
+    assert Datalist.load(tmp_path / "out/datalist.json").preparation == prepared
     assert script.main(["--source", "/nowhere", "--output", str(tmp_path / "out")]) == 0
     assert "complete already" in capsys.readouterr().out
     shutil.rmtree(release / "images/training")

@@ -130,8 +130,20 @@ def test_union_with_sbd(script, voc, tmp_path, capsys):
     assert len(Datalist.load(tmp_path / "own/datalist.json").training) == 4
 
 
+def test_training_and_validation_together(script, voc, tmp_path, capsys):
+    """What the test server's masks are trained on: nothing is left to validate on, and no image is lost."""
+    make_sbd(tmp_path / "sbd")
+    assert run(script, [voc.parent, tmp_path / "sbd"], tmp_path / "out", "--training", "trainval") == 0
+    assert "7 of 2913 trainval images" in capsys.readouterr().out
+    datalist = Datalist.load(tmp_path / "out/datalist.json")
+    names = [*(f"2007_00000{n}" for n in range(4)), *(f"2008_00000{n}" for n in range(3))]
+    assert [entry["group"] for entry in datalist.training] == names
+    assert [datalist.validation, datalist.name] == [[], "voc2012_trainval"]
+    assert {entry["label_source"] for entry in datalist.training} == {"voc"}
+
+
 def test_official_counts(script, voc, tmp_path, capsys, monkeypatch):
-    assert script.OFFICIAL == {"train": 1464, "train_aug": 10582, "val": 1449}
+    assert script.OFFICIAL == {"train": 1464, "train_aug": 10582, "trainval": 1464 + 1449, "val": 1449}
     arguments = ["--source", str(voc), "--output", str(tmp_path / "out")]
     assert script.main(arguments) == 1
     said = capsys.readouterr().err

@@ -138,3 +138,14 @@ def test_other_errors(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", np.ones((4, 4), np.complex64))
     with pytest.raises(ImageError, match="type complex64"):
         read_image(tmp_path / "a.tif")
+
+
+def test_colours_for_print_are_read_as_rgb(tmp_path):
+    red = Image.new("CMYK", (9, 6), (0, 255, 255, 0))  # no cyan, all magenta and yellow, no black
+    red.save(tmp_path / "print.jpg", quality=100)
+    image = read_image(tmp_path / "print.jpg")
+    assert (image.shape, image.channels, image.lossy) == ((6, 9), 3, True)
+    assert np.abs(image.array.astype(int) - (255, 0, 0)).max() <= 2
+    assert image.notes == ("its CMYK colours are read as RGB, without their profile",)
+    with pytest.raises(ImageError, match="holds colours as CMYK; convert it to grey or RGB"):
+        read_image(tmp_path / "print.jpg", label=True)

@@ -74,7 +74,7 @@ def test_a_smaller_output_is_resized(low: tuple[int, ...], full: tuple[int, ...]
     label = torch.randint(0, 3, (2, 1, *full))
     loss = MultiOutputLoss([{"output": "aux", "loss": FocalIoULoss()}])
     value = loss({"aux": logits}, label)
-    resized = nn.functional.interpolate(logits, size=full, mode=mode, align_corners=False)
+    resized = nn.functional.interpolate(logits, size=full, mode=mode, align_corners=True)
     torch.testing.assert_close(value, FocalIoULoss()(resized, label))
     value.backward()
     assert logits.grad is not None
@@ -86,7 +86,7 @@ def test_a_label_without_channel_is_not_taken_for_another_size() -> None:
     loss = MultiOutputLoss([{"output": "pred", "loss": FocalIoULoss()}])
     torch.testing.assert_close(loss(logits, label), FocalIoULoss()(logits, label))
     small = torch.randn(2, 3, 3, 4)
-    resized = nn.functional.interpolate(small, size=(6, 7), mode="bilinear", align_corners=False)
+    resized = nn.functional.interpolate(small, size=(6, 7), mode="bilinear", align_corners=True)
     torch.testing.assert_close(loss(small, label), FocalIoULoss()(resized, label))
 
 

@@ -80,6 +80,8 @@ def test_equals_the_definition(dilation: int) -> None:
     image = torch.rand(2, 3, *SIZE)
     with torch.no_grad():
         x = network.encoder(image)[-1]
+        nine = torch.ones(x.shape[1], 1, 3, 3) / 9  # the released network's pooling, which counts the padding's zeros
+        x = conv2d(x, nine, padding=1, groups=x.shape[1])
         x = conv2d(x, weights["head.fc6.0.weight"], weights["head.fc6.0.bias"], padding=dilation, dilation=dilation)
         x = conv2d(x.clamp(min=0), weights["head.fc7.0.weight"], weights["head.fc7.0.bias"]).clamp(min=0)
         x = conv2d(x, weights["classifier.weight"], weights["classifier.bias"])
@@ -102,7 +104,7 @@ def test_reach_of_fc6() -> None:
 def test_features_do_not_fade_at_the_start() -> None:
     torch.manual_seed(3)
     head = DeepLabLargeFOV(2, 3, 2, encoder="test_resnet", channels=256, dilation=1).eval().head
-    features = head(torch.randn(1, head.fc6[0].in_channels, 16, 16).relu())
+    features = head.fc7(head.fc6(torch.randn(1, head.fc6[0].in_channels, 16, 16).relu()))
     assert 0.3 < features.square().mean() < 3  # the input's is 0.5
 
 

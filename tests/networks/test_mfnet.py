@@ -196,6 +196,8 @@ def test_two_processes_warm_up_as_one(tmp_path: Path) -> None:
         ({"factor_size": (33, 0)}, r"factor_size is \(33, 0\)"),
         ({"norm": "bathc"}, "norm is 'bathc'; choose one of"),
         ({"dropout": 1.0}, r"dropout is 1\.0"),
+        ({"inner_dropout": -0.5}, r"inner_dropout is -0\.5; it must be in \[0, 1\)"),
+        ({"multi_grid": (1, 2)}, r"multi_grid is \(1, 2\), but the last stage of test_resnet has \d residual blocks"),
         ({"output_stride": 4}, "output_stride is 4"),
     ],
 )

@@ -99,6 +99,14 @@ def test_the_head_equals_its_definition(norm: str | None, bins: tuple[int, ...])
     assert expected.std() > 0
 
 
+def test_channels_of_the_grids() -> None:
+    head = PyramidPoolingHead(12, 7, grid_channels=5)
+    assert [branch[1].out_channels for branch in head.branches] == [5] * 4
+    assert head(torch.randn(2, 12, 9, 13)).shape == (2, 7, 9, 13)
+    with pytest.raises(ValueError, match="grid_channels is 0; it must be at least 1"):
+        PyramidPoolingHead(12, grid_channels=0)
+
+
 def test_equals_the_definition() -> None:
     torch.manual_seed(2)
     network = PSPNet(2, 3, 4, **TINY).eval()  # type: ignore[arg-type]

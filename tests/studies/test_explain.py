@@ -40,7 +40,7 @@ from medseg.studies.explainable import (
 from medseg.transforms.normalise import ImageNormalisation
 from medseg.transforms.resize import resize_images
 
-MAPS = ["dafm_3_high", "dafm_3_low", "confidence"]
+MAPS = ["dafm_3_high", "dafm_3_low", "dafm_3_maps", "confidence"]
 
 
 class Watcher(nn.Module):

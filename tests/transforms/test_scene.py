@@ -9,6 +9,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from medseg.engines.loading import SegmentationDataset
@@ -16,7 +17,7 @@ from medseg.inferers.sliding_window import SlidingWindow
 from medseg.io.load import LoadImagesd
 from medseg.losses.cross_entropy import CrossEntropyLoss
 from medseg.metrics.confusion_matrix import ConfusionMatrix
-from medseg.transforms.scene import RandMirrord, RandPadCropd, RandRescaled
+from medseg.transforms.scene import RandBlurd, RandMirrord, RandPadCropd, RandRescaled
 
 KEYS = ["image", "label"]
 IGNORE = 255
@@ -85,6 +86,18 @@ def test_scales_are_drawn_from_the_list_or_the_range() -> None:
     assert len(set(between)) > 15
 
 
+@pytest.mark.parametrize(("size", "least", "scaled"), [
+    ((40, 60), (30, 30), (30, 45)),  # 0.5 would leave 20 rows
+    ((40, 60), (50, 50), (50, 75)),  # enlarged, though the factor is 0.5
+    ((80, 90), (30, 30), (40, 45)),
+])  # fmt: skip
+def test_no_sample_is_scaled_below_the_least_edges(
+    size: tuple[int, int], least: tuple[int, int], scaled: tuple[int, int]
+) -> None:
+    found = RandRescaled(KEYS, scale_range=(0.5, 0.5), least=least)(random_pixels(*size))
+    assert [tuple(found[key].shape[1:]) for key in KEYS] == [scaled, scaled]
+
+
 def test_a_tiny_image_keeps_a_pixel() -> None:
     assert RandRescaled(KEYS, scales=[0.1])(random_pixels(3, 20))["label"].shape == (1, 1, 2)
 
@@ -98,6 +111,7 @@ def test_a_tiny_image_keeps_a_pixel() -> None:
         ({"scales": [1.0, 0.0]}, "give factors above 0"),
         ({"scale_range": (2.0, 1.0)}, r"scale_range is \[2.0, 1.0\]; give the least and the largest"),
         ({"scale_range": (1.0, 2.0, 3.0)}, "give the least and the largest"),
+        ({"scales": [1.0], "least": (0, 3)}, r"least is \[0, 3\]; give an edge of at least 1 pixel for each axis"),
     ],
 )
 def test_bad_scales(options: dict[str, Any], message: str) -> None:
@@ -280,3 +294,30 @@ def test_symmetric_padding_is_that_of_the_sliding_window() -> None:
     assert (cropped["label"] == IGNORE).sum() == 10 * 9 - 5 * 8
     with pytest.raises(ValueError, match="method is 'centre'; choose 'end' or 'symmetric'"):
         RandPadCropd(KEYS, [4, 4], method="centre")
+
+
+# ---------------------------------------------------------------------------------------------- blur
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.float32])
+def test_blur_is_a_gaussian_of_the_image_alone(kind: torch.dtype) -> None:
+    sample = random_pixels(21, 26)
+    found = RandBlurd("image", sigma=(0.8, 0.8), prob=1.0)({**sample, "image": sample["image"].to(kind)})
+    assert torch.equal(found["label"], sample["label"])
+    assert found["image"].dtype == kind
+    expected = gaussian_filter(sample["image"].double().numpy(), (0, 0.8, 0.8), mode="mirror", radius=(0, 2, 2))
+    assert np.abs(found["image"].double().numpy() - expected).max() <= (0.501 if kind == torch.uint8 else 1e-3)
+
+
+def test_blur_is_drawn() -> None:
+    sample, transform = random_pixels(9, 9), RandBlurd("image")
+    transform.set_random_state(0)
+    drawn = [transform(sample)["image"] for _ in range(40)]
+    same = sum(torch.equal(image, sample["image"]) for image in drawn)
+    assert 12 <= same <= 30, "half of them, and those that are too narrow to tell"
+    assert len({image.float().std().item() for image in drawn}) > 8
+    for options, message in (({"prob": 2.0}, "prob is 2.0"), ({"sigma": (1.0, 0.5)}, r"sigma is \[1.0, 0.5\]; give")):
+        with pytest.raises(ValueError, match=message):
+            RandBlurd("image", **options)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"least is \[3\], but the sample has the size \[9, 9\]"):
+        RandRescaled(KEYS, scales=[1.0], least=[3])(sample)

@@ -13,27 +13,17 @@ from medseg.errors import shown
 from medseg.importers.folder import Folder
 from medseg.importers.layout import Case, Found, ImportingError, Layout, Options
 
-__all__ = ["Cityscapes"]
+__all__ = ["CLASS_OF_ID", "Cityscapes"]
 
 _IMAGE = "_leftImg8bit.png"
 _LABELS = ("_labelTrainIds.png", "_labelIds.png")
 _SPLITS = {"train": "training", "val": "validation", "test": "test"}
-_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-_NAMES = (
-    *(
-        "road",
-        "sidewalk",
-        "building",
-        "wall",
-        "fence",
-        "pole",
-        "traffic light",
-        "traffic sign",
-        "vegetation",
-        "terrain",
-    ),
-    *("sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"),
-)
+CLASS_OF_ID = {
+    **{7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole", 19: "traffic light"},
+    **{20: "traffic sign", 21: "vegetation", 22: "terrain", 23: "sky", 24: "person", 25: "rider", 26: "car"},
+    **{27: "truck", 28: "bus", 31: "train", 32: "motorcycle", 33: "bicycle"},
+}
+"""The benchmark's classes, in their order, by the ids that labels hold."""
 _LAST_ID = 33
 _VOID = 255
 
@@ -80,10 +70,11 @@ class Cityscapes(Layout):
 
 def _official(found: Found, end: str) -> None:
     """Take the benchmark's classes; a label with other ids is then refused by its value."""
-    found.labels = dict(enumerate(_NAMES))
+    found.labels = dict(enumerate(CLASS_OF_ID.values()))
     found.ignore = _VOID
     if end != _LABELS[0]:
-        found.values = {stored: _IDS.index(stored) if stored in _IDS else _VOID for stored in range(_LAST_ID + 1)}
+        class_of = {stored: index for index, stored in enumerate(CLASS_OF_ID)}
+        found.values = {stored: class_of.get(stored, _VOID) for stored in range(_LAST_ID + 1)}
     found.notes.append("classes are the 19 of Cityscapes; name others with --values or --classes")
 
 
