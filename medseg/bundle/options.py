@@ -26,7 +26,11 @@ _WHOLE = {
 
 
 _NUMBERS = ("max_minutes", "learning_rate", "clip_grad_norm", "ema_decay", "schedule_power")
-_CHOICES = {"scored": ("test", "validation", "training"), "augment_on": ("loader", "device", "auto")}
+_CHOICES = {
+    "scored": ("test", "validation", "training"),
+    "augment_on": ("loader", "device", "auto"),
+    "schedule": ("constant", "poly", "cosine", "steps"),
+}
 
 
 class OptionError(MedsegError):
@@ -150,6 +154,11 @@ class Options:
                 near = difflib.get_close_matches(name, known, 1)
                 raise OptionError(f"there is no option {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
             _check(name, value)
+        if values.get("schedule") == "steps" and not values.get("schedule_steps"):
+            raise OptionError(
+                "schedule is 'steps', but schedule_steps names none; give the shares of the schedule at which the rate "
+                "falls to a tenth, such as schedule_steps=[0.5,0.75]"
+            )
         return cls(**{name: _read(name, value) for name, value in values.items()})
 
     def only(self, *names: str) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class Printed:
 
 def compared(table: str, bundle: str) -> list[Printed]:
     """Tables 1 and 2 of LFA U-Net: six networks, each at the widths of the U-Net."""
-    names = [
+    names: list[tuple[Any, ...]] = [
         ("U-net", ("unet",), "UNet", {}, "U-Net"),
         ("Attention U-Net", ("attention_unet",), "AttentionUNet", {}, "Attention U-Net"),
         ("RU-Net (time-step=2)", ("r2unet",), "R2UNet", {"time_steps": 2}, "R2U-Net (t = 2)"),

@@ -139,7 +139,7 @@ def test_without_warm_up_the_first_epoch_factorises(entries: Entries, tmp_path: 
 def test_a_warm_up_of_the_whole_schedule_never_ends(entries: Entries, tmp_path: Path) -> None:
     trainer = build(entries, tmp_path / "run", max_epochs=2, warm_up=1.0)
     trainer.run()
-    assert not bool(trainer.network.factorise)  # type: ignore[arg-type]
+    assert not bool(trainer.network.factorise)
 
 
 def test_the_clock_ends_the_warm_up_too(entries: Entries, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
