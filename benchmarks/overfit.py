@@ -143,8 +143,8 @@ def changes(bundle: str, options: argparse.Namespace) -> dict[str, Any]:
         changed |= {"network_def#scale_channels": 64, "network_def#channels": 128}
     if bundle == "refine_multi_scale_voc":
         changed["network_def#head_options"] = {"channels": 256}
-    if "warmup_epochs" in yaml.safe_load((BUNDLES / bundle / "configs" / "train.yaml").read_text()):
-        changed["warmup_epochs"] = min(10, options.epochs // 4)
+    if "warmup_share" in yaml.safe_load((BUNDLES / bundle / "configs" / "train.yaml").read_text()):
+        changed["warmup_share"] = min(10, options.epochs // 4) / options.epochs
         changed["network_def#factor_size"] = [-(-options.edge // 16)] * 2
     return changed
 

@@ -13,7 +13,8 @@ A mask of which no pixel is left gets no number; the script says how many there 
 
 Size: 256x256, as in FocusNet++ (https://arxiv.org/abs/1912.02079): images with anti-aliasing, labels by area
 (`medseg.releases.pictures`), instances by the nearest pixel, so that the two may differ at a nucleus' border.
-``--size 0`` keeps the sizes; ``original_size`` of the entry is height before width.
+``--size 0`` keeps the sizes, for the overlay `demo` of the bundle, which learns and predicts at them;
+``original_size`` of the entry is height before width.
 
 Division: the paper's 540 for training and 130 for validation (of fewer images the same shares) are the two lists, read
 with ``Datalist.split(None)``. ``fold`` divides the training list into five for ``Datalist.split(0)`` to ``split(4)``;

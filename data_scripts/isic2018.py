@@ -6,8 +6,12 @@ Skin Imaging Collaboration (ISIC)", https://arxiv.org/abs/1902.03368: 2594 dermo
 mask each. Of the release only the training part is used; its validation and test parts came later.
 
 Division, as in FocusNet++ (https://arxiv.org/abs/1912.02079): 1815 images for training, 259 for validation, 520 for
-the test, three fixed lists. The paper does not say which: they are drawn with a fixed seed over the sorted names. Of
-fewer images the same shares are drawn, and the script says so. The release names no patients: every image is a group.
+the test, three fixed lists. The paper does not say which: they are drawn with a fixed seed over the sorted names, or,
+with ``--division listed``, are the first, the next and the last of the sorted names. So does the preparation whose
+arrays FocusNet++'s code reads (https://github.com/rezazad68/BCDU-Net), but over the names as the folder gives them,
+which is by name on some file systems alone: probably the paper's lists, or near them. Names follow collections, so that
+listed parts differ more from each other than drawn ones. Of fewer images the same shares are taken, and the script says
+so. The release names no patients: every image is a group.
 
 Size: 256x256 with anti-aliasing (`medseg.releases.pictures`), the aspect ratio is lost, as in the paper; a mask's pixel
 is lesion where more than half of it was. ``--size 0`` keeps size and bytes of the images. Each entry names its file in
@@ -72,14 +76,20 @@ def find_pairs(folders: Sequence[Path]) -> list[tuple[Path, Path]]:
     return [(path, labels[stem]) for stem, path in images.items()]
 
 
-def share_out(count: int, seed: int) -> list[str]:
-    """Return the list of each of `count` images: 1815 / 259 / 520 of 2594, the same shares of fewer, one at least."""
+def share_out(count: int, seed: int | None) -> list[str]:
+    """Return the list of each of `count` images: 1815 / 259 / 520 of 2594, the same shares of fewer, one at least.
+
+    Args:
+        count: of images.
+        seed: draws the lists; ``None`` cuts the images in their order.
+    """
     whole = sum(SIZES)
     training, validation = (max(1, round(count * size / whole)) for size in SIZES[:2])
     training = min(training, count - validation - 1)
     lists = [SPLITS[0]] * training + [SPLITS[1]] * validation
     lists += [SPLITS[2]] * (count - len(lists))
-    random.Random(seed).shuffle(lists)
+    if seed is not None:
+        random.Random(seed).shuffle(lists)
     return lists
 
 
@@ -112,7 +122,8 @@ def write_pair(image: Path, label: Path, output: Path, size: int) -> Entry:
 
 def record(options: argparse.Namespace) -> dict[str, Any]:
     """Return the options that decide what is written."""
-    return {"script": "isic2018", "size": options.size, "seed": options.seed}
+    drawn = options.division == "drawn"
+    return {"script": "isic2018", "size": options.size, **({"seed": options.seed} if drawn else {"division": "listed"})}
 
 
 def prepare(folders: Sequence[Path], options: argparse.Namespace) -> str:
@@ -128,7 +139,8 @@ def prepare(folders: Sequence[Path], options: argparse.Namespace) -> str:
     clear(target, "isic2018")
     entries = convert(pairs, lambda pair: write_pair(*pair, options.output, options.size), "resizing images")
     lists: dict[str, list[Entry]] = {split: [] for split in SPLITS}
-    for entry, split in zip(entries, share_out(len(entries), options.seed), strict=True):
+    seed = options.seed if options.division == "drawn" else None
+    for entry, split in zip(entries, share_out(len(entries), seed), strict=True):
         lists[split].append(entry)
     Datalist(
         name="isic2018_task1",
@@ -154,6 +166,12 @@ def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     made = make_parser(__doc__, WHERE, URLS)
     made.add_argument("--size", type=int, default=256, help="edge in pixels, 0 keeps the size (default: %(default)s)")
+    made.add_argument(
+        "--division",
+        choices=("drawn", "listed"),
+        default="drawn",
+        help="how the three lists come about: drawn by the seed, or cut from the names in order (default: %(default)s)",
+    )
     return made
 
 

@@ -49,9 +49,9 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _TRAINER = (
-    "batch_size", "num_workers", "val_interval", "schedule", "schedule_power", "warmup", "max_minutes", "precision",
-    "channels_last", "compile", "accumulation_steps", "clip_grad_norm", "ema_decay", "early_stop", "seed", "select_by",
-    "iterations", "augment_on",
+    "batch_size", "num_workers", "val_interval", "schedule", "schedule_power", "schedule_steps", "warmup",
+    "max_minutes", "precision", "channels_last", "compile", "accumulation_steps", "clip_grad_norm", "ema_decay",
+    "early_stop", "seed", "select_by", "iterations", "augment_on",
 )  # fmt: skip
 _EVALUATOR = ("batch_size", "hide_names", "num_workers", "precision", "channels_last")
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from medseg.errors import MedsegError
@@ -25,7 +26,11 @@ _WHOLE = {
 
 
 _NUMBERS = ("max_minutes", "learning_rate", "clip_grad_norm", "ema_decay", "schedule_power")
-_CHOICES = {"scored": ("test", "validation", "training"), "augment_on": ("loader", "device", "auto")}
+_CHOICES = {
+    "scored": ("test", "validation", "training"),
+    "augment_on": ("loader", "device", "auto"),
+    "schedule": ("constant", "poly", "cosine", "steps"),
+}
 
 
 class OptionError(MedsegError):
@@ -60,8 +65,10 @@ class Options:
         select_by: validation score that picks the best weights.
         hide_names: call cases by a hash of their file's name in tables and pictures, where names must not show.
         val_interval: epochs between validations.
-        schedule: ``constant``, ``poly`` or ``cosine``, step by step.
+        schedule: ``constant``, ``poly``, ``cosine`` or ``steps``, step by step.
         schedule_power: exponent of ``poly``.
+        schedule_steps: shares of the schedule, rising between 0 and 1, at each of which the rate of ``steps`` falls to
+            a tenth.
         warmup: steps of linear rise.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         channels_last: keep activations channels-last; volumes on a GPU, where that is slower, stay as they are.
@@ -105,6 +112,7 @@ class Options:
     val_interval: int = 1
     schedule: str = "constant"
     schedule_power: float = 0.9
+    schedule_steps: list[float] = field(default_factory=list)
     warmup: int = 0
     precision: str = "auto"
     channels_last: bool = True
@@ -134,7 +142,7 @@ class Options:
     @classmethod
     def defaults(cls) -> dict[str, Any]:
         """Return every option's default."""
-        return {field.name: field.default for field in dataclasses.fields(cls)}
+        return dataclasses.asdict(cls())
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Options:
@@ -149,6 +157,11 @@ class Options:
                 near = difflib.get_close_matches(name, known, 1)
                 raise OptionError(f"there is no option {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
             _check(name, value)
+        if values.get("schedule") == "steps" and not values.get("schedule_steps"):
+            raise OptionError(
+                "schedule is 'steps', but schedule_steps names none; give the shares of the schedule at which the rate "
+                "falls to a tenth, such as schedule_steps=[0.5,0.75]"
+            )
         return cls(**{name: _read(name, value) for name, value in values.items()})
 
     def only(self, *names: str) -> dict[str, Any]:
@@ -170,6 +183,8 @@ def _check(name: str, value: Any) -> None:
         wrong = f"choose one of {', '.join(_CHOICES[name])}"
     elif name == "patch" and value is not None and not _is_size(value):
         wrong = "give one edge in pixels for each axis, or null"
+    elif name == "schedule_steps" and not _are_shares(value):
+        wrong = "give shares of the schedule between 0 and 1, rising, such as [0.5, 0.75]"
     elif name == "foreground" and not (number and 0 <= value <= 1):
         wrong = "give a share between 0 and 1"
     if wrong:
@@ -181,7 +196,15 @@ def _is_size(value: Any) -> bool:
     return listed and bool(value) and all(isinstance(edge, int) and edge > 0 for edge in value)
 
 
+def _are_shares(value: Any) -> bool:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        return False
+    if not all(isinstance(share, int | float) and not isinstance(share, bool) for share in value):
+        return False
+    return all(one < other for one, other in pairwise((0, *value, 1)))
+
+
 def _read(name: str, value: Any) -> Any:
     if name in _PATHS and value is not None and not isinstance(value, bool):
         return str(value)
-    return list(value) if name == "patch" and value is not None else value
+    return list(value) if name in ("patch", "schedule_steps") and value is not None else value

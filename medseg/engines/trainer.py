@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
@@ -62,8 +62,9 @@ class Trainer(SupervisedTrainer):
         evaluator: validates and picks the best weights; without one, or without validation samples, the last
             weights are the result.
         val_interval: epochs between validations.
-        schedule: ``"constant"``, ``"poly"`` or ``"cosine"``.
+        schedule: ``"constant"``, ``"poly"``, ``"cosine"`` or ``"steps"``.
         schedule_power: exponent of ``poly``.
+        schedule_steps: shares of the schedule from which on the rate of ``steps`` is a tenth of what it was.
         warmup: iterations of linear rise.
         max_minutes: wall-clock budget, validation included; the schedule is fitted to it. It ends the training inside
             an epoch, which is then recorded as far as it went, and the run is complete.
@@ -104,6 +105,7 @@ class Trainer(SupervisedTrainer):
         val_interval: int = 1,
         schedule: str = "constant",
         schedule_power: float = 0.9,
+        schedule_steps: Sequence[float] = (),
         warmup: int = 0,
         max_minutes: float | None = None,
         precision: str = "auto",
@@ -164,9 +166,8 @@ class Trainer(SupervisedTrainer):
         self.early_stop = early_stop
         self.resume = bool(resume)
         self.average = None if ema_decay is None else MovingAverage(unwrap(network), ema_decay)
-        self.schedule = Schedule(
-            optimizer, schedule, max_epochs * len(loader), power=schedule_power, warmup=warmup, max_minutes=max_minutes
-        )
+        fall: dict[str, Any] = {"power": schedule_power, "steps": schedule_steps, "warmup": warmup}
+        self.schedule = Schedule(optimizer, schedule, max_epochs * len(loader), max_minutes=max_minutes, **fall)
         self.progress = Progress(max_epochs, len(loader), max_minutes=max_minutes, enabled=rank() == 0)
         self.selection = Selection(
             select_by,
@@ -316,11 +317,6 @@ class Trainer(SupervisedTrainer):
             self._diverged(f"the loss is {loss}")
         return loss
 
-    def _check_weights(self) -> None:
-        # the last step of an epoch may spoil the weights after a loss that was still finite
-        if not finite(self.network):
-            self._diverged("weights are no longer finite")
-
     def _diverged(self, what: str) -> NoReturn:
         raise diverged(what, self._place(), self._rate, self.run_record.last_checkpoint)
 
@@ -336,7 +332,8 @@ class Trainer(SupervisedTrainer):
         over = self.max_minutes is not None and self._out_of_time()
         last = over or self.state.epoch >= self.state.max_epochs
         values = self._meter.summary(self._finite_loss(), rates(self.optimizer), world_size())
-        self._check_weights()
+        if not finite(self.network):  # the last step may spoil the weights after a loss that was still finite
+            self._diverged("weights are no longer finite")
         if self.evaluator is not None and (last or self.state.epoch % self.val_interval == 0):
             values |= self._validate()
         if self.early_stop is not None and self.evaluator is not None and self.selection.epoch:

@@ -1,6 +1,7 @@
-"""Warm-up of a factorised network: the factorisation counts from a given epoch on.
+"""Warm-up of a factorised network: the factorisation counts from a share of the schedule on.
 
-N. R. Gurram, "Learning context with factorization techniques in semantic segmentation" (MFNet), section 4.1: 10 epochs.
+N. R. Gurram, "Learning context with factorization techniques in semantic segmentation" (MFNet), section 4.1: the first
+10 of 50 epochs. Here a fifth of the schedule, as a budget in minutes may end it after any number of epochs.
 """
 
 from __future__ import annotations
@@ -9,28 +10,30 @@ from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 from torch import Tensor, nn
 
+from medseg.engines.training_parts import agreed
 from medseg.errors import MedsegError
 from medseg.runs.checkpoint import unwrap
 
 
 class FactorisationWarmUp:
-    """Set the network's `factorise` at the start of each epoch: off in the first ones, on from then on.
+    """Set the network's `factorise` before each step: off in the first part of the schedule, on from then on.
 
-    The epoch decides alone, so a resumed run goes on right; the buffer is saved with the weights, so that weights of
-    the warm-up are evaluated as they were trained. In warm-up the factorisation's parameters, whose gradient is zero,
-    are kept from the optimiser: weight decay and momentum do not move them.
+    The schedule's progress decides alone, by steps or by the clock, so a resumed run goes on right; the buffer is saved
+    with the weights, so that weights of the warm-up are evaluated as they were trained. In warm-up the factorisation's
+    parameters, whose gradient is zero, are kept from the optimiser: weight decay and momentum do not move them.
 
     Args:
-        epochs: of the warm-up; 0 for none.
+        share: of the schedule that is warm-up; 0 for none, 1 for all of it.
 
     Raises:
-        ValueError: if ``epochs`` is negative.
+        MedsegError: if ``share`` is not between 0 and 1.
     """
 
-    def __init__(self, epochs: int = 10) -> None:
-        if epochs < 0:
-            raise MedsegError(f"warm-up is {epochs} epochs; it must not be negative")
-        self.epochs = epochs
+    def __init__(self, share: float = 0.2) -> None:
+        if not 0 <= share <= 1:
+            raise MedsegError(f"warm-up is {share} of the schedule; give a share between 0 and 1")
+        self.share = share
+        self.over = False
 
     def attach(self, engine: Engine) -> None:
         """Hang the warm-up on a trainer, before it runs.
@@ -39,18 +42,31 @@ class FactorisationWarmUp:
             engine: a `Trainer` of a network with a boolean buffer ``factorise`` and a module ``factorisation``.
 
         Raises:
-            ValueError: if the network has no such buffer and module.
+            MedsegError: if the network has no such buffer and module.
         """
         _parts(engine)
-        engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_STARTED, self._start_iteration)
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._keep_from_optimizer)
 
-    def _start_epoch(self, engine: Engine) -> None:
+    def _start(self, engine: Engine) -> None:
+        self.over = False
         factorise, _ = _parts(engine)
-        factorise.fill_(engine.state.epoch > self.epochs)
+        factorise.fill_(False)
+
+    def _start_iteration(self, engine: Engine) -> None:
+        if self.over or self.share == 1:
+            return
+        progress = engine.schedule.progress(engine.state.iteration - 1, engine.seconds)
+        if engine.max_minutes is not None:  # clocks differ: all processes turn at the same step
+            (progress,) = agreed([progress], engine.state.device)
+        if progress >= self.share:
+            self.over = True
+            factorise, _ = _parts(engine)
+            factorise.fill_(True)
 
     def _keep_from_optimizer(self, engine: Engine) -> None:
-        if engine.state.epoch <= self.epochs:
+        if not self.over:
             _, factorisation = _parts(engine)
             for parameter in factorisation.parameters():
                 parameter.grad = None

@@ -1,7 +1,9 @@
 """Scores of a whole evaluation set from one confusion matrix.
 
-MONAI's `MeanIoU` averages per image, which is another number than the data set's IoU that the papers report; its exact
-`ConfusionMatrixMetric` costs seconds an image at 150 classes. One ``bincount`` an image costs milliseconds.
+These are pooled over all pixels. MONAI's `MeanIoU` averages over images, which is another number; some papers print the
+one (LFA U-Net's class IoUs have its mean), some the other: FocusNet++'s Dice and Jaccard fit no single matrix, in which
+J = D / (2 - D). `medseg.metrics.scores.overlap` gives both, and ``beside_paper`` of a bundle says which stands beside
+the paper. MONAI's exact `ConfusionMatrixMetric` costs seconds an image at 150 classes, one ``bincount`` milliseconds.
 """
 
 from __future__ import annotations

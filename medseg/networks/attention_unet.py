@@ -9,6 +9,9 @@ https://arxiv.org/abs/1804.03999. Deviations that come with MONAI's network:
 - The gate normalises its three projections (batch normalisation), which the paper's eq. 1 does not print.
 - There is no deep supervision.
 
+FocusNet++'s authors compare with another one of their own code (https://github.com/chaitanya-kaul/TheFocusNetSeries):
+max-pooling, gates at half the skip's resolution as in the paper, a 1x1 convolution and a normalisation after each gate.
+
 Deviations from MONAI's network:
 
 - After the gate come the two convolutions of a U-Net's decoder; MONAI has one, with instance normalisation and PReLU.

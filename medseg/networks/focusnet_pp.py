@@ -12,15 +12,18 @@ times 0.35, rounded to multiples of 4; 0.96 M). Deviations:
 - The block's 1x1 convolution keeps the input's width; the four groups are cut from that, as in the authors' code.
 - The two attention groups are neighbours, and so are the two feature groups, so that each pair is one convolution with
   two groups: the 1x1 convolution ahead can give its channels in any order.
-- The residual unit's shortcut is the identity, as the text writes it; the authors' code has a convolution there.
+- The residual unit's shortcut is the identity, as the text writes it; the authors' code has a 1x1 convolution with
+  normalisation and activation there.
 - Output blocks are 1x1 convolutions with half of the level's width inside, as in the authors' code; the finest one is
-  like the others, and the maps are enlarged after it, both as the text has it. The last one has the finest level's
-  width inside.
-- The 3x3 convolution of a decoder level comes after the sum with the skip and has no normalisation, as in the authors'
-  code. The 5x5 convolution gives the finest level's width.
+  like the others (there: 3x3 convolutions to 16, 9 and 3 channels, then one of 1x1), and the maps are enlarged after it
+  (there: before it), both as the text has it. The last one has the finest level's width inside (there: 32).
+- The 3x3 convolution of a decoder level comes after the sum with the skip, has no normalisation and is followed by a
+  ReLU, as in the authors' code; the text names no activation there. The 5x5 convolution gives the finest level's width
+  (there: 32).
 - Squeeze-and-excitation is in the block as the text has it; the authors' code has none. The text names no ratio of it
-  (16 here; its hidden layer has the network's activation), no rate of dropout (0.5, from the authors' code) and no
-  slope of LeakyReLU (0.3, which is Keras's default).
+  (16 here; its hidden layer has the network's activation), no slope of LeakyReLU (0.3, which is Keras's default) and no
+  rate of dropout: 0.5 is the authors' code's, which computes the dropped map and goes on with the whole one, so that
+  ``dropout=0`` is what ran there.
 - Odd sizes: pooling rounds up, and what is enlarged is cropped to the size of the skip.
 """
 
@@ -31,12 +34,12 @@ from itertools import pairwise
 
 import torch
 from monai.networks.blocks.squeeze_and_excitation import ChannelSELayer
-from monai.networks.layers.factories import Conv, Dropout, Pool
+from monai.networks.layers.factories import Act, Conv, Dropout, Pool
 from monai.networks.layers.utils import get_norm_layer
 from torch import Tensor, nn
 
 from medseg.layers.activation import activation
-from medseg.layers.conv_block import Named
+from medseg.layers.conv_block import Named, check_name
 from medseg.layers.crop import crop_end
 from medseg.layers.network_options import check_network_options
 from medseg.layers.pre_activation import PreActivation
@@ -129,21 +132,30 @@ class FocusNetPPDecoderLevel(nn.Module):
         coarse: channels of the level below.
         fine: channels of this level.
         se_ratio: how much narrower the squeezed vector is than ``fine``.
-        act: MONAI's name of the activation, or name and arguments.
+        act: MONAI's name of the block's activation, or name and arguments.
         norm: MONAI's name of the normalisation, or name and arguments; ``None`` for none.
+        decoder_act: of the 3x3 convolution, or name and arguments.
 
     Shape:
         skip ``(B, fine, *S)``, x ``(B, coarse, *ceil(S / 2))`` to ``(B, fine, *S)``.
     """
 
     def __init__(
-        self, spatial_dims: int, coarse: int, fine: int, *, se_ratio: int, act: Named, norm: Named | None
+        self,
+        spatial_dims: int,
+        coarse: int,
+        fine: int,
+        *,
+        se_ratio: int,
+        act: Named,
+        norm: Named | None,
+        decoder_act: Named,
     ) -> None:
         super().__init__()
         self.up = nn.Upsample(scale_factor=2, mode="nearest")
         self.block = ResidualGroupAttention(spatial_dims, coarse, fine, se_ratio=se_ratio, act=act, norm=norm)
         self.conv = nn.Sequential(
-            Conv[Conv.CONV, spatial_dims](fine, fine, 3, padding=1), activation(act, overwrite=True)
+            Conv[Conv.CONV, spatial_dims](fine, fine, 3, padding=1), activation(decoder_act, overwrite=True)
         )
 
     def forward(self, skip: Tensor, x: Tensor) -> Tensor:
@@ -167,6 +179,7 @@ class FocusNetPP(nn.Module):
         act: MONAI's name of the activation, or name and arguments.
         norm: MONAI's name of the normalisation, or name and arguments; ``None`` for none.
         dropout: probability of dropping a value at the bottom.
+        decoder_act: of the decoder's 3x3 convolutions: MONAI's name, or name and arguments.
 
     Raises:
         ValueError: if an option is out of range.
@@ -188,9 +201,11 @@ class FocusNetPP(nn.Module):
         act: Named = LEAKY_RELU,
         norm: Named | None = "batch",
         dropout: float = 0.5,
+        decoder_act: Named = "relu",
     ) -> None:
         super().__init__()
         check_network_options(spatial_dims, in_channels, out_channels, act=act, norm=norm, dropout=dropout)
+        check_name("decoder_act", decoder_act, Act)
         channels, blocks = _widths_and_blocks(configuration, channels, blocks, se_ratio)
         conv = Conv[Conv.CONV, spatial_dims]
 
@@ -216,7 +231,9 @@ class FocusNetPP(nn.Module):
         self.dropout = Dropout[Dropout.DROPOUT, 1](dropout)  # single values, not channels
         upwards = list(reversed(channels))
         self.decoder = nn.ModuleList(
-            FocusNetPPDecoderLevel(spatial_dims, coarse, fine, se_ratio=se_ratio, act=act, norm=norm)
+            FocusNetPPDecoderLevel(
+                spatial_dims, coarse, fine, se_ratio=se_ratio, act=act, norm=norm, decoder_act=decoder_act
+            )
             for coarse, fine in pairwise(upwards)
         )
         shrunk = len(channels) - 2  # how often the coarsest decoded map was

@@ -2,8 +2,13 @@
 
 R. Furukawa, K. Hotta, "Localized Feature Aggregation Module for Semantic Segmentation", SMC 2021,
 https://arxiv.org/abs/2112.01702. The paper contradicts itself on which map asks: eq. 1-2, section III-A and table 4
-say the encoder, section III-B the decoder; the first is the default. Deviations: padded keys are masked (the paper
-does not say); q, k and v have biases (28.95 M parameters at 1 input channel and 5 classes).
+say the encoder, section III-B the decoder; the first is the default. Deviations, or choices where it is silent:
+
+- Section III-B puts the module at feature maps "of 1024, 512, 256 and 64 channels". A level's map is enlarged first, by
+  the U-Net's transposed convolution, which also gives it the channels of the skip, as a sum and an inner product need:
+  the modules see 512, 256, 128 and 64 channels, one at each of the decoder's four levels.
+- Padded keys are masked (the paper does not say).
+- q, k and v have biases (28.95 M parameters at 1 input channel and 5 classes).
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from PIL import Image
 from medseg.bundle import intensities, workflow
 from medseg.bundle.fit import FitError
 from medseg.bundle.record import read_weights
+from medseg.engines.schedule import KINDS
 from medseg.errors import MedsegError, one_line
 from medseg.io.load import LoadImagesd
 from medseg.prediction.predict import predict
@@ -144,6 +145,9 @@ def test_patches_that_cannot_be_cut(tmp_path: Path) -> None:
         ({"foreground": 2}, "foreground is 2; give a share between 0 and 1"),
         ({"iterations": 0}, "iterations is 0; give a whole number of at least 1"),
         ({"patch": [8, 0]}, "patch is [8, 0]; give one edge in pixels"),
+        ({"schedule": "step"}, f"schedule is 'step'; choose one of {', '.join(KINDS)}"),
+        ({"schedule": "steps"}, "schedule is 'steps', but schedule_steps names none"),
+        ({"schedule": "steps", "schedule_steps": [15, 25]}, "schedule_steps is [15, 25]; give shares of the schedule"),
     ):
         with pytest.raises((MedsegError, RuntimeError)) as caught:  # MONAI's, around ours
             workflow.check(BUNDLE, data=flat, overrides={**SMALL, **options})

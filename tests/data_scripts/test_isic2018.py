@@ -63,6 +63,17 @@ def test_the_papers_division(script):
         assert set(lists) == {"training", "validation", "test"}
 
 
+def test_the_lists_in_order(script, release, tmp_path):
+    lists = script.share_out(2594, seed=None)
+    assert lists == ["training"] * 1815 + ["validation"] * 259 + ["test"] * 520
+    assert run(script, release, tmp_path / "out", "--size", "16", "--division", "listed") == 0
+    datalist = Datalist.load(tmp_path / "out/datalist.json")
+    names = [[entry["group"] for entry in part] for part in datalist.split(None)]
+    assert names == [[f"ISIC_{number:07d}" for number in part] for part in (range(7), (7,), (8, 9))]
+    assert datalist.preparation == {"script": "isic2018", "size": 16, "division": "listed"}
+    assert run(script, release, tmp_path / "out", "--size", "16") == 1  # drawn lists are others: refused
+
+
 def test_fewer_images_are_divided_in_proportion(script, release, tmp_path, capsys):
     assert run(script, release, tmp_path / "out", "--size", "16") == 0
     assert "7 / 1 / 2 images for training / validation / test (the release has 2594" in capsys.readouterr().out

@@ -30,6 +30,24 @@ def test_poly_equals_torch() -> None:
         reference.step()
 
 
+def test_steps_equal_torch() -> None:
+    """The published schedule of FocusNet++ in 50 epochs of 7 steps: a tenth from the 17th, 27th and 42nd epoch on."""
+    ours, theirs = optimizer(), optimizer()
+    schedule = Schedule(ours, "steps", 50 * 7, steps=[0.32, 0.52, 0.82])
+    reference = torch.optim.lr_scheduler.MultiStepLR(theirs, [16 * 7, 26 * 7, 41 * 7])
+    for iteration in range(50 * 7):
+        schedule.step(iteration)
+        assert [g["lr"] for g in ours.param_groups] == pytest.approx([g["lr"] for g in theirs.param_groups])
+        theirs.step()
+        reference.step()
+    assert ours.param_groups[0]["lr"] == pytest.approx(1e-3)
+
+
+def test_steps_go_by_the_clock_too() -> None:
+    schedule = Schedule(optimizer(), "steps", 10**9, steps=[0.5], max_minutes=2)
+    assert [schedule.factor(5, seconds) for seconds in (0, 59, 60, 500)] == pytest.approx([1, 1, 0.1, 0.1])
+
+
 def test_budget_ends_the_schedule_with_the_time() -> None:
     schedule = Schedule(optimizer(), "poly", 10**9, power=1.0, max_minutes=2)
     assert schedule.factor(5, 60) == pytest.approx(0.5)
@@ -52,7 +70,10 @@ def test_warmup_is_over_with_a_tenth_of_the_minutes() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kind": "step"}, "choose one of constant, poly, cosine"),
+        ({"kind": "step"}, "choose one of constant, poly, cosine, steps"),
+        ({"kind": "steps"}, r"schedule_steps is \[\]; give the rising shares of the schedule.* such as \[0.5, 0"),
+        ({"kind": "steps", "steps": [15, 25]}, r"schedule_steps is \[15, 25\]; give the rising shares"),
+        ({"kind": "steps", "steps": [0.5, 0.3]}, r"schedule_steps is \[0.5, 0.3\]"),
         ({"kind": "poly", "max_minutes": 0}, "max_minutes is 0"),
         ({"kind": "poly", "warmup": -1}, "warmup is -1"),
     ],

@@ -31,8 +31,9 @@ def mfnet() -> MFNet:
     return MFNet(2, 1, 3, encoder="test_resnet", output_stride=8, **options)
 
 
-def build(entries: Entries, folder: Path, *, warm_up: int = EPOCHS, **options: Any) -> Trainer:
+def build(entries: Entries, folder: Path, *, warm_up: float | None = None, **options: Any) -> Trainer:
     network = mfnet()
+    share = min(1.0, EPOCHS / options["max_epochs"]) if warm_up is None else warm_up
     terms = [
         {"output": "pred", "loss": CrossEntropyLoss()},
         {"output": "recon", "loss": ReconstructionLoss(), "weight": 0.1, "resize": False},
@@ -50,11 +51,11 @@ def build(entries: Entries, folder: Path, *, warm_up: int = EPOCHS, **options: A
         ),
         **{"batch_size": 4, "precision": "fp32", **options},
     )
-    FactorisationWarmUp(warm_up).attach(trainer)
+    FactorisationWarmUp(share).attach(trainer)
     return trainer
 
 
-def test_the_factorisation_counts_from_the_given_epoch_on(entries: Entries, tmp_path: Path) -> None:
+def test_the_factorisation_counts_from_a_share_of_the_schedule_on(entries: Entries, tmp_path: Path) -> None:
     trainer = build(entries, tmp_path / "run", max_epochs=4, ema_decay=0.5, clip_grad_norm=1.0)
     start = {name: value.clone() for name, value in trainer.network.factorisation.state_dict().items()}  # type: ignore[union-attr,operator]
     seen = []
@@ -135,9 +136,26 @@ def test_without_warm_up_the_first_epoch_factorises(entries: Entries, tmp_path: 
     assert seen == [True, True]
 
 
+def test_a_warm_up_of_the_whole_schedule_never_ends(entries: Entries, tmp_path: Path) -> None:
+    trainer = build(entries, tmp_path / "run", max_epochs=2, warm_up=1.0)
+    trainer.run()
+    assert not bool(trainer.network.factorise)
+
+
+def test_the_clock_ends_the_warm_up_too(entries: Entries, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a thousand epochs the time allows two: the factorisation comes in inside the first."""
+    trainer = build(entries, tmp_path / "run", max_epochs=1000, max_minutes=1, warm_up=0.2)
+    monkeypatch.setattr(Trainer, "seconds", property(lambda engine: 10.0 * engine.state.iteration))
+    seen = []
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: seen.append(bool(engine.network.factorise)))
+    trainer.run()
+    assert seen[:3] == [False, True, True]  # at 10, 20 and 30 of 60 seconds
+    assert len(seen) < 8
+
+
 def test_bad_options(entries: Entries, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="warm-up is -1 epochs; it must not be negative"):
-        FactorisationWarmUp(-1)
+    with pytest.raises(ValueError, match="warm-up is 10 of the schedule; give a share between 0 and 1"):
+        FactorisationWarmUp(10)
     trainer = build(entries, tmp_path / "run", max_epochs=1)
     trainer.network = nn.Conv2d(1, 3, 1)
     with pytest.raises(ValueError, match=r"Conv2d has no buffer `factorise` and module `factorisation`.*for MFNet"):

@@ -1,5 +1,7 @@
 """FocusNet++: the block, group by group, and the whole against its definition."""
 
+from typing import Any
+
 import pytest
 import torch
 from networks.contract import assert_contract, assert_exports, assert_exports_open_sizes
@@ -7,7 +9,8 @@ from torch import Tensor
 from torch.nn.functional import batch_norm, conv2d, interpolate, leaky_relu, linear, max_pool2d
 from torch.utils.flop_counter import FlopCounterMode
 
-from medseg.networks.focusnet_pp import FocusNetPP, ResidualGroupAttention
+from medseg.layers.conv_block import Named
+from medseg.networks.focusnet_pp import LEAKY_RELU, FocusNetPP, ResidualGroupAttention
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*torch.jit.*deprecated:DeprecationWarning",  # MONAI's ckpt_export still goes through TorchScript
@@ -122,11 +125,12 @@ def test_block_equals_groups_by_hand(before: int, after: int, norm: str | None) 
     assert torch.equal(x, kept)  # activations in place touch nobody else's map
 
 
-@pytest.mark.parametrize("norm", ["batch", None])
-def test_equals_the_definition(norm: str | None) -> None:
-    """Figure 1 written out for two levels, at an odd size, over the network's own weights."""
+@pytest.mark.parametrize(("norm", "act"), [("batch", None), (None, LEAKY_RELU)])
+def test_equals_the_definition(norm: str | None, act: Named | None) -> None:
+    """Figure 1 written out for two levels, at an odd size, over the network's own weights; the decoder has a ReLU."""
     torch.manual_seed(3)
-    network = FocusNetPP(2, 2, 3, channels=(8, 12, 16), blocks=(1, 2, 1), se_ratio=2, norm=norm, dropout=0.4)
+    given: dict[str, Any] = {} if act is None else {"decoder_act": act}
+    network = FocusNetPP(2, 2, 3, channels=(8, 12, 16), blocks=(1, 2, 1), se_ratio=2, norm=norm, dropout=0.4, **given)
     with torch.no_grad():
         network(torch.randn(4, 2, 16, 16))
     network.eval()
@@ -137,6 +141,9 @@ def test_equals_the_definition(norm: str | None) -> None:
 
     def block(x: Tensor, name: str) -> Tensor:
         return block_by_hand(x, part(weights, name))
+
+    def decoder_act(x: Tensor) -> Tensor:
+        return x.relu() if act is None else leaky_relu(x, 0.3)
 
     def up(x: Tensor, size: tuple[int, int], factor: int = 2) -> Tensor:
         rows, columns = (torch.arange(length) // factor for length in size)
@@ -153,9 +160,9 @@ def test_equals_the_definition(norm: str | None) -> None:
     fine = block(conv(image, "first", 2), "encoder.0.0")
     middle = block(block(max_pool2d(fine, 2, ceil_mode=True), "encoder.1.0"), "encoder.1.1")
     x = block(max_pool2d(middle, 2, ceil_mode=True), "encoder.2.0")
-    x = leaky_relu(conv(middle + block(up(x, (7, 5)), "decoder.0.block"), "decoder.0.conv.0", 1), 0.3)
+    x = decoder_act(conv(middle + block(up(x, (7, 5)), "decoder.0.block"), "decoder.0.conv.0", 1))
     coarse_map = up(output(x, "scales.0").sigmoid(), (13, 10))
-    x = leaky_relu(conv(fine + block(up(x, (13, 10)), "decoder.1.block"), "decoder.1.conv.0", 1), 0.3)
+    x = decoder_act(conv(fine + block(up(x, (13, 10)), "decoder.1.block"), "decoder.1.conv.0", 1))
     fine_map = output(x, "scales.1").sigmoid()
     torch.testing.assert_close(network(image), output(torch.cat([coarse_map, fine_map], 1), "head"))
 
@@ -200,6 +207,7 @@ def test_dropout_acts_on_the_bottom_alone() -> None:
         ({"se_ratio": 0}, "se_ratio is 0"),
         ({"dropout": 1.0}, "dropout is 1.0"),
         ({"norm": "bathc"}, "norm is 'bathc'; choose one of"),
+        ({"decoder_act": "rleu"}, "decoder_act is 'rleu'; choose one of .*relu"),
     ],
 )
 def test_bad_options(options: dict[str, object], message: str) -> None:
