@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # a terminal and systemd send them to all processes; the node decides
 _LOADING = 600.0  # seconds at least that the models may take to load
-_KILLED = 10.0  # seconds that the end of a killed process is waited for
+_EXIT, _KILLED = 1.0, 10.0  # seconds that the end of a process is waited for which closed its pipe, or is killed
 _QUIET = ("pynetdicom", "pydicom")  # they repeat values of tags
 
 
@@ -63,6 +63,7 @@ class PredictingProcess:
     def __init__(self, load: Callable[[], Sequence[Route]], seconds: float) -> None:
         self._load, self._seconds, self._closed = load, seconds, False
         self._process: SpawnProcess | None = None
+        self._lock = threading.Lock()  # none is started once it is closed
         self.routes: list[Route] = [_Remote(self, name, rules) for name, rules in self._start()]
 
     def __enter__(self) -> PredictingProcess:
@@ -71,7 +72,8 @@ class PredictingProcess:
 
     def __exit__(self, *_: object) -> None:
         """End the process; a series that is in hand is not done."""
-        self._closed = True
+        with self._lock:
+            self._closed = True
         self._end()
 
     def predict(self, name: str, series: Path, output: Path) -> list[Path]:
@@ -88,7 +90,7 @@ class PredictingProcess:
             SystemExit: if the node ends meanwhile, which ends the thread: nothing is to be said of the series.
         """
         try:
-            if self._process is None and not self._closed:
+            if self._process is None:
                 logger.info("the models are loaded again")
                 self._start()
             self._pipe.send((name, series, output))
@@ -97,14 +99,17 @@ class PredictingProcess:
             if self._closed:
                 raise SystemExit from None
             if isinstance(error, OSError):  # it ended while it had nothing to do
-                raise ChildError(_ended(self._end())) from None
+                raise ChildError(_ended(self._end(_EXIT))) from None
             raise
 
     def _start(self) -> list[tuple[str, Sequence[Rule]]]:
         context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self._load), name="predicting", daemon=True)
-        self._process.start()
+        with self._lock:
+            if self._closed:
+                raise SystemExit
+            self._pipe, theirs = context.Pipe()
+            self._process = context.Process(target=_serve, args=(theirs, self._load), name="predicting", daemon=True)
+            self._process.start()
         theirs.close()
         try:
             return list(self._answer("loading the models", max(_LOADING, self._seconds)))
@@ -122,16 +127,17 @@ class PredictingProcess:
                 )
             fault, answer = self._pipe.recv()
         except (EOFError, OSError):
-            raise ChildError(_ended(self._end())) from None
+            raise ChildError(_ended(self._end(_EXIT))) from None
         if fault:
             raise ChildError(fault)
         return answer
 
-    def _end(self) -> int | None:
-        """Kill the process; return its exit code, as far as it had ended by itself."""
+    def _end(self, wait: float = 0.0) -> int | None:
+        """Kill the process, after so many seconds in which it may end by itself; return its exit code."""
         process, self._process = self._process, None
         if process is None:
             return None
+        process.join(wait)
         process.kill()
         process.join(_KILLED)
         self._pipe.close()

@@ -28,7 +28,7 @@ highdicom = pytest.importorskip("highdicom", reason="DICOM objects need highdico
 CLASSES = ["background", "liver", "spleen"]  # names that have codes; they stand for soft tissue and bone
 FROM_HU = (-300.5, 400.5)  # where the second and the third begin: few specks of noise
 LOW, HIGH = -1024, 1024
-OUTPUTS = ("dicom-seg", "dicom-sr", "rtstruct", "measurements")
+OUTPUTS = ("dicom-seg", "rtstruct", "measurements")
 
 
 def weights(path, spacing=None):
@@ -70,7 +70,7 @@ def test_in_the_right_place_by_every_reader(real_data, tmp_path):
         weights(tmp_path / "a.pt"), folder, tmp_path / "out", outputs=OUTPUTS, overrides={"device": "cpu"}
     )
     assert (outcome.written, outcome.failures) == (1, [])
-    files = {kind: next((tmp_path / "out").glob(f"*.{kind}")) for kind in ("seg.dcm", "sr.dcm", "rtstruct.dcm")}
+    files = {kind: next((tmp_path / "out").glob(f"*.{kind}")) for kind in ("seg.dcm", "rtstruct.dcm")}
 
     ct, wanted = wanted_of(folder)
     assert [np.count_nonzero(wanted == index) > 1000 for index in range(3)] == [True] * 3
