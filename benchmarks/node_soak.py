@@ -40,6 +40,7 @@ from medseg.bundle.description import Description
 from medseg.io.dicom import read_slices
 from medseg.io.dicom_rules import ANY
 from medseg.io.images import read_image
+from medseg.node.child import PredictingProcess
 from medseg.node.config import read_config
 from medseg.node.service import Node
 from medseg.node.status import read_status, text
@@ -186,10 +187,16 @@ def _serve(config: Path) -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    node = Node(read_config(config), [Threshold()])
-    node.start()
-    stop.wait()
-    node.stop()
+    with PredictingProcess(_threshold, 3600.0) as models:  # as `medseg node run` has them
+        node = Node(read_config(config), models.routes)
+        node.start()
+        stop.wait()
+        node.stop()
+
+
+def _threshold() -> Sequence[Threshold]:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    return [Threshold()]
 
 
 def _copy(series: Path, target: Path) -> int:

@@ -89,6 +89,7 @@ def load(
     precision: str = "auto",
     trust: bool = False,
     backend: str = "torch",
+    signed_by: str | os.PathLike[str] | None = None,
 ) -> Model:
     """Load a trained model, to predict with it again and again.
 
@@ -99,13 +100,15 @@ def load(
         precision: ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
         trust: also run the code of another package, where the model's network is of one.
         backend: ``"torch"``, or ``"onnx"`` or ``"openvino"`` for what `medseg export` wrote beside the weights.
+        signed_by: public key that must have signed the packed model.
 
     Raises:
         MedsegError: if there are no weights, or they cannot be used.
     """
     from medseg.prediction.model import load as load_model
 
-    return load_model(_paths(model), device=device, precision=precision, trust=trust, backend=backend)
+    key = None if signed_by is None else Path(signed_by)
+    return load_model(_paths(model), device=device, precision=precision, trust=trust, backend=backend, signed_by=key)
 
 
 def predict(
@@ -122,6 +125,7 @@ def predict(
     keep_identifiers: bool = False,
     trust: bool = False,
     backend: str = "torch",
+    signed_by: str | os.PathLike[str] | None = None,
     archive: ArchiveOptions | None = None,
     **overrides: Any,
 ) -> Outcome:
@@ -141,6 +145,7 @@ def predict(
         keep_identifiers: keep what names a patient in masks' headers and in the record of the run.
         trust: as in `load`.
         backend: as in `load`.
+        signed_by: as in `load`.
         archive: which studies, and how the archive is asked: `medseg.prediction.archive_input.ArchiveOptions`.
         overrides: such as ``device="cpu"``, see `medseg.prediction.predict.predict`.
 
@@ -166,6 +171,7 @@ def predict(
         keep_identifiers=keep_identifiers,
         trust=trust,
         backend=backend,
+        signed_by=None if signed_by is None else Path(signed_by),
         archive=archive,
     )
 

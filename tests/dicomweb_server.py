@@ -36,6 +36,7 @@ class FakeArchive(ThreadingHTTPServer):
         self.faults = []
         self.over = threading.Event()  # ends what is slow
         self.requests = []
+        self.asked_by = set()  # what requests said of who asks
         self.grow = []  # files that come, one after each series that was read
         self.page = None  # most answers of a search
         self.knows_offset = True
@@ -132,6 +133,7 @@ class Handler(BaseHTTPRequestHandler):
     def _begin(self, path):
         """Return whether the request has its answer already."""
         self.server.requests.append((self.command, path))
+        self.server.asked_by.add(self.headers.get("Authorization"))
         signed = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
         if self.headers.get("Authorization") != f"Basic {signed}":
             self._plain(401)
@@ -200,29 +202,49 @@ def serving(context=None):
 
 def self_signed(folder):
     """Write a certificate of this host; return what serves with it, and its file."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
+    key = _key(folder / "key.pem")
+    _certificate(folder / "cert.pem", "archive", key, "archive", key, ca=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    return context, folder / "cert.pem"
+
+
+def by_an_authority(folder):
+    """Write a certificate of this host by an authority of its own; return the files of it, its key, the authority."""
+    authority, key = _key(folder / "ca_key.pem"), _key(folder / "key.pem")
+    _certificate(folder / "ca.pem", "hospital", authority, "hospital", authority, ca=True)
+    _certificate(folder / "cert.pem", "archive", key, "hospital", authority, ca=False)
+    return folder / "cert.pem", folder / "key.pem", folder / "ca.pem"
+
+
+def _key(path):
+    from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "archive")])
+    path.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return key
+
+
+def _certificate(path, subject, key, issuer, signing, *, ca):
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+
     now = datetime.datetime.now(datetime.UTC)
     made = (
         x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
+        .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, subject)]))
+        .issuer_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, issuer)]))
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=1))
         .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
-        .sign(key, hashes.SHA256())
+        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), True)
     )
-    (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    (folder / "key.pem").write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
-    return context, folder / "cert.pem"
+    if not ca:
+        made = made.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signing.public_key()), False)
+    made = made.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+    path.write_bytes(made.sign(signing, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))

@@ -1,4 +1,4 @@
-"""Orthanc (apt: orthanc, orthanc-dicomweb), an archive of others, in a network of its own.
+"""Orthanc (apt: orthanc, orthanc-dicomweb), an archive of others, in a network of its own; nginx (apt) gives it TLS.
 
 Its 1.10.1 listens on every interface whatever it is told, so it runs in a network namespace that has loopback alone.
 A thread of this process goes there to ask it: a socket belongs to the network of the thread that makes it.
@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from dicomweb_server import PASSWORD, USER
 
-PORT = 8042
+PORT, TLS_PORT = 8042, 8443
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 _NETWORK = 0x40000000  # CLONE_NEWNET
 
@@ -64,8 +64,13 @@ class Orthanc:
         if os.readlink(f"/proc/{self.process.pid}/ns/net") == os.readlink("/proc/self/ns/net"):
             return False  # it has not gone there yet
 
+        return self.listens(PORT)
+
+    def listens(self, port):
+        """Return whether something listens there."""
+
         def connect():
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", PORT), 1):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 return True
             return False
 
@@ -91,6 +96,48 @@ class Orthanc:
         if "error" in result:
             raise result["error"]
         return result["value"]
+
+
+_NGINX = """
+daemon off; worker_processes 1; user root; pid {folder}/nginx.pid; error_log {folder}/nginx.log;
+events {{}}
+http {{
+  access_log off;
+  client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
+  uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+  client_max_body_size 0;
+  server {{
+    listen 127.0.0.1:{port} ssl;
+    ssl_certificate {certificate}; ssl_certificate_key {key}; ssl_protocols TLSv1.2 TLSv1.3;
+    location / {{
+      proxy_pass http://127.0.0.1:{inner}; proxy_set_header Host $http_host; proxy_set_header X-Forwarded-Proto https;
+    }}
+  }}
+}}
+"""
+
+
+@contextlib.contextmanager
+def behind_tls(there, certificate, key):
+    """Yield the address of an Orthanc behind nginx, in its network; skip where there is no nginx."""
+    program = shutil.which("nginx", path=f"/usr/sbin:{os.environ.get('PATH', '')}")
+    if program is None:
+        pytest.skip("needs nginx: apt install nginx-light")
+    folder = certificate.parent
+    given = {"folder": folder, "certificate": certificate, "key": key, "port": TLS_PORT, "inner": PORT}
+    (folder / "nginx.conf").write_text(_NGINX.format(**given))
+    command = [program, "-e", folder / "nginx.log", "-p", folder, "-c", folder / "nginx.conf"]
+    process = there.there(lambda: subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
+    try:
+        until = time.monotonic() + 60
+        while not there.listens(TLS_PORT):
+            if process.poll() is not None or time.monotonic() > until:
+                pytest.fail(f"nginx did not start: {process.stderr.read()}")
+            time.sleep(0.05)
+        yield f"dicomweb://127.0.0.1:{TLS_PORT}/dicom-web"
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
 
 
 def why_not():

@@ -13,6 +13,7 @@ from torch import nn
 from medseg.bundle.command import Command
 from medseg.bundle.description import Description, DescriptionError, differences
 from medseg.bundle.library import EXPORTED, PACKED
+from medseg.bundle.signature import SignatureError
 from medseg.runs.checkpoint import CheckpointError, load_checkpoint, load_weights
 from medseg.runs.header import read_header
 
@@ -56,23 +57,27 @@ class Weights:
     description: Description | None
 
 
-def read_weights(path: str | Path) -> Weights:
+def read_weights(path: str | Path, *, signed_by: str | Path | None = None) -> Weights:
     """Read weights and what they say of their model.
 
     Args:
         path: of the file, or of a packed model.
+        signed_by: public key that must have signed the packed model.
 
     Raises:
         MedsegError: if a packed model is not as its record says, see `medseg.bundle.unpack.opened`.
+        SignatureError: if it is not signed by the key, or is no packed model.
         CheckpointError: if the file cannot be read.
         DescriptionError: if the description is of a format of the future, or unsound.
     """
+    if signed_by is not None and Path(path).suffix != PACKED:
+        raise SignatureError(f"{path} is no packed model, which alone can be signed; medseg pack --sign KEY makes one")
     if Path(path).suffix in EXPORTED:
         raise CheckpointError(f"{path} is an export, which holds no weights for this; name the run that it was made of")
     if Path(path).suffix == PACKED:
         from medseg.bundle.unpack import read_packed
 
-        return Weights(Path(path), *read_packed(path))
+        return Weights(Path(path), *read_packed(path, signed_by=signed_by))
     content = load_checkpoint(path)
     return Weights(Path(path), content, described(content, path))
 

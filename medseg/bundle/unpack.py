@@ -104,13 +104,17 @@ def _verify(folder: Path, path: Path, signed_by: str | Path | None) -> bool:
     return held is not None
 
 
-def read_packed(path: str | Path) -> tuple[Mapping[str, Any], Description]:
+def read_packed(path: str | Path, *, signed_by: str | Path | None = None) -> tuple[Mapping[str, Any], Description]:
     """Return the weights of a pack and what they describe; nothing else of it is looked at but for its checksum.
+
+    Args:
+        path: of the pack.
+        signed_by: public key that must have signed it.
 
     Raises:
         MedsegError: as `opened`.
     """
-    with opened(path) as pack:
+    with opened(path, signed_by=signed_by) as pack:
         return pack.weights, pack.description
 
 

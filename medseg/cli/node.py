@@ -7,15 +7,19 @@ import logging
 import signal
 import sys
 import threading
-from contextlib import ExitStack
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medseg.cli._arguments import own_process, positive, write_json
-from medseg.errors import shown
+from medseg.errors import MedsegError, counted, shown
 
 if TYPE_CHECKING:
     from medseg.node.config import Config
+    from medseg.node.queue import Queue
 
 __all__ = ["add_arguments", "run"]
 
@@ -29,6 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("check", "load the models, ask the archives, receive nothing"),
         ("retry", "try a failed study again"),
         ("forget", "forget an ended study, so that it is done when it comes again"),
+        ("redirect", "send what waits for a destination that is gone to another"),
+        ("withdraw", "give up what waits for a destination that is gone"),
     ):
         made = actions.add_parser(action, help=about)
         made.add_argument("config", type=Path, help="of the node, YAML: docs/how-to/node.md")
@@ -36,6 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             made.add_argument("--json", action="store_true", help="print it as JSON")
         if action in ("retry", "forget"):
             made.add_argument("study", type=positive, help="its number in the queue")
+        if action in ("redirect", "withdraw"):
+            made.add_argument("old", help="destination that the configuration does not have any more")
+        if action == "redirect":
+            made.add_argument("new", help="destination of the configuration")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -43,14 +53,13 @@ def run(options: argparse.Namespace) -> int:
     from medseg.node.config import read_config
 
     config = read_config(options.config)
-    return {"run": _run, "status": _status, "check": _check, "retry": _change, "forget": _change}[options.action](
-        config, options
-    )
+    actions = {"run": _run, "status": _status, "check": _check, "redirect": _redirect, "withdraw": _redirect}
+    return actions.get(options.action, _change)(config, options)
 
 
 def _run(config: Config, _options: argparse.Namespace) -> int:
     own_process()
-    from medseg.node.models import load_models
+    from medseg.node.child import PredictingProcess, models_of
     from medseg.node.receive import require_pynetdicom
     from medseg.node.service import Node
     from medseg.node.store import Store
@@ -65,7 +74,9 @@ def _run(config: Config, _options: argparse.Namespace) -> int:
         for each in map(logging.getLogger, ("pynetdicom", "pydicom")):  # they repeat values of tags
             undo.callback(each.setLevel, each.level)
             each.setLevel(logging.CRITICAL)
-        node = Node(config, load_models(config, store.records))
+        load = partial(models_of, config, store.records)
+        models = undo.enter_context(PredictingProcess(load, config.prediction_seconds))
+        node = Node(config, models.routes)
         node.start()
         while not stop.wait(1):  # a signal may reach another thread, which does not wake this one
             pass
@@ -79,12 +90,13 @@ def _status(config: Config, options: argparse.Namespace) -> int:
     from medseg.runs.lock import is_locked
 
     store = Store(config.folder)
-    status = read_status(store.queue, running=is_locked(store.root))
+    names = [each.name for each in config.destinations]
+    status = read_status(store.queue, running=is_locked(store.root), to=names)
     if options.json:
         write_json(status.to_dict())
     else:
         sys.stdout.write(text(status))
-    return 1 if status.states.get("failed") else 0
+    return 1 if status.states.get("failed") or status.nowhere else 0
 
 
 def _check(config: Config, _options: argparse.Namespace) -> int:
@@ -95,19 +107,43 @@ def _check(config: Config, _options: argparse.Namespace) -> int:
     return 1 if any(fault for _, fault in tried) else 0
 
 
-def _change(config: Config, options: argparse.Namespace) -> int:
+@contextmanager
+def _queue_of(config: Config) -> Iterator[Queue]:
     from medseg.node.queue import Queue
     from medseg.node.status import read_status
     from medseg.node.store import Store
-    from medseg.node.upkeep import forget_study, retry_study
 
     path = Store(config.folder).queue
     read_status(path, running=False, most=0)  # says if there is none, rather than making one
     queue = Queue(path)
-    change, said = (retry_study, "is tried again") if options.action == "retry" else (forget_study, "is forgotten")
     try:
-        change(queue, options.study)
+        yield queue
     finally:
         queue.close()
+
+
+def _change(config: Config, options: argparse.Namespace) -> int:
+    from medseg.node.upkeep import forget_study, retry_study
+
+    change, said = (retry_study, "is tried again") if options.action == "retry" else (forget_study, "is forgotten")
+    with _queue_of(config) as queue:
+        change(queue, options.study)
     sys.stdout.write(f"study {options.study} {said}\n")
+    return 0
+
+
+def _redirect(config: Config, options: argparse.Namespace) -> int:
+    from medseg.node.upkeep import redirect, withdraw
+
+    names = [each.name for each in config.destinations]
+    if options.old in names:
+        raise MedsegError(f"{options.old!r} is a destination of the configuration; take it out there first")
+    if options.action == "redirect" and options.new not in names:
+        raise MedsegError(f"{options.new!r} is no destination of the configuration; name one of {', '.join(names)}")
+    with _queue_of(config) as queue:
+        if options.action == "redirect":
+            said = f"{counted(redirect(queue, options.old, options.new, time.time()), 'result')} to {options.new}"
+        else:
+            said = f"{counted(withdraw(queue, options.old, time.time()), 'result')} given up, their studies failed"
+    sys.stdout.write(f"{said}\n")
     return 0

@@ -50,6 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust", action="store_true", help="run the code of the package that the model's network is of"
     )
+    parser.add_argument(
+        "--signed-by", type=Path, metavar="KEY", help="public key that must have signed the packed model"
+    )
     _add_archive(parser)
     add_overlays(parser)
     add_settings(parser, "device, precision, num_workers, or how whole images are predicted: inference#overlap=0.5")
@@ -116,6 +119,7 @@ def run(options: argparse.Namespace) -> int:
             keep_identifiers=options.keep_identifiers,
             trust=options.trust,
             backend=options.backend,
+            signed_by=options.signed_by,
             archive=_archive_of(options),
             progress=progress if sys.stderr.isatty() else None,  # elsewhere lines of the log tell
         )

@@ -23,10 +23,11 @@ from medseg.errors import MedsegError, shown
 if TYPE_CHECKING:
     import requests
 
-__all__ = ["ArchiveError", "Credentials", "is_address", "url_of"]
+__all__ = ["VARIABLES", "ArchiveError", "Credentials", "is_address", "url_of"]
 
 _SECURE, _PLAIN = "dicomweb", "dicomweb+http"
-_USER, _PASSWORD, _TOKEN = (f"MEDSEG_DICOMWEB_{name}" for name in ("USER", "PASSWORD", "TOKEN"))
+_USER, _PASSWORD, _TOKEN = VARIABLES = ("MEDSEG_DICOMWEB_USER", "MEDSEG_DICOMWEB_PASSWORD", "MEDSEG_DICOMWEB_TOKEN")
+"""Of the environment: user and password, or a token."""
 
 
 class ArchiveError(MedsegError):
@@ -48,22 +49,33 @@ class Credentials:
     token: str = field(default="", repr=False)
 
     @classmethod
-    def read(cls, url: str, file: Path | None = None, environment: Mapping[str, str] | None = None) -> Credentials:
+    def read(
+        cls,
+        url: str,
+        file: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        variables: tuple[str, str, str] = VARIABLES,
+    ) -> Credentials:
         """Return what a file says of an archive's host, or else the environment; without either, nobody.
 
         Args:
             url: of the archive.
             file: of netrc's format: ``machine HOST login USER password PASSWORD``; readable by its owner alone.
-            environment: by default the process's: ``MEDSEG_DICOMWEB_USER`` and ``MEDSEG_DICOMWEB_PASSWORD``, or
-                ``MEDSEG_DICOMWEB_TOKEN``.
+            environment: by default the process's.
+            variables: of it: user, password and token; an empty name is none. Those of an archive's own must be set.
 
         Raises:
-            ArchiveError: if the file cannot be read, is open to others, or does not know the host.
+            ArchiveError: if the file cannot be read, is open to others, or does not know the host; if variables are
+                set that do not go together, or of an archive's own are not.
         """
         if file is not None:
             return cls(*_from_file(file, urlsplit(url).hostname or ""))
         given = os.environ if environment is None else environment
-        user, password, token = (given.get(name, "") for name in (_USER, _PASSWORD, _TOKEN))
+        user, password, token = (given.get(name, "") for name in variables)
+        if variables != VARIABLES:
+            for name in variables:
+                if name and not given.get(name):
+                    raise ArchiveError(f"the environment has no {name}, which the archive's user or password is in")
         if token and (user or password):
             raise ArchiveError(f"both {_TOKEN} and {_USER} are set; unset one of them")
         if bool(user) != bool(password):

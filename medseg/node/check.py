@@ -11,7 +11,8 @@ from medseg.atomic import atomic_write
 from medseg.errors import MedsegError, counted, one_line
 from medseg.node.config import Config, Peer, Web
 from medseg.node.receive import require_pynetdicom
-from medseg.node.send import destination_of
+from medseg.node.send import destination_of, refuse_shared_secrets
+from medseg.node.status import read_status, stranded
 from medseg.node.store import Store
 
 __all__ = ["check_node"]
@@ -32,6 +33,7 @@ def check_node(config: Config) -> list[tuple[str, str]]:
     tried.append((counted(len(config.models), "model"), _fault(lambda: _models(config))))
     for each in config.destinations:
         tried.append((f"destination {each.name}", _fault(partial(_answers, config, each))))
+    tried.append(("queue", _fault(lambda: _queue(config))))
     return tried
 
 
@@ -72,4 +74,15 @@ def _models(config: Config) -> None:
 
 
 def _answers(config: Config, destination: Peer | Web) -> None:
+    if isinstance(destination, Web):
+        refuse_shared_secrets(config)
     destination_of(destination, config.title).check()
+
+
+def _queue(config: Config) -> None:
+    path = Store(config.folder).queue
+    if not path.exists():  # before the first start
+        return
+    lines = stranded(read_status(path, running=False, most=0, to=[each.name for each in config.destinations]))
+    if lines:
+        raise MedsegError("; ".join(lines))

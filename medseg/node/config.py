@@ -76,6 +76,15 @@ def _whole(least: int, most: int, what: str, value: Any, where: str, base: Path)
     return int(number)
 
 
+def _variable(value: Any, where: str, base: Path) -> str:
+    name = _text(value, where, base)
+    if not name.isidentifier() or not name.isascii():
+        raise ConfigError(
+            f"{where} is no name of an environment variable; give such as PACS_PASSWORD, never a password"
+        )
+    return name
+
+
 def _path(value: Any, where: str, base: Path) -> Path:
     return base / Path(_text(value, where, base)).expanduser()
 
@@ -148,6 +157,7 @@ class ModelRoute:
         rules: a rule file, see `medseg.io.dicom_rules`; a node never guesses what a model is for.
         outputs: kinds of results, see `medseg.prediction.outputs`.
         codes: coded concepts of its classes, where the weights have none.
+        signed_by: public key that must have signed the packed model.
     """
 
     name: str = field(metadata=_by(_name))
@@ -155,6 +165,7 @@ class ModelRoute:
     rules: Path = field(metadata=_by(_path))
     outputs: tuple[str, ...] = field(default=("dicom-seg",), metadata=_by(_outputs))
     codes: Path | None = field(default=None, metadata=_by(_path))
+    signed_by: Path | None = field(default=None, metadata=_by(_path))
 
 
 @dataclass(frozen=True)
@@ -183,12 +194,23 @@ class Web:
         url: of its DICOMweb service, as `medseg predict` takes it: ``dicomweb://HOST[:PORT]/PATH``.
         credentials: file of them, of netrc's format; never in this one.
         ca: certificate of the authority that signed its own.
+        user_env: environment variable that holds the user, with that of the password.
+        password_env: of the password.
+        token_env: of a bearer token, in place of both.
     """
 
     name: str = field(metadata=_by(_name))
     url: str = field(metadata=_by(_text))
     credentials: Path | None = field(default=None, metadata=_by(_path))
     ca: Path | None = field(default=None, metadata=_by(_path))
+    user_env: str = field(default="", metadata=_by(_variable))
+    password_env: str = field(default="", metadata=_by(_variable))
+    token_env: str = field(default="", metadata=_by(_variable))
+
+    @property
+    def variables(self) -> tuple[str, str, str]:
+        """Names of variables of the environment that are its own: of user, password and token."""
+        return self.user_env, self.password_env, self.token_env
 
 
 def _archive(content: Any) -> type[Any]:
@@ -233,6 +255,7 @@ class Config:
         keep_failed_hours: the same after it failed.
         forget_days: hashes by which a done study is known again.
         predicting: how often a study is tried.
+        prediction_seconds: that one model may take for one series; then it is ended, and the study fails.
         sending: how often a result is sent.
         associations: most at one time.
         status_port: of the status page, which is on loopback alone; ``None`` for none.
@@ -255,6 +278,7 @@ class Config:
     keep_failed_hours: float = field(default=168.0, metadata=_by(_HOURS))
     forget_days: float = field(default=90.0, metadata=_by(partial(_number, 0, 36600, "days")))
     predicting: Retry = field(default=Retry(times=3), metadata=_by(partial(_one, lambda _: Retry)))
+    prediction_seconds: float = field(default=3600.0, metadata=_by(partial(_number, 1, 7 * 86400, "seconds")))
     sending: Retry = field(default=Retry(), metadata=_by(partial(_one, lambda _: Retry)))
     associations: int = field(default=20, metadata=_by(partial(_whole, 1, 1000, "associations")))
     status_port: int | None = field(default=None, metadata=_by(_PORT))
@@ -293,6 +317,9 @@ def read_config(path: Path) -> Config:
     content = read_yaml(path, ConfigError, "a node's configuration")
     config = _build(Config, content, shown(path), path.absolute().parent)
     _refuse_doubles(config, path)
+    for each in config.destinations:
+        if isinstance(each, Web):
+            _refuse_secrets(each, path)
     open_to_all = not ipaddress.ip_address(config.address).is_loopback
     for caller in config.callers if open_to_all else ():
         if not caller.address:
@@ -318,3 +345,12 @@ def _refuse_doubles(config: Config, path: Path) -> None:
             and (each.host in (config.address, "localhost", "127.0.0.1"))
         ):
             raise ConfigError(f"{path}: the destination {each.name} is the node itself; name the archive")
+
+
+def _refuse_secrets(web: Web, path: Path) -> None:
+    if bool(web.user_env) != bool(web.password_env):
+        raise ConfigError(f"{path}: the destination {web.name} has one of user_env and password_env; name both")
+    if sum(map(bool, (web.credentials, web.password_env, web.token_env))) > 1:
+        raise ConfigError(
+            f"{path}: the destination {web.name} has several of credentials, password_env and token_env; name one"
+        )

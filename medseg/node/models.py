@@ -45,7 +45,7 @@ class LoadedModel:
     def __init__(self, route: ModelRoute, records: Path, device: str | None, precision: str) -> None:
         self.name, self.rules = route.name, read_rules(route.rules)
         self._route, self._records = route, records
-        self._model = load(route.model, device=device, precision=precision)
+        self._model = load(route.model, device=device, precision=precision, signed_by=route.signed_by)
         self._description = self._model.description
         if route.codes is not None:
             codes = {**self._description.codes, **read_codes(route.codes, self._description.classes)}

@@ -61,7 +61,7 @@ logger = logging.getLogger(__name__)
 
 _NOT_BACK = "its sender was connected when the node ended, and has not come back; it is taken as it is"
 _BROKEN_OFF = "its sender broke off or was refused a part; send it again"
-_VERSION = 2
+_VERSION = 3
 _SCHEMA = """
 CREATE TABLE study(
   id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT UNIQUE, state TEXT NOT NULL, generation INTEGER NOT NULL DEFAULT 1,
@@ -72,7 +72,7 @@ CREATE INDEX study_state ON study(state);
 CREATE TABLE instance(
   study INTEGER NOT NULL REFERENCES study ON DELETE CASCADE, series TEXT NOT NULL, sop TEXT NOT NULL,
   digest TEXT NOT NULL, bytes INTEGER NOT NULL, generation INTEGER NOT NULL, present INTEGER NOT NULL DEFAULT 1,
-  PRIMARY KEY(study, sop)) WITHOUT ROWID;
+  settled INTEGER NOT NULL DEFAULT 0, PRIMARY KEY(study, sop)) WITHOUT ROWID;
 CREATE INDEX instance_present ON instance(study, bytes) WHERE present;
 CREATE TABLE cut(
   study INTEGER NOT NULL REFERENCES study ON DELETE CASCADE, series TEXT NOT NULL, PRIMARY KEY(study, series)
@@ -189,7 +189,7 @@ class Queue:
                 self._reopen(db, study, item.series)
             db.execute("UPDATE study SET changed=?, broken=? WHERE id=?", (now, BROKEN, study))
             db.execute(
-                "INSERT OR REPLACE INTO instance SELECT ?,?,?,?,?,generation,1 FROM study WHERE id=?",
+                "INSERT OR REPLACE INTO instance SELECT ?,?,?,?,?,generation,1,0 FROM study WHERE id=?",
                 (study, item.series, item.sop, item.digest, item.size, study),
             )
         self.held += item.size
@@ -283,14 +283,14 @@ class Queue:
     def _series(db: sqlite3.Connection, study: int) -> tuple[SeriesState, ...]:
         jobs = db.execute("SELECT series, model, generation FROM job WHERE study=?", (study,)).fetchall()
         rows = db.execute(
-            "SELECT series, max(generation), sum(present), sum(1-present) FROM instance WHERE study=? GROUP BY series "
-            "ORDER BY min(generation), series",
+            "SELECT series, max(generation), sum(present), sum(1-present), min(settled) FROM instance WHERE study=? "
+            "GROUP BY series ORDER BY min(generation), series",
             (study,),
         )
         made = []
-        for key, generation, present, absent in rows:
+        for key, generation, present, absent, settled in rows:
             finished = frozenset(model for series, model, done in jobs if (series, done) == (key, generation))
-            made.append(SeriesState(key, generation, present, absent, finished))
+            made.append(SeriesState(key, generation, present, absent, finished, owed=not settled))
         return tuple(made)
 
     def predicted(self, claim: Claim, worked: Worked, destinations: Sequence[str], retry: Retry, now: float) -> bool:
@@ -309,6 +309,8 @@ class Queue:
                 db.execute("INSERT OR REPLACE INTO job VALUES(?,?,?,?)", job)
             for made in worked.made:
                 self._make(db, claim.study, made, destinations)
+            for series in worked.settled:
+                db.execute("UPDATE instance SET settled=1 WHERE study=? AND series=?", (claim.study, series))
             tries = row[2] + bool(worked.faults)
             again = worked.faults and not worked.hopeless and tries < retry.times
             (some,) = db.execute("SELECT count(*) FROM job WHERE study=?", (claim.study,)).fetchone()
@@ -320,7 +322,7 @@ class Queue:
                     *("; ".join((*worked.faults, *worked.notes)), now if state == REFUSED else None, claim.study),
                 ),
             )
-            self._settle(db, claim.study, now)
+            self.settle(db, claim.study, now)
         self.measure()
         return True
 
@@ -353,7 +355,7 @@ class Queue:
         with self.transaction() as db:
             place = (delivery.result, delivery.destination)
             db.execute("UPDATE delivery SET state='done', reason='' WHERE result=? AND destination=?", place)
-            self._settle(db, delivery.study, now)
+            self.settle(db, delivery.study, now)
 
     def not_delivered(self, deliveries: Sequence[Delivery], reason: str, retry: Retry, now: float) -> None:
         """Commit that a destination does not have results, and when they are tried again."""
@@ -367,10 +369,10 @@ class Queue:
                     (state, tries, now + retry.pause(tries), reason, each.result, each.destination),
                 )
             for study in {each.study for each in deliveries}:
-                self._settle(db, study, now)
+                self.settle(db, study, now)
 
     @staticmethod
-    def _settle(db: sqlite3.Connection, study: int, now: float) -> None:
+    def settle(db: sqlite3.Connection, study: int, now: float) -> None:
         """End a study of which nothing is to be sent any more."""
         rows = db.execute(
             "SELECT delivery.state, destination || ': ' || delivery.reason FROM delivery JOIN result "

@@ -6,20 +6,26 @@ What an archive answers twice it has once: an object that is sent again has the 
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from medseg.errors import MedsegError, counted, one_line
 from medseg.io.dicom_heads import quiet, read_head
-from medseg.node.config import Peer, Retry, Web
+from medseg.io.dicomweb_address import VARIABLES
+from medseg.node.config import Config, Peer, Retry, Web
 from medseg.node.queue import Queue
 from medseg.node.receive import DUPLICATE, SUCCESS, require_pynetdicom
 from medseg.node.states import Delivery
 from medseg.node.store import Store
 
-__all__ = ["BrokenOffError", "Destination", "DicomPeer", "Sender", "UnreachableError", "WebArchive", "destination_of"]
+__all__ = [
+    *("BrokenOffError", "Destination", "DicomPeer", "Sender", "UnreachableError", "WebArchive"),
+    *("destination_of", "destinations_of", "refuse_shared_secrets"),
+]
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +162,8 @@ class WebArchive:
         from medseg.io.dicomweb_session import Limits
 
         url = url_of(web.url)
-        credentials = Credentials.read(url, web.credentials)
+        variables = web.variables if any(web.variables) else VARIABLES
+        credentials = Credentials.read(url, web.credentials, variables=variables)
         self._archive = Archive(url, credentials, ca=web.ca, limits=Limits(tries=1))
 
     def send(self, files: Sequence[Path]) -> Iterator[str]:
@@ -191,6 +198,33 @@ def destination_of(given: Peer | Web, title: str) -> Destination:
         title: the node's own AE title.
     """
     return DicomPeer(given, title) if isinstance(given, Peer) else WebArchive(given)
+
+
+def destinations_of(config: Config) -> list[Destination]:
+    """Return all destinations of a node.
+
+    Raises:
+        MedsegError: if one cannot be used, or a secret would go to more hosts than one.
+    """
+    refuse_shared_secrets(config)
+    return [destination_of(each, config.title) for each in config.destinations]
+
+
+def refuse_shared_secrets(config: Config) -> None:
+    """Refuse to give one secret of the environment to several hosts.
+
+    Raises:
+        MedsegError: naming the destinations.
+    """
+    unnamed = [
+        each for each in config.destinations if isinstance(each, Web) and not (each.credentials or any(each.variables))
+    ]
+    if len({urlsplit(each.url).netloc for each in unnamed}) > 1 and any(map(os.environ.get, VARIABLES)):
+        names = ", ".join(each.name for each in unnamed)
+        raise MedsegError(
+            f"{VARIABLES[1]} or {VARIABLES[2]} would go to several hosts ({names}); give each destination its own "
+            "credentials, or user_env and password_env, or token_env"
+        )
 
 
 def _is_sound(path: Path) -> bool:

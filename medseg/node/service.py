@@ -14,9 +14,9 @@ from medseg.node.config import Config
 from medseg.node.page import StatusPage
 from medseg.node.queue import Queue
 from medseg.node.receive import Receiver
-from medseg.node.send import Destination, Sender, destination_of
+from medseg.node.send import Destination, Sender, destinations_of
 from medseg.node.states import Claim, Worked
-from medseg.node.status import read_status
+from medseg.node.status import Status, read_status, stranded
 from medseg.node.store import Store
 from medseg.node.upkeep import forget, recover, straighten, sweep
 from medseg.node.work import Route, work
@@ -45,9 +45,8 @@ class Node:
         self, config: Config, routes: Sequence[Route], destinations: Sequence[Destination] | None = None
     ) -> None:
         self._config, self._routes = config, routes
-        if destinations is None:
-            destinations = [destination_of(each, config.title) for each in config.destinations]
-        self._destinations = destinations
+        self._destinations = destinations_of(config) if destinations is None else destinations
+        self._names = [each.name for each in self._destinations]
         self._store = Store(config.folder)
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -73,12 +72,12 @@ class Node:
             self._queue = Queue(store.queue)
             for line in recover(self._queue, store, config.predicting, time.time()).lines():
                 logger.warning("%s", line)
+            for line in stranded(self._status()):
+                logger.warning("%s", line)
             self._receiver = Receiver(config, store, self._queue)
             self._receiver.start()
             if config.status_port is not None:
-                self._page = StatusPage(
-                    config.status_port, config.title, lambda: read_status(store.queue, running=True)
-                )
+                self._page = StatusPage(config.status_port, config.title, self._status)
         except BaseException:
             if hasattr(self, "_queue"):
                 self._queue.close()
@@ -105,6 +104,9 @@ class Node:
             return  # the process ends now; the queue is as whole as after a kill
         self._queue.close()
         self._lock.release()
+
+    def _status(self) -> Status:
+        return read_status(self._store.queue, running=True, to=self._names)
 
     def _begin(self, name: str, step: Callable[[], int], pause: float = _PAUSE) -> None:
         thread = threading.Thread(target=self._loop, args=(name, step, pause), name=name, daemon=True)
@@ -142,10 +144,9 @@ class Node:
 
     def _committed(self, claim: Claim, worked: Worked) -> bool:
         """Commit what came of a study, when the disk allows it: the study is in nobody else's hands."""
-        names = [each.name for each in self._destinations]
         while True:
             try:
-                return self._queue.predicted(claim, worked, names, self._config.predicting, time.time())
+                return self._queue.predicted(claim, worked, self._names, self._config.predicting, time.time())
             except sqlite3.Error as error:
                 if self._stop.is_set():
                     raise

@@ -56,6 +56,7 @@ class SeriesState:
         present: instances whose files are here.
         absent: instances that were received, and deleted after an earlier result.
         finished: models that have done it as it is.
+        owed: it was received and never settled: neither done nor found to be not for any model.
     """
 
     key: str
@@ -63,6 +64,7 @@ class SeriesState:
     present: int
     absent: int
     finished: frozenset[str]
+    owed: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ class Worked:
         faults: why the others are not, one text each; they are tried again.
         notes: series that no model took, and why.
         hopeless: trying again does not help.
+        settled: series with which nothing is wrong.
     """
 
     jobs: tuple[tuple[str, str], ...] = ()
@@ -116,6 +119,7 @@ class Worked:
     faults: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     hopeless: bool = False
+    settled: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from medseg.errors import counted
 from medseg.node.queue import QueueError
 from medseg.reports.tables import Cell, Table
 
-__all__ = ["Status", "StudyStatus", "page", "read_status", "text"]
+__all__ = ["Status", "StudyStatus", "page", "read_status", "stranded", "text"]
 
 _SHOWN = 50
 _STUDIES = """
@@ -66,6 +68,7 @@ class Status:
         destinations: name, results sent, waiting, failed, and the last reason.
         known: instances that came again and were there already.
         studies: the failed ones first, then those in work, then the last ones done.
+        nowhere: destinations that results wait for and that the node's configuration does not have.
     """
 
     running: bool
@@ -74,19 +77,21 @@ class Status:
     destinations: list[tuple[str, int, int, int, str]]
     known: int
     studies: list[StudyStatus]
+    nowhere: list[str]
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values."""
         return asdict(self)
 
 
-def read_status(path: Path, *, running: bool, most: int = _SHOWN) -> Status:
+def read_status(path: Path, *, running: bool, most: int = _SHOWN, to: Collection[str] | None = None) -> Status:
     """Read a queue, which may be in use.
 
     Args:
         path: of the database.
         running: whether a process works on it.
         most: studies that are listed.
+        to: names of the destinations that there are; ``None`` where that is not known.
 
     Raises:
         QueueError: if there is none, or it cannot be read.
@@ -108,7 +113,19 @@ def read_status(path: Path, *, running: bool, most: int = _SHOWN) -> Status:
             db.close()
     except sqlite3.Error as error:
         raise QueueError(f"{path}: the queue cannot be read ({error}); is it this node's?") from error
-    return Status(running, states, int(received + made), destinations, known[0] if known else 0, studies)
+    nowhere = [name for name, _, waiting, *_ in destinations if waiting and to is not None and name not in to]
+    return Status(running, states, int(received + made), destinations, known[0] if known else 0, studies, nowhere)
+
+
+def stranded(status: Status) -> list[str]:
+    """Return what waits for a destination that is not there any more, and the way out, a line each."""
+    return [
+        f"{counted(waiting, 'result waits', 'results wait')} for {name!r}, which is no destination of the "
+        f"configuration: name it there again, send to another (medseg node redirect CONFIG {name} OTHER), or give up "
+        f"(medseg node withdraw CONFIG {name})"
+        for name, _, waiting, *_ in status.destinations
+        if name in status.nowhere
+    ]
 
 
 def _tables(status: Status) -> list[Table]:
@@ -136,7 +153,10 @@ def _head(status: Status) -> str:
 
 def text(status: Status) -> str:
     """Return it for a terminal."""
-    return "\n\n".join([_head(status), *(table.to_text().rstrip("\n") for table in _tables(status))]) + "\n"
+    return (
+        "\n\n".join([_head(status), *stranded(status), *(table.to_text().rstrip("\n") for table in _tables(status))])
+        + "\n"
+    )
 
 
 def page(status: Status, title: str) -> str:
@@ -149,10 +169,11 @@ def page(status: Status, title: str) -> str:
     from html import escape
 
     body = "\n".join(table.to_html() for table in _tables(status))
+    said = "".join(f"<p>{escape(line)}</p>" for line in (_head(status), *stranded(status)))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="10">'
         f"<title>{escape(title)}</title><style>body{{font:15px/1.5 sans-serif;margin:2em;color:#222;background:#fff}}"
         "table{border-collapse:collapse;margin:1.5em 0}td,th{padding:.25em .8em;border-bottom:1px solid #ccc;"
         "text-align:left;vertical-align:top}.n{text-align:right;font-variant-numeric:tabular-nums}</style></head>"
-        f"<body><h1>{escape(title)}</h1><p>{escape(_head(status))}</p>\n{body}\n</body></html>\n"
+        f"<body><h1>{escape(title)}</h1>{said}\n{body}\n</body></html>\n"
     )

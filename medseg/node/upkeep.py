@@ -13,7 +13,10 @@ from medseg.node.queue import Queue, QueueError
 from medseg.node.states import CLAIMED, DONE, FAILED, RECEIVING, REFUSED, SENDING, UNKNOWN, WAITING
 from medseg.node.store import Store
 
-__all__ = ["MOST_CRASHES", "Recovered", "forget", "forget_study", "recover", "retry_study", "straighten", "sweep"]
+__all__ = [
+    *("MOST_CRASHES", "Recovered", "forget", "forget_study", "recover", "redirect", "retry_study", "straighten"),
+    *("sweep", "withdraw"),
+]
 
 MOST_CRASHES = 5
 """A node that ended so often with one study in hand does not take it up again by itself."""
@@ -173,10 +176,6 @@ def sweep(queue: Queue, keep: float, keep_failed: float, now: float, remove: Cal
             for study in rows:
                 db.execute("UPDATE instance SET present=0 WHERE study=?", study)
                 db.execute("UPDATE result SET path='' WHERE study=?", study)
-                db.execute(
-                    "DELETE FROM delivery WHERE state='failed' AND result IN (SELECT id FROM result WHERE study=?)",
-                    study,
-                )
         for (study,) in rows:
             remove(study)
         if rows:
@@ -222,11 +221,76 @@ def retry_study(queue: Queue, study: int) -> None:
         (left,) = db.execute("SELECT count(*) FROM instance WHERE study=? AND present", (study,)).fetchone()
         if not left:
             raise QueueError(f"study {study}: its files were deleted; send it again")
-        db.execute(
+        sent = db.execute(
             "UPDATE delivery SET state='waiting', tries=0, due=0 WHERE state='failed' AND result IN "
-            "(SELECT id FROM result WHERE study=?)",
+            "(SELECT id FROM result WHERE study=? AND path<>'')",
             (study,),
-        )
+        ).rowcount
+        if not (row[1] or sent):
+            raise QueueError(f"study {study}: the results that were not sent are deleted; send their series again")
         db.execute("DELETE FROM cut WHERE study=?", (study,))  # it is taken as it is
         now = WAITING if row[1] else SENDING
         db.execute("UPDATE study SET state=?, tries=0, crashes=0, due=0, ended=NULL WHERE id=?", (now, study))
+
+
+def redirect(queue: Queue, old: str, new: str, now: float) -> int:
+    """Send what a destination has not got to another one instead, also what failed there and whose file is left.
+
+    Args:
+        queue: it.
+        old: name of the destination.
+        new: name of the other.
+        now: time.
+
+    Returns:
+        How many results that are.
+
+    Raises:
+        QueueError: if there are none.
+    """
+    with queue.transaction() as db:
+        rows = db.execute(
+            "SELECT result, study FROM delivery JOIN result ON result.id=result "
+            "WHERE destination=? AND state<>'done' AND path<>''",
+            (old,),
+        ).fetchall()
+        if not rows:
+            raise QueueError(f"no result that could be sent waits for {old!r}; see medseg node status")
+        for result, _ in rows:
+            db.execute("INSERT OR IGNORE INTO delivery(result,destination,state) VALUES(?,?,'waiting')", (result, new))
+            db.execute("DELETE FROM delivery WHERE result=? AND destination=?", (result, old))
+        for study in {study for _, study in rows}:
+            db.execute(
+                "UPDATE study SET state=?, ended=NULL WHERE id=? AND state=? AND NOT fault", (SENDING, study, FAILED)
+            )
+            queue.settle(db, study, now)
+    return len(rows)
+
+
+def withdraw(queue: Queue, old: str, now: float) -> int:
+    """Give up what waits for a destination; its studies fail, since somebody does not have their results.
+
+    Args:
+        queue: it.
+        old: name of the destination.
+        now: time.
+
+    Returns:
+        How many results that are.
+
+    Raises:
+        QueueError: if there are none.
+    """
+    with queue.transaction() as db:
+        studies = db.execute(
+            "SELECT study FROM delivery JOIN result ON result.id=result WHERE destination=? AND state='waiting'", (old,)
+        ).fetchall()
+        if not studies:
+            raise QueueError(f"no result waits for {old!r}; see medseg node status")
+        db.execute(
+            "UPDATE delivery SET state='failed', reason='given up by hand' WHERE destination=? AND state='waiting'",
+            (old,),
+        )
+        for (study,) in set(studies):
+            queue.settle(db, study, now)
+    return len(studies)

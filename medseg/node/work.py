@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from medseg.errors import counted, one_line
+from medseg.errors import MedsegError, counted, one_line
 from medseg.io.dicom_heads import read_head
 from medseg.io.dicom_rules import Rule, choose_series
 from medseg.io.dicom_series import SeriesListing, list_series
@@ -19,9 +19,13 @@ from medseg.node.states import Claim, Made, SeriesState, Worked
 from medseg.node.store import Store, stands_for
 from medseg.runs.privacy import scrub
 
-__all__ = ["Route", "work"]
+__all__ = ["OverdueError", "Route", "work"]
 
 logger = logging.getLogger(__name__)
+
+
+class OverdueError(MedsegError):
+    """A prediction that took too long and was ended: tried again at once, it would hold up the others once more."""
 
 
 class Route(Protocol):
@@ -49,6 +53,7 @@ class Route(Protocol):
 
         Raises:
             MedsegError: if it cannot be done, without a tag that may name a patient.
+            OverdueError: if it took too long.
         """
         ...
 
@@ -62,12 +67,21 @@ class _Work:
         self.made: list[Made] = []
         self.faults: list[str] = []  # worth another try
         self.hopeless: list[str] = []  # not before another instance arrives
-        self.odd: list[str] = []  # no volumes: beside volumes, such as a localiser, no fault of the study
+        self.odd: dict[str, str] = {}  # no volumes: beside volumes, such as a localiser, no fault of the study
         self.notes: list[str] = []
+        self.settled: set[str] = set()
 
     def series(self, number: int, state: SeriesState) -> None:
-        """Do a series."""
-        called = f"series {number}"
+        """Do a series, and note whether it is settled: done, or not to be done."""
+        called, before = f"series {number}", len(self.faults) + len(self.hopeless)
+        if state.present:
+            self._series(called, state)
+        elif state.owed:
+            self.hopeless.append(f"{called} was not done before its files were deleted; send it again")
+        if len(self.faults) + len(self.hopeless) == before:
+            self.settled.add(state.key)
+
+    def _series(self, called: str, state: SeriesState) -> None:
         listing = list_series(self._store.series(self._claim.study, state.key))
         if not listing.series and not listing.damaged:
             self.notes.append(f"{called}: {next(iter(listing.left_out.values()), 'no DICOM image')}")
@@ -78,7 +92,7 @@ class _Work:
             problem = next((each.problem for each in listing.series if each.problem in refused.values()), "")
             self.notes += [f"{called} by {name}: {reason}" for name, reason in refused.items()]
             if (problem or listing.damaged) and self._routes:
-                self.odd.append(f"{called} is no volume")
+                self.odd[state.key] = f"{called} is no volume"
         elif todo and listing.damaged:
             cut = counted(len(listing.damaged), "file")
             self.hopeless.append(f"{called}: {cut} of it cannot be read; send it again")
@@ -109,6 +123,9 @@ class _Work:
             output.mkdir(mode=0o700, parents=True)
             files = route.predict(store.series(study, state.key), output)
             made = [self._made(state, route, file) for file in files]
+        except OverdueError as error:
+            self.hopeless.append(f"{called} by {route.name}: {error}")
+            return
         except Exception as error:  # whatever a model or a library does to one study stays that study's
             logger.debug("study %d", study, exc_info=error)
             self.faults.append(f"{called} by {route.name}: {one_line(error) or type(error).__name__}")
@@ -137,22 +154,22 @@ def work(claim: Claim, store: Store, routes: Sequence[Route]) -> Worked:
     done = _Work(claim, store, routes)
     if not any(state.present for state in claim.series):
         done.hopeless.append("its files were deleted; send it again")
-    for number, state in enumerate(claim.series, 1):
-        if not state.present:
-            continue
+    for number, state in enumerate(claim.series if not done.hopeless else (), 1):
         try:
             done.series(number, state)
         except Exception as error:  # such as a disk that cannot be read
             logger.debug("study %d", claim.study, exc_info=error)
             done.faults.append(f"series {number}: {one_line(error) or type(error).__name__}")
     if not (done.jobs or done.faults or any(state.finished for state in claim.series)):
-        done.hopeless += done.odd
+        done.hopeless += done.odd.values()
+        done.settled -= done.odd.keys()
     return Worked(
         tuple(done.jobs),
         tuple(done.made),
         tuple(_clean(text, store) for text in (*done.faults, *done.hopeless)),
         tuple(_clean(text, store) for text in done.notes),
         hopeless=not done.faults,
+        settled=frozenset(done.settled),
     )
 
 

@@ -2,13 +2,20 @@
 
 One JSON beside the outputs a run, ``medseg_run_TIME.json``. Inputs are named by their place in the input, by the hash
 of their bytes and, of DICOM, by their UIDs; patients are not, unless asked for. Nothing of it is logged.
+
+While a run works it keeps a journal, hidden beside the outputs, a line a case. One that is killed leaves it, and the
+next run in the folder makes the record of it.
 """
 
 from __future__ import annotations
 
+import calendar
+import contextlib
 import getpass
 import hashlib
 import json
+import logging
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +32,9 @@ __all__ = ["PUSH_RECORD", "RUN_RECORD", "Audit", "record_push"]
 RUN_RECORD, PUSH_RECORD = "medseg_run_*.json", "medseg_push_*.json"
 """Names of the records in the folder of the outputs."""
 
+logger = logging.getLogger(__name__)
+
+_JOURNAL = ".medseg_run_{}.jsonl"
 _FORMAT = 1
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
@@ -44,6 +54,25 @@ class Audit:
         self._began = time.time()
         self._inputs: dict[str, dict[str, Any]] = {}
         self._cases: dict[str, dict[str, Any]] = {}
+        self._journal: Path | None = None  # while one is kept
+        self._begun = False
+        self._lock = threading.Lock()
+
+    def begin(self) -> None:
+        """Make records of what killed runs left in the folder, which nobody else works in, and keep a journal."""
+        folder = self._run.output
+        with self._lock:
+            if self._begun:
+                return
+            self._begun = True
+            self._journal = folder / _JOURNAL.format(_stamp(self._began))
+            try:
+                for left in sorted(folder.glob(_JOURNAL.format("*"))):
+                    _record_left(left)
+                lines = (self._head(), *(self._case(name) for name in self._cases))
+                self._journal.write_bytes(b"".join(map(_line, lines)))
+            except OSError as error:
+                self._no_journal(error)
 
     def read(self, case: Case, unlike: str | None = None) -> None:
         """Take note of an input's bytes; called in the thread that reads them.
@@ -65,11 +94,45 @@ class Audit:
     def wrote(self, case: Case, files: Sequence[Path], numbers: Mapping[str, float]) -> None:
         """Take note of what was written of a case."""
         outputs = [{"name": self._name(file), "sha256": _digest(file)} for file in files]
-        self._cases[case.name] = {"outputs": outputs, **({"numbers": dict(numbers)} if numbers else {})}
+        self._done(case, {"outputs": outputs, **({"numbers": dict(numbers)} if numbers else {})})
 
     def failed(self, case: Case, reason: str) -> None:
         """Take note that a case could not be done."""
-        self._cases[case.name] = {"failure": reason}
+        self._done(case, {"failure": reason})
+
+    def _done(self, case: Case, what: dict[str, Any]) -> None:
+        with self._lock:
+            self._cases[case.name] = what
+            if self._journal is not None:
+                try:
+                    with self._journal.open("ab") as file:
+                        file.write(_line(self._case(case.name)))
+                except OSError as error:
+                    self._no_journal(error)
+
+    def _no_journal(self, error: OSError) -> None:
+        logger.warning(
+            "if this run is killed there is no record of it: its journal cannot be kept (%s)", error.strerror
+        )
+        self._end_journal()
+
+    def _end_journal(self) -> None:
+        journal, self._journal = self._journal, None
+        if journal is not None:
+            journal.unlink(missing_ok=True)
+
+    def _case(self, name: str) -> dict[str, Any]:
+        return {"name": name, **self._inputs.get(name, {}), **self._cases[name]}
+
+    def _head(self) -> dict[str, Any]:
+        return {
+            "format": _FORMAT,
+            "medseg": __version__,
+            "by": _login(),
+            "began": _utc(self._began),
+            "models": [vars(maker) for maker in self._run.makers],
+            "options": self._options,
+        }
 
     def write(
         self, *, skipped: Sequence[str], left_out: Sequence[tuple[str, str]], ended: str, measured: Mapping[str, Any]
@@ -82,23 +145,19 @@ class Audit:
             ended: ``"done"``, or what ended the run.
             measured: such as the seconds that it took.
         """
-        run = self._run
         content = {
-            "format": _FORMAT,
-            "medseg": __version__,
-            "by": _login(),
-            "began": time.strftime(_TIME, time.gmtime(self._began)),
-            "ended": time.strftime(_TIME, time.gmtime()),
+            **self._head(),
+            "ended": _utc(time.time()),
             "end": ended,
-            "models": [vars(maker) for maker in run.makers],
-            "options": self._options,
-            "cases": [{"name": name, **self._inputs.get(name, {}), **done} for name, done in self._cases.items()],
+            "cases": [self._case(name) for name in self._cases],
             "skipped": list(skipped),
             "left_out": [{"name": name, "reason": reason} for name, reason in left_out],
             "measured": dict(measured),
         }
-        run.output.mkdir(parents=True, exist_ok=True)
-        return _written(run.output, RUN_RECORD, self._began, content)
+        self._run.output.mkdir(parents=True, exist_ok=True)
+        path = _written(self._run.output, RUN_RECORD, self._began, content)
+        self._end_journal()
+        return path
 
     def _name(self, file: Path) -> str:
         return _below(self._run.output, file)
@@ -119,15 +178,40 @@ def record_push(
     became = [(file, "stored") for file in stored] + [(file, "was there") for file in present]
     files = [{"name": _below(folder, file), "sha256": _digest(file), "is": state} for file, state in became]
     files += [{"name": _below(folder, file), "failure": reason} for file, reason in failed]
-    ended = time.strftime(_TIME, time.gmtime())
     about = {"format": _FORMAT, "medseg": __version__, "by": _login()}
-    content = {**about, "began": time.strftime(_TIME, time.gmtime(began)), "ended": ended, "files": files}
+    content = {**about, "began": _utc(began), "ended": _utc(time.time()), "files": files}
     return _written(folder, PUSH_RECORD, began, content)
+
+
+def _record_left(journal: Path) -> None:
+    """Make the record of a run that was killed of its journal, whose last line may be cut off."""
+    lines = []
+    for line in journal.read_bytes().split(b"\n"):
+        with contextlib.suppress(ValueError):
+            lines.append(json.loads(line))
+    if lines and "began" in lines[0]:
+        began = calendar.timegm(time.strptime(lines[0]["began"], _TIME))
+        about = {"ended": _utc(journal.stat().st_mtime), "end": "killed"}
+        rest: dict[str, Any] = {"cases": lines[1:], "skipped": [], "left_out": [], "measured": {}}
+        _written(journal.parent, RUN_RECORD, began, {**lines[0], **about, **rest})
+    journal.unlink()
+
+
+def _line(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content).encode() + b"\n"
+
+
+def _utc(seconds: float) -> str:
+    return time.strftime(_TIME, time.gmtime(seconds))
+
+
+def _stamp(seconds: float) -> str:
+    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(seconds))
 
 
 def _written(folder: Path, pattern: str, began: float, content: Mapping[str, Any]) -> Path:
     """Write a record under a name that no earlier one of the same second took."""
-    stamp, number = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(began)), 0
+    stamp, number = _stamp(began), 0
     while (path := folder / pattern.replace("*", f"{stamp}{f'_{number}' if number else ''}")).exists():
         number += 1
     with atomic_write(path) as temporary:

@@ -233,6 +233,7 @@ def load(
     precision: str = "auto",
     trust: bool = False,
     backend: str = "torch",
+    signed_by: str | Path | None = None,
 ) -> Model:
     """Load a trained model, or several as an ensemble.
 
@@ -245,17 +246,19 @@ def load(
         trust: also build a network that is not medseg's or MONAI's, which runs the code of the package it names.
         backend: ``"torch"``, or ``"onnx"`` or ``"openvino"`` for what `medseg export` wrote beside the weights; an
             export that is named itself needs no word.
+        signed_by: public key that must have signed the packed model, each of an ensemble; nothing else is taken then.
 
     Raises:
         BundleError: if there are no weights.
         NetworkError: if their network is of another package, and that is not trusted.
         ModelError: if nothing says how they are fed, or members of an ensemble are fed otherwise.
         CheckpointError: if they cannot be read or do not fit.
+        SignatureError: if they are not signed by the key.
     """
     places = [where] if isinstance(where, str | Path) else list(where)
     if not places:
         raise ModelError("no model is named; give a run's folder, weights, or a bundle with weights")
-    found = [_load(place, trust, backend) for place in places]
+    found = [_load(place, trust, backend, signed_by) for place in places]
     if precision not in ("auto", "fp32") and any(isinstance(network, Exported) for network, _ in found):
         raise ModelError(f"precision is {precision!r}, but an export computes as it was exported; leave it out")
     first = found[0][1]
@@ -268,13 +271,15 @@ def load(
     return Model([network for network, _ in found], first, device=device, precision=precision)
 
 
-def _load(where: str | Path, trust: bool, backend: str) -> tuple[nn.Module, Description]:
+def _load(where: str | Path, trust: bool, backend: str, signed_by: str | Path | None) -> tuple[nn.Module, Description]:
     file = weights_file(where)
     if backend not in BACKENDS:
         raise ModelError(f"there is no backend {backend!r}; choose one of {', '.join(BACKENDS)}")
-    if file.suffix in SUFFIXES.values():
+    if file.suffix in SUFFIXES.values() and signed_by is None:
         return load_exported(file)
-    weights = read_weights(file)
+    if backend != "torch" and signed_by is not None:
+        raise ModelError(f"backend is {backend!r}, but the export beside a packed model is not signed; use torch")
+    weights = read_weights(file, signed_by=signed_by)
     if backend != "torch":
         return exported_of(file, weights.content, backend)
     description = weights.description or _of_bundle(weights.path)

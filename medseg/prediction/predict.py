@@ -75,6 +75,7 @@ def predict(
     keep_identifiers: bool = False,
     trust: bool = False,
     backend: str = "torch",
+    signed_by: str | Path | None = None,
     archive: ArchiveOptions | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Outcome:
@@ -98,6 +99,7 @@ def predict(
             record of the run.
         trust: also build a network of another package than medseg and MONAI, as `medseg.prediction.model.load` does.
         backend: ``"torch"``, ``"onnx"`` or ``"openvino"``, as there.
+        signed_by: public key that must have signed the packed model, as there.
         archive: which studies of an archive, and how it is asked; a DICOM segmentation at least is stored there.
         progress: called as ``progress(images done, images in all)``.
 
@@ -125,7 +127,12 @@ def predict(
 
     sinks = make_sinks(outputs)
     trained = load(
-        weights, device=plain.get("device"), precision=str(plain.get("precision", "auto")), trust=trust, backend=backend
+        weights,
+        device=plain.get("device"),
+        precision=str(plain.get("precision", "auto")),
+        trust=trust,
+        backend=backend,
+        signed_by=signed_by,
     )
     description = _described(trained.description, overlays, changes, codes, tta)
     if reached is not None and any(map(_is_object, outputs)):

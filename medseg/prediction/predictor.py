@@ -193,6 +193,7 @@ class Predictor:
     def _begin(self) -> None:
         try:
             self.record.begin()
+            self._audit.begin()
         except OSError as error:
             raise InputError(
                 f"{self.folder.output_dir} cannot be written: {error.strerror}; name another folder"

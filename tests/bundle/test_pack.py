@@ -31,6 +31,7 @@ from medseg.bundle.signature import SignatureError, verify
 from medseg.bundle.unpack import opened, unpack
 from medseg.cli import main
 from medseg.errors import MedsegError
+from medseg.prediction.model import ModelError, load
 from medseg.prediction.predict import predict
 from medseg.runs.checkpoint import save_checkpoint
 from medseg.runs.header import write_header
@@ -342,6 +343,14 @@ def test_signed(run: Path, packed: Path, tmp_path: Path, kind: serialization.Pri
         unpack(path, tmp_path / "a", signed_by=tmp_path / "other.pub")
     with pytest.raises(SignatureError, match="is not signed; ask"):
         unpack(packed, tmp_path / "a", signed_by=tmp_path / "mine.pub")
+    assert load(path, signed_by=tmp_path / "mine.pub").class_names == load(run).class_names
+    for where, said in ((packed, "is not signed; ask"), (run, r"model\.pt is no packed model, which alone can be")):
+        with pytest.raises(SignatureError, match=said):
+            load([path, where], signed_by=tmp_path / "mine.pub")
+    with pytest.raises(SignatureError, match=r"is not signed by .*other\.pub"):
+        predict(path, tmp_path, tmp_path / "masks", signed_by=tmp_path / "other.pub")
+    with pytest.raises(ModelError, match="the export beside a packed model is not signed; use torch"):
+        load(path, backend="onnx", signed_by=tmp_path / "mine.pub")
     files = contents(path)
     with pytest.raises(SignatureError, match="was changed"):
         unpack(

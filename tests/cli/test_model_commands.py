@@ -160,6 +160,7 @@ def test_predict(calls, capsys):
         "keep_identifiers": False,
         "trust": False,
         "backend": "torch",
+        "signed_by": None,
         "archive": None,
         "outputs": (),
         "series": None,

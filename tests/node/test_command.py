@@ -81,8 +81,8 @@ def test_run_status_and_records(tmp_path, config, archive, capfd):
     def outside():
         queue = tmp_path / "node" / "queue.sqlite"
         try:
-            wait_for(lambda: send(content["port"], files) == [0] * 6, 60)
-            wait_for(lambda: read_status(queue, running=True).states == {"done": 1}, 60)
+            wait_for(lambda: send(content["port"], files) == [0] * 6, 300)  # its process loads the model
+            wait_for(lambda: read_status(queue, running=True).states == {"done": 1}, 300)
             said.append(read_status(queue, running=is_locked(queue.parent)))
             kept.update({uid: study for uid, (study, _) in archive.objects.items()})
         finally:
@@ -141,6 +141,7 @@ def test_check(tmp_path, config, archive, capsys):
         f"port {content['port']}: good",
         "1 model: good",
         "destination archive: good",
+        "queue: good",
     ]
     content["models"][0]["rules"] = "none.yaml"
     content["destinations"][0]["port"] = content["port"]

@@ -5,6 +5,7 @@ import yaml
 
 from medseg.node.config import ConfigError, Peer, Retry, Web, read_config
 
+WEB = {"name": "web", "url": "dicomweb://pacs.example/dicom-web"}
 GOOD = {
     "folder": "node",
     "title": "NODE",
@@ -13,7 +14,7 @@ GOOD = {
     "models": [{"name": "a", "model": "runs/a", "rules": "a.yaml"}],
     "destinations": [
         {"name": "archive", "title": "ARCHIVE", "host": "10.0.0.5", "port": 104},
-        {"name": "web", "url": "dicomweb://pacs.example/dicom-web"},
+        WEB,
     ],
 }
 
@@ -53,12 +54,17 @@ def test_a_good_one(tmp_path):
         ({"still_seconds": float("nan")}, "still_seconds is nan; give seconds"),
         ({"sending": {"times": 1.5}}, "sending, times is 1.5; give a whole number"),
         ({"stil_seconds": 3}, "no key 'stil_seconds'; did you mean 'still_seconds'"),
+        ({"prediction_seconds": 0}, "prediction_seconds is 0; give seconds from 1"),
+        ({"destinations": [{**WEB, "user_env": "A"}]}, "web has one of user_env and password_env; name both"),
+        ({"destinations": [{**WEB, "token_env": "A", "credentials": "b"}]}, "web has several of credentials, password"),
+        ({"destinations": [{**WEB, "token_env": "geheim!"}]}, "token_env is no name of an environment variable"),
     ],
 )
 def test_what_is_wrong(tmp_path, changes, said):
     with pytest.raises(ConfigError, match=said) as caught:
         read(tmp_path, **changes)
     assert "\n" not in str(caught.value)
+    assert "geheim" not in str(caught.value)
     assert "node.yaml" in str(caught.value)
 
 

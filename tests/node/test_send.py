@@ -2,10 +2,11 @@
 
 import pytest
 from node_desk import Desk, Shelf
-from node_parts import SECRET, study_files
+from node_parts import SECRET, config_of, study_files
 
+from medseg.errors import MedsegError
 from medseg.node.config import Peer, Web
-from medseg.node.send import BrokenOffError, DicomPeer, UnreachableError, destination_of
+from medseg.node.send import BrokenOffError, DicomPeer, UnreachableError, destination_of, destinations_of
 from medseg.node.upkeep import straighten
 
 
@@ -140,3 +141,35 @@ def test_by_stow(tmp_path, monkeypatch, caplog):
         destination_of(Web("archive", server.url.replace("http", "dicomweb+http")), "NODE").check()
     assert SECRET not in caplog.text
     desk.queue.close()
+
+
+def test_a_secret_goes_to_its_own_host_alone(tmp_path, monkeypatch):
+    """As two archives see it: each gets the user that is its own; one for both is refused before anything is asked."""
+    pytest.importorskip("dicomweb_client", reason="archives need dicomweb-client; pip install 'medseg[dicom]'")
+    from dicomweb_server import serving
+
+    with serving() as first, serving() as second:
+        places = [server.url.replace("http", "dicomweb+http") for server in (first, second)]
+        for name, value in (("USER_1", "a"), ("PASSWORD_1", "geheim"), ("TOKEN_2", "marke")):
+            monkeypatch.setenv(name, value)
+        own = {"user_env": "USER_1", "password_env": "PASSWORD_1"}, {"token_env": "TOKEN_2"}
+        webs = [
+            Web(f"web{number}", place, **named) for number, (place, named) in enumerate(zip(places, own, strict=True))
+        ]
+        for each in destinations_of(config_of(tmp_path, destinations=tuple(webs))):
+            with pytest.raises(UnreachableError):  # they know neither
+                each.check()
+        assert (first.asked_by, second.asked_by) == ({"Basic YTpnZWhlaW0="}, {"Bearer marke"})
+
+        config = config_of(
+            tmp_path, destinations=tuple(Web(f"web{number}", place) for number, place in enumerate(places))
+        )
+        assert len(destinations_of(config)) == 2  # nobody's
+        monkeypatch.setenv("MEDSEG_DICOMWEB_TOKEN", "marke")
+        with pytest.raises(
+            MedsegError, match=r"would go to several hosts \(web0, web1\); give each destination its own"
+        ):
+            destinations_of(config)
+        monkeypatch.delenv("PASSWORD_1")
+        with pytest.raises(MedsegError, match="the environment has no PASSWORD_1, which"):
+            destination_of(webs[0], "NODE")

@@ -27,7 +27,7 @@ from medseg.bundle.record import header_of
 from medseg.errors import MedsegError
 from medseg.io import masks as mask_files
 from medseg.prediction import masks as mask_sink
-from medseg.prediction.audit import RUN_RECORD
+from medseg.prediction.audit import RUN_RECORD, Audit
 from medseg.prediction.mask_record import MaskRecord
 from medseg.prediction.model import ModelError, load
 from medseg.prediction.predict import Outcome, predict
@@ -251,6 +251,30 @@ def test_the_record_of_a_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert said["left_out"] == [{"name": "notes.webp", "reason": "unknown format .webp"}]
     run(folder, overwrite=True)
     assert len(list((folder / "out").glob(RUN_RECORD))) == 2
+
+
+def test_the_record_of_a_run_that_was_killed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what it had done; its journal, cut off in a line, is all that it leaves, and the next run makes the record."""
+    with monkeypatch.context() as patched:
+        patched.setattr(Audit, "write", lambda *_, **__: None)  # a kill comes before
+        run(folder, outputs=("uncertainty",))
+    (journal,) = (folder / "out").glob(".medseg_run_*")
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[:-1]) + lines[-1][:20])
+    (folder / "out" / "x.png").unlink()
+    run(folder, outputs=("uncertainty",))
+    killed, done = sorted(
+        (json.loads(path.read_text()) for path in (folder / "out").glob(RUN_RECORD)),
+        key=lambda said: said["end"] == "done",
+    )
+    assert (killed["end"], killed["models"]) == ("killed", done["models"])
+    assert killed.keys() == done.keys()
+    assert len(killed["cases"]) == len(lines) - 2
+    for case in killed["cases"]:
+        assert case["sha256"] == hashlib.sha256((folder / "in" / case["name"]).read_bytes()).hexdigest()
+        assert case["outputs"]
+    assert [case["name"] for case in done["cases"]] == ["x.png"]
+    assert not list((folder / "out").glob(".medseg_run_*"))
 
 
 def medseg_weights(path: Path) -> str:

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from archive_studies import SERIES, STUDY, instances, mask_of, read, slices
 from dicom_predictions import on_grid, weights
-from dicomweb_server import PASSWORD, USER
+from dicomweb_server import PASSWORD, USER, by_an_authority
 
 pytest.importorskip("dicomweb_client", reason="archives need dicomweb-client; pip install 'medseg[dicom]'")
 pytest.importorskip("highdicom", reason="DICOM objects need highdicom; pip install 'medseg[dicom]'")
-from orthanc import orthanc
+from orthanc import behind_tls, orthanc
 
 from medseg.io.dicomweb import Archive, ArchiveGoneError
 from medseg.io.dicomweb_address import ArchiveError, Credentials
@@ -46,10 +46,10 @@ def run(there, tmp_path, monkeypatch):
     monkeypatch.setenv("MEDSEG_DICOMWEB_PASSWORD", PASSWORD)
     model = weights(tmp_path / "a.pt", codes=CODES)
 
-    def go(output, study, **more):
-        options = ArchiveOptions([study])
+    def go(output, study, address=there.address, ca=None, **more):
+        options = ArchiveOptions([study], ca=ca)
         given = {"outputs": OUTPUTS, "overrides": {"device": "cpu"}, "archive": options, **more}
-        return there.there(lambda: predict(model, there.address, tmp_path / output, **given))
+        return there.there(lambda: predict(model, address, tmp_path / output, **given))
 
     return go
 
@@ -107,6 +107,28 @@ def test_an_archive_that_is_killed_has_the_rest_when_it_is_back(there, archive, 
     again = there.there(lambda: archive.store(files))
     assert (again.present, again.stored, again.failed) == (tuple(files[:2]), tuple(files[2:]), ())
     assert len(there.there(lambda: instances(archive, "1.2.840.99.2", "MR"))) == 6
+
+
+def test_behind_a_web_server_with_tls(there, archive, run, tmp_path):
+    """As hospitals have it: found, downloaded, stored and found again through TLS, by the hospital's own authority."""
+    study = "1.2.840.99.3"
+    files = slices(tmp_path / "mr", study=study, series=f"{study}.1")
+    certificate, key, authority = by_an_authority(tmp_path)
+    with behind_tls(there, certificate, key) as address:
+        with pytest.raises(ArchiveGoneError, match="of an unknown authority, of another host"):
+            run("refused", study, address)
+        assert not list(tmp_path.glob("refused/*"))
+        url = address.replace("dicomweb", "https")
+        with Archive(url, Credentials(USER, PASSWORD), ca=authority, limits=Limits(tries=2)) as secure:
+            assert len(there.there(lambda: secure.store(files)).stored) == 4
+        first = run("tls", study, address, ca=authority)
+        assert (first.written, first.stored, first.present, first.failures) == (1, 3, 0, [])
+        again = run("tls again", study, address, ca=authority)
+        assert (again.written, again.stored, again.present, again.failures) == (1, 0, 3, [])
+    (found,) = there.there(lambda: instances(archive, study))  # past the web server
+    seg = read(there.there(lambda: archive.object(*found)), tmp_path / "back.dcm")
+    (local,) = (tmp_path / "tls").glob("*.nii.gz")
+    np.testing.assert_array_equal(mask_of(seg), read_image(local, label=True).array)
 
 
 def test_a_real_series_and_another_reader(there, archive, run, tmp_path):
