@@ -95,14 +95,16 @@ def measured(command: Sequence[str], environment: Mapping[str, str], masks: Path
     if len(written) != number:
         raise SystemExit(f"{masks.name}: {len(written)} masks of {number}\n{log.read_text()[-_END:]}")
     (first, _), (last, _) = forwards[0], forwards[-1]
+    windows = [count for _, count in forwards]
+    second = sum(windows[1:])  # and those after it: what came before the first one is the start
     return {
         **{key: found[key] for key in ("wall", "cpu", "peak")},
         "first_forward": first - found["start"],
         "first_mask": min(written) - found["began"],
         "last_mask": max(written) - found["began"],
         "after_last_forward": found["ended"] - last,
-        "case": (last - first) / max(1, number - 1),
-        "windows": sum(windows for _, windows in forwards),
+        "case": (last - first) / second * sum(windows) / number if second else float("nan"),
+        "windows": sum(windows),
     }
 
 
