@@ -7,6 +7,7 @@ from statistics import mean
 from typing import Any
 
 from PIL import Image
+from results_cohort import cohort
 from results_gpu import device_of, folds, large_volumes, patches_on_a_gpu
 
 from medseg.reports.score_tables import mean_text, score_tables
@@ -38,6 +39,15 @@ SPEED = (
     ("allocator_cpu", "ratio", "CPU step, allocator as it comes / keeping freed memory", ""),
     ("startup_cpu", "import_medseg_cpu", "`import medseg`, processor seconds", "under 0.1"),
     ("startup_cpu", "medseg_help_cpu", "`medseg --help`, processor seconds", "under 0.15"),
+    ("startup_cpu", "import_torch_cpu", "`import torch`, processor seconds", ""),
+    ("startup_cpu", "import_monai_cpu", "`import monai`, processor seconds, PyTorch included", ""),
+    ("startup_cpu", "import_monai_lean_cpu", "the same as `medseg predict` imports it", ""),
+    (
+        "startup_cpu",
+        "import_monai_parts",
+        "what that leaves out, seconds, each with what it imports first",
+        "",
+    ),
     ("startup_cpu", "import_monai_bundle", "`medseg train`: importing MONAI, seconds", ""),
     ("startup_cpu", "import_medseg_on_top", "importing medseg on top, seconds", ""),
     ("startup_cpu", "configuration_checks_and_assembly", "configuration, data check, assembly, seconds", ""),
@@ -52,9 +62,7 @@ def speed() -> str:
         if path.is_file():
             value = json.loads(path.read_text())["result"].get(key)  # None: measured before it was asked for
             if value is not None:
-                rows.append(
-                    f"| {what} | {value:.0f} | {target} |" if value >= 1000 else f"| {what} | {value:.3g} | {target} |"
-                )
+                rows.append(f"| {what} | {_number(value)} | {target} |")
     path = RESULTS / "lfa_cost_cpu.json"
     if path.is_file():
         for row in json.loads(path.read_text())["ratios"]:
@@ -62,7 +70,14 @@ def speed() -> str:
             rows.append(
                 f"| LFA local / global, {row['what']}, {row['size']} x {row['size']} | {row['ratio']:.3g} | {target} |"
             )
-    return "\n\n".join(filter(None, ["\n".join(rows), large_volumes(RESULTS), patches_on_a_gpu(RESULTS)]))
+    sections = (cohort(RESULTS), large_volumes(RESULTS), patches_on_a_gpu(RESULTS))
+    return "\n\n".join(filter(None, ["\n".join(rows), *sections]))
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {part:.2g}" for name, part in sorted(value.items(), key=lambda pair: -pair[1]))
+    return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def recipes() -> str:

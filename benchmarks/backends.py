@@ -17,6 +17,7 @@ from monai.data import MetaTensor
 
 from benchmarks.common import alternate, report
 from medseg.bundle import feeding
+from medseg.bundle.library import weights_file
 from medseg.inferers.blocks import blocks_of
 from medseg.prediction.backends import SUFFIXES, load_exported
 from medseg.prediction.case import Feeder
@@ -47,7 +48,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     model = load(options.run, device="cpu")
-    image = images_of(options.images, options.run / "model.pt", int(model.description.network["in_channels"]))[0]
+    image = images_of(options.images, weights_file(options.run), int(model.description.network["in_channels"]))[0]
     result: dict[str, Any] = {"network": dict(model.description.network), "threads": torch.get_num_threads()}
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         batch = batch_of(model, image)

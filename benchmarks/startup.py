@@ -1,5 +1,8 @@
 """What a user waits for before anything happens: `import medseg`, its help, a mistake's line, a training's first step.
 
+MONAI's import stands apart: the processor seconds of PyTorch, of both, of both as `medseg predict` imports them, which
+is without what MONAI only tries (see `medseg.cli._lean`), and how long each of those parts takes.
+
 python -m benchmarks.startup
 """
 
@@ -16,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import report, train_words
+from medseg.cli._lean import LATER
 
 ROOT = Path(__file__).parents[1]
+LEAN = "from medseg.cli._lean import lean_monai\nlean_monai()\nimport monai"
 PROBE = """
 import sys, time
 start = time.perf_counter()
@@ -51,6 +56,24 @@ def cpu_seconds(command: list[str], repeats: int, status: int = 0) -> float:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     return statistics.median(times)
+
+
+def monais_import(repeats: int) -> dict[str, Any]:
+    """Return processor seconds of importing PyTorch, and MONAI with it, and the seconds of what MONAI only tries.
+
+    Args:
+        repeats: of each; the parts are measured once, each with what it is the first to import.
+    """
+    codes = {"import_torch_cpu": "import torch", "import_monai_cpu": "import monai", "import_monai_lean_cpu": LEAN}
+    found: dict[str, Any] = {
+        name: cpu_seconds([sys.executable, "-W", "ignore", "-c", code], repeats) for name, code in codes.items()
+    }
+    command = [sys.executable, "-W", "ignore", "-X", "importtime", "-c", "import monai"]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stderr
+    lines = (line.removeprefix("import time:").split("|") for line in said.splitlines() if line.count("|") == 2)
+    seconds = {name.strip(): int(whole) / 1e6 for _, whole, name in lines if whole.strip().isdecimal()}
+    found["import_monai_parts"] = {name: seconds[name] for name in LATER if name in seconds}
+    return found
 
 
 def first_step(folder: Path, repeats: int) -> dict[str, float]:
@@ -94,6 +117,7 @@ def main() -> None:
     }
     for name in ("import_medseg", "medseg_help"):
         result[f"{name}_over_python"] = result[f"{name}_cpu"] / result["python_cpu"]
+    result |= monais_import(options.repeats)
     with tempfile.TemporaryDirectory() as folder:
         result |= first_step(Path(folder), options.repeats)
     report("seconds before the first step", result, options.json)

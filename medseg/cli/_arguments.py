@@ -161,11 +161,19 @@ def overrides_of(options: argparse.Namespace, **named: Any) -> dict[str, Any]:
     return changes
 
 
-def own_process() -> None:
-    """Set the process up for work: it is the command's, not a caller's (log lines, signals, quiet helpers)."""
+def own_process(*, lean: bool = False) -> None:
+    """Set the process up for work: it is the command's, not a caller's (log lines, signals, quiet helpers).
+
+    Args:
+        lean: whether MONAI is imported without what it only tries, see `medseg.cli._lean`.
+    """
     from medseg.bundle.start import set_up_process
 
     _borrowed.append(set_up_process())
+    if lean:
+        from medseg.cli._lean import lean_monai
+
+        _borrowed.append(lean_monai())
 
 
 def give_process_back() -> None:

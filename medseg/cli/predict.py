@@ -103,7 +103,7 @@ def run(options: argparse.Namespace) -> int:
     from medseg.reports.progress import progress_bar
 
     overrides = overrides_of(options)
-    own_process()
+    own_process(lean=True)
     with progress_bar("predicting") as progress:
         outcome = predict(
             [options.model, *options.ensemble],

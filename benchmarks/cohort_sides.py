@@ -1,0 +1,264 @@
+"""The sides of `benchmarks.cohort`: a network with equal weights for medseg, MONAI and nnU-Net, and their commands."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from benchmarks.cohort_network import IMPORTED, OVERLAP, planned
+from medseg.bundle.description import Description
+from medseg.bundle.networks import create
+from medseg.bundle.record import header_of
+from medseg.io.images import image_suffix
+from medseg.runs.checkpoint import save_checkpoint
+from medseg.runs.header import write_header
+
+NAME = "benchmarks.cohort_network.Network"
+BATCH = 4
+_FOREGROUND = 0.1  # share of a noise image that is not background
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Images of one kind and their model.
+
+    Args:
+        name: ``"pictures"`` or ``"volumes"``.
+        number: of images.
+        spatial_dims: 2 or 3.
+        in_channels: of the images.
+        window: of the sliding window.
+        channels: of the network's levels.
+        classes: names by index.
+    """
+
+    name: str
+    number: int
+    spatial_dims: int
+    in_channels: int
+    window: Sequence[int]
+    channels: Sequence[int]
+    classes: Sequence[str]
+
+    @property
+    def suffix(self) -> str:
+        """Of images and masks."""
+        return ".png" if self.spatial_dims == 2 else ".nii.gz"
+
+
+COHORTS = (
+    Cohort("pictures", 40, 2, 3, (256, 256), (16, 32, 64, 128), ("background", "nucleus")),
+    Cohort("volumes", 10, 3, 1, (40, 56, 40), (16, 32, 64, 128), ("background", "anterior", "posterior")),
+)
+
+
+def lay_out(cohort: Cohort, source: Path, folder: Path) -> None:
+    """Write images, the same for all sides, and each side's model.
+
+    Args:
+        cohort: of which kind.
+        source: folder of images, of which the first in the order of their names are taken.
+        folder: is made, with ``images``, ``one``, ``nnunet_images``, ``model.pt``, ``monai`` and ``nnunet``.
+    """
+    files = sorted(path for path in source.iterdir() if image_suffix(path) == cohort.suffix)
+    if len(files) < cohort.number:
+        raise SystemExit(f"{source.name} has {len(files)} images of {cohort.suffix}; {cohort.number} are needed")
+    for name in ("images", "one", "nnunet_images", "monai"):
+        (folder / name).mkdir(parents=True)
+    for number, file in enumerate(files[: cohort.number]):
+        image = folder / "images" / f"image{number + 1:02}{cohort.suffix}"
+        if cohort.spatial_dims == 2:
+            with Image.open(file) as picture:
+                picture.convert("RGB").save(image)
+        else:
+            image.write_bytes(file.read_bytes())
+        (folder / "nnunet_images" / image.name.replace(cohort.suffix, f"_0000{cohort.suffix}")).symlink_to(image)
+    largest = max((folder / "images").iterdir(), key=_voxels)
+    (folder / "one" / largest.name).symlink_to(largest)
+    network = _network(cohort)
+    weights = network.state_dict()
+    _write_medseg(cohort, network, folder / "model.pt")
+    torch.save(weights, folder / "monai" / "model.pt")
+    (folder / "monai" / "inference.json").write_text(json.dumps(_monai(cohort, folder), indent=1))
+    _write_nnunet(cohort, weights, folder / "nnunet")
+
+
+def _voxels(image: Path) -> int:
+    if image.suffix == ".png":
+        with Image.open(image) as picture:
+            return picture.width * picture.height
+    import nibabel
+
+    return math.prod(nibabel.load(image).shape)
+
+
+def _network(cohort: Cohort) -> nn.Module:
+    """Return a network with drawn weights, most of whose pixels are background, as those of a trained one."""
+    sides = (cohort.spatial_dims, cohort.in_channels, len(cohort.classes))
+    network = create(NAME, *sides, seed=0, channels=list(cohort.channels)).eval()
+    *_, last = (module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Conv3d))
+    noise = torch.randn(1, cohort.in_channels, *cohort.window, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        logits = network(noise)[0].flatten(1)
+    most = (logits[1:].amax(0) - logits[0]).quantile(1 - _FOREGROUND)
+    assert last.bias is not None
+    with torch.no_grad():
+        last.bias[0] += most.item()
+    return network
+
+
+def _write_medseg(cohort: Cohort, network: nn.Module, path: Path) -> None:
+    content = {
+        "name": cohort.name,
+        "classes": list(cohort.classes),
+        "network": network.recipe,
+        "input": {"intensity": {"scheme": "zscore"}},
+        "inference": {"window": list(cohort.window), "overlap": OVERLAP, "batch": BATCH},
+    }
+    save_checkpoint(write_header(network.state_dict(), header_of(Description.of(content))), path)
+
+
+def _monai(cohort: Cohort, folder: Path) -> dict[str, Any]:
+    """Return an inference configuration as those of MONAI's model zoo, of MONAI's parts alone."""
+    reader = {"reader": "PILReader", "reverse_indexing": False} if cohort.spatial_dims == 2 else {}
+    written = {"output_postfix": "", "separate_folder": False, "output_ext": cohort.suffix, "output_dtype": "uint8"}
+    files = f"$[{{'image': p}} for p in sorted(__import__('glob').glob({str(folder / 'images' / '*')!r}))]"
+    return {
+        "output_dir": "",
+        "device": "$__import__('torch').device('cpu')",
+        "network": {
+            "_target_": NAME, "spatial_dims": cohort.spatial_dims, "in_channels": cohort.in_channels,
+            "out_channels": len(cohort.classes), "channels": list(cohort.channels),
+        },
+        "preprocessing": {"_target_": "Compose", "transforms": [
+            {"_target_": "LoadImaged", "keys": "image", **reader},
+            {"_target_": "EnsureChannelFirstd", "keys": "image"},
+            {"_target_": "NormalizeIntensityd", "keys": "image", "channel_wise": True},
+            {"_target_": "EnsureTyped", "keys": "image"},
+        ]},
+        "dataset": {"_target_": "Dataset", "data": files, "transform": "@preprocessing"},
+        "dataloader": {
+            "_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1, "shuffle": False, "num_workers": 4,
+        },
+        "inferer": {
+            "_target_": "SlidingWindowInferer", "roi_size": list(cohort.window), "sw_batch_size": BATCH,
+            "overlap": OVERLAP, "mode": "gaussian",
+        },
+        "postprocessing": {"_target_": "Compose", "transforms": [
+            {"_target_": "Activationsd", "keys": "pred", "softmax": True},
+            {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
+            {"_target_": "SaveImaged", "keys": "pred", "output_dir": "@output_dir", **written},
+        ]},
+        "handlers": [
+            {
+                "_target_": "CheckpointLoader", "load_path": str(folder / "monai" / "model.pt"),
+                "load_dict": {"model": "@network"}, "map_location": "@device",
+            },
+            {"_target_": "StatsHandler", "iteration_log": False},
+        ],
+        "evaluator": {
+            "_target_": "SupervisedEvaluator", "device": "@device", "val_data_loader": "@dataloader",
+            "network": "@network", "inferer": "@inferer", "postprocessing": "@postprocessing",
+            "val_handlers": "@handlers", "amp": False,
+        },
+        "run": ["$@evaluator.run()"],
+    }  # fmt: skip
+
+
+def _write_nnunet(cohort: Cohort, weights: dict[str, Any], folder: Path) -> None:
+    """Write a folder as nnU-Net leaves it after training; volumes are transposed, so that all see the same axes."""
+    dims = cohort.spatial_dims
+    resampling = {"order_z": 0, "force_separate_z": None}
+    names = dict.fromkeys(("data", "seg", "probabilities"), "resample_data_or_seg_to_shape")
+    orders = {"data": (False, 3), "seg": (True, 1), "probabilities": (False, 1)}
+    configuration = {
+        "data_identifier": "cohort", "preprocessor_name": "DefaultPreprocessor", "batch_size": 2,
+        "patch_size": list(cohort.window), "spacing": [1.0] * dims,
+        "normalization_schemes": ["ZScoreNormalization"] * cohort.in_channels,
+        "use_mask_for_norm": [False] * cohort.in_channels, "batch_dice": False,
+        **{f"resampling_fn_{part}": name for part, name in names.items()},
+        **{f"resampling_fn_{part}_kwargs": {"is_seg": seg, "order": order, **resampling}
+           for part, (seg, order) in orders.items()},
+        "architecture": {
+            "network_class_name": "benchmarks.cohort_network.Planned", "arch_kwargs": planned(dims, cohort.channels),
+            "_kw_requires_import": list(IMPORTED),
+        },
+    }  # fmt: skip
+    axes = [0, 1, 2] if dims == 2 else [2, 1, 0]
+    plans = {
+        "dataset_name": "Dataset001_Cohort", "plans_name": "nnUNetPlans", "configurations": {"cohort": configuration},
+        "transpose_forward": axes, "transpose_backward": axes, "label_manager": "LabelManager",
+        "image_reader_writer": "NaturalImage2DIO" if dims == 2 else "SimpleITKIO",
+        "foreground_intensity_properties_per_channel": {str(number): {} for number in range(cohort.in_channels)},
+        "experiment_planner_used": "ExperimentPlanner",
+    }  # fmt: skip
+    dataset = {
+        "channel_names": {str(number): f"channel {number}" for number in range(cohort.in_channels)},
+        "labels": {name: index for index, name in enumerate(cohort.classes)},
+        "numTraining": cohort.number,
+        "file_ending": cohort.suffix,
+    }
+    (folder / "fold_0").mkdir(parents=True)
+    (folder / "plans.json").write_text(json.dumps(plans, indent=1))
+    (folder / "dataset.json").write_text(json.dumps(dataset, indent=1))
+    state = {
+        "network_weights": weights, "trainer_name": "nnUNetTrainer", "init_args": {"configuration": "cohort"},
+        "inference_allowed_mirroring_axes": None,
+    }  # fmt: skip
+    torch.save(state, folder / "fold_0" / "checkpoint_final.pth")
+
+
+def commands(folder: Path, masks: Path) -> dict[str, list[str]]:
+    """Return the command line of each side that predicts a cohort as its users do.
+
+    Args:
+        folder: as `lay_out` made it.
+        masks: folder that is written.
+    """
+    python = [sys.executable, "-m"]
+    medseg = [*python, "medseg.cli", "predict", str(folder / "model.pt")]
+    return {
+        "medseg": [*medseg, str(folder / "images"), str(masks), "--trust"],
+        "medseg_one": [*medseg, str(folder / "one"), str(masks), "--trust"],
+        "monai": [
+            *python, "monai.bundle", "run", "--config_file", str(folder / "monai" / "inference.json"),
+            "--output_dir", str(masks),
+        ],
+        "nnunet": [*python, "benchmarks.cohort_nnunet", "command", str(folder), str(masks)],
+    }  # fmt: skip
+
+
+def agreement(first: Path, second: Path) -> float:
+    """Return the share of pixels that are equal in two folders of masks of the same names.
+
+    Args:
+        first: folder of masks.
+        second: another; where a picture is turned over, it is turned back: MONAI writes what was read unturned so.
+    """
+    same = total = 0
+    for path in sorted(path for path in first.iterdir() if path.name.startswith("image")):
+        ours, theirs = _read(path), _read(second / path.name)
+        if path.suffix == ".png" and "monai" in second.parts[-1]:
+            theirs = theirs.T
+        same += int(np.count_nonzero(ours == theirs))
+        total += ours.size
+    return same / total
+
+
+def _read(path: Path) -> np.ndarray[Any, Any]:
+    if path.suffix == ".png":
+        with Image.open(path) as picture:
+            return np.asarray(picture)
+    import nibabel
+
+    return np.asarray(nibabel.load(path).dataobj)
