@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from ignite.engine import Events
 from monai.inferers import Inferer
-from monai.transforms import Compose
 from torch import Tensor, nn
 
 from medseg.bundle import feeding
+from medseg.bundle.by_parts import postprocessing, preprocessing, trained
 from medseg.bundle.command import Command, owns_process
 from medseg.bundle.data import channels, datalist, scored, split
 from medseg.bundle.description import Description
@@ -43,7 +43,8 @@ from medseg.transforms.postprocess import Postprocess
 
 __all__ = [
     "channels", "check", "check_files", "datalist", "described", "description", "evaluation", "evaluator", "inferer",
-    "place", "preprocessing", "samples", "scored", "scored_samples", "split", "trainer", "training_inferer",
+    "place", "postprocessing", "preprocessing", "samples", "scored", "scored_samples", "split", "trained", "trainer",
+    "training_inferer",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -83,11 +84,6 @@ def described(model: Mapping[str, Any], network_def: nn.Module) -> Description:
     if len(classes) != given:  # inference by weights of other classes: their names come with the weights
         classes, model = [str(index) for index in range(int(given))], {**model, "postprocess": {}}
     return Description.of({**model, "classes": classes, "network": recipe}, where="the configuration's model")
-
-
-def preprocessing(description: Description) -> Compose:
-    """Return the transforms of an image to predict."""
-    return feeding.prediction(description)
 
 
 def inferer(description: Description) -> Inferer:

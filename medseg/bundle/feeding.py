@@ -22,6 +22,7 @@ from torch import Tensor
 
 from medseg.bundle.description import Description, DescriptionError, Inference, Input
 from medseg.bundle.model_grid import ToModelGridd
+from medseg.errors import counted
 from medseg.inferers.multi_scale_flip import MultiScaleFlipInferer
 from medseg.inferers.normalise import NormalisingInferer
 from medseg.inferers.resize import ResizeInferer
@@ -36,10 +37,12 @@ __all__ = [
     "beyond_range",
     "evaluation",
     "inferer",
+    "not_finite",
     "picture",
     "prediction",
     "training",
     "training_inferer",
+    "unfit",
 ]
 
 _LUMA = (0.299, 0.587, 0.114)
@@ -164,6 +167,28 @@ def _intensity(intensity: Mapping[str, Any]) -> list[Callable[..., Any]]:
     if scheme == "zscore":
         return [NormalizeIntensityd("image", nonzero=bool(intensity["nonzero"]), channel_wise=True)]
     return []  # "none", and "imagenet", which is on the device
+
+
+def not_finite(image: Tensor) -> str | None:
+    """Return what is wrong with an image that holds NaN or infinity, or ``None``."""
+    plain = image.as_tensor() if isinstance(image, MetaTensor) else image
+    good = bool(torch.isfinite(torch.stack(plain.aminmax())).all())  # both are NaN if a value is; no copies
+    return None if good else "it holds NaN or infinite values"
+
+
+def unfit(image: Tensor, description: Description) -> str | None:
+    """Return why the network cannot take an image, or ``None``: too few axes, or another number of channels.
+
+    Args:
+        image: as fed.
+        description: the model.
+    """
+    wanted = description.network.get("in_channels")
+    if image.ndim - 1 < description.spatial_dims:
+        return "it is a picture, but the model takes volumes; give it volumes, or a 2D model"
+    if wanted is not None and image.shape[0] != wanted:
+        return f"it has {counted(image.shape[0], 'channel')}, but the model takes {wanted}; convert it"
+    return beyond_range(image, description)
 
 
 def beyond_range(image: Tensor, description: Description) -> str | None:

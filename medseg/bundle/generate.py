@@ -273,12 +273,14 @@ command: $start.command()
 device: $start.pick_device()
 description: $assembly.described(@model, @network_def)
 network: $@network_def.to(@device)
-preprocessing: $assembly.preprocessing(@description)
 inferer: $assembly.inferer(@description)
-postprocessing:
-  _target_: Compose
-  transforms:
-  - {{_target_: AsDiscreted, keys: pred, argmax: true}}
+
+# For programs that run a bundle by its parts, such as MONAI Label: from an image's path to logits, and to the mask on
+# the grid of the image's file. The evaluator does both itself.
+trained: $assembly.trained(@description, @ckpt)
+preprocessing: $assembly.preprocessing(@trained)
+postprocessing: $assembly.postprocessing(@trained)
+
 dataset:
   _target_: medseg.prediction.predictor.ImageFolder
   folder: $start.folder(@dataset_dir, 'dataset_dir', @command)
@@ -291,7 +293,7 @@ evaluator:
   dataset: '@dataset'
   network: '@network'
   inferer: '@inferer'
-  postprocessing: '@postprocessing'
+  postprocessing: null
   description: '@description'
   ckpt: $start.folder(@ckpt, 'ckpt', @command)
   num_workers: '@num_workers'

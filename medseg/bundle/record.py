@@ -17,7 +17,7 @@ from medseg.bundle.signature import SignatureError
 from medseg.runs.checkpoint import CheckpointError, load_checkpoint, load_weights
 from medseg.runs.header import read_header
 
-__all__ = ["Weights", "config_of", "described", "header_of", "load_described", "read_weights"]
+__all__ = ["Weights", "agreed", "config_of", "described", "header_of", "load_described", "read_weights"]
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +117,21 @@ def load_described(network: nn.Module, weights: Weights, here: Description) -> D
         DescriptionError: if the weights were trained otherwise, naming what differs and the way out.
         CheckpointError: if they do not fit.
     """
+    found = agreed(weights, here)
+    load_weights(network, weights.content, origin=f"checkpoint {weights.path}")
+    return found
+
+
+def agreed(weights: Weights, here: Description) -> Description:
+    """Return the model that weights describe, if they were trained as the configuration feeds them.
+
+    Args:
+        weights: as they were read.
+        here: the model as the configuration describes it, which is returned where the weights say nothing.
+
+    Raises:
+        DescriptionError: as `load_described`.
+    """
     path, trained = weights.path, weights.description
     if trained is None:
         logger.warning(
@@ -124,12 +139,11 @@ def load_described(network: nn.Module, weights: Weights, here: Description) -> D
             "whether this configuration feeds them rightly is not known",
             path.name,
         )
-    else:
-        found = differences(trained, here)
-        if found:
-            raise DescriptionError(
-                f"weights {path} were trained otherwise: {'; '.join(found)}. Predict with `medseg predict {path} "
-                "IMAGES MASKS`, which feeds them as they were trained, or put the training's overlays on it here too"
-            )
-    load_weights(network, weights.content, origin=f"checkpoint {path}")
-    return here if trained is None else trained
+        return here
+    found = differences(trained, here)
+    if found:
+        raise DescriptionError(
+            f"weights {path} were trained otherwise: {'; '.join(found)}. Predict with `medseg predict {path} "
+            "IMAGES MASKS`, which feeds them as they were trained, or put the training's overlays on it here too"
+        )
+    return trained

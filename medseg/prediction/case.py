@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 import numpy as np
-import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
 from medseg.bundle import feeding
 from medseg.bundle.description import Description
 from medseg.bundle.intensities import unlike
-from medseg.errors import MedsegError, counted
+from medseg.errors import MedsegError
 from medseg.inferers.way_back import WayBack
 from medseg.io.channels import Named, paths_of
 from medseg.io.load import STORED_ORIENTATION, is_stack
@@ -125,9 +124,9 @@ class Feeder:
             image = self._transform({"image": loaded}, start=1)["image"]
         except RuntimeError as error:
             _raise_bare(error)
-        plain = image.as_tensor() if isinstance(image, MetaTensor) else image
-        if not bool(torch.isfinite(torch.stack(plain.aminmax())).all()):  # both are NaN if a value is; no copies
-            raise PredictionError("it holds NaN or infinite values")
+        why = feeding.not_finite(image)
+        if why is not None:
+            raise PredictionError(why)
         values = loaded.as_tensor() if isinstance(loaded, MetaTensor) else loaded
         return Fed(image, grid, values if self._values else None, unlike(values, self._description))
 
@@ -157,13 +156,6 @@ def check_fits(fed: Fed, description: Description) -> None:
     Raises:
         PredictionError: if it has too few axes, or another number of channels.
     """
-    dims, wanted = description.spatial_dims, description.network.get("in_channels")
-    if fed.image.ndim - 1 < dims:
-        raise PredictionError("it is a picture, but the model takes volumes; give it volumes, or a 2D model")
-    if wanted is not None and fed.image.shape[0] != wanted:
-        raise PredictionError(
-            f"it has {counted(fed.image.shape[0], 'channel')}, but the model takes {wanted}; convert it"
-        )
-    beyond = feeding.beyond_range(fed.image, description)
-    if beyond is not None:
-        raise PredictionError(beyond)
+    why = feeding.unfit(fed.image, description)
+    if why is not None:
+        raise PredictionError(why)
