@@ -1,9 +1,11 @@
+import itertools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["pairs", "stores"]
+pytest_plugins = ["pairs", "stores", "undrawn"]
 
 ROOT = Path(__file__).parent.parent
 
@@ -17,9 +19,17 @@ def real_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folders with a number each: pytest's own would look through all before it makes one."""
+    folder = tmp_path_factory.mktemp("caches")
+    return (folder / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_cache(caches: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keep every test's caches to itself."""
-    folder = tmp_path_factory.mktemp("cache")
+    folder = next(caches)
+    folder.mkdir()
     monkeypatch.setenv("MEDSEG_CACHE", str(folder))
     return folder

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from bundles.helpers import ENVIRONMENT, ROOT, SECONDS, configs, small
 from medseg.runs.checkpoint import load_checkpoint
 
 BUNDLE = ROOT / "bundles" / "lfa_unet_drosophila"
-EPOCHS = 4
+EPOCHS = 6
 # under nohup SIGHUP is ignored, and stays so in what is started: a shell's user starts with the usual handlers
 USUAL = "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_DFL); os.execv(sys.executable, sys.argv[1:])"
 
@@ -44,10 +45,17 @@ def start(command: Sequence[str], folder: Path) -> subprocess.Popen[str]:
         )
 
 
-def interrupt(child: "subprocess.Popen[str]", run: Path, number: int) -> int:
-    """Send a signal once an epoch is complete, while the next goes on; returns the exit status."""
-    end = time.monotonic() + SECONDS
-    while not (run / "checkpoints" / "last.pt").is_file():
+def stamp(run: Path) -> int:
+    """Return when the last checkpoint was written."""
+    file = run / "checkpoints" / "last.pt"
+    return file.stat().st_mtime_ns if file.is_file() else 0
+
+
+def interrupt(command: Sequence[str], run: Path, number: int) -> int:
+    """Start a training; send a signal once it has completed an epoch, while the next goes on; return the status."""
+    before, end = stamp(run), time.monotonic() + SECONDS
+    child = start(command, run.parent)
+    while stamp(run) == before:
         assert child.poll() is None, "it ended before an epoch was complete"
         assert time.monotonic() < end
         time.sleep(0.02)
@@ -66,40 +74,40 @@ def mlflow_run(run: Path) -> tuple[str, str, list[int]]:
     return record["run_id"], client.get_run(record["run_id"]).info.status, steps
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(sections: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("whole")
-    child = start(words("medseg", sections, folder / "run", resume=False), folder)
-    assert child.wait(SECONDS) == 0, (folder / "log.txt").read_text()
-    return folder / "run"
-
-
 @pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")  # MLflow's with SQLAlchemy 2.1
-@pytest.mark.parametrize(("program", "name"), [("medseg", "SIGTERM"), ("monai", "SIGHUP")])
-def test_a_training_that_is_asked_to_end_goes_on(
-    uninterrupted: Path, sections: Path, tmp_path: Path, program: str, name: str
-) -> None:
-    number = int(getattr(signal, name))
-    run = tmp_path / "run"
-    status = interrupt(start(words(program, sections, run, resume=False), tmp_path), run, number)
-    said = (tmp_path / "log.txt").read_text()
-    assert status == 128 + number, said
-    assert "Traceback" not in said
-    assert f"{name}: the run ends now; --resume FOLDER continues it" in said
-    assert not (run / ".lock").exists()
-    assert not (run / "model.pt").exists()
-    held = load_checkpoint(run / "checkpoints" / "last.pt")["epoch"]
-    assert 1 <= held < EPOCHS
-    identity, ended, epochs = mlflow_run(run)
-    assert ended == "KILLED"
-    assert epochs in (list(range(1, held + 1)), list(range(1, held))), "the last one may have been on its way"
+def test_a_training_that_is_asked_to_end_goes_on(sections: Path, laid_out_store: Path, tmp_path: Path) -> None:
+    """By one command, then by the other, each time by another signal: what ends is the run that was left alone."""
+    whole, run = (tmp_path / name / "run" for name in ("whole", "broken"))
+    for folder in (whole.parent, run.parent):
+        folder.mkdir()
+        shutil.copy(laid_out_store, folder)
+    child = start(words("medseg", sections, whole, resume=False), whole.parent)
+    assert child.wait(SECONDS) == 0, (whole.parent / "log.txt").read_text()
 
-    child = start(words(program, sections, run, resume=True), tmp_path)
-    assert child.wait(SECONDS) == 0, (tmp_path / "log.txt").read_text()
+    before, held, identity = 0, 0, ""
+    for program, name in (("medseg", "SIGTERM"), ("monai", "SIGHUP")):
+        number = int(getattr(signal, name))
+        status = interrupt(words(program, sections, run, resume=held > 0), run, number)
+        said = (run.parent / "log.txt").read_text()
+        assert status == 128 + number, said
+        assert "Traceback" not in said
+        assert said.count(f"{name}: the run ends now; --resume FOLDER continues it") == 1
+        assert not (run / ".lock").exists()
+        assert not (run / "model.pt").exists()
+        before, held = held, load_checkpoint(run / "checkpoints" / "last.pt")["epoch"]
+        assert before < held < EPOCHS
+        known, ended, epochs = mlflow_run(run)
+        assert ended == "KILLED"
+        assert epochs in (list(range(1, held + 1)), list(range(1, held))), "the last one may have been on its way"
+        assert identity in ("", known)
+        identity = known
+
+    child = start(words("medseg", sections, run, resume=True), run.parent)
+    assert child.wait(SECONDS) == 0, (run.parent / "log.txt").read_text()
     assert mlflow_run(run) == (identity, "FINISHED", list(range(1, EPOCHS + 1)))
     for file in ("model.pt", "checkpoints/last.pt"):
-        one, other = (load_checkpoint(folder / file) for folder in (uninterrupted, run))
+        one, other = (load_checkpoint(folder / file) for folder in (whole, run))
         found, wanted = (each.get("network", each) for each in (other, one))
         assert found.keys() == wanted.keys()
         assert [key for key in wanted if not torch.equal(found[key], wanted[key])] == [], file

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from medseg.data.datalist import Datalist
 from medseg.data.schema import DatalistError, read_json, validate
 
 ENTRY = {"image": "a.png", "label": "b.png"}
@@ -61,8 +62,11 @@ def entry(**changes: Any) -> dict[str, Any]:
         content(training=[{**ENTRY, "fold": 0}], validation=[ENTRY]),
     ],
 )
-def test_what_is_still_taken(good: dict[str, Any]) -> None:
-    validate(good, "d.json")
+def test_what_is_still_taken(good: dict[str, Any], tmp_path: Path) -> None:
+    """Read, and written again as it was."""
+    (tmp_path / "d.json").write_text(json.dumps(good))
+    written = Datalist.load(tmp_path / "d.json").save(tmp_path / "again.json")
+    assert json.loads(written.read_text()) == good
 
 
 @pytest.mark.parametrize(

@@ -212,7 +212,7 @@ def test_without_validation_the_last_weights_count(entries: Entries, tmp_path: P
     assert not (tmp_path / "run" / "checkpoints" / "best.pt").exists()
 
 
-def test_the_folder_holds_the_whole_run(entries: Entries, tmp_path: Path) -> None:
+def test_the_folder_holds_the_whole_run(entries: Entries, tmp_path: Path, drawn: None) -> None:
     trainer = build(entries, tmp_path / "run")
     trainer.run_record.publish = tmp_path / "bundle" / "models" / "model.pt"
     trainer.run()

@@ -231,7 +231,7 @@ def test_an_object_of_who_knows_what_series(start, tmp_path):
 def test_a_sender_that_goes_away_while_its_object_is_written(start, tmp_path, monkeypatch):
     """Its end is told before its study is known to be in its hands: the study is not held for ever."""
     receiver = start()
-    place, ended = Store.place, threading.Event()
+    place, ended, in_time = Store.place, threading.Event(), []
     closed = receiver._let_go
 
     def let_go(association, *, whole):
@@ -240,7 +240,7 @@ def test_a_sender_that_goes_away_while_its_object_is_written(start, tmp_path, mo
 
     def slow(*arguments):
         place(*arguments)
-        assert ended.wait(20)
+        in_time.append(ended.wait(20))
 
     monkeypatch.setattr(receiver, "_let_go", let_go)
     monkeypatch.setattr(Store, "place", slow)
@@ -249,9 +249,11 @@ def test_a_sender_that_goes_away_while_its_object_is_written(start, tmp_path, mo
     ae.add_requested_context(pydicom.dcmread(file).SOPClassUID)
     ae.dimse_timeout = 0.5  # then it breaks off
     association = ae.associate("127.0.0.1", receiver.port, ae_title=TITLE)
+    association.acse_timeout = 0.5  # and hangs up: it would wait 30 s for the other side to do so
     assert "Status" not in association.send_c_store(pydicom.dcmread(file))
     assert stored(tmp_path)
     wait_for(lambda: receiver._busy == 0)
+    assert in_time == [True]
     wait_for(lambda: not receiver.held())
     assert receiver._queue.claim(10**10, 0, 10**11) is None
 

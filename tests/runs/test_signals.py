@@ -1,75 +1,66 @@
-"""A signal ends a run with loading processes as KILLED with its last state; tests/bundles sends both of them."""
+"""A signal ends a run with loading processes as KILLED with its last state; tests/bundles sends both to commands."""
 
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ignite.engine import Events
+from runs import killed_runs
 
+from medseg.engines.trainer import Trainer
 from medseg.runs import signals
 from medseg.runs.checkpoint import load_checkpoint
 from medseg.runs.mlflow_run import MLflowRun
-from medseg.runs.tracking import MLflowTracker
-
-TRAIN = """
-import os, signal, sys, time
-from pathlib import Path
-import torch
-import runs.killed_runs as killed
-from ignite.engine import Events
-from medseg.engines.trainer import Trainer
-from medseg.runs import signals
-assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, "importing sets no handler"
-signals.handle()
-register = Trainer._register
-def also(self):
-    register(self)
-    def ask():
-        if self.state.iteration == 8:
-            os.kill(os.getpid(), signal.SIGTERM)
-    self.add_event_handler(Events.ITERATION_STARTED, ask)
-Trainer._register = also
 from medseg.runs.run import Run
-made = Run.__init__
-Run.__init__ = lambda self, folder, **options: made(self, folder, **{**options, "tracking": True})
-killed.train(Path(sys.argv[1]), 2, 0)
-"""
-
-
-@pytest.mark.timeout(600)
-@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")  # MLflow's with SQLAlchemy 2.1
-def test_the_run_ends_as_killed(tmp_path: Path) -> None:
-    tests = Path(__file__).parents[1]
-    environment = {**os.environ, "PYTHONPATH": f"{tests.parent}:{tests}", "OMP_NUM_THREADS": "1"}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    words = [sys.executable, "-c", TRAIN, str(tmp_path / "run")]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment, timeout=280)
-    assert done.returncode == 128 + signal.SIGTERM, done.stderr
-    assert "Traceback" not in done.stderr
-    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")["epoch"] == 1
-    assert not (tmp_path / "run" / ".lock").exists()
-    from mlflow.tracking import MlflowClient
-
-    record = json.loads((tmp_path / "run" / "mlflow_run.json").read_text())
-    client = MlflowClient(tracking_uri=record["tracking_uri"])
-    assert client.get_run(record["run_id"]).info.status == "KILLED"
-    assert [point.step for point in client.get_metric_history(record["run_id"], "loss")] == [1]
+from medseg.runs.tracking import MLflowTracker
 
 
 @pytest.fixture
 def handled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let this process end as a command does, and afterwards as before."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    assert before[signal.SIGTERM] is signal.SIG_DFL, "importing sets no handler"
     monkeypatch.setattr(signals, "_received", [])
     monkeypatch.setattr(signals, "_process", [])
     signals.handle()
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handled")
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")  # MLflow's with SQLAlchemy 2.1
+def test_the_run_ends_as_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Asked to in the second of six steps of its second epoch, while two processes load."""
+    from mlflow.tracking import MlflowClient
+
+    register, made = Trainer._register, Run.__init__
+
+    def also(self: Trainer) -> None:
+        register(self)
+        self.add_event_handler(Events.ITERATION_STARTED(once=8), lambda _: os.kill(os.getpid(), signal.SIGTERM))
+
+    def tracked(self: Run, folder: Path, **options: object) -> None:
+        made(self, folder, **{**options, "tracking": True})  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Trainer, "_register", also)
+    monkeypatch.setattr(Run, "__init__", tracked)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(signals.Terminated) as stopped:
+        killed_runs.train(tmp_path / "run", 2, 0)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert "Traceback" not in capfd.readouterr().err, "of a loading process"
+    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")["epoch"] == 1
+    assert not (tmp_path / "run" / ".lock").exists()
+    record = json.loads((tmp_path / "run" / "mlflow_run.json").read_text())
+    client = MlflowClient(tracking_uri=record["tracking_uri"])
+    assert client.get_run(record["run_id"]).info.status == "KILLED"
+    assert [point.step for point in client.get_metric_history(record["run_id"], "loss")] == [1]
 
 
 @pytest.mark.usefixtures("handled")

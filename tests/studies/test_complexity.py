@@ -1,12 +1,13 @@
 import json
 import re
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 import torch
 
 from medseg.bundle.discovery import networks
-from medseg.studies import complexity, networks_doc
+from medseg.studies import complexity, isolated, networks_doc
 from medseg.studies.complexity import MEASURES, ComplexityError, build, choose_rows, measure
 from medseg.studies.complexity_table import complexity_table, notes
 from medseg.studies.paper_figures import ROWS, Row
@@ -40,10 +41,17 @@ def test_attention_is_among_the_macs():
 
 @pytest.fixture(scope="module")
 def measured():
-    """A network that does not fit, and after it another: each slow measure takes a process of its own."""
+    """A network that does not fit, and after it another: each slow measure takes a process of its own.
+
+    Here they fork from one that has imported what they need; tests/studies/test_isolated.py has fresh ones.
+    """
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["medseg.studies.complexity", "medseg.networks.unet"])
     huge = Row("huge", TINY.target, 1, 2, (2**20, 2**20), TINY.kwargs)
-    first = measure([huge], ["memory"], batch_size=1, device="cpu")
-    return first, measure([TINY], MEASURES, batch_size=3, device="cpu")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(isolated, "get_context", lambda _: context)
+        first = measure([huge], ["memory"], batch_size=1, device="cpu")
+        return first, measure([TINY], MEASURES, batch_size=3, device="cpu")
 
 
 @pytest.fixture(scope="module")
