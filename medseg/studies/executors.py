@@ -22,6 +22,9 @@ from medseg.studies.study_cell import Places
 
 __all__ = ["Done", "Executor", "here"]
 
+COMMAND = (sys.executable, "-m", "medseg.cli", "study", "cell")
+"""Makes a cell, followed by the study's folder and the cell's name."""
+
 _SAID = "medseg: error: "  # how `medseg` begins the line that says what is wrong
 _TAIL = 4096  # bytes of a log that are looked at
 
@@ -86,8 +89,7 @@ class _Children:
         places = Places(folder)
         log = places.log(name)
         log.parent.mkdir(exist_ok=True)
-        words = [sys.executable, "-m", "medseg.cli", "study", "cell", str(folder), name, "--tied"]
-        words += ["--mixed"] if mixed else []
+        words = [*COMMAND, str(folder), name, "--tied", *(["--mixed"] if mixed else [])]
         with open(log, "ab") as file:
             with self._lock:
                 if self._ended:

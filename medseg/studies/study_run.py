@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -149,7 +150,8 @@ def _plan(places: Places, study: Study, data: Datalist, say: Say) -> None:
         plan_bundle.write(plan, data, begun)
         os.rename(begun, target)
         sync_folder(target.parent)
-        begun.parent.rmdir()
+        with contextlib.suppress(OSError):  # what a process that was killed left of another plan
+            begun.parent.rmdir()
         say(f"{row.name}: planned, see {shown(target / 'docs' / 'README.md')}")
 
 

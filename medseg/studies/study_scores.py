@@ -73,6 +73,14 @@ class Scores:
         """Group of each case."""
         return [case.group for case in self.cases]
 
+    @property
+    def torn(self) -> list[str]:
+        """Groups whose cases lie in several folds."""
+        folds: dict[str, set[int | None]] = {}
+        for case in self.cases:
+            folds.setdefault(case.group, set()).add(case.fold)
+        return [group for group, found in folds.items() if group and len(found) > 1]
+
     def of_cases(self, row: str, column: str, name: str) -> Values:
         """Return the value of each case, its mean over the seeds that have one ``(cases,)``."""
         return _means(self.values[row, column, name], 0)

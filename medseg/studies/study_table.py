@@ -240,6 +240,11 @@ class StudyTable:
             else f"(no intervals: {groups.number} {noun}, {LEAST_GROUPS} are the least)"
         )
         lines = [f"{over}, {held_out}{seeds} {interval}", f"classes that count: {', '.join(scores.classes)}"]
+        if scores.torn:
+            lines.append(
+                f"{counted(len(scores.torn), 'group')} of {self.study.fold_key} lie in several folds, such as "
+                f"{scores.torn[0]}: networks saw cases of the groups that they are scored on, which flatters them"
+            )
         if len(scores.rows) > 1:
             lines.append("bold (in plain text *): better than every other row, and each of these differences holds")
         if self.printed is not None:

@@ -244,6 +244,42 @@ def test_cells_that_fail_are_named_and_the_others_made(copied: Path) -> None:
     assert said[-1].startswith("2 of 2  u_net-fold1-seed0  about 0 min left")
 
 
+def test_a_plan_is_made_once(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole or not at all; the row's cells then train it as they would train a bundle."""
+    from medseg.bundle import library
+    from medseg.studies import plan, plan_bundle
+
+    asked: list[dict[str, Any]] = []
+    broken = [True]
+
+    def write(made: Any, data: Any, folder: Path) -> Path:
+        shutil.copytree(library.find("unet_drosophila"), folder, dirs_exist_ok=True)
+        if broken.pop() if broken else False:
+            raise KilledError
+        return folder
+
+    monkeypatch.setattr(plan, "make_plan", lambda data, **wanted: asked.append(wanted))
+    monkeypatch.setattr(plan_bundle, "write", write)
+    rows = [{"name": "planned", "plan": "unet", "dimensions": 2, "memory": 4}]
+    study = read_study(write_study(tmp_path / "s.yaml", data=str(whole / "data"), rows=rows, epochs=None, minutes=3))
+    named: list[str] = []
+
+    def none_done(folder: Path, names: Sequence[str], mixed: bool) -> Iterator[Done]:
+        named.extend(names)
+        yield from (Done(name, "not now") for name in names)
+
+    with pytest.raises(KilledError):
+        run_study(study, tmp_path / "out", executor=none_done, tracking=False)
+    assert not (tmp_path / "out" / "plans" / "planned").exists()
+    for _ in range(2):
+        with pytest.raises(MedsegError, match="3 cells of 3 could not be made"):
+            run_study(study, tmp_path / "out", executor=none_done, tracking=False)
+    wanted = {"network": "unet", "dimensions": 2, "memory": 4, "minutes": 3}
+    assert [{key: call[key] for key in wanted} for call in asked] == [wanted, wanted]
+    assert [path.name for path in (tmp_path / "out" / "plans").iterdir()] == ["planned"]
+    assert named[:3] == [f"planned-fold{fold}-seed0" for fold in range(3)]
+
+
 @pytest.mark.usefixtures("copied_stores")
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")  # MLflow's with SQLAlchemy 2.1
 def test_mlflow_has_the_study_and_its_cells(copied: Path) -> None:

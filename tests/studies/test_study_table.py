@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from scipy.stats import wilcoxon
 
 from medseg.metrics.intervals import ClusterBootstrap
-from medseg.reports.tables import Strong, Table
+from medseg.reports.tables import Strong
 from medseg.studies.study import Cell, Study, StudyError, StudyRow
 from medseg.studies.study_cell import Made
 from medseg.studies.study_scores import MEAN, Case, Scores, footnotes
@@ -120,6 +121,14 @@ def test_paper_stands_in_columns_of_its_own() -> None:
     assert any("in per cent, pooled over all pixels" in note for note in table.main().notes)
 
 
+def test_groups_on_both_sides_of_a_split_are_said() -> None:
+    whole = scores(ROWS[:2])
+    assert not any("several folds" in note for note in StudyTable(study(ROWS[:2]), whole).main().notes)
+    cases = [replace(case, group=f"g{number // 2}") for number, case in enumerate(whole.cases)]
+    torn = StudyTable(study(ROWS[:2], fold_key="fold_random"), replace(whole, cases=cases))
+    assert "12 groups of fold_random lie in several folds, such as g0: networks saw cases" in "".join(torn.main().notes)
+
+
 def test_every_format_is_written(tmp_path: Path) -> None:
     table = StudyTable(study(ROWS[:2], about="Which & why?"), scores(ROWS[:2]), ["a note"])
     written = {path.name: path.read_text(encoding="utf-8") for path in table.write(tmp_path)}
@@ -135,16 +144,6 @@ def test_every_format_is_written(tmp_path: Path) -> None:
     assert len(lines) == 2 * 2 * CASES * 3
     assert {(line["case"], line["fold"]) for line in lines} == {(f"case {n}", str(n % 3)) for n in range(CASES)}
     assert len(list(csv.DictReader(io.StringIO(written["tests.csv"])))) == 3
-
-
-def test_strong_cells() -> None:
-    table = Table(["a", "b"], [[Strong("1 | x_y"), 2.0]])
-    assert "**1 \\| x\\_y**" in table.to_markdown()
-    assert "\\textbf{1 | x\\_y} & 2.000" in table.to_latex()
-    assert "<strong>1 | x_y</strong>" in table.to_html()
-    assert table.to_text().splitlines()[-1].startswith("1 | x_y *")
-    assert table.to_csv().splitlines()[1] == "1 | x_y *,2.0"
-    assert json.loads(table.to_json())["rows"][0]["a"] == "1 | x_y *"
 
 
 # ---------------------------------------------------------------------------------------------- cells that differ
