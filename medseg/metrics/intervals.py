@@ -2,9 +2,12 @@
 
 Cases of one patient resemble each other, so whole groups are drawn anew with replacement, with all of their cases
 (C. A. Field, A. H. Welsh, "Bootstrapping clustered data", https://doi.org/10.1111/j.1467-9868.2007.00593.x; percentile
-interval of B. Efron, R. J. Tibshirani, "An Introduction to the Bootstrap", 1993). ``scipy.stats.bootstrap`` draws cases
-one by one and knows no groups. A case whose group is not known is a group of its own. The interval says nothing of how
-far another training would differ.
+interval of B. Efron, R. J. Tibshirani, "An Introduction to the Bootstrap", 1993). A case whose group is not known is a
+group of its own. The interval says nothing of how far another training would differ.
+
+`ClusterBootstrap.intervals` are the many percentile intervals of one evaluation, all from the same draws;
+`ClusterBootstrap.bca` is one interval of a study's table, corrected for bias and skewness (BCa, same book, chapter 14)
+by ``scipy.stats.bootstrap``, which is handed the groups to draw from.
 """
 
 from __future__ import annotations
@@ -79,6 +82,39 @@ class ClusterBootstrap:
         number = defined.sum(1)
         overall = np.where(defined, means, 0.0).sum(1)[number > 0] / number[number > 0]
         return each, _interval(overall)
+
+    def bca(self, values: Values) -> Interval | None:
+        """Return the BCa interval of the mean over the cases; ``None`` where fewer than `LEAST_GROUPS` groups count.
+
+        Where all groups have one mean, both ends are that mean.
+
+        Args:
+            values: NaN is not counted.
+
+        Shape:
+            values ``(cases,)``.
+        """
+        from scipy.stats import bootstrap
+
+        there = ~np.isnan(values)
+        sums = np.bincount(self.places[there], values[there], self.number)
+        counts = np.bincount(self.places[there], minlength=self.number).astype(np.float64)
+        sums, counts = sums[counts > 0], counts[counts > 0]
+        if len(counts) < LEAST_GROUPS:
+            return None
+        means = sums / counts
+        if np.ptp(means) <= 1e-12 * np.abs(means).max():  # nothing to draw: scipy would give NaN
+            return float(means[0]), float(means[0])
+
+        def mean(drawn: NDArray[np.int64], axis: int = -1) -> Values:
+            found: Values = sums[drawn].sum(axis) / counts[drawn].sum(axis)
+            return found
+
+        found = bootstrap(
+            (np.arange(len(counts)),), mean, vectorized=True, n_resamples=RESAMPLES, confidence_level=LEVEL,
+            batch=max(1, _AT_ONCE // len(counts)), method="BCa", random_state=np.random.default_rng(SEED),
+        ).confidence_interval  # fmt: skip
+        return float(found.low), float(found.high)
 
     def _means(self, sums: Values, counts: Values) -> Values:
         """Return the columns' means in each resample ``(resamples, columns)``; NaN where none is counted."""

@@ -36,6 +36,12 @@ class Code(str):
     __slots__ = ()
 
 
+class Strong(str):
+    """A cell that stands out: bold in Markdown, LaTeX and HTML, with an asterisk in plain text, a CSV and JSON."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True)
 class Table:
     """Rows under headings, and what a reader must know of them.
@@ -175,7 +181,7 @@ class Table:
 
     def _show(self, cell: Cell) -> str:
         if isinstance(cell, str):
-            return shown(cell)
+            return shown(plain(cell))
         if _is_undefined(cell):
             return UNDEFINED
         return f"{cell:,}" if isinstance(cell, int) else f"{cell:.{self.digits}f}"
@@ -185,15 +191,24 @@ class Table:
             text = shown(cell).replace("|", "\\|")
             fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
             return f"{fence}{text}{fence}" if len(fence) == 1 else f"{fence} {text} {fence}"
+        if isinstance(cell, Strong):
+            return f"**{_markdown(str(cell))}**"
         return _markdown(cell) if isinstance(cell, str) else self._show(cell)
 
     def _html(self, cell: Cell) -> str:
+        if isinstance(cell, Strong):
+            return f"<strong>{_html(str(cell))}</strong>"
         text = _html(self._show(cell))
         return f"<code>{text}</code>" if isinstance(cell, Code) else text
 
     def _latex(self, cells: Sequence[Cell]) -> str:
-        texts = ((cell, _latex(self._show(cell))) for cell in cells)
-        return " & ".join(f"\\texttt{{{t}}}" if isinstance(cell, Code) else t for cell, t in texts) + " \\\\"
+        return " & ".join(map(self._latex_cell, cells)) + " \\\\"
+
+    def _latex_cell(self, cell: Cell) -> str:
+        if isinstance(cell, Strong):
+            return f"\\textbf{{{_latex(shown(cell))}}}"
+        text = _latex(self._show(cell))
+        return f"\\texttt{{{text}}}" if isinstance(cell, Code) else text
 
     def _latex_notes(self) -> list[str]:
         return [f"\\par {_latex(shown(note))}" for note in self.notes]
@@ -226,12 +241,22 @@ def csv_cell(cell: Cell) -> str:
         cell: the cell; what is undefined is empty.
     """
     if isinstance(cell, str):
+        cell = plain(cell)
         if not cell:
             return ""
         # before the escaping: a tab or a carriage return at the start is skipped by spreadsheets
         formula = cell[0] in "=+-@\t\r\n" and not _is_number(cell)
         return ("'" if formula else "") + shown(cell)
     return "" if _is_undefined(cell) else repr(cell) if isinstance(cell, int) else repr(float(cell or 0))
+
+
+def plain(cell: str) -> str:
+    """Return a cell of text as it stands where there is no bold type.
+
+    Args:
+        cell: the cell.
+    """
+    return f"{cell} *" if isinstance(cell, Strong) else cell
 
 
 def _is_undefined(cell: Cell) -> bool:
@@ -247,6 +272,8 @@ def _is_number_like(cell: Cell) -> bool:
 
 
 def _number_or_text(cell: Cell) -> Cell:
+    if isinstance(cell, Strong):
+        return plain(cell)
     return None if _is_undefined(cell) or (isinstance(cell, float) and math.isinf(cell)) else cell
 
 

@@ -277,6 +277,7 @@ def import_run(
     run_name: str | None = None,
     status: str = "FINISHED",
     store: str | Path | None = None,
+    parent: str | None = None,
 ) -> str:
     """Put a run that was recorded as files into MLflow; done twice, it adds nothing.
 
@@ -287,6 +288,7 @@ def import_run(
         run_name: name of the run; ``None`` for the folder's.
         status: how the run ended.
         store: as in `MLflowTracker`.
+        parent: id of the MLflow run that it belongs to, in the same store.
 
     Returns:
         Id of the MLflow run.
@@ -304,7 +306,7 @@ def import_run(
         raise MedsegError(f"status {status!r} is none of {', '.join(_STATUS)}")
     place = folder.parent if store is None else Path(store).absolute()
     with quiet():
-        run = MLflowRun(tracking_uri, experiment, run_name or folder.name, folder, place)
+        run = MLflowRun(tracking_uri, experiment, run_name or folder.name, folder, place, parent=parent)
         run.replay()
         run.finish(status)
     return run.run_id

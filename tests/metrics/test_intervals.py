@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, norm
 
 from medseg.metrics.intervals import ClusterBootstrap
 
@@ -54,3 +54,40 @@ def test_by_what_it_was_drawn_and_again() -> None:
     assert ClusterBootstrap([]).intervals(np.zeros((0, 2))) == ([None, None], None)
     values = np.random.default_rng(0).random((7, 3))
     assert mixed.intervals(values) == ClusterBootstrap(["a", "a", "", "", "b", "c", "d"]).intervals(values)
+
+
+def test_bca_of_single_cases_is_scipys() -> None:
+    values = np.random.default_rng(1).beta(5, 2, 30)
+    theirs = bootstrap((values,), np.mean, method="BCa", n_resamples=2000, random_state=np.random.default_rng(0))
+    assert ClusterBootstrap([""] * 30).bca(values) == pytest.approx(tuple(theirs.confidence_interval))
+
+
+def test_bca_draws_whole_groups() -> None:
+    """Against Efron's formulas (1993, chapter 14) in a loop over groups: bias and acceleration are those of groups."""
+    random = np.random.default_rng(2)
+    sizes = random.integers(1, 6, 15)
+    groups = [f"patient {number}" for number, size in enumerate(sizes) for _ in range(size)]
+    values = np.repeat(random.beta(8, 2, 15), sizes) + random.normal(0, 0.01, sizes.sum())
+    values[3] = np.nan
+    members = [np.flatnonzero(np.array(groups) == f"patient {number}") for number in range(15)]
+
+    def mean(chosen: list[int]) -> float:
+        return float(np.nanmean(np.concatenate([values[members[number]] for number in chosen])))
+
+    everyone = list(range(15))
+    draws = np.array([mean(list(random.integers(0, 15, 15))) for _ in range(10_000)])
+    bias = norm.ppf((draws < mean(everyone)).mean())
+    without = np.array([mean(everyone[:number] + everyone[number + 1 :]) for number in everyone])
+    gaps = without.mean() - without
+    acceleration = (gaps**3).sum() / (6 * (gaps**2).sum() ** 1.5)
+    ends = []
+    for z in norm.ppf((0.025, 0.975)):
+        ends.append(np.quantile(draws, norm.cdf(bias + (bias + z) / (1 - acceleration * (bias + z)))))
+    assert ClusterBootstrap(groups).bca(values) == pytest.approx(ends, abs=0.006)
+
+
+def test_bca_needs_groups_that_differ() -> None:
+    assert ClusterBootstrap(["a", "b", "c", "d", "d"]).bca(np.linspace(0, 1, 5)) is None
+    assert ClusterBootstrap([""] * 6).bca(np.array([0.5, 0.6, 0.7, np.nan, np.nan, 0.2])) is None
+    assert ClusterBootstrap([""] * 6).bca(np.full(6, 0.7)) == (0.7, 0.7)
+    assert ClusterBootstrap([""] * 6).bca(np.zeros(6)) == (0, 0)

@@ -10,7 +10,7 @@ import re
 import pytest
 
 from medseg.errors import MedsegError
-from medseg.reports.tables import Code, Table, csv_cell
+from medseg.reports.tables import Code, Strong, Table, csv_cell
 
 TABLE = Table(
     ["name", "count", "score"],
@@ -145,3 +145,13 @@ def test_bad_rows_and_formats():
         Table(["a", "b"], [[1]])
     with pytest.raises(MedsegError, match="there is no table format 'xlsx'; choose among text, markdown"):
         TABLE.to("xlsx")
+
+
+def test_strong_cells() -> None:
+    table = Table(["a", "b"], [[Strong("1 | x_y"), 2.0]])
+    assert "**1 \\| x\\_y**" in table.to_markdown()
+    assert "\\textbf{1 | x\\_y} & 2.000" in table.to_latex()
+    assert "<strong>1 | x_y</strong>" in table.to_html()
+    assert table.to_text().splitlines()[-1].startswith("1 | x_y *")
+    assert table.to_csv().splitlines()[1] == "1 | x_y *,2.0"
+    assert json.loads(table.to_json())["rows"][0]["a"] == "1 | x_y *"

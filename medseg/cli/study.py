@@ -1,0 +1,121 @@
+"""Compare networks over folds and seeds: train every cell of a study, and put them into one table."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medseg.cli._arguments import add_output, own_process, positive, say
+from medseg.errors import shown
+
+if TYPE_CHECKING:
+    from medseg.studies.study_table import StudyTable
+
+__all__ = ["add_arguments", "run"]
+
+_MIXED = "let cells of different code, data or budgets stand in one table, which says so"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    from medseg.reports.tables import FORMATS
+
+    actions = parser.add_subparsers(title="actions", dest="action", required=True, metavar="ACTION")
+    run_ = actions.add_parser("run", help="make the cells that are missing, and the table")
+    run_.add_argument("study", metavar="STUDY", help="YAML file, or a name of medseg study list")
+    add_output(run_, "folder of the study, new or begun", required=True)
+    run_.add_argument("--data", type=Path, metavar="DIR", help="folder of the datalist (default: what the study names)")
+    run_.add_argument("--workers", type=positive, default=1, metavar="N", help="cells at a time on this machine (1)")
+    run_.add_argument("--no-mlflow", action="store_true", help="keep the record in the folder alone")
+    run_.add_argument("--tracking-uri", metavar="URI", help="of MLflow (default: a database in the folder)")
+    table = actions.add_parser("table", help="make the table from the cells that are there")
+    table.add_argument("folder", type=Path, metavar="DIR", help="folder of a study")
+    table.add_argument("--incomplete", action="store_true", help="though cells are missing; the table says which")
+    cell = actions.add_parser("cell", help="make one cell in this process, for a batch system")
+    cell.add_argument("folder", type=Path, metavar="DIR", help="folder of a study")
+    cell.add_argument("name", metavar="CELL", help="name of the cell")
+    cell.add_argument("--tied", action="store_true", help="end at once when standard input closes")
+    for each in (run_, table, cell):
+        each.add_argument("--mixed", action="store_true", help=_MIXED)
+    listed = actions.add_parser("list", help="say what the studies have that come with medseg, or one of yours")
+    listed.add_argument(
+        "studies", nargs="*", metavar="STUDY", help="names or files (default: all that come with medseg)"
+    )
+    listed.add_argument("--data", type=Path, metavar="DIR", help="folder of the datalist, to count images and folds")
+    listed.add_argument("--measure", action="store_true", help="measure a step of each row here, to tell the hours")
+    listed.add_argument("--format", choices=FORMATS, default="text", help="of the table")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
+    actions = {"run": _run, "table": _table, "cell": _cell, "list": _list}
+    return actions[options.action](options)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from medseg.studies.study import read_study
+
+    study = read_study(options.study, options.data)
+    own_process()
+    from medseg.studies.executors import here
+    from medseg.studies.study_run import run_study
+
+    table = run_study(
+        study,
+        options.output,
+        executor=here(options.workers),
+        mixed=options.mixed,
+        tracking=not options.no_mlflow,
+        tracking_uri=options.tracking_uri,
+        say=say,
+    )
+    _print(table)
+    say(f"table: {shown(options.output / 'table.html')}")
+    return 0
+
+
+def _table(options: argparse.Namespace) -> int:
+    from medseg.studies.study_run import make_table
+
+    table = make_table(options.folder, mixed=options.mixed, incomplete=options.incomplete)
+    _print(table)
+    return 0
+
+
+def _print(table: StudyTable) -> None:
+    tables = [table.main(), *([table.tests()] if table.pairs else [])]
+    sys.stdout.write("\n".join(each.to("text") for each in tables))
+
+
+def _cell(options: argparse.Namespace) -> int:
+    own_process()
+    if options.tied:
+        _end_with_input()
+    from medseg.studies.study_cell import run_cell
+
+    folder = run_cell(options.folder, options.name, mixed=options.mixed)
+    sys.stdout.write(f"{shown(folder)}\n")
+    return 0
+
+
+def _end_with_input() -> None:
+    """End this process when its standard input closes, which it does with the process that started it."""
+    import os
+    from threading import Thread
+
+    def wait() -> None:
+        while os.read(sys.stdin.fileno(), 1):
+            pass
+        os._exit(1)  # what a cell has made so far is whole, whenever it ends
+
+    Thread(target=wait, daemon=True).start()
+
+
+def _list(options: argparse.Namespace) -> int:
+    from medseg.studies.study_list import list_studies
+
+    table = list_studies(options.studies, data=options.data, measured=options.measure, say=say)
+    sys.stdout.write(table.to(options.format))
+    return 0

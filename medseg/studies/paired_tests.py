@@ -1,0 +1,104 @@
+"""Whether one method is better than another on the same cases: Wilcoxon's signed-rank test, corrected after Holm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.errors import MedsegError
+from medseg.metrics.intervals import LEVEL, ClusterBootstrap, Interval
+
+__all__ = ["Pair", "compare", "holm", "signed_rank"]
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two methods on the cases that both have a value of.
+
+    Args:
+        cases: how many.
+        difference: mean of the second less the first; NaN of no case.
+        interval: of it, clustered by group; ``None`` for too few groups.
+        p: of the signed-rank test, two-sided, by itself.
+        corrected: the same after `holm`.
+    """
+
+    cases: int
+    difference: float
+    interval: Interval | None
+    p: float
+    corrected: float = float("nan")
+
+    @property
+    def holds(self) -> bool:
+        """Whether the difference holds: by the corrected test, and by the interval, which knows the groups."""
+        if self.interval is None or not self.corrected < 1 - LEVEL:
+            return False
+        low, high = self.interval
+        return low > 0 or high < 0
+
+
+def signed_rank(differences: Sequence[float] | Values) -> float:
+    """Return the two-sided p-value of Wilcoxon's signed-rank test.
+
+    F. Wilcoxon, "Individual comparisons by ranking methods", Biometrics Bulletin 1(6), 1945, by
+    ``scipy.stats.wilcoxon``; cases without a difference are left out (his own way).
+
+    Args:
+        differences: of each case, finite.
+
+    Returns:
+        1 where no case differs.
+    """
+    from scipy.stats import wilcoxon
+
+    values = np.asarray(differences, dtype=np.float64)
+    values = values[values != 0]
+    return float(wilcoxon(values).pvalue) if len(values) else 1.0
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for their number by the step-down method of Holm.
+
+    S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6, 1979: the
+    k-th smallest of m, k from 0, times m - k, and never below the one before it.
+
+    Args:
+        values: p-values; NaN stands for no test, and counts as none.
+
+    Raises:
+        MedsegError: if one is no probability.
+    """
+    found = np.asarray(values, dtype=np.float64)
+    there = np.flatnonzero(~np.isnan(found))
+    if ((found[there] < 0) | (found[there] > 1)).any():
+        raise MedsegError(f"{list(values)} are no p-values; they lie between 0 and 1")
+    order = there[np.argsort(found[there], kind="stable")]
+    steps = found[order] * np.arange(len(order), 0, -1)
+    found[order] = np.minimum(1.0, np.maximum.accumulate(steps))
+    return [float(value) for value in found]
+
+
+def compare(first: Values, second: Values, groups: Sequence[str]) -> Pair:
+    """Compare two methods on the cases that both have a value of.
+
+    Args:
+        first: of each case; NaN is not counted.
+        second: of the same cases.
+        groups: of each case, see `ClusterBootstrap`.
+
+    Shape:
+        first, second ``(cases,)``.
+    """
+    differences = second - first
+    there = ~np.isnan(differences)
+    if not there.any():
+        return Pair(0, float("nan"), None, float("nan"))
+    kept = [group for group, counts in zip(groups, there, strict=True) if counts]
+    interval = ClusterBootstrap(kept).bca(differences[there])
+    return Pair(int(there.sum()), float(differences[there].mean()), interval, signed_rank(differences[there]))

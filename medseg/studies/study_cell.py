@@ -1,0 +1,294 @@
+"""One cell of a study: a training and its scores, in a folder that takes its name when everything is in it.
+
+Until then it lies in ``unfinished/NAME/NAME``, locked by the process that works in it. Whoever comes after a process
+that was killed goes on where that one was, by the run's own resume.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medseg import __version__
+from medseg.atomic import sync_folder
+from medseg.bundle import library, workflow
+from medseg.data.datalist import Datalist
+from medseg.runs import provenance
+from medseg.runs.identity import differences
+from medseg.runs.lock import FolderLock, LockedError
+from medseg.runs.report import PER_CASE
+from medseg.runs.run_folder import CONFIG, LAST, MODEL, RunFolder
+from medseg.studies.study import Cell, Study, StudyError, read_study
+
+__all__ = ["CELL", "STUDY", "Made", "Places", "identity", "read_made", "run_cell"]
+
+logger = logging.getLogger(__name__)
+
+STUDY = "study.yaml"
+CELL = "cell.json"
+_BEGUN = "begun.json"
+_PATIENCE = 60.0  # seconds in which the process of a study that was killed lets go of its cell
+_WAIT = 0.5
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a study keeps what.
+
+    Args:
+        folder: of the study.
+    """
+
+    folder: Path
+
+    @property
+    def study(self) -> Path:
+        """The study as it was asked for, for the processes of its cells."""
+        return self.folder / STUDY
+
+    def cell(self, name: str) -> Path:
+        """Return the folder of a complete cell."""
+        return self.folder / "cells" / name
+
+    def work(self, name: str) -> Path:
+        """Return the folder that is locked while a cell is made; its run lies in it under the cell's name."""
+        return self.folder / "unfinished" / name
+
+    def log(self, name: str) -> Path:
+        """Return the file of what a cell's process said."""
+        return self.folder / "logs" / f"{name}.log"
+
+    def bundle(self, cell: Cell) -> str:
+        """Return the bundle of a cell's row: its own, or the one that was planned."""
+        return str(self.folder / "plans" / cell.row.slug) if cell.row.plan else cell.row.bundle
+
+    def complete(self, name: str) -> bool:
+        """Return whether a cell is complete."""
+        return (self.cell(name) / CELL).is_file()
+
+
+@dataclass(frozen=True)
+class Made:
+    """A complete cell.
+
+    Args:
+        cell: which.
+        folder: of its run.
+        record: see `identity`.
+        scored: part of the data.
+    """
+
+    cell: Cell
+    folder: Path
+    record: Mapping[str, Any]
+    scored: str = "test"
+
+    @property
+    def scores(self) -> Path:
+        """Folder of the evaluation."""
+        return self.folder / self.scored
+
+    @property
+    def per_case(self) -> Path:
+        """Scores of each case."""
+        return self.scores / PER_CASE
+
+
+def identity(study: Study, cell: Cell, data: Datalist, bundle: str) -> dict[str, Any]:
+    """Return what makes a cell the one that it is, and with what it is made, as plain values.
+
+    Args:
+        study: of the cell.
+        cell: which.
+        data: of the study.
+        bundle: of the cell's row.
+
+    Returns:
+        ``cell`` (row, fold, seed, what is scored), ``code`` (commit or version, whether files were changed since),
+        ``recipe`` (hash of the configuration files), ``data`` (fingerprint), ``budget`` (as the study says it;
+        of minutes, with the device that they are spent on).
+    """
+    found = provenance.collect()
+    git = found["git"]
+    code = {"commit": git["commit"], "changed": git["dirty"]} if git else {"commit": __version__, "changed": False}
+    budget: dict[str, Any] = {} if study.epochs is None else {"epochs": study.epochs}
+    if study.minutes is not None:
+        budget = {"minutes": study.minutes, "on": device_of(found)}
+    return {
+        "cell": {
+            "row": cell.row.definition(),
+            "fold_key": study.fold_key,
+            "fold": cell.fold,
+            "seed": cell.seed,
+            "scored": study.scored,
+            "scores": {name: dict(options) for name, options in study.scores.items()},
+        },
+        "code": code,
+        "recipe": _recipe(bundle, cell),
+        "data": data.fingerprint(),
+        "budget": budget,
+    }
+
+
+def device_of(environment: Mapping[str, Any]) -> str:
+    """Return what computes, as `provenance.collect` describes it: the GPU, else the processor and its threads."""
+    gpus = environment.get("gpus") or []
+    if gpus:
+        return str(gpus[0]["name"])
+    return f"{environment['cpu']['model']}, threads: {environment['threads']}"
+
+
+def _recipe(bundle: str, cell: Cell) -> str:
+    files = library.config_files(library.find(bundle), "train", list(cell.row.overlays))
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
+
+
+def read_made(places: Places, study: Study, cell: Cell) -> Made | None:
+    """Return a complete cell, or ``None`` where there is none.
+
+    Raises:
+        StudyError: if what lies there is another one.
+    """
+    if not places.complete(cell.name):
+        return None
+    folder = places.cell(cell.name)
+    record = json.loads((folder / CELL).read_text(encoding="utf-8"))
+    wanted = {"row": cell.row.definition(), "fold_key": study.fold_key, "fold": cell.fold, "seed": cell.seed}
+    wanted |= {"scored": study.scored, "scores": {k: dict(v) for k, v in study.scores.items()}}
+    if different := differences(record["cell"], json.loads(json.dumps(wanted))):
+        raise StudyError(
+            f"{folder}: was made otherwise than the study now says: {'; '.join(different)}; name the row anew, or give "
+            "another folder with -o"
+        )
+    return Made(cell, folder, record, study.scored)
+
+
+def run_cell(folder: str | Path, name: str, *, mixed: bool = False, patience: float = _PATIENCE) -> Path:
+    """Make a cell of a study in this process, or go on with it; one that is complete is left as it is.
+
+    Args:
+        folder: of the study, in which ``study.yaml`` says what is asked.
+        name: of the cell.
+        mixed: whether to go on with a training that another code or budget began.
+        patience: seconds to wait for another process to leave the cell.
+
+    Returns:
+        The cell's folder.
+
+    Raises:
+        StudyError: if there is no such cell, or what was begun is another one.
+        LockedError: if another process works in it.
+        MedsegError: what training and evaluation refuse.
+    """
+    places = Places(Path(folder).resolve())
+    study = read_study(places.study)
+    data = study.load()
+    cell = next((each for each in study.cells(data) if each.name == name), None)
+    if cell is None:
+        names = ", ".join(each.name for each in study.cells(data)[:3])
+        raise StudyError(f"{places.folder}: the study has no cell {name!r}; its cells are {names} ...")
+    if places.complete(name):
+        return places.cell(name)
+    work = places.work(name)
+    lock = _locked(work, patience)
+    try:
+        if not places.complete(name):  # by whom we waited for
+            _make(places, study, cell, data, mixed)
+    finally:
+        lock.release()
+    with contextlib.suppress(OSError):  # another process may be asking for the lock just now
+        work.rmdir()
+    return places.cell(name)
+
+
+def _locked(work: Path, patience: float) -> FolderLock:
+    until = time.monotonic() + patience
+    while True:
+        work.mkdir(parents=True, exist_ok=True)
+        lock = FolderLock(work)
+        try:
+            lock.acquire()
+            return lock
+        except FileNotFoundError:  # who left it has just removed the folder
+            continue
+        except LockedError:
+            if time.monotonic() > until:
+                raise
+        time.sleep(_WAIT)
+
+
+def _make(places: Places, study: Study, cell: Cell, data: Datalist, mixed: bool) -> None:
+    work, bundle = places.work(cell.name), places.bundle(cell)
+    now = json.loads(json.dumps(identity(study, cell, data, bundle)))
+    record = _begin(work, now, mixed)
+    run = work / cell.name
+    settings = dict(cell.row.settings)
+    if not (run / MODEL).is_file():  # the last file that a training writes
+        workflow.train(bundle, data=data.path, overlays=cell.row.overlays, overrides=_overrides(study, cell, run))
+    device = {"device": settings["device"]} if "device" in settings else {}
+    told = {**device, **cell.row.score_set, "mlflow": False, "scored": study.scored}
+    workflow.evaluate(run, overlays=cell.row.score_with, overrides=told, scores=study.scores)
+    record["budget"] = record["budget"] or _own_budget(run)
+    RunFolder(run).write_json(CELL, record)
+    target = places.cell(cell.name)
+    target.parent.mkdir(exist_ok=True)
+    if target.exists():  # without its record: no cell, nobody's work
+        shutil.rmtree(target)
+    os.rename(run, target)
+    sync_folder(target.parent)
+    (work / _BEGUN).unlink()
+
+
+def _begin(work: Path, now: dict[str, Any], mixed: bool) -> dict[str, Any]:
+    """Return the record of the cell: what it was begun with, which must be what goes on with it."""
+    path = work / _BEGUN
+    if not path.is_file():
+        RunFolder(work).write_json(_BEGUN, now)
+        return now
+    begun: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    different = differences(begun, now)
+    if not different:
+        return begun
+    if begun["cell"] != now["cell"] or begun["data"] != now["data"] or not mixed:
+        raise StudyError(
+            f"{work}: was begun otherwise: {'; '.join(different)}; give what it began with, or remove this folder to "
+            "train the cell anew" + ("" if mixed else " (--mixed goes on with other code or another budget)")
+        )
+    commits = [begun["code"]["commit"], now["code"]["commit"]]
+    code = {"commit": ", then ".join(dict.fromkeys(commits)), "changed": now["code"]["changed"]}
+    mixture = {**now, "code": code}
+    RunFolder(work).write_json(_BEGUN, mixture)
+    return mixture
+
+
+def _overrides(study: Study, cell: Cell, run: Path) -> dict[str, Any]:
+    values: dict[str, Any] = {**cell.row.settings, "fold": cell.fold, "fold_key": study.fold_key, "seed": cell.seed}
+    if study.minutes is not None:
+        values["max_minutes"] = study.minutes
+    if study.epochs is not None:
+        values |= {"max_epochs": study.epochs, "max_minutes": None}
+    if (run / LAST).is_file():
+        values["resume"] = True
+    return {**values, "output_dir": str(run), "mlflow": False}
+
+
+def _own_budget(run: Path) -> dict[str, Any]:
+    """Return the budget that the bundle itself names."""
+    import yaml
+
+    config = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
+    minutes = config.get("max_minutes")
+    budget = {"epochs": config.get("max_epochs")}
+    if minutes is None:
+        return budget
+    environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+    return {**budget, "minutes": minutes, "on": device_of(environment)}

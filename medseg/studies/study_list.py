@@ -1,0 +1,180 @@
+"""What a study will take before it is begun: rows, cells, data, and hours on this device by a measured step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medseg.bundle import library, networks
+from medseg.bundle.source import Source, read_source
+from medseg.data.datalist import Datalist
+from medseg.errors import shown
+from medseg.reports.tables import Cell, Table
+from medseg.studies import complexity
+from medseg.studies.paper_figures import Row
+from medseg.studies.study import Study, StudyError, StudyRow, read_study, shipped
+
+__all__ = ["Recipe", "list_studies", "recipe"]
+
+_SIZE = 256  # edge in pixels of an image whose size neither bundle nor study names
+_PLACES = ("name", "spatial_dims", "in_channels", "out_channels", "seed")  # of a network, that `Row` has of its own
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What one training of a row computes.
+
+    Args:
+        row: network and image, as `medseg.studies.complexity` measures it.
+        batch: images a step.
+        epochs: of the training.
+        iterations: steps an epoch; ``None`` for a pass over the images.
+    """
+
+    row: Row
+    batch: int
+    epochs: int
+    iterations: int | None
+
+    def seconds(self, images: int, per_second: float) -> float:
+        """Return how long the training's steps take.
+
+        Args:
+            images: that are trained on.
+            per_second: images that are trained in a second.
+        """
+        steps = self.iterations or max(1, images // self.batch)  # the last, incomplete batch is dropped
+        return self.epochs * steps * self.batch / per_second
+
+
+def recipe(study: Study, row: StudyRow) -> Recipe | None:
+    """Return what a training of a row computes, by its bundle, overlays and settings; ``None`` for a plan.
+
+    Args:
+        study: of the row.
+        row: which.
+
+    Raises:
+        MedsegError: if there is no such bundle or overlay.
+    """
+    if row.plan:
+        return None
+    folder = library.find(row.bundle)
+    library.config_files(folder, "train", list(row.overlays))
+    source = read_source(folder)
+    changes: dict[str, Any] = {}
+    for name in row.overlays:
+        if name not in source.overlays:
+            raise StudyError(f"{row.name}: overlay {name} is a file of its own; its steps cannot be told beforehand")
+        changes |= source.overlays[name]
+    changes |= row.settings
+    options = {**source.options(), **{key: value for key, value in changes.items() if "#" not in key}}
+    described = {key.split("#", 1)[1]: value for key, value in changes.items() if key.startswith("network_def#")}
+    network = {**source.description.network, **described}
+    name = str(network["name"])
+    built = networks.resolve(name)
+    arguments = {key: value for key, value in network.items() if key not in _PLACES and _is_plain(value)}
+    measured = Row(
+        row.name, f"{built.__module__}.{built.__qualname__}", _channels(source, network), int(network["out_channels"]),
+        _size(source, options, changes, int(network["spatial_dims"])), arguments,
+    )  # fmt: skip
+    epochs = study.epochs or int(options["max_epochs"])
+    return Recipe(measured, int(options["batch_size"]), epochs, options["iterations"])
+
+
+def _is_plain(value: Any) -> bool:
+    return value != networks.DEFAULT and not (isinstance(value, str) and value.startswith(("$", "@", "%")))
+
+
+def _channels(source: Source, network: Mapping[str, Any]) -> int:
+    known = network.get("in_channels")
+    return int(known) if known is not None else 3 if source.description.input.colour == "rgb" else 1
+
+
+def _size(source: Source, options: Mapping[str, Any], changes: Mapping[str, Any], dims: int) -> tuple[int, ...]:
+    resized = changes.get("model#input#size", source.description.input.size)
+    for size in (options.get("patch"), resized, source.description.inference.window):
+        if size:
+            return tuple(int(edge) for edge in size)
+    return (_SIZE,) * dims
+
+
+def list_studies(
+    names: Sequence[str] = (),
+    *,
+    data: Path | None = None,
+    measured: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Table:
+    """Return a row a study: rows, cells, data, budget and, where they are measured, hours.
+
+    Args:
+        names: of studies, or their files; all that come with medseg if none is given.
+        data: folder of the datalist, to count folds and images.
+        measured: whether to measure a step of each row on this device.
+        say: called with a line of news.
+
+    Raises:
+        MedsegError: if there is no such study, or it cannot be read.
+    """
+    rows: list[dict[str, Cell]] = []
+    notes: list[str] = []
+    for name in names or shipped():
+        study = read_study(name, data)
+        found = study.load() if study.data else None
+        cells = study.number_of_cells(len(study.folds_of(found)) if found else 1)
+        line: dict[str, Cell] = {"study": study.name, "title": study.title, "rows": len(study.rows), "cells": cells}
+        line |= {"data": found.name if found else _source_of(study), "budget": _budget(study)}
+        if study.minutes is not None:
+            line["hours"] = cells * study.minutes / 60
+        elif measured:
+            line["hours"], doubts = _hours(study, found, cells, say)
+            notes += doubts
+        rows.append(line)
+    if measured:
+        notes.append("hours: the steps of all trainings, one after the other, by a step measured on this device")
+    notes.append(
+        "loading, validations and scoring come on top of the hours; where folds are not known, cells are of one"
+    )
+    return Table.of(rows, notes=notes, digits=1)
+
+
+def _source_of(study: Study) -> str:
+    named = [read_source(library.find(row.bundle)).texts["data_source"] for row in study.rows if not row.plan]
+    return (named or ["not named"])[0].split(", http")[0]
+
+
+def _budget(study: Study) -> str:
+    if study.minutes is not None:
+        return f"{study.minutes:g} minutes"
+    if study.epochs is not None:
+        return f"{study.epochs} epochs"
+    epochs = {found.epochs for found in (recipe(study, row) for row in study.rows) if found is not None}
+    return f"{' or '.join(map(str, sorted(epochs)))} epochs, the bundle's"
+
+
+def _hours(
+    study: Study, data: Datalist | None, cells: int, say: Callable[[str], None]
+) -> tuple[float | None, list[str]]:
+    """Return the hours of all cells, and why there are none."""
+    images = study.images if data is None else _trained_on(study, data)
+    if images is None:
+        return None, [f"{study.name}: how many images there are is not known; name them with --data DIR"]
+    total = 0.0
+    for row in study.rows:
+        found = recipe(study, row)
+        if found is None:
+            return None, [f"{study.name}: row {row.name} is planned when the study begins; give it minutes"]
+        say(f"measuring {study.name}, {row.name}")
+        (result,) = complexity.measure([found.row], ["throughput"], batch_size=found.batch)["rows"]
+        if result["throughput"] is None:
+            return None, [f"{study.name}, {row.name}: {shown(result['errors']['throughput'])}"]
+        total += found.seconds(images, result["throughput"]["training"])
+    return math.ceil(total / 360 * cells / len(study.rows)) / 10, []
+
+
+def _trained_on(study: Study, data: Datalist) -> int:
+    return len(data.split(study.folds_of(data)[0], fold_key=study.fold_key)[0])

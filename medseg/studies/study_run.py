@@ -1,0 +1,252 @@
+"""Run a study: make the cells that are missing, put all of them into one table, and tell MLflow."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from medseg.atomic import atomic_write, sync_folder
+from medseg.bundle import early, library
+from medseg.bundle.command import Command
+from medseg.bundle.data import where
+from medseg.bundle.evaluation import ALWAYS
+from medseg.bundle.source import read_source
+from medseg.data.check import check_datalist
+from medseg.data.datalist import Datalist
+from medseg.errors import counted, few, shown
+from medseg.metrics.score_board import ScoreBoard
+from medseg.reports.tables import Table
+from medseg.resources import BUNDLE_FILE
+from medseg.runs.lock import FolderLock
+from medseg.runs.paths import resolve_path
+from medseg.runs.tracking import MLflowTracker, import_run
+from medseg.studies.executors import Executor, here
+from medseg.studies.study import Cell, Study, StudyError, read_study
+from medseg.studies.study_cell import STUDY, Made, Places, identity, read_made
+from medseg.studies.study_scores import collect, footnotes
+from medseg.studies.study_table import FILES, StudyTable
+
+__all__ = ["make_table", "run_study"]
+
+logger = logging.getLogger(__name__)
+
+Say = Callable[[str], None]
+
+
+def run_study(
+    study: Study,
+    folder: str | Path,
+    *,
+    executor: Executor | None = None,
+    mixed: bool = False,
+    tracking: bool = True,
+    tracking_uri: str | None = None,
+    say: Say = lambda line: None,
+) -> StudyTable:
+    """Make the cells of a study that are not there yet, and its table.
+
+    Args:
+        study: what is asked.
+        folder: of the study, new or begun.
+        executor: makes the cells; by default one after the other on this machine.
+        mixed: whether cells of different code, data or budgets may stand in the table, which then says so.
+        tracking: whether MLflow is told, of the study as a run and of each cell as its child.
+        tracking_uri: of MLflow; by default a database in the folder.
+        say: called with a line of news.
+
+    Returns:
+        The table, which lies in the folder in every format.
+
+    Raises:
+        MedsegError: with what is wrong, before the first cell; or with the cells that failed, after the last.
+        LockedError: if another process runs the study.
+    """
+    places = Places(resolve_path(folder, "output"))
+    data = study.load()
+    check_datalist(data).raise_for_errors()
+    cells = study.cells(data)
+    study.classes_of(data)
+    if places.folder.exists() and not places.folder.is_dir():
+        raise StudyError(f"{shown(places.folder)} is a file; name a folder for the study")
+    if not places.study.is_file() and places.folder.is_dir() and any(places.folder.iterdir()):
+        raise StudyError(f"{shown(places.folder)} holds something else; name a new folder, or that of a study")
+    places.folder.mkdir(parents=True, exist_ok=True)
+    lock = FolderLock(places.folder)
+    lock.acquire()
+    try:
+        made = _made(places, study, cells)
+        _write_study(places, study)
+        _plan(places, study, data, say)
+        _refuse(places, study, data, cells)
+        missing = [cell for cell in cells if cell.name not in made]
+        if missing:
+            footnotes(list(made.values()), mixed, identity(study, missing[0], data, places.bundle(missing[0])))
+            _make_cells(places, missing, executor or here(), mixed, say)
+        table = _table(places, study, data, mixed=mixed)
+        table.write(places.folder)
+        if tracking:
+            _Tracked(places, study, tracking_uri).tell(_made(places, study, cells), table)
+    finally:
+        lock.release()
+    return table
+
+
+def make_table(folder: str | Path, *, mixed: bool = False, incomplete: bool = False) -> StudyTable:
+    """Make the table of a study from the cells that are there.
+
+    Args:
+        folder: of the study.
+        mixed: as in `run_study`.
+        incomplete: whether cells may be missing, which the table then says.
+
+    Raises:
+        StudyError: if the folder holds no study, or cells are missing or mixed.
+    """
+    places = Places(resolve_path(folder, "the study's folder"))
+    if not places.study.is_file():
+        raise StudyError(f"{shown(places.folder)} holds no {STUDY}; name the folder of a study")
+    study = read_study(places.study)
+    table = _table(places, study, study.load(), mixed=mixed, incomplete=incomplete)
+    table.write(places.folder)
+    return table
+
+
+def _made(places: Places, study: Study, cells: Sequence[Cell]) -> dict[str, Made]:
+    """Return the complete cells by name."""
+    found = {cell.name: read_made(places, study, cell) for cell in cells}
+    return {name: made for name, made in found.items() if made is not None}
+
+
+def _write_study(places: Places, study: Study) -> None:
+    """Write what is asked to where the processes of the cells read it."""
+    with atomic_write(places.study) as temporary:
+        text = yaml.safe_dump(study.plain(), sort_keys=False, allow_unicode=True)
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _plan(places: Places, study: Study, data: Datalist, say: Say) -> None:
+    """Plan a bundle for each row that asks for one; each once, whole or not at all."""
+    for row in study.rows:
+        target = places.folder / "plans" / row.slug
+        if not row.plan or target.is_dir():
+            continue
+        from medseg.studies import plan_bundle
+        from medseg.studies.plan import make_plan
+
+        plan = make_plan(
+            data, network=row.plan, dimensions=row.dimensions, memory=row.memory, minutes=study.minutes, say=say
+        )
+        begun = places.folder / "plans" / ".unfinished" / row.slug
+        shutil.rmtree(begun, ignore_errors=True)
+        begun.mkdir(parents=True)
+        plan_bundle.write(plan, data, begun)
+        os.rename(begun, target)
+        sync_folder(target.parent)
+        with contextlib.suppress(OSError):  # what a process that was killed left of another plan
+            begun.parent.rmdir()
+        say(f"{row.name}: planned, see {shown(target / 'docs' / 'README.md')}")
+
+
+def _refuse(places: Places, study: Study, data: Datalist, cells: Sequence[Cell]) -> None:
+    """Refuse rows that cannot be trained as they are written, or do not score what is to be shown."""
+    for cell in cells[: len(study.rows)]:
+        bundle = library.find(places.bundle(cell))
+        files = library.config_files(bundle, "train", list(cell.row.overlays))
+        given = {**where(data.path), **cell.row.settings, "fold": cell.fold, "fold_key": study.fold_key}
+        early.refuse(Command("medseg", tuple(files), given), begins=False)
+        if not (bundle / BUNDLE_FILE).is_file():
+            continue
+        scored = {"overlap": {}, **ALWAYS, **read_source(bundle).description.scores, **study.scores}
+        board = ScoreBoard(data.class_names, data.ignore_index, scored)
+        for name in study.show:
+            if name not in board.columns:
+                raise StudyError(
+                    f"study {study.name}, row {cell.row.name}: show names {name!r}, which is not scored; there are "
+                    f"{', '.join(board.columns)}; scores adds others"
+                )
+
+
+def _make_cells(places: Places, missing: Sequence[Cell], executor: Executor, mixed: bool, say: Say) -> None:
+    began, done, failed = time.monotonic(), 0, []
+    say(f"{counted(len(missing), 'cell')} to make in {shown(places.folder)}")
+    for result in executor(places.folder, [cell.name for cell in missing], mixed):
+        done += 1
+        if result.error:
+            failed.append(f"{result.name}: {result.error}")
+            say(f"{done} of {len(missing)}  {result.name} is not complete: {result.error}")
+            continue
+        left = (time.monotonic() - began) / done * (len(missing) - done) / 60
+        say(f"{done} of {len(missing)}  {result.name}  about {left:.0f} min left")
+    if failed:
+        lines = "\n  ".join(failed)
+        raise StudyError(
+            f"{counted(len(failed), 'cell')} of {len(missing)} could not be made; once that is mended, the same "
+            f"command makes the rest:\n  {lines}"
+        )
+
+
+def _table(
+    places: Places, study: Study, data: Datalist, *, mixed: bool = False, incomplete: bool = False
+) -> StudyTable:
+    cells = study.cells(data)
+    made = _made(places, study, cells)
+    missing = [cell.name for cell in cells if cell.name not in made]
+    notes = []
+    if missing and (not incomplete or not made):
+        way = "make them: medseg study run" if not incomplete else "there is nothing to show yet"
+        raise StudyError(
+            f"{shown(places.folder)}: {len(missing)} of {counted(len(cells), 'cell')} are missing, {few(missing, 3)}; "
+            f"{way}"
+        )
+    if missing:
+        notes.append(f"{len(missing)} of {counted(len(cells), 'cell')} are missing: {few(missing)}")
+    notes += footnotes(list(made.values()), mixed)
+    return StudyTable(study, collect(study, data, list(made.values())), notes)
+
+
+@dataclass(frozen=True)
+class _Tracked:
+    """The study in MLflow: a run, and each cell as its child; a store that fails costs the record there alone."""
+
+    places: Places
+    study: Study
+    uri: str | None
+
+    def tell(self, made: Mapping[str, Made], table: StudyTable) -> None:
+        folder = self.places.folder
+        parent = MLflowTracker(self.uri, self.study.title, folder.name, folder, store=folder, resume=True)
+        with parent:
+            if parent.run_id is None:
+                return
+            for each in made.values():
+                try:
+                    import_run(
+                        each.folder, parent.uri, experiment=self.study.title, store=folder, parent=parent.run_id
+                    )  # fmt: skip
+                except Exception as error:  # as in MLflowTracker: a store may raise anything
+                    logger.warning("MLflow does not take cell %s (%s)", each.cell.name, type(error).__name__)
+                    return
+            for row in table.scores.rows:
+                means = {f"{row}/{k}": float(v) for k, v in _means(table, row).items()}
+                parent.log_metrics(means, step=0)
+            for name in FILES:
+                parent.log_artifact(folder / name)
+            parent.log_artifact(self.places.study)
+
+
+def _means(table: StudyTable, row: str) -> dict[str, float]:
+    long: Table = table.long()
+    at = {name: place for place, name in enumerate(long.columns)}
+    return {
+        f"{line[at['score']]}_{line[at['class']]}".removesuffix("_(mean)"): value
+        for line in long.rows
+        if line[at["row"]] == row and isinstance(value := line[at["mean"]], float)
+    }

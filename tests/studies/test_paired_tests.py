@@ -1,0 +1,93 @@
+"""Tests between rows: against published and hand-worked figures, and scipy's own bootstrap."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from medseg.errors import MedsegError
+from medseg.studies.paired_tests import compare, holm, signed_rank
+
+
+def test_signed_rank_of_darwins_maize() -> None:
+    """Heights of cross- less self-fertilised plants in eighths of an inch (C. Darwin, 1876, in R. A. Fisher, "Design
+    of Experiments", 1935); the exact two-sided p of T = 24 and n = 15 is 0.0413 in Wilcoxon's tables."""
+    darwin = [49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48]
+    assert signed_rank(darwin) == pytest.approx(0.041259765625)
+
+
+def test_signed_rank_by_counting_signs() -> None:
+    """Of all signs of the ranks, the share whose sum of positive ranks is as far from the middle, or farther."""
+    differences = [0.31, -0.11, 0.42, 0.53, 0.24, -0.05]
+    ranks = np.argsort(np.argsort(np.abs(differences))) + 1
+    middle = ranks.sum() / 2
+    seen = abs(ranks[np.array(differences) > 0].sum() - middle)
+    sums = [
+        sum(rank for rank, up in zip(ranks, signs, strict=True) if up) for signs in itertools.product((0, 1), repeat=6)
+    ]
+    expected = np.mean([abs(each - middle) >= seen for each in sums])
+    assert signed_rank(differences) == pytest.approx(expected)
+    assert signed_rank([*differences, 0.0, 0.0]) == pytest.approx(expected)
+
+
+def test_signed_rank_of_nothing() -> None:
+    assert signed_rank([0.0, 0.0, 0.0]) == 1
+    assert signed_rank([]) == 1
+
+
+def test_holm_by_hand() -> None:
+    """Sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1: 0.02, 0.03, 0.06, 0.04; the last not below the one before."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == pytest.approx([1, 1])
+    assert holm([0.2]) == [0.2]
+    assert holm([]) == []
+
+
+def test_holm_rejects_as_the_sequence_of_tests_does() -> None:
+    """In his own words: the smallest against 0.05 / m, the next against 0.05 / (m - 1), until one is above."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        values = list(rng.uniform(0, 0.06, 6))
+        rejected, order = set(), np.argsort(values)
+        for step, place in enumerate(order):
+            if values[place] > 0.05 / (6 - step):
+                break
+            rejected.add(int(place))
+        assert {place for place, p in enumerate(holm(values)) if p <= 0.05} == rejected
+
+
+def test_holm_leaves_out_what_was_not_tested() -> None:
+    corrected = holm([0.02, math.nan, 0.03])
+    assert corrected[::2] == pytest.approx([0.04, 0.04])
+    assert math.isnan(corrected[1])
+    with pytest.raises(MedsegError, match="are no p-values; they lie between 0 and 1"):
+        holm([0.2, 1.2])
+
+
+def test_a_difference_holds_by_the_test_and_by_whole_groups() -> None:
+    """Two of six patients gain and hold 20 of 24 cases: the cases say yes, drawn patients do not."""
+    from dataclasses import replace
+
+    gains = np.array([0.1 + 0.001 * n for n in range(20)] + [-0.05, -0.06, -0.07, -0.08])
+    patients = ["a"] * 10 + ["b"] * 10 + ["c", "d", "e", "f"]
+    first = np.linspace(0.4, 0.6, 24)
+    clustered = compare(first, first + gains, patients)
+    assert clustered.p < 0.01
+    assert clustered.interval is not None
+    assert clustered.interval[0] < 0
+    assert not replace(clustered, corrected=clustered.p).holds
+    alone = compare(first, first + gains, [""] * 24)
+    assert replace(alone, corrected=alone.p).holds
+    assert not replace(alone, corrected=0.2).holds
+
+
+def test_cases_without_a_value_are_not_compared() -> None:
+    first = np.array([0.1, np.nan, 0.3, 0.4])
+    second = np.array([0.2, 0.5, np.nan, 0.6])
+    pair = compare(first, second, ["a", "b", "c", "d"])
+    assert (pair.cases, pair.difference, pair.interval) == (2, pytest.approx(0.15), None)
+    assert not pair.holds
+    nothing = compare(first, np.full(4, np.nan), ["a", "b", "c", "d"])
+    assert nothing.cases == 0
+    assert math.isnan(nothing.p)

@@ -1,0 +1,89 @@
+"""What a study will take: rows, cells and data from its file, hours from a step that is said to have been measured."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_study import write_data, write_study
+
+from medseg.cli import main
+from medseg.errors import MedsegError
+from medseg.studies import study_list
+from medseg.studies.study import read_study, shipped
+from medseg.studies.study_list import list_studies, recipe
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Let every training step take a tenth of a second an image; returns what was measured."""
+    asked: list[Any] = []
+
+    def measure(rows: Any, measures: Any, batch_size: int) -> dict[str, Any]:
+        asked.append((rows[0], batch_size))
+        fits = max(rows[0].size) < 512
+        found = {"throughput": {"training": 10.0} if fits else None, "errors": {"throughput": "it does not fit"}}
+        return {"rows": [found]}
+
+    monkeypatch.setattr(study_list.complexity, "measure", measure)
+    return asked
+
+
+def test_rows_compute_what_their_overlays_say() -> None:
+    by_name = {(name, row.name): (read_study(name), row) for name in shipped() for row in read_study(name).rows}
+    found = {key: recipe(*value) for key, value in by_name.items()}
+    one = found["lfa_unet_3", "range 11"]
+    assert one is not None
+    assert (one.row.kwargs, one.row.target) == ({"window_size": 11}, "medseg.networks.lfa_unet.LFAUNet")
+    assert (one.row.size, one.row.in_channels, one.row.out_channels) == ((256, 256), 1, 4)
+    assert (one.batch, one.epochs, one.iterations) == (8, 250, None)
+    other = found["focusnet_pp_3", "U-Net"]
+    assert other is not None
+    assert other.row.kwargs == {"channels": [16, 32, 64, 128, 256]}  # the bundle's configuration is not U-Net's
+    assert other.row.in_channels == 3
+    scene = found["df_dam_1", "ResNet-101, sum"]
+    assert scene is not None
+    assert scene.row.kwargs == {"encoder": "resnet101.tv_in1k", "fusion": "sum"}  # and random weights
+    assert scene.row.size == (512, 512)
+
+
+def test_hours_by_hand(measured: list[Any], tmp_path: Path) -> None:
+    """Three of nine images are trained on, one batch of two an epoch: 0.2 s x 3,600 epochs x 6 cells is 1.2 hours."""
+    write_data(tmp_path / "data")
+    small = {"network_def#channels": [4, 8], "batch_size": 2}
+    path = write_study(tmp_path / "s.yaml", epochs=3600, set=small)
+    table = list_studies([str(path)], measured=True)
+    row = dict(zip(table.columns, table.rows[0], strict=True))
+    assert row["hours"] == pytest.approx(1.2)
+    assert (row["rows"], row["cells"], row["data"], row["budget"]) == (2, 6, "squares", "3600 epochs")
+    assert [(each.kwargs, batch) for each, batch in measured] == [({"channels": [4, 8]}, 2)] * 2
+    ten = write_study(tmp_path / "s.yaml", epochs=3600, set={**small, "iterations": 10})
+    assert list_studies([str(ten)], measured=True).rows[0][-1] == pytest.approx(12)
+    minutes = write_study(tmp_path / "s.yaml", epochs=None, minutes=30)
+    assert list_studies([str(minutes)]).rows[0][-2:] == ["30 minutes", 3]
+
+
+def test_why_there_are_no_hours(measured: list[Any], tmp_path: Path) -> None:
+    table = list_studies(["df_dam_2"], measured=True)
+    assert table.rows[0][-1] is None
+    assert "df_dam_2, sum: it does not fit" in table.notes
+    unknown = write_study(tmp_path / "s.yaml", data=None)
+    assert "how many images there are is not known" in list_studies([str(unknown)], measured=True).notes[0]
+    planned = write_study(tmp_path / "s.yaml", data=None, images=4, rows=[{"name": "a", "plan": "unet"}])
+    assert "row a is planned when the study begins" in list_studies([str(planned)], measured=True).notes[0]
+
+
+def test_a_file_as_overlay_is_not_measured(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("max_epochs: 2\n")
+    path = write_study(tmp_path / "s.yaml", rows=[{"name": "a", "with": str(tmp_path / "own.yaml")}])
+    study = read_study(path)
+    with pytest.raises(MedsegError, match=r"overlay .*own.yaml is a file of its own"):
+        recipe(study, study.rows[0])
+
+
+def test_the_command_lists_all_that_come_with_medseg(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", "list"]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in shipped())
+    assert "1500 epochs, the bundle's" in said
+    assert main(["study", "list", "nothing"]) == 2
+    assert "there is no study 'nothing'" in capsys.readouterr().err
