@@ -23,7 +23,7 @@ def parameter_groups(
 
     The encoder is every module that is called ``encoder``, at any depth; the decoder is all the rest. Each parameter is
     in one group (one that both share: in the encoder's); frozen ones are in none. Groups without parameters are left
-    out. Schedules scale each group's own rate, and the rate that training reports is the first group's: the encoder's.
+    out. Schedules scale each group's own rate, and training records each by its name.
 
     Args:
         network: the network, wrapped (``DistributedDataParallel``, ``torch.compile``) or not.

@@ -308,7 +308,7 @@ def test_bf16(entries: Entries, tmp_path: Path) -> None:
         ({"precision": "fp8"}, "precision is 'fp8'"),
         ({"precision": "fp16"}, "fp16 needs a GPU"),
         ({"ema_decay": 1.0}, r"ema_decay is 1\.0"),
-        ({"schedule": "steps"}, "schedule is 'steps'"),
+        ({"schedule": "stairs"}, "schedule is 'stairs'"),
     ],
 )
 def test_bad_options(entries: Entries, tmp_path: Path, options: dict[str, Any], message: str) -> None:
