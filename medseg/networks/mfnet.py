@@ -2,11 +2,12 @@
 
 N. R. Gurram, "Learning context with factorization techniques in semantic segmentation"; code by the author:
 https://github.com/nageshgurram12/generic-semantic-segmentation/tree/mfnet. From the encoder's features X:
-X_in = conv1(X), X' = Y Z, and the decoder of DeepLabv3+ gets conv2(relu(X') + X_in). The loss is
-cross-entropy + 0.1 MSE(X_in, X'). In the first fifth of the schedule (10 of 50 epochs) the decoder gets conv2(X) and the
-loss is cross-entropy alone; `medseg.engines.warm_up` turns the factorisation on. The text names neither conv1 nor conv2 nor the widths: they are
-what gives its 29.73 M parameters (here 29.74 M). conv2 is followed by batch normalisation and a ReLU, as in the
-author's code. Deviations from the text:
+X_in = conv1(X), X' = Y Z, and the decoder of DeepLabv3+ gets conv2(relu(X') + X_in). The loss is cross-entropy + 0.1
+MSE(X_in, X'). In the first fifth of the schedule (10 of 50 epochs) the decoder gets conv2(X) and the loss is
+cross-entropy alone; `medseg.engines.warm_up` turns the factorisation on. The text names neither conv1 nor conv2 nor
+the widths: they are what gives its 29.73 M parameters (here 29.74 M). conv2 is followed by batch normalisation and a
+ReLU, as in the author's code.
+Deviations from the text:
 
 - Y and Z start uniformly within 1 / sqrt(number of values), as in the author's code, so that X' starts near zero; from
   a standard normal (section 3) it would start with a standard deviation of 8.
