@@ -23,7 +23,6 @@ from medseg.data.check import check_datalist
 from medseg.data.datalist import Datalist
 from medseg.errors import counted, few, shown
 from medseg.metrics.score_board import ScoreBoard
-from medseg.reports.tables import Table
 from medseg.resources import BUNDLE_FILE
 from medseg.runs.lock import FolderLock
 from medseg.runs.paths import resolve_path
@@ -234,19 +233,18 @@ class _Tracked:
                 except Exception as error:  # as in MLflowTracker: a store may raise anything
                     logger.warning("MLflow does not take cell %s (%s)", each.cell.name, type(error).__name__)
                     return
-            for row in table.scores.rows:
-                means = {f"{row}/{k}": float(v) for k, v in _means(table, row).items()}
-                parent.log_metrics(means, step=0)
+            parent.log_metrics(_means(table), step=0)
             for name in FILES:
                 parent.log_artifact(folder / name)
             parent.log_artifact(self.places.study)
 
 
-def _means(table: StudyTable, row: str) -> dict[str, float]:
-    long: Table = table.long()
-    at = {name: place for place, name in enumerate(long.columns)}
+def _means(table: StudyTable) -> dict[str, float]:
+    """Return the means of all rows by name: ``row/score`` and ``row/score_class``."""
+    long = table.long()
+    lines = [dict(zip(long.columns, line, strict=True)) for line in long.rows]
     return {
-        f"{line[at['score']]}_{line[at['class']]}".removesuffix("_(mean)"): value
-        for line in long.rows
-        if line[at["row"]] == row and isinstance(value := line[at["mean"]], float)
+        f"{line['row']}/{line['score']}_{line['class']}".removesuffix("_(mean)"): value
+        for line in lines
+        if isinstance(value := line["mean"], float)
     }

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from tiny_study import in_this_process, write_data, write_study
 
 from medseg.cli import main
@@ -135,6 +136,30 @@ def test_broken_off_five_times_it_ends_in_the_same_table(
     for name in ("table.md", "table.csv", "table.json", "tests.csv", "out_of_fold.csv"):
         assert (tmp_path / "out" / name).read_text() == (copied / "out" / name).read_text(), name
     assert list((tmp_path / "out" / "unfinished").iterdir()) == []
+
+
+def test_fixed_lists_and_a_row_alone(tmp_path: Path, plain: None) -> None:
+    """A list without folds, scored on its validation part with keys of the evaluation alone; nothing to compare."""
+    place = write_data(tmp_path / "data") / "datalist.json"
+    content = json.loads(place.read_text())
+    entries = [{key: value for key, value in entry.items() if key != "fold"} for entry in content["training"]]
+    place.write_text(json.dumps({**content, "training": entries[:4], "validation": entries[4:]}))
+    rows = [{"name": "U-Net", "with": ["unet"], "score_set": {"inference#overlap": 0.5}}]
+    study = read_study(write_study(tmp_path / "s.yaml", rows=rows, scored="validation", epochs=1, seeds=[3]))
+    table = run_study(study, tmp_path / "out", executor=in_this_process, tracking=False)
+    assert table.pairs == {}
+    notes = " ".join(table.main().notes)
+    assert "mean over 5 cases of 5, those of the validation list (which picked the weights" in notes
+    folder = tmp_path / "out" / "cells" / "u_net-lists-seed3"
+    assert yaml.safe_load((folder / "config.yaml").read_text())["seed"] == 3
+    assert json.loads((folder / "cell.json").read_text())["cell"]["row"]["score_set"] == {"inference#overlap": 0.5}
+    assert "differences" not in (tmp_path / "out" / "table.md").read_text()
+    assert json.loads((tmp_path / "out" / "table.json").read_text())[1]["rows"] == []
+    (folder / "validation" / "scores_per_case.csv").write_text(
+        "case,group,class,dice,iou\nx,,(all),1,1\nx,,square,1,1\n"
+    )
+    with pytest.raises(MedsegError, match="holds 1 case, the fold has 5; score it again: medseg evaluate"):
+        make_table(tmp_path / "out")
 
 
 def test_what_is_complete_is_not_made_again(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
