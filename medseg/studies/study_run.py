@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -87,10 +88,12 @@ def run_study(
         _refuse(places, study, data, cells)
         missing = [cell for cell in cells if cell.name not in made]
         if missing:
-            footnotes(list(made.values()), mixed, identity(study, missing[0], data, places.bundle(missing[0])))
+            footnotes(list(made.values()), mixed, _now(places, study, missing[0], data, made))
             _make_cells(places, missing, executor or here(), mixed, say)
         table = _table(places, study, data, mixed=mixed)
         table.write(places.folder)
+        for cell in cells:  # what a process that was killed between a cell's name and its own end left
+            shutil.rmtree(places.work(cell.name), ignore_errors=True)
         if tracking:
             _Tracked(places, study, tracking_uri).tell(_made(places, study, cells), table)
     finally:
@@ -122,6 +125,14 @@ def _made(places: Places, study: Study, cells: Sequence[Cell]) -> dict[str, Made
     """Return the complete cells by name."""
     found = {cell.name: read_made(places, study, cell) for cell in cells}
     return {name: made for name, made in found.items() if made is not None}
+
+
+def _now(places: Places, study: Study, cell: Cell, data: Datalist, made: Mapping[str, Made]) -> dict[str, Any]:
+    """Return with what a cell would be made now, to be compared with what has been made."""
+    found = identity(study, cell, data, places.bundle(cell))
+    if all(each.record["budget"].get("minutes") == study.minutes for each in made.values()) and study.minutes:
+        found["budget"] = {}  # the processors that its process will have are not this one's
+    return found
 
 
 def _write_study(places: Places, study: Study) -> None:
@@ -207,7 +218,8 @@ def _table(
         )
     if missing:
         notes.append(f"{len(missing)} of {counted(len(cells), 'cell')} are missing: {few(missing)}")
-    notes += footnotes(list(made.values()), mixed)
+    at_hand = {**next(iter(made.values())).record, "data": data.fingerprint()}
+    notes += footnotes(list(made.values()), mixed, at_hand, "the data at hand")
     return StudyTable(study, collect(study, data, list(made.values())), notes)
 
 

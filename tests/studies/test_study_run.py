@@ -201,6 +201,30 @@ def test_cells_of_another_commit_are_refused_before_one_is_made(copied: Path) ->
     assert any(note.startswith("cells of different code stand in this table") for note in table.notes)
 
 
+def test_data_that_have_changed_since_are_refused(copied: Path) -> None:
+    place = copied / "data" / "datalist.json"
+    place.write_text(place.read_text().replace("drawn by the tests", "drawn anew"))
+    with pytest.raises(MedsegError, match=r"cells of different data .*the data at hand"):
+        run_study(read_study(copied / "squares.yaml"), copied / "out", executor=no_cells, tracking=False)
+    notes = make_table(copied / "out", mixed=True).notes
+    assert any(note.startswith("cells of different data") for note in notes)
+
+
+def test_minutes_are_gone_on_with_whatever_processors_the_study_itself_has(copied: Path) -> None:
+    for path in (copied / "out" / "cells").glob("*/cell.json"):
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps({**record, "budget": {"minutes": 5, "on": "a processor, threads: 1"}}))
+    shutil.rmtree(copied / "out" / "cells" / "u_net-fold0-seed0")
+
+    def none_done(folder: Path, names: Sequence[str], mixed: bool) -> Iterator[Done]:
+        yield from (Done(name, "not now") for name in names)
+
+    for minutes, message in ((5, "1 cell of 1 could not be made"), (6, "cells of different budgets")):
+        study = read_study(write_study(copied / "squares.yaml", epochs=None, minutes=minutes))
+        with pytest.raises(MedsegError, match=message):
+            run_study(study, copied / "out", executor=none_done, tracking=False)
+
+
 def test_a_cell_that_other_code_began(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.rmtree(copied / "out" / "cells" / "u_net-fold1-seed0")
     work = copied / "out" / "unfinished" / "u_net-fold1-seed0"
