@@ -126,15 +126,17 @@ def list_studies(
         study = read_study(name, data)
         found = study.load() if study.data else None
         cells = study.number_of_cells(len(study.folds_of(found)) if found else 1)
-        line: dict[str, Cell] = {"study": study.name, "title": study.title, "rows": len(study.rows), "cells": cells}
-        line |= {"data": found.name if found else _source_of(study), "budget": _budget(study)}
+        line: dict[str, Cell] = {"study": study.name, "rows": len(study.rows), "cells": cells}
+        line |= {"budget": _budget(study), "hours": None}
         if study.minutes is not None:
             line["hours"] = cells * study.minutes / 60
         elif measured:
             line["hours"], doubts = _hours(study, found, cells, say)
             notes += doubts
-        rows.append(line)
-    if measured:
+        rows.append(line | {"data": found.name if found else _source_of(study), "title": study.title})
+    if not measured:
+        notes.append("hours of schedules in epochs: --measure")
+    else:
         notes.append("hours: the steps of all trainings, one after the other, by a step measured on this device")
     notes.append(
         "loading, validations and scoring come on top of the hours; where folds are not known, cells are of one"

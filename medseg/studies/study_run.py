@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -23,7 +24,6 @@ from medseg.data.check import check_datalist
 from medseg.data.datalist import Datalist
 from medseg.errors import counted, few, shown
 from medseg.metrics.score_board import ScoreBoard
-from medseg.reports.tables import Table
 from medseg.resources import BUNDLE_FILE
 from medseg.runs.lock import FolderLock
 from medseg.runs.paths import resolve_path
@@ -88,10 +88,12 @@ def run_study(
         _refuse(places, study, data, cells)
         missing = [cell for cell in cells if cell.name not in made]
         if missing:
-            footnotes(list(made.values()), mixed, identity(study, missing[0], data, places.bundle(missing[0])))
+            footnotes(list(made.values()), mixed, _now(places, study, missing[0], data, made))
             _make_cells(places, missing, executor or here(), mixed, say)
         table = _table(places, study, data, mixed=mixed)
         table.write(places.folder)
+        for cell in cells:  # what a process that was killed between a cell's name and its own end left
+            shutil.rmtree(places.work(cell.name), ignore_errors=True)
         if tracking:
             _Tracked(places, study, tracking_uri).tell(_made(places, study, cells), table)
     finally:
@@ -123,6 +125,14 @@ def _made(places: Places, study: Study, cells: Sequence[Cell]) -> dict[str, Made
     """Return the complete cells by name."""
     found = {cell.name: read_made(places, study, cell) for cell in cells}
     return {name: made for name, made in found.items() if made is not None}
+
+
+def _now(places: Places, study: Study, cell: Cell, data: Datalist, made: Mapping[str, Made]) -> dict[str, Any]:
+    """Return with what a cell would be made now, to be compared with what has been made."""
+    found = identity(study, cell, data, places.bundle(cell))
+    if all(each.record["budget"].get("minutes") == study.minutes for each in made.values()) and study.minutes:
+        found["budget"] = {}  # the processors that its process will have are not this one's
+    return found
 
 
 def _write_study(places: Places, study: Study) -> None:
@@ -208,7 +218,8 @@ def _table(
         )
     if missing:
         notes.append(f"{len(missing)} of {counted(len(cells), 'cell')} are missing: {few(missing)}")
-    notes += footnotes(list(made.values()), mixed)
+    at_hand = {**next(iter(made.values())).record, "data": data.fingerprint()}
+    notes += footnotes(list(made.values()), mixed, at_hand, "the data at hand")
     return StudyTable(study, collect(study, data, list(made.values())), notes)
 
 
@@ -234,19 +245,18 @@ class _Tracked:
                 except Exception as error:  # as in MLflowTracker: a store may raise anything
                     logger.warning("MLflow does not take cell %s (%s)", each.cell.name, type(error).__name__)
                     return
-            for row in table.scores.rows:
-                means = {f"{row}/{k}": float(v) for k, v in _means(table, row).items()}
-                parent.log_metrics(means, step=0)
+            parent.log_metrics(_means(table), step=0)
             for name in FILES:
                 parent.log_artifact(folder / name)
             parent.log_artifact(self.places.study)
 
 
-def _means(table: StudyTable, row: str) -> dict[str, float]:
-    long: Table = table.long()
-    at = {name: place for place, name in enumerate(long.columns)}
+def _means(table: StudyTable) -> dict[str, float]:
+    """Return the means of all rows by name: ``row/score`` and ``row/score_class``."""
+    long = table.long()
+    lines = [dict(zip(long.columns, line, strict=True)) for line in long.rows]
     return {
-        f"{line[at['score']]}_{line[at['class']]}".removesuffix("_(mean)"): value
-        for line in long.rows
-        if line[at["row"]] == row and isinstance(value := line[at["mean"]], float)
+        f"{line['row']}/{line['score']}_{line['class']}".removesuffix("_(mean)"): value
+        for line in lines
+        if isinstance(value := line["mean"], float)
     }

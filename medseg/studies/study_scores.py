@@ -237,20 +237,23 @@ def _pooled(study: Study, made: Sequence[Made], classes: Sequence[str]) -> dict[
 # ---------------------------------------------------------------------------------------------- may it be one table?
 
 
-def footnotes(made: Sequence[Made], mixed: bool, now: Mapping[str, Any] | None = None) -> list[str]:
+def footnotes(
+    made: Sequence[Made], mixed: bool, now: Mapping[str, Any] | None = None, called: str = "the cells to come"
+) -> list[str]:
     """Return what a reader must know of cells that were not all made with the same code, data and budget.
 
     Args:
         made: complete cells.
         mixed: whether such cells may stand in one table.
-        now: code, data and budget of cells that are about to be made (`identity`), for a refusal before that.
+        now: code, data and budget to compare with too (`identity`), such as those of cells that are about to be made.
+        called: what these are of.
 
     Raises:
         StudyError: if they may not, naming what differs.
     """
     named = [(each.cell.name, each.record, each.cell.row.name) for each in made]
     if now is not None:
-        named.append(("the cells to come", now, ""))
+        named.append((called, now, ""))
     notes = []
     for what, read in _ASKED.items():
         kinds: dict[str, list[str]] = {}

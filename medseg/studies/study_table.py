@@ -23,7 +23,7 @@ from medseg.atomic import atomic_write
 from medseg.bundle.evaluation import ALWAYS
 from medseg.bundle.metadata import INTENDED_USE
 from medseg.errors import counted
-from medseg.metrics.intervals import LEAST_GROUPS, LEVEL, RESAMPLES, ClusterBootstrap
+from medseg.metrics.intervals import LEAST_GROUPS, LEVEL, RESAMPLES, ClusterBootstrap, Interval
 from medseg.metrics.score_board import ScoreBoard
 from medseg.reports.page import Page, Section, Text, write_page
 from medseg.reports.score_tables import heading, mean_text
@@ -84,6 +84,17 @@ class StudyTable:
         signed = {name for score in board.scores.values() for name in score.signed}
         return {name: 0 if name in signed else -1 if name in lower else 1 for name in self.scores.columns}
 
+    @cached_property
+    def _intervals(self) -> dict[tuple[str, str, str], Interval | None]:
+        return {}
+
+    def interval(self, row: str, column: str, kind: str) -> Interval | None:
+        """Return the interval of a mean; it is computed once, for all formats."""
+        key = (row, column, kind)
+        if key not in self._intervals:
+            self._intervals[key] = ClusterBootstrap(self.scores.groups).bca(self.scores.of_cases(*key))
+        return self._intervals[key]
+
     def _kinds(self, column: str, *, all_of_them: bool = False) -> Sequence[str]:
         """Return what of a column is shown: the mean, and each class where there are few."""
         classes = self.scores.classes if column in self.scores.by_class else ()
@@ -111,9 +122,8 @@ class StudyTable:
         line: dict[str, Cell] = {"": row}
         for column in self.scores.columns:
             for kind in self._kinds(column):
-                values = self.scores.of_cases(row, column, kind)
-                mean = _mean(values)
-                text = None if mean is None else mean_text(mean, ClusterBootstrap(self.scores.groups).bca(values))
+                mean = _mean(self.scores.of_cases(row, column, kind))
+                text = None if mean is None else mean_text(mean, self.interval(row, column, kind))
                 bold = text is not None and self.stands_out(row, column, kind)
                 line[self._heading(column, kind)] = Strong(text) if bold else text
                 if kind == MEAN:
@@ -184,7 +194,7 @@ class StudyTable:
 
     def _long_line(self, row: str, column: str, kind: str, paper: str) -> dict[str, Cell]:
         values = self.scores.of_cases(row, column, kind)
-        low, high = ClusterBootstrap(self.scores.groups).bca(values) or (None, None)
+        low, high = self.interval(row, column, kind) or (None, None)
         line: dict[str, Cell] = {"row": row, "score": self.scores.columns[column], "class": kind or "(mean)"}
         line |= {"cases": int((~np.isnan(values)).sum()), "mean": _mean(values), "low": low, "high": high}
         line |= {"sd_folds": _deviation(self.scores.of_folds(row, column, kind))}

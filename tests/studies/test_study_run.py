@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from tiny_study import in_this_process, write_data, write_study
 
 from medseg.cli import main
@@ -137,6 +138,30 @@ def test_broken_off_five_times_it_ends_in_the_same_table(
     assert list((tmp_path / "out" / "unfinished").iterdir()) == []
 
 
+def test_fixed_lists_and_a_row_alone(tmp_path: Path, plain: None) -> None:
+    """A list without folds, scored on its validation part with keys of the evaluation alone; nothing to compare."""
+    place = write_data(tmp_path / "data") / "datalist.json"
+    content = json.loads(place.read_text())
+    entries = [{key: value for key, value in entry.items() if key != "fold"} for entry in content["training"]]
+    place.write_text(json.dumps({**content, "training": entries[:4], "validation": entries[4:]}))
+    rows = [{"name": "U-Net", "with": ["unet"], "score_set": {"inference#overlap": 0.5}}]
+    study = read_study(write_study(tmp_path / "s.yaml", rows=rows, scored="validation", epochs=1, seeds=[3]))
+    table = run_study(study, tmp_path / "out", executor=in_this_process, tracking=False)
+    assert table.pairs == {}
+    notes = " ".join(table.main().notes)
+    assert "mean over 5 cases of 5, those of the validation list (which picked the weights" in notes
+    folder = tmp_path / "out" / "cells" / "u_net-lists-seed3"
+    assert yaml.safe_load((folder / "config.yaml").read_text())["seed"] == 3
+    assert json.loads((folder / "cell.json").read_text())["cell"]["row"]["score_set"] == {"inference#overlap": 0.5}
+    assert "differences" not in (tmp_path / "out" / "table.md").read_text()
+    assert json.loads((tmp_path / "out" / "table.json").read_text())[1]["rows"] == []
+    (folder / "validation" / "scores_per_case.csv").write_text(
+        "case,group,class,dice,iou\nx,,(all),1,1\nx,,square,1,1\n"
+    )
+    with pytest.raises(MedsegError, match="holds 1 case, the fold has 5; score it again: medseg evaluate"):
+        make_table(tmp_path / "out")
+
+
 def test_what_is_complete_is_not_made_again(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = read_study(copied / "squares.yaml")
     again = run_study(study, copied / "out", executor=no_cells, tracking=False)
@@ -174,6 +199,30 @@ def test_cells_of_another_commit_are_refused_before_one_is_made(copied: Path) ->
         run_study(read_study(copied / "squares.yaml"), copied / "out", executor=no_cells, tracking=False)
     table = make_table(copied / "out", mixed=True, incomplete=True)
     assert any(note.startswith("cells of different code stand in this table") for note in table.notes)
+
+
+def test_data_that_have_changed_since_are_refused(copied: Path) -> None:
+    place = copied / "data" / "datalist.json"
+    place.write_text(place.read_text().replace("drawn by the tests", "drawn anew"))
+    with pytest.raises(MedsegError, match=r"cells of different data .*the data at hand"):
+        run_study(read_study(copied / "squares.yaml"), copied / "out", executor=no_cells, tracking=False)
+    notes = make_table(copied / "out", mixed=True).notes
+    assert any(note.startswith("cells of different data") for note in notes)
+
+
+def test_minutes_are_gone_on_with_whatever_processors_the_study_itself_has(copied: Path) -> None:
+    for path in (copied / "out" / "cells").glob("*/cell.json"):
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps({**record, "budget": {"minutes": 5, "on": "a processor, threads: 1"}}))
+    shutil.rmtree(copied / "out" / "cells" / "u_net-fold0-seed0")
+
+    def none_done(folder: Path, names: Sequence[str], mixed: bool) -> Iterator[Done]:
+        yield from (Done(name, "not now") for name in names)
+
+    for minutes, message in ((5, "1 cell of 1 could not be made"), (6, "cells of different budgets")):
+        study = read_study(write_study(copied / "squares.yaml", epochs=None, minutes=minutes))
+        with pytest.raises(MedsegError, match=message):
+            run_study(study, copied / "out", executor=none_done, tracking=False)
 
 
 def test_a_cell_that_other_code_began(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
