@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{8}\.(?P<target>.+)")
@@ -64,6 +64,19 @@ def remove_leftovers(folder: str | Path, target: str | None = None, *, seconds: 
             if time.time() - path.stat().st_mtime >= seconds:
                 path.unlink()
                 removed += 1
+    return removed
+
+
+def remove_leftovers_of(targets: Iterable[Path]) -> int:
+    """Remove temporary files that killed processes left of certain files, which nobody else writes; return how many."""
+    wanted, removed = set(targets), 0
+    for folder in {target.parent for target in wanted}:
+        for path in folder.glob(".*"):
+            found = _TEMPORARY.fullmatch(path.name)
+            if found is not None and path.with_name(found["target"]) in wanted:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                    removed += 1
     return removed
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from torch import nn
 
 from medseg import __version__
-from medseg.atomic import atomic_write
+from medseg.atomic import atomic_write, remove_leftovers_of
 from medseg.bundle.description import Description
 from medseg.caller import spelt
 from medseg.errors import MedsegError, counted, shown
@@ -141,6 +141,7 @@ class MaskRecord:
         self._lock.acquire()
         try:
             self._look()
+            remove_leftovers_of(self._folder / name for name in (*self._names, MASK_RECORD))
             self.save()
         except BaseException:
             self._lock.release()

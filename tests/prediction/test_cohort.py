@@ -261,8 +261,10 @@ def test_the_record_of_a_run_that_was_killed(folder: Path, monkeypatch: pytest.M
     (journal,) = (folder / "out").glob(".medseg_run_*")
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join(lines[:-1]) + lines[-1][:20])
-    (folder / "out" / "x.png").unlink()
+    (folder / "out" / "x.png").rename(folder / "out" / ".0123abcd.x.png")  # it was being written
+    (folder / "out" / ".0123abcd.model.pt").touch()  # nobody knows whose
     run(folder, outputs=("uncertainty",))
+    assert [path.name for path in (folder / "out").glob(".0123abcd.*")] == [".0123abcd.model.pt"]
     killed, done = sorted(
         (json.loads(path.read_text()) for path in (folder / "out").glob(RUN_RECORD)),
         key=lambda said: said["end"] == "done",
