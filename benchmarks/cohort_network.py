@@ -42,7 +42,7 @@ def planned(spatial_dims: int, channels: Sequence[int]) -> dict[str, Any]:
     }
 
 
-class Planned(PlainConvUNet):  # type: ignore[misc]  # it is not there where the code is checked
+class Planned(PlainConvUNet):
     """As nnU-Net builds it."""
 
     def forward(self, windows: Tensor) -> Tensor:
