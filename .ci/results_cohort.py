@@ -19,7 +19,7 @@ NAMES = {
     "nnunet / medseg": "nnU-Net's command / `medseg predict`",
     "nnunet_inside / medseg_inside": "nnU-Net / medseg, each in one process",
     "monai / medseg": "MONAI's command / `medseg predict`",
-    "first mask, s": "`medseg predict` of one image, start to mask, s",
+    "first mask, s": "`medseg predict`, start to first mask, s",
     "after the last forward / a case": "after the last forward until the process is gone / what a case takes",
     "peak beside one case, GiB": "peak memory beside that of one image, GiB",
 }

@@ -13,7 +13,7 @@ in processes of its own, in turn, so many rounds, and a ratio is the median over
 
 By a command's wall is meant all of it, from its start until its process is gone. What a machine does beside it matters
 less to the processor's seconds, which stand beside, those of processes that it started too. The peak is that of the
-largest of a side's processes.
+largest of a side's processes; a process counts what the one that started it held then, which is little here.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cohort_parts import BATCH, COHORTS, NAME, STAMPS, Cohort, agreement, commands, stamps_of
 from benchmarks.common import report
 
 ROOT = Path(__file__).parents[1]
@@ -86,8 +87,6 @@ def measured(command: Sequence[str], environment: Mapping[str, str], masks: Path
         masks: folder that is not there yet.
         number: of images.
     """
-    from benchmarks.cohort_network import STAMPS, stamps_of
-
     stamps, log = masks.with_suffix(".stamps"), masks.with_suffix(".log")
     found = run(command, {**environment, STAMPS: str(stamps)}, log)
     forwards = stamps_of(stamps)
@@ -108,7 +107,7 @@ def measured(command: Sequence[str], environment: Mapping[str, str], masks: Path
     }
 
 
-def round_of(cohort: Any, folder: Path, place: Path, environment: Mapping[str, str], turn: int) -> dict[str, Any]:
+def round_of(cohort: Cohort, folder: Path, place: Path, environment: Mapping[str, str], turn: int) -> dict[str, Any]:
     """Run all sides once, beginning with another one each turn; return what each took.
 
     Args:
@@ -118,8 +117,6 @@ def round_of(cohort: Any, folder: Path, place: Path, environment: Mapping[str, s
         environment: of all processes.
         turn: from 0.
     """
-    from benchmarks.cohort_sides import commands
-
     place.mkdir()
     inside = {"medseg_inside": ["benchmarks.cohort_inside"], "nnunet_inside": ["benchmarks.cohort_nnunet", "inside"]}
     sides = ["medseg", "medseg_one", "medseg_inside", "monai", "nnunet", "nnunet_inside"]
@@ -153,7 +150,7 @@ def ratios(rounds: Sequence[Mapping[str, Any]], key: str) -> dict[str, list[floa
     pairs += [("medseg", "bare"), ("monai", "bare"), ("nnunet", "bare"), ("nnunet_inside", "bare")]
     found = {f"{one} / {other}": [each[one][key] / each[other][key] for each in rounds] for one, other in pairs}
     if key == "wall":
-        found["first mask, s"] = [each["medseg_one"]["first_mask"] for each in rounds]
+        found["first mask, s"] = [each["medseg"]["first_mask"] for each in rounds]
         found["after the last forward / a case"] = [
             each["medseg"]["after_last_forward"] / each["medseg"]["case"] for each in rounds
         ]
@@ -170,7 +167,7 @@ def summary(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     sides = {
         side: {key: statistics.median(each[side][key] for each in rounds) for key in values}
         for side, values in rounds[0].items()
-        if side not in ("load", "agreement")
+        if side != "load"
     }
     found = {
         key: {name: {"median": statistics.median(each), "rounds": each} for name, each in ratios(rounds, key).items()}
@@ -195,8 +192,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from benchmarks.hippocampus import INSTALL
 
         raise SystemExit(INSTALL)
-    from benchmarks.cohort_sides import BATCH, COHORTS, NAME, agreement, lay_out
-
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "MLFLOW_DISABLE_TELEMETRY": "true"}
     paths = [str(ROOT), str(options.nnunet.resolve()), os.environ.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
@@ -206,7 +201,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as name:
         for cohort, source in given:
             if source is not None:
-                lay_out(cohort, source, Path(name) / cohort.name)
+                words = [cohort.name, str(source.resolve()), str(Path(name) / cohort.name), str(cohort.number)]
+                command = [sys.executable, "-m", "benchmarks.cohort_sides", *words]
+                run(command, environment, Path(name) / f"{cohort.name}.log")
         for cohort, source in given:
             if source is None:
                 continue

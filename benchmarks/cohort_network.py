@@ -5,17 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from torch import Tensor, nn
 
-STAMPS = "COHORT_STAMPS"
-"""Variable of the environment: file that gets a line a forward, seconds of the system's monotonic clock."""
-
-OVERLAP = 0.5
-"""Share of a window that the next one covers."""
+from benchmarks.cohort_parts import STAMPS
 
 IMPORTED = ("conv_op", "norm_op", "dropout_op", "nonlin")
 """Arguments that a plan of nnU-Net names as dotted paths."""
@@ -47,7 +42,7 @@ def planned(spatial_dims: int, channels: Sequence[int]) -> dict[str, Any]:
     }
 
 
-class Planned(PlainConvUNet):  # it is not there where the code is checked
+class Planned(PlainConvUNet):
     """As nnU-Net builds it."""
 
     def forward(self, windows: Tensor) -> Tensor:
@@ -76,9 +71,3 @@ class Network(Planned):
         arguments["norm_op"] = getattr(nn, f"InstanceNorm{spatial_dims}d")
         arguments["nonlin"] = nn.LeakyReLU
         super().__init__(in_channels, num_classes=out_channels, **arguments)
-
-
-def stamps_of(file: Path) -> list[tuple[float, int]]:
-    """Return the time of each forward and its windows."""
-    lines = (line.split() for line in file.read_text().splitlines()) if file.is_file() else ()
-    return [(float(time), int(windows)) for time, windows in lines]

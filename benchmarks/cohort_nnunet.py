@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.cohort_network import OVERLAP
+from benchmarks.cohort_parts import OVERLAP
 
 PROCESSES = 3
 

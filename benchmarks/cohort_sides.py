@@ -1,4 +1,7 @@
-"""The sides of `benchmarks.cohort`: a network with equal weights for medseg, MONAI and nnU-Net, and their commands."""
+"""What the sides of `benchmarks.cohort` predict with: images, and a network of equal weights as each of them has it.
+
+Called by a process of its own, since a process hands its own peak of memory on to those that it starts.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,16 @@ import json
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import nn
 
-from benchmarks.cohort_network import IMPORTED, OVERLAP, planned
+from benchmarks.cohort_network import IMPORTED, planned
+from benchmarks.cohort_parts import BATCH, COHORTS, NAME, OVERLAP, Cohort
 from medseg.bundle.description import Description
 from medseg.bundle.networks import create
 from medseg.bundle.record import header_of
@@ -23,43 +26,7 @@ from medseg.io.images import image_suffix
 from medseg.runs.checkpoint import save_checkpoint
 from medseg.runs.header import write_header
 
-NAME = "benchmarks.cohort_network.Network"
-BATCH = 4
 _FOREGROUND = 0.1  # share of a noise image that is not background
-
-
-@dataclass(frozen=True)
-class Cohort:
-    """Images of one kind and their model.
-
-    Args:
-        name: ``"pictures"`` or ``"volumes"``.
-        number: of images.
-        spatial_dims: 2 or 3.
-        in_channels: of the images.
-        window: of the sliding window.
-        channels: of the network's levels.
-        classes: names by index.
-    """
-
-    name: str
-    number: int
-    spatial_dims: int
-    in_channels: int
-    window: Sequence[int]
-    channels: Sequence[int]
-    classes: Sequence[str]
-
-    @property
-    def suffix(self) -> str:
-        """Of images and masks."""
-        return ".png" if self.spatial_dims == 2 else ".nii.gz"
-
-
-COHORTS = (
-    Cohort("pictures", 40, 2, 3, (256, 256), (16, 32, 64, 128), ("background", "nucleus")),
-    Cohort("volumes", 10, 3, 1, (40, 56, 40), (16, 32, 64, 128), ("background", "anterior", "posterior")),
-)
 
 
 def lay_out(cohort: Cohort, source: Path, folder: Path) -> None:
@@ -218,47 +185,12 @@ def _write_nnunet(cohort: Cohort, weights: dict[str, Any], folder: Path) -> None
     torch.save(state, folder / "fold_0" / "checkpoint_final.pth")
 
 
-def commands(folder: Path, masks: Path) -> dict[str, list[str]]:
-    """Return the command line of each side that predicts a cohort as its users do.
-
-    Args:
-        folder: as `lay_out` made it.
-        masks: folder that is written.
-    """
-    python = [sys.executable, "-m"]
-    medseg = [*python, "medseg.cli", "predict", str(folder / "model.pt")]
-    return {
-        "medseg": [*medseg, str(folder / "images"), str(masks), "--trust"],
-        "medseg_one": [*medseg, str(folder / "one"), str(masks), "--trust"],
-        "monai": [
-            *python, "monai.bundle", "run", "--config_file", str(folder / "monai" / "inference.json"),
-            "--output_dir", str(masks),
-        ],
-        "nnunet": [*python, "benchmarks.cohort_nnunet", "command", str(folder), str(masks)],
-    }  # fmt: skip
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Lay out a cohort: its name, a folder of images, the folder to write, the number of images."""
+    name, source, folder, number = sys.argv[1:] if arguments is None else arguments
+    cohort = next(each for each in COHORTS if each.name == name)
+    lay_out(replace(cohort, number=int(number)), Path(source), Path(folder))
 
 
-def agreement(first: Path, second: Path) -> float:
-    """Return the share of pixels that are equal in two folders of masks of the same names.
-
-    Args:
-        first: folder of masks.
-        second: another; where a picture is turned over, it is turned back: MONAI writes what was read unturned so.
-    """
-    same = total = 0
-    for path in sorted(path for path in first.iterdir() if path.name.startswith("image")):
-        ours, theirs = _read(path), _read(second / path.name)
-        if path.suffix == ".png" and "monai" in second.parts[-1]:
-            theirs = theirs.T
-        same += int(np.count_nonzero(ours == theirs))
-        total += ours.size
-    return same / total
-
-
-def _read(path: Path) -> np.ndarray[Any, Any]:
-    if path.suffix == ".png":
-        with Image.open(path) as picture:
-            return np.asarray(picture)
-    import nibabel
-
-    return np.asarray(nibabel.load(path).dataobj)
+if __name__ == "__main__":
+    main()

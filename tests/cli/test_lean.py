@@ -4,6 +4,7 @@ import gc
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 
 from medseg.cli import _lean
-from medseg.cli._lean import LATER, lean_monai
+from medseg.cli._lean import LATER, lean_monai, leave
 from tests.tiny_models import write_model
 
 TRYING = """
@@ -102,6 +103,29 @@ def test_the_process_is_as_before(trying: Any) -> None:
         assert gc.isenabled()
 
 
+def test_a_process_is_not_left_while_anything_works_or_watches(monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[int] = []
+    monkeypatch.setattr("os._exit", left.append)
+    monkeypatch.setattr("atexit._run_exitfuncs", lambda: None)
+    monkeypatch.setattr("threading.enumerate", lambda: [threading.main_thread(), threading.Thread(daemon=True)])
+    monkeypatch.setattr("sys.gettrace", lambda: None)
+    monkeypatch.setattr("sys.getprofile", lambda: None)
+    monkeypatch.setattr(_lean, "_lean", [])
+    leave(1)
+    monkeypatch.setattr(_lean, "_lean", ["a command that imported MONAI"])
+    leave(2)
+    with monkeypatch.context() as patch:
+        patch.setattr("threading.enumerate", lambda: [threading.main_thread(), threading.Thread()])
+        leave(3)
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.gettrace", lambda: print)
+        leave(4)
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.getprofile", lambda: print)
+        leave(5)
+    assert left == [2]
+
+
 def test_a_prediction_imports_nothing_that_it_does_not_use(tmp_path: Path) -> None:
     """MONAI's own modules hold stand-ins for the packages, which work."""
     model = write_model(tmp_path / "model.pt", "grey")
@@ -112,11 +136,17 @@ def test_a_prediction_imports_nothing_that_it_does_not_use(tmp_path: Path) -> No
         "import monai.data.utils as utils, pandas\n"
         "frame = utils.pd.DataFrame({'a': [1]})\n"
         "same = isinstance(frame, utils.DataFrame) and type(frame) is pandas.DataFrame\n"
-        "sys.stdout.write('\\n' + json.dumps([status, same, loaded]))"
+        "sys.stdout.write('\\n' + json.dumps([status, same, loaded]) + '\\n')\n"
+        "import atexit\nfrom medseg.cli._lean import leave\n"
+        "atexit.register(lambda: sys.stdout.write('registered'))\n"
+        "leave(7)\nsys.stdout.write('not left')"
     )
     command = [sys.executable, "-W", "ignore", "-c", code, "predict", str(model), str(tmp_path / "image.png")]
-    done = subprocess.run([*command, str(tmp_path / "masks")], capture_output=True, text=True, check=True)
-    status, same, loaded = json.loads(done.stdout.splitlines()[-1])
+    done = subprocess.run([*command, str(tmp_path / "masks")], capture_output=True, text=True, check=False)
+    assert done.returncode == 7, done.stderr
+    *_, said, last = done.stdout.splitlines()
+    assert last == "registered"
+    status, same, loaded = json.loads(said)
     assert (status, same) == (0, True), done.stderr
     assert {"monai", "monai.handlers.mlflow_handler"} <= set(loaded)
     assert [name for name in loaded if name in LATER] == []
