@@ -19,6 +19,7 @@ from medseg.bundle.description import Description, DescriptionError
 from medseg.bundle.pack import pack
 from medseg.bundle.record import read_weights
 from medseg.bundle.unpack import unpack
+from medseg.engines.precision import network_to_channels_last
 from medseg.errors import MedsegError
 from medseg.prediction.model import load
 
@@ -57,6 +58,7 @@ def by_parts(bundle: Path, image: Path) -> MetaTensor:
     parser = parts(bundle)
     network = parser.get_parsed_content("network_def")
     network.load_state_dict(torch.load(bundle / "models" / "model.pt", weights_only=True))
+    network_to_channels_last(network)  # as a prediction does: another layout rounds otherwise
     data = parser.get_parsed_content("preprocessing")({"image": str(image)})
     with torch.no_grad():
         data["pred"] = parser.get_parsed_content("inferer")(data["image"][None], network.eval())[0]

@@ -15,9 +15,11 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+import torch
 from bundle.test_by_parts import bundle_of, parts, volume
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from PIL import Image
+from torch import nn
 
 from medseg.bundle import library
 from medseg.bundle.record import header_of
@@ -77,23 +79,36 @@ def test_the_task_writes_the_prediction(model: tuple[Path, Path], studies: Path)
         Path(file).unlink()
 
 
+def balance(network: nn.Module, parser: Any, image: Path) -> None:
+    """Let an untrained network give more than one class of an image."""
+    fed = parser.get_parsed_content("preprocessing")({"image": str(image)})["image"]
+    with torch.no_grad():
+        logits = parser.get_parsed_content("inferer")(fed.as_tensor()[None], network)
+        convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Conv3d))
+        last = [module for module in convolutions if module.out_channels == logits.shape[1]][-1]
+        if last.bias is not None:
+            last.bias.sub_(logits.flatten(2).median(2).values[0])
+
+
 @pytest.mark.parametrize("name", library.names())
 def test_every_bundle_with_weights_in_it(name: str, tmp_path: Path) -> None:
     bundle = library.copy(name, tmp_path / name)
     parser = parts(bundle)
     network, described = (parser.get_parsed_content(key) for key in ("network_def", "description"))
-    save_checkpoint(write_header(network.state_dict(), header_of(described)), bundle / "models" / "model.pt")
     if described.spatial_dims == 3:
         image = volume(tmp_path / "x.nii.gz", "PIL", (1.0, 1.2, 2.0), 5)
     else:
         image = tmp_path / "x.png"
         noise = np.random.default_rng(0).integers(0, 256, (120, 150, 3), dtype=np.uint8)
         Image.fromarray(noise if described.input.colour == "rgb" else noise[..., 0]).save(image)
+    balance(network.eval(), parser, image)
+    save_checkpoint(write_header(network.state_dict(), header_of(described)), bundle / "models" / "model.pt")
     expected = load(bundle / "models" / "model.pt", device="cpu").predict(image).mask
     assert len(np.unique(expected)) > 1
     file, _ = BundleInferTask(str(bundle), {})({"image": str(image), "device": "cpu", "result_extension": ".nii.gz"})
     found = np.asanyarray(nibabel.load(file).dataobj)
-    np.testing.assert_array_equal(found if described.spatial_dims == 3 else found[0], expected)
+    differ = (found if described.spatial_dims == 3 else found[0]) != expected
+    assert differ.mean() < 0.005  # ties: a prediction convolves in another memory layout, which rounds otherwise
     Path(file).unlink()
 
 
