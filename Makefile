@@ -13,7 +13,7 @@ MINUTES ?= 10
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export OMP_NUM_THREADS ?= $(shell nproc)
 
-.PHONY: help demo test test-first test-second lint venv docs bench oldest clean
+.PHONY: help demo test test-first test-second lint lint-style lint-types lint-docs venv docs bench oldest clean
 .DEFAULT_GOAL := help
 
 help:
@@ -39,9 +39,10 @@ FIRST := $(addprefix tests/,networks layers losses metrics transforms io data re
   engines exporters importers inferers node reports runs)
 MKDOCS := NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -q -p no:cacheprovider
+BESIDE := --no-print-directory --jobs=2 --output-sync=target
 
 test: venv lint
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-first test-second
+	@$(MAKE) $(BESIDE) test-first test-second
 
 test-first:
 	@$(PYTEST) $(FIRST)
@@ -49,10 +50,17 @@ test-first:
 test-second:
 	@$(PYTEST) tests $(addprefix --ignore=,$(FIRST))
 
-lint: venv
+lint: venv lint-style
+	@$(MAKE) $(BESIDE) lint-types lint-docs
+
+lint-style: venv
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
+
+lint-types:
 	@.venv/bin/mypy
+
+lint-docs:
 	@$(MKDOCS)
 
 oldest: venv

@@ -2,12 +2,17 @@
 
 import ast
 import functools
+import importlib
+import importlib.util
+import pkgutil
 import re
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+
+import medseg
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -93,3 +98,27 @@ def test_every_extra_is_known():
 
 def test_every_dependency_has_a_minimum():
     assert [given for given in PROJECT["dependencies"] if ">=" not in given] == []
+
+
+def test_every_module_is_imported():
+    """With what is installed, as `.ci/oldest.py` asks of the oldest versions."""
+    modules = [found.name for found in pkgutil.walk_packages(medseg.__path__, "medseg.")]
+    assert len(modules) > 300
+    for name in modules:
+        if not name.endswith(".__main__"):
+            importlib.import_module(name)
+
+
+def test_every_minimum_is_tested():
+    path = ROOT / ".ci" / "oldest.py"
+    if not path.is_file():
+        pytest.skip("not in a source distribution")
+    spec = importlib.util.spec_from_file_location("oldest", path)
+    oldest = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(oldest)
+    declared = names([*PROJECT["dependencies"], *EXTRAS["dicom"], *EXTRAS["export"]])
+    assert set(oldest.TESTS) - {""} == set(declared)
+    for name in (name for names in oldest.TESTS.values() for name in names):
+        file, _, test = name.partition("::")
+        assert (ROOT / "tests" / file).exists(), name
+        assert not test or f"def {test}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), name

@@ -169,7 +169,9 @@ def test_steps_of_whole_images_drawn_again(tmp_path: Path) -> None:
     assert (report.ok, problems) == (True, [])
 
 
-def test_channels_classes_and_intensities_come_from_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_channels_classes_and_intensities_come_from_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: None
+) -> None:
     """A bundle for one channel and five classes trains on three and two in their colours, without a word of them."""
     data = write(tmp_path, [(16, 16)] * 6, channels=3)
     content = json.loads((data / "datalist.json").read_text())

@@ -1,6 +1,8 @@
 """Runs `python -m monai.bundle ...` in a fork of a process that has imported everything: seconds less a command.
 
-Reads one JSON object a line, ``{"words", "cwd", "stdout", "stderr", "timeout"}``, answers with the exit status a line.
+Reads one JSON object a line, ``{"words", "cwd", "stdout", "stderr", "timeout", "environments"}``, answers with the exit
+status a line. Each of ``environments`` is what a process has beside: one process, or several as torchrun starts them;
+nobody ends the others when one has failed. The status is the first that is not 0.
 """
 
 import atexit
@@ -25,7 +27,7 @@ def run(request: dict[str, Any]) -> int:
     os.chdir(request["cwd"])
     sys.path[0] = request["cwd"]  # as `python -m` has it
     for number, name in ((1, "stdout"), (2, "stderr")):
-        os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     sys.argv = ["monai.bundle", *request["words"]]
     try:
         runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
@@ -52,8 +54,15 @@ def child(request: dict[str, Any]) -> None:
         os._exit(status)
 
 
-def wait(pid: int, seconds: float) -> int:
-    end = time.monotonic() + seconds
+def start(request: dict[str, Any], environment: dict[str, str]) -> int:
+    pid = os.fork()
+    if pid == 0:
+        os.environ.update(environment)
+        child(request)
+    return pid
+
+
+def wait(pid: int, end: float) -> int:
     while time.monotonic() < end:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
@@ -69,10 +78,10 @@ def main() -> None:
         importlib.import_module(name)
     for line in sys.stdin:
         request = json.loads(line)
-        pid = os.fork()
-        if pid == 0:
-            child(request)
-        sys.stdout.write(f"{wait(pid, request['timeout'])}\n")
+        pids = [start(request, environment) for environment in request["environments"]]
+        end = time.monotonic() + request["timeout"]
+        statuses = [wait(pid, end) for pid in pids]
+        sys.stdout.write(f"{next((status for status in statuses if status), 0)}\n")
         sys.stdout.flush()
 
 

@@ -6,6 +6,7 @@ import atexit
 import functools
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -33,17 +34,19 @@ def monai_bundle(
     launcher: Sequence[str] | None = None,
     ok: bool = True,
     env: dict[str, str] | None = None,
+    processes: int = 1,
     **options: Any,
 ) -> subprocess.CompletedProcess[str]:
     """Run one of MONAI's bundle commands; by default it must succeed.
 
-    Without `launcher` and `env` it runs in a fork of a process that has imported MONAI already.
+    Without `launcher` and `env` it runs in a fork of a process that has imported MONAI already, or in as many as
+    `processes` says, with what torchrun tells each.
     """
     words = [command]
     for name, value in options.items():
         words += [f"--{name.replace('__', '#')}", value if isinstance(value, str) else json.dumps(value)]
     if launcher is None and env is None:
-        done = _forked(words, cwd)
+        done = _forked(words, cwd, _ranks(processes) if processes > 1 else [{}])
     else:
         done = subprocess.run(
             [*(launcher or (sys.executable, "-m")), "monai.bundle", *words],
@@ -78,13 +81,20 @@ def _server() -> subprocess.Popen[str]:
     return server
 
 
-def _forked(words: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+def _ranks(processes: int) -> list[dict[str, str]]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.getsockname()[1]), "WORLD_SIZE": str(processes)}
+    return [{**meet, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+
+
+def _forked(words: list[str], cwd: Path, environments: list[dict[str, str]]) -> subprocess.CompletedProcess[str]:
     server = _server()
     assert server.stdin is not None
     assert server.stdout is not None
     with tempfile.TemporaryDirectory() as folder:
         files = {name: str(Path(folder) / name) for name in ("stdout", "stderr")}
-        server.stdin.write(json.dumps({"words": words, "cwd": str(cwd), "timeout": SECONDS, **files}) + "\n")
+        request = {"words": words, "cwd": str(cwd), "timeout": SECONDS, "environments": environments, **files}
+        server.stdin.write(json.dumps(request) + "\n")
         server.stdin.flush()
         answer = server.stdout.readline()
         assert answer, "the server of the bundle commands has died"

@@ -1,4 +1,7 @@
-"""Two processes with half the batch each, augmenting on their device, learn what one learns with the whole."""
+"""Two processes with half the batch each, augmenting on their device, learn what one learns with the whole.
+
+They are forked with what torchrun tells its processes; with ``MEDSEG_TEST_WHOLE=1`` torchrun itself starts them.
+"""
 
 import os
 import sys
@@ -25,7 +28,7 @@ def test_two_processes_equal_one(sections: Path, tmp_path: Path) -> None:
     options = {
         **small(BUNDLE),
         "dataset_dir": str(sections),
-        "max_epochs": 4,
+        "max_epochs": 2,
         "network_def__norm": "instance",  # batch statistics are synchronised on GPUs alone
         "ema_decay": 0.9,
     }
@@ -33,30 +36,31 @@ def test_two_processes_equal_one(sections: Path, tmp_path: Path) -> None:
     two = {**options, "config_file": configs(BUNDLE, "train.yaml", "multi_gpu_train.yaml", str(overlay))}
     two |= {"runs_dir": str(tmp_path / "runs"), "batch_size": 2, "augment_on": "device"}
     monai_bundle("run", cwd=tmp_path, **one)
-    monai_bundle("run", cwd=tmp_path, launcher=TORCHRUN, **two)
+    monai_bundle(
+        "run", cwd=tmp_path, processes=2, launcher=TORCHRUN if os.environ.get("MEDSEG_TEST_WHOLE") else None, **two
+    )
     (run,) = (tmp_path / "runs").iterdir()  # named by the time of one of them, and told to the other
     assert run.name.startswith(f"{BUNDLE.name}_2")
     assert not (run / ".lock").exists()
-    assert len(losses(run)) == 4
+    assert len(losses(run)) == 2
     assert losses(run) == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
     weights = [torch.load(folder / "model.pt", weights_only=True) for folder in (tmp_path / "one", run)]
     torch.testing.assert_close(weights[1], weights[0], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.timeout(400)
 def test_a_locked_folder_ends_all_processes(sections: Path, tmp_path: Path) -> None:
-    """The first process is refused, says why, and the other does not wait for it."""
+    """The first process is refused, says why, and the other does not wait for it: nobody else ends it here."""
     (tmp_path / "run").mkdir()
     lock = FolderLock(tmp_path / "run")
     lock.acquire()
     options = {**small(BUNDLE), "dataset_dir": str(sections), "batch_size": 2, "output_dir": str(tmp_path / "run")}
     options["config_file"] = configs(BUNDLE, "train.yaml", "multi_gpu_train.yaml")
-    done = monai_bundle("run", cwd=tmp_path, launcher=TORCHRUN, ok=False, **options)
+    done = monai_bundle("run", cwd=tmp_path, processes=2, ok=False, **options)
     lock.release()
-    assert done.returncode != 0
+    assert done.returncode == 1
     said = done.stdout + done.stderr
     assert said.count(f"error: {tmp_path / 'run'} is in use by process {os.getpid()} on ") == 1
-    assert str(ROOT / "medseg") not in said, "a trace; torchrun's own, of its children's failure, is not ours"
+    assert "Traceback" not in said
     assert list((tmp_path / "run").iterdir()) == []
 
 
