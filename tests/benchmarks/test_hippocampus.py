@@ -50,7 +50,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(hippocampus, "call", call)
     for command in ("train", "predict"):
-        monkeypatch.setattr(f"medseg.cli.{command}.own_process", lambda: None)
+        monkeypatch.setattr(f"medseg.cli.{command}.own_process", lambda **_: None)
 
 
 def task(data: Path, **changes: Any) -> hippocampus.Task:
