@@ -57,6 +57,11 @@ def study_files(folder, study, slices=3, change=None, first=0):
     return sorted(write_series(folder / f"{study}_{first}", distances, named, turn=AXIAL).iterdir())
 
 
+def another_series(_number, data):
+    """Change slices of `study_files` into those of another series of their study."""
+    data.SeriesInstanceUID, data.SOPInstanceUID = f"{data.SeriesInstanceUID}.7", f"{data.SOPInstanceUID}.7"
+
+
 class FakeModel:
     """Waits a moment and writes an object whose UID follows from the series and its instances."""
 

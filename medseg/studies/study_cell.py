@@ -124,18 +124,23 @@ def identity(study: Study, cell: Cell, data: Datalist, bundle: str) -> dict[str,
     if study.minutes is not None:
         budget = {"minutes": study.minutes, "on": device_of(found)}
     return {
-        "cell": {
-            "row": cell.row.definition(),
-            "fold_key": study.fold_key,
-            "fold": cell.fold,
-            "seed": cell.seed,
-            "scored": study.scored,
-            "scores": {name: dict(options) for name, options in study.scores.items()},
-        },
+        "cell": _asked(study, cell),
         "code": code,
         "recipe": _recipe(bundle, cell),
         "data": data.fingerprint(),
         "budget": budget,
+    }
+
+
+def _asked(study: Study, cell: Cell) -> dict[str, Any]:
+    """Return what a study asks of a cell: what makes it this one, whatever it is made with."""
+    return {
+        "row": cell.row.definition(),
+        "fold_key": study.fold_key,
+        "fold": cell.fold,
+        "seed": cell.seed,
+        "scored": study.scored,
+        "scores": {name: dict(options) for name, options in study.scores.items()},
     }
 
 
@@ -162,9 +167,7 @@ def read_made(places: Places, study: Study, cell: Cell) -> Made | None:
         return None
     folder = places.cell(cell.name)
     record = json.loads((folder / CELL).read_text(encoding="utf-8"))
-    wanted = {"row": cell.row.definition(), "fold_key": study.fold_key, "fold": cell.fold, "seed": cell.seed}
-    wanted |= {"scored": study.scored, "scores": {k: dict(v) for k, v in study.scores.items()}}
-    if different := differences(record["cell"], json.loads(json.dumps(wanted))):
+    if different := differences(record["cell"], json.loads(json.dumps(_asked(study, cell)))):
         raise StudyError(
             f"{folder}: was made otherwise than the study now says: {'; '.join(different)}; name the row anew, or give "
             "another folder with -o"

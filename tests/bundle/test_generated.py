@@ -1,7 +1,5 @@
 """Bundles as written and as generated: current, short, little in common, and overlays that commute."""
 
-import copy
-import functools
 import itertools
 import json
 import shutil
@@ -11,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from monai.bundle import ConfigParser
+from parsed_once import Parser
 
 from medseg.bundle import library
 from medseg.bundle.description import Description, DescriptionError
@@ -74,19 +72,6 @@ PAIRS = [
     for bundle in BUNDLES
     for one, other in itertools.combinations(sorted(read_source(bundle).overlays), 2)
 ]
-
-
-@functools.cache
-def loaded(path: str) -> Any:
-    return ConfigParser.load_config_file(path)
-
-
-class Parser(ConfigParser):
-    """MONAI's, which reads each file once: pairs are many."""
-
-    @classmethod
-    def load_config_file(cls, filepath: Any, **_: Any) -> Any:
-        return copy.deepcopy(loaded(str(filepath)))
 
 
 def merged(bundle: Path, *names: str) -> dict[str, Any]:

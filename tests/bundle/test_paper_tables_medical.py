@@ -1,7 +1,5 @@
 """Every row of the tables of LFA U-Net and FocusNet++ has a command: bundle and overlays build what the row names."""
 
-import copy
-import functools
 import inspect
 import re
 from dataclasses import dataclass
@@ -10,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from monai.bundle import ConfigParser
+from parsed_once import Parser
 from torch import nn
 
 from medseg.bundle import library
@@ -111,19 +109,6 @@ TABLES = [
 ]  # fmt: skip
 BESIDE = {(row.source, row.name): row for row in ROWS}
 IN_OUT = {"lfa_unet_drosophila": (1, 5), "lfa_unet_covid": (1, 4)}  # the others: RGB, one sigmoid, as they are printed
-
-
-@functools.cache
-def loaded(path: str) -> Any:
-    return ConfigParser.load_config_file(path)
-
-
-class Parser(ConfigParser):
-    """MONAI's, which reads each file once: rows are many."""
-
-    @classmethod
-    def load_config_file(cls, filepath: Any, **_: Any) -> Any:
-        return copy.deepcopy(loaded(str(filepath)))
 
 
 def built(row: Printed) -> nn.Module:

@@ -1,21 +1,9 @@
 """A part of a series, or slices of two, are not taken for a whole one."""
 
-import pytest
-from node_desk import BROKEN, STILL, Desk
-from node_parts import study_files
+from node_desk import BROKEN, STILL
+from node_parts import another_series, study_files
 
 from medseg.node.upkeep import retry_study
-
-
-@pytest.fixture
-def desk(tmp_path):
-    made = Desk(tmp_path / "node")
-    yield made
-    made.queue.close()
-
-
-def another_series(_number, data):
-    data.SeriesInstanceUID, data.SOPInstanceUID = f"{data.SeriesInstanceUID}.7", f"{data.SOPInstanceUID}.7"
 
 
 def test_a_cut_series_is_not_whole_by_another_one(desk, tmp_path):

@@ -18,13 +18,6 @@ from medseg.node.store import Store
 from medseg.node.upkeep import MOST_CRASHES, forget, forget_study, retry_study
 
 
-@pytest.fixture
-def desk(tmp_path):
-    made = Desk(tmp_path / "node")
-    yield made
-    made.queue.close()
-
-
 def record(monkeypatch, keep):
     """Call ``keep`` after every step that touches the disk: each is a moment at which a kill may come."""
     for name in ("write", "place", "sync", "remove"):

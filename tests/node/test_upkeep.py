@@ -2,8 +2,8 @@
 
 import pytest
 import yaml
-from node_desk import Desk, Shelf
-from node_parts import config_of, study_files
+from node_desk import Shelf
+from node_parts import another_series, config_of, study_files
 
 from medseg.cli import main
 from medseg.node.check import check_node
@@ -16,17 +16,6 @@ from medseg.node.upkeep import redirect, retry_study, withdraw
 ONCE = Retry(times=1)
 
 
-@pytest.fixture
-def desk(tmp_path):
-    made = Desk(tmp_path / "node")
-    yield made
-    made.queue.close()
-
-
-def other(_number, data):
-    data.SeriesInstanceUID, data.SOPInstanceUID = f"{data.SeriesInstanceUID}.7", f"{data.SOPInstanceUID}.7"
-
-
 def receive(desk, files):
     for file in files:
         desk.receive(file)
@@ -34,7 +23,7 @@ def receive(desk, files):
 
 def test_a_failed_series_is_not_forgotten_with_its_files(desk, tmp_path):
     """Another series of its study is done; the study is not, until the first comes again."""
-    first, second = study_files(tmp_path / "a", 1), study_files(tmp_path / "b", 1, change=other)
+    first, second = study_files(tmp_path / "a", 1), study_files(tmp_path / "b", 1, change=another_series)
 
     def fault(call):
         if call == 1:
@@ -59,7 +48,7 @@ def test_a_series_that_no_model_takes_is_owed_nothing(desk, tmp_path):
     """Nor is one whose result was sent."""
 
     def to_mr(number, data):
-        other(number, data)
+        another_series(number, data)
         data.Modality = "MR"
 
     receive(desk, [*study_files(tmp_path / "a", 1), *study_files(tmp_path / "b", 1, change=to_mr)])
@@ -67,8 +56,8 @@ def test_a_series_that_no_model_takes_is_owed_nothing(desk, tmp_path):
     assert desk.sweep() == [1]
 
     def third(number, data):
-        other(number, data)
-        other(number, data)
+        another_series(number, data)
+        another_series(number, data)
 
     receive(desk, study_files(tmp_path / "c", 1, change=third))
     desk.step()
@@ -77,7 +66,7 @@ def test_a_series_that_no_model_takes_is_owed_nothing(desk, tmp_path):
 
 def test_a_result_that_was_never_sent_keeps_its_study_failed(desk, tmp_path):
     """Its file is deleted; another series of the study is sent; the first comes again, and is made and sent."""
-    first, second = study_files(tmp_path / "a", 1), study_files(tmp_path / "b", 1, change=other)
+    first, second = study_files(tmp_path / "a", 1), study_files(tmp_path / "b", 1, change=another_series)
     desk.shelf.away = 1
     receive(desk, first)
     desk.step(retry=ONCE)
