@@ -16,7 +16,7 @@ from medseg.data.fingerprint import Fingerprint, fingerprint
 from medseg.reports.progress import progress_bar
 from medseg.runs.processes import pick_device
 from medseg.studies import plan_doubts, plan_network, plan_rules
-from medseg.studies.plan_network import Measured
+from medseg.studies.plan_network import Limits, Measured
 from medseg.studies.plan_rules import Chosen, PlanError
 
 __all__ = ["MINUTES", "Plan", "make_plan"]
@@ -114,14 +114,10 @@ def make_plan(
     edges = plan_rules.across([float(edge) for edge in plan_rules.resampled(found, target)], seen)
     target = target and plan_rules.across(target, seen)
     limit, wanted = plan_network.memory_limit(memory, place), MINUTES if minutes is None else minutes
+    limits = Limits(channels, len(found.classes), wanted, int(limit.value), place, progress=say)
     tried = plan_network.candidates(name, plan_rules.full_patch(edges, axes), edges, target)
-    measured = plan_network.choose(
-        tried, channels, len(found.classes), minutes=wanted, memory=int(limit.value), device=place, progress=say
-    )
-    measured = plan_network.larger_batch(
-        measured, channels, len(found.classes), pixels=math.prod(edges) * len(found.cases), minutes=wanted,
-        memory=int(limit.value), device=place, progress=say,
-    )  # fmt: skip
+    measured = plan_network.choose(tried, limits)
+    measured = plan_network.larger_batch(measured, limits, pixels=math.prod(edges) * len(found.cases))
     steps = measured.steps(wanted)
     size = list(measured.candidate.patch)
     chosen = Chosen(

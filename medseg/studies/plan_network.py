@@ -17,7 +17,7 @@ from medseg.studies import complexity
 from medseg.studies.paper_figures import Row
 from medseg.studies.plan_rules import Chosen, PlanError, levels, smaller
 
-__all__ = ["BASES", "STEPS", "Candidate", "Measured", "arguments", "choose", "larger_batch", "memory_limit"]
+__all__ = ["BASES", "STEPS", "Candidate", "Limits", "Measured", "arguments", "choose", "larger_batch", "memory_limit"]
 
 BASES = (32, 24, 16, 12, 8)
 """Channels of the finest level that are tried; each level has twice those of the one before, up to `MOST_CHANNELS`."""
@@ -75,6 +75,38 @@ class Measured:
     def steps(self, minutes: float) -> int:
         """Return the steps of a training of so many minutes."""
         return int(60 * minutes * SHARE / self.seconds)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a network is planned for, and what its training may take.
+
+    Args:
+        channels: of the images.
+        classes: of the labels.
+        minutes: of the training.
+        memory: bytes that a step may take.
+        device: where it is measured.
+        steps: that the training should have.
+        progress: called with a line at each measurement.
+    """
+
+    channels: int
+    classes: int
+    minutes: float
+    memory: int
+    device: torch.device
+    steps: int = STEPS
+    progress: Callable[[str], None] = lambda line: None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that a step may take."""
+        return 60 * self.minutes * SHARE / self.steps
+
+    def hold(self, found: Measured | None) -> bool:
+        """Return whether what was measured, if it could be, keeps within them."""
+        return found is not None and found.memory <= self.memory and found.seconds <= self.seconds
 
 
 def memory_limit(gib: float | None, device: torch.device) -> Chosen:
@@ -150,17 +182,7 @@ def candidates(
     return found
 
 
-def choose(
-    tried: Sequence[Candidate],
-    channels: int,
-    classes: int,
-    *,
-    minutes: float,
-    memory: int,
-    device: torch.device,
-    steps: int = STEPS,
-    progress: Callable[[str], None] = lambda line: None,
-) -> Measured:
+def choose(tried: Sequence[Candidate], limits: Limits) -> Measured:
     """Return the costliest candidate that fits the memory and trains enough steps in the minutes.
 
     Operations are counted for all; the cheapest is measured, and from it the costliest that could do is found, measured
@@ -169,45 +191,38 @@ def choose(
 
     Args:
         tried: candidates.
-        channels: of the images.
-        classes: of the labels.
-        minutes: of the training.
-        memory: bytes that a step may take.
-        device: where it is measured.
-        steps: that the training should have.
-        progress: called with a line at each measurement.
+        limits: of the training.
 
     Raises:
         PlanError: if no candidate can be built, or none fits.
     """
     lines: list[str] = []
-    every = [(_macs(c, channels, classes, lines), c) for c in tried]
+    every = [(_macs(c, limits, lines), c) for c in tried]
     counted = sorted(((n, c) for n, c in every if n is not None), key=lambda pair: pair[0] * pair[1].batch)
     if not counted:
         raise PlanError(f"network {tried[0].network['name']} cannot be built for these images: {lines[0]}")
     last: Measured | None = None
     for number, (macs, candidate) in enumerate(counted):  # the cheapest that runs at all
-        last = _measure(candidate, macs, channels, classes, device, lines, progress)
-        if last is not None and last.memory <= memory:
+        last = _measure(candidate, macs, limits, lines)
+        if last is not None and last.memory <= limits.memory:
             counted = counted[number + 1 :]
             break
         reason = f"takes {last.memory / 2**30:.2f} GiB" if last else lines[-1]
         raise PlanError(
             f"{_said(candidate)} is the smallest plan for these images and {reason}, the limit is "
-            f"{memory / 2**30:.2f} GiB; raise --memory, or choose a smaller --network"
+            f"{limits.memory / 2**30:.2f} GiB; raise --memory, or choose a smaller --network"
         )
     assert last is not None
     best, refused = last, sum(macs is None for macs, _ in every)
     # a GPU takes its time for a small step whatever there is to do: nothing follows from it for larger ones
-    paces = {last.candidate.base: _pace(last)} if device.type == "cpu" else {}
-    budget = 60 * minutes * SHARE / steps  # seconds of a step
+    paces = {last.candidate.base: _pace(last)} if limits.device.type == "cpu" else {}
     for macs, candidate in reversed(counted):
         known = paces.get(candidate.base)
         pace = min(paces.values(), default=0.0) / _WIDER if known is None else known / _NEAR
-        if pace * macs * candidate.batch > budget:
+        if pace * macs * candidate.batch > limits.seconds:
             continue
-        found = _measure(candidate, macs, channels, classes, device, lines, progress)
-        if found is not None and found.memory <= memory and found.seconds <= budget:
+        found = _measure(candidate, macs, limits, lines)
+        if found is not None and limits.hold(found):
             best = found
             break
         if found is not None:
@@ -222,41 +237,24 @@ def _pace(measured: Measured) -> float:
     return measured.seconds / max(1, measured.macs * measured.candidate.batch)
 
 
-def larger_batch(
-    best: Measured,
-    channels: int,
-    classes: int,
-    *,
-    pixels: float,
-    minutes: float,
-    memory: int,
-    device: torch.device,
-    steps: int = STEPS,
-    progress: Callable[[str], None] = lambda line: None,
-) -> Measured:
+def larger_batch(best: Measured, limits: Limits, *, pixels: float) -> Measured:
     """Return a plan's network with the batch that a GPU is busy with: small steps leave it idle.
 
     The batch is doubled while that does a quarter more patches a second, and memory, steps and data allow it.
 
     Args:
         best: what was chosen.
-        channels: of the images.
-        classes: of the labels.
+        limits: of the training; on a CPU the batch stays.
         pixels: of all images together.
-        minutes: of the training.
-        memory: bytes that a step may take.
-        device: where it is measured; on a CPU the batch stays.
-        steps: that the training should have.
-        progress: called with a line at each measurement.
     """
-    if device.type == "cpu":
+    if limits.device.type == "cpu":
         return best
     most = int(SEEN_A_BATCH * pixels / math.prod(best.candidate.patch))
-    budget, lines = 60 * minutes * SHARE / steps, list(best.tried)
+    lines = list(best.tried)
     while best.candidate.batch < most:
         wider = replace(best.candidate, batch=min(2 * best.candidate.batch, most))
-        found = _measure(wider, best.macs, channels, classes, device, lines, progress)
-        if found is None or found.memory > memory or found.seconds > budget:
+        found = _measure(wider, best.macs, limits, lines)
+        if found is None or not limits.hold(found):
             break
         if found.seconds / wider.batch > best.seconds / best.candidate.batch / _GAIN:
             break
@@ -271,9 +269,9 @@ def _row(candidate: Candidate, channels: int, classes: int) -> Row:
     return Row(str(candidate.network["name"]), target, channels, classes, candidate.patch, kwargs)
 
 
-def _macs(candidate: Candidate, channels: int, classes: int, lines: list[str]) -> int | None:
+def _macs(candidate: Candidate, limits: Limits, lines: list[str]) -> int | None:
     """Return the multiply-adds of one patch; ``None``, with a line on it, where the network has no such size."""
-    record = complexity.measure([_row(candidate, channels, classes)], ("macs",))["rows"][0]
+    record = complexity.measure([_row(candidate, limits.channels, limits.classes)], ("macs",))["rows"][0]
     if record["macs"] is None:
         lines.append(f"{_said(candidate)}: {_reason(record)}")
         return None
@@ -285,20 +283,12 @@ def _reason(record: Mapping[str, Any]) -> str:
     return str(reasons[0]).splitlines()[0] if reasons else "no reason is known"
 
 
-def _measure(
-    candidate: Candidate,
-    macs: int,
-    channels: int,
-    classes: int,
-    device: torch.device,
-    lines: list[str],
-    progress: Callable[[str], None],
-) -> Measured | None:
-    row = _row(candidate, channels, classes)
-    progress(f"measuring {_said(candidate)}")
+def _measure(candidate: Candidate, macs: int, limits: Limits, lines: list[str]) -> Measured | None:
+    row = _row(candidate, limits.channels, limits.classes)
+    limits.progress(f"measuring {_said(candidate)}")
     try:
         record = complexity.measure(
-            [row], ("memory", "throughput"), batch_size=candidate.batch, device=str(device), precision="auto"
+            [row], ("memory", "throughput"), batch_size=candidate.batch, device=str(limits.device), precision="auto"
         )
     except MedsegError as error:
         raise PlanError(str(error)) from error

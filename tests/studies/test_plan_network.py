@@ -1,6 +1,7 @@
 """Which candidate of a network is chosen: by counted and measured cost, memory and minutes."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,15 @@ from costs import PACE, Device
 
 from medseg.bundle import networks
 from medseg.studies import complexity, plan_network
-from medseg.studies.plan_network import Candidate, arguments, candidates, choose, larger_batch, memory_limit
+from medseg.studies.plan_network import (
+    Candidate,
+    Limits,
+    arguments,
+    candidates,
+    choose,
+    larger_batch,
+    memory_limit,
+)
 from medseg.studies.plan_rules import PlanError
 
 CPU = torch.device("cpu")
@@ -68,7 +77,7 @@ def test_the_costliest_that_has_its_steps_is_chosen(device: Device) -> None:
     seconds = costs(found)
     limit = sorted(seconds)[len(found) // 2]  # half of them are quick enough
     minutes = limit * 500 / plan_network.SHARE / 60 * 1.0001
-    best = choose(found, 1, 2, minutes=minutes, memory=2**40, device=CPU, steps=500)
+    best = choose(found, Limits(1, 2, minutes, 2**40, CPU, 500))
     assert best.seconds == pytest.approx(limit)
     assert best.steps(minutes) >= 500
     assert len(device.measured) <= 10  # few of them are measured
@@ -80,7 +89,7 @@ def test_narrow_layers_do_not_hide_what_wide_ones_can(device: Device) -> None:
     found = tried()
     wide = next(each for each in found if each.base == 16 and each.patch == found[0].patch)
     limit = 1.05 * costs([wide])[0]  # wide enough for the largest patch with 16 channels, and not for 24 or 32
-    best = choose(found, 1, 2, minutes=limit * 900 / plan_network.SHARE / 60, memory=2**40, device=CPU)
+    best = choose(found, Limits(1, 2, limit * 900 / plan_network.SHARE / 60, 2**40, CPU))
     assert best.candidate == wide
     assert len(device.measured) <= 5
 
@@ -89,13 +98,13 @@ def test_the_least_time_of_a_gpus_step_hides_nothing(device: Device) -> None:
     found = tried()
     device.least = 50 * max(costs(found))  # all sizes take the same
     minutes = 1.1 * device.least * 900 / plan_network.SHARE / 60
-    best = choose(found, 1, 2, minutes=minutes, memory=2**40, device=torch.device("cuda"))
+    best = choose(found, Limits(1, 2, minutes, 2**40, torch.device("cuda")))
     assert (best.candidate.base, best.candidate.patch) == (32, found[0].patch)
 
 
 def test_memory_bounds_it(device: Device) -> None:
     found = tried()
-    best = choose(found, 1, 2, minutes=1e6, memory=80 * 12 * 32 * 32 * 16, device=CPU)
+    best = choose(found, Limits(1, 2, 1e6, 80 * 12 * 32 * 32 * 16, CPU))
     assert best.memory <= 80 * 12 * 32 * 32 * 16
     assert best.candidate.base in (12, 16, 24, 32)
     assert any("GiB" in line for line in best.tried)
@@ -103,13 +112,13 @@ def test_memory_bounds_it(device: Device) -> None:
 
 def test_few_minutes_give_the_cheapest(device: Device) -> None:
     found = tried()
-    best = choose(found, 1, 2, minutes=1e-6, memory=2**40, device=CPU)
+    best = choose(found, Limits(1, 2, 1e-6, 2**40, CPU))
     assert best.seconds == pytest.approx(min(costs(found)))
 
 
 def test_what_fails_is_left_out(device: Device) -> None:
     device.fails_above = 12
-    best = choose(tried(), 1, 2, minutes=1e6, memory=2**40, device=CPU)
+    best = choose(tried(), Limits(1, 2, 1e6, 2**40, CPU))
     assert best.candidate.base <= 12
     assert any("does not fit" in line for line in best.tried)
 
@@ -118,19 +127,12 @@ def test_memory_that_nothing_fits_is_said(device: Device) -> None:
     with pytest.raises(
         PlanError, match=r"unet from 8 .* is the smallest plan for these images and takes .* raise --mem"
     ):
-        choose(tried(), 1, 2, minutes=5, memory=1000, device=CPU)
+        choose(tried(), Limits(1, 2, 5, 1000, CPU))
 
 
 def test_a_network_that_takes_no_volumes_is_named() -> None:
     with pytest.raises(PlanError, match="network psp_net cannot be built for these images"):
-        choose(
-            [Candidate({"name": "psp_net", "spatial_dims": 3}, (32, 32, 32), 2)],
-            1,
-            2,
-            minutes=1,
-            memory=2**40,
-            device=CPU,
-        )
+        choose([Candidate({"name": "psp_net", "spatial_dims": 3}, (32, 32, 32), 2)], Limits(1, 2, 1, 2**40, CPU))
 
 
 def test_limits_of_memory() -> None:
@@ -142,7 +144,7 @@ def test_sizes_that_a_network_has_not_are_left_out(device: Device) -> None:
     """SegResNet doubles its channels at every level, and its groups of 8 do not divide 12."""
     found = candidates("segresnet", (128, 128), (128, 128), None)
     assert max(max(each.network["channels"]) for each in found) == plan_network.MOST_CHANNELS[2]
-    best = choose(found, 1, 2, minutes=1e6, memory=2**50, device=CPU)
+    best = choose(found, Limits(1, 2, 1e6, 2**50, CPU))
     assert best.candidate.base == 32
     assert 12 not in {base for base, _ in device.measured}
     assert any("must be divisible" in line for line in best.tried)
@@ -162,8 +164,8 @@ def test_a_gpu_gets_the_batch_that_keeps_it_busy(
 
     monkeypatch.setattr(plan_network, "_measure", measure)
     start = plan_network.Measured(tried()[0], seconds[2], 2000, 1)
-    options = {"pixels": pixels, "minutes": minutes, "memory": memory}
-    on_gpu = larger_batch(start, 1, 2, device=torch.device("cuda"), **options)  # type: ignore[arg-type]
+    gpu = Limits(1, 2, minutes, memory, torch.device("cuda"))
+    on_gpu = larger_batch(start, gpu, pixels=pixels)
     assert on_gpu.candidate.batch == expected
     assert on_gpu.seconds == seconds[expected]
-    assert larger_batch(start, 1, 2, device=CPU, **options) is start  # type: ignore[arg-type]
+    assert larger_batch(start, replace(gpu, device=CPU), pixels=pixels) is start
