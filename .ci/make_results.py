@@ -7,6 +7,7 @@ from statistics import mean
 from typing import Any
 
 from PIL import Image
+from results_backends import backends
 from results_cohort import cohort
 from results_gpu import device_of, folds, large_volumes, patches_on_a_gpu
 
@@ -70,7 +71,7 @@ def speed() -> str:
             rows.append(
                 f"| LFA local / global, {row['what']}, {row['size']} x {row['size']} | {row['ratio']:.3g} | {target} |"
             )
-    sections = (cohort(RESULTS), large_volumes(RESULTS), patches_on_a_gpu(RESULTS))
+    sections = (cohort(RESULTS), backends(RESULTS), large_volumes(RESULTS), patches_on_a_gpu(RESULTS))
     return "\n\n".join(filter(None, ["\n".join(rows), *sections]))
 
 

@@ -98,6 +98,14 @@ class Input:
             if sorted(pairs.get(code, 9) for code in str(self.orientation)) != [0, 1, 2]:
                 raise DescriptionError(f"orientation is {self.orientation!r}; give three axis codes such as RAS")
 
+    @property
+    def window(self) -> tuple[float, float] | None:
+        """What it sees of values, where a range cuts off the others and is not all that 8 bits hold."""
+        scheme = self.intensity
+        if scheme["scheme"] != "range" or not scheme["clip"] or (scheme["low"], scheme["high"]) == (0, 255):
+            return None
+        return float(scheme["low"]), float(scheme["high"])
+
 
 @dataclass(frozen=True)
 class Inference:

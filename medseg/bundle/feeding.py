@@ -6,8 +6,10 @@ Training, validation, evaluation, prediction and `medseg check` call these, so t
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer, SimpleInferer
@@ -30,6 +32,7 @@ from medseg.inferers.sliding_window import SlidingWindow
 from medseg.inferers.way_back import FILE_AFFINE, IMAGE_AFFINE
 from medseg.inferers.whole_image import WholeImage
 from medseg.io.load import LoadImagesd, is_stack
+from medseg.reports.windows import Window, window_of
 from medseg.transforms.normalise import ImageNormalisation
 from medseg.transforms.resize import ResizeImagesd
 
@@ -86,19 +89,19 @@ def prediction(description: Description) -> Compose:
 def picture(description: Description, *, native: bool = False) -> Compose:
     """Return the transforms of an image as people are shown it: with the values and colours of its file.
 
-    What is done for the network's sake alone is left out, such as the negative of ``polarity``, channels scaled each by
-    itself, or colours made grey; a range of intensities stays, as it is the window that the model looks through.
+    What is done for the network's sake is left out, such as the negative of ``polarity``, scales of intensity, or
+    colours made grey. ``window`` is what is to be shown black and white, where that is not the image's own matter.
 
     Args:
         description: the model.
         native: on the grid of the file, and say where that lies, as of `evaluation`; else on the model's grid.
     """
     fed = description.input
-    steps: list[Callable[..., Any]] = [LoadImagesd(["image"])]
+    steps: list[Callable[..., Any]] = [LoadImagesd(["image"]), partial(_say_window, fed.window)]
     if fed.colour is not None:
         steps.append(Colourd("image", "rgb"))  # of an alpha channel, no fourth image
     steps.append(_say_where if native else ToModelGridd(["image"], description))
-    return Compose(steps + (_intensity(fed.intensity) if fed.intensity["scheme"] == "range" else []))
+    return Compose(steps)
 
 
 def inferer(description: Description) -> Inferer:
@@ -145,6 +148,12 @@ def _loading(description: Description, *, labelled: bool, native: bool = False) 
     if fed.polarity is not None:
         steps.append(Polarityd("image", fed.polarity))
     return steps
+
+
+def _say_window(own: Window | None, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+    image = data["image"]
+    window = window_of(image.as_tensor().numpy() if isinstance(image, MetaTensor) else image.numpy(), own)
+    return {**data} if window is None else {**data, "window": np.array(window)}
 
 
 def _say_where(data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

@@ -14,10 +14,20 @@ from medseg.bundle.command import Command
 from medseg.bundle.description import Description, DescriptionError, differences
 from medseg.bundle.library import EXPORTED, PACKED
 from medseg.bundle.signature import SignatureError
-from medseg.runs.checkpoint import CheckpointError, load_checkpoint, load_weights
+from medseg.runs.checkpoint import CheckpointError, load_checkpoint, load_weights, network_weights, unwrap
 from medseg.runs.header import read_header
+from medseg.runs.metadata import stated_hash
 
-__all__ = ["Weights", "agreed", "config_of", "described", "header_of", "load_described", "read_weights"]
+__all__ = [
+    "Weights",
+    "agreed",
+    "config_of",
+    "described",
+    "header_of",
+    "load_described",
+    "read_weights",
+    "verified_hash",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +130,19 @@ def load_described(network: nn.Module, weights: Weights, here: Description) -> D
     found = agreed(weights, here)
     load_weights(network, weights.content, origin=f"checkpoint {weights.path}")
     return found
+
+
+def verified_hash(network: nn.Module, weights: Weights) -> str | None:
+    """Return the hash of a network's weights, where loading them has computed it; else ``None``.
+
+    Args:
+        network: that `load_described` has just loaded them into.
+        weights: as they were read.
+    """
+    given = network_weights(weights.content)
+    held = unwrap(network).state_dict()  # which has the types of the network, not of the file
+    same = all(held[name].dtype == value.dtype for name, value in given.items())
+    return stated_hash(given) if same else None
 
 
 def agreed(weights: Weights, here: Description) -> Description:

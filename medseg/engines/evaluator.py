@@ -339,7 +339,8 @@ class Evaluator(SupervisedEvaluator):
         except (MedsegError, RuntimeError) as error:  # it was read before: what is scored stays, without a picture
             logger.warning("%s: there is no picture of it (%s)", case["name"], error)
             return None
-        return {**case, "image": image.cpu().numpy()}
+        window = sample.get("window")
+        return {**case, "image": image.cpu().numpy(), "window": None if window is None else window.tolist()}
 
 
 def _read(entry: Mapping[str, Any], key: str) -> NDArray[Any]:

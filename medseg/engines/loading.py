@@ -79,7 +79,8 @@ class SegmentationDataset(torch.utils.data.Dataset[Any]):
             ``False`` reads them anew each time.
         files: where samples are kept on disk if they do not fit in memory; without it they are read anew each time.
         picture: dictionary transforms that give ``image`` as people are shown it, on the grid of the sample's or, with
-            ``image_affine``, where that says; by default what ``transform`` gives.
+            ``image_affine``, where that says, and ``window``, the values that are black and white, where it has one;
+            by default what ``transform`` gives.
     """
 
     foreground = 0.0  # share of samples that are drawn to hold a structure

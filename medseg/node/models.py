@@ -75,6 +75,7 @@ class LoadedModel:
             feeding.inferer(description),
             None,
             description=description,
+            hashes=model.hashes,
             num_workers=1,
             precision=model.precision,
             sinks=make_sinks(self._route.outputs),

@@ -17,6 +17,7 @@ from medseg.inferers.way_back import WayBack
 from medseg.io.channels import Named, paths_of
 from medseg.io.load import STORED_ORIENTATION, is_stack
 from medseg.io.placement import Grid
+from medseg.reports.windows import Window
 
 __all__ = ["Fed", "Feeder", "PredictionError", "check_fits"]
 
@@ -89,8 +90,8 @@ class Feeder:
             _raise_bare(error)
         return self.feed(loaded)
 
-    def picture(self, path: Named) -> Tensor:
-        """Return the image of a file as people are shown it, ``(C, *S)`` on the grid of the fed one.
+    def picture(self, path: Named) -> tuple[Tensor, Window | None]:
+        """Return the image of a file as people are shown it, ``(C, *S)`` on the grid of the fed one, and its window.
 
         Args:
             path: as `read` takes it.
@@ -99,10 +100,11 @@ class Feeder:
             MedsegError: as `read`.
         """
         try:
-            image: Tensor = self._picture({"image": _files(path)})["image"]
+            shown = self._picture({"image": _files(path)})
         except RuntimeError as error:
             _raise_bare(error)
-        return image
+        window = shown.get("window")
+        return shown["image"], None if window is None else (float(window[0]), float(window[1]))
 
     def feed(self, loaded: Tensor) -> Fed:
         """Feed an image that was read.

@@ -1,15 +1,19 @@
-"""A table of all cases in one CSV file, which a run that was killed goes on with.
+"""A table of all cases in one CSV file, which grows case by case and which a run that was killed goes on with.
 
 A case's rows are appended in one write, so that those of finished cases are there however a process ends; what was cut
-off is not read again, and its case is done again. At the end the file is written anew, in the order of the cases.
+off is cut away before the next rows, and its case is done again. Of each case it is known where its rows lie, not what
+they are. At the end the file is in the order of the cases' names: where cases were done in another, or again, it is
+written anew.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import itertools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,16 @@ __all__ = ["CaseTable"]
 Row = Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class _Piece:
+    """Bytes of the file that are a case's rows, whosever they are; only of this model it is known whether all."""
+
+    case: str
+    start: int
+    end: int
+    mine: bool
+
+
 class CaseTable:
     """Rows by case and model.
 
@@ -29,40 +43,73 @@ class CaseTable:
         path: of the file.
         columns: after ``case`` and ``model``.
         model: that writes now: rows of others stay, but where they are of the same case.
-        whole: whether these are all rows of a case.
+        last: whether a row is the last of its case.
 
     Raises:
         MedsegError: if a file is there that is no such table.
     """
 
     def __init__(
-        self, path: Path, columns: Sequence[str], model: str, whole: Callable[[Sequence[Row]], bool] = bool
+        self, path: Path, columns: Sequence[str], model: str, last: Callable[[Row], bool] = lambda row: True
     ) -> None:
-        self.path, self.columns, self._model = path, ["case", "model", *columns], model
-        self._held: dict[str, list[Row]] = {}
-        for row in self._read():
-            self._held.setdefault(row["case"], []).append(row)
-        self._held = {case: rows for case, rows in self._held.items() if whole(rows)}
+        self.path, self.columns, self._model, self._last = path, ["case", "model", *columns], model, last
         self._begun = False
+        self._read()
 
-    def _read(self) -> list[dict[str, str]]:
-        try:
-            text = self.path.read_bytes().decode("utf-8", errors="replace")
-        except FileNotFoundError:
-            return []
-        lines = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1])))
-        if not lines:
-            return []
-        if lines[0] != self.columns:
+    def _read(self) -> None:
+        """Find where each case's rows lie: of a case that was done again, the later ones."""
+        self._pieces: dict[str, _Piece] = {}  # in the order of the file
+        self._end = 0  # of the last piece, or of the line of the columns
+        self._ordered = True  # whether the pieces are the whole file, in the order of the cases
+        self._seen = self._state()
+        if self._seen is None:
+            return
+        with self.path.open("rb") as file:
+            begins, start, latest = 0, 0, ("", "")
+            for line in itertools.takewhile(lambda line: line.endswith(b"\n"), file):
+                ends = begins + len(line)
+                cells = next(csv.reader([line.decode("utf-8", errors="replace")]), [])
+                if begins == 0:
+                    self._check_columns(cells)
+                    self._end = ends
+                elif len(cells) == len(self.columns):
+                    row = dict(zip(self.columns, cells, strict=True))
+                    if (row["case"], row["model"]) != latest:
+                        latest, start = (row["case"], row["model"]), begins
+                    mine = row["model"] == self._model
+                    if not mine or self._last(row):
+                        self._keep(_Piece(row["case"], start, ends, mine))
+                    if mine and self._last(row):
+                        latest = ("", "")  # further rows of the case are those of another time
+                begins = ends
+
+    def _keep(self, piece: _Piece) -> None:
+        """Take note of a case's rows, or of one more of them."""
+        held = self._pieces.pop(piece.case, None)
+        if held is None or held.start != piece.start:
+            before = next(reversed(self._pieces), "")
+            self._ordered &= held is None and piece.start == self._end and before < piece.case
+        self._pieces[piece.case] = piece
+        self._end = piece.end
+
+    def _check_columns(self, cells: list[str]) -> None:
+        if cells != self.columns:
             raise MedsegError(
                 f"{shown(self.path)} is there and has other columns than this medseg writes; move it away, or name "
                 "another folder"
             )
-        return [dict(zip(self.columns, line, strict=True)) for line in lines[1:] if len(line) == len(self.columns)]
+
+    def _state(self) -> tuple[int, int] | None:
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_size, found.st_mtime_ns
 
     def has(self, case: str) -> bool:
         """Return whether this model's rows of a case are there."""
-        return all(row["model"] == self._model for row in self._held.get(_cell(case), [{"model": None}]))
+        held = self._pieces.get(_cell(case))
+        return held is not None and held.mine
 
     def add(self, case: str, rows: Sequence[Row]) -> None:
         """Append a case's rows.
@@ -71,32 +118,41 @@ class CaseTable:
             case: its name.
             rows: of ``columns``; what is missing stays empty.
         """
-        named: list[Row] = [{"case": _cell(case), "model": self._model, **row} for row in rows]
-        if not self._begun:  # what was cut off, and rows of cases that are done again, must not be before these
-            self._held.pop(_cell(case), None)
-            self._write()
+        if not self._begun:
+            if self._state() != self._seen:  # another run was at it
+                self._read()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             self._begun = True
+        name = _cell(case)
+        made = self._text({"case": name, "model": self._model, **row} for row in rows)
+        head = b"" if self._end else (",".join(self.columns) + "\n").encode()
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            text = self._text(named)
-            if os.write(descriptor, text) != len(text):
+            os.ftruncate(descriptor, self._end)  # what was cut off
+            if os.write(descriptor, head + made) != len(head) + len(made):
                 raise OSError(f"{shown(self.path)} was written in part")
         finally:
             os.close(descriptor)
-        self._held[_cell(case)] = named
+        self._end += len(head)
+        self._keep(_Piece(name, self._end, self._end + len(made), True))
 
     def close(self) -> None:
-        """Write the file in the order of the cases' names; nothing where nothing was added."""
-        if self._begun:
-            self._write()
+        """Bring the file into the order of the cases' names, and onto the disk; nothing where nothing was added."""
+        if not self._begun:
+            return
+        if self._ordered:
+            with self.path.open("rb") as file:
+                os.fsync(file.fileno())
+            return
+        with atomic_write(self.path) as temporary, temporary.open("wb") as new, self.path.open("rb") as old:
+            new.write(old.readline())
+            for name in sorted(self._pieces):
+                piece = self._pieces[name]
+                old.seek(piece.start)
+                new.write(old.read(piece.end - piece.start))
+        self._read()
 
-    def _write(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(self.path) as temporary:
-            head = (",".join(self.columns) + "\n").encode()
-            temporary.write_bytes(head + b"".join(self._text(self._held[case]) for case in sorted(self._held)))
-
-    def _text(self, rows: Sequence[Row]) -> bytes:
+    def _text(self, rows: Iterable[Row]) -> bytes:
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
         writer.writerows([csv_cell(row.get(column, "")) for column in self.columns] for row in rows)

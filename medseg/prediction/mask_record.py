@@ -49,6 +49,7 @@ class Maker:
         model: hash of how the model is fed, how it predicts and what its classes are.
         classes: their names by index, for readers.
         colours: that classes name, by index, for readers.
+        window: least and greatest value that the model sees, where others are cut off, for pictures.
     """
 
     name: str
@@ -56,24 +57,28 @@ class Maker:
     model: str
     classes: Sequence[str] = ()
     colours: Mapping[str, Any] = field(default_factory=dict)
+    window: Sequence[float] | None = None
 
     @classmethod
-    def of(cls, network: nn.Module, description: Description) -> Maker:
+    def of(cls, network: nn.Module, description: Description, weights: str | None = None) -> Maker:
         """Return what a network with its weights makes masks as.
 
         Args:
             network: with its weights.
             description: of the model. Its name, its scores, the number of windows a forward and what the
                 training mirrored make no other masks.
+            weights: their hash, where it is known.
         """
         held = description.to_dict()
         held["inference"] = {key: value for key, value in held["inference"].items() if key not in _SAME_MASKS}
         held = {key: held[key] for key in ("network", "input", "inference", "classes", "colours")}
         text = json.dumps(held, sort_keys=True, separators=(",", ":"), default=str)
-        weights = weights_hash(unwrap(network).state_dict())
+        weights = weights or weights_hash(unwrap(network).state_dict())
         model = hashlib.sha256(text.encode()).hexdigest()
         colours = {str(index): colour for index, colour in description.colours.items()}
-        return cls(description.name, weights, model, list(description.classes), colours)
+        window = description.input.window
+        seen = None if window is None else list(window)
+        return cls(description.name, weights, model, list(description.classes), colours, seen)
 
     @classmethod
     def joined(cls, makers: Sequence[Maker]) -> Maker:
@@ -224,5 +229,5 @@ class MaskRecord:
 
 
 def _maker(content: Mapping[str, Any]) -> Maker:
-    named = content.get("classes", ()), content.get("colours", {})
+    named = content.get("classes", ()), content.get("colours", {}), content.get("window")
     return Maker(str(content["name"]), str(content["weights"]), str(content["model"]), *named)

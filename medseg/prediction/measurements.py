@@ -201,12 +201,12 @@ class Measurements:
         self._names = list(run.description.classes)
         background = background_index(self._names)
         self._classes = [index for index in range(len(self._names)) if index != background]
-        wanted = {str(index) for index in self._classes}
+        ends = str(max(self._classes, default=""))
 
-        def whole(rows: Sequence[Mapping[str, Any]]) -> bool:
-            return {str(row["class"]) for row in rows if str(row["part"]) == WHOLE} == wanted
+        def last(row: Mapping[str, Any]) -> bool:
+            return (row["class"], row["part"]) == (ends, WHOLE)
 
-        self._table = CaseTable(run.output / FILE, COLUMNS, run.model, whole)
+        self._table = CaseTable(run.output / FILE, COLUMNS, run.model, last)
 
     def files(self, case: Case) -> list[Path]:
         """Return none: all cases share a file."""
@@ -222,5 +222,5 @@ class Measurements:
         self._table.add(case.name, [each.row(self._names) for each in found])
 
     def close(self) -> None:
-        """Put the rows in order."""
+        """Put the rows in order, where cases were done in another."""
         self._table.close()

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from medseg.bundle import feeding, networks
 from medseg.bundle.description import Description, differences
 from medseg.bundle.library import weights_file
-from medseg.bundle.record import load_described, read_weights
+from medseg.bundle.record import load_described, read_weights, verified_hash
 from medseg.bundle.source import read_source
 from medseg.engines.precision import network_to_channels_last, resolve_precision
 from medseg.errors import MedsegError, counted
@@ -113,6 +113,7 @@ class Model:
         description: as the weights carry it.
         device: ``"cpu"``, ``"cuda:0"``; ``None`` picks.
         precision: ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+        hashes: of each network's weights, where known; see `medseg.bundle.record.verified_hash`.
     """
 
     def __init__(
@@ -122,12 +123,14 @@ class Model:
         *,
         device: torch.device | str | None = None,
         precision: str = "auto",
+        hashes: Sequence[str | None] | None = None,
     ) -> None:
         self.device = pick_device(device)
         self.description = description
         self.precision = resolve_precision(precision, self.device)
         several = [networks] if isinstance(networks, nn.Module) else list(networks)
         self.networks = [network.to(self.device).eval() for network in several]
+        self.hashes = [None] * len(several) if hashes is None else list(hashes)
         for network in self.networks:
             network_to_channels_last(network)
         self.inferer = feeding.inferer(description)
@@ -259,33 +262,37 @@ def load(
     if not places:
         raise ModelError("no model is named; give a run's folder, weights, or a bundle with weights")
     found = [_load(place, trust, backend, signed_by) for place in places]
-    if precision not in ("auto", "fp32") and any(isinstance(network, Exported) for network, _ in found):
+    if precision not in ("auto", "fp32") and any(isinstance(network, Exported) for network, *_ in found):
         raise ModelError(f"precision is {precision!r}, but an export computes as it was exported; leave it out")
     first = found[0][1]
-    for place, (_, other) in zip(places[1:], found[1:], strict=True):
+    for place, (_, other, _) in zip(places[1:], found[1:], strict=True):
         apart = differences(first, replace(other, network=first.network))
         if list(other.classes) != list(first.classes):
             apart.append(f"classes {', '.join(first.classes)} (here {', '.join(other.classes)})")
         if apart:
             raise ModelError(f"{place} and {places[0]} are no ensemble: {'; '.join(apart)}; name runs of one recipe")
-    return Model([network for network, _ in found], first, device=device, precision=precision)
+    members, _, hashes = zip(*found, strict=True)
+    return Model(members, first, device=device, precision=precision, hashes=hashes)
 
 
-def _load(where: str | Path, trust: bool, backend: str, signed_by: str | Path | None) -> tuple[nn.Module, Description]:
+def _load(
+    where: str | Path, trust: bool, backend: str, signed_by: str | Path | None
+) -> tuple[nn.Module, Description, str | None]:
+    """Return a network, its model, and the hash of its weights where it is known."""
     file = weights_file(where)
     if backend not in BACKENDS:
         raise ModelError(f"there is no backend {backend!r}; choose one of {', '.join(BACKENDS)}")
     if file.suffix in SUFFIXES.values() and signed_by is None:
-        return load_exported(file)
+        return *load_exported(file), None
     if backend != "torch" and signed_by is not None:
         raise ModelError(f"backend is {backend!r}, but the export beside a packed model is not signed; use torch")
     weights = read_weights(file, signed_by=signed_by)
     if backend != "torch":
-        return exported_of(file, weights.content, backend)
+        return *exported_of(file, weights.content, backend), None
     description = weights.description or _of_bundle(weights.path)
     network = networks.rebuild(description.network, trust=trust)
     load_described(network, weights, description)
-    return network, description
+    return network, description, verified_hash(network, weights)
 
 
 def _of_bundle(path: Path) -> Description:

@@ -147,6 +147,7 @@ def predict(
             feeding.inferer(description),
             None,
             description=description,
+            hashes=trained.hashes,
             num_workers=int(plain.get("num_workers", _READERS)),
             precision=trained.precision,
             keep_header=keep_identifiers,

@@ -18,7 +18,7 @@ from monai.inferers import Inferer
 from torch import nn
 
 from medseg.bundle.description import Description
-from medseg.bundle.record import load_described, read_weights
+from medseg.bundle.record import load_described, read_weights, verified_hash
 from medseg.caller import spelt
 from medseg.engines.precision import network_to_channels_last, resolve_precision
 from medseg.engines.prediction_checks import warn_of_one_class
@@ -56,6 +56,7 @@ class Predictor:
             takes the class of the largest logit.
         description: the model as the configuration describes it; weights trained otherwise are refused.
         ckpt: weights; ``None`` where the networks have them already.
+        hashes: of the weights that they have, where known.
         num_workers: threads that read ahead.
         precision: as in ``Trainer``.
         keep_header: keep what names a patient: descriptions, extensions and names that an image's header holds.
@@ -80,6 +81,7 @@ class Predictor:
         *,
         description: Description,
         ckpt: str | Path | None = None,
+        hashes: Sequence[str | None] | None = None,
         num_workers: int = 0,
         precision: str = "auto",
         keep_header: bool = False,
@@ -89,8 +91,14 @@ class Predictor:
     ) -> None:
         self.device = pick_device(device)
         networks = [network] if isinstance(network, nn.Module) else list(network)
+        known: Sequence[str | None] = hashes or [None] * len(networks)
+        described = description
+        if ckpt is not None:
+            weights = read_weights(ckpt)
+            for each in networks:
+                described = load_described(each, weights, description)
+            known = [verified_hash(each, weights) for each in networks]
         for each in networks:
-            described = description if ckpt is None else load_described(each, read_weights(ckpt), description)
             network_to_channels_last(each)
         self.description, self.folder = described, dataset
         self.failures: list[tuple[Path, str]] = []
@@ -100,7 +108,7 @@ class Predictor:
         self._pixels: Counter[int] = Counter()  # by class, over all masks
         if dataset.output_dir.is_file():
             raise InputError(f"{dataset.output_dir} is a file; name a folder for the masks")
-        makers = [Maker.of(each, described) for each in networks]
+        makers = [Maker.of(each, described, digest) for each, digest in zip(networks, known, strict=True)]
         self.run_info = RunInfo(dataset.output_dir, described, makers, keep_header)
         self._sinks: list[Sink] = [*sinks, Masks()]  # a mask that is there says that all else is
         for sink in self._sinks:

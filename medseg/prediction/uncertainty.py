@@ -54,5 +54,5 @@ class Uncertainty:
         self._table.add(case.name, [result.numbers])
 
     def close(self) -> None:
-        """Put the rows in order."""
+        """Put the rows in order, where cases were done in another."""
         self._table.close()

@@ -13,7 +13,8 @@ from medseg.errors import MedsegError, counted
 from medseg.reports.figures import DPI, default_style, new_figure, to_image
 from medseg.reports.overlays import shorten
 from medseg.reports.palette import Colour, Named, class_palette
-from medseg.reports.views import Pixels, View, cut_plane, make_view, show_classes
+from medseg.reports.views import cut_plane, make_view, show_classes
+from medseg.reports.windows import Pixels, about
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -119,7 +120,7 @@ def attention_sheet(
     axis, or by the only slice of an axis that has one. Equal input gives equal pixels.
 
     Args:
-        case: ``image`` ``(C, *S)`` and ``prediction`` ``(*S)`` with class indices; ``name``.
+        case: ``image`` ``(C, *S)`` and ``prediction`` ``(*S)`` with class indices; ``name``; see `make_view`.
         maps: by name, ``(K, *s)`` at any resolution, or ``(C,)`` for weights of channels.
         class_names: by index; ``background`` stays uncoloured.
         scales: what the channels of ``scale_weights`` belong to.
@@ -142,9 +143,7 @@ def attention_sheet(
     shown = [_choose(name, values, class_names, prediction, scales) for name, values in spread.items()]
     plots = {name: np.asarray(values, np.float32) for name, values in maps.items() if np.ndim(values) == 1}
     palette = class_palette(class_names, colours)
-    views = [
-        _panels(cut, case["name"], image, prediction, shown, class_names, palette) for cut in _slices(image.shape[1:])
-    ]
+    views = [_panels(cut, case, prediction, shown, class_names, palette) for cut in _slices(image.shape[1:])]
     legend = {class_names[index]: palette[index] for index in np.unique(prediction).tolist() if palette[index]}
     with default_style():
         return to_image(_figure(views, plots, legend, [each.note for each in shown if each.note], title, subtitle))
@@ -231,19 +230,19 @@ def _slices(shape: Sequence[int]) -> Iterator[_Slice]:
 
 def _panels(
     cut: _Slice,
-    name: str,
-    image: NDArray[Any],
+    case: Mapping[str, Any],
     prediction: NDArray[Any],
     shown: Sequence[_Shown],
     class_names: Sequence[str],
     palette: Sequence[Colour | None],
 ) -> list[_Panel]:
     """Return the panels of one slice: image, prediction, maps."""
-    classes = cut.of(prediction)
-    piece = {"name": name, "image": np.stack([cut.of(channel) for channel in image])}
-    view: View = make_view({**piece, "label": classes, "prediction": classes}, len(class_names), None)
+    image, classes = np.asarray(case["image"]), cut.of(prediction)
+    piece = {"image": np.stack([cut.of(channel) for channel in image]), "label": classes, "prediction": classes}
+    view = make_view({**case, **piece}, len(class_names), None)
     overlaid = show_classes(view.image, view.prediction, palette, view.ignored)
-    where = cut.label or f"{'x'.join(map(str, classes.shape))} pixels"
+    size = f"{'x'.join(map(str, classes.shape))} pixels"
+    where = ", ".join(filter(None, (cut.label or size, about(case.get("window")))))
     found = f"{len(np.unique(classes))} of {len(class_names)} classes"
     panels = [_Panel("image", where, view.image), _Panel("prediction", found, overlaid)]
     grey = np.repeat(view.image.mean(axis=2, keepdims=True), 3, axis=2).astype(np.uint8)

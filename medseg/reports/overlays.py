@@ -50,7 +50,7 @@ def overlay_sheet(
 
     Args:
         cases: mappings of ``name``, ``image``, ``label`` and ``prediction``, and, where known, ``affine`` (of volumes
-            alone) and ``score``; see `make_views` and `worst_first`.
+            alone), ``window`` and ``score``; see `make_views` and `worst_first`.
         class_names: by index.
         colours: that classes name, by index: ``"#RRGGBB"`` or three values; the others get the package's.
         ignore_index: label value that counts for nothing.

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from medseg.atomic import atomic_write
 from medseg.errors import MedsegError, shown
 from medseg.reports.planes import Plane, anatomical_planes, tilt
-from medseg.reports.views import contrast, stretched
+from medseg.reports.windows import contrast, stretched
 
 __all__ = ["FILE", "Slices", "load_slices", "make_slices", "save_slices"]
 
@@ -54,6 +54,7 @@ class Slices:
         letters: of the patient's sides at the left, right, top and bottom edge; empty where they are not known.
         oblique: degrees between the array's axes and the patient's.
         score: of the case, by which it was chosen; ``None`` without.
+        window: values that are shown black and white, where they are not the image's percentiles.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Slices:
     letters: Sequence[str] = ()
     oblique: int = 0
     score: float | None = None
+    window: Sequence[float] = ()
 
 
 def make_slices(case: Mapping[str, Any], *, most: int = MOST, edge: int = EDGE) -> Slices:
@@ -75,7 +77,8 @@ def make_slices(case: Mapping[str, Any], *, most: int = MOST, edge: int = EDGE) 
 
     Args:
         case: ``name``, ``image`` ``(C, *S)`` or ``(*S)``, ``prediction`` ``(*S)`` or ``(1, *S)``; where known ``label``
-            likewise, ``affine`` ``(4, 4)`` (voxel to patient in mm, RAS+) and ``score``.
+            likewise, ``affine`` ``(4, 4)`` (voxel to patient in mm, RAS+) and ``score``; with ``window`` what is shown
+            black and white.
         most: slices that are kept.
         edge: pixels of a slice, at most.
 
@@ -97,7 +100,10 @@ def make_slices(case: Mapping[str, Any], *, most: int = MOST, edge: int = EDGE) 
         image, prediction = image[..., None], prediction[..., None]
         label = None if label is None else label[..., None]
     shown_as = image if image.shape[0] == 3 else image[:1]
-    cut, place = _cut(shown_as, prediction, label, None if affine is None else np.asarray(affine, np.float64), most)
+    window = tuple(float(each) for each in ([] if case.get("window") is None else case["window"]))
+    sparse = (slice(None), *(slice(None, None, 1 + length // 128) for length in shown_as.shape[1:]))
+    lies = None if affine is None else np.asarray(affine, np.float64)
+    cut, place = _cut(shown_as, prediction, label, lies, most, window or contrast(shown_as[sparse]))
     rows, columns = cut["image"].shape[1:3]
     held: dict[str, Any] = {
         name: None if each is None else _smaller(each, edge, name == "image") for name, each in cut.items()
@@ -111,14 +117,15 @@ def make_slices(case: Mapping[str, Any], *, most: int = MOST, edge: int = EDGE) 
         **place,
         pixel=(float(height * rows / small[0]), float(width * columns / small[1])),
         score=None if score is None or np.isnan(score) else float(score),
+        window=window,
     )
 
 
 def _cut(
-    image: Array, prediction: Array, truth: Array | None, affine: Array | None, most: int
+    image: Array, prediction: Array, truth: Array | None, affine: Array | None, most: int, edges: Sequence[float]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the slices of a case ``(N, H, W)``, and what is said of their place."""
-    low, high = contrast(image[(slice(None), *(slice(None, None, 1 + edge // 128) for edge in image.shape[1:]))])
+    low, high = edges
     if prediction.ndim == 2:
         picture = stretched(image, low, high)
         grey = picture.transpose(1, 2, 0) if len(picture) == 3 else picture[0]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from medseg.reports.palette import IGNORED, WRONG, Colour
 from medseg.reports.slices import Slices
+from medseg.reports.windows import about
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -158,6 +159,7 @@ def _about(case: Slices) -> str:
     said += ["patient's right on the left"] if list(case.letters[:2]) == ["R", "L"] else []
     said += ["patient's front on the left"] if list(case.letters[:2]) == ["A", "P"] else []
     said += [f"axes of the scanner, oblique by {case.oblique}°"] if case.oblique else []
+    said += [about((case.window[0], case.window[1]))] if case.window else []
     return ", ".join(said)
 
 

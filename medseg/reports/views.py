@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from medseg.errors import MedsegError
 from medseg.reports.palette import IGNORED, WRONG, Colour
 from medseg.reports.planes import anatomical_planes, tilt
-
-Pixels = NDArray[np.uint8]
+from medseg.reports.windows import Pixels, Window, about, to_rgb
 
 _ALPHA = 0.6  # of a class colour over the image
 _LIFT = 80  # the darkest grey under a class colour: on black all colours look alike
@@ -74,6 +73,7 @@ def make_views(case: Mapping[str, Any], classes: int, ignore_index: int | None) 
     if truth.ndim == 2:  # a slice that knows its place
         image, ignored = image[..., None], ignored[..., None]
         truth, prediction = truth[..., None], prediction[..., None]
+    window, through = _window(case)
     matrix = np.asarray(affine, np.float64)
     values, counts = np.unique(truth[~ignored], return_counts=True)
     background = values[counts.argmax()] if values.size else 0
@@ -83,7 +83,8 @@ def make_views(case: Mapping[str, Any], classes: int, ignore_index: int | None) 
         where = f"{plane.name}, slice {plane.index + 1} of {truth.shape[plane.axis]}"
         angle = round(tilt(matrix))
         where += f", oblique by {angle}°" if angle >= _OBLIQUE else ""
-        picture = to_rgb(np.stack([plane.cut(channel) for channel in image]))
+        where += through
+        picture = to_rgb(np.stack([plane.cut(channel) for channel in image]), window)
         labels, found = (plane.cut(each).astype(np.int64) for each in (truth, prediction))
         title = where if views else f"{name}, {where}"
         views.append(View(title, picture, labels, found, plane.cut(ignored), plane.pixel, plane.letters))
@@ -95,7 +96,7 @@ def make_view(case: Mapping[str, Any], classes: int, ignore_index: int | None) -
 
     Args:
         case: ``name``, ``image`` ``(H, W)``, ``(C, H, W)`` or ``(C, *S)`` in 3D, ``label`` and ``prediction`` ``(*S)``
-            or ``(1, *S)`` with class indices.
+            or ``(1, *S)`` with class indices; with ``window`` the values that are shown black and white.
         classes: number of classes.
         ignore_index: label value that counts for nothing.
 
@@ -108,7 +109,15 @@ def make_view(case: Mapping[str, Any], classes: int, ignore_index: int | None) -
         name = f"{name}, slice {index + 1} of {truth.shape[axis]}"
         truth, prediction, ignored = (cut_plane(array, axis, index) for array in (truth, prediction, ignored))
         image = np.stack([cut_plane(channel, axis, index) for channel in image])
-    return View(name, to_rgb(image), truth.astype(np.int64), prediction.astype(np.int64), ignored)
+    window, through = _window(case)
+    return View(name + through, to_rgb(image, window), truth.astype(np.int64), prediction.astype(np.int64), ignored)
+
+
+def _window(case: Mapping[str, Any]) -> tuple[Window | None, str]:
+    """Return the window that a case is shown through, and what is said of it beside other words."""
+    held = case.get("window")
+    window = None if held is None else (float(held[0]), float(held[1]))
+    return window, f", {about(window)}" if window else ""
 
 
 def _checked(
@@ -226,30 +235,3 @@ def cut_plane(volume: NDArray[Any], axis: int, index: int) -> NDArray[Any]:
     """
     piece = np.take(volume, index, axis=axis)
     return np.rot90(piece) if axis == 2 else piece
-
-
-def to_rgb(image: NDArray[Any]) -> Pixels:
-    """Stretch the contrast of a picture ``(C, H, W)``; three channels are colours, of others the first is shown."""
-    shown = image if image.shape[0] == 3 else image[:1]
-    scaled = stretched(shown, *contrast(shown))
-    return (np.repeat(scaled, 3, axis=0) if len(scaled) == 1 else scaled).transpose(1, 2, 0)
-
-
-def contrast(values: NDArray[Any]) -> tuple[float, float]:
-    """Return what is shown black and white: the 0.5th and 99.5th percentile of the finite values."""
-    numbers = values.astype(np.float32)
-    finite = numbers[np.isfinite(numbers)]
-    low, high = np.percentile(finite, (0.5, 99.5)) if finite.size else (0.0, 1.0)
-    return (low, high) if high > low else (low - 0.5, low + 0.5)
-
-
-def stretched(values: NDArray[Any], low: float, high: float) -> Pixels:
-    """Return values from black to white as 0 to 255; NaN is black.
-
-    Args:
-        values: of any shape.
-        low: what is black.
-        high: what is white.
-    """
-    scaled = (values.astype(np.float32) - low) / (high - low)
-    return np.asarray((np.nan_to_num(scaled, nan=0.0, posinf=1.0, neginf=0.0).clip(0, 1) * 255).round(), np.uint8)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from medseg.atomic import atomic_write
 from medseg.caller import spelt
 from medseg.errors import MedsegError, counted, few
-from medseg.runs.metadata import HASH, KEY, metadata_of, set_metadata, weights_hash
+from medseg.runs.metadata import KEY, metadata_of, set_metadata, stated_hash, weights_hash
 
 logger = logging.getLogger(__name__)
 
@@ -205,8 +205,7 @@ def load_weights(network: nn.Module, source: str | Path | Mapping[str, Tensor], 
     target = unwrap(network)
     _check_names(weights, target, place)
     _check_values(weights, target, place)
-    header = metadata_of(weights).get(KEY)
-    written = header.get(HASH) if isinstance(header, Mapping) else None
+    written = stated_hash(weights)
     if written is not None and (found := weights_hash(weights)) != written:
         raise CheckpointError(
             f"{place} holds weights that were changed after their header was written (SHA-256 {found}, the header "

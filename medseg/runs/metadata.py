@@ -34,6 +34,17 @@ def metadata_of(weights: Mapping[str, Any]) -> dict[str, Any]:
     return dict(found) if isinstance(found, Mapping) else {}
 
 
+def stated_hash(weights: Mapping[str, Any]) -> str | None:
+    """Return the hash that weights' header states; ``None`` without one.
+
+    Args:
+        weights: a state dict.
+    """
+    header = metadata_of(weights).get(KEY)
+    found = header.get(HASH) if isinstance(header, Mapping) else None
+    return None if found is None else str(found)
+
+
 def set_metadata(weights: OrderedDict[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Put metadata beside a state dict, as PyTorch does."""
     weights._metadata = dict(metadata)  # type: ignore[attr-defined]

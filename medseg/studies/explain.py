@@ -149,7 +149,7 @@ def _jobs(images: Sequence[str | Path], output_dir: Path, description: Descripti
 def _look(bundle: Explainable, job: _Job, roi: Sequence[int]) -> tuple[dict[str, Any], dict[str, Tensor], str]:
     """Return the case to draw, the maps ``(1, ...)``, and a line that says what the network saw."""
     feeder = Feeder(bundle.description)
-    image, picture = feeder.read(job.case.files).image, feeder.picture(job.case.files)
+    image, (picture, window) = feeder.read(job.case.files).image, feeder.picture(job.case.files)
     if image.shape[0] != bundle.in_channels:
         raise MedsegError(
             f"it has {counted(image.shape[0], 'channel')}, but the network takes {bundle.in_channels}; convert it"
@@ -176,7 +176,8 @@ def _look(bundle: Explainable, job: _Job, roi: Sequence[int]) -> tuple[dict[str,
     values = _array(picture)
     if volume:  # to be shown as slices of volumes are
         values, prediction = values[..., None], prediction[..., None]
-    return {"name": job.image.name, "image": values, "prediction": prediction}, maps, ", ".join(seen)
+    case = {"name": job.image.name, "image": values, "prediction": prediction, "window": window}
+    return case, maps, ", ".join(seen)
 
 
 def _centred(size: Sequence[int], roi: Sequence[int]) -> list[slice]:

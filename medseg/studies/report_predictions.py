@@ -19,13 +19,16 @@ from typing import Any
 import numpy as np
 
 from medseg.errors import MedsegError, counted, shown
+from medseg.io.dicom_heads import is_dicom, read_head
 from medseg.io.folder import MASK_RECORD, list_images, mask_targets, with_channels
 from medseg.io.images import image_suffix, read_image
+from medseg.io.parts import parts_of
 from medseg.reports.page import Facts, Item, Legend, Section, Sortable, Text
 from medseg.reports.palette import Colour, background_index, class_palette
 from medseg.reports.slices import make_slices
 from medseg.reports.tables import Table
 from medseg.reports.viewer import make_viewer
+from medseg.reports.windows import Window, window_of
 
 __all__ = ["sections"]
 
@@ -124,6 +127,11 @@ class Predictions:
         colours = next((each["colours"] for each in self.record["made_by"] if each.get("colours")), None)
         return class_palette(self.names, colours)
 
+    def window(self, mask: Mask) -> Window | None:
+        """Values that the model of a mask sees, where it cuts off others."""
+        held = next((each.get("window") for each in self.record["made_by"] if mask.name in each["masks"]), None)
+        return None if held is None else (float(held[0]), float(held[1]))
+
     def called(self, mask: Mask) -> str:
         """Return what a mask is called in the report."""
         return mask.name if self.keep_identifiers else f"case {mask.number}"
@@ -218,11 +226,18 @@ def _pictures(held: Predictions) -> Iterator[Item]:
         files = images[mask.path]
         image, found = read_image(files[0] if len(files) == 1 else files), read_image(mask.path, label=True)
         pixels = np.moveaxis(image.array, -1, 0) if image.channels > 1 else image.array
-        case = {"name": mask.name, "image": pixels, "prediction": found.array, "affine": image.affine}
+        window = window_of(pixels, held.window(mask), _modality(files[0]))
+        case = {"name": mask.name, "image": pixels, "prediction": found.array, "affine": image.affine, "window": window}
         unsure = "" if math.isnan(mask.uncertainty) else f", uncertainty {mask.uncertainty:.3f}"
         yield make_viewer(
             make_slices(case), held.palette, title=f"{held.called(mask)}{unsure}", most_bytes=_MOST_BYTES // len(chosen)
         )
+
+
+def _modality(file: Path) -> str:
+    """Return the modality that a DICOM file or series states; nothing of other files."""
+    first = next(iter(parts_of(file)), file)
+    return str(read_head(first, ["Modality"]).get("Modality", "")) if is_dicom(first) else ""
 
 
 def _images_of(held: Predictions) -> dict[Path, list[Path]]:

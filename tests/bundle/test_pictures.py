@@ -51,8 +51,8 @@ def test_a_picture_keeps_its_colours(tmp_path: Path, native: bool, colour: str |
     Image.fromarray(label).save(tmp_path / "label.png")
     entry = {"image": str(tmp_path / "image.png"), "label": str(tmp_path / "label.png")}
     case, fed = shown(entry, native=native, polarity="bright", colour=colour, intensity={"scheme": scheme})
-    scale = 255 if scheme == "range" else 1
-    np.testing.assert_allclose(case["image"] * scale, pixels.transpose(2, 0, 1), rtol=1e-6)
+    np.testing.assert_array_equal(case["image"], pixels.transpose(2, 0, 1))
+    assert case["window"] is None
     assert fed[0, 4, 5] > fed[0, 0, 0]
     np.testing.assert_array_equal(case["label"], label)
 
@@ -73,6 +73,28 @@ def test_a_volume_lies_where_its_label_does(tmp_path: Path, native: bool) -> Non
     else:
         assert case["image"].shape == fed.shape == (1, 8, 9, 7)
         np.testing.assert_array_equal(case["image"][0], values.transpose(2, 1, 0)[::-1])
+
+
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize(
+    ("intensity", "window"),
+    [
+        ({"scheme": "range", "low": -1000, "high": 400, "clip": True}, [-1000, 400]),
+        ({"scheme": "range", "low": -1000, "high": 400}, [-160, 240]),  # the model sees all: soft tissue
+        ({"scheme": "zscore"}, [-160, 240]),
+    ],
+)
+def test_a_ct_is_shown_through_a_window(
+    tmp_path: Path, native: bool, intensity: dict[str, Any], window: list[float]
+) -> None:
+    values = np.full((9, 9, 8), -1000, np.int16)
+    values[2:7, 2:7] = 100
+    for name, array in (("image", values), ("label", (values > 0).astype(np.uint8))):
+        nibabel.save(nibabel.Nifti1Image(array, TURNED), tmp_path / f"{name}.nii.gz")
+    entry = {"image": str(tmp_path / "image.nii.gz"), "label": str(tmp_path / "label.nii.gz")}
+    case, _ = shown(entry, native=native, dims=3, intensity=intensity)
+    assert case["window"] == window
+    assert sorted(np.unique(case["image"]).tolist()) == [-1000, 100]  # in the file's own units
 
 
 def test_a_file_that_is_gone_costs_its_picture_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

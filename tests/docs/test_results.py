@@ -51,3 +51,16 @@ def test_a_missed_target_is_said(script: ModuleType, tmp_path: Path) -> None:
         in section
     )
     assert "MONAI" not in section  # which was not measured
+
+
+def test_exports_are_rows(script: ModuleType, tmp_path: Path) -> None:
+    assert script.backends(tmp_path) == ""
+    result = {"network": {"name": "unet"}, "threads": 2, "batch": [4, 1, 8, 8]}
+    for name, ratio in (("onnx", 1.5), ("onnx_half", 0.75)):
+        times = {"seconds_first": 0.3, "seconds_second": 0.3 / ratio, "ratio": ratio}
+        result |= {f"torch_over_{name}": ratio, f"{name}_probability": 2e-6, name: times}
+    record = {"command": "python -m benchmarks.backends run", "environment": {"cpu": {"model": "a CPU"}}}
+    (tmp_path / "backends_cpu.json").write_text(json.dumps({**record, "result": result}))
+    section = script.backends(tmp_path)
+    assert "(4 x 1 x 8 x 8) on 2 threads of a CPU" in section
+    assert section.endswith("| onnx | 0.2 | 0.3 | 1.5 | 2e-06 |\n| onnx, `--half` | 0.4 | 0.3 | 0.75 | 2e-06 |")

@@ -68,7 +68,8 @@ def test_the_record_names_masks_hashes_and_classes_alone(folder: Path) -> None:
     predict(folder)
     content = json.loads((folder / "out" / MASK_RECORD).read_text())
     assert content.keys() == {"format", "medseg", "made_by"}
-    assert content["made_by"][0].keys() == {"name", "weights", "model", "classes", "colours", "masks", "others"}
+    about = {"name", "weights", "model", "classes", "colours", "window", "masks", "others"}
+    assert content["made_by"][0].keys() == about
     assert record(folder) == {weights(0): list(NAMES)}
     assert str(folder) not in str(content)
 

@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bundle.test_native_scores import write_cases, write_run
+from dicom_series import AXIAL, write_series
 from PIL import Image
 from reports import chromium
+from tiny_models import write_model
 
 from medseg.bundle import workflow
 from medseg.cli import main
@@ -114,6 +116,18 @@ def test_predictions(scored: Path, tmp_path: Path) -> None:
     text = (tmp_path / "masks" / "report.html").read_text()
     assert re.search(r"<td[^>]*>1</td><td>case 2</td><td[^>]*>0.750</td>", text)
     assert "The images were not named" in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [("ct", "window 500, level 50"), ("mr", "window 400, level 40 (soft tissue)")]
+)
+def test_predictions_of_a_ct_are_shown_through_a_window(tmp_path: Path, kind: str, said: str) -> None:
+    """That of the model; or that of soft tissue, which the modality tells where no air is in the image."""
+    model = write_model(tmp_path / "model.pt", kind)
+    write_series(tmp_path / "in" / "a", range(0, 32, 2), shape=(20, 24), turn=AXIAL)
+    predict(model, tmp_path / "in", tmp_path / "masks", overrides={"device": "cpu"})
+    text = make_report(tmp_path / "masks", tmp_path / "a.html", data=tmp_path / "in").read_text()
+    assert f"patient&#39;s right on the left, {said}" in text
 
 
 def test_one_hundred_cases_without_their_data_are_small(scored: Path, tmp_path: Path) -> None:
