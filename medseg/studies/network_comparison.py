@@ -228,6 +228,7 @@ class _Comparison:
         number, folds = len(self.record.stages), self.record.folds
         coming = stages(self._budget(names), len(names), len(folds))
         stage = coming[0]
+        coming = [replace(each, minutes=max(LEAST, each.minutes)) for each in coming]
         if stage.minutes < LEAST:
             self.say(
                 f"warning: {self.spent.minutes:.1f} of {self.asked.minutes:g} minutes are spent: trainings get "

@@ -103,8 +103,8 @@ def verdict(table: StudyTable, found: Sequence[Place], column: str = "dice") -> 
         pair, sign = table.pairs[first.network, second.network, column, MEAN], -1.0
     interval = pair.interval
     if interval is not None and sign < 0:
-        interval = (-interval[1], -interval[0])
-    lead = f"Its lead over {second.network}, {mean_text(sign * pair.difference, interval)}"
+        interval = (0.0 - interval[1], 0.0 - interval[0])
+    lead = f"Its lead over {second.network}, {mean_text(sign * pair.difference + 0.0, interval)}"
     if pair.holds:
         return f"{said} {lead}, holds ({_p(pair.corrected)})."
     why = f"{_p(pair.corrected)}, but its interval, which draws whole groups, reaches 0"

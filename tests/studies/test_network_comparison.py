@@ -4,7 +4,6 @@ The trainings have a few steps whatever their minutes; the clock is moved by wha
 """
 
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -171,17 +170,6 @@ def test_the_model_is_the_mean_of_its_folds(whole: Whole, tmp_path: Path) -> Non
     np.testing.assert_array_equal(np.asarray(Image.open(one)), np.asarray(Image.open(other)))
     with pytest.raises(MedsegError, match="is an ensemble of several models; name one of them"):
         weights_file(found.model)
-
-
-def test_a_member_that_is_missing_is_said(whole: Whole, tmp_path: Path) -> None:
-    shutil.copytree(whole.found.model, tmp_path / "model")
-    first = ensemble.members(tmp_path / "model")[0]
-    Path(first).unlink()
-    with pytest.raises(MedsegError, match=r"is an ensemble of 2 models, but .*fold0.zip is missing"):
-        predict(tmp_path / "model", whole.folder / "data", tmp_path / "masks")
-    (tmp_path / "model" / "ensemble.json").write_text("[]")
-    with pytest.raises(MedsegError, match="does not name the models of an ensemble"):
-        ensemble.members(tmp_path / "model")
 
 
 def test_the_report_says_it_all_and_names_no_case(whole: Whole) -> None:
