@@ -71,8 +71,8 @@ def _ranks_of_draws(scores: Scores, values: Values) -> Values | None:
     """Return the lower and the upper rank of each column; of cases that all of them have a value of."""
     from scipy.stats import rankdata
 
-    whole: NDArray[np.bool_] = ~np.isnan(values).any(axis=1)
-    groups = [group for group, there in zip(scores.groups, whole, strict=True) if there]
+    whole = np.flatnonzero((~np.isnan(values)).all(axis=1))
+    groups = [scores.groups[case] for case in whole]
     means = ClusterBootstrap(groups).resampled(values[whole]) if groups else None
     if means is None:
         return None
