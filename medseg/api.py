@@ -94,8 +94,8 @@ def load(
     """Load a trained model, to predict with it again and again.
 
     Args:
-        model: a run's folder, a packed model, weights, or a bundle with weights: its name or its folder; several are
-            an ensemble.
+        model: the folder of a run or an ensemble, a packed model, weights, or a bundle with weights: its name or its
+            folder; several are an ensemble.
         device: ``"cpu"``, ``"cuda:0"``; by default a GPU where there is one.
         precision: ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
         trust: also run the code of another package, where the model's network is of one.

@@ -15,8 +15,8 @@ from medseg.resources import BUNDLE_FILE, bundles_root
 from medseg.runs.paths import resolve_path
 
 __all__ = [
-    "EXPORTED", "PACKED", "BundleError", "build", "config_files", "copy", "find", "is_ours", "names", "refuse_taken",
-    "refuse_unknown", "remember", "run_folder", "weights_file",
+    "ENSEMBLE", "EXPORTED", "PACKED", "BundleError", "build", "config_files", "copy", "find", "is_ours", "names",
+    "refuse_taken", "refuse_unknown", "remember", "run_folder", "weights_file",
 ]  # fmt: skip
 
 PLACE = ".place.json"
@@ -24,6 +24,8 @@ PLACE = ".place.json"
 
 PACKED = ".zip"
 """Suffix of a packed model, see `medseg.bundle.pack`."""
+ENSEMBLE = "ensemble.json"
+"""Names the models of a folder that is an ensemble, see `medseg.bundle.ensemble`."""
 EXPORTED = (".onnx", ".xml")
 """Suffixes of exports that predict, see `medseg.prediction.backends`; they hold no weights that PyTorch reads."""
 _SUFFIXES = (".pt", ".pth", ".safetensors", PACKED, *EXPORTED)
@@ -215,6 +217,8 @@ def weights_file(where: str | Path) -> Path:
     folder = run_folder(path) if path.is_dir() else None
     if folder is None:
         folder = find(where)
+    if (folder / ENSEMBLE).is_file():
+        raise BundleError(f"{where} is an ensemble of several models; name one of them, a file of that folder")
     for name in ("model.pt", "models/model.pt", "models/model.safetensors"):
         if (folder / name).is_file():
             return folder / name

@@ -27,6 +27,7 @@ from medseg.errors import one_line, shown
 __all__ = ["Command", "load_command", "main", "names"]
 
 _DESCRIPTION = "Attention networks for image segmentation."
+_NAMED = ("overlays", "networks")  # options of several names, behind which keys may stand
 _INTERRUPTED = 130  # 128 + SIGINT and 128 + SIGPIPE, as shells count
 _READER_GONE = 141
 
@@ -93,15 +94,16 @@ def _parse_without_command(given: list[str], known: list[str]) -> None:
 
 
 def _read_settings(parser: argparse.ArgumentParser, options: argparse.Namespace, more: Sequence[str]) -> None:
-    """Add each ``KEY=VALUE`` that argparse left over, or took for a name of ``--with``; refuse what else is over."""
+    """Add each ``KEY=VALUE`` that argparse left over, or took for a name of an option; refuse what else is over."""
     if not hasattr(options, "settings"):
         if more:
             parser.error(f"unrecognized arguments: {' '.join(more)}{_meant(more, parser)}")
         return
-    overlays: list[str] = getattr(options, "overlays", [])
-    named = [text for text in overlays if "=" in text]
-    options.overlays = [text for text in overlays if "=" not in text]
-    words = [*named, *more]
+    words = list(more)
+    for name in _NAMED:
+        given: list[str] = getattr(options, name, [])
+        words = [*(text for text in given if "=" in text), *words]
+        setattr(options, name, [text for text in given if "=" not in text])
     while words:
         text = words.pop(0)
         if text.startswith("--") and len(text) > 2:  # as MONAI's command has it: --batch_size 2

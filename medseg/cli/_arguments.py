@@ -13,8 +13,18 @@ from typing import Any
 from medseg.errors import MedsegError, shown
 
 __all__ = [
-    *("add_output", "add_overlays", "add_plan", "add_scores", "add_settings", "give_process_back", "number_above_zero"),
-    *("overrides_of", "own_process", "positive", "say", "say_foreign", "scores_of", "setting", "write_json"),
+    *("add_output", "add_overlays", "add_plan", "add_plan_size", "add_scores", "add_settings", "give_process_back"),
+    *(
+        "number_above_zero",
+        "overrides_of",
+        "own_process",
+        "positive",
+        "say",
+        "say_foreign",
+        "scores_of",
+        "setting",
+        "write_json",
+    ),
 ]
 
 _DIGITS = re.compile(r"^\d+(_\d+)+$")
@@ -88,6 +98,11 @@ def add_overlays(parser: argparse.ArgumentParser) -> None:
 def add_plan(parser: argparse.ArgumentParser) -> None:
     """Add what a plan can be told: ``--network``, ``--dimensions``, ``--memory``."""
     parser.add_argument("--network", metavar="NAME", help="of the plan, from medseg or MONAI (default: unet)")
+    add_plan_size(parser)
+
+
+def add_plan_size(parser: argparse.ArgumentParser) -> None:
+    """Add what plans of any network can be told: ``--dimensions``, ``--memory``."""
     parser.add_argument(
         "--dimensions", type=int, choices=(2, 3), help="of the plan (default: the images'); 2: slices of volumes"
     )

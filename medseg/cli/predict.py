@@ -22,7 +22,7 @@ _ARCHIVE = ("study", "ca", "credentials", "plain_http")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("model", help="folder of a run, a packed model, or a bundle with weights")
+    parser.add_argument("model", help="folder of a run or an ensemble, a packed model, or a bundle with weights")
     parser.add_argument(
         "images",
         help="an image, a folder of images or DICOM series, a datalist, or an archive: dicomweb://HOST:PORT/PATH",

@@ -69,10 +69,7 @@ class ClusterBootstrap:
         Shape:
             values ``(cases, columns)``.
         """
-        there = ~np.isnan(values)
-        sums, counts = np.zeros((self.number, values.shape[1])), np.zeros((self.number, values.shape[1]))
-        np.add.at(sums, self.places, np.where(there, values, 0.0))
-        np.add.at(counts, self.places, there.astype(np.float64))
+        sums, counts = self._sums(values)
         means = self._means(sums, counts) if (counts > 0).any(1).sum() >= LEAST_GROUPS else None
         if means is None:
             return [None] * values.shape[1], None
@@ -115,6 +112,25 @@ class ClusterBootstrap:
             batch=max(1, _AT_ONCE // len(counts)), method="BCa", random_state=np.random.default_rng(SEED),
         ).confidence_interval  # fmt: skip
         return float(found.low), float(found.high)
+
+    def resampled(self, values: Values) -> Values | None:
+        """Return the columns' means in each draw of the groups; ``None`` where there are fewer than `LEAST_GROUPS`.
+
+        Args:
+            values: NaN is not counted.
+
+        Shape:
+            values ``(cases, columns)`` to ``(resamples, columns)``.
+        """
+        return self._means(*self._sums(values)) if self.number >= LEAST_GROUPS else None
+
+    def _sums(self, values: Values) -> tuple[Values, Values]:
+        """Return the sum of each group's values, and of how many it is, by column."""
+        there = ~np.isnan(values)
+        sums, counts = np.zeros((self.number, values.shape[1])), np.zeros((self.number, values.shape[1]))
+        np.add.at(sums, self.places, np.where(there, values, 0.0))
+        np.add.at(counts, self.places, there.astype(np.float64))
+        return sums, counts
 
     def _means(self, sums: Values, counts: Values) -> Values:
         """Return the columns' means in each resample ``(resamples, columns)``; NaN where none is counted."""

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from medseg.bundle import feeding, networks
 from medseg.bundle.description import Description, differences
+from medseg.bundle.ensemble import members
 from medseg.bundle.library import weights_file
 from medseg.bundle.record import load_described, read_weights, verified_hash
 from medseg.bundle.source import read_source
@@ -241,9 +242,9 @@ def load(
     """Load a trained model, or several as an ensemble.
 
     Args:
-        where: weights; a packed model; the folder of a run or bundle; a bundle's name; see
-            `medseg.bundle.library.weights_file`. Several are an ensemble: fed alike and with the same classes; the
-            first says how whole images are predicted.
+        where: weights; a packed model; the folder of a run, bundle or ensemble; a bundle's name; see
+            `medseg.bundle.library.weights_file` and `medseg.bundle.ensemble.members`. Several are an ensemble: fed
+            alike and with the same classes; the first says how whole images are predicted.
         device: ``"cpu"``, ``"cuda:0"``; ``None`` picks.
         precision: ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
         trust: also build a network that is not medseg's or MONAI's, which runs the code of the package it names.
@@ -258,7 +259,7 @@ def load(
         CheckpointError: if they cannot be read or do not fit.
         SignatureError: if they are not signed by the key.
     """
-    places = [where] if isinstance(where, str | Path) else list(where)
+    places = [each for named in ([where] if isinstance(where, str | Path) else where) for each in members(named)]
     if not places:
         raise ModelError("no model is named; give a run's folder, weights, or a bundle with weights")
     found = [_load(place, trust, backend, signed_by) for place in places]

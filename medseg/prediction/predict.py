@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg.bundle.early import refuse_inference, refuse_unread
+from medseg.bundle.ensemble import members
 from medseg.bundle.library import weights_file
 from medseg.caller import spelt
 from medseg.data.coding import read_codes
@@ -82,8 +83,8 @@ def predict(
     """Predict an image, a folder of images, the images of a datalist, or studies of an archive.
 
     Args:
-        model: a run, bundle, packed model, or weights, see `medseg.prediction.model.load`; they know how they are fed.
-            Several are an ensemble.
+        model: a run, bundle, packed model, ensemble's folder, or weights, see `medseg.prediction.model.load`; they
+            know how they are fed. Several are an ensemble.
         images: a file, a folder, a datalist, or the address of an archive: ``dicomweb://HOST:PORT/PATH``.
         masks: folder of the masks and of all other outputs; made if missing.
         outputs: what is written beside masks, see `medseg.prediction.outputs`.
@@ -112,7 +113,8 @@ def predict(
     changes = {key: given.pop(key) for key in list(given) if key.startswith("inference#")}
     refuse_unread("predict", given, TAKES, " and inference#...; how images are fed comes with the weights")
     refuse_inference(changes)
-    weights = [weights_file(each) for each in ([model] if isinstance(model, str | Path) else model)]
+    named = [model] if isinstance(model, str | Path) else model
+    weights = [weights_file(member) for each in named for member in members(each)]
     target = resolve_path(masks)
     reached = _reached(images, archive)
     rules = None if series is None else read_rules(resolve_path(series))

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from medseg.metrics.intervals import Interval
     from medseg.studies.baseline import Baseline
 
-__all__ = ["BASELINE", "Trained", "new_folder", "plan_and_train", "resume_planned"]
+__all__ = ["BASELINE", "KEYS", "Trained", "data_of", "new_folder", "plan_and_train", "resume_planned"]
 
 BASELINE = "baseline.json"
 KEYS = (*Options.names(), "model", "network_def", "loss", "optimizer", "augmentation", "handlers", "device")
@@ -130,7 +130,7 @@ def plan_and_train(
     planned = folder / "plan"
     refuse_unread("train", [key.split("#")[0] for key in changes], KEYS)
     library.refuse_taken(planned)
-    datalist = _data(data, folder, say)
+    datalist = data_of(data, folder, say)
     if network is not None:
         networks.resolve(network)
     parts: Parts = ([], [], []) if changes.get("fold") == "all" else _parts(datalist, changes)
@@ -196,8 +196,14 @@ def _parts(datalist: Datalist, changes: Mapping[str, Any]) -> Parts:
     return split(datalist, {"validation_fold": None, **asked})
 
 
-def _data(where: str | os.PathLike[str], folder: Path, say: Callable[[str], None]) -> Datalist:
-    """Return the datalist of the data, made anew where there is none yet."""
+def data_of(where: str | os.PathLike[str], folder: Path, say: Callable[[str], None]) -> Datalist:
+    """Return the datalist of the data, made anew where there is none yet.
+
+    Args:
+        where: folder of the datalist, the datalist, or a folder in another layout, see `medseg.importers`.
+        folder: whose ``data`` gets a datalist that is made.
+        say: called with a line of news.
+    """
     path = resolve_path(where)
     if not path.is_dir() or datalist_file(path).is_file():
         return load_data(path)

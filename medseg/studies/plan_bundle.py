@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medseg.atomic import atomic_write
+from medseg.atomic import atomic_write, sync_folder
 from medseg.bundle import generate, library
 from medseg.bundle.networks import resolve
 from medseg.data.datalist import Datalist
@@ -17,7 +20,7 @@ from medseg.studies import fingerprint_page
 from medseg.studies.plan import Plan
 from medseg.studies.plan_rules import Chosen
 
-__all__ = ["lines", "text", "values_table", "write"]
+__all__ = ["lines", "text", "values_table", "write", "write_whole"]
 
 _HEAD = """\
 # Planned by `medseg plan` for {name} ({number}). Each value says why it is so; change what you know
@@ -50,6 +53,28 @@ def write(plan: Plan, data: Datalist, folder: Path) -> Path:
     generate.build(folder)
     library.remember(folder)
     return folder
+
+
+def write_whole(plan: Plan, data: Datalist, target: Path) -> Path:
+    """Write a plan as a bundle that is there whole or not at all, whenever the process is killed.
+
+    Args:
+        plan: what to write.
+        data: the datalist that it was made for.
+        target: folder of the bundle, which must not be there.
+
+    Returns:
+        The folder.
+    """
+    begun = target.parent / ".unfinished" / target.name
+    shutil.rmtree(begun, ignore_errors=True)
+    begun.mkdir(parents=True)
+    write(plan, data, begun)
+    os.rename(begun, target)
+    sync_folder(target.parent)
+    with contextlib.suppress(OSError):  # what a process that was killed left of another plan
+        begun.parent.rmdir()
+    return target
 
 
 def text(plan: Plan, data: Datalist) -> str:

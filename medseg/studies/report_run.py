@@ -21,14 +21,14 @@ from medseg.reports.score_tables import mean_text, score_tables
 from medseg.reports.slices import FILE, Slices, load_slices
 from medseg.reports.summary import scored_folder
 from medseg.reports.tables import Table, csv_cell, tables_of_json
-from medseg.reports.viewer import make_viewer
+from medseg.reports.viewer import Viewer, make_viewer
 from medseg.runs.report import COMPARED, PER_CASE, read_rows
 from medseg.runs.run_folder import METRICS
 from medseg.studies.case_scores import CaseScores, cases_of, table_of
 from medseg.studies.report_data import data_section
 from medseg.studies.report_origin import asked, versions
 
-__all__ = ["sections"]
+__all__ = ["Scored", "legend", "sections", "slices_of", "viewer"]
 
 _MOST_BYTES = 2_800_000  # of all pictures of cases
 _FIRST = 10  # cases of the ranking
@@ -219,24 +219,49 @@ def _every_case(held: Scored) -> Iterator[Item]:
 
 
 def _pictures(held: Scored) -> Iterator[Item]:
-    path = held.folder / FILE
-    if not path.is_file():
+    if not (held.folder / FILE).is_file():
         yield Text("The evaluation kept no pictures; score the run again: medseg evaluate RUN", "note")
         return
-    known = {case.name: case for case in held.cases}
-    kept = load_slices(path)
-    kept.sort(key=lambda case: known[_cell(case)].mean if _cell(case) in known else math.inf)
-    ignored = held.config.get("ignore_index", held.config.get("ignored"))
+    kept = sorted(slices_of(held), key=lambda pair: math.inf if pair[1] is None else pair[1].mean)
+    yield legend(held)
+    for case, row in kept:
+        yield viewer(held, case, row, most_bytes=_MOST_BYTES // len(kept))
+
+
+def legend(held: Scored) -> Legend:
+    """Return the colours of the classes, and of what is wrong."""
     entries = [(name, colour) for name, colour in zip(held.names, held.palette, strict=True) if colour is not None]
-    yield Legend([*entries, ("wrong, in the picture of the error", WRONG)])
-    for case in kept:
-        row = known.get(_cell(case))
-        called = "a case" if row is None else held.called[row.number - 1]
-        dice = "" if row is None else "".join(f", {name} {value:.2f}" for name, value in row.dice.items())
-        yield make_viewer(
-            case, held.palette, title=f"{called}{f': Dice{dice[1:]}' if dice else ''}",
-            ignore_index=ignored if isinstance(ignored, int) else None, most_bytes=_MOST_BYTES // len(kept),
-        )  # fmt: skip
+    return Legend([*entries, ("wrong, in the picture of the error", WRONG)])
+
+
+def viewer(held: Scored, case: Slices, row: CaseScores | None, *, most_bytes: int, where: str = "") -> Viewer:
+    """Return a case to leaf through.
+
+    Args:
+        held: its evaluation.
+        case: its slices.
+        row: its scores, where they are known.
+        most_bytes: that its pictures may take.
+        where: what is said behind its name.
+    """
+    ignored = held.config.get("ignore_index", held.config.get("ignored"))
+    called = "a case" if row is None else held.called[row.number - 1]
+    dice = "" if row is None else "".join(f", {name} {value:.2f}" for name, value in row.dice.items())
+    return make_viewer(
+        case, held.palette, title=f"{called}{where}{f': Dice{dice[1:]}' if dice else ''}",
+        ignore_index=ignored if isinstance(ignored, int) else None, most_bytes=most_bytes,
+    )  # fmt: skip
+
+
+def slices_of(held: Scored) -> list[tuple[Slices, CaseScores | None]]:
+    """Return the cases whose slices an evaluation kept, its worst and best, with their scores; none where it has none.
+
+    Args:
+        held: the evaluation.
+    """
+    known = {case.name: case for case in held.cases}
+    kept = load_slices(held.folder / FILE) if (held.folder / FILE).is_file() else []
+    return [(case, known.get(_cell(case))) for case in kept]
 
 
 def _cell(case: Slices) -> str:

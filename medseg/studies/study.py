@@ -20,7 +20,7 @@ from medseg.io.yaml_file import read_yaml
 from medseg.reports.palette import background_index
 from medseg.runs.paths import resolve_path
 
-__all__ = ["Cell", "Study", "StudyError", "StudyRow", "read_study", "shipped", "study_file"]
+__all__ = ["OWN", "Cell", "Study", "StudyError", "StudyRow", "read_study", "shipped", "study_file"]
 
 PAPERS = Path(__file__).with_name("papers")
 """Folder of the studies that come with medseg."""
@@ -30,7 +30,7 @@ _STUDY = (
     "scores", "show", "classes", "paper", "images", "rows",
 )  # fmt: skip
 _ROW = ("name", "bundle", "with", "set", "plan", "dimensions", "memory", "score_with", "score_set", "paper")
-_OWN = (
+OWN = (
     "fold", "fold_key", "seed", "scored", "max_epochs", "max_minutes", "output_dir", "runs_dir", "run_name", "resume",
     "publish", "mlflow", "tracking_uri", "experiment", "register", "datalist", "dataset_dir",
 )  # fmt: skip
@@ -289,7 +289,7 @@ def _row(row: Any, study: Mapping[str, Any], path: Path) -> StudyRow:
     plan = row.get("plan")
     scored = _mapping(row.get("score_set"), where, "score_set")
     for key in (*settings, *scored):
-        if key in _OWN:
+        if key in OWN:
             raise StudyError(f"{shown(where)}: set names {key}, which the study itself decides; leave it out")
     common: dict[str, Any] = {"name": row["name"], "settings": settings, "paper": str(row.get("paper") or "")}
     common |= {"score_with": _texts(row.get("score_with"), where, "score_with"), "score_set": scored}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from medseg.atomic import atomic_write, sync_folder
+from medseg.atomic import atomic_write
 from medseg.bundle import early, library
 from medseg.bundle.command import Command
 from medseg.bundle.data import where
@@ -34,7 +32,7 @@ from medseg.studies.study_cell import STUDY, Made, Places, identity, read_made
 from medseg.studies.study_scores import collect, footnotes
 from medseg.studies.study_table import FILES, StudyTable
 
-__all__ = ["make_table", "run_study"]
+__all__ = ["CellsError", "make_table", "run_study"]
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +64,8 @@ def run_study(
         The table, which lies in the folder in every format.
 
     Raises:
-        MedsegError: with what is wrong, before the first cell; or with the cells that failed, after the last.
+        MedsegError: with what is wrong, before the first cell.
+        CellsError: with the cells that failed, after the last.
         LockedError: if another process runs the study.
     """
     places = Places(resolve_path(folder, "output"))
@@ -154,14 +153,7 @@ def _plan(places: Places, study: Study, data: Datalist, say: Say) -> None:
         plan = make_plan(
             data, network=row.plan, dimensions=row.dimensions, memory=row.memory, minutes=study.minutes, say=say
         )
-        begun = places.folder / "plans" / ".unfinished" / row.slug
-        shutil.rmtree(begun, ignore_errors=True)
-        begun.mkdir(parents=True)
-        plan_bundle.write(plan, data, begun)
-        os.rename(begun, target)
-        sync_folder(target.parent)
-        with contextlib.suppress(OSError):  # what a process that was killed left of another plan
-            begun.parent.rmdir()
+        plan_bundle.write_whole(plan, data, target)
         say(f"{row.name}: planned, see {shown(target / 'docs' / 'README.md')}")
 
 
@@ -184,22 +176,37 @@ def _refuse(places: Places, study: Study, data: Datalist, cells: Sequence[Cell])
                 )
 
 
+class CellsError(StudyError):
+    """Cells that could not be made.
+
+    Args:
+        message: what is said of them.
+        failed: why, by the cell's name.
+    """
+
+    def __init__(self, message: str, failed: Mapping[str, str]) -> None:
+        super().__init__(message)
+        self.failed = failed
+
+
 def _make_cells(places: Places, missing: Sequence[Cell], executor: Executor, mixed: bool, say: Say) -> None:
-    began, done, failed = time.monotonic(), 0, []
+    began, done = time.monotonic(), 0
+    failed: dict[str, str] = {}
     say(f"{counted(len(missing), 'cell')} to make in {shown(places.folder)}")
     for result in executor(places.folder, [cell.name for cell in missing], mixed):
         done += 1
         if result.error:
-            failed.append(f"{result.name}: {result.error}")
+            failed[result.name] = result.error
             say(f"{done} of {len(missing)}  {result.name} is not complete: {result.error}")
             continue
         left = (time.monotonic() - began) / done * (len(missing) - done) / 60
         say(f"{done} of {len(missing)}  {result.name}  about {left:.0f} min left")
     if failed:
-        lines = "\n  ".join(failed)
-        raise StudyError(
+        lines = "\n  ".join(f"{name}: {error}" for name, error in failed.items())
+        raise CellsError(
             f"{counted(len(failed), 'cell')} of {len(missing)} could not be made; once that is mended, the same "
-            f"command makes the rest:\n  {lines}"
+            f"command makes the rest:\n  {lines}",
+            failed,
         )
 
 

@@ -1,0 +1,296 @@
+"""A comparison of networks from pictures to a model, on a device whose costs are known and a clock that is told.
+
+The trainings have a few steps whatever their minutes; the clock is moved by what they would have taken.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from costs import Device
+from PIL import Image
+from tiny_study import write_data
+
+from medseg.bundle import ensemble
+from medseg.bundle.library import weights_file
+from medseg.cli import main
+from medseg.data.datalist import Datalist
+from medseg.errors import MedsegError
+from medseg.prediction.predict import predict
+from medseg.studies import complexity, study_cell
+from medseg.studies.executors import Done
+from medseg.studies.network_comparison import compare_networks
+from medseg.studies.network_data import own_data
+from medseg.studies.network_record import Asked, Spent
+from medseg.studies.network_result import Compared
+from medseg.studies.study import read_study
+from medseg.studies.study_cell import run_cell
+
+MINUTES = 30.0
+BESIDE = 0.9  # minutes that a training takes beside its own: not what is expected
+PLANNING = 5.0  # seconds of a measurement
+THREE = ("unet", "attention_unet", "lfa_unet")
+SMALL = {"device": "cpu", "network_def#channels": [2, 4, 4, 4], "batch_size": 2}
+
+
+class KilledError(BaseException):
+    """Ends a process as nothing in it expects."""
+
+
+class Clock:
+    """A clock that tells what it is told, and who makes trainings while it runs."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.made: list[str] = []
+        self.kill_after = 99
+        self.failing: dict[str, str] = {}
+
+    def __call__(self) -> float:
+        return self.now
+
+    def executor(self, folder: Path, names: Sequence[str], mixed: bool) -> Iterator[Done]:
+        minutes = read_study(folder / "study.yaml").minutes or 0.0
+        for name in names:
+            if len(self.made) == self.kill_after:
+                raise KilledError
+            if name in self.failing:
+                yield Done(name, self.failing[name])
+                continue
+            run_cell(folder, name, mixed=mixed, patience=0)
+            self.now += 60 * (minutes + BESIDE)
+            self.made.append(f"{folder.name}/{name}")
+            yield Done(name)
+
+
+class Whole(NamedTuple):
+    """Folder with ``data`` and the comparison ``out``, its clock, what came out, and the lines of news."""
+
+    folder: Path
+    clock: Clock
+    found: Compared
+    said: list[str]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """A clock that measurements and trainings move; trainings have two steps."""
+    return tiny(monkeypatch)
+
+
+def tiny(patch: pytest.MonkeyPatch) -> Clock:
+    made, device = Clock(), Device()
+    overrides = study_cell._overrides
+
+    def measure(*arguments: Any, **options: Any) -> Any:
+        made.now += PLANNING * ("throughput" in arguments[1])
+        return device.measure(*arguments, **options)
+
+    def few_steps(*arguments: Any) -> dict[str, Any]:
+        return {**overrides(*arguments), "max_epochs": 1, "iterations": 2, "max_minutes": None}
+
+    patch.setattr(complexity, "measure", measure)
+    patch.setattr(study_cell, "_overrides", few_steps)
+    for place in ("confusion.save_confusion", "curves.save_curves"):
+        patch.setattr(f"medseg.reports.{place}", lambda *_, **__: None)
+    return made
+
+
+def compare(data: Path, folder: Path, clock: Clock, **changes: Any) -> Compared:
+    options = {key: changes.pop(key) for key in ("pictures", "say") if key in changes}
+    asked = Asked(**{"minutes": MINUTES, "networks": THREE, "settings": SMALL, **changes})
+    return compare_networks(data, folder, asked, executor=clock.executor, clock=clock, **options)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
+    """A comparison of three networks, run without a break."""
+    folder, said = tmp_path_factory.mktemp("compared"), list[str]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEDSEG_CACHE", str(tmp_path_factory.mktemp("cache")))
+        clock = tiny(patch)
+        write_data(folder / "data", folds=2, cases=8)
+        found = compare(folder / "data", folder / "out", clock, say=said.append)
+        yield Whole(folder, clock, found, said)
+
+
+def test_rungs_then_folds(whole: Whole) -> None:
+    folder, clock, found, said = whole
+    rung, last = found.record.stages
+    assert sorted(rung["networks"]) == sorted(THREE)
+    assert rung["kept"] == sorted(THREE, key=lambda name: -rung["scores"][name])[:2]
+    assert last["networks"] == rung["kept"]
+    assert (rung["folds"], last["folds"]) == ([0], [0, 1])
+    assert rung["minutes"] < last["minutes"]
+    assert clock.made[:3] == [f"rung1/{name}-fold0-seed0" for name in THREE]
+    assert len(clock.made) == 3 + 4
+    assert any("then: rung: 3 networks x 1 fold" in line and "cross-validation: 2 networks x" in line for line in said)
+    for name in THREE:
+        assert (folder / "out" / "plans" / name / "bundle.yaml").is_file()
+    limits = {
+        f"limit {found.record.memory / 2**30:.2f} GiB" in (folder / "out" / "plans" / name / "bundle.yaml").read_text()
+        for name in THREE
+    }
+    assert limits == {True}
+
+
+def test_it_takes_the_minutes_that_were_asked_for(whole: Whole) -> None:
+    """Though trainings take longer beside their own than was expected: the rung has shown it."""
+    _, clock, found, _ = whole
+    assert found.record.took == pytest.approx(MINUTES, rel=0.1)
+    assert clock.now / 60 == pytest.approx(found.record.took)
+
+
+def test_every_network_is_ranked(whole: Whole) -> None:
+    folder, _, found, _ = whole
+    results = json.loads((folder / "out" / "results.json").read_text())
+    assert [row["network"] for row in results["ranking"]] == [place.network for place in found.places]
+    assert results["ranking"][0]["mean"] >= results["ranking"][1]["mean"]
+    table = found.ranking()
+    assert sorted(str(row[1]) for row in table.rows) == sorted(THREE)
+    assert str(table.rows[2][3]).startswith("rung 1: ")
+    assert results["verdict"] == found.verdict
+    assert str(folder) not in (folder / "out" / "results.json").read_text()
+
+
+def test_the_model_is_the_mean_of_its_folds(whole: Whole, tmp_path: Path) -> None:
+    folder, _, found, _ = whole
+    image = folder / "data" / "image_0.png"
+    words = ["predict", str(found.model), str(image), str(tmp_path / "masks"), "--probabilities", "device=cpu"]
+    assert main(words) == 0
+    runs = list(found.cells(found.winner).values())
+    assert len(runs) == 2
+    predict(runs, image, tmp_path / "both", outputs=("probabilities",), overrides={"device": "cpu"})
+    ours, theirs = (sorted((tmp_path / name).glob("*prob*"))[0].read_bytes() for name in ("masks", "both"))
+    assert ours == theirs
+    one, other = ((tmp_path / name / "image_0.png") for name in ("masks", "both"))
+    np.testing.assert_array_equal(np.asarray(Image.open(one)), np.asarray(Image.open(other)))
+    with pytest.raises(MedsegError, match="is an ensemble of several models; name one of them"):
+        weights_file(found.model)
+
+
+def test_the_report_says_it_all_and_names_no_case(whole: Whole) -> None:
+    folder, clock = whole.folder, whole.clock
+    page = (folder / "out" / "report.html").read_text()
+    for part in ("result", "asked", "data", "networks", "rungs", "validation", "pictures", "use", "origin"):
+        assert f'<section id="{part}">' in page
+    assert "medseg predict out/model IMAGES MASKS" in page
+    assert "trained anew, longer, not continued" in page
+    assert "image_" not in page
+    assert page.count('class="viewer"') > 1
+    compare(folder / "data", folder / "out", clock, pictures=False)  # nothing is trained again
+    page = (folder / "out" / "report.html").read_text()
+    assert 'class="viewer"' not in page
+    assert len(clock.made) == 7
+
+
+def test_killed_it_goes_on_and_counts_what_was_spent(whole: Whole, tmp_path: Path, clock: Clock) -> None:
+    """In the rung, in the cross-validation and before the model is packed: the same stages, ranking and minutes."""
+    folder, _, found, _ = whole
+    for kill in (1, 5):
+        clock.kill_after = kill
+        with pytest.raises(KilledError):
+            compare(folder / "data", tmp_path / "out", clock)
+        clock.now += 1e6  # between two processes nothing is spent
+    clock.kill_after = 99
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ensemble, "write", lambda *_: (_ for _ in ()).throw(KilledError))
+        with pytest.raises(KilledError):
+            compare(folder / "data", tmp_path / "out", clock)
+    again = compare(folder / "data", tmp_path / "out", clock)
+    assert len(clock.made) == 7
+    for stage, known in zip(again.record.stages, found.record.stages, strict=True):
+        assert stage.pop("took") == pytest.approx(known["took"])
+        assert stage == {key: value for key, value in known.items() if key != "took"}
+    assert again.places == found.places
+    assert again.record.took == pytest.approx(found.record.took)
+    with pytest.raises(MedsegError, match=r"was asked otherwise: minutes was 30.0 and is 60.0 now; give what it began"):
+        compare(folder / "data", tmp_path / "out", clock, minutes=60.0)
+
+
+def test_what_fails_is_a_row_and_the_others_go_on(whole: Whole, tmp_path: Path, clock: Clock) -> None:
+    """One that cannot be planned, one whose training fails; the model is the best fold's, as it was asked for."""
+    networks = ("unet", "monai.networks.nets.DynUNet", "attention_unet")
+    clock.failing = {"attention_unet-fold0-seed0": "its process was ended by signal 9; see logs"}
+    found = compare(whole.folder / "data", tmp_path / "out", clock, networks=networks, best_fold=True, pictures=False)
+    rows = {str(row[1]): str(row[3]) for row in found.ranking().rows}
+    assert list(rows) == list(networks)
+    assert f"network {networks[1]} cannot be built for these images" in rows[networks[1]]
+    assert "ended by signal 9" in rows["attention_unet"]
+    assert "there is nothing to hold it against" in found.verdict
+    assert "ended by signal 9" in (tmp_path / "out" / "report.html").read_text()
+    scores = found.table.scores.of_folds("unet", "dice", "")
+    assert [Path(each).name for each in ensemble.members(found.model)] == [f"unet-fold{int(scores.argmax())}.zip"]
+
+
+def test_none_that_can_be_trained(whole: Whole, tmp_path: Path, clock: Clock) -> None:
+    clock.failing = {f"{name}-fold{fold}-seed0": "out of memory" for name in THREE[:2] for fold in range(2)}
+    with pytest.raises(MedsegError, match=r"no network could be trained; .*\n  unet: unet-fold0-seed0: out of memory"):
+        compare(whole.folder / "data", tmp_path / "out", clock, networks=THREE[:2])
+
+
+def test_the_test_list_is_never_seen(tmp_path: Path) -> None:
+    """Fixed lists are divided, whole groups together; the paths lead to the same files."""
+    place = write_data(tmp_path / "data", cases=9) / "datalist.json"
+    content = json.loads(place.read_text())
+    entries = [{key: value for key, value in entry.items() if key != "fold"} for entry in content["training"]]
+    for number, entry in enumerate(entries):
+        entry["group"] = f"g{number // 2}"
+    place.write_text(json.dumps({**content, "training": entries[:5], "validation": entries[5:8], "test": entries[8:]}))
+    made = own_data(tmp_path / "data", tmp_path / "out", Asked(30))
+    assert made.path == tmp_path / "out" / "data" / "datalist.json"
+    known = Datalist.load(place)
+    images = [made.absolute(entry)["image"] for entry in made.training]
+    assert images == [known.absolute(entry)["image"] for entry in (*known.training, *known.validation)]
+    assert (made.validation, made.test) == ([], [])
+    groups = {(entry["group"], entry["fold"]) for entry in made.training}
+    assert len(groups) == len({group for group, _ in groups}) == len({fold for _, fold in groups}) == 4
+    assert own_data(tmp_path / "nowhere", tmp_path / "out", Asked(30)) == made  # once it is made
+    with pytest.raises(MedsegError, match="4 groups of labelled images cannot be divided into 5 folds; give --folds 2"):
+        own_data(tmp_path / "data", tmp_path / "other", Asked(30, folds=5))
+
+
+def test_minutes_add_up(tmp_path: Path) -> None:
+    clock = Clock()
+    for _ in range(2):
+        with Spent(tmp_path, clock) as spent:
+            clock.now += 90
+        clock.now += 1e6
+    assert spent.minutes > 3
+    assert Spent(tmp_path, clock).minutes == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--minutes", "30", "--networks", "unett", "unet"], "there is no network 'unett'; the nearest is 'unet'"),
+        (["--minutes", "30", "--networks", "unet"], "unet alone cannot be compared; name two networks or more"),
+        (["--minutes", "30", "--networks", "unet", "unet"], "network unet is named twice"),
+        (["--minutes", "2"], "are too few to compare 2 networks on 2 folds: with planning"),
+        (["--minutes", "9", "--networks", *THREE, "--folds", "2"], "are too few to compare 3 networks on 2 folds"),
+        (["--minutes", "30", "--folds", "3"], "its scheme fold has 2 folds, 3 are asked for; give --folds 2 to 2"),
+        (["--minutes", "30", "--fold-key", "fold_x"], "no fold scheme 'fold_x'; it has fold"),
+        (["--minutes", "30", "batch_sise=2"], "has no option 'batch_sise'; did you mean batch_size?"),
+        (["--minutes", "30", "--networks", "unet", "dynunet", "fold=1"], "has no option 'fold'"),
+    ],
+)
+def test_refused_before_anything_is_planned(
+    whole: Whole,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    message: str,
+) -> None:
+    assert main(["compare-networks", str(whole.folder / "data"), "-o", str(tmp_path / "out"), *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert message in line
+    assert not (tmp_path / "out" / "plans").exists()
+
+
+def test_a_folder_that_is_something_else(whole: Whole, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    with pytest.raises(MedsegError, match="holds something else; name a new folder, or that of a comparison"):
+        compare_networks(whole.folder / "data", tmp_path, Asked(30))
