@@ -160,7 +160,8 @@ def _trained(name: str) -> str:
     path = RESULTS / f"{name}.json"
     if not path.is_file():
         return ""
-    heads = ["data", "network", "threads", "minutes", "steps", "images scored", "Dice", "without a network", "more"]
+    heads = ["data", "network", "threads", "load", "minutes", "steps", "images scored", "Dice", "without a network"]
+    heads.append("more")
     lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
     record = json.loads(path.read_text())
     rows = [row for row in record["rows"] if "error" not in row]
@@ -170,7 +171,9 @@ def _trained(name: str) -> str:
             for held in (row["scores"][side]["dice"] for side in ("network", "baseline"))
         ]
         better = mean_text(row["difference"]["dice"], row["difference"]["interval"])
-        cells = [row["data"], f"`{row['network']}`", row["environment"]["threads"], f"{row['minutes']:g}", row["steps"]]
+        threads = max(1, row["environment"]["threads"] // row.get("at_once", 1))  # each training has its share
+        load = f"{row['load_at_start']:.1f}, {row['load_at_end']:.1f}" if "load_at_start" in row else "-"
+        cells = [row["data"], f"`{row['network']}`", threads, load, f"{row['minutes']:g}", row["steps"]]
         cells += [row["cases"], sides[0], f"{row['baseline_title']}:<br>{sides[1]}", better]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     for row in filter(lambda row: row["kinds"], rows):
@@ -198,7 +201,7 @@ def _shared(record: dict[str, Any]) -> list[str]:
         lines += ["", f"`{row['network']}` on {row['data']} failed: {row['error'].splitlines()[0][:200]}"]
     shares = {row["at_once"] for row in record["rows"] if row.get("at_once", 1) > 1}
     if shares:
-        name = device_of(next(row for row in record["rows"] if "error" not in row))
+        name = device_of(next(row for row in record["rows"] if "error" not in row and row.get("at_once", 1) > 1))
         lines += ["", f"{' or '.join(map(str, sorted(shares)))} trainings at a time shared {name}."]
     return [*lines, *(line for note in record.get("notes", ()) for line in ("", note))]
 
