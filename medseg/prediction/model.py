@@ -272,8 +272,8 @@ def load(
             apart.append(f"classes {', '.join(first.classes)} (here {', '.join(other.classes)})")
         if apart:
             raise ModelError(f"{place} and {places[0]} are no ensemble: {'; '.join(apart)}; name runs of one recipe")
-    members, _, hashes = zip(*found, strict=True)
-    return Model(members, first, device=device, precision=precision, hashes=hashes)
+    loaded, _, hashes = zip(*found, strict=True)
+    return Model(loaded, first, device=device, precision=precision, hashes=hashes)
 
 
 def _load(
