@@ -160,8 +160,8 @@ def _trained(name: str) -> str:
     path = RESULTS / f"{name}.json"
     if not path.is_file():
         return ""
-    heads = ["data", "network", "threads", "load", "minutes", "steps", "images scored", "Dice", "without a network"]
-    heads.append("more")
+    heads = ["data", "network", "threads", "load", "minutes", "steps", "images scored"]
+    heads += ["Dice", "without a network", "more"]
     lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
     record = json.loads(path.read_text())
     rows = [row for row in record["rows"] if "error" not in row]

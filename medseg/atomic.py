@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files and folders that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -44,6 +45,29 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             temporary.unlink()
         raise
     sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Yield a new folder of the name of ``target`` that becomes ``target`` when the block ends without an exception.
+
+    It lies in ``.unfinished`` beside ``target``; what a killed process left of it there is removed first, so that one
+    process at a time may make ``target``.
+
+    Args:
+        target: folder, which must not be there.
+
+    Raises:
+        OSError: if the disk refuses, or the folder is there and holds something.
+    """
+    begun = target.parent / ".unfinished" / target.name
+    shutil.rmtree(begun, ignore_errors=True)
+    begun.mkdir(parents=True)
+    yield begun
+    os.rename(begun, target)
+    sync_folder(target.parent)
+    with contextlib.suppress(OSError):  # it holds what a process that was killed left of another folder
+        begun.parent.rmdir()
 
 
 def remove_leftovers(folder: str | Path, target: str | None = None, *, seconds: float = 0.0) -> int:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medseg.atomic import atomic_write, sync_folder
+from medseg.atomic import atomic_folder, atomic_write
 from medseg.bundle.library import ENSEMBLE
 from medseg.errors import MedsegError, shown
 
@@ -67,13 +65,9 @@ def write(folder: Path, runs: Mapping[str, Path], about: About | None = None) ->
 
     if folder.exists():
         raise MedsegError(f"{shown(folder)} exists already; name a new folder for the ensemble")
-    begun = folder.parent / f".unfinished.{folder.name}"
-    shutil.rmtree(begun, ignore_errors=True)  # what a process that was killed left
-    begun.mkdir(parents=True)
-    packed = [pack(run, begun / f"{name}.zip", about).path.name for name, run in runs.items()]
-    with atomic_write(begun / ENSEMBLE) as temporary:
-        record = {"format": _FORMAT, "members": packed}
-        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    os.rename(begun, folder)
-    sync_folder(folder.parent)
+    with atomic_folder(folder) as begun:
+        packed = [pack(run, begun / f"{name}.zip", about).path.name for name, run in runs.items()]
+        with atomic_write(begun / ENSEMBLE) as temporary:
+            record = {"format": _FORMAT, "members": packed}
+            temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return folder

@@ -13,19 +13,10 @@ from typing import Any
 from medseg.errors import MedsegError, shown
 
 __all__ = [
-    *("add_output", "add_overlays", "add_plan", "add_plan_size", "add_scores", "add_settings", "give_process_back"),
-    *(
-        "number_above_zero",
-        "overrides_of",
-        "own_process",
-        "positive",
-        "say",
-        "say_foreign",
-        "scores_of",
-        "setting",
-        "write_json",
-    ),
-]
+    "add_output", "add_overlays", "add_plan", "add_plan_size", "add_scores", "add_settings", "give_process_back",
+    "number_above_zero", "overrides_of", "own_process", "positive", "say", "say_foreign", "scores_of", "setting",
+    "write_json",
+]  # fmt: skip
 
 _DIGITS = re.compile(r"^\d+(_\d+)+$")
 _borrowed: list[ExitStack] = []

@@ -25,7 +25,7 @@ from medseg.data.schema import PATH_KEYS, DatalistError, read_json, validate
 from medseg.errors import shown
 from medseg.io.labels import VALUES_KEY
 
-__all__ = ["SPLITS", "Datalist", "DatalistError", "Entry", "Parts", "datalist_file"]
+__all__ = ["SPLITS", "Datalist", "DatalistError", "Entry", "Parts", "datalist_file", "path_from"]
 
 Entry = dict[str, Any]
 SPLITS = ("training", "validation", "test")
@@ -357,6 +357,18 @@ def datalist_file(folder: Path) -> Path:
         folder: of a data set.
     """
     return next((folder / name for name in _FILES if (folder / name).is_file()), folder / _FILES[0])
+
+
+def path_from(path: str | os.PathLike[str], folder: Path) -> str:
+    """Return a file's path from a datalist's folder; both ends without links, so that ``..`` leads back.
+
+    Args:
+        path: of the file; a link that is a file keeps its own name.
+        folder: of the datalist.
+    """
+    parent, name = os.path.split(path)
+    real = Path(os.path.realpath(parent)) / name
+    return Path(os.path.relpath(real, os.path.realpath(folder))).as_posix()
 
 
 def _by_number(content: Mapping[str, Any]) -> dict[int, Any]:

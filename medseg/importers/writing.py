@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from medseg.data.datalist import SPLITS, Datalist, Entry
+from medseg.data.datalist import SPLITS, Datalist, Entry, path_from
 from medseg.data.folds import FOLDS, propose_folds
 from medseg.data.schema import DatalistError
 from medseg.errors import counted, shown
@@ -221,9 +221,8 @@ def _place(work: _Work, cases: Sequence[Case], copy: bool) -> list[Entry]:
 
 
 def _lies(work: _Work, path: Path) -> str:
-    """Return a path relative to the datalist; both ends without links, so that ``..`` leads back."""
-    real = Path(os.path.realpath(path.parent)) / path.name
-    return Path(os.path.relpath(real, work.output)).as_posix()
+    """Return a path relative to the datalist."""
+    return path_from(path, work.output)
 
 
 def _copied(work: _Work, case: Case, channel: int) -> str:

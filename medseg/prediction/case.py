@@ -17,7 +17,7 @@ from medseg.inferers.way_back import WayBack
 from medseg.io.channels import Named, paths_of
 from medseg.io.load import STORED_ORIENTATION, is_stack
 from medseg.io.placement import Grid
-from medseg.reports.windows import Window
+from medseg.reports.windows import Window, as_window
 
 __all__ = ["Fed", "Feeder", "PredictionError", "check_fits"]
 
@@ -103,8 +103,7 @@ class Feeder:
             shown = self._picture({"image": _files(path)})
         except RuntimeError as error:
             _raise_bare(error)
-        window = shown.get("window")
-        return shown["image"], None if window is None else (float(window[0]), float(window[1]))
+        return shown["image"], as_window(shown.get("window"))
 
     def feed(self, loaded: Tensor) -> Fed:
         """Feed an image that was read.

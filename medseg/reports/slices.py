@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from medseg.atomic import atomic_write
 from medseg.errors import MedsegError, shown
 from medseg.reports.planes import Plane, anatomical_planes, tilt
-from medseg.reports.windows import contrast, stretched
+from medseg.reports.windows import as_window, contrast, stretched
 
 __all__ = ["FILE", "Slices", "load_slices", "make_slices", "save_slices"]
 
@@ -100,7 +100,7 @@ def make_slices(case: Mapping[str, Any], *, most: int = MOST, edge: int = EDGE) 
         image, prediction = image[..., None], prediction[..., None]
         label = None if label is None else label[..., None]
     shown_as = image if image.shape[0] == 3 else image[:1]
-    window = tuple(float(each) for each in ([] if case.get("window") is None else case["window"]))
+    window = as_window(case.get("window")) or ()
     sparse = (slice(None), *(slice(None, None, 1 + length // 128) for length in shown_as.shape[1:]))
     lies = None if affine is None else np.asarray(affine, np.float64)
     cut, place = _cut(shown_as, prediction, label, lies, most, window or contrast(shown_as[sparse]))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from medseg.reports.palette import IGNORED, WRONG, Colour
 from medseg.reports.slices import Slices
-from medseg.reports.windows import about
+from medseg.reports.windows import about, as_window
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -159,7 +159,7 @@ def _about(case: Slices) -> str:
     said += ["patient's right on the left"] if list(case.letters[:2]) == ["R", "L"] else []
     said += ["patient's front on the left"] if list(case.letters[:2]) == ["A", "P"] else []
     said += [f"axes of the scanner, oblique by {case.oblique}°"] if case.oblique else []
-    said += [about((case.window[0], case.window[1]))] if case.window else []
+    said += [about(as_window(case.window))] if case.window else []
     return ", ".join(said)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from medseg.errors import MedsegError
 from medseg.reports.palette import IGNORED, WRONG, Colour
 from medseg.reports.planes import anatomical_planes, tilt
-from medseg.reports.windows import Pixels, Window, about, to_rgb
+from medseg.reports.windows import Pixels, Window, about, as_window, to_rgb
 
 _ALPHA = 0.6  # of a class colour over the image
 _LIFT = 80  # the darkest grey under a class colour: on black all colours look alike
@@ -115,8 +115,7 @@ def make_view(case: Mapping[str, Any], classes: int, ignore_index: int | None) -
 
 def _window(case: Mapping[str, Any]) -> tuple[Window | None, str]:
     """Return the window that a case is shown through, and what is said of it beside other words."""
-    held = case.get("window")
-    window = None if held is None else (float(held[0]), float(held[1]))
+    window = as_window(case.get("window"))
     return window, f", {about(window)}" if window else ""
 
 

@@ -8,12 +8,13 @@ own, and are shown from their 0.5th to their 99.5th percentile.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SOFT_TISSUE", "Window", "about", "contrast", "stretched", "to_rgb", "window_of"]
+__all__ = ["SOFT_TISSUE", "Window", "about", "as_window", "contrast", "stretched", "to_rgb", "window_of"]
 
 Window = tuple[float, float]
 """What is black and what is white."""
@@ -51,6 +52,11 @@ def _hounsfield(values: NDArray[Any]) -> bool:
     if low.size <= _SHARE * numbers.size:
         return False
     return bool(np.mean(((low >= _AIR[0]) & (low <= _AIR[1])) | (low == low.min())) > 0.5)
+
+
+def as_window(held: Sequence[float] | NDArray[Any] | None) -> Window | None:
+    """Return a window that a file or a sample holds as two numbers; ``None`` where it holds none."""
+    return None if held is None else (float(held[0]), float(held[1]))
 
 
 def about(window: Window | None) -> str:

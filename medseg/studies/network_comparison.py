@@ -196,10 +196,14 @@ class _Comparison:
         budget = self._budget(planned)
         return holds(replace(budget, spent=budget.spent + each), len(planned) + 1, len(self.record.folds))
 
+    def _planned(self, name: str) -> Path:
+        """Return the folder of a network's plan."""
+        return self.folder / "plans" / StudyRow(name).slug
+
     def _plan(self, name: str, minutes: float) -> None:
         """Plan a network; one that cannot be planned is out, and the others go on."""
         began = self.spent.minutes
-        target = self.folder / "plans" / StudyRow(name).slug
+        target = self._planned(name)
         shutil.rmtree(target, ignore_errors=True)  # planned by a process that was killed before it said so
         try:
             plan = make_plan(
@@ -284,10 +288,7 @@ class _Comparison:
 
     def _study(self, number: int, names: Sequence[str]) -> Study:
         stage = self.record.stages[number]
-        rows = [
-            StudyRow(name, str(self.folder / "plans" / StudyRow(name).slug), settings=dict(self.asked.settings))
-            for name in names
-        ]
+        rows = [StudyRow(name, str(self._planned(name)), settings=dict(self.asked.settings)) for name in names]
         each = f"{stage['minutes']:g} minutes each"
         title = f"Cross-validation, {each}" if stage["final"] else f"Rung {number + 1}, {each}"
         return Study(
@@ -316,7 +317,7 @@ class _Comparison:
         if there == list(runs):
             return
         shutil.rmtree(found.model, ignore_errors=True)
-        ensemble.write(found.model, runs, About(bundle=self.folder / "plans" / slug))
+        ensemble.write(found.model, runs, About(bundle=self._planned(found.winner)))
         self.say(f"{found.winner}: {counted(len(runs), 'model')} of folds {few(list(cells))} in {shown(found.model)}")
 
 

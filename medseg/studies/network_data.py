@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from medseg.data.datalist import Datalist, Entry
+from medseg.data.datalist import Datalist, Entry, path_from
 from medseg.data.fingerprint import fingerprint
 from medseg.data.folds import FOLDS, propose_folds
 from medseg.data.schema import PATH_KEYS
@@ -74,14 +74,9 @@ def _divided(data: Datalist, target: Path, asked: Asked) -> Datalist:
 
 def _relative(absolute: Entry, entry: Entry, folder: Path) -> Entry:
     """Return an entry with paths from another folder."""
-
-    def placed(path: str) -> str:
-        parent, name = os.path.split(path)  # a link that is a file keeps its own name
-        return os.path.relpath(os.path.join(os.path.realpath(parent), name), os.path.realpath(folder))
-
     found = dict(entry)
     for key in PATH_KEYS:
         if key in entry:
             named = absolute[key]
-            found[key] = [placed(path) for path in named] if isinstance(named, list) else placed(named)
+            found[key] = [path_from(p, folder) for p in named] if isinstance(named, list) else path_from(named, folder)
     return found

@@ -76,8 +76,9 @@ class Compared:
         row = next(row for row in study.rows if row.name == network)
         return {fold: at.cell(Cell(row, fold, study.seeds[0]).name) for fold in self.record.folds}
 
+    @cached_property
     def out(self) -> list[tuple[list[Place], str]]:
-        """Return who went out in each rung, the last rung first, and what the rung was."""
+        """Who went out in each rung, the last rung first, and what the rung was."""
         found = []
         for number, (table, stage) in enumerate(zip(self.rungs, self.record.stages, strict=False), 1):
             gone = [each for each in places(table) if each.network not in stage["kept"]]
@@ -87,14 +88,14 @@ class Compared:
 
     def unranked(self) -> list[tuple[str, str]]:
         """Return the networks that are not ranked, and why."""
-        ranked = {place.network for place in self.places} | {each.network for held, _ in self.out() for each in held}
+        ranked = {place.network for place in self.places} | {each.network for held, _ in self.out for each in held}
         return [(name, scrub(why)) for name, why in self.record.failed.items() if name not in ranked]
 
     def ranking(self) -> Table:
         """Return the ranking of all networks."""
         last = self.record.stages[-1]
         trained = f"{counted(len(last['folds']), 'fold')}, {last['minutes']:g} minutes each"
-        return ranking(self.places, self.out(), self.unranked(), trained)
+        return ranking(self.places, self.out, self.unranked(), trained)
 
     def results(self) -> dict[str, Any]:
         """Return what came out as plain values: no name of a case, no folder."""

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medseg.atomic import atomic_write, sync_folder
+from medseg.atomic import atomic_folder, atomic_write
 from medseg.bundle import generate, library
 from medseg.bundle.networks import resolve
 from medseg.data.datalist import Datalist
@@ -66,14 +63,8 @@ def write_whole(plan: Plan, data: Datalist, target: Path) -> Path:
     Returns:
         The folder.
     """
-    begun = target.parent / ".unfinished" / target.name
-    shutil.rmtree(begun, ignore_errors=True)
-    begun.mkdir(parents=True)
-    write(plan, data, begun)
-    os.rename(begun, target)
-    sync_folder(target.parent)
-    with contextlib.suppress(OSError):  # what a process that was killed left of another plan
-        begun.parent.rmdir()
+    with atomic_folder(target) as begun:
+        write(plan, data, begun)
     return target
 
 

@@ -28,7 +28,7 @@ from medseg.reports.palette import Colour, background_index, class_palette
 from medseg.reports.slices import make_slices
 from medseg.reports.tables import Table
 from medseg.reports.viewer import make_viewer
-from medseg.reports.windows import Window, window_of
+from medseg.reports.windows import Window, as_window, window_of
 
 __all__ = ["sections"]
 
@@ -129,8 +129,7 @@ class Predictions:
 
     def window(self, mask: Mask) -> Window | None:
         """Values that the model of a mask sees, where it cuts off others."""
-        held = next((each.get("window") for each in self.record["made_by"] if mask.name in each["masks"]), None)
-        return None if held is None else (float(held[0]), float(held[1]))
+        return as_window(next((e.get("window") for e in self.record["made_by"] if mask.name in e["masks"]), None))
 
     def called(self, mask: Mask) -> str:
         """Return what a mask is called in the report."""
