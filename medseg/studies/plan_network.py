@@ -32,6 +32,7 @@ _SMALLEST = {2: 96**2, 3: 32**3}  # pixels of a patch below which only want of m
 _TRIES = 8
 _WIDER = 4.0  # times the operations a second that wide layers do beside narrow ones, at most
 _NEAR = 1.2  # times the budget that a cost may be, foreseen from another patch of the same width, to be measured
+_SURE = 0.9  # the same when `_TRIES` were all too slow
 SEEN_A_BATCH = 0.05  # share of all pixels of the training that a batch holds at most (nnU-Net)
 _GAIN = 1.25  # times the patches a second that twice the batch must do
 _SAFETY = 0.8  # of the memory of a device, or half of what a computer has free
@@ -186,8 +187,9 @@ def choose(tried: Sequence[Candidate], limits: Limits) -> Measured:
     """Return the costliest candidate that fits the memory and trains enough steps in the minutes.
 
     Operations are counted for all; the cheapest is measured, and from it the costliest that could do is found, measured
-    too, and so on downwards. What a width was seen to do in a second holds for its other patches. Where none has enough
-    steps, the cheapest is taken.
+    too, and so on downwards. What a width was seen to do in a second holds for its other patches; after several that
+    were all too slow, only what is surely quick enough by that is measured. Where none has enough steps, the cheapest
+    is taken.
 
     Args:
         tried: candidates.
@@ -217,9 +219,8 @@ def choose(tried: Sequence[Candidate], limits: Limits) -> Measured:
     # a GPU takes its time for a small step whatever there is to do: nothing follows from it for larger ones
     paces = {last.candidate.base: _pace(last)} if limits.device.type == "cpu" else {}
     for macs, candidate in reversed(counted):
-        known = paces.get(candidate.base)
-        pace = min(paces.values(), default=0.0) / _WIDER if known is None else known / _NEAR
-        if pace * macs * candidate.batch > limits.seconds:
+        near = len(lines) < refused + _TRIES
+        if _foreseen(paces, candidate.base, near=near) * macs * candidate.batch > limits.seconds:
             continue
         found = _measure(candidate, macs, limits, lines)
         if found is not None and limits.hold(found):
@@ -227,9 +228,16 @@ def choose(tried: Sequence[Candidate], limits: Limits) -> Measured:
             break
         if found is not None:
             paces[candidate.base] = _pace(found)
-        if len(lines) >= refused + _TRIES:
+        if len(lines) >= refused + 2 * _TRIES:
             break
     return Measured(best.candidate, best.seconds, best.memory, best.macs, tuple(lines))
+
+
+def _foreseen(paces: Mapping[int, float], base: int, *, near: bool) -> float:
+    """Return the least seconds of an operation that a width may need: near what was seen, or surely no more."""
+    if base not in paces:
+        return min(paces.values(), default=0.0) / _WIDER if near else math.inf
+    return paces[base] / (_NEAR if near else _SURE)
 
 
 def _pace(measured: Measured) -> float:
