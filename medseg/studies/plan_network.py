@@ -17,13 +17,25 @@ from medseg.studies import complexity
 from medseg.studies.paper_figures import Row
 from medseg.studies.plan_rules import Chosen, PlanError, levels, smaller
 
-__all__ = ["BASES", "STEPS", "Candidate", "Limits", "Measured", "arguments", "choose", "larger_batch", "memory_limit"]
+__all__ = [
+    "BASES",
+    "STEPS",
+    "Candidate",
+    "Limits",
+    "Measured",
+    "arguments",
+    "choose",
+    "larger_batch",
+    "memory_limit",
+    "wanted_steps",
+]
 
 BASES = (32, 24, 16, 12, 8)
 """Channels of the finest level that are tried; each level has twice those of the one before, up to `MOST_CHANNELS`."""
 MOST_CHANNELS = {2: 512, 3: 320}
-STEPS = 900
-"""Steps that a training must have before a larger network is worth it; see ``docs/plans.md``."""
+STEPS = 450
+"""Steps a class beside the background that a training must have before a larger network is worth it; see `wanted`."""
+_LEAST_STEPS = 900
 BATCH_PIXELS = 256 * 256  # of a batch of pictures: more steps are worth more than larger ones, see docs/plans.md
 PICTURES_A_BATCH = 4  # at least: statistics of fewer are no batch's
 VOLUMES_A_BATCH = 2
@@ -97,7 +109,7 @@ class Limits:
     minutes: float
     memory: int
     device: torch.device
-    steps: int = STEPS
+    steps: int = _LEAST_STEPS
     progress: Callable[[str], None] = lambda line: None
 
     @property
@@ -108,6 +120,17 @@ class Limits:
     def hold(self, found: Measured | None) -> bool:
         """Return whether what was measured, if it could be, keeps within them."""
         return found is not None and found.memory <= self.memory and found.seconds <= self.seconds
+
+
+def wanted_steps(classes: int) -> int:
+    """Return the steps that a training should have, see ``docs/plans.md``.
+
+    Patches are centred on classes in turn: each class is to have as many of them, whatever the number of classes.
+
+    Args:
+        classes: of the labels, the background among them.
+    """
+    return max(_LEAST_STEPS, STEPS * (classes - 1))
 
 
 def memory_limit(gib: float | None, device: torch.device) -> Chosen:
