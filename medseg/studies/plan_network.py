@@ -36,6 +36,7 @@ MOST_CHANNELS = {2: 512, 3: 320}
 STEPS = 450
 """Steps a class beside the background that a training must have before a larger network is worth it; see `wanted`."""
 _LEAST_STEPS = 900
+_MOST_STEPS = 3600  # of eight classes: of more nothing was measured
 BATCH_PIXELS = 256 * 256  # of a batch of pictures: more steps are worth more than larger ones, see docs/plans.md
 PICTURES_A_BATCH = 4  # at least: statistics of fewer are no batch's
 VOLUMES_A_BATCH = 2
@@ -125,12 +126,12 @@ class Limits:
 def wanted_steps(classes: int) -> int:
     """Return the steps that a training should have, see ``docs/plans.md``.
 
-    Patches are centred on classes in turn: each class is to have as many of them, whatever the number of classes.
+    Patches are centred on classes in turn: each class is to have as many of them, up to eight classes.
 
     Args:
         classes: of the labels, the background among them.
     """
-    return max(_LEAST_STEPS, STEPS * (classes - 1))
+    return min(_MOST_STEPS, max(_LEAST_STEPS, STEPS * (classes - 1)))
 
 
 def memory_limit(gib: float | None, device: torch.device) -> Chosen:

@@ -17,6 +17,7 @@ from medseg.studies.plan_network import (
     choose,
     larger_batch,
     memory_limit,
+    wanted_steps,
 )
 from medseg.studies.plan_rules import PlanError
 
@@ -121,6 +122,10 @@ def test_memory_bounds_it(device: Device) -> None:
     assert best.memory <= 80 * 12 * 32 * 32 * 16
     assert best.candidate.base in (12, 16, 24, 32)
     assert any("GiB" in line for line in best.tried)
+
+
+def test_each_class_has_as_many_steps() -> None:
+    assert [wanted_steps(classes) for classes in (1, 2, 3, 5, 21)] == [900, 900, 900, 1800, 3600]
 
 
 def test_few_minutes_give_the_cheapest(device: Device) -> None:
