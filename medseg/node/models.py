@@ -76,6 +76,7 @@ class LoadedModel:
             None,
             description=description,
             hashes=model.hashes,
+            temperatures=model.temperatures,
             num_workers=1,
             precision=model.precision,
             sinks=make_sinks(self._route.outputs),

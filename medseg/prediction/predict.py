@@ -150,6 +150,7 @@ def predict(
             None,
             description=description,
             hashes=trained.hashes,
+            temperatures=trained.temperatures,
             num_workers=int(plain.get("num_workers", _READERS)),
             precision=trained.precision,
             keep_header=keep_identifiers,

@@ -7,6 +7,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -57,6 +58,7 @@ class Predictor:
         description: the model as the configuration describes it; weights trained otherwise are refused.
         ckpt: weights; ``None`` where the networks have them already.
         hashes: of the weights that they have, where known.
+        temperatures: that each network's logits are divided by; by default the model's.
         num_workers: threads that read ahead.
         precision: as in ``Trainer``.
         keep_header: keep what names a patient: descriptions, extensions and names that an image's header holds.
@@ -82,6 +84,7 @@ class Predictor:
         description: Description,
         ckpt: str | Path | None = None,
         hashes: Sequence[str | None] | None = None,
+        temperatures: Sequence[float] | None = None,
         num_workers: int = 0,
         precision: str = "auto",
         keep_header: bool = False,
@@ -108,7 +111,11 @@ class Predictor:
         self._pixels: Counter[int] = Counter()  # by class, over all masks
         if dataset.output_dir.is_file():
             raise InputError(f"{dataset.output_dir} is a file; name a folder for the masks")
-        makers = [Maker.of(each, described, digest) for each, digest in zip(networks, known, strict=True)]
+        tempers = [described.temperature] * len(networks) if temperatures is None else list(temperatures)
+        makers = [
+            Maker.of(each, replace(described, temperature=temperature), digest)
+            for each, digest, temperature in zip(networks, known, tempers, strict=True)
+        ]
         self.run_info = RunInfo(dataset.output_dir, described, makers, keep_header)
         self._sinks: list[Sink] = [*sinks, Masks()]  # a mask that is there says that all else is
         for sink in self._sinks:
@@ -143,6 +150,7 @@ class Predictor:
             finish=postprocessing,
             wants=wants,
             scratch=next(path for path in (output, *output.parents) if path.is_dir()),
+            temperatures=tempers,
         )
 
     @property
