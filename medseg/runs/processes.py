@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from medseg.caller import spelt
 from medseg.errors import MedsegError, counted
@@ -88,6 +89,62 @@ def start_processes() -> None:
         dist.init_process_group("nccl", device_id=device)
     else:
         dist.init_process_group("gloo")
+
+
+def wait_for_all() -> None:
+    """Wait until all processes have come here."""
+    if world_size() > 1:
+        import torch.distributed as dist
+
+        dist.barrier()
+
+
+def of_the_first(value: float, device: torch.device) -> float:
+    """Return a number of the first process, as all must have it.
+
+    Args:
+        value: of this process.
+        device: of this process, through which it is exchanged.
+    """
+    if world_size() == 1:
+        return float(value)
+    import torch
+    import torch.distributed as dist
+
+    told = torch.tensor([float(value)], dtype=torch.float64, device=device)
+    dist.broadcast(told, src=0)
+    return float(told)
+
+
+def by_the_first(work: Callable[[], Any]) -> Any:
+    """Let the first process do what one can do for all; where it fails, the others end too, without a word.
+
+    Args:
+        work: called in the first process alone; gives what can be pickled.
+
+    Returns:
+        What it gave, in all processes.
+
+    Raises:
+        SystemExit: in the others, if it failed in the first, which has the error.
+    """
+    if world_size() == 1:
+        return work()
+    import torch.distributed as dist
+
+    told: list[Any] = [None, True]
+    failure: Exception | None = None
+    if rank() == 0:
+        try:
+            told = [work(), False]
+        except Exception as error:
+            failure = error
+    dist.broadcast_object_list(told, src=0)  # else the others would wait for the first at the next step
+    if failure is not None:
+        raise failure
+    if told[1]:
+        raise SystemExit(1)
+    return told[0]
 
 
 def stop_processes() -> None:
