@@ -107,7 +107,9 @@ def check(
 
     def whole() -> None:
         if wanted.fold_key != "fold":
-            logger.warning("folds by %s may split a group (patient, section) between training and test", wanted.fold_key)
+            logger.warning(
+                "folds by %s may split a group (patient, section) between training and test", wanted.fold_key
+            )
         checked = report(data, wanted, description, dataset)
         _refuse(checked, problems(data, wanted, description, dataset, network, sound=checked.ok))
 

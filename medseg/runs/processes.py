@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,9 @@ from medseg.errors import MedsegError, counted
 
 if TYPE_CHECKING:
     import torch
+
+_SAID, _LEFT = "medseg/said", "medseg/left"  # counts of processes
+_PATIENCE = 10.0  # seconds for the others to see that the first one has failed
 
 
 def rank() -> int:
@@ -143,8 +148,51 @@ def by_the_first(work: Callable[[], Any]) -> Any:
     if failure is not None:
         raise failure
     if told[1]:
+        leave_failed()
         raise SystemExit(1)
     return told[0]
+
+
+def first_to_say() -> bool:
+    """Return whether no other process has said before why all end; a process alone is the first.
+
+    A process that fails takes the others with it: what they see, a connection that is closed, is not what is wrong.
+    """
+    store = _store()
+    if store is None:
+        return True
+    try:
+        return bool(store.add(_SAID, 1) == 1)
+    except RuntimeError:  # the first process, which keeps the count, is gone: it had time to say why, if it could
+        return rank() == 1
+
+
+def leave_failed() -> None:
+    """Leave the process group for good, so that nobody waits for this process."""
+    store = _store()
+    if store is None:
+        return
+    import torch.distributed as dist
+
+    number, others = rank(), world_size() - 1
+    with contextlib.suppress(RuntimeError):
+        dist.destroy_process_group()
+    with contextlib.suppress(RuntimeError):
+        gone = store.add(_LEFT, int(number > 0))
+        if number == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":  # the count ends with this process
+            until = time.monotonic() + _PATIENCE
+            while gone < others and time.monotonic() < until:
+                time.sleep(0.1)
+                gone = store.add(_LEFT, 0)
+
+
+def _store() -> Any:
+    """Return what all processes read and write, of several; PyTorch has no public name for it."""
+    if world_size() == 1:
+        return None
+    from torch.distributed import distributed_c10d
+
+    return distributed_c10d._get_default_store()
 
 
 def stop_processes() -> None:
