@@ -63,6 +63,9 @@ class SharedBatchNorm(_BatchNorm):
 class SharedBatchNormAct(SharedBatchNorm):
     """The same for timm's layer that drops and activates after it."""
 
+    act: nn.Module
+    drop: nn.Module
+
     def forward(self, input: Tensor) -> Tensor:
         """Normalise, drop and activate."""
         result: Tensor = self.act(self.drop(super().forward(input)))

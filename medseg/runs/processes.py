@@ -175,8 +175,9 @@ def leave_failed() -> None:
     import torch.distributed as dist
 
     number, others = rank(), world_size() - 1
-    with contextlib.suppress(RuntimeError):
-        dist.destroy_process_group()
+    if dist.get_backend() == "gloo":  # NCCL would wait for what is under way: there torchrun ends the others
+        with contextlib.suppress(RuntimeError):
+            dist.destroy_process_group()
     with contextlib.suppress(RuntimeError):
         gone = store.add(_LEFT, int(number > 0))
         if number == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":  # the count ends with this process
