@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medseg.cli._arguments import add_output, number_above_zero, own_process, say
+from medseg.cli._arguments import add_output, end_with_input, number_above_zero, own_process, say
 from medseg.cli._executors import add_executor, executor_of
 from medseg.errors import shown
 
@@ -97,26 +97,13 @@ def _print(table: StudyTable) -> None:
 def _cell(options: argparse.Namespace) -> int:
     own_process()
     if options.tied:
-        _end_with_input()
+        end_with_input()
     from medseg.studies.study_cell import PATIENCE, run_cell
 
     patience = options.patience or PATIENCE
     folder = run_cell(options.folder, options.name, mixed=options.mixed, patience=patience)
     sys.stdout.write(f"{shown(folder)}\n")
     return 0
-
-
-def _end_with_input() -> None:
-    """End this process when its standard input closes, which it does with the process that started it."""
-    import os
-    from threading import Thread
-
-    def wait() -> None:
-        while os.read(sys.stdin.fileno(), 1):
-            pass
-        os._exit(1)  # what a cell has made so far is whole, whenever it ends
-
-    Thread(target=wait, daemon=True).start()
 
 
 def _list(options: argparse.Namespace) -> int:

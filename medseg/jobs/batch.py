@@ -95,7 +95,8 @@ def _executor(folder: Path, given: Mapping[str, Any]) -> Any:
 
 def _rolling(executor: Any, todo: Sequence[_Work], jobs: Sequence[Job], workers: int) -> Iterator[Done]:
     """Keep so many jobs in the queue; yield each that has ended."""
-    left, running = list(zip(jobs, todo, strict=True))[::-1], {}
+    left = list(zip(jobs, todo, strict=True))[::-1]
+    running: dict[str, tuple[Job, Any]] = {}
     try:
         while left or running:
             while left and len(running) < workers:

@@ -73,7 +73,7 @@ def _joined(address: str) -> Iterator[None]:
     more = {"include_dashboard": False} if address == _LOCAL else {}
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **more)
-    except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # of a start that takes more than Ray's 30 seconds, a bare one
         raise MedsegError(_refusal(address, error)) from error
     try:
         yield
@@ -98,7 +98,8 @@ def _rolling(jobs: Sequence[Job], options: Mapping[str, Any], workers: int) -> I
     import ray
 
     task = ray.remote(**options)(work) if options else ray.remote(work)
-    left, running = list(jobs)[::-1], {}
+    left = list(jobs)[::-1]
+    running: dict[Any, Job] = {}
     try:
         while left or running:
             while left and len(running) < workers:

@@ -67,7 +67,8 @@ def test_each_has_what_it_is_lent(tmp_path: Path) -> None:
 
 
 def test_a_tied_process_ends_when_its_input_closes() -> None:
-    code = "import time; from medseg.cli import study; study._end_with_input(); print(1, flush=True); time.sleep(99)"
+    code = "from medseg.cli._arguments import end_with_input; end_with_input()\n"
+    code += "import time; print(1, flush=True); time.sleep(99)"
     root = str(Path(__file__).parents[2])
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root
