@@ -27,7 +27,7 @@ from medseg.io.dicom_heads import is_dicom, read_head
 from medseg.io.parts import parts_of
 from medseg.prediction.sinks import Case, RunInfo
 
-__all__ = ["PUSH_RECORD", "RUN_RECORD", "Audit", "record_push"]
+__all__ = ["PUSH_RECORD", "RUN_RECORD", "Audit", "record_push", "records_in"]
 
 RUN_RECORD, PUSH_RECORD = "medseg_run_*.json", "medseg_push_*.json"
 """Names of the records in the folder of the outputs."""
@@ -99,6 +99,10 @@ class Audit:
     def failed(self, case: Case, reason: str) -> None:
         """Take note that a case could not be done."""
         self._done(case, {"failure": reason})
+
+    def took(self, case: Case, line: Mapping[str, Any]) -> None:
+        """Take note of a case that another process did, by a line of `records_in`."""
+        self._done(case, {key: value for key, value in line.items() if key != "name"})
 
     def _done(self, case: Case, what: dict[str, Any]) -> None:
         with self._lock:
@@ -181,6 +185,22 @@ def record_push(
     about = {"format": _FORMAT, "medseg": __version__, "by": _login()}
     content = {**about, "began": _utc(began), "ended": _utc(time.time()), "files": files}
     return _written(folder, PUSH_RECORD, began, content)
+
+
+def records_in(folder: Path) -> list[dict[str, Any]]:
+    """Return what the runs in a folder recorded of cases, also one that was killed.
+
+    Args:
+        folder: of outputs, in which nobody works.
+    """
+    found: list[dict[str, Any]] = []
+    for path in sorted(folder.glob(RUN_RECORD)):
+        found += json.loads(path.read_text(encoding="utf-8"))["cases"]
+    for journal in sorted(folder.glob(_JOURNAL.format("*"))):
+        for line in journal.read_bytes().split(b"\n")[1:]:
+            with contextlib.suppress(ValueError):  # the last may be cut off
+                found.append(json.loads(line))
+    return found
 
 
 def _record_left(journal: Path) -> None:

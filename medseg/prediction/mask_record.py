@@ -160,6 +160,14 @@ class MaskRecord:
             raise
         self._begun = True
 
+    def like(self, folder: Path, files: Iterable[Path]) -> None:
+        """Refuse files in another folder that this maker has not made.
+
+        Raises:
+            MaskRecordError: naming one of them.
+        """
+        MaskRecord(folder, self._maker, files, overwrite=False)
+
     def wrote(self, target: Path) -> None:
         """Take note of a mask that is written; where it replaced another's it is entered by the next `save`."""
         self._mine.add(self._name(target))

@@ -32,6 +32,7 @@ from medseg.prediction.forward import Forward
 from medseg.prediction.mask_record import Maker, MaskRecord
 from medseg.prediction.masks import Masks
 from medseg.prediction.overlap import Room, Writer, read_ahead
+from medseg.prediction.shared import gather
 from medseg.prediction.sinks import VALUES, Case, RunInfo, Sink
 from medseg.runs.processes import pick_device
 
@@ -108,7 +109,8 @@ class Predictor:
         self.written: list[Path] = []
         self._threads, self._progress, self._began = num_workers, progress, 0.0
         self._unlike: dict[str, str] = {}  # cases of other intensities than the model was trained on
-        self._pixels: Counter[int] = Counter()  # by class, over all masks
+        self.pixels: Counter[int] = Counter()  # by class, over all masks
+        self._elsewhere: set[str] = set()  # devices of other processes
         if dataset.output_dir.is_file():
             raise InputError(f"{dataset.output_dir} is a file; name a folder for the masks")
         tempers = [described.temperature] * len(networks) if temperatures is None else list(temperatures)
@@ -117,10 +119,10 @@ class Predictor:
             for each, digest, temperature in zip(networks, known, tempers, strict=True)
         ]
         self.run_info = RunInfo(dataset.output_dir, described, makers, keep_header)
-        self._sinks: list[Sink] = [*sinks, Masks()]  # a mask that is there says that all else is
-        for sink in self._sinks:
+        self.sinks: list[Sink] = [*sinks, Masks()]  # a mask that is there says that all else is
+        for sink in self.sinks:
             sink.open(self.run_info)
-        files = {case.name: [file for sink in self._sinks for file in sink.files(case)] for case in dataset.cases}
+        files = {case.name: [file for sink in self.sinks for file in sink.files(case)] for case in dataset.cases}
         refuse_shared(files, dataset.output_dir)
         masks = dict.fromkeys(case.target for case in dataset.cases)
         self.record = MaskRecord(
@@ -134,12 +136,12 @@ class Predictor:
             case
             for case in dataset.cases
             if dataset.overwrite
-            or not (all(file.exists() for file in files[case.name]) and all(sink.has(case) for sink in self._sinks))
+            or not (all(file.exists() for file in files[case.name]) and all(sink.has(case) for sink in self.sinks))
         ]
         self._files = files
         output = dataset.output_dir.absolute()
         self._audit = Audit(self.run_info, options or {})
-        wants = frozenset[str]().union(*(sink.wants for sink in self._sinks))
+        wants = frozenset[str]().union(*(sink.wants for sink in self.sinks))
         self._feeder = Feeder(described, values=VALUES in wants)
         self._forward = Forward(
             networks,
@@ -158,8 +160,11 @@ class Predictor:
         """Cases whose outputs by this model are there."""
         return len(self.folder) - len(self.todo)
 
-    def run(self) -> None:
+    def run(self, work: Callable[[Sequence[Case]], None] | None = None) -> None:
         """Predict all cases; those that fail, and files that were left out, are listed at the end.
+
+        Args:
+            work: does it in place of this process.
 
         Raises:
             InputError: at the end, if a case could not be done, or a file that may be an image was left out; the others
@@ -174,13 +179,15 @@ class Predictor:
             try:
                 for network in self._forward.networks:
                     network.eval()
-                self._work()
+                left = gather(self)
+                if left:
+                    (work or self._work)(left)
             except BaseException as error:
                 ended = one_line(error) or type(error).__name__
                 raise
             finally:
                 try:
-                    for sink in self._sinks:
+                    for sink in self.sinks:
                         sink.close()
                 finally:
                     self.record.finish()
@@ -191,14 +198,54 @@ class Predictor:
         self._warn_of_unlike()
         self._raise_failures()
 
-    def _work(self) -> None:
+    def files(self, case: Case) -> list[Path]:
+        """Return the files of a case alone, its mask last."""
+        return self._files[case.name]
+
+    def refuse_others(self, folder: Path, cases: Sequence[Case]) -> None:
+        """Refuse outputs of cases in another folder that another model made.
+
+        Raises:
+            MaskRecordError: if there are such.
+        """
+        output = self.folder.output_dir
+        files = [folder / file.relative_to(output) for case in cases for file in self.files(case)]
+        self.record.like(folder, files)
+
+    def took(self, case: Case, line: Mapping[str, Any]) -> None:
+        """Take note of a case that another process did.
+
+        Args:
+            case: whose files are in their places.
+            line: of that process's record.
+        """
+        self._audit.took(case, line)
+        if "intensities" in line:
+            self._unlike[case.name] = str(line["intensities"])
+        for file in self.files(case):
+            self.record.wrote(file)
+        self.written.append(case.target)
+        self._report()
+
+    def count(self, pixels: Mapping[str, int], device: str) -> None:
+        """Take note of what another process counted, and of where it computed."""
+        self.pixels.update({int(index): count for index, count in pixels.items()})
+        self._elsewhere |= {device} - {""}
+
+    def failed(self, case: Case, reason: str, line: Mapping[str, Any] | None = None) -> None:
+        """Take note of a case that another process could not do, with what that one recorded of it."""
+        self.failures.append((Path(case.name), reason))
+        self._audit.took(case, {**(line or {}), "failure": reason})
+        self._report()
+
+    def _work(self, cases: Sequence[Case]) -> None:
         room = Room()
-        read = read_ahead(self.todo, self._read, threads=self._threads, room=room, size=lambda fed: fed.nbytes)
+        read = read_ahead(cases, self._read, threads=self._threads, room=room, size=lambda fed: fed.nbytes)
         with Writer(room, self._not_written, _no_space) as writer:
             for group in self._groups(read):
                 for case, found in self._predicted(group):
                     if isinstance(found, Collected):
-                        self._begin()
+                        self.begin()
                         writer.put(case, partial(self._write, case, found), found.nbytes)
                     else:
                         self._fail(case, found)
@@ -206,7 +253,8 @@ class Predictor:
                     room.give(fed.nbytes)
                 del group
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Take the folder of the outputs, before the first is written."""
         try:
             self.record.begin()
             self._audit.begin()
@@ -259,11 +307,11 @@ class Predictor:
     def _write(self, case: Case, collected: Collected) -> None:
         """Finish a case and write all its outputs; called in the thread that writes."""
         result = collected.result()
-        for sink in self._sinks:
+        for sink in self.sinks:
             sink.write(case, result)
         self._audit.wrote(case, self._files[case.name], result.numbers)
         values, counts = np.unique(result.mask, return_counts=True)
-        self._pixels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        self.pixels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
         for file in self._files[case.name]:
             self.record.wrote(file)
         self.written.append(case.target)
@@ -296,7 +344,8 @@ class Predictor:
             logger.info("%d of %d images, %.3g a second, %.0f s left", done, len(self.todo), done / seconds, left)
 
     def _write_audit(self, ended: str, seconds: float) -> None:
-        measured: dict[str, Any] = {"seconds": round(seconds, 2), "device": self.device.type}
+        device = ", ".join(sorted(self._elsewhere)) or self.device.type
+        measured: dict[str, Any] = {"seconds": round(seconds, 2), "device": device}
         if self.device.type == "cuda":
             measured["gpu_peak_bytes"] = torch.cuda.max_memory_allocated(self.device)
         left_out = [(path.as_posix(), reason) for path, reason in self.folder.left_out]
@@ -310,8 +359,8 @@ class Predictor:
     def _warn_of_one_class(self) -> None:
         if len(self.written) > 1:
             names = dict(enumerate(self.description.classes))  # postprocessing may give further values
-            every = sorted({*names, *self._pixels})
-            warn_of_one_class([self._pixels[index] for index in every], [names.get(i, str(i)) for i in every])
+            every = sorted({*names, *self.pixels})
+            warn_of_one_class([self.pixels[index] for index in every], [names.get(i, str(i)) for i in every])
 
     def _warn_of_unlike(self) -> None:
         if self._unlike:
