@@ -11,6 +11,7 @@ differ from PyTorch's by rounding. What is not fp32 and channels-last on a CPU, 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -117,7 +118,8 @@ def _known(layer: Layer, image: Tensor) -> bool:
 def _product(layer: nn.Conv2d | nn.Conv3d, image: Tensor) -> Tensor:
     matrix = layer.weight.movedim(1, -1).flatten(1)  # (C', C); its gradient lies as a channels-last kernel does
     if any(step > 1 for step in layer.stride):
-        image = image[(..., *(slice(None, None, step) for step in layer.stride))]
+        places: tuple[Any, ...] = (..., *(slice(None, None, step) for step in layer.stride))
+        image = image[places]
     return linear(image.movedim(1, -1), matrix, layer.bias).movedim(-1, 1)
 
 

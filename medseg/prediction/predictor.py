@@ -113,11 +113,9 @@ class Predictor:
         self._elsewhere: set[str] = set()  # devices of other processes
         if dataset.output_dir.is_file():
             raise InputError(f"{dataset.output_dir} is a file; name a folder for the masks")
-        tempers = [described.temperature] * len(networks) if temperatures is None else list(temperatures)
-        makers = [
-            Maker.of(each, replace(described, temperature=temperature), digest)
-            for each, digest, temperature in zip(networks, known, tempers, strict=True)
-        ]
+        tempers = temperatures or [described.temperature] * len(networks)
+        parts = zip(networks, known, tempers, strict=True)
+        makers = [Maker.of(each, replace(described, temperature=by), digest) for each, digest, by in parts]
         self.run_info = RunInfo(dataset.output_dir, described, makers, keep_header)
         self.sinks: list[Sink] = [*sinks, Masks()]  # a mask that is there says that all else is
         for sink in self.sinks:
