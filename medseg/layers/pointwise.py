@@ -117,7 +117,7 @@ def _known(layer: Layer, image: Tensor) -> bool:
 def _product(layer: nn.Conv2d | nn.Conv3d, image: Tensor) -> Tensor:
     matrix = layer.weight.movedim(1, -1).flatten(1)  # (C', C); its gradient lies as a channels-last kernel does
     if any(step > 1 for step in layer.stride):
-        image = image[(..., *(slice(None, None, step) for step in layer.stride))]
+        image = image[tuple(slice(None, None, step) for step in (1, 1, *layer.stride))]
     return linear(image.movedim(1, -1), matrix, layer.bias).movedim(-1, 1)
 
 
