@@ -11,7 +11,6 @@ differ from PyTorch's by rounding. What is not fp32 and channels-last on a CPU, 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -118,8 +117,7 @@ def _known(layer: Layer, image: Tensor) -> bool:
 def _product(layer: nn.Conv2d | nn.Conv3d, image: Tensor) -> Tensor:
     matrix = layer.weight.movedim(1, -1).flatten(1)  # (C', C); its gradient lies as a channels-last kernel does
     if any(step > 1 for step in layer.stride):
-        places: tuple[Any, ...] = (..., *(slice(None, None, step) for step in layer.stride))
-        image = image[places]
+        image = image[tuple(slice(None, None, step) for step in (1, 1, *layer.stride))]
     return linear(image.movedim(1, -1), matrix, layer.bias).movedim(-1, 1)
 
 
