@@ -95,7 +95,7 @@ def recipes() -> str:
             f"`{held['bundle']}` on {data['name']}, {data['images']} {data['split']} images{fold}, at most "
             f"{held['minutes']:g} minutes of training, {record['environment']['threads']} thread(s), seed "
             f"{held['seed']} (docs/results/{path.name}), by `{record['command']}`:\n\n"
-            f"{table_of(held['rows']).to_markdown()}"
+            f"{table_of(held['rows']).to_markdown()}" + "".join(f"\n{note}\n" for note in record.get("notes", []))
         )
     return "\n".join(parts)
 
