@@ -161,6 +161,7 @@ class Predictor:
             logger.info(
                 "%s skipped, masks are there (%s does them again)", counted(self.skipped, "image"), spelt("overwrite")
             )
+        self._audit.recover()
         if self.todo:
             self._began, ended = time.monotonic(), "done"
             try:
@@ -251,6 +252,7 @@ class Predictor:
     def _write(self, case: Case, collected: Collected) -> None:
         """Finish a case and write all its outputs; called in the thread that writes."""
         result = collected.result()
+        self._audit.writes(case, self._files[case.name], result.numbers)
         for sink in self._sinks:
             sink.write(case, result)
         self._audit.wrote(case, self._files[case.name], result.numbers)
