@@ -3,8 +3,9 @@
 One JSON beside the outputs a run, ``medseg_run_TIME.json``. Inputs are named by their place in the input, by the hash
 of their bytes and, of DICOM, by their UIDs; patients are not, unless asked for. Nothing of it is logged.
 
-While a run works it keeps a journal, hidden beside the outputs, a line a case. One that is killed leaves it, and the
-next run in the folder makes the record of it.
+While a run works it keeps a journal, hidden beside the outputs: a line before a case's files are written, which says
+what was there, and one after. One that is killed leaves it, and the next run in the folder makes the record of it: a
+case whose last file came after its first line is done, whether or not the second was written.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from medseg.atomic import atomic_write
 from medseg.io.dicom_heads import is_dicom, read_head
 from medseg.io.parts import parts_of
 from medseg.prediction.sinks import Case, RunInfo
+from medseg.runs.lock import FolderLock, LockedError
 
 __all__ = ["PUSH_RECORD", "RUN_RECORD", "Audit", "record_push", "records_in"]
 
@@ -37,6 +39,7 @@ logger = logging.getLogger(__name__)
 _JOURNAL = ".medseg_run_{}.jsonl"
 _FORMAT = 1
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
+_BEFORE = "before"
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 _PERSONS = ("PatientID", "PatientName", "PatientBirthDate", "AccessionNumber", "StudyDate")
 
@@ -67,8 +70,7 @@ class Audit:
             self._begun = True
             self._journal = folder / _JOURNAL.format(_stamp(self._began))
             try:
-                for left in sorted(folder.glob(_JOURNAL.format("*"))):
-                    _record_left(left)
+                _record_all_left(folder)
                 lines = (self._head(), *(self._case(name) for name in self._cases))
                 self._journal.write_bytes(b"".join(map(_line, lines)))
             except OSError as error:
@@ -91,10 +93,33 @@ class Audit:
             found |= _tags(files[0], (*_UIDS, *(_PERSONS if self._run.keep_identifiers else ())))
         self._inputs[case.name] = found
 
+    def recover(self) -> None:
+        """Make records of what killed runs left, where this one has nothing to write; not of one that is at work."""
+        folder = self._run.output
+        if not any(folder.glob(_JOURNAL.format("*"))):
+            return
+        lock = FolderLock(folder)
+        try:
+            lock.acquire()
+            try:
+                _record_all_left(folder)
+            finally:
+                lock.release()
+        except LockedError:
+            return
+        except OSError as error:
+            logger.warning("the record of a run that was killed cannot be written: %s", error.strerror)
+
+    def writes(self, case: Case, files: Sequence[Path], numbers: Mapping[str, float]) -> None:
+        """Take note that a case's files are written next, the last of them when all else of it is there."""
+        what = {_BEFORE: {self._name(file): _changed(file) for file in files}, **_numbers(numbers)}
+        with self._lock:
+            self._keep({"name": case.name, **self._inputs.get(case.name, {}), **what})
+
     def wrote(self, case: Case, files: Sequence[Path], numbers: Mapping[str, float]) -> None:
         """Take note of what was written of a case."""
         outputs = [{"name": self._name(file), "sha256": _digest(file)} for file in files]
-        self._done(case, {"outputs": outputs, **({"numbers": dict(numbers)} if numbers else {})})
+        self._done(case, {"outputs": outputs, **_numbers(numbers)})
 
     def failed(self, case: Case, reason: str) -> None:
         """Take note that a case could not be done."""
@@ -107,12 +132,15 @@ class Audit:
     def _done(self, case: Case, what: dict[str, Any]) -> None:
         with self._lock:
             self._cases[case.name] = what
-            if self._journal is not None:
-                try:
-                    with self._journal.open("ab") as file:
-                        file.write(_line(self._case(case.name)))
-                except OSError as error:
-                    self._no_journal(error)
+            self._keep(self._case(case.name))
+
+    def _keep(self, line: Mapping[str, Any]) -> None:
+        if self._journal is not None:
+            try:
+                with self._journal.open("ab") as file:
+                    file.write(_line(line))
+            except OSError as error:
+                self._no_journal(error)
 
     def _no_journal(self, error: OSError) -> None:
         logger.warning(
@@ -197,24 +225,62 @@ def records_in(folder: Path) -> list[dict[str, Any]]:
     for path in sorted(folder.glob(RUN_RECORD)):
         found += json.loads(path.read_text(encoding="utf-8"))["cases"]
     for journal in sorted(folder.glob(_JOURNAL.format("*"))):
-        for line in journal.read_bytes().split(b"\n")[1:]:
-            with contextlib.suppress(ValueError):  # the last may be cut off
-                found.append(json.loads(line))
+        found += _cases_of(folder, _lines(journal)[1:])
     return found
+
+
+def _record_all_left(folder: Path) -> None:
+    for left in sorted(folder.glob(_JOURNAL.format("*"))):
+        _record_left(left)
 
 
 def _record_left(journal: Path) -> None:
     """Make the record of a run that was killed of its journal, whose last line may be cut off."""
-    lines = []
-    for line in journal.read_bytes().split(b"\n"):
-        with contextlib.suppress(ValueError):
-            lines.append(json.loads(line))
+    lines = _lines(journal)
     if lines and "began" in lines[0]:
         began = calendar.timegm(time.strptime(lines[0]["began"], _TIME))
         about = {"ended": _utc(journal.stat().st_mtime), "end": "killed"}
-        rest: dict[str, Any] = {"cases": lines[1:], "skipped": [], "left_out": [], "measured": {}}
+        rest: dict[str, Any] = {"cases": _cases_of(journal.parent, lines[1:]), "skipped": [], "left_out": []}
+        rest["measured"] = {}
         _written(journal.parent, RUN_RECORD, began, {**lines[0], **about, **rest})
     journal.unlink()
+
+
+def _lines(journal: Path) -> list[dict[str, Any]]:
+    lines = []
+    for line in journal.read_bytes().split(b"\n"):
+        with contextlib.suppress(ValueError):  # the last may be cut off
+            lines.append(json.loads(line))
+    return lines
+
+
+def _cases_of(folder: Path, lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what became of the cases of a journal; one whose last file is not new was not done."""
+    cases: dict[str, dict[str, Any]] = {}
+    for line in lines:
+        before = line.pop(_BEFORE, None)
+        if before is not None:
+            *_, last = before
+            if _changed(folder / last) in (None, before[last]):
+                continue
+            there = [folder / name for name in before if (folder / name).is_file()]
+            outputs = [{"name": _below(folder, file), "sha256": _digest(file)} for file in there]
+            numbers = line.pop("numbers", {})
+            line |= {"outputs": outputs, **_numbers(numbers)}  # in the order that `Audit.wrote` has them
+        cases[line["name"]] = line  # the line that was written after it is the later one
+    return list(cases.values())
+
+
+def _numbers(numbers: Mapping[str, float]) -> dict[str, Any]:
+    return {"numbers": dict(numbers)} if numbers else {}
+
+
+def _changed(file: Path) -> int | None:
+    """Return when a file was written last, in nanoseconds; ``None`` where there is none."""
+    try:
+        return file.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
 
 
 def _line(content: Mapping[str, Any]) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import time
 from collections import Counter
@@ -28,6 +27,7 @@ from medseg.prediction.audit import Audit
 from medseg.prediction.case import Fed, Feeder, check_fits
 from medseg.prediction.cases import ImageFolder, InputError, refuse_shared
 from medseg.prediction.collected import Collected
+from medseg.prediction.faults import no_space, reason
 from medseg.prediction.forward import Forward
 from medseg.prediction.mask_record import Maker, MaskRecord
 from medseg.prediction.masks import Masks
@@ -40,7 +40,6 @@ __all__ = ["ImageFolder", "InputError", "Predictor"]
 
 logger = logging.getLogger(__name__)
 
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _SHOWN = 20
 
 Group = list[tuple[Case, Fed]]
@@ -172,6 +171,7 @@ class Predictor:
             logger.info(
                 "%s skipped, masks are there (%s does them again)", counted(self.skipped, "image"), spelt("overwrite")
             )
+        self._audit.recover()
         if self.todo:
             self._began, ended = time.monotonic(), "done"
             try:
@@ -239,7 +239,7 @@ class Predictor:
     def _work(self, cases: Sequence[Case]) -> None:
         room = Room()
         read = read_ahead(cases, self._read, threads=self._threads, room=room, size=lambda fed: fed.nbytes)
-        with Writer(room, self._not_written, _no_space) as writer:
+        with Writer(room, self._not_written, no_space) as writer:
             for group in self._groups(read):
                 for case, found in self._predicted(group):
                     if isinstance(found, Collected):
@@ -274,7 +274,7 @@ class Predictor:
         group: Group = []
         for case, fed in read:
             if not isinstance(fed, Fed):
-                self._fail(case, _reason(fed))
+                self._fail(case, reason(fed))
                 continue
             together = self._forward.one_forward(fed)
             if group and not together:
@@ -294,7 +294,7 @@ class Predictor:
             results = self._forward.collect([fed for _, fed in group])
         except (ValueError, RuntimeError, OSError) as error:  # logits that are no numbers, too little memory
             if len(group) == 1:
-                yield group[0][0], _reason(error)
+                yield group[0][0], reason(error)
                 return
             for one in group:  # whose fault it is, is found out
                 yield from self._predicted([one])
@@ -305,6 +305,7 @@ class Predictor:
     def _write(self, case: Case, collected: Collected) -> None:
         """Finish a case and write all its outputs; called in the thread that writes."""
         result = collected.result()
+        self._audit.writes(case, self._files[case.name], result.numbers)
         for sink in self.sinks:
             sink.write(case, result)
         self._audit.wrote(case, self._files[case.name], result.numbers)
@@ -316,7 +317,7 @@ class Predictor:
         self._report()
 
     def _not_written(self, case: Case, error: BaseException) -> None:
-        if _no_space(error):
+        if no_space(error):
             assert isinstance(error, OSError)
             raise InputError(
                 f"{case.target} cannot be written: {error.strerror}. Masks so far ({len(self.written)}) are "
@@ -325,7 +326,7 @@ class Predictor:
         if not isinstance(error, Exception):
             raise error
         logger.debug("%s", case.name, exc_info=error)
-        self._fail(case, _reason(error))
+        self._fail(case, reason(error))
 
     def _fail(self, case: Case, reason: str) -> None:
         self.failures.append((Path(case.name), reason))
@@ -381,20 +382,3 @@ class Predictor:
             raise InputError("\n".join(said))
         for line in said:
             logger.warning("%s", line)
-
-
-def _no_space(error: BaseException) -> bool:
-    return isinstance(error, OSError) and error.errno in _NO_SPACE
-
-
-def _reason(error: BaseException) -> str:
-    """Return the first line of what is wrong, not of MONAI's "applying transform ..." around it."""
-    said = one_line(error)
-    if said is None:
-        while isinstance(error, RuntimeError) and error.__cause__ is not None:
-            error = error.__cause__
-        said = str(error).strip()
-        if not isinstance(error, ValueError | RuntimeError | OSError):  # nothing that a program says to a person
-            said = f"{type(error).__name__}: {said}"
-    lines = said.splitlines()
-    return lines[0] if lines else type(error).__name__
