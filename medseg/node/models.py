@@ -14,7 +14,8 @@ from medseg.errors import MedsegError
 from medseg.io.dicom_rules import read_rules
 from medseg.node.config import Config, ModelRoute
 from medseg.prediction.audit import RUN_RECORD
-from medseg.prediction.cases import ImageFolder, InputError
+from medseg.prediction.cases import ImageFolder
+from medseg.prediction.faults import FailuresError
 from medseg.prediction.model import load
 from medseg.prediction.outputs import make_sinks
 from medseg.prediction.predictor import Predictor
@@ -85,7 +86,7 @@ class LoadedModel:
         )
         try:
             predictor.run()
-        except InputError:
+        except FailuresError:
             if not predictor.failures:
                 raise
             raise PredictionError(predictor.failures[0][1]) from None

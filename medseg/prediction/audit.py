@@ -58,7 +58,7 @@ class Audit:
         self._inputs: dict[str, dict[str, Any]] = {}
         self._cases: dict[str, dict[str, Any]] = {}
         self._journal: Path | None = None  # while one is kept
-        self._begun = False
+        self._begun = self._torn = False
         self._lock = threading.Lock()
 
     def begin(self) -> None:
@@ -121,12 +121,8 @@ class Audit:
         outputs = [{"name": self._name(file), "sha256": _digest(file)} for file in files]
         self._done(case, {"outputs": outputs, **_numbers(numbers)})
 
-    def failed(self, case: Case, reason: str) -> None:
-        """Take note that a case could not be done."""
-        self._done(case, {"failure": reason})
-
     def took(self, case: Case, line: Mapping[str, Any]) -> None:
-        """Take note of a case that another process did, by a line of `records_in`."""
+        """Take note of a case that another process did, by a line of `records_in`, or that could not be done."""
         self._done(case, {key: value for key, value in line.items() if key != "name"})
 
     def _done(self, case: Case, what: dict[str, Any]) -> None:
@@ -138,9 +134,12 @@ class Audit:
         if self._journal is not None:
             try:
                 with self._journal.open("ab") as file:
-                    file.write(_line(line))
-            except OSError as error:
-                self._no_journal(error)
+                    file.write(b"\n" * self._torn + _line(line))
+                self._torn = False
+            except OSError as error:  # what it holds stays; a line that was written in part is none
+                if not self._torn:
+                    logger.warning("%s cannot be entered in the journal of this run: %s", line["name"], error.strerror)
+                self._torn = True
 
     def _no_journal(self, error: OSError) -> None:
         logger.warning(

@@ -3,12 +3,38 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
+from pathlib import Path
 
-from medseg.errors import one_line
+from medseg.errors import counted, one_line, together
+from medseg.prediction.cases import InputError
 
-__all__ = ["no_space", "reason"]
+__all__ = ["FailuresError", "no_space", "reason", "said_of"]
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_SHOWN = 20
+
+
+class FailuresError(InputError):
+    """Cases that could not be done, or files that were left out, at the end of a run that did all others."""
+
+
+def said_of(failures: Sequence[tuple[Path, str]], cases: int, left_out: Sequence[tuple[Path, str]]) -> list[str]:
+    """Return what could not be done and what was left out, a text each.
+
+    Args:
+        failures: of cases, with the reason.
+        cases: how many were to be done.
+        left_out: files that are no case, with the reason.
+    """
+    said = []
+    if failures:
+        lines = "\n".join(f"  {line}" for line in together(failures, "image"))
+        said.append(f"{len(failures)} of {cases} images could not be done:\n{lines}")
+    if left_out:
+        lines = "\n".join(f"  {line}" for line in together(left_out)[:_SHOWN])
+        said.append(f"left out {counted(len(left_out), 'file')}:\n{lines}")
+    return said
 
 
 def no_space(error: BaseException) -> bool:

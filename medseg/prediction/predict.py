@@ -130,8 +130,9 @@ def predict(
     if reached is not None and reached.options.push and not any(map(_is_object, outputs)):
         outputs = (*outputs, _DEFAULT_OBJECT)
     from medseg.bundle import feeding
-    from medseg.prediction.cases import ImageFolder, InputError
+    from medseg.prediction.cases import ImageFolder
     from medseg.prediction.dicom_objects import refuse_uncoded
+    from medseg.prediction.faults import FailuresError
     from medseg.prediction.model import load
     from medseg.prediction.outputs import make_sinks
     from medseg.prediction.predictor import Predictor
@@ -176,11 +177,8 @@ def predict(
             options += ["--with", *overlays] if overlays else []
             asked = Asked([_absolute(each) for each in named], source, {**plain, **changes}, options)
             work = _sharing(predictor, asked, shared)
-        try:
+        with contextlib.suppress(FailuresError):  # the outcome has them
             predictor.run(work)
-        except InputError:
-            if not (predictor.failures or folder.missed):
-                raise
         outcome = _outcome(predictor, folder)
         if pulled is None or not pulled.reached.options.push:
             return outcome

@@ -22,12 +22,12 @@ from medseg.bundle.record import load_described, read_weights, verified_hash
 from medseg.caller import spelt
 from medseg.engines.precision import network_to_channels_last, resolve_precision
 from medseg.engines.prediction_checks import warn_of_one_class
-from medseg.errors import counted, one_line, shown, together
+from medseg.errors import counted, one_line, shown
 from medseg.prediction.audit import Audit
 from medseg.prediction.case import Fed, Feeder, check_fits
 from medseg.prediction.cases import ImageFolder, InputError, refuse_shared
 from medseg.prediction.collected import Collected
-from medseg.prediction.faults import no_space, reason
+from medseg.prediction.faults import FailuresError, no_space, reason, said_of
 from medseg.prediction.forward import Forward
 from medseg.prediction.mask_record import Maker, MaskRecord
 from medseg.prediction.masks import Masks
@@ -40,7 +40,6 @@ __all__ = ["ImageFolder", "InputError", "Predictor"]
 
 logger = logging.getLogger(__name__)
 
-_SHOWN = 20
 
 Group = list[tuple[Case, Fed]]
 
@@ -164,8 +163,9 @@ class Predictor:
             work: does it in place of this process.
 
         Raises:
-            InputError: at the end, if a case could not be done, or a file that may be an image was left out; the others
-                are done. At once, if the disk is full.
+            FailuresError: at the end, if a case could not be done, or a file that may be an image was left out; the
+                others are done.
+            InputError: at once, if the disk is full or cannot be written; those done so far are kept.
         """
         if self.skipped:
             logger.info(
@@ -175,26 +175,47 @@ class Predictor:
         if self.todo:
             self._began, ended = time.monotonic(), "done"
             try:
-                for network in self._forward.networks:
-                    network.eval()
-                left = gather(self)
-                if left:
-                    (work or self._work)(left)
+                self._all(work or self._work)
             except BaseException as error:
                 ended = one_line(error) or type(error).__name__
+                for line in self._said() if isinstance(error, InputError) else ():
+                    logger.warning("%s", line)
                 raise
             finally:
-                try:
-                    for sink in self.sinks:
-                        sink.close()
-                finally:
-                    self.record.finish()
                 if self.written or self.failures:
                     self._write_audit(ended, time.monotonic() - self._began)
         logger.info("%s written to %s", counted(len(self.written), "mask"), self.folder.output_dir.name)
         self._warn_of_one_class()
         self._warn_of_unlike()
         self._raise_failures()
+
+    def _all(self, work: Callable[[Sequence[Case]], None]) -> None:
+        for network in self._forward.networks:
+            network.eval()
+        try:
+            left = gather(self)
+            if left:
+                work(left)
+        except BaseException as error:
+            self._close(error)
+            raise
+        self._close(None)
+
+    def _close(self, stopped: BaseException | None) -> None:
+        """End the files of all cases, and the record; where the run was stopped, that is what is said."""
+        try:
+            try:
+                for sink in self.sinks:
+                    sink.close()
+            finally:
+                self.record.finish()
+        except OSError as error:
+            if stopped is None:
+                raise InputError(
+                    f"{self.folder.output_dir} cannot be written: {error.strerror}. All masks "
+                    f"({len(self.written)}) are whole, but not the files of all cases; make room and run again"
+                ) from error
+            logger.warning("the files of all cases cannot be written: %s", error.strerror)
 
     def files(self, case: Case) -> list[Path]:
         """Return the files of a case alone, its mask last."""
@@ -232,9 +253,7 @@ class Predictor:
 
     def failed(self, case: Case, reason: str, line: Mapping[str, Any] | None = None) -> None:
         """Take note of a case that another process could not do, with what that one recorded of it."""
-        self.failures.append((Path(case.name), reason))
-        self._audit.took(case, {**(line or {}), "failure": reason})
-        self._report()
+        self._fail(case, reason, line)
 
     def _work(self, cases: Sequence[Case]) -> None:
         room = Room()
@@ -293,6 +312,8 @@ class Predictor:
         try:
             results = self._forward.collect([fed for _, fed in group])
         except (ValueError, RuntimeError, OSError) as error:  # logits that are no numbers, too little memory
+            if no_space(error):  # for what is too large for memory
+                self._not_written(group[0][0], error)
             if len(group) == 1:
                 yield group[0][0], reason(error)
                 return
@@ -328,9 +349,9 @@ class Predictor:
         logger.debug("%s", case.name, exc_info=error)
         self._fail(case, reason(error))
 
-    def _fail(self, case: Case, reason: str) -> None:
+    def _fail(self, case: Case, reason: str, line: Mapping[str, Any] | None = None) -> None:
         self.failures.append((Path(case.name), reason))
-        self._audit.failed(case, reason)
+        self._audit.took(case, {**(line or {}), "failure": reason})
         self._report()
 
     def _report(self) -> None:
@@ -344,9 +365,8 @@ class Predictor:
 
     def _write_audit(self, ended: str, seconds: float) -> None:
         device = ", ".join(sorted(self._elsewhere)) or self.device.type
-        measured: dict[str, Any] = {"seconds": round(seconds, 2), "device": device}
-        if self.device.type == "cuda":
-            measured["gpu_peak_bytes"] = torch.cuda.max_memory_allocated(self.device)
+        peak = {"gpu_peak_bytes": torch.cuda.max_memory_allocated(self.device)} if self.device.type == "cuda" else {}
+        measured: dict[str, Any] = {"seconds": round(seconds, 2), "device": device, **peak}
         left_out = [(path.as_posix(), reason) for path, reason in self.folder.left_out]
         todo = {case.name for case in self.todo}
         skipped = [case.name for case in self.folder.cases if case.name not in todo]
@@ -370,15 +390,11 @@ class Predictor:
                 len(self._unlike), counted(len(self.todo), "image"), shown(name), self._unlike[name],
             )  # fmt: skip
 
+    def _said(self) -> list[str]:
+        return said_of(self.failures, len(self.todo), self.folder.left_out)
+
     def _raise_failures(self) -> None:
-        said = []
-        if self.failures:
-            lines = "\n".join(f"  {line}" for line in together(self.failures, "image"))
-            said.append(f"{len(self.failures)} of {len(self.todo)} images could not be done:\n{lines}")
-        if self.folder.left_out:
-            lines = "\n".join(f"  {line}" for line in together(self.folder.left_out)[:_SHOWN])
-            said.append(f"left out {counted(len(self.folder.left_out), 'file')}:\n{lines}")
         if self.failures or self.folder.missed:
-            raise InputError("\n".join(said))
-        for line in said:
+            raise FailuresError("\n".join(self._said()))
+        for line in self._said():
             logger.warning("%s", line)
