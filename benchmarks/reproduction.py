@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         elif not any(folder.glob("cells/*/cell.json")):
             sys.stderr.write(f"{name}: no cell is complete; not written\n")
             continue
-        command = f"python -m benchmarks.reproduction --data DATA --only {name} --json docs/results"
+        command = f"medseg study run benchmarks/studies/{file_of(name).name} --data DATA/{name} -o WORK/{name}"
         write(options.json / f"study_{name}_small.json", record(folder, command, options.note, incomplete=options.made))
         sys.stdout.write(f"{options.json / f'study_{name}_small.json'}\n")
 
