@@ -50,15 +50,14 @@ def run(options: argparse.Namespace) -> int:
 
     overrides = overrides_of(options)
     own_process()
-    chosen = {
-        "--choose-postprocessing": options.choose_postprocessing and workflow.choose_postprocessing,
-        "--calibrate": options.calibrate and workflow.calibrate,
-    }
-    asked = {name: choose for name, choose in chosen.items() if choose}
+    asked = [name for name in ("choose_postprocessing", "calibrate") if getattr(options, name)]
     if asked and (options.output is not None or options.json or options.scores):
-        raise MedsegError(f"{' and '.join(asked)} writes into the run; leave --output, --scores and --json out")
-    for choose in asked.values():
-        table = choose(options.run_folder, data=options.data, overlays=options.overlays, overrides=overrides)
+        said = " and ".join(f"--{name.replace('_', '-')}" for name in asked)
+        raise MedsegError(f"{said} writes into the run; leave --output, --scores and --json out")
+    for name in asked:
+        table = getattr(workflow, name)(
+            options.run_folder, data=options.data, overlays=options.overlays, overrides=overrides
+        )
         sys.stdout.write(table.to_text() + "\n")
     if asked:
         return 0

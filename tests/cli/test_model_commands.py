@@ -172,6 +172,8 @@ def test_predict(calls, capsys):
         "series": None,
         "codes": None,
         "tta": False,
+        "cases": None,
+        "shared": None,
     }
     named["progress"] = None  # standard error is no terminal
     assert calls[0] == [("predict", (["runs/a"], Path("in"), Path("out")), named)]
