@@ -72,9 +72,10 @@ def folder_of(name: str, copies: dict[str, str]) -> Path | None:
 
 
 def copied(text: str) -> dict[str, str]:
-    """Return the bundles that a page lets its reader copy: new name to bundle."""
+    """Return the bundles that a page lets its reader copy: new name to bundle; of data that it imports, to DATA."""
     words = [line.split() for line in commands(text)]
-    return {line[5]: line[3] for line in words if line[:3] == ["medseg", "bundle", "copy"]}
+    found = {line[line.index("-o") + 1]: "DATA" for line in words if line[:2] == ["medseg", "import"] and "-o" in line}
+    return found | {line[5]: line[3] for line in words if line[:3] == ["medseg", "bundle", "copy"]}
 
 
 def check_settings(command: str, given: argparse.Namespace, copies: dict[str, str]) -> None:
@@ -83,7 +84,7 @@ def check_settings(command: str, given: argparse.Namespace, copies: dict[str, st
     if command in ("train", "check") and given.bundle is not None:
         folder = folder_of(given.bundle, copies)
         if folder is None:
-            assert given.bundle.isupper(), f"there is no bundle {given.bundle}"
+            assert copies.get(given.bundle, given.bundle).isupper(), f"there is no bundle {given.bundle}"
             return
         check_keys(Command("medseg", library.config_files(folder, "train", overlays), settings))
     elif command in ("evaluate", "predict"):
