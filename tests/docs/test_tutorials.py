@@ -1,14 +1,24 @@
 """The tutorials, from top to bottom, on small real data: what they say is typed, and what they show comes out."""
 
+import os
 import shutil
+import signal
+import socket
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 from dicom_predictions import weights
 from docs.tutorial_runner import TUTORIALS, Walk, walking
+from node_parts import Archive, send, wait_for
 from tiny_study import in_this_process
 
+from medseg.cli import main
+from medseg.node import child
+from medseg.node.config import read_config
+from medseg.node.models import load_models
+from medseg.node.status import read_status
 from medseg.studies import executors
 
 HIPPOCAMPUS = {"value": "5366008", "scheme": "SCT", "meaning": "Hippocampus"}
@@ -66,10 +76,46 @@ def test_own_data(
         assert (tmp_path / "runs" / "first" / "run" / "report.html").is_file()
 
 
+class LoadedHere:
+    """The models of a node in this process: one of their own would import everything anew."""
+
+    def __init__(self, load: Any, _seconds: float) -> None:
+        self.routes = load_models(*load.args)
+
+    def __enter__(self) -> "LoadedHere":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def node_runs(line: str) -> str:
+    """Run a node, as an archive would that sends it a study, until the study is done."""
+    config = read_config(Path(line.split()[-1]))
+    files, queue = sorted(Path("studies", "study1").iterdir()), config.folder / "queue.sqlite"
+    came: list[Any] = []
+
+    def outside() -> None:
+        try:
+            wait_for(lambda: send(config.port, files, title="PACS", called=config.title) == [0] * len(files), 100)
+            came.append(wait_for(lambda: read_status(queue, running=True).states == {"done": 1}, 100))
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=outside)
+    thread.start()
+    assert main(line.split()[1:]) == 0
+    thread.join()
+    assert came
+    return ""
+
+
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # pynetdicom's, where nobody listens
 def test_ten_thousand_studies(
     real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("highdicom", reason="DICOM segmentations are written by highdicom: pip install 'medseg[dicom]'")
+    for package in ("highdicom", "pynetdicom"):
+        pytest.importorskip(package, reason=f"DICOM objects and a node need {package}: pip install 'medseg[dicom]'")
     series = real(real_data, "dicom_mr_hippocrop")
     for name in ("study1", "study2"):
         shutil.copytree(series / name, tmp_path / "studies" / name)
@@ -77,8 +123,22 @@ def test_ten_thousand_studies(
     (tmp_path / "runs" / "first").mkdir(parents=True)
     names = ("background", "anterior", "posterior")
     weights(tmp_path / "runs" / "first" / "model.pt", names, codes=codes)  # untrained: every class is somewhere
-    with walking(monkeypatch, tmp_path):
-        walk = Walk("ten_thousand_studies", {}, capsys)
-        walk.run()
-        assert walk.compared == 3
-        assert len(list((tmp_path / "results").glob("*.seg.dcm"))) == 2
+    monkeypatch.setattr(child, "PredictingProcess", LoadedHere)
+    archive = Archive()
+    archive.ae.require_called_aet = False
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    changes = {
+        "port: 11112": f"port: {port}",
+        "port: 104": f"port: {archive.port}",
+        "status_port: 8042 ": "still_seconds: 0.3\ndisk_gib: 0.1\ndevice: cpu  ",
+    }
+    try:
+        with walking(monkeypatch, tmp_path):
+            walk = Walk("ten_thousand_studies", changes, capsys, {"medseg node run": node_runs})
+            walk.run()
+    finally:
+        archive.down()
+    assert walk.compared == 11
+    assert len(list((tmp_path / "results").glob("*.seg.dcm"))) == 2
+    assert len(archive.objects) == 1
