@@ -14,10 +14,10 @@ from medseg.errors import MedsegError
 from medseg.io.dicom_rules import read_rules
 from medseg.node.config import Config, ModelRoute
 from medseg.prediction.audit import RUN_RECORD
-from medseg.prediction.cases import ImageFolder, InputError
+from medseg.prediction.cases import ImageFolder
 from medseg.prediction.model import load
 from medseg.prediction.outputs import make_sinks
-from medseg.prediction.predictor import Predictor
+from medseg.prediction.predictor import FailuresError, Predictor
 from medseg.prediction.sinks import RunInfo
 
 __all__ = ["LoadedModel", "PredictionError", "load_models"]
@@ -84,7 +84,7 @@ class LoadedModel:
         )
         try:
             predictor.run()
-        except InputError:
+        except FailuresError:
             if not predictor.failures:
                 raise
             raise PredictionError(predictor.failures[0][1]) from None

@@ -58,7 +58,7 @@ class Audit:
         self._inputs: dict[str, dict[str, Any]] = {}
         self._cases: dict[str, dict[str, Any]] = {}
         self._journal: Path | None = None  # while one is kept
-        self._begun = False
+        self._begun = self._torn = False
         self._lock = threading.Lock()
 
     def begin(self) -> None:
@@ -134,9 +134,12 @@ class Audit:
         if self._journal is not None:
             try:
                 with self._journal.open("ab") as file:
-                    file.write(_line(line))
-            except OSError as error:
-                self._no_journal(error)
+                    file.write(b"\n" * self._torn + _line(line))
+                self._torn = False
+            except OSError as error:  # what it holds stays; a line that was written in part is none
+                if not self._torn:
+                    logger.warning("%s cannot be entered in the journal of this run: %s", line["name"], error.strerror)
+                self._torn = True
 
     def _no_journal(self, error: OSError) -> None:
         logger.warning(

@@ -129,8 +129,9 @@ class CaseTable:
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             os.ftruncate(descriptor, self._end)  # what was cut off
-            if os.write(descriptor, head + made) != len(head) + len(made):
-                raise OSError(f"{shown(self.path)} was written in part")
+            left = memoryview(head + made)
+            while left:  # a disk that has room for a part says so of the rest
+                left = left[os.write(descriptor, left) :]
         finally:
             os.close(descriptor)
         self._end += len(head)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -114,6 +115,8 @@ class Collected:
         if 2 * math.prod(shape) <= _IN_MEMORY:
             return np.empty(shape, np.float16)
         with tempfile.TemporaryFile(dir=self._scratch) as file:
+            if hasattr(os, "posix_fallocate"):  # a page that finds no room later would end the process
+                os.posix_fallocate(file.fileno(), 0, 2 * math.prod(shape))
             return np.memmap(file, np.float16, "w+", shape=shape)
 
     @property

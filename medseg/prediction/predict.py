@@ -121,11 +121,11 @@ def predict(
     if reached is not None and reached.options.push and not any(map(_is_object, outputs)):
         outputs = (*outputs, _DEFAULT_OBJECT)
     from medseg.bundle import feeding
-    from medseg.prediction.cases import ImageFolder, InputError
+    from medseg.prediction.cases import ImageFolder
     from medseg.prediction.dicom_objects import refuse_uncoded
     from medseg.prediction.model import load
     from medseg.prediction.outputs import make_sinks
-    from medseg.prediction.predictor import Predictor
+    from medseg.prediction.predictor import FailuresError, Predictor
 
     sinks = make_sinks(outputs)
     trained = load(
@@ -157,11 +157,8 @@ def predict(
             options=_options(description, outputs, overwrite, trained.precision),
             progress=progress,
         )
-        try:
+        with contextlib.suppress(FailuresError):  # the outcome has them
             predictor.run()
-        except InputError:
-            if not (predictor.failures or folder.missed):
-                raise
         outcome = _outcome(predictor, folder)
         if pulled is None or not pulled.reached.options.push:
             return outcome

@@ -34,7 +34,7 @@ from medseg.prediction.overlap import Room, Writer, read_ahead
 from medseg.prediction.sinks import VALUES, Case, RunInfo, Sink
 from medseg.runs.processes import pick_device
 
-__all__ = ["ImageFolder", "InputError", "Predictor"]
+__all__ = ["FailuresError", "ImageFolder", "InputError", "Predictor"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +42,10 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _SHOWN = 20
 
 Group = list[tuple[Case, Fed]]
+
+
+class FailuresError(InputError):
+    """Cases that could not be done, or files that were left out, at the end of a run that did all others."""
 
 
 class Predictor:
@@ -154,8 +158,9 @@ class Predictor:
         """Predict all cases; those that fail, and files that were left out, are listed at the end.
 
         Raises:
-            InputError: at the end, if a case could not be done, or a file that may be an image was left out; the others
-                are done. At once, if the disk is full.
+            FailuresError: at the end, if a case could not be done, or a file that may be an image was left out; the
+                others are done.
+            InputError: at once, if the disk is full or cannot be written; those done so far are kept.
         """
         if self.skipped:
             logger.info(
@@ -165,18 +170,13 @@ class Predictor:
         if self.todo:
             self._began, ended = time.monotonic(), "done"
             try:
-                for network in self._forward.networks:
-                    network.eval()
                 self._work()
             except BaseException as error:
                 ended = one_line(error) or type(error).__name__
+                for line in self._said() if isinstance(error, InputError) else ():
+                    logger.warning("%s", line)
                 raise
             finally:
-                try:
-                    for sink in self._sinks:
-                        sink.close()
-                finally:
-                    self.record.finish()
                 if self.written or self.failures:
                     self._write_audit(ended, time.monotonic() - self._began)
         logger.info("%s written to %s", counted(len(self.written), "mask"), self.folder.output_dir.name)
@@ -185,6 +185,32 @@ class Predictor:
         self._raise_failures()
 
     def _work(self) -> None:
+        for network in self._forward.networks:
+            network.eval()
+        try:
+            self._predict()
+        except BaseException as error:
+            self._close(error)
+            raise
+        self._close(None)
+
+    def _close(self, stopped: BaseException | None) -> None:
+        """End the files of all cases, and the record; where the run was stopped, that is what is said."""
+        try:
+            try:
+                for sink in self._sinks:
+                    sink.close()
+            finally:
+                self.record.finish()
+        except OSError as error:
+            if stopped is None:
+                raise InputError(
+                    f"{self.folder.output_dir} cannot be written: {error.strerror}. All masks "
+                    f"({len(self.written)}) are whole, but not the files of all cases; make room and run again"
+                ) from error
+            logger.warning("the files of all cases cannot be written: %s", error.strerror)
+
+    def _predict(self) -> None:
         room = Room()
         read = read_ahead(self.todo, self._read, threads=self._threads, room=room, size=lambda fed: fed.nbytes)
         with Writer(room, self._not_written, _no_space) as writer:
@@ -240,6 +266,8 @@ class Predictor:
         try:
             results = self._forward.collect([fed for _, fed in group])
         except (ValueError, RuntimeError, OSError) as error:  # logits that are no numbers, too little memory
+            if _no_space(error):  # for what is too large for memory
+                self._not_written(group[0][0], error)
             if len(group) == 1:
                 yield group[0][0], _reason(error)
                 return
@@ -316,7 +344,8 @@ class Predictor:
                 len(self._unlike), counted(len(self.todo), "image"), shown(name), self._unlike[name],
             )  # fmt: skip
 
-    def _raise_failures(self) -> None:
+    def _said(self) -> list[str]:
+        """Return what could not be done and what was left out, a text each."""
         said = []
         if self.failures:
             lines = "\n".join(f"  {line}" for line in together(self.failures, "image"))
@@ -324,8 +353,12 @@ class Predictor:
         if self.folder.left_out:
             lines = "\n".join(f"  {line}" for line in together(self.folder.left_out)[:_SHOWN])
             said.append(f"left out {counted(len(self.folder.left_out), 'file')}:\n{lines}")
+        return said
+
+    def _raise_failures(self) -> None:
+        said = self._said()
         if self.failures or self.folder.missed:
-            raise InputError("\n".join(said))
+            raise FailuresError("\n".join(said))
         for line in said:
             logger.warning("%s", line)
 
