@@ -10,6 +10,7 @@ from PIL import Image
 from results_backends import backends
 from results_cohort import cohort
 from results_gpu import device_of, folds, large_volumes, patches_on_a_gpu
+from results_reproduction import reproduction
 
 from medseg.reports.score_tables import mean_text, score_tables
 from medseg.reports.summary import summarise
@@ -94,7 +95,7 @@ def recipes() -> str:
             f"`{held['bundle']}` on {data['name']}, {data['images']} {data['split']} images{fold}, at most "
             f"{held['minutes']:g} minutes of training, {record['environment']['threads']} thread(s), seed "
             f"{held['seed']} (docs/results/{path.name}), by `{record['command']}`:\n\n"
-            f"{table_of(held['rows']).to_markdown()}"
+            f"{table_of(held['rows']).to_markdown()}" + "".join(f"\n{note}\n" for note in record.get("notes", []))
         )
     return "\n".join(parts)
 
@@ -260,6 +261,16 @@ PAGES = {
         "Minutes on one or two CPU cores and a part of each data set: they show that a bundle learns, not what it can "
         "reach. `train` is the paper's recipe, `modern` the one of the overlay `modern`.",
         recipes,
+    ),
+    "reproduction": (
+        "The papers' tables: printed, and run here",
+        "Every table and figure of the five papers, each row beside what was run of it here, with budget and hardware. "
+        "**None of these runs has a paper's whole budget**: most are minutes, of small networks or parts of the data, "
+        "and are labelled so. `-` is what a paper, or a run, does not have. A gap is told where it is larger than the "
+        "spread: the standard deviation over folds or seeds, or by how much two trainings with one seed differed; "
+        "where there is no spread, always. What is known of it stands below, with what that rests on. Parameters and "
+        "multiply-adds of all rows are counted in [networks](../networks.md#beside-the-papers).",
+        partial(reproduction, RESULTS),
     ),
     "overfit": (
         "Four images by heart",

@@ -59,6 +59,8 @@ TESTS = {
     "pynetdicom": ("node/test_receive.py", "node/test_send.py"),
     "requests": ("io/test_dicomweb.py",),
     "urllib3": ("io/test_dicomweb.py",),
+    "ray": ("jobs/test_cluster.py",),
+    "submitit": ("jobs/test_batch.py",),
     "onnx": ("networks/test_unet.py",),
     "onnxruntime": ("networks/test_unet.py",),
     "onnxscript": ("networks/test_unet.py",),
@@ -71,11 +73,11 @@ NOT_NAMED = "not two_processes and not left_open"
 
 
 def requirements() -> list[str]:
-    """Return what medseg requires, its extras ``dicom`` and ``export``, and the tests' tools."""
+    """Return what medseg requires, its extras ``dicom``, ``export``, ``ray`` and ``submitit``, and the tests' tools."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     tools = [given for given in extras["dev"] if given.split(">=")[0] in TOOLS]
-    return [*project["dependencies"], *extras["dicom"], *extras["export"], *tools]
+    return [*project["dependencies"], *extras["dicom"], *extras["export"], *extras["ray"], *extras["submitit"], *tools]
 
 
 def uv(*arguments: str, given: str | None = None) -> str:

@@ -2,20 +2,27 @@
 
     python -m benchmarks.gpu --minutes 28 --data DATA --out OUT
 
-Nothing need be prepared: DATA holds the releases as they come (``drosophila_vnc``, ``dsb2018``),
-or what ``data_scripts`` wrote of them. One call takes at most ``--slice`` minutes and writes JSON into OUT after every
-row; the same command again goes on from there, until all is done or ``--minutes`` are spent. First, and alone on the
-device, every network at its paper's crop and batch (`benchmarks.gpu_speed`), then loader and trainer
-(`benchmarks.gpu_engine`); then trainings by worth (`benchmarks.gpu_rows`), several at a time, since small images leave
-a large device idle. From the measured steps follows how many passes over the data fit, the same number for every
-network of a table; a training that runs out of time ends its schedule early and says ``cut_short``.
-Folds of volumes are a command of their own: `benchmarks.gpu_folds`.
+Nothing need be prepared: what the machine lacks comes from carried wheels (`benchmarks.gpu_wheels`), and DATA holds the
+releases as they come (``drosophila_vnc``, ``dsb2018``, ``msd_hippocampus``), or what ``data_scripts`` wrote of them.
+One call takes at most ``--slice`` minutes and writes JSON into OUT after every row; the same command again goes on from
+there, until all is done or ``--minutes`` are spent. First, and alone on the device, every network at its paper's crop
+and batch (`benchmarks.gpu_speed`), then loader and trainer (`benchmarks.gpu_engine`); then trainings by worth
+(`benchmarks.gpu_rows`), several at a time, since small images leave a large device idle. From the measured steps
+follows how many passes over the data fit, the same number for every network of a table; a training that runs out of
+time ends its schedule early and says ``cut_short``.
+Five folds of the hippocampus volumes stand after the first trainings (`benchmarks.gpu_folds`), as soon as a call has
+the time for all of them at once.
 
     python -m benchmarks.gpu --merge OTHER --out OUT         # rows of calls that did not see each other
     python -m benchmarks.gpu --page --out docs/results       # writes gpu.md from the JSON
 """
 
 from __future__ import annotations
+
+if __name__ == "__main__":  # before the others are imported, which need what may have to be installed
+    from benchmarks import gpu_wheels
+
+    gpu_wheels.install()
 
 import argparse
 import os
@@ -28,16 +35,19 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import common
+from benchmarks.gpu_folds import FOLDS
 from benchmarks.gpu_rows import TRAININGS, Training
 from benchmarks.gpu_speed import read, write
-from benchmarks.gpu_training import Place, choose, passes, run
+from benchmarks.gpu_training import FIRST, Place, choose, passes, run
 from medseg.runs.provenance import collect
 
 SCRIPTS = common.BUNDLES.parent / "data_scripts"
-ITEMS = ("networks", "engine", "drosophila", "dsb2018")
+ITEMS = ("networks", "engine", "drosophila", "dsb2018", "hippocampus")
 _SPEED_SHARE, _ENGINE_SHARE = 0.14, 0.09  # of all minutes
 _ATTEMPTS = 2
 _LEAST = 60.0  # seconds left under which no training begins
+_FOLD_SHARE = 0.2  # of all minutes, for each of five folds that share the device
+_AROUND = 2.2  # minutes of planning, starting and scoring besides
 
 
 def say(text: str) -> None:
@@ -60,6 +70,9 @@ def prepare(data: Path, work: Path) -> dict[str, Path]:
             if subprocess.run(command, check=False).returncode == 0:
                 found[item] = output
                 break
+    for folder in (data / "hippocampus", data / "msd_hippocampus", data / "Task04_Hippocampus"):
+        if any((folder / name).is_file() for name in ("datalist.json", "dataset.json")):
+            found.setdefault("hippocampus", folder)
     return found
 
 
@@ -139,9 +152,47 @@ def _measured(calls: Calls, item: str, words: list[str], limit: float) -> bool:
     return done
 
 
-def pending(calls: Calls) -> list[Training]:
-    """Return the trainings that have no scores yet, by worth."""
+def folds(calls: Calls, data: dict[str, Path]) -> None:
+    """Cross-validate a plan on the hippocampus by `benchmarks.gpu_folds`, all folds at once, where time is left."""
+    options, path = calls.options, calls.file("hippocampus")
+    held = read(path)
+    if "hippocampus" not in options.items or held.get("complete"):
+        return
+    if "hippocampus" not in data:
+        write(path, {**head(options), "error": "no data of hippocampus"})
+        return
+    minutes = 0.1 if options.dry_run else _FOLD_SHARE * options.minutes
+    if not options.dry_run and calls.left < 60 * (minutes + _AROUND):
+        say(f"hippocampus: {minutes:.1f} minutes a fold do not fit into this call")
+        return
+    if "rows" not in held:
+        path.unlink(missing_ok=True)
+    say(f"hippocampus: five folds of {minutes:.1f} minutes at once")
+    words = ["--data", str(data["hippocampus"]), "--minutes", f"{minutes:.2f}", "--limit", f"{calls.left / 60:.2f}"]
+    words += ["--seed", str(options.seed), "--work", str(options.work / "hippocampus"), "--json", str(path)]
+    words += ["--commit", options.commit] if options.commit else []
+    if options.dry_run:
+        words += ["--folds", "0", "--concurrent", "1", "--set", "iterations=1", "max_epochs=1"]
+    try:
+        common.call(["benchmarks.gpu_folds", *words], timeout=max(1.0, calls.left))
+    except subprocess.SubprocessError as error:
+        say(f"hippocampus: {type(error).__name__}")
+    found = read(path)
+    rows = [row for row in found.get("rows", []) if "error" not in row]
+    write(path, {**head(options), **found, "complete": len(rows) == (1 if options.dry_run else FOLDS)})
+    calls.save()
+
+
+def pending(calls: Calls, *, first: bool = False) -> list[Training]:
+    """Return the trainings that have no scores yet, by worth.
+
+    Args:
+        calls: so far.
+        first: those alone that stand before the folds of volumes.
+    """
     rows = [row for row in TRAININGS if row.item in calls.options.items]
+    if first:
+        rows = [row for row in rows if [r for r in rows if r.item == row.item].index(row) < FIRST[row.item]]
     if calls.options.dry_run:
         rows = [next(r for r in rows if r.item == i and r.network == "U-Net") for i in {r.item: None for r in rows}]
     held = {item: read(calls.file(item)).get("rows", {}) for item in ITEMS}
@@ -165,8 +216,8 @@ def keep(calls: Calls, row: Training, result: dict[str, Any]) -> None:
     say(f"{row.item}: {row.name}: {shown[0] if shown else result['mean_iou']} after {result['wall_seconds']:.0f} s")
 
 
-def trainings(calls: Calls, data: dict[str, Path]) -> None:
-    """Train what fits into the time, by worth, several at a time."""
+def trainings(calls: Calls, data: dict[str, Path], *, first: bool = False) -> None:
+    """Train what fits into the time, by worth, several at a time; ``first`` as in `pending`."""
     options = calls.options
     figures = read(calls.file("networks"))
     planned = calls.record.setdefault("passes", passes(figures, options.minutes))
@@ -175,7 +226,7 @@ def trainings(calls: Calls, data: dict[str, Path]) -> None:
     place = Place(data, options.work, options.concurrent, options.seed, options.dry_run)
     failed: set[str] = set()
     while calls.left > (0 if options.dry_run else _LEAST):
-        rows = [row for row in pending(calls) if row.item + row.name not in failed]
+        rows = [row for row in pending(calls, first=first) if row.item + row.name not in failed]
         chosen = rows if options.dry_run else choose(rows, figures, planned, calls.left)
         if not chosen:
             break
@@ -199,6 +250,9 @@ def merge(out: Path, other: Path) -> None:
     """
     for name in ("gpu_run", *(f"gpu_{item}" for item in ITEMS)):
         ours, theirs = (read(folder / f"{name}.json") for folder in (out, other))
+        if name == "gpu_hippocampus":  # of one plan, which folds of another do not belong to
+            write(out / f"{name}.json", theirs if theirs.get("complete") and not ours.get("complete") else ours)
+            continue
         if name == "gpu_run":
             seconds = [*ours.get("calls_seconds", []), *theirs.get("calls_seconds", [])]
             write(out / f"{name}.json", {**theirs, **ours, "calls_seconds": list(dict.fromkeys(seconds))})
@@ -246,6 +300,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     data = prepare(options.data, options.work)
     say(f"data: {', '.join(data) or 'none'}; {calls.left / 60:.1f} minutes")
     speed(calls, data)
+    trainings(calls, data, first=True)
+    folds(calls, data)
     trainings(calls, data)
     calls.save()
     say(f"{len(pending(calls))} trainings are not done; this call took {(time.monotonic() - calls.began) / 60:.1f} min")

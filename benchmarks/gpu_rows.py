@@ -1,15 +1,13 @@
-"""What `benchmarks.gpu` measures and trains, and what the papers say of it.
-
-Figures of papers: R. Furukawa, K. Hotta, "Localized Feature Aggregation Module for Semantic Segmentation", SMC 2021,
-https://arxiv.org/abs/2112.01702, table 1; C. Kaul et al., "FocusNet++", ISBI 2021, https://arxiv.org/abs/1912.02079,
-table 3.
-"""
+"""What `benchmarks.gpu` measures and trains, by worth; rows and printed figures of papers are those of the studies."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+from medseg.studies.paper_figures import printed
+from medseg.studies.study import StudyRow, read_study
 
 _NETWORKS = "medseg.networks"
 HALF, QUARTER = (32, 64, 128, 256, 512), (16, 32, 64, 128, 256)  # of U-Net's widths
@@ -136,37 +134,29 @@ class Training:
         return f"{network}, {part}" + ("" if self.fold is None else f" {self.fold}")
 
 
-TISSUE = {
-    "LFA U-Net": (),
-    "U-Net": ("unet",),
-    "Attention U-Net": ("attention_unet",),
-    "SA-UNet": ("sa_unet",),
-    "U-Net + self-attention": ("self_attention_unet",),
-    "R2U-Net (t = 2)": ("r2unet",),
-}
-NUCLEI = {
-    "FocusNet++ light": (),
-    "U-Net": ("unet",),
-    "BCDU-Net": ("bcdu_net",),
-    "Attention U-Net": ("attention_unet",),
-    "FocusNet": ("focusnet",),
-}
-CLASSES = ("membrane", "mitochondria", "synapse", "extracellular", "intracellular")
-TABLE_1 = {  # mean IoU and IoU of CLASSES in per cent
-    "U-Net": (71.34, 73.16, 81.16, 43.35, 66.23, 92.78),
-    "Attention U-Net": (71.97, 72.76, 82.57, 45.14, 66.73, 92.65),
-    "R2U-Net (t = 2)": (72.20, 73.34, 82.49, 45.16, 67.05, 92.94),
-    "SA-UNet": (72.18, 73.36, 82.08, 45.24, 67.24, 92.95),
-    "U-Net + self-attention": (72.01, 73.15, 82.14, 46.36, 65.64, 92.77),
-    "LFA U-Net": (72.80, 73.22, 82.43, 49.06, 66.56, 92.71),
-}
-TABLE_3 = {  # precision and recall
-    "U-Net": (0.8976, 0.9052),
-    "BCDU-Net": (0.9024, 0.9078),
-    "Attention U-Net": (0.8782, 0.9019),
-    "FocusNet": (0.9016, 0.8981),
-    "FocusNet++ light": (0.9173, 0.9139),
-}
+_CALLED = {"R2U-Net": "R2U-Net (t = 2)"}  # as the records of earlier calls have it
+
+
+def _rows(study: str) -> dict[str, StudyRow]:
+    """Return the rows of a shipped study by the network's name."""
+    return {_CALLED.get(row.name, row.name): row for row in read_study(study).rows}
+
+
+def _in_print(study: str) -> dict[str, tuple[float, ...]]:
+    """Return the paper's figures of a shipped study by the network's name, in the order of the printed columns."""
+    table = printed(read_study(study).paper)
+    return {name: tuple(float(figure) for figure in table.rows[row.paper]) for name, row in _rows(study).items()}
+
+
+_TABLE_1, _TABLE_3 = "lfa_unet_1", "focusnet_pp_3"
+_BY_WORTH = ("LFA U-Net", "U-Net", "Attention U-Net", "SA-UNet", "U-Net + self-attention", "R2U-Net (t = 2)")
+_NUCLEI_BY_WORTH = ("FocusNet++ light", "U-Net", "BCDU-Net", "Attention U-Net", "FocusNet")
+TISSUE = {name: _rows(_TABLE_1)[name].overlays for name in _BY_WORTH}
+NUCLEI = {name: _rows(_TABLE_3)[name].overlays for name in _NUCLEI_BY_WORTH}
+BUNDLE = {item: read_study(name).rows[0].bundle for item, name in (("drosophila", _TABLE_1), ("dsb2018", _TABLE_3))}
+CLASSES = tuple(name for _, name in printed(_TABLE_1).columns if name)
+TABLE_1 = _in_print(_TABLE_1)  # mean IoU and IoU of CLASSES in per cent
+TABLE_3 = _in_print(_TABLE_3)  # precision and recall
 
 
 def _tissues(networks: Mapping[str, tuple[str, ...]], split: str, fold: int) -> list[Training]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import common
-from benchmarks.gpu_rows import TRAININGS, Training
+from benchmarks.gpu_rows import BUNDLE, TRAININGS, Training
 
 BATCH = 8
 PASSES = {"drosophila": 1500, "dsb2018": 168}  # at most; 168 of 161 images are 50 of 540
@@ -25,7 +25,6 @@ BUSY = {"dsb2018": 0.2}  # share of a step that the device works, where small ne
 BESIDE = 1.6  # of a measured step: loading, loss and validation, and that processes take turns (measured: 1.2 to 1.7)
 STRETCH = 2.2  # of a measured step that leaves the device idle, among others (measured)
 START, END = 40.0, 60.0  # seconds from a command to its first step, and from its last step to the scores
-BUNDLE = {"drosophila": "lfa_unet_drosophila", "dsb2018": "focusnet_pp_dsb2018"}
 _SHOWN = 1200  # characters of a log
 OUT_OF_TIME = "not done when the call was over"
 

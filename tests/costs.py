@@ -19,6 +19,7 @@ class Device:
         self.fails_above = float("inf")
         self.least = 0.0  # seconds that any step takes
         self.slower: dict[int, float] = {}  # how much longer an operation takes, by channels of the finest level
+        self.seconds: dict[tuple[int, tuple[int, ...]], float] = {}  # of steps that are known, by channels and patch
         self._count = complexity.measure
 
     def measure(self, rows: Sequence[Any], measures: Sequence[str], **options: Any) -> dict[str, Any]:
@@ -33,6 +34,7 @@ class Device:
             return {"rows": [{"errors": {"memory": "does not fit"}, "throughput": None, "memory_bytes": None}]}
         voxels = torch.tensor(row.size).prod().item()
         seconds = PACE * macs * batch * self.slower.get(base, 1) + self.least
+        seconds = self.seconds.get((base, tuple(row.size)), seconds)
         return {
             "rows": [{"errors": {}, "throughput": {"training": batch / seconds}, "memory_bytes": 80 * base * voxels}]
         }

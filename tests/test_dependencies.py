@@ -17,7 +17,7 @@ import medseg
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-FOR_USERS = ("dicom", "export", "openvino")
+FOR_USERS = ("dicom", "export", "openvino", "ray", "submitit")
 MODULES = {
     "dicomweb-client": "dicomweb_client",
     "pillow": "PIL",
@@ -93,7 +93,7 @@ def test_whatever_is_imported_is_declared():
 
 
 def test_every_extra_is_known():
-    assert set(EXTRAS) == {"dev", "dicom", "docs", "export", "openvino"}
+    assert set(EXTRAS) == {"dev", "dicom", "docs", "export", "openvino", "ray", "submitit"}
 
 
 def test_every_dependency_has_a_minimum():
@@ -116,7 +116,9 @@ def test_every_minimum_is_tested():
     spec = importlib.util.spec_from_file_location("oldest", path)
     oldest = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(oldest)
-    declared = names([*PROJECT["dependencies"], *EXTRAS["dicom"], *EXTRAS["export"]])
+    declared = names(
+        [*PROJECT["dependencies"], *(each for e in ("dicom", "export", "ray", "submitit") for each in EXTRAS[e])]
+    )
     assert set(oldest.TESTS) - {""} == set(declared)
     for name in (name for names in oldest.TESTS.values() for name in names):
         file, _, test = name.partition("::")

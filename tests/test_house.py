@@ -20,8 +20,8 @@ LARGEST_ROOM = 0.15
 
 # Imports run down this list, never up (a TYPE_CHECKING import counts: the calls are real).
 ORDER = (
-    ("__main__", "cli"), ("api",), ("node",), ("studies",), ("prediction",), ("bundle",), ("engines",), ("runs",),
-    ("releases",), ("exporters",), ("importers",), ("data",), ("io",), ("networks",),
+    ("__main__", "cli"), ("api",), ("node",), ("studies",), ("prediction",), ("jobs",), ("bundle",), ("engines",),
+    ("runs",), ("releases",), ("exporters",), ("importers",), ("data",), ("io",), ("networks",),
     ("encoders", "inferers", "layers", "losses", "metrics", "transforms"), ("reports",), ("resources",),
     ("atomic", "caller", "errors"),
 )  # fmt: skip
@@ -31,9 +31,9 @@ NETWORKS_MAY = {"encoders", "layers", "errors"}
 # One paper a file: a network that takes over a class of another paper moves it to `layers` instead.
 OWN_ROOM_FORBIDDEN = {"networks"}
 
-HEAVY = {"mlflow", "itk", "onnx", "onnxruntime", "matplotlib"}  # what most commands do without
+HEAVY = {"mlflow", "itk", "onnx", "onnxruntime", "matplotlib", "ray", "submitit"}  # what most commands do without
 FRAMEWORKS = {"torch", "torchvision", "monai", "ignite", "timm"}  # seconds each
-WITHOUT_FRAMEWORKS = {"__init__", "cli", "data", "exporters", "importers"}
+WITHOUT_FRAMEWORKS = {"__init__", "cli", "data", "exporters", "importers", "jobs"}
 
 
 def name_of(path: Path) -> str:

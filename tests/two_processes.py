@@ -9,7 +9,15 @@ import torch
 import torch.distributed as dist
 
 SECONDS = 240
-IMPORTED = ("torch.nn.parallel", "monai.losses", "monai.metrics", "monai.networks.nets", "ignite.distributed", "timm")
+IMPORTED = (
+    "medseg.engines.parallel",
+    "monai.bundle",
+    "monai.losses",
+    "monai.metrics",
+    "monai.networks.nets",
+    "ignite.distributed",
+    "timm",
+)
 
 
 def alone_and_shared(compute: Callable[[int | None], Any], folder: Path) -> tuple[Any, list[Any]]:

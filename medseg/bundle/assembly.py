@@ -161,7 +161,7 @@ def trainer(
 
     wanted = Options.of(options)
     if evaluator is not None:
-        evaluator.postprocess = Postprocess(description.postprocess, description.classes)
+        evaluator.postprocess = Postprocess(description.postprocess, description.classes)  # at temperature 1
     publish: str | bool = wanted.publish
     if publish is True:
         publish = str(Path(bundle_root) / "models" / "model.pt")
@@ -283,6 +283,7 @@ def evaluation(
             f"{', '.join(data.class_names)}; score them on labels of the same classes in the same order"
         )
     evaluator.postprocess = Postprocess(trained.postprocess, trained.classes)
+    evaluator.temperature = trained.temperature
     output = folder_of(wanted.output_dir or "evaluation", "output_dir", command)
     record = {"name": data.name, "fingerprint": data.fingerprint(), "split": wanted.scored}
     scores = evaluate(

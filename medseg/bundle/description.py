@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -161,6 +162,7 @@ class Description:
         beside_paper: which means stand beside those of the network's paper: ``"pooled"`` over all pixels or
             ``"per_case"``; ``None`` where that is not known.
         intensities: of the images that weights were trained on, see `medseg.bundle.intensities`; a training sets them.
+        temperature: that logits are divided by before they become probabilities, see `medseg.bundle.temperature`.
     """
 
     name: str
@@ -174,6 +176,7 @@ class Description:
     postprocess: Mapping[str, Any] = field(default_factory=dict)
     beside_paper: Any = None
     intensities: Mapping[str, Any] = field(default_factory=dict)
+    temperature: float = 1.0
 
     @classmethod
     def of(cls, content: Mapping[str, Any], *, where: str = "the model's description") -> Description:
@@ -207,6 +210,8 @@ class Description:
             )
         if len(set(self.classes)) != len(self.classes):
             raise DescriptionError(f"{where}: classes {list(self.classes)} name one twice")
+        if not isinstance(self.temperature, int | float) or not 0 < self.temperature < math.inf:
+            raise DescriptionError(f"{where}: temperature is {self.temperature!r}; give a number above 0")
         if self.intensities and not _are_intensities(self.intensities):
             raise DescriptionError(f"{where}: intensities are not what a training writes; leave them out")
         try:
@@ -227,7 +232,8 @@ class Description:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values: dicts, lists, strings, numbers, booleans and ``None``."""
         held = dict(_plain(dataclasses.asdict(self)))
-        return {key: value for key, value in held.items() if value or key not in ("codes", "intensities")}
+        unsaid = {"codes": {}, "intensities": {}, "temperature": 1.0}
+        return {key: value for key, value in held.items() if key not in unsaid or value != unsaid[key]}
 
 
 def _are_intensities(seen: Any) -> bool:
@@ -256,7 +262,7 @@ def differences(trained: Description, here: Description) -> list[str]:
     """Return what weights were trained with and is not so here, a phrase each; what may differ is left out.
 
     Compared are the network and its arguments, the input's whole feeding and the classes; how a whole image is
-    predicted (windows, scales, flips) is free, and the postprocessing is that of the weights.
+    predicted (windows, scales, flips) is free, postprocessing and temperature are those of the weights.
 
     Args:
         trained: of the weights.

@@ -26,7 +26,7 @@ from medseg.engines.patches import PatchDataset
 from medseg.errors import MedsegError, counted
 from medseg.io.channels import first_of
 from medseg.io.parts import stored_bytes
-from medseg.runs.processes import rank
+from medseg.runs.processes import by_the_first
 
 __all__ = ["FitError", "check", "check_files", "problems", "report"]
 
@@ -66,8 +66,7 @@ def check_files(data: Datalist) -> None:
     Raises:
         DatalistError: with what was found.
     """
-    if rank() == 0:
-        _refuse(check_datalist(data), ())
+    by_the_first(lambda: _refuse(check_datalist(data), ()))
 
 
 def _refuse(checked: Report, further: Sequence[str]) -> None:
@@ -104,13 +103,17 @@ def check(
         DatalistError: with the errors in the files, and what does not fit besides.
         FitError: if they are sound, with all that does not fit, a line each.
     """
-    if rank() != 0:
-        return
     wanted = Options.of(options)
-    if wanted.fold_key != "fold":
-        logger.warning("folds by %s may split a group (patient, section) between training and test", wanted.fold_key)
-    checked = report(data, wanted, description, dataset)
-    _refuse(checked, problems(data, wanted, description, dataset, network, sound=checked.ok))
+
+    def whole() -> None:
+        if wanted.fold_key != "fold":
+            logger.warning(
+                "folds by %s may split a group (patient, section) between training and test", wanted.fold_key
+            )
+        checked = report(data, wanted, description, dataset)
+        _refuse(checked, problems(data, wanted, description, dataset, network, sound=checked.ok))
+
+    by_the_first(whole)
 
 
 def report(data: Datalist, wanted: Options, description: Description, dataset: SegmentationDataset) -> Report:

@@ -104,6 +104,8 @@ def _feeding(description: Description) -> list[tuple[str, Any]]:
     if list(predicted.scales) != [1.0] or predicted.flip_axes:
         rows.append(("Views", f"scales {list(predicted.scales)}, flipped axes {list(predicted.flip_axes)}"))
     rows.append(("Postprocessing", description.postprocess or "the class of the largest logit"))
+    if description.temperature != 1:
+        rows.append(("Temperature of probabilities", f"{description.temperature:.3g}"))
     return rows
 
 

@@ -19,12 +19,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medseg.bundle.description import Description
+from medseg.bundle.record import rewrite
 from medseg.errors import counted
 from medseg.metrics.physical import Unit
 from medseg.metrics.score import Pooled, Score, ScoredCase
 from medseg.reports.tables import Cell, Table
-from medseg.runs.checkpoint import load_checkpoint, save_checkpoint
-from medseg.runs.header import read_header, write_header
 from medseg.transforms.postprocess import Postprocess, Steps
 
 __all__ = ["CANDIDATES", "LEAST_GAIN", "Choice", "Chosen", "keep"]
@@ -155,9 +154,7 @@ def keep(weights: Path, description: Description, chosen: Sequence[Chosen]) -> D
     steps = {each.name: each.steps.plain() for each in chosen if each.steps.plain()}
     Postprocess(steps, description.classes)
     described = Description.of({**description.to_dict(), "postprocess": steps})
-    held = load_checkpoint(weights)
-    header = read_header(held) or {}
-    save_checkpoint(write_header(held, {**header, "model": described.to_dict()}), weights)
+    rewrite(weights, described)
     return described
 
 

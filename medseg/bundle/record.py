@@ -14,8 +14,15 @@ from medseg.bundle.command import Command
 from medseg.bundle.description import Description, DescriptionError, differences
 from medseg.bundle.library import EXPORTED, PACKED
 from medseg.bundle.signature import SignatureError
-from medseg.runs.checkpoint import CheckpointError, load_checkpoint, load_weights, network_weights, unwrap
-from medseg.runs.header import read_header
+from medseg.runs.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    load_weights,
+    network_weights,
+    save_checkpoint,
+    unwrap,
+)
+from medseg.runs.header import read_header, write_header
 from medseg.runs.metadata import stated_hash
 
 __all__ = [
@@ -26,6 +33,7 @@ __all__ = [
     "header_of",
     "load_described",
     "read_weights",
+    "rewrite",
     "verified_hash",
 ]
 
@@ -110,6 +118,18 @@ def described(content: Mapping[str, Any], path: str | Path) -> Description | Non
             f"{path}: its description has format {header.get('format')!r}, this medseg reads {FORMAT}; update medseg"
         )
     return Description.of(header["model"], where=f"{path}, description")
+
+
+def rewrite(path: Path, description: Description) -> None:
+    """Write another description into what weights say of themselves; their values stay as they are.
+
+    Args:
+        path: a file of weights with a header.
+        description: of the model.
+    """
+    held = load_checkpoint(path)
+    header = read_header(held) or {}
+    save_checkpoint(write_header(held, {**header, "model": description.to_dict()}), path)
 
 
 def load_described(network: nn.Module, weights: Weights, here: Description) -> Description:

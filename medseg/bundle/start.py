@@ -25,7 +25,15 @@ from medseg.bundle.overlays import refuse_clashes
 from medseg.caller import nearest, spelt
 from medseg.errors import MedsegError, one_line
 from medseg.runs.paths import resolve_path
-from medseg.runs.processes import pick_device, rank, start_processes, stop_processes, world_size
+from medseg.runs.processes import (
+    first_to_say,
+    leave_failed,
+    pick_device,
+    rank,
+    start_processes,
+    stop_processes,
+    world_size,
+)
 
 __all__ = [
     "ConfigError", "check_keys", "check_names", "check_requirements", "command", "folder", "pick_device",
@@ -269,12 +277,16 @@ def _levels() -> dict[str | None, int]:
 
 
 def _short_errors(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print one line for an error of the input, the trace for anything else."""
+    """Print one line for an error of the input, the trace for anything else; of several processes the first does."""
     said = one_line(error)
-    if said is None:
+    if not first_to_say():
+        pass
+    elif said is None:
         sys.__excepthook__(kind, error, trace)
     else:
         sys.stderr.write(f"error: {said}\n")
+    sys.stderr.flush()
+    leave_failed()
 
 
 def _required() -> list[str]:

@@ -29,7 +29,7 @@ from medseg.runs.paths import resolve_path
 if TYPE_CHECKING:
     from medseg.bundle.record import Weights
 
-__all__ = ["Evaluation", "WorkflowError", "check", "choose_postprocessing", "data_of", "evaluate", "train"]
+__all__ = ["Evaluation", "WorkflowError", "calibrate", "check", "choose_postprocessing", "data_of", "evaluate", "train"]
 
 logger = logging.getLogger(__name__)
 
@@ -183,6 +183,58 @@ def choose_postprocessing(
     Raises:
         MedsegError: as in `evaluate`, or if an override names other cases.
     """
+    ready, trained = _on_validation(run, data, overlays, overrides, "postprocessing is chosen")
+    from medseg.bundle import postprocessing
+    from medseg.runs.run_folder import RunFolder
+
+    choice = postprocessing.Choice(ready.engine.class_names, ready.engine.ignore_index)
+    _scored_by(ready, "postprocessing", choice)
+    chosen, cases = choice.chosen(), len(ready.engine.dataset)
+    described = postprocessing.keep(ready.weights.path, trained, chosen)
+    record = {"chosen_on": "validation", "cases": cases, "unit": choice.unit.length}
+    record |= {"classes": [each.plain() for each in chosen], "postprocess": described.postprocess}
+    RunFolder(ready.folder).write_json("postprocessing.json", record)
+    return postprocessing.table_of(chosen, cases, choice.unit.length)
+
+
+def calibrate(
+    run: str | Path,
+    *,
+    data: str | Path | None = None,
+    overlays: Sequence[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+) -> Any:
+    """Fit a temperature to a run's validation cases and write it into its weights.
+
+    Args:
+        run: the run's folder.
+        data: folder of its datalist; by default where it lay.
+        overlays: as in `evaluate`.
+        overrides: as in `evaluate`, but for what is scored and the fold: the run's own validation cases decide.
+
+    Returns:
+        The fit as a table; ``calibration.json`` in the run's folder holds it too.
+
+    Raises:
+        MedsegError: as in `evaluate`, or if an override names other cases.
+    """
+    ready, trained = _on_validation(run, data, overlays, overrides, "a temperature is fitted")
+    from medseg.bundle import record
+    from medseg.bundle.temperature import Fit
+    from medseg.runs.run_folder import RunFolder
+
+    fit = Fit(ready.engine.class_names, ready.engine.ignore_index)
+    _scored_by(ready, "temperature", fit)
+    found = fit.fitted()
+    record.rewrite(ready.weights.path, replace(trained, temperature=found.temperature))
+    RunFolder(ready.folder).write_json("calibration.json", found.plain())
+    return found.table()
+
+
+def _on_validation(
+    run: str | Path, data: str | Path | None, overlays: Sequence[str], overrides: Mapping[str, Any] | None, what: str
+) -> tuple[_Ready, Any]:
+    """Return a run with its weights loaded and its own validation cases, and the model that the weights describe."""
     given = dict(overrides or {})
     for key in ("fold", "fold_key", "validation_fold", "datalist"):
         if key in given:
@@ -190,26 +242,22 @@ def choose_postprocessing(
                 f"{key}={given[key]} was given, but the run's own validation cases choose; leave it out"
             )
     if given.setdefault("scored", "validation") != "validation":
-        raise WorkflowError(f"scored is {given['scored']!r}, but postprocessing is chosen on validation cases alone")
+        raise WorkflowError(f"scored is {given['scored']!r}, but {what} on validation cases alone")
     ready = _prepare(run, data, overlays, given)
-    from medseg.bundle import postprocessing
     from medseg.bundle.record import load_described
-    from medseg.engines.loading import stop_workers
-    from medseg.runs.run_folder import RunFolder
 
-    trained = load_described(ready.engine.network, ready.weights, ready.description)
-    choice = postprocessing.Choice(ready.engine.class_names, ready.engine.ignore_index)
-    ready.engine.board.add("postprocessing", choice)
+    return ready, load_described(ready.engine.network, ready.weights, ready.description)
+
+
+def _scored_by(ready: _Ready, name: str, score: Any) -> None:
+    """Go over a run's cases with one more score."""
+    from medseg.engines.loading import stop_workers
+
+    ready.engine.board.add(name, score)
     try:
         ready.engine.score(ready.engine.network)
     finally:
         stop_workers(ready.engine)
-    chosen, cases = choice.chosen(), len(ready.engine.dataset)
-    described = postprocessing.keep(ready.weights.path, trained, chosen)
-    record = {"chosen_on": "validation", "cases": cases, "unit": choice.unit.length}
-    record |= {"classes": [each.plain() for each in chosen], "postprocess": described.postprocess}
-    RunFolder(ready.folder).write_json("postprocessing.json", record)
-    return postprocessing.table_of(chosen, cases, choice.unit.length)
 
 
 @dataclass(frozen=True)

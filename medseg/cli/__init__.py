@@ -104,6 +104,11 @@ def _read_settings(parser: argparse.ArgumentParser, options: argparse.Namespace,
         given: list[str] = getattr(options, name, [])
         words = [*(text for text in given if "=" in text), *words]
         setattr(options, name, [text for text in given if "=" not in text])
+    scores: list[str] = getattr(options, "scores", [])
+    if any("=" in text for text in scores):
+        own = _of_scores(scores)
+        words = [*(text for text in scores if text not in own), *words]
+        options.scores = own
     while words:
         text = words.pop(0)
         if text.startswith("--") and len(text) > 2:  # as MONAI's command has it: --batch_size 2
@@ -114,6 +119,14 @@ def _read_settings(parser: argparse.ArgumentParser, options: argparse.Namespace,
             options.settings.append(setting(text))
         except argparse.ArgumentTypeError as error:
             parser.error(str(error))
+
+
+def _of_scores(words: Sequence[str]) -> list[str]:
+    """Return which words behind ``--scores`` are of scores: names, and ``NAME#OPTION=VALUE`` of a name that is one."""
+    from medseg.metrics.score import score_names
+
+    known = {*score_names(), *(text for text in words if "=" not in text)}
+    return [text for text in words if "=" not in text or text.partition("=")[0].partition("#")[0] in known]
 
 
 def _meant(words: Sequence[str], parser: argparse.ArgumentParser) -> str:

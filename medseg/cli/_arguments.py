@@ -13,9 +13,9 @@ from typing import Any
 from medseg.errors import MedsegError, shown
 
 __all__ = [
-    "add_output", "add_overlays", "add_plan", "add_plan_size", "add_scores", "add_settings", "give_process_back",
-    "number_above_zero", "overrides_of", "own_process", "positive", "say", "say_foreign", "scores_of", "setting",
-    "write_json",
+    "add_output", "add_overlays", "add_plan", "add_plan_size", "add_scores", "add_settings", "end_with_input",
+    "give_process_back", "number_above_zero", "overrides_of", "own_process", "positive", "say", "say_foreign",
+    "scores_of", "setting", "write_json",
 ]  # fmt: skip
 
 _DIGITS = re.compile(r"^\d+(_\d+)+$")
@@ -186,6 +186,19 @@ def give_process_back() -> None:
     """Leave the process as it was before `own_process`: the command has ended, what called it may go on."""
     while _borrowed:
         _borrowed.pop().close()
+
+
+def end_with_input() -> None:
+    """End this process when its standard input closes, which it does with the process that started it."""
+    import os
+    from threading import Thread
+
+    def wait() -> None:
+        while os.read(sys.stdin.fileno(), 1):
+            pass
+        os._exit(1)  # what it has made so far is whole, whenever it ends
+
+    Thread(target=wait, daemon=True).start()
 
 
 def say(line: str) -> None:

@@ -17,6 +17,7 @@ from medseg.cli._arguments import (
     positive,
     say,
 )
+from medseg.cli._executors import add_executor, executor_of
 from medseg.errors import shown
 
 __all__ = ["add_arguments", "run"]
@@ -41,9 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--folds", type=positive, metavar="K", help="held out in turn (default: as many as fit, 5 at most)"
     )
     parser.add_argument("--fold-key", default="fold", metavar="NAME", help="fold scheme of the datalist (fold)")
-    parser.add_argument(
-        "--workers", type=positive, default=1, metavar="N", help="trainings at a time on this machine (1)"
-    )
+    add_executor(parser, "trainings")
     parser.add_argument(
         "--best-fold", action="store_true", help="export one network, of the best fold, not the ensemble"
     )
@@ -57,8 +56,10 @@ def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
     began = time.monotonic()  # what is imported now takes of the minutes
     settings = overrides_of(options)
+    executor = executor_of(options)
     own_process()
     from medseg.reports.summary import HTML
+    from medseg.studies.executors import cells_by
     from medseg.studies.network_comparison import compare_networks
     from medseg.studies.network_record import Asked
 
@@ -77,6 +78,7 @@ def run(options: argparse.Namespace) -> int:
         options.data,
         options.output,
         asked,
+        executor=None if options.executor == "here" else cells_by(executor),
         mixed=options.mixed,
         pictures=not options.no_pictures,
         since=began,

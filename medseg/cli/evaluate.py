@@ -31,6 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="choose it by mean Dice on the validation cases and keep it with the weights; scores nothing",
     )
+    parser.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="fit a temperature of probabilities to the validation cases, keep it with the weights; scores nothing",
+    )
     parser.add_argument("--json", action="store_true", help="print the scores as JSON")
     add_scores(parser, "those of the model")
     add_overlays(parser)
@@ -45,15 +50,16 @@ def run(options: argparse.Namespace) -> int:
 
     overrides = overrides_of(options)
     own_process()
-    if options.choose_postprocessing:
-        if options.output is not None or options.json or options.scores:
-            raise MedsegError(
-                "--choose-postprocessing goes by Dice and writes into the run; leave --output, --scores and --json out"
-            )
-        table = workflow.choose_postprocessing(
+    asked = [name for name in ("choose_postprocessing", "calibrate") if getattr(options, name)]
+    if asked and (options.output is not None or options.json or options.scores):
+        said = " and ".join(f"--{name.replace('_', '-')}" for name in asked)
+        raise MedsegError(f"{said} writes into the run; leave --output, --scores and --json out")
+    for name in asked:
+        table = getattr(workflow, name)(
             options.run_folder, data=options.data, overlays=options.overlays, overrides=overrides
         )
         sys.stdout.write(table.to_text() + "\n")
+    if asked:
         return 0
     found = workflow.evaluate(
         options.run_folder,

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medseg.cli._arguments import add_overlays, add_settings, overrides_of, own_process
-from medseg.errors import shown, together
+from medseg.atomic import atomic_write
+from medseg.cli._arguments import add_overlays, add_settings, end_with_input, overrides_of, own_process
+from medseg.cli._executors import add_executor, executor_of
+from medseg.errors import MedsegError, shown, together
 from medseg.io.dicomweb_address import is_address
 from medseg.prediction.outputs import OUTPUTS
 
 if TYPE_CHECKING:
     from medseg.prediction.archive_input import ArchiveOptions
+    from medseg.prediction.shared import Shared
 
 __all__ = ["add_arguments", "run"]
 
@@ -54,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--signed-by", type=Path, metavar="KEY", help="public key that must have signed the packed model"
     )
     _add_archive(parser)
+    _add_parts(parser)
     add_overlays(parser)
     add_settings(parser, "device, precision, num_workers, or how whole images are predicted: inference#overlap=0.5")
     parser.set_defaults(
@@ -80,6 +85,35 @@ def _add_archive(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--plain-http", action="store_true", help="accept what is not encrypted, to other computers")
 
 
+def _add_parts(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("several processes, on this machine or others")
+    add_executor(group, "parts of the cohort")
+    group.add_argument("--cases", type=Path, metavar="FILE", help="only the cases that this JSON list names")
+    group.add_argument("--told", type=Path, metavar="FILE", help="write what became of the cases to this file (JSON)")
+    group.add_argument("--tied", action="store_true", help="end at once when standard input closes")
+
+
+def _shared_by(options: argparse.Namespace) -> Shared | None:
+    """Return who does the cohort in parts; ``None`` where this process does all of it."""
+    if options.workers == 1 and options.executor == "here" and not options.job:
+        return None
+    from medseg.prediction.shared import Shared
+
+    return Shared(executor_of(options), options.workers)
+
+
+def _cases_of(options: argparse.Namespace) -> list[str] | None:
+    if options.cases is None:
+        return None
+    try:
+        names = json.loads(options.cases.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MedsegError(f"--cases {shown(options.cases)} cannot be read ({error}); name a JSON list") from error
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise MedsegError(f'--cases {shown(options.cases)} is no list of names; write it as ["a.png", "sub/b.png"]')
+    return names
+
+
 def _archive_of(options: argparse.Namespace) -> ArchiveOptions | None:
     """Return what is asked of an archive; ``None`` where nothing is."""
     given = [options.study, options.series_uid, options.no_push, options.ca, options.credentials, options.plain_http]
@@ -102,8 +136,11 @@ def run(options: argparse.Namespace) -> int:
     from medseg.prediction.predict import predict
     from medseg.reports.progress import progress_bar
 
-    overrides = overrides_of(options)
+    overrides, cases = overrides_of(options), _cases_of(options)
     own_process(lean=True)
+    if options.tied:
+        end_with_input()
+    shared = _shared_by(options)
     with progress_bar("predicting") as progress:
         outcome = predict(
             [options.model, *options.ensemble],
@@ -121,8 +158,13 @@ def run(options: argparse.Namespace) -> int:
             backend=options.backend,
             signed_by=options.signed_by,
             archive=_archive_of(options),
+            cases=cases,
+            shared=shared,
             progress=progress if sys.stderr.isatty() else None,  # elsewhere lines of the log tell
         )
+    if options.told is not None:
+        with atomic_write(options.told) as temporary:
+            temporary.write_text(json.dumps(vars(outcome)), encoding="utf-8")
     sys.stderr.writelines(f"medseg: error: {line}\n" for line in together(outcome.failures, "image"))
     sys.stderr.writelines(f"medseg: left out: {line}\n" for line in together(outcome.left_out))
     said = [f"{outcome.written} written"]

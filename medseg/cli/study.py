@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medseg.cli._arguments import add_output, own_process, positive, say
+from medseg.cli._arguments import add_output, end_with_input, number_above_zero, own_process, say
+from medseg.cli._executors import add_executor, executor_of
 from medseg.errors import shown
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run_.add_argument("study", metavar="STUDY", help="YAML file, or a name of medseg study list")
     add_output(run_, "folder of the study, new or begun", required=True)
     run_.add_argument("--data", type=Path, metavar="DIR", help="folder of the datalist (default: what the study names)")
-    run_.add_argument("--workers", type=positive, default=1, metavar="N", help="cells at a time on this machine (1)")
+    add_executor(run_, "cells")
     run_.add_argument("--no-mlflow", action="store_true", help="keep the record in the folder alone")
     run_.add_argument("--tracking-uri", metavar="URI", help="of MLflow (default: a database in the folder)")
     table = actions.add_parser("table", help="make the table from the cells that are there")
@@ -36,6 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cell = actions.add_parser("cell", help="make one cell in this process, for a batch system")
     cell.add_argument("folder", type=Path, metavar="DIR", help="folder of a study")
     cell.add_argument("name", metavar="CELL", help="name of the cell")
+    cell.add_argument(
+        "--patience", type=number_above_zero, metavar="S", help="seconds to wait for another process in the cell (60)"
+    )
     cell.add_argument("--tied", action="store_true", help="end at once when standard input closes")
     for each in (run_, table, cell):
         each.add_argument("--mixed", action="store_true", help=_MIXED)
@@ -58,14 +62,15 @@ def _run(options: argparse.Namespace) -> int:
     from medseg.studies.study import read_study
 
     study = read_study(options.study, options.data)
+    executor = executor_of(options)
     own_process()
-    from medseg.studies.executors import here
+    from medseg.studies.executors import cells_by
     from medseg.studies.study_run import run_study
 
     table = run_study(
         study,
         options.output,
-        executor=here(options.workers),
+        executor=cells_by(executor),
         mixed=options.mixed,
         tracking=not options.no_mlflow,
         tracking_uri=options.tracking_uri,
@@ -92,25 +97,13 @@ def _print(table: StudyTable) -> None:
 def _cell(options: argparse.Namespace) -> int:
     own_process()
     if options.tied:
-        _end_with_input()
-    from medseg.studies.study_cell import run_cell
+        end_with_input()
+    from medseg.studies.study_cell import PATIENCE, run_cell
 
-    folder = run_cell(options.folder, options.name, mixed=options.mixed)
+    patience = options.patience or PATIENCE
+    folder = run_cell(options.folder, options.name, mixed=options.mixed, patience=patience)
     sys.stdout.write(f"{shown(folder)}\n")
     return 0
-
-
-def _end_with_input() -> None:
-    """End this process when its standard input closes, which it does with the process that started it."""
-    import os
-    from threading import Thread
-
-    def wait() -> None:
-        while os.read(sys.stdin.fileno(), 1):
-            pass
-        os._exit(1)  # what a cell has made so far is whole, whenever it ends
-
-    Thread(target=wait, daemon=True).start()
 
 
 def _list(options: argparse.Namespace) -> int:

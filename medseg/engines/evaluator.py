@@ -93,6 +93,7 @@ class Evaluator(SupervisedEvaluator):
         self.channels_last = channels_last
         self.batch_size = batch_size
         self.postprocess: Postprocess | None = None
+        self.temperature = 1.0  # that logits are divided by, see `medseg.bundle.temperature`
         self._loss = None if loss_function is None else LossScore(loss_function, self.class_names, ignore_index)
         self.use_scores(scores or {})
         self._worst = WorstCases(shown)
@@ -260,7 +261,7 @@ class Evaluator(SupervisedEvaluator):
 
         def seen() -> Iterator[Block]:
             for block in way.blocks(checked()):
-                self.board.see(block.logits[0], label[block.at[1:]])
+                self.board.see(self._tempered(block.logits[0]), label[block.at[1:]])
                 yield block
 
         return class_indices(seen(), (1, *way.target_size))
@@ -289,6 +290,7 @@ class Evaluator(SupervisedEvaluator):
             self._check_number(logits.shape[1])
             check_finite(logits, [self._names[index] for index in indices])
             found = logits.max(dim=1).indices  # several times faster than argmax on a CPU
+            logits = self._tempered(logits)
         for number, index in enumerate(indices):
             entry, affine = self.dataset.data[index], affine_of(self.state.batch, number)
             case = ScoredCase(
@@ -305,6 +307,9 @@ class Evaluator(SupervisedEvaluator):
                 self.board.see(logits[number], case.label)
             row = self.board.update(case)
             self._offer(case, row.mean("dice"))
+
+    def _tempered(self, logits: Tensor) -> Tensor:
+        return logits if self.temperature == 1 else logits / self.temperature
 
     def _finished(self, prediction: Tensor, affine: NDArray[np.float64] | None) -> Tensor:
         """Return a prediction after the model's postprocessing, as `medseg.prediction.collected` does it."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from medseg.errors import MedsegError
 from medseg.io.channels import first_of
 from medseg.losses.multi_output import MultiOutputLoss
+from medseg.losses.processes import alone
 from medseg.metrics.score import Pooled, Score, ScoredCase
 from medseg.reports.names import hidden_name
 
@@ -55,7 +56,7 @@ class LossScore(Score):
         """Count a case; one without a labelled pixel may have no loss and is left out."""
         if case.logits is None or self._loss is None:
             raise MedsegError(f"{case.name} has no logits, so it has no loss; leave `loss_function` out")
-        with torch.no_grad():
+        with torch.no_grad(), alone():  # other processes have other cases, and perhaps fewer
             value = float(self._loss(case.logits[None].float(), case.label[None, None]))
         if math.isfinite(value):
             self.total, self.number = self.total + value, self.number + 1

@@ -30,9 +30,10 @@ from medseg.engines.schedule import Schedule
 from medseg.engines.selection import Selection
 from medseg.engines.training_parts import AutocastInferer, EpochMeter, PrepareBatch, agreed, at_least, finite, rates
 from medseg.errors import MedsegError, counted
+from medseg.losses.joined import over_processes
 from medseg.runs import signals
 from medseg.runs.checkpoint import load_weights, restore_optimizer, save_checkpoint, unwrap
-from medseg.runs.processes import pick_device, rank, world_size
+from medseg.runs.processes import of_the_first, pick_device, rank, wait_for_all, world_size
 from medseg.runs.run import Run
 
 logger = logging.getLogger(__name__)
@@ -142,7 +143,7 @@ class Trainer(SupervisedTrainer):
             train_data_loader=loader,
             network=network,
             optimizer=optimizer,
-            loss_function=loss_function,
+            loss_function=over_processes(loss_function),
             inferer=AutocastInferer(inferer or SimpleInferer(), self.precision, device),
             prepare_batch=PrepareBatch(channels_last, partial(augment, dataset)),
             non_blocking=True,
@@ -238,6 +239,7 @@ class Trainer(SupervisedTrainer):
         self._conclude()
 
     def _conclude(self) -> None:
+        wait_for_all()  # the first may still write the weights
         weights, origin = self.run_record.weights_to_use()
         load_weights(self.predictor, weights, origin=origin)
         result = None
@@ -257,8 +259,8 @@ class Trainer(SupervisedTrainer):
         return [self.state.max_epochs, self.max_minutes, self.early_stop]
 
     def _seed(self, epoch: int) -> None:
-        # dropout draws from torch's generator; a fresh one an epoch and process leaves no state to carry over
-        seed_all(np.random.SeedSequence([self.seed, epoch, rank()]))
+        # dropout draws from torch's generator, in all processes the same; a fresh one an epoch leaves no state
+        seed_all(np.random.SeedSequence([self.seed, epoch, 0]))
 
     def _start_epoch(self) -> None:
         self._seed(self.state.epoch)
@@ -266,7 +268,8 @@ class Trainer(SupervisedTrainer):
         self.progress.start_epoch(self.state.epoch)
 
     def _set_rate(self) -> None:
-        self._rate = self.schedule.step(self.state.iteration - 1, self.seconds)
+        self.clock = 0.0 if self.max_minutes is None else of_the_first(self.seconds, self.state.device)
+        self._rate = self.schedule.step(self.state.iteration - 1, self.clock)
 
     def _steps_now(self) -> bool:
         done = (self.state.iteration - 1) % self.state.epoch_length + 1

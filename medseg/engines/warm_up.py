@@ -10,7 +10,6 @@ from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 from torch import Tensor, nn
 
-from medseg.engines.training_parts import agreed
 from medseg.errors import MedsegError
 from medseg.runs.checkpoint import unwrap
 
@@ -57,10 +56,7 @@ class FactorisationWarmUp:
     def _start_iteration(self, engine: Engine) -> None:
         if self.over or self.share == 1:
             return
-        progress = engine.schedule.progress(engine.state.iteration - 1, engine.seconds)
-        if engine.max_minutes is not None:  # clocks differ: all processes turn at the same step
-            (progress,) = agreed([progress], engine.state.device)
-        if progress >= self.share:
+        if engine.schedule.progress(engine.state.iteration - 1, engine.clock) >= self.share:
             self.over = True
             factorise, _ = _parts(engine)
             factorise.fill_(True)

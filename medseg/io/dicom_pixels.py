@@ -12,7 +12,7 @@ import numpy.typing as npt
 from medseg.io.dicom_heads import quiet
 from medseg.io.image_file import ImageError
 from medseg.io.integrity import check_claim, check_count
-from medseg.io.itk_formats import ITK_LOCK
+from medseg.io.itk_formats import ITK_LOCK, require_itk
 
 __all__ = ["read_pixels", "rescales", "result_type"]
 
@@ -206,10 +206,9 @@ def _table_bytes(shape: Any) -> int:
 
 def _decode_with_itk(path: Path, dtype: np.dtype[Any], syntax: Any) -> npt.NDArray[Any]:
     """Decode JPEG, JPEG-LS and JPEG 2000; GDCM applies slope and intercept itself."""
-    import itk
-
     if not str(syntax).startswith(_STILL):
         raise ImageError(_undecodable(path, syntax, "no decoder for it is here"))
+    itk = require_itk(path)
     try:
         with ITK_LOCK:
             reader_io = itk.GDCMImageIO.New()

@@ -20,7 +20,7 @@ from medseg.io.image_file import Affine, ImageError, ImageFile
 from medseg.io.integrity import DEFLATE_RATIO, check_claim, file_size
 from medseg.io.nifti import check_affine
 
-__all__ = ["ITK_LOCK", "LPS_TO_RAS", "SUFFIXES", "files_of", "read_itk"]
+__all__ = ["ITK_LOCK", "LPS_TO_RAS", "SUFFIXES", "files_of", "read_itk", "require_itk"]
 
 SUFFIXES = (".nrrd", ".mha", ".mhd")
 
@@ -48,6 +48,22 @@ _META_TYPES = {
     **dict.fromkeys(("MET_INT", "MET_UINT", "MET_FLOAT"), 4),
     **dict.fromkeys(("MET_LONG_LONG", "MET_ULONG_LONG", "MET_LONG", "MET_ULONG", "MET_DOUBLE"), 8),
 }
+
+
+def require_itk(path: Path) -> Any:
+    """Return ITK's package, which only NRRD, MHA and compressed DICOM need.
+
+    Args:
+        path: the file that is to be read or written.
+
+    Raises:
+        ImageError: naming what to install.
+    """
+    try:
+        import itk
+    except ImportError as error:
+        raise ImageError(f"{path}: this format needs itk; install it: pip install itk") from error
+    return itk
 
 
 def read_itk(path: Path, label: bool) -> ImageFile:
@@ -84,8 +100,7 @@ def read_itk(path: Path, label: bool) -> ImageFile:
 
 def _decode(path: Path) -> tuple[npt.NDArray[Any], int, Affine]:
     """Return values ``(X, Y, ..., components)``, the number of components, and the affine in ITK's axes (LPS)."""
-    import itk
-
+    itk = require_itk(path)
     reader_io = (itk.NrrdImageIO if path.suffix.lower() == ".nrrd" else itk.MetaImageIO).New()
     reader_io.SetFileName(str(path))
     reader_io.ReadImageInformation()

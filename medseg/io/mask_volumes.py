@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from medseg.io import nifti
 from medseg.io.image_file import Affine
-from medseg.io.itk_formats import ITK_LOCK, LPS_TO_RAS
+from medseg.io.itk_formats import ITK_LOCK, LPS_TO_RAS, require_itk
 from medseg.io.placement import compare
 
 __all__ = ["write_itk", "write_nifti"]
@@ -89,8 +89,7 @@ def write_itk(mask: NDArray[Any], affine: Affine, target: Path, *, source: Path 
         source: the image's file.
         keep_header: keep the image's own fields too.
     """
-    import itk
-
+    itk = require_itk(target)
     affine = LPS_TO_RAS @ affine
     axes = mask.ndim
     spacing = np.linalg.norm(affine[:axes, :axes], axis=0)

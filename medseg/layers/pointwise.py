@@ -3,8 +3,9 @@
 A kernel of one pixel maps the channels of each pixel by one matrix; a transposed kernel that is as large as its stride
 maps them to the channels of the pixels that it becomes. A channels-last map is the other matrix as it lies. PyTorch
 takes such maps on one thread of a CPU to the plain layout and back, forward and backward: a twelfth of a training step
-of a 3D U-Net for its last layer alone (``python -m benchmarks.quick_layers``). Values differ from PyTorch's by
-rounding. What is not fp32 and channels-last on a CPU, compiled or exported goes PyTorch's way.
+of a 3D U-Net for its last layer alone (``python -m benchmarks.quick_layers``). With a stride, the backward pass of
+PyTorch 2.15 on channels-last maps of few channels writes where it may not, which ends the process or worse. Values
+differ from PyTorch's by rounding. What is not fp32 and channels-last on a CPU, compiled or exported goes PyTorch's way.
 """
 
 from __future__ import annotations
@@ -87,15 +88,15 @@ Layer = nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d
 
 
 def is_pointwise(layer: Layer) -> bool:
-    """Tell whether each pixel of a convolution's result depends on one pixel alone, and each pixel is looked at once.
+    """Tell whether each pixel of a convolution's result depends on one pixel alone, and each pixel on one at most.
 
     Args:
         layer: any convolution.
     """
-    if layer.groups != 1 or set(layer.dilation) != {1} or layer.kernel_size != layer.stride:
+    if layer.groups != 1 or set(layer.dilation) != {1}:
         return False
     if isinstance(layer, nn.ConvTranspose2d | nn.ConvTranspose3d):
-        return not any(layer.padding) and not any(layer.output_padding)
+        return layer.kernel_size == layer.stride and not any(layer.padding) and not any(layer.output_padding)
     return set(layer.kernel_size) == {1} and (isinstance(layer.padding, str) or not any(layer.padding))
 
 
@@ -115,6 +116,8 @@ def _known(layer: Layer, image: Tensor) -> bool:
 
 def _product(layer: nn.Conv2d | nn.Conv3d, image: Tensor) -> Tensor:
     matrix = layer.weight.movedim(1, -1).flatten(1)  # (C', C); its gradient lies as a channels-last kernel does
+    if any(step > 1 for step in layer.stride):
+        image = image[tuple(slice(None, None, step) for step in (1, 1, *layer.stride))]
     return linear(image.movedim(1, -1), matrix, layer.bias).movedim(-1, 1)
 
 

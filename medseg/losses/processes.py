@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
@@ -9,9 +11,26 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+_alone: list[None] = []  # blocks of `alone` that are open
+
+
+def several() -> bool:
+    """Return whether a batch lies in several processes: there are some, and this one is not computing by itself."""
+    return not _alone and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Let sums inside the block be those of this process: of a case that it has for itself, as in an evaluation."""
+    _alone.append(None)
+    try:
+        yield
+    finally:
+        _alone.pop()
+
 
 def sum_over_processes(x: Tensor) -> Tensor:
-    """Sum a tensor over all processes; in one process it is returned as it is.
+    """Sum a tensor over all processes; in one process, or inside `alone`, it is returned as it is.
 
     A loss made of such sums is the same in every process, and after `DistributedDataParallel` has averaged them its
     gradients are those of one process with the whole batch. Every process must call this, with the same shape.
@@ -22,9 +41,7 @@ def sum_over_processes(x: Tensor) -> Tensor:
     Shape:
         any, kept.
     """
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        return cast(Tensor, _SumOverProcesses.apply(x))
-    return x
+    return cast(Tensor, _SumOverProcesses.apply(x)) if several() else x
 
 
 class _SumOverProcesses(torch.autograd.Function):

@@ -15,9 +15,10 @@ from medseg.io.dicom_rules import read_rules
 from medseg.node.config import Config, ModelRoute
 from medseg.prediction.audit import RUN_RECORD
 from medseg.prediction.cases import ImageFolder
+from medseg.prediction.faults import FailuresError
 from medseg.prediction.model import load
 from medseg.prediction.outputs import make_sinks
-from medseg.prediction.predictor import FailuresError, Predictor
+from medseg.prediction.predictor import Predictor
 from medseg.prediction.sinks import RunInfo
 
 __all__ = ["LoadedModel", "PredictionError", "load_models"]
@@ -76,6 +77,7 @@ class LoadedModel:
             None,
             description=description,
             hashes=model.hashes,
+            temperatures=model.temperatures,
             num_workers=1,
             precision=model.precision,
             sinks=make_sinks(self._route.outputs),

@@ -29,7 +29,7 @@ from medseg.io.parts import parts_of
 from medseg.prediction.sinks import Case, RunInfo
 from medseg.runs.lock import FolderLock, LockedError
 
-__all__ = ["PUSH_RECORD", "RUN_RECORD", "Audit", "record_push"]
+__all__ = ["PUSH_RECORD", "RUN_RECORD", "Audit", "record_push", "records_in"]
 
 RUN_RECORD, PUSH_RECORD = "medseg_run_*.json", "medseg_push_*.json"
 """Names of the records in the folder of the outputs."""
@@ -121,9 +121,9 @@ class Audit:
         outputs = [{"name": self._name(file), "sha256": _digest(file)} for file in files]
         self._done(case, {"outputs": outputs, **_numbers(numbers)})
 
-    def failed(self, case: Case, reason: str) -> None:
-        """Take note that a case could not be done."""
-        self._done(case, {"failure": reason})
+    def took(self, case: Case, line: Mapping[str, Any]) -> None:
+        """Take note of a case that another process did, by a line of `records_in`, or that could not be done."""
+        self._done(case, {key: value for key, value in line.items() if key != "name"})
 
     def _done(self, case: Case, what: dict[str, Any]) -> None:
         with self._lock:
@@ -214,6 +214,20 @@ def record_push(
     return _written(folder, PUSH_RECORD, began, content)
 
 
+def records_in(folder: Path) -> list[dict[str, Any]]:
+    """Return what the runs in a folder recorded of cases, also one that was killed.
+
+    Args:
+        folder: of outputs, in which nobody works.
+    """
+    found: list[dict[str, Any]] = []
+    for path in sorted(folder.glob(RUN_RECORD)):
+        found += json.loads(path.read_text(encoding="utf-8"))["cases"]
+    for journal in sorted(folder.glob(_JOURNAL.format("*"))):
+        found += _cases_of(folder, _lines(journal)[1:])
+    return found
+
+
 def _record_all_left(folder: Path) -> None:
     for left in sorted(folder.glob(_JOURNAL.format("*"))):
         _record_left(left)
@@ -221,10 +235,7 @@ def _record_all_left(folder: Path) -> None:
 
 def _record_left(journal: Path) -> None:
     """Make the record of a run that was killed of its journal, whose last line may be cut off."""
-    lines = []
-    for line in journal.read_bytes().split(b"\n"):
-        with contextlib.suppress(ValueError):
-            lines.append(json.loads(line))
+    lines = _lines(journal)
     if lines and "began" in lines[0]:
         began = calendar.timegm(time.strptime(lines[0]["began"], _TIME))
         about = {"ended": _utc(journal.stat().st_mtime), "end": "killed"}
@@ -232,6 +243,14 @@ def _record_left(journal: Path) -> None:
         rest["measured"] = {}
         _written(journal.parent, RUN_RECORD, began, {**lines[0], **about, **rest})
     journal.unlink()
+
+
+def _lines(journal: Path) -> list[dict[str, Any]]:
+    lines = []
+    for line in journal.read_bytes().split(b"\n"):
+        with contextlib.suppress(ValueError):  # the last may be cut off
+            lines.append(json.loads(line))
+    return lines
 
 
 def _cases_of(folder: Path, lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -118,13 +118,33 @@ class CaseTable:
             case: its name.
             rows: of ``columns``; what is missing stays empty.
         """
+        name = _cell(case)
+        self._append(name, self._text({"case": name, "model": self._model, **row} for row in rows))
+
+    def take(self, path: Path) -> None:
+        """Append this model's rows of another such table, case by case; what is here already, is left as it is.
+
+        Args:
+            path: of the table; none may be there.
+        """
+        other = CaseTable(path, self.columns[2:], self._model, self._last)
+        for piece in other._pieces.values():
+            made = other._bytes(piece)
+            held = self._pieces.get(piece.case)
+            if piece.mine and (held is None or not held.mine or self._bytes(held) != made):
+                self._append(piece.case, made)
+
+    def _bytes(self, piece: _Piece) -> bytes:
+        with self.path.open("rb") as file:
+            file.seek(piece.start)
+            return file.read(piece.end - piece.start)
+
+    def _append(self, name: str, made: bytes) -> None:
         if not self._begun:
             if self._state() != self._seen:  # another run was at it
                 self._read()
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._begun = True
-        name = _cell(case)
-        made = self._text({"case": name, "model": self._model, **row} for row in rows)
         head = b"" if self._end else (",".join(self.columns) + "\n").encode()
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:

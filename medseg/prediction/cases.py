@@ -42,11 +42,12 @@ class ImageFolder:
         output_dir: where the masks go.
         overwrite: whether images whose outputs are there are done again, whatever made them.
         rules: which DICOM series of a folder the model takes, see `medseg.io.dicom_rules`; the others are left out.
+        only: names of the cases that are taken; all by default.
 
     Raises:
         DatalistError: if a datalist is not sound.
         InputError: if the folder is missing or holds no image, two images would share one mask, or no DICOM series is
-            taken.
+            taken, or a name in ``only`` is that of no case.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class ImageFolder:
         *,
         overwrite: bool = False,
         rules: Sequence[Rule] | None = None,
+        only: Sequence[str] | None = None,
     ) -> None:
         self.output_dir, self.overwrite = Path(output_dir), overwrite
         listing = _listed(Path(folder), self.output_dir, int(description.network.get("in_channels") or 1))
@@ -74,6 +76,14 @@ class ImageFolder:
             left_out += beside
         self.left_out = [(each.path.relative_to(listing.folder), each.reason) for each in left_out]
         self.missed = [each.path for each in left_out if not _no_image(each)]
+        if only is not None:
+            names = {case.name for case in self.cases}
+            if unknown := [name for name in only if name not in names]:
+                raise InputError(
+                    f"{shown(folder)} holds no case {shown(unknown[0])}, which --cases names; such as "
+                    f"{shown(min(names, default=''))} is there"
+                )
+            self.cases = [case for case in self.cases if case.name in set(only)]
         if not self.cases:
             first, reason = self.left_out[0]
             raise InputError(f"{folder} holds no DICOM series that is taken; {shown(first)}: {shown(reason)}")

@@ -55,6 +55,7 @@ class Forward:
             the logits of the whole image.
         wants: what is made beside the mask, see `medseg.prediction.sinks`.
         scratch: folder for what is too large for memory; by default the system's.
+        temperatures: that each network's logits are divided by; by default the model's.
     """
 
     def __init__(
@@ -68,7 +69,9 @@ class Forward:
         finish: Callable[..., Any] | None = None,
         wants: Iterable[str] = (),
         scratch: Path | None = None,
+        temperatures: Sequence[float] | None = None,
     ) -> None:
+        self.temperatures = [description.temperature] * len(networks) if temperatures is None else list(temperatures)
         self.networks, self.description, self.inferer = list(networks), description, inferer
         self.precision, self.device = precision, device
         self.wants, self.scratch = frozenset(wants), scratch
@@ -176,7 +179,10 @@ class Forward:
                 for network in self.networks
             ]
             for way, into in zip(ways, collected, strict=True):
-                members = [way.blocks(finite(_blocks(next(stream)[1]))) for stream in streams]
+                members = [
+                    way.blocks(finite(_blocks(next(stream)[1], temperature)))
+                    for stream, temperature in zip(streams, self.temperatures, strict=True)
+                ]
                 for blocks in zip(*members, strict=True):
                     into.add(blocks)
                 into.land()
@@ -187,8 +193,9 @@ def _plain(image: Tensor) -> Tensor:
     return image.as_tensor() if isinstance(image, MetaTensor) else image
 
 
-def _blocks(found: Iterator[tuple[int, Block]]) -> Iterator[Block]:
-    return (block for _, block in found)
+def _blocks(found: Iterator[tuple[int, Block]], temperature: float) -> Iterator[Block]:
+    for _, block in found:
+        yield block if temperature == 1 else Block(block.at, block.logits / temperature)
 
 
 def _without_argmax(finish: Callable[..., Any] | None) -> tuple[bool, Callable[..., Any] | None]:

@@ -71,7 +71,8 @@ class Maker:
         """
         held = description.to_dict()
         held["inference"] = {key: value for key, value in held["inference"].items() if key not in _SAME_MASKS}
-        held = {key: held[key] for key in ("network", "input", "inference", "classes", "colours")}
+        keys = ("network", "input", "inference", "classes", "colours", "temperature")
+        held = {key: held[key] for key in keys if key in held}
         text = json.dumps(held, sort_keys=True, separators=(",", ":"), default=str)
         weights = weights or weights_hash(unwrap(network).state_dict())
         model = hashlib.sha256(text.encode()).hexdigest()
@@ -90,9 +91,15 @@ class Maker:
         if len(makers) == 1:
             return makers[0]
         hashes = "".join(sorted(maker.weights for maker in makers))
+        models = sorted({maker.model for maker in makers})  # those of other temperatures are others
+        model = models[0]
+        if len(models) > 1:
+            model = hashlib.sha256(
+                "".join(sorted(maker.weights + maker.model for maker in makers)).encode()
+            ).hexdigest()
         name = " + ".join(dict.fromkeys(maker.name for maker in makers))
         weights = hashlib.sha256(hashes.encode()).hexdigest()
-        return replace(makers[0], name=f"{len(makers)} x {name}", weights=weights)
+        return replace(makers[0], name=f"{len(makers)} x {name}", weights=weights, model=model)
 
     def same(self, other: Maker) -> bool:
         """Return whether the masks of both are the same."""
@@ -152,6 +159,14 @@ class MaskRecord:
             self._lock.release()
             raise
         self._begun = True
+
+    def like(self, folder: Path, files: Iterable[Path]) -> None:
+        """Refuse files in another folder that this maker has not made.
+
+        Raises:
+            MaskRecordError: naming one of them.
+        """
+        MaskRecord(folder, self._maker, files, overwrite=False)
 
     def wrote(self, target: Path) -> None:
         """Take note of a mask that is written; where it replaced another's it is entered by the next `save`."""

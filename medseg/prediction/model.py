@@ -115,6 +115,7 @@ class Model:
         device: ``"cpu"``, ``"cuda:0"``; ``None`` picks.
         precision: ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
         hashes: of each network's weights, where known; see `medseg.bundle.record.verified_hash`.
+        temperatures: that each network's logits are divided by; by default the description's.
     """
 
     def __init__(
@@ -125,6 +126,7 @@ class Model:
         device: torch.device | str | None = None,
         precision: str = "auto",
         hashes: Sequence[str | None] | None = None,
+        temperatures: Sequence[float] | None = None,
     ) -> None:
         self.device = pick_device(device)
         self.description = description
@@ -132,6 +134,7 @@ class Model:
         several = [networks] if isinstance(networks, nn.Module) else list(networks)
         self.networks = [network.to(self.device).eval() for network in several]
         self.hashes = [None] * len(several) if hashes is None else list(hashes)
+        self.temperatures = [description.temperature] * len(several) if temperatures is None else list(temperatures)
         for network in self.networks:
             network_to_channels_last(network)
         self.inferer = feeding.inferer(description)
@@ -198,6 +201,7 @@ class Model:
             precision=self.precision,
             device=self.device,
             wants=wants,
+            temperatures=self.temperatures,
         )
         (result,) = forward([fed])
         return Prediction(
@@ -273,7 +277,8 @@ def load(
         if apart:
             raise ModelError(f"{place} and {places[0]} are no ensemble: {'; '.join(apart)}; name runs of one recipe")
     loaded, _, hashes = zip(*found, strict=True)
-    return Model(loaded, first, device=device, precision=precision, hashes=hashes)
+    temperatures = [description.temperature for _, description, _ in found]
+    return Model(loaded, first, device=device, precision=precision, hashes=hashes, temperatures=temperatures)
 
 
 def _load(

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from medseg.prediction.archive_input import ArchiveOptions, Pulled, Reached
     from medseg.prediction.cases import ImageFolder
     from medseg.prediction.predictor import Predictor
-    from medseg.prediction.sinks import Sink
+    from medseg.prediction.shared import Asked, Shared
+    from medseg.prediction.sinks import Case, Sink
 
 __all__ = ["Outcome", "predict"]
 
@@ -50,6 +51,8 @@ class Outcome:
         missed: those of them that somebody may take for images.
         stored: DICOM objects that were sent to the archive that the images came from.
         present: DICOM objects that were there before.
+        pixels: of all masks that were written, by class.
+        device: that computed.
     """
 
     written: int
@@ -59,6 +62,8 @@ class Outcome:
     missed: int = 0
     stored: int = 0
     present: int = 0
+    pixels: Mapping[int, int] = field(default_factory=dict)
+    device: str = ""
 
 
 def predict(
@@ -78,6 +83,8 @@ def predict(
     backend: str = "torch",
     signed_by: str | Path | None = None,
     archive: ArchiveOptions | None = None,
+    cases: Sequence[str] | None = None,
+    shared: Shared | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Outcome:
     """Predict an image, a folder of images, the images of a datalist, or studies of an archive.
@@ -102,6 +109,8 @@ def predict(
         backend: ``"torch"``, ``"onnx"`` or ``"openvino"``, as there.
         signed_by: public key that must have signed the packed model, as there.
         archive: which studies of an archive, and how it is asked; a DICOM segmentation at least is stored there.
+        cases: names of the cases that are done, as reports call them; all by default.
+        shared: who does the cohort in parts; by default this process does all of it.
         progress: called as ``progress(images done, images in all)``.
 
     Raises:
@@ -123,14 +132,16 @@ def predict(
     from medseg.bundle import feeding
     from medseg.prediction.cases import ImageFolder
     from medseg.prediction.dicom_objects import refuse_uncoded
+    from medseg.prediction.faults import FailuresError
     from medseg.prediction.model import load
     from medseg.prediction.outputs import make_sinks
-    from medseg.prediction.predictor import FailuresError, Predictor
+    from medseg.prediction.predictor import Predictor
+    from medseg.prediction.shared import Asked
 
     sinks = make_sinks(outputs)
     trained = load(
         weights,
-        device=plain.get("device"),
+        device=plain.get("device") if shared is None else "cpu",  # it only says what the workers' masks are
         precision=str(plain.get("precision", "auto")),
         trust=trust,
         backend=backend,
@@ -140,7 +151,7 @@ def predict(
     if reached is not None and any(map(_is_object, outputs)):
         refuse_uncoded(description)  # before the download, not after it
     with _source(images, reached, rules, target) as (source, pulled):
-        folder = ImageFolder(source, description, target, overwrite=overwrite, rules=rules)
+        folder = ImageFolder(source, description, target, overwrite=overwrite, rules=rules, only=cases)
         folder.left_out += () if pulled is None else pulled.left_out
         predictor = Predictor(
             trained.device,
@@ -150,6 +161,7 @@ def predict(
             None,
             description=description,
             hashes=trained.hashes,
+            temperatures=trained.temperatures,
             num_workers=int(plain.get("num_workers", _READERS)),
             precision=trained.precision,
             keep_header=keep_identifiers,
@@ -157,8 +169,16 @@ def predict(
             options=_options(description, outputs, overwrite, trained.precision),
             progress=progress,
         )
+        work = None
+        if shared is not None:
+            paths = {"series": series, "codes": codes, "signed_by": signed_by}
+            flags = {"tta": tta, "keep_identifiers": keep_identifiers, "trust": trust}
+            options = [*_words(flags, paths), "--backend", backend, *(f"--{name}" for name in outputs)]
+            options += ["--with", *overlays] if overlays else []
+            asked = Asked([_absolute(each) for each in named], source, {**plain, **changes}, options)
+            work = _sharing(predictor, asked, shared)
         with contextlib.suppress(FailuresError):  # the outcome has them
-            predictor.run()
+            predictor.run(work)
         outcome = _outcome(predictor, folder)
         if pulled is None or not pulled.reached.options.push:
             return outcome
@@ -214,7 +234,38 @@ def _source(
 def _outcome(predictor: Predictor, folder: ImageFolder) -> Outcome:
     failures = [(str(path), reason) for path, reason in predictor.failures]
     left_out = [(str(path), reason) for path, reason in folder.left_out]
-    return Outcome(len(predictor.written), predictor.skipped, failures, left_out, len(folder.missed))
+    return Outcome(
+        len(predictor.written),
+        predictor.skipped,
+        failures,
+        left_out,
+        len(folder.missed),
+        pixels=dict(predictor.pixels),
+        device=predictor.device.type,
+    )
+
+
+def _sharing(predictor: Predictor, asked: Asked, shared: Shared) -> Callable[[Sequence[Case]], None]:
+    from medseg.prediction.shared import share
+
+    def work(cases: Sequence[Case]) -> None:
+        predictor.begin()
+        share(predictor, cases, asked, shared)
+
+    return work
+
+
+def _words(flags: Mapping[str, bool], paths: Mapping[str, str | Path | None]) -> list[str]:
+    """Return options as ``medseg predict`` takes them."""
+    words = [f"--{name.replace('_', '-')}" for name, given in flags.items() if given]
+    for name, path in paths.items():
+        words += [] if path is None else [f"--{name.replace('_', '-')}", str(resolve_path(path))]
+    return words
+
+
+def _absolute(model: str | Path) -> str:
+    """Return a model as another process finds it, which may work in another folder."""
+    return str(Path(model).absolute()) if Path(model).exists() else str(model)
 
 
 def _push(outcome: Outcome, predictor: Predictor, sinks: Sequence[Sink], pulled: Pulled) -> Outcome:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -22,30 +22,26 @@ from medseg.bundle.record import load_described, read_weights, verified_hash
 from medseg.caller import spelt
 from medseg.engines.precision import network_to_channels_last, resolve_precision
 from medseg.engines.prediction_checks import warn_of_one_class
-from medseg.errors import counted, one_line, shown, together
+from medseg.errors import counted, one_line, shown
 from medseg.prediction.audit import Audit
 from medseg.prediction.case import Fed, Feeder, check_fits
 from medseg.prediction.cases import ImageFolder, InputError, refuse_shared
 from medseg.prediction.collected import Collected
+from medseg.prediction.faults import FailuresError, no_space, reason, said_of
 from medseg.prediction.forward import Forward
 from medseg.prediction.mask_record import Maker, MaskRecord
 from medseg.prediction.masks import Masks
 from medseg.prediction.overlap import Room, Writer, read_ahead
+from medseg.prediction.shared import gather
 from medseg.prediction.sinks import VALUES, Case, RunInfo, Sink
 from medseg.runs.processes import pick_device
 
-__all__ = ["FailuresError", "ImageFolder", "InputError", "Predictor"]
+__all__ = ["ImageFolder", "InputError", "Predictor"]
 
 logger = logging.getLogger(__name__)
 
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-_SHOWN = 20
 
 Group = list[tuple[Case, Fed]]
-
-
-class FailuresError(InputError):
-    """Cases that could not be done, or files that were left out, at the end of a run that did all others."""
 
 
 class Predictor:
@@ -61,6 +57,7 @@ class Predictor:
         description: the model as the configuration describes it; weights trained otherwise are refused.
         ckpt: weights; ``None`` where the networks have them already.
         hashes: of the weights that they have, where known.
+        temperatures: that each network's logits are divided by; by default the model's.
         num_workers: threads that read ahead.
         precision: as in ``Trainer``.
         keep_header: keep what names a patient: descriptions, extensions and names that an image's header holds.
@@ -86,6 +83,7 @@ class Predictor:
         description: Description,
         ckpt: str | Path | None = None,
         hashes: Sequence[str | None] | None = None,
+        temperatures: Sequence[float] | None = None,
         num_workers: int = 0,
         precision: str = "auto",
         keep_header: bool = False,
@@ -109,15 +107,18 @@ class Predictor:
         self.written: list[Path] = []
         self._threads, self._progress, self._began = num_workers, progress, 0.0
         self._unlike: dict[str, str] = {}  # cases of other intensities than the model was trained on
-        self._pixels: Counter[int] = Counter()  # by class, over all masks
+        self.pixels: Counter[int] = Counter()  # by class, over all masks
+        self._elsewhere: set[str] = set()  # devices of other processes
         if dataset.output_dir.is_file():
             raise InputError(f"{dataset.output_dir} is a file; name a folder for the masks")
-        makers = [Maker.of(each, described, digest) for each, digest in zip(networks, known, strict=True)]
+        tempers = temperatures or [described.temperature] * len(networks)
+        parts = zip(networks, known, tempers, strict=True)
+        makers = [Maker.of(each, replace(described, temperature=by), digest) for each, digest, by in parts]
         self.run_info = RunInfo(dataset.output_dir, described, makers, keep_header)
-        self._sinks: list[Sink] = [*sinks, Masks()]  # a mask that is there says that all else is
-        for sink in self._sinks:
+        self.sinks: list[Sink] = [*sinks, Masks()]  # a mask that is there says that all else is
+        for sink in self.sinks:
             sink.open(self.run_info)
-        files = {case.name: [file for sink in self._sinks for file in sink.files(case)] for case in dataset.cases}
+        files = {case.name: [file for sink in self.sinks for file in sink.files(case)] for case in dataset.cases}
         refuse_shared(files, dataset.output_dir)
         masks = dict.fromkeys(case.target for case in dataset.cases)
         self.record = MaskRecord(
@@ -131,12 +132,12 @@ class Predictor:
             case
             for case in dataset.cases
             if dataset.overwrite
-            or not (all(file.exists() for file in files[case.name]) and all(sink.has(case) for sink in self._sinks))
+            or not (all(file.exists() for file in files[case.name]) and all(sink.has(case) for sink in self.sinks))
         ]
         self._files = files
         output = dataset.output_dir.absolute()
         self._audit = Audit(self.run_info, options or {})
-        wants = frozenset[str]().union(*(sink.wants for sink in self._sinks))
+        wants = frozenset[str]().union(*(sink.wants for sink in self.sinks))
         self._feeder = Feeder(described, values=VALUES in wants)
         self._forward = Forward(
             networks,
@@ -147,6 +148,7 @@ class Predictor:
             finish=postprocessing,
             wants=wants,
             scratch=next(path for path in (output, *output.parents) if path.is_dir()),
+            temperatures=tempers,
         )
 
     @property
@@ -154,8 +156,11 @@ class Predictor:
         """Cases whose outputs by this model are there."""
         return len(self.folder) - len(self.todo)
 
-    def run(self) -> None:
+    def run(self, work: Callable[[Sequence[Case]], None] | None = None) -> None:
         """Predict all cases; those that fail, and files that were left out, are listed at the end.
+
+        Args:
+            work: does it in place of this process.
 
         Raises:
             FailuresError: at the end, if a case could not be done, or a file that may be an image was left out; the
@@ -170,7 +175,7 @@ class Predictor:
         if self.todo:
             self._began, ended = time.monotonic(), "done"
             try:
-                self._work()
+                self._all(work or self._work)
             except BaseException as error:
                 ended = one_line(error) or type(error).__name__
                 for line in self._said() if isinstance(error, InputError) else ():
@@ -184,11 +189,13 @@ class Predictor:
         self._warn_of_unlike()
         self._raise_failures()
 
-    def _work(self) -> None:
+    def _all(self, work: Callable[[Sequence[Case]], None]) -> None:
         for network in self._forward.networks:
             network.eval()
         try:
-            self._predict()
+            left = gather(self)
+            if left:
+                work(left)
         except BaseException as error:
             self._close(error)
             raise
@@ -198,7 +205,7 @@ class Predictor:
         """End the files of all cases, and the record; where the run was stopped, that is what is said."""
         try:
             try:
-                for sink in self._sinks:
+                for sink in self.sinks:
                     sink.close()
             finally:
                 self.record.finish()
@@ -210,14 +217,52 @@ class Predictor:
                 ) from error
             logger.warning("the files of all cases cannot be written: %s", error.strerror)
 
-    def _predict(self) -> None:
+    def files(self, case: Case) -> list[Path]:
+        """Return the files of a case alone, its mask last."""
+        return self._files[case.name]
+
+    def refuse_others(self, folder: Path, cases: Sequence[Case]) -> None:
+        """Refuse outputs of cases in another folder that another model made.
+
+        Raises:
+            MaskRecordError: if there are such.
+        """
+        output = self.folder.output_dir
+        files = [folder / file.relative_to(output) for case in cases for file in self.files(case)]
+        self.record.like(folder, files)
+
+    def took(self, case: Case, line: Mapping[str, Any]) -> None:
+        """Take note of a case that another process did.
+
+        Args:
+            case: whose files are in their places.
+            line: of that process's record.
+        """
+        self._audit.took(case, line)
+        if "intensities" in line:
+            self._unlike[case.name] = str(line["intensities"])
+        for file in self.files(case):
+            self.record.wrote(file)
+        self.written.append(case.target)
+        self._report()
+
+    def count(self, pixels: Mapping[str, int], device: str) -> None:
+        """Take note of what another process counted, and of where it computed."""
+        self.pixels.update({int(index): count for index, count in pixels.items()})
+        self._elsewhere |= {device} - {""}
+
+    def failed(self, case: Case, reason: str, line: Mapping[str, Any] | None = None) -> None:
+        """Take note of a case that another process could not do, with what that one recorded of it."""
+        self._fail(case, reason, line)
+
+    def _work(self, cases: Sequence[Case]) -> None:
         room = Room()
-        read = read_ahead(self.todo, self._read, threads=self._threads, room=room, size=lambda fed: fed.nbytes)
-        with Writer(room, self._not_written, _no_space) as writer:
+        read = read_ahead(cases, self._read, threads=self._threads, room=room, size=lambda fed: fed.nbytes)
+        with Writer(room, self._not_written, no_space) as writer:
             for group in self._groups(read):
                 for case, found in self._predicted(group):
                     if isinstance(found, Collected):
-                        self._begin()
+                        self.begin()
                         writer.put(case, partial(self._write, case, found), found.nbytes)
                     else:
                         self._fail(case, found)
@@ -225,7 +270,8 @@ class Predictor:
                     room.give(fed.nbytes)
                 del group
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Take the folder of the outputs, before the first is written."""
         try:
             self.record.begin()
             self._audit.begin()
@@ -247,7 +293,7 @@ class Predictor:
         group: Group = []
         for case, fed in read:
             if not isinstance(fed, Fed):
-                self._fail(case, _reason(fed))
+                self._fail(case, reason(fed))
                 continue
             together = self._forward.one_forward(fed)
             if group and not together:
@@ -266,10 +312,10 @@ class Predictor:
         try:
             results = self._forward.collect([fed for _, fed in group])
         except (ValueError, RuntimeError, OSError) as error:  # logits that are no numbers, too little memory
-            if _no_space(error):  # for what is too large for memory
+            if no_space(error):  # for what is too large for memory
                 self._not_written(group[0][0], error)
             if len(group) == 1:
-                yield group[0][0], _reason(error)
+                yield group[0][0], reason(error)
                 return
             for one in group:  # whose fault it is, is found out
                 yield from self._predicted([one])
@@ -281,18 +327,18 @@ class Predictor:
         """Finish a case and write all its outputs; called in the thread that writes."""
         result = collected.result()
         self._audit.writes(case, self._files[case.name], result.numbers)
-        for sink in self._sinks:
+        for sink in self.sinks:
             sink.write(case, result)
         self._audit.wrote(case, self._files[case.name], result.numbers)
         values, counts = np.unique(result.mask, return_counts=True)
-        self._pixels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        self.pixels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
         for file in self._files[case.name]:
             self.record.wrote(file)
         self.written.append(case.target)
         self._report()
 
     def _not_written(self, case: Case, error: BaseException) -> None:
-        if _no_space(error):
+        if no_space(error):
             assert isinstance(error, OSError)
             raise InputError(
                 f"{case.target} cannot be written: {error.strerror}. Masks so far ({len(self.written)}) are "
@@ -301,11 +347,11 @@ class Predictor:
         if not isinstance(error, Exception):
             raise error
         logger.debug("%s", case.name, exc_info=error)
-        self._fail(case, _reason(error))
+        self._fail(case, reason(error))
 
-    def _fail(self, case: Case, reason: str) -> None:
+    def _fail(self, case: Case, reason: str, line: Mapping[str, Any] | None = None) -> None:
         self.failures.append((Path(case.name), reason))
-        self._audit.failed(case, reason)
+        self._audit.took(case, {**(line or {}), "failure": reason})
         self._report()
 
     def _report(self) -> None:
@@ -318,9 +364,9 @@ class Predictor:
             logger.info("%d of %d images, %.3g a second, %.0f s left", done, len(self.todo), done / seconds, left)
 
     def _write_audit(self, ended: str, seconds: float) -> None:
-        measured: dict[str, Any] = {"seconds": round(seconds, 2), "device": self.device.type}
-        if self.device.type == "cuda":
-            measured["gpu_peak_bytes"] = torch.cuda.max_memory_allocated(self.device)
+        device = ", ".join(sorted(self._elsewhere)) or self.device.type
+        peak = {"gpu_peak_bytes": torch.cuda.max_memory_allocated(self.device)} if self.device.type == "cuda" else {}
+        measured: dict[str, Any] = {"seconds": round(seconds, 2), "device": device, **peak}
         left_out = [(path.as_posix(), reason) for path, reason in self.folder.left_out]
         todo = {case.name for case in self.todo}
         skipped = [case.name for case in self.folder.cases if case.name not in todo]
@@ -332,8 +378,8 @@ class Predictor:
     def _warn_of_one_class(self) -> None:
         if len(self.written) > 1:
             names = dict(enumerate(self.description.classes))  # postprocessing may give further values
-            every = sorted({*names, *self._pixels})
-            warn_of_one_class([self._pixels[index] for index in every], [names.get(i, str(i)) for i in every])
+            every = sorted({*names, *self.pixels})
+            warn_of_one_class([self.pixels[index] for index in every], [names.get(i, str(i)) for i in every])
 
     def _warn_of_unlike(self) -> None:
         if self._unlike:
@@ -345,36 +391,10 @@ class Predictor:
             )  # fmt: skip
 
     def _said(self) -> list[str]:
-        """Return what could not be done and what was left out, a text each."""
-        said = []
-        if self.failures:
-            lines = "\n".join(f"  {line}" for line in together(self.failures, "image"))
-            said.append(f"{len(self.failures)} of {len(self.todo)} images could not be done:\n{lines}")
-        if self.folder.left_out:
-            lines = "\n".join(f"  {line}" for line in together(self.folder.left_out)[:_SHOWN])
-            said.append(f"left out {counted(len(self.folder.left_out), 'file')}:\n{lines}")
-        return said
+        return said_of(self.failures, len(self.todo), self.folder.left_out)
 
     def _raise_failures(self) -> None:
-        said = self._said()
         if self.failures or self.folder.missed:
-            raise FailuresError("\n".join(said))
-        for line in said:
+            raise FailuresError("\n".join(self._said()))
+        for line in self._said():
             logger.warning("%s", line)
-
-
-def _no_space(error: BaseException) -> bool:
-    return isinstance(error, OSError) and error.errno in _NO_SPACE
-
-
-def _reason(error: BaseException) -> str:
-    """Return the first line of what is wrong, not of MONAI's "applying transform ..." around it."""
-    said = one_line(error)
-    if said is None:
-        while isinstance(error, RuntimeError) and error.__cause__ is not None:
-            error = error.__cause__
-        said = str(error).strip()
-        if not isinstance(error, ValueError | RuntimeError | OSError):  # nothing that a program says to a person
-            said = f"{type(error).__name__}: {said}"
-    lines = said.splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from medseg.bundle.description import Description
     from medseg.prediction.mask_record import Maker
 
-__all__ = ["PROBABILITIES", "UNCERTAINTY", "VALUES", "Case", "Result", "RunInfo", "Sink"]
+__all__ = ["PROBABILITIES", "UNCERTAINTY", "VALUES", "Case", "Gathers", "Result", "RunInfo", "Sink"]
 
 PROBABILITIES = "probabilities"
 UNCERTAINTY = "uncertainty"
@@ -148,4 +148,13 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """End the run: finish files of all cases. Called once after `open`, also where the run failed."""
+        ...
+
+
+@runtime_checkable
+class Gathers(Protocol):
+    """A `Sink` with a file of all cases."""
+
+    def take(self, folder: Path) -> None:
+        """Add what this kind of sink wrote of the same model in another folder; what is there already stays once."""
         ...

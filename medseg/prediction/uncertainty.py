@@ -56,3 +56,7 @@ class Uncertainty:
     def close(self) -> None:
         """Put the rows in order, where cases were done in another."""
         self._table.close()
+
+    def take(self, folder: Path) -> None:
+        """Add the rows of the table in another folder."""
+        self._table.take(folder / FILE)

@@ -184,7 +184,8 @@ class Table:
             return shown(plain(cell))
         if _is_undefined(cell):
             return UNDEFINED
-        return f"{cell:,}" if isinstance(cell, int) else f"{cell:.{self.digits}f}"
+        # z: what rounds to nothing has no sign
+        return f"{cell:,}" if isinstance(cell, int) else f"{cell:z.{self.digits}f}"
 
     def _markdown(self, cell: Cell) -> str:
         if isinstance(cell, Code):

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from medseg.caller import spelt
 from medseg.errors import MedsegError, counted
 
 if TYPE_CHECKING:
     import torch
+
+_SAID, _LEFT = "medseg/said", "medseg/left"  # counts of processes
+_PATIENCE = 10.0  # seconds for the others to see that the first one has failed
 
 
 def rank() -> int:
@@ -88,6 +94,106 @@ def start_processes() -> None:
         dist.init_process_group("nccl", device_id=device)
     else:
         dist.init_process_group("gloo")
+
+
+def wait_for_all() -> None:
+    """Wait until all processes have come here."""
+    if world_size() > 1:
+        import torch.distributed as dist
+
+        dist.barrier()
+
+
+def of_the_first(value: float, device: torch.device) -> float:
+    """Return a number of the first process, as all must have it.
+
+    Args:
+        value: of this process.
+        device: of this process, through which it is exchanged.
+    """
+    if world_size() == 1:
+        return float(value)
+    import torch
+    import torch.distributed as dist
+
+    told = torch.tensor([float(value)], dtype=torch.float64, device=device)
+    dist.broadcast(told, src=0)
+    return float(told)
+
+
+def by_the_first(work: Callable[[], Any]) -> Any:
+    """Let the first process do what one can do for all; where it fails, the others end too, without a word.
+
+    Args:
+        work: called in the first process alone; gives what can be pickled.
+
+    Returns:
+        What it gave, in all processes.
+
+    Raises:
+        SystemExit: in the others, if it failed in the first, which has the error.
+    """
+    if world_size() == 1:
+        return work()
+    import torch.distributed as dist
+
+    told: list[Any] = [None, True]
+    failure: Exception | None = None
+    if rank() == 0:
+        try:
+            told = [work(), False]
+        except Exception as error:
+            failure = error
+    dist.broadcast_object_list(told, src=0)  # else the others would wait for the first at the next step
+    if failure is not None:
+        raise failure
+    if told[1]:
+        leave_failed()
+        raise SystemExit(1)
+    return told[0]
+
+
+def first_to_say() -> bool:
+    """Return whether no other process has said before why all end; a process alone is the first.
+
+    A process that fails takes the others with it: what they see, a connection that is closed, is not what is wrong.
+    """
+    store = _store()
+    if store is None:
+        return True
+    try:
+        return bool(store.add(_SAID, 1) == 1)
+    except RuntimeError:  # the first process, which keeps the count, is gone: it had time to say why, if it could
+        return rank() == 1
+
+
+def leave_failed() -> None:
+    """Leave the process group for good, so that nobody waits for this process."""
+    store = _store()
+    if store is None:
+        return
+    import torch.distributed as dist
+
+    number, others = rank(), world_size() - 1
+    if dist.get_backend() == "gloo":  # NCCL would wait for what is under way: there torchrun ends the others
+        with contextlib.suppress(RuntimeError):
+            dist.destroy_process_group()
+    with contextlib.suppress(RuntimeError):
+        gone = store.add(_LEFT, int(number > 0))
+        if number == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":  # the count ends with this process
+            until = time.monotonic() + _PATIENCE
+            while gone < others and time.monotonic() < until:
+                time.sleep(0.1)
+                gone = store.add(_LEFT, 0)
+
+
+def _store() -> Any:
+    """Return what all processes read and write, of several; PyTorch has no public name for it."""
+    if world_size() == 1:
+        return None
+    from torch.distributed import distributed_c10d
+
+    return distributed_c10d._get_default_store()
 
 
 def stop_processes() -> None:

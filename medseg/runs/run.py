@@ -24,7 +24,7 @@ from medseg.runs.header import write_header
 from medseg.runs.identity import changed_files, differences, file_record, identify
 from medseg.runs.lock import FolderLock
 from medseg.runs.paths import resolve_path
-from medseg.runs.processes import rank, world_size
+from medseg.runs.processes import by_the_first, rank
 from medseg.runs.report import Result, write_report
 from medseg.runs.run_folder import FILES, LAST, MODEL, RunError, refuse_taken
 from medseg.runs.tracking import MLflowTracker, RunFolder, first_line
@@ -130,27 +130,21 @@ class Run:
             LockedError: if another process works in the folder.
             RunError: if the folder holds a run already and ``resume`` is false, or another run than this.
         """
-        if world_size() == 1:
-            return self._claim(resume, network)
-        import torch.distributed as dist
+        held: list[dict[str, Any] | None] = []
 
-        refusal: list[BaseException | None] = [None]
-        state = None
-        try:
-            if rank() == 0:
-                state = self._claim(resume, network)
-        except Exception as error:
-            refusal[0] = error
-        told: list[Any] = [refusal[0] is not None, self.identity]
-        dist.broadcast_object_list(told, src=0)  # else the others would wait for the first at the next step
-        refused, self.identity = told
-        if refusal[0] is not None:
-            raise refusal[0]
-        if refused:
-            raise SystemExit(1)  # the first process has said why
-        if rank() != 0 and self.last_checkpoint.is_file():
-            state = load_checkpoint(self.last_checkpoint)
-        return state
+        def claim() -> tuple[dict[str, Any], bool]:
+            held.append(self._claim(resume, network))
+            return self.identity, held[0] is not None
+
+        self.identity, goes_on = by_the_first(claim)
+        if rank() == 0:
+            return held[0]
+        if goes_on and not self.last_checkpoint.is_file():
+            raise RunError(
+                f"process {rank()} does not see {self.last_checkpoint}, from which the first one goes on; give all "
+                f"machines one folder with {spelt('output_dir')}"
+            )
+        return load_checkpoint(self.last_checkpoint) if goes_on else None
 
     def _claim(self, resume: bool, network: nn.Module | None) -> dict[str, Any] | None:
         self.identity = identify(self._datalist, self._split, network)

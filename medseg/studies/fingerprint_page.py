@@ -22,6 +22,8 @@ PAGE = "fingerprint.md"
 _PICTURE = "fingerprint.png"
 _AXES = {2: ("rows", "columns"), 3: ("right-left", "back-front", "foot-head")}
 _GREY = "0.45"
+_LEAST = 0.001  # of what a table's three digits show
+_NOTHING = 1e-9
 _WIDE = 10.0  # ratio from which amounts are drawn on a logarithmic scale
 
 
@@ -54,7 +56,7 @@ def table(found: Fingerprint) -> Table:
         for name, foreground in (("values", False), ("values of the foreground", True)):
             share = found.spread(channel, foreground=foreground)
             if share:
-                cells = [_short(share[at]) for at in (0.005, 0.5, 0.995)]
+                cells = _short([share[at] for at in (0.005, 0.5, 0.995)])
                 rows.append([f"{name}, channel {channel} (0.5, 50, 99.5 %)", *cells])
     amounts, unit = _amounts(found)
     for index, name in enumerate(found.classes):
@@ -88,13 +90,21 @@ def draw(found: Fingerprint) -> Any:
     return figure
 
 
-def _short(number: float) -> int | float:
+def _short(numbers: Sequence[float]) -> list[int | float | str]:
+    """Return numbers to four digits; one that is nothing beside the largest is what its interpolation left of 0."""
+    largest = max(map(abs, numbers))
+    return [_digits(0.0 if abs(number) < _NOTHING * largest else float(number)) for number in numbers]
+
+
+def _digits(number: float) -> int | float | str:
     shown_as = float(f"{number:.4g}")
+    if 0 < abs(shown_as) < _LEAST:
+        return f"{number:.4g}"
     return int(shown_as) if shown_as.is_integer() else shown_as
 
 
-def _spread(values: Any) -> list[int | float]:
-    return [_short(float(number)) for number in (np.min(values), np.median(values), np.max(values))]
+def _spread(values: Any) -> list[int | float | str]:
+    return _short([float(number) for number in (np.min(values), np.median(values), np.max(values))])
 
 
 def _amounts(found: Fingerprint) -> tuple[np.ndarray[Any, np.dtype[np.float64]], str]:

@@ -114,7 +114,9 @@ def make_plan(
     edges = plan_rules.across([float(edge) for edge in plan_rules.resampled(found, target)], seen)
     target = target and plan_rules.across(target, seen)
     limit, wanted = plan_network.memory_limit(memory, place), MINUTES if minutes is None else minutes
-    limits = Limits(channels, len(found.classes), wanted, int(limit.value), place, progress=say)
+    classes = len(found.classes)
+    needed = plan_network.wanted_steps(classes)
+    limits = Limits(channels, classes, wanted, int(limit.value), place, needed, progress=say)
     tried = plan_network.candidates(name, plan_rules.full_patch(edges, axes), edges, target)
     measured = plan_network.choose(tried, limits)
     measured = plan_network.larger_batch(measured, limits, pixels=math.prod(edges) * len(found.cases))

@@ -17,13 +17,26 @@ from medseg.studies import complexity
 from medseg.studies.paper_figures import Row
 from medseg.studies.plan_rules import Chosen, PlanError, levels, smaller
 
-__all__ = ["BASES", "STEPS", "Candidate", "Limits", "Measured", "arguments", "choose", "larger_batch", "memory_limit"]
+__all__ = [
+    "BASES",
+    "STEPS",
+    "Candidate",
+    "Limits",
+    "Measured",
+    "arguments",
+    "choose",
+    "larger_batch",
+    "memory_limit",
+    "wanted_steps",
+]
 
 BASES = (32, 24, 16, 12, 8)
 """Channels of the finest level that are tried; each level has twice those of the one before, up to `MOST_CHANNELS`."""
 MOST_CHANNELS = {2: 512, 3: 320}
-STEPS = 900
-"""Steps that a training must have before a larger network is worth it; see ``docs/plans.md``."""
+STEPS = 450
+"""Steps a class beside the background that a training must have before a larger network is worth it; see `wanted`."""
+_LEAST_STEPS = 900
+_MOST_STEPS = 3600  # of eight classes: of more nothing was measured
 BATCH_PIXELS = 256 * 256  # of a batch of pictures: more steps are worth more than larger ones, see docs/plans.md
 PICTURES_A_BATCH = 4  # at least: statistics of fewer are no batch's
 VOLUMES_A_BATCH = 2
@@ -32,6 +45,7 @@ _SMALLEST = {2: 96**2, 3: 32**3}  # pixels of a patch below which only want of m
 _TRIES = 8
 _WIDER = 4.0  # times the operations a second that wide layers do beside narrow ones, at most
 _NEAR = 1.2  # times the budget that a cost may be, foreseen from another patch of the same width, to be measured
+_SURE = 0.9  # the same when `_TRIES` were all too slow
 SEEN_A_BATCH = 0.05  # share of all pixels of the training that a batch holds at most (nnU-Net)
 _GAIN = 1.25  # times the patches a second that twice the batch must do
 _SAFETY = 0.8  # of the memory of a device, or half of what a computer has free
@@ -96,7 +110,7 @@ class Limits:
     minutes: float
     memory: int
     device: torch.device
-    steps: int = STEPS
+    steps: int = _LEAST_STEPS
     progress: Callable[[str], None] = lambda line: None
 
     @property
@@ -107,6 +121,17 @@ class Limits:
     def hold(self, found: Measured | None) -> bool:
         """Return whether what was measured, if it could be, keeps within them."""
         return found is not None and found.memory <= self.memory and found.seconds <= self.seconds
+
+
+def wanted_steps(classes: int) -> int:
+    """Return the steps that a training should have, see ``docs/plans.md``.
+
+    Patches are centred on classes in turn: each class is to have as many of them, up to eight classes.
+
+    Args:
+        classes: of the labels, the background among them.
+    """
+    return min(_MOST_STEPS, max(_LEAST_STEPS, STEPS * (classes - 1)))
 
 
 def memory_limit(gib: float | None, device: torch.device) -> Chosen:
@@ -186,8 +211,9 @@ def choose(tried: Sequence[Candidate], limits: Limits) -> Measured:
     """Return the costliest candidate that fits the memory and trains enough steps in the minutes.
 
     Operations are counted for all; the cheapest is measured, and from it the costliest that could do is found, measured
-    too, and so on downwards. What a width was seen to do in a second holds for its other patches. Where none has enough
-    steps, the cheapest is taken.
+    too, and so on downwards. What a width was seen to do in a second holds for its other patches; after several that
+    were all too slow, only what is surely quick enough by that is measured. Where none has enough steps, the cheapest
+    is taken.
 
     Args:
         tried: candidates.
@@ -217,9 +243,8 @@ def choose(tried: Sequence[Candidate], limits: Limits) -> Measured:
     # a GPU takes its time for a small step whatever there is to do: nothing follows from it for larger ones
     paces = {last.candidate.base: _pace(last)} if limits.device.type == "cpu" else {}
     for macs, candidate in reversed(counted):
-        known = paces.get(candidate.base)
-        pace = min(paces.values(), default=0.0) / _WIDER if known is None else known / _NEAR
-        if pace * macs * candidate.batch > limits.seconds:
+        near = len(lines) < refused + _TRIES
+        if _foreseen(paces, candidate.base, near=near) * macs * candidate.batch > limits.seconds:
             continue
         found = _measure(candidate, macs, limits, lines)
         if found is not None and limits.hold(found):
@@ -227,9 +252,16 @@ def choose(tried: Sequence[Candidate], limits: Limits) -> Measured:
             break
         if found is not None:
             paces[candidate.base] = _pace(found)
-        if len(lines) >= refused + _TRIES:
+        if len(lines) >= refused + 2 * _TRIES:
             break
     return Measured(best.candidate, best.seconds, best.memory, best.macs, tuple(lines))
+
+
+def _foreseen(paces: Mapping[int, float], base: int, *, near: bool) -> float:
+    """Return the least seconds of an operation that a width may need: near what was seen, or surely no more."""
+    if base not in paces:
+        return min(paces.values(), default=0.0) / _WIDER if near else math.inf
+    return paces[base] / (_NEAR if near else _SURE)
 
 
 def _pace(measured: Measured) -> float:

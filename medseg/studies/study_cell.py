@@ -29,14 +29,14 @@ from medseg.runs.report import PER_CASE
 from medseg.runs.run_folder import CONFIG, LAST, MODEL, RunFolder
 from medseg.studies.study import Cell, Study, StudyError, read_study
 
-__all__ = ["CELL", "STUDY", "Made", "Places", "identity", "read_made", "run_cell"]
+__all__ = ["CELL", "PATIENCE", "STUDY", "Made", "Places", "identity", "read_made", "run_cell"]
 
 logger = logging.getLogger(__name__)
 
 STUDY = "study.yaml"
 CELL = "cell.json"
 _BEGUN = "begun.json"
-_PATIENCE = 60.0  # seconds in which the process of a study that was killed lets go of its cell
+PATIENCE = 60.0  # seconds in which the process of a study that was killed lets go of its cell
 _WAIT = 0.5
 
 
@@ -175,7 +175,7 @@ def read_made(places: Places, study: Study, cell: Cell) -> Made | None:
     return Made(cell, folder, record, study.scored)
 
 
-def run_cell(folder: str | Path, name: str, *, mixed: bool = False, patience: float = _PATIENCE) -> Path:
+def run_cell(folder: str | Path, name: str, *, mixed: bool = False, patience: float = PATIENCE) -> Path:
     """Make a cell of a study in this process, or go on with it; one that is complete is left as it is.
 
     Args:

@@ -29,6 +29,7 @@ from medseg.runs.tracking import MLflowTracker, import_run
 from medseg.studies.executors import Executor, here
 from medseg.studies.study import Cell, Study, StudyError, read_study
 from medseg.studies.study_cell import STUDY, Made, Places, identity, read_made
+from medseg.studies.study_pictures import PICTURES, curves_of
 from medseg.studies.study_scores import collect, footnotes
 from medseg.studies.study_table import FILES, StudyTable
 
@@ -227,7 +228,8 @@ def _table(
         notes.append(f"{len(missing)} of {counted(len(cells), 'cell')} are missing: {few(missing)}")
     at_hand = {**next(iter(made.values())).record, "data": data.fingerprint()}
     notes += footnotes(list(made.values()), mixed, at_hand, "the data at hand")
-    return StudyTable(study, collect(study, data, list(made.values())), notes)
+    found = list(made.values())
+    return StudyTable(study, collect(study, data, found), notes, curves_of(found))
 
 
 @dataclass(frozen=True)
@@ -253,8 +255,9 @@ class _Tracked:
                     logger.warning("MLflow does not take cell %s (%s)", each.cell.name, type(error).__name__)
                     return
             parent.log_metrics(_means(table), step=0)
-            for name in FILES:
-                parent.log_artifact(folder / name)
+            for name in (*FILES, *PICTURES):
+                if (folder / name).is_file():
+                    parent.log_artifact(folder / name)
             parent.log_artifact(self.places.study)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
@@ -28,6 +28,7 @@ from medseg.metrics.score_board import ScoreBoard
 from medseg.reports.page import Page, Section, Text, write_page
 from medseg.reports.score_tables import heading, mean_text
 from medseg.reports.tables import Cell, Strong, Table, tables_to_json
+from medseg.studies import study_pictures
 from medseg.studies.paired_tests import Pair, compare, holm
 from medseg.studies.paper_figures import Printed, printed
 from medseg.studies.study import Study
@@ -36,7 +37,7 @@ from medseg.studies.study_scores import MEAN, Scores
 __all__ = ["FILES", "StudyTable"]
 
 FILES = ("table.md", "table.csv", "table.tex", "table.json", "table.html", "tests.csv", "out_of_fold.csv")
-"""What `StudyTable.write` writes."""
+"""What `StudyTable.write` writes, beside the pictures that there are of `medseg.studies.study_pictures.PICTURES`."""
 
 _WIDE = 6  # classes up to which each has a column, and tests of its own
 _ALWAYS: Mapping[str, Mapping[str, Any]] = {"overlap": {}, **ALWAYS}
@@ -50,11 +51,13 @@ class StudyTable:
         study: what was asked.
         scores: what came out.
         notes: that cells are mixed, or missing.
+        curves: of the trainings, see `medseg.studies.study_pictures.curves_of`.
     """
 
     study: Study
     scores: Scores
     notes: Sequence[str] = ()
+    curves: study_pictures.Curves = field(default_factory=dict)
 
     @cached_property
     def pairs(self) -> Mapping[tuple[str, str, str, str], Pair]:
@@ -286,12 +289,16 @@ class StudyTable:
         sections = [Section("rows", "Rows", [*items, main])]
         if self.pairs:
             sections.append(Section("differences", "Differences", [tests]))
+        means = {column: self._heading(column, MEAN) for column in self.scores.columns}
+        drawn = study_pictures.pictures(self.scores, self.pairs, means, self.curves)
+        study_pictures.write(drawn, folder)
+        sections.append(Section("pictures", "Cases and trainings", study_pictures.items(drawn)))
         use = f"{INTENDED_USE}."
         page = Page(
             self.study.title, f"{len(self.scores.rows)} rows", use, sections, f"Written by medseg {__version__}."
         )
         write_page(page, folder / "table.html")
-        return [folder / name for name in FILES]
+        return [folder / name for name in (*FILES, *drawn)]
 
 
 def _mean(values: NDArray[np.float64]) -> float | None:

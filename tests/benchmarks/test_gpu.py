@@ -5,14 +5,15 @@ import json
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from benchmarks import common, gpu, gpu_training
+from benchmarks import common, gpu, gpu_training, gpu_wheels
 from benchmarks.gpu import merge
 from benchmarks.gpu_page import render
-from benchmarks.gpu_rows import MEASURED, TABLE_1, TABLE_3, TRAININGS, Training
+from benchmarks.gpu_rows import BUNDLE, MEASURED, NUCLEI, TABLE_1, TABLE_3, TISSUE, TRAININGS, Training
 from data_scripts import synthetic
 from medseg.releases.sections import Layout, write_layout
 
@@ -52,7 +53,7 @@ def test_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert gpu.main([*words, "--work", str(tmp_path / "work"), "--commit", "abc"]) == 0
     said = capsys.readouterr().out
     found = {path.stem.removeprefix("gpu_"): json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json")}
-    assert set(found) == {"run", "networks", "engine", "drosophila", "dsb2018"}, said
+    assert set(found) == {"run", "networks", "engine", "drosophila", "dsb2018", "hippocampus"}, said
     networks = found["networks"]["rows"]
     assert "channels is ()" in networks["fails"]["error"]  # and the row before it stands
     assert networks["Drosophila: U-Net"]["formats"]["bf16 channels-last"]["training_images_per_second"] > 0
@@ -63,12 +64,65 @@ def test_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert tissue["images_scored"] == 4  # one fold of five sections
     assert len(tissue["classes"]) == 5
     assert [row["error"] for row in found["dsb2018"]["rows"].values()] == ["FileNotFoundError: no data of dsb2018\n"]
+    assert found["hippocampus"]["error"] == "no data of hippocampus"
     assert found["run"]["environment"]["git"] == {"commit": "abc", "dirty": False}
     text = "".join(path.read_text() for path in (tmp_path / "out").iterdir())
     assert str(tmp_path) not in text
     page = render(tmp_path / "out")
     assert "| U-Net | crops at random | 0 | 1 |" in page
     assert "| dsb2018 | U-Net, the paper's division | FileNotFoundError: no data of dsb2018 |" in page
+
+
+def options(folder: Path, *words: str) -> Any:
+    """What `main` makes of a command line of ten minutes."""
+    kept: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gpu, "Calls", lambda given: kept.append(given) or SimpleNamespace(left=0))
+        gpu.main(["--out", str(folder / "out"), "--work", str(folder / "work"), "--commit", "abc", *words])
+    return kept[0]
+
+
+def test_folds_stand_after_the_first_trainings_and_are_done_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[list[str]] = []
+
+    def call(words: Sequence[str], **_: Any) -> None:
+        called.append(list(words))
+        path = Path(words[words.index("--json") + 1])
+        assert not path.exists() or "rows" in json.loads(path.read_text())  # what `gpu_folds` goes on with
+        rows = [{"fold": n} if n < 4 or len(called) > 1 else {"fold": n, "error": "not done"} for n in range(5)]
+        path.write_text(json.dumps({"rows": rows}))
+
+    monkeypatch.setattr(common, "call", call)
+    calls = gpu.Calls(options(tmp_path))
+    gpu.folds(calls, {})
+    assert gpu.read(calls.file("hippocampus"))["error"] == "no data of hippocampus"
+    for complete in (False, True, True):  # the fold that failed is done by the next call, and none by the third
+        gpu.folds(calls, {"hippocampus": tmp_path})
+        assert gpu.read(calls.file("hippocampus"))["complete"] is complete
+    assert len(called) == 2
+    assert called[0][:5] == ["benchmarks.gpu_folds", "--data", str(tmp_path), "--minutes", "5.60"]
+    short = gpu.Calls(options(tmp_path / "short", "--slice", "5"))
+    gpu.folds(short, {"hippocampus": tmp_path})
+    assert not short.file("hippocampus").exists()  # the next call, of nine minutes, has the time
+    first = gpu.pending(calls, first=True)
+    assert {item: sum(row.item == item for row in first) for item in ("drosophila", "dsb2018")} == gpu_training.FIRST
+    assert [row for row in gpu.pending(calls) if row in first] == first
+
+
+def test_wheels_are_installed_where_a_package_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setenv("MEDSEG_WHEELS", str(tmp_path))
+    monkeypatch.setattr(gpu_wheels.subprocess, "run", lambda words, check: commands.append(words))
+    assert gpu_wheels.install({"json": "anything"}) == []
+    needed = {"json": "anything", "not_there": "pytorch-not-there"}
+    with pytest.raises(SystemExit, match=f"pytorch-not-there: not installed, and {tmp_path} holds no wheel of it"):
+        gpu_wheels.install(needed)
+    (tmp_path / "pytorch_not_there-1.0-py3-none-any.whl").write_bytes(b"")
+    assert gpu_wheels.install(needed) == ["pytorch-not-there"]
+    assert commands[0][1:] == ["-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--find-links",
+                               str(tmp_path), "pytorch-not-there"]  # fmt: skip
 
 
 def test_every_network_of_a_table_gets_the_same_passes_and_they_fit() -> None:
@@ -105,8 +159,11 @@ def test_rows_are_told_apart_and_name_what_is_there() -> None:
     for row in TRAININGS:
         assert row.measured in measured
         assert row.network in (TABLE_1 if row.item == "drosophila" else TABLE_3)
-        configs = ROOT / "bundles" / gpu_training.BUNDLE[row.item] / "configs"
+        configs = ROOT / "bundles" / BUNDLE[row.item] / "configs"
         assert all((configs / f"{overlay}.yaml").is_file() for overlay in row.overlays)
+    assert (set(TISSUE), set(NUCLEI)) == (set(TABLE_1), set(TABLE_3))  # no row of a study is left out
+    assert TABLE_1["LFA U-Net"][:2] == (72.80, 73.22)
+    assert TABLE_3["FocusNet++ light"] == (0.9173, 0.9139)
     for mean, *ious in TABLE_1.values():  # as printed
         assert sum(ious) / 5 == pytest.approx(mean, abs=0.01)
 

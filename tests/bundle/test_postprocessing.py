@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,16 +82,22 @@ def test_a_class_without_truth_and_one_that_is_never_predicted_have_no_steps() -
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A run whose network speckles; each truth is what it predicts, of class b the largest part alone."""
+    steps = Postprocess({"b": {"largest": True}}, NAMES)
+    return run_of(tmp_path, lambda guess, _: steps(guess, None))
+
+
+def run_of(tmp_path: Path, truth: Callable[[Any, int], Any], **options: Any) -> Path:
+    """Return a run of six images, whose truths are made of what it predicts and of their number."""
     run, data = tmp_path / "run", tmp_path / "data"
     for folder in (run, data / "images", data / "labels"):
         folder.mkdir(parents=True)
-    save(run / "model.pt")
+    save(run / "model.pt", **options)
     model, entries = load(run, device="cpu"), []
     for number in range(6):
         image = np.random.default_rng(number).integers(0, 256, (32, 32)).astype(np.uint8)
         Image.fromarray(image).save(data / "images" / f"{number}.png")
         guess = model.predict(data / "images" / f"{number}.png").mask
-        label = Postprocess({"b": {"largest": True}}, NAMES)(guess, None)
+        label = truth(guess, number)
         Image.fromarray(label).save(data / "labels" / f"{number}.png")
         files = {"image": f"images/{number}.png", "label": f"labels/{number}.png"}
         entries.append({**files, "group": str(number), "fold": number % 3})

@@ -22,15 +22,16 @@ def test_two_processes_equal_one(sections: Path, tmp_path: Path) -> None:
     # Adam's first steps are the signs of gradients, rounding included; SGD shows whether the gradients are the same
     overlay = tmp_path / "sgd.yaml"
     overlay.write_text(
-        "optimizer: {_target_: torch.optim.SGD, params: $@network.parameters(), lr: 0.05, momentum: 0.9}\n"
+        "optimizer: {_target_: torch.optim.SGD, params: $@network.parameters(), lr: 0.01, momentum: 0.9}\n"
         "augmentation: [{_target_: RandFlipd, keys: [image, label], prob: 0.5, spatial_axis: 0}]\n"
     )
     options = {
         **small(BUNDLE),
         "dataset_dir": str(sections),
         "max_epochs": 2,
-        "network_def__norm": "instance",  # batch statistics are synchronised on GPUs alone
+        "network_def__dropout": 0.2,
         "ema_decay": 0.9,
+        "max_minutes": 60,  # far away: rates follow the first process's clock
     }
     one = {**options, "config_file": configs(BUNDLE, "train.yaml", str(overlay)), "output_dir": str(tmp_path / "one")}
     two = {**options, "config_file": configs(BUNDLE, "train.yaml", "multi_gpu_train.yaml", str(overlay))}
@@ -62,6 +63,33 @@ def test_a_locked_folder_ends_all_processes(sections: Path, tmp_path: Path) -> N
     assert said.count(f"error: {tmp_path / 'run'} is in use by process {os.getpid()} on ") == 1
     assert "Traceback" not in said
     assert list((tmp_path / "run").iterdir()) == []
+
+
+FAULT = """
+import os
+from medseg.errors import MedsegError
+
+def fail(image):
+    if os.environ["RANK"] == "1":
+        raise MedsegError("one.png cannot be read; restore it")
+    return image
+"""
+
+
+def test_one_that_fails_ends_all_and_says_why_once(sections: Path, tmp_path: Path) -> None:
+    """The second process finds a fault that the first does not have; nobody else ends the first here."""
+    (tmp_path / "fault.py").write_text(FAULT)
+    overlay = tmp_path / "fault.yaml"
+    overlay.write_text("augmentation: [{_target_: Lambdad, keys: image, func: $__import__('fault').fail}]\n")
+    options = {**small(BUNDLE), "dataset_dir": str(sections), "batch_size": 2, "output_dir": str(tmp_path / "run")}
+    options["config_file"] = configs(BUNDLE, "train.yaml", "multi_gpu_train.yaml", str(overlay))
+    done = monai_bundle("run", cwd=tmp_path, processes=2, ok=False, **options)
+    assert done.returncode == 1
+    said = done.stdout + done.stderr
+    assert said.count("error: ") == 1
+    assert "error: one.png cannot be read; restore it" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "run" / ".lock").exists()
 
 
 def test_overlay_needs_torchrun(sections: Path, tmp_path: Path) -> None:

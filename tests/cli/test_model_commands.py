@@ -146,7 +146,13 @@ def test_evaluate(calls, capsys, monkeypatch):
     more = ["--scores", "lesions", "distances#tolerance=2", "--json", "scored=training"]
     assert main(["evaluate", "runs/a", *more]) == 0
     assert calls[0][2][2]["scores"] == {"lesions": {}, "distances": {"tolerance": 2}}
+    behind = ["lesions", "distances#tolerance=2", "scored=validation", "inference#batch=1"]
+    assert main(["evaluate", "runs/a", "--json", "--scores", *behind]) == 0
+    assert calls[0][3][2]["scores"] == {"lesions": {}, "distances": {"tolerance": 2}}
+    assert calls[0][3][2]["overrides"] == {"scored": "validation", "inference#batch": 1}
     capsys.readouterr()
+    assert main(["evaluate", "runs/a", "--scores", "distances=2"]) == 2
+    assert "NAME#OPTION=VALUE" in capsys.readouterr().err
     assert main(["evaluate", "runs/a", "--choose-postprocessing", "--json"]) == 2
     assert "leave --output, --scores and --json out" in capsys.readouterr().err
 
@@ -166,6 +172,8 @@ def test_predict(calls, capsys):
         "series": None,
         "codes": None,
         "tta": False,
+        "cases": None,
+        "shared": None,
     }
     named["progress"] = None  # standard error is no terminal
     assert calls[0] == [("predict", (["runs/a"], Path("in"), Path("out")), named)]

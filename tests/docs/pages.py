@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(p for p in (ROOT / "docs").rglob("*.md") if p.parent.name != "results")])
 BUNDLES = sorted((ROOT / "bundles").glob("*/docs/README.md"))
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PROGRAMS = ("medseg", "python", "pip", "make", "mkdocs", "mlflow")
+PROGRAMS = ("medseg", "python", "pip", "make", "mkdocs", "mlflow", "torchrun")
 
 
 def identify(path: Path) -> str:

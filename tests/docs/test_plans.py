@@ -20,7 +20,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "plans.md").read_text(encoding="utf
         f"at most {plan_rules.MOST_LEVELS[2]} levels in 2D, {plan_rules.MOST_LEVELS[3]} in 3D",
         f"{', '.join(map(str, plan_network.BASES[:-1]))} and {plan_network.BASES[-1]} channels",
         f"at most {plan_network.MOST_CHANNELS[2]} in 2D and {plan_network.MOST_CHANNELS[3]} in 3D",
-        f"of which the minutes hold {plan_network.STEPS}",
+        f"of which the minutes hold {plan_network.wanted_steps(2)}, or {plan_network.STEPS} for each class",
         f"{100 * plan_network.SHARE:.0f} % of the minutes",
         f"even sample of {case_facts._SAMPLE} voxels",
         f"AdamW at {plan._LEARNING_RATE:g}",

@@ -54,6 +54,38 @@ def test_values_and_gradients_are_pytorchs(name: str, last: bool, batch: int) ->
         torch.testing.assert_close(ours(image), theirs(image), rtol=1e-4, atol=1e-4)
 
 
+STRIDED = [
+    (nn.Conv2d(channels, features, 1, stride=2, bias=False), edges)
+    for channels in (4, 8)
+    for features in (8, 16)
+    for edges in ((8, 8), (7, 9))
+]
+
+
+@pytest.mark.parametrize(
+    ("layer", "size"), [*STRIDED, (nn.Conv2d(4, 8, 1, (1, 3)), (8, 8)), (nn.Conv3d(4, 8, 1, 2), (4, 6, 5))]
+)
+def test_strided_ones_are_right_where_pytorch_is_not(layer: nn.Conv2d | nn.Conv3d, size: tuple[int, ...]) -> None:
+    """PyTorch's own backward of the first ones ends the process ("free(): invalid size"): double precision is right."""
+    torch.manual_seed(0)
+    lies = FORMATS[len(size) + 2]
+    ours, theirs = copy.deepcopy(layer), copy.deepcopy(layer).double()
+    quicken(ours)
+    image = torch.randn(2, layer.in_channels, *size).contiguous(memory_format=lies)
+    given, wanted = image.clone().requires_grad_(), image.double().contiguous().requires_grad_()
+    out, reference = ours(given), theirs(wanted)
+    factors = torch.randn(out.shape)
+    (out * factors).sum().backward()
+    (reference * factors).sum().backward()
+    found = [out.detach(), given.grad, *(p.grad for p in ours.parameters())]
+    for mine, right in zip(
+        found, [reference.detach(), wanted.grad, *(p.grad for p in theirs.parameters())], strict=True
+    ):
+        assert mine is not None
+        torch.testing.assert_close(mine, right, rtol=1e-4, atol=1e-5, check_dtype=False)
+    assert out.is_contiguous(memory_format=lies)
+
+
 @pytest.mark.parametrize("name", ["2D", "split 3D"])
 def test_other_numbers_and_shapes_go_pytorchs_way(name: str) -> None:
     ours, theirs, size = pair(name)
@@ -84,7 +116,7 @@ def test_the_size_asked_of_a_transposed_convolution_is_given() -> None:
     [
         nn.Conv2d(4, 4, 3),
         nn.Conv2d(4, 4, (1, 3)),
-        nn.Conv2d(4, 4, 1, stride=2),
+        nn.Conv2d(4, 4, 2, stride=2),
         nn.Conv2d(4, 4, 1, padding=1),
         nn.Conv3d(4, 4, 1, groups=2),
         nn.ConvTranspose2d(4, 4, 3, 2),

@@ -104,7 +104,7 @@ def test_it_comes_at_the_end(folder: Path, monkeypatch: pytest.MonkeyPatch, refu
     with pytest.MonkeyPatch.context() as patched:  # and where another fault ended the run, that one is said
         patched.setattr(mask_sink, "write_mask", refuse)
         patched.setattr(CaseTable, "close", refuse)
-        with pytest.raises(InputError, match=r"b\.png cannot be written: No space left on device\. Masks so far"):
+        with pytest.raises(InputError, match=r"b\.png cannot be written: No space left on device. Masks so far"):
             run(folder, outputs=("measurements",), overwrite=True)
     assert run(folder, outputs=("measurements",), overwrite=True).written == 3
 
@@ -174,7 +174,7 @@ def fills(folder: Path, size: int) -> None:
     subprocess.run(["mount", "-o", "remount,size=64m", str(output)], check=True)
     done = run(folder, output, outputs=("probabilities",))
     said["again"] = [done.written, done.skipped, [name for name, _ in done.failures]]
-    recorded = {str(case["name"]) for record in records(output) for case in record["cases"]}
+    recorded = {name for record in records(output) for name in (str(case["name"]) for case in record["cases"])}
     said["recorded"] = sorted(recorded)
     (folder / "said.json").write_text(json.dumps(said))
 

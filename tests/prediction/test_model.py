@@ -29,7 +29,7 @@ from medseg.runs.checkpoint import CheckpointError, save_checkpoint
 from medseg.runs.header import write_header
 
 
-def save(path: Path, dims: int = 2, channels: int = 1, **options: Any) -> tuple[nn.Module, Path]:
+def save(path: Path, dims: int = 2, channels: int = 1, sure: float = 1.0, **options: Any) -> tuple[nn.Module, Path]:
     """Write weights of a tiny network that know how they are fed."""
     network = create("unet", dims, channels, 3, channels=[4, 8], seed=0).eval()
     *_, last = (module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Conv3d))
@@ -37,6 +37,8 @@ def save(path: Path, dims: int = 2, channels: int = 1, **options: Any) -> tuple[
     with torch.no_grad():  # so that every class occurs
         logits = network(torch.rand(1, channels, *[16] * dims, generator=generator))
         last.bias -= logits.flatten(2).median(2).values[0]
+        last.weight *= sure
+        last.bias *= sure
     content = {"name": "lfa_unet_drosophila", "classes": ["a", "b", "c"], "input": {"intensity": {"scheme": "range"}}}
     described = Description.of({**content, "network": network.recipe, **options})
     save_checkpoint(write_header(network.state_dict(), header_of(described)), path)

@@ -50,6 +50,13 @@ def test_markdown():
     assert code[2:] == ["| `` a\\|b=`x` `` |", "| `c=1` |"]
 
 
+def test_what_rounds_to_nothing_has_no_sign():
+    table = Table(["a", "b"], [["x", -0.0003], ["y", -0.0006]])
+    assert [line.split()[-1] for line in table.to_text().splitlines()[2:]] == ["0.000", "-0.001"]
+    assert "-0.000" not in table.to_markdown() + table.to_latex() + table.to_html()
+    assert "-0.0003" in table.to_csv()
+
+
 def test_csv_keeps_all_digits():
     rows = list(csv.reader(io.StringIO(TABLE.to_csv())))
     assert rows == [

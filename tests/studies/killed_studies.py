@@ -3,11 +3,14 @@
 Two of three kills are of a cell's process, the third of the study's own, whose cells then end by themselves. By hand::
 
     python tests/studies/killed_studies.py --kills 5 --workers 2
+    python tests/studies/killed_studies.py --executor submitit --job cluster=local
+    python tests/studies/killed_studies.py --executor ray --job address=local
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import subprocess
@@ -38,27 +41,30 @@ def progress(folder: Path) -> int:
     return found
 
 
-def children(of: int) -> list[int]:
-    """Return the processes that a process has started."""
-    found = Path(f"/proc/{of}/task/{of}/children")
-    threads = Path(f"/proc/{of}/task").glob("*/children")
-    return [int(word) for path in (threads if found.exists() else ()) for word in path.read_text().split()]
+def cells_of(folder: Path) -> list[int]:
+    """Return the processes that make cells of a study, whoever started them."""
+    wanted, found = b"\0study\0cell\0" + os.fsencode(folder) + b"\0", []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has just ended
+            if wanted in path.read_bytes():
+                found.append(int(path.parent.name))
+    return found
 
 
-def start(study: Path, folder: Path, workers: int, kills: Sequence[tuple[int, bool]] = ()) -> tuple[int, bool]:
+def start(study: Path, folder: Path, by: Sequence[str], kills: Sequence[tuple[int, bool]] = ()) -> tuple[int, bool]:
     """Run the study, and kill it, or one of its cells' processes, when so many epochs are recorded.
 
     Args:
         study: its file.
         folder: of it.
-        workers: processes at a time.
+        by: options that say who makes the cells.
         kills: epochs and whether a cell is killed (else the study), in order.
 
     Returns:
         How many kills there were, and whether the study ended well.
     """
     words = [sys.executable, "-W", "ignore", "-m", "medseg.cli", "study", "run", str(study), "-o", str(folder)]
-    words += ["--no-mlflow", "--workers", str(workers)]
+    words += ["--no-mlflow", *by]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     left = list(kills)
     with open(folder.parent / f"{folder.name}.log", "ab") as log:
@@ -66,7 +72,7 @@ def start(study: Path, folder: Path, workers: int, kills: Sequence[tuple[int, bo
         while process.poll() is None:
             if left and progress(folder) >= left[0][0]:
                 _, of_cell = left[0]
-                victims = children(process.pid) if of_cell else [process.pid]
+                victims = cells_of(folder) if of_cell else [process.pid]
                 if victims:  # else it is between two cells
                     os.kill(victims[0], signal.SIGKILL)
                     left.pop(0)
@@ -85,23 +91,23 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def campaign(folder: Path, kills: int, workers: int) -> None:
+def campaign(folder: Path, kills: int, by: Sequence[str]) -> None:
     """Break a study off so many times, and compare; raises where the tables differ."""
     if not (folder / "data").is_dir():
         write_data(folder / "data")
     study = write_study(folder / "squares.yaml", epochs=EPOCHS)
     if not (folder / "whole" / COMPARED[-1]).is_file():
-        assert start(study, folder / "whole", 1)[1], (folder / "whole.log").read_text()
+        assert start(study, folder / "whole", ())[1], (folder / "whole.log").read_text()
     target, done = folder / "killed", 0
     while done < kills:
         at = [max(progress(target), number * 6 * EPOCHS // (kills + 1)) + 2 for number in range(done, kills)]
         plan = [(epochs, number % 3 != 2) for number, epochs in enumerate(at, done)]
         last = next((place for place, (_, of_cell) in enumerate(plan) if not of_cell), len(plan) - 1)
-        more, well = start(study, target, workers, plan[: last + 1])
+        more, well = start(study, target, by, plan[: last + 1])
         assert more, "it ended before it was killed"
         assert not well
         done += more
-    _, well = start(study, target, workers)
+    _, well = start(study, target, by)
     assert well, (folder / "killed.log").read_text()
     for name in COMPARED:
         same = (folder / "whole" / name).read_bytes() == (target / name).read_bytes()
@@ -116,14 +122,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--executor", default="here")
+    parser.add_argument("--job", nargs="+", default=[])
     parser.add_argument("--folder", type=Path, help="to keep everything in (default: one that is removed)")
     given = parser.parse_args()
+    by = ["--workers", str(given.workers), "--executor", given.executor, *(["--job", *given.job] if given.job else [])]
     if given.folder is not None:
         given.folder.mkdir(parents=True, exist_ok=True)
-        campaign(given.folder.resolve(), given.kills, given.workers)
+        campaign(given.folder.resolve(), given.kills, by)
         return
     with tempfile.TemporaryDirectory() as folder:
-        campaign(Path(folder), given.kills, given.workers)
+        campaign(Path(folder), given.kills, by)
 
 
 if __name__ == "__main__":

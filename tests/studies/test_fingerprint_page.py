@@ -46,6 +46,14 @@ def test_whatever_is_known(data: Fingerprint, rows: str, shown: list[int]) -> No
     assert next(cells for name, cells in held.items() if name.startswith(rows)) == shown
 
 
+def test_small_values_are_not_nothing() -> None:
+    """A number below the digits of a table stands as it is; one that is nothing has no sign."""
+    small = (-0.0004, -0.0004, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 2e-7, 2e-7)
+    shown = fingerprint_page.table(found(case(quantiles=(small,), foreground=(small,)))).to_text()
+    (row,) = (line.split()[-3:] for line in shown.splitlines() if line.startswith("values, channel 0"))
+    assert row == ["-0.0004", "0", "2e-07"]
+
+
 @pytest.mark.parametrize("cases", [PARTLY.cases, UNPLACED.cases, (picture(),), CHANNELS.cases])
 def test_the_page_and_its_picture(tmp_path: Path, cases: tuple[CaseFacts, ...]) -> None:
     page = fingerprint_page.write(found(*cases), tmp_path)

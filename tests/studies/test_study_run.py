@@ -18,6 +18,8 @@ from medseg.runs.run_folder import RunFolder
 from medseg.studies import study_cell
 from medseg.studies.executors import Done, here
 from medseg.studies.study import read_study
+from medseg.studies.study_cell import Places, read_made
+from medseg.studies.study_pictures import PICTURES, curves_of
 from medseg.studies.study_run import make_table, run_study
 from medseg.studies.study_table import FILES
 
@@ -85,9 +87,22 @@ def test_every_case_is_scored_once_in_its_fold(whole: Path) -> None:
     assert one["dice"] in own
 
 
+def test_curves_are_those_that_the_trainings_recorded(whole: Path) -> None:
+    study, out = read_study(whole / "squares.yaml"), whole / "out"
+    made = [read_made(Places(out), study, cell) for cell in study.cells(study.load())]
+    loss = curves_of([each for each in made if each is not None])["training loss"]
+    assert {row: len(runs) for row, runs in loss.items()} == {"U-Net": 3, "LFA U-Net": 3}
+    text = (out / "cells" / "u_net-fold0-seed0" / "metrics.jsonl").read_text()
+    rows = [(row["epoch"], row["loss"]) for row in map(json.loads, text.splitlines())]
+    epochs, values = loss["U-Net"][0]
+    assert list(zip(epochs, values, strict=True)) == rows
+    assert len(rows) == 2
+
+
 def test_everything_is_in_its_place(whole: Path) -> None:
     out = whole / "out"
-    assert all((out / name).is_file() for name in FILES)
+    assert all((out / name).is_file() for name in (*FILES, *PICTURES))
+    assert (out / "table.html").read_text().count("data:image/") == len(PICTURES)
     cells = sorted(path.name for path in (out / "cells").iterdir())
     assert cells == [f"{row}-fold{fold}-seed0" for row in ("lfa_u_net", "u_net") for fold in range(3)]
     assert list((out / "unfinished").iterdir()) == []

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from scipy.stats import wilcoxon
 
 from medseg.metrics.intervals import ClusterBootstrap
 from medseg.reports.tables import Strong
+from medseg.studies import study_pictures
 from medseg.studies.study import Cell, Study, StudyError, StudyRow
 from medseg.studies.study_cell import Made
 from medseg.studies.study_scores import MEAN, Case, Scores, footnotes
@@ -86,6 +88,23 @@ def test_bold_only_where_every_difference_holds() -> None:
     assert bold == {("strong", "Dice"), ("strong", "Dice a"), ("strong", "Dice b")}
 
 
+def test_pictures_show_each_pair_and_those_that_are_not_there_any_more_go(tmp_path: Path) -> None:
+    table = StudyTable(study(), scores())
+    pictured: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study_pictures, "differences", lambda panels: pictured.append(panels))
+        study_pictures.pictures(table.scores, table.pairs, {"dice": "Dice"}, {})
+    (panels,) = pictured
+    (pairs,) = panels.values()
+    assert [name for name, *_ in pairs] == [f"{b} less {a}" for a, b in combinations(ROWS, 2)]
+    np.testing.assert_allclose(pairs[0][1], values_of("strong").mean(0) - values_of("weak").mean(0))
+    assert [pair[3] for pair in pairs] == [table.pairs[a, b, "dice", MEAN].holds for a, b in combinations(ROWS, 2)]
+    table.write(tmp_path)
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["boxes.png", "differences.png"]
+    StudyTable(study(ROWS[:1]), scores(ROWS[:1])).write(tmp_path)
+    assert [path.name for path in tmp_path.glob("*.png")] == ["boxes.png"]
+
+
 def test_of_errors_less_is_better() -> None:
     chosen = study(ROWS[:2], show=("hd95",))
     found = StudyTable(chosen, scores(ROWS[:2], sign=-1, column="hd95", unit="_mm"))
@@ -131,7 +150,8 @@ def test_groups_on_both_sides_of_a_split_are_said() -> None:
 
 def test_every_format_is_written(tmp_path: Path) -> None:
     table = StudyTable(study(ROWS[:2], about="Which & why?"), scores(ROWS[:2]), ["a note"])
-    written = {path.name: path.read_text(encoding="utf-8") for path in table.write(tmp_path)}
+    files = table.write(tmp_path)
+    written = {path.name: path.read_text(encoding="utf-8") for path in files if path.suffix != ".png"}
     assert written["table.md"].count("**0.") == 4 + 3 - 1  # three means and three differences
     assert "\\textbf{0." in written["table.tex"]
     assert "<strong>0." in written["table.html"]

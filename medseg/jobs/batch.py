@@ -1,0 +1,135 @@
+"""The executor of batch systems: jobs go to Slurm, or to processes of this machine, through submitit.
+
+The folder of the logs holds what submitit writes, in ``submitit/``, which the machines that work must see as this one
+does. A job of a process that was killed is not called back: whoever does the same job again waits until it has ended.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from medseg.errors import MedsegError, shown
+from medseg.jobs.here import at_least_one
+from medseg.jobs.job import Done, Executor, Job, work
+
+__all__ = ["batch"]
+
+_CLUSTER = "cluster"
+_END = 20.0  # seconds
+_POLL = 1.0  # seconds between two looks at the jobs
+_LONG = 14 * 24 * 60  # minutes that a job on this machine may take, which submitit otherwise ends after two
+
+
+class _Work:
+    """A job as submitit takes it: one that its batch system puts off goes on later."""
+
+    def __init__(self, job: Job, share: int) -> None:
+        self._job, self._share = job, share
+
+    def __call__(self) -> Done:
+        return work(self._job, self._share)
+
+    def checkpoint(self) -> Any:
+        """Return what is put into the queue again, as the time of the job is over or its machine is wanted."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self)
+
+
+def batch(workers: int = 1, settings: Mapping[str, Any] | None = None) -> Executor:
+    """Return the executor that hands jobs to a batch system.
+
+    Args:
+        workers: jobs in its queue or at work at a time.
+        settings: ``cluster`` (``slurm``, ``local`` for processes of this machine, ``debug`` for this process; by
+            default Slurm where it is there, else ``local``), and submitit's parameters of a job, such as
+            ``timeout_min``, ``slurm_partition`` or ``cpus_per_task``.
+
+    Raises:
+        MedsegError: if submitit is not installed, there is no such cluster or parameter, or ``workers`` is not at
+            least 1.
+    """
+    at_least_one(workers)
+    try:
+        import submitit  # noqa: F401
+    except ImportError as error:
+        raise MedsegError("the executor submitit needs the package submitit: pip install medseg[submitit]") from error
+    given = {"name": "medseg", **(settings or {})}
+    with tempfile.TemporaryDirectory() as folder:
+        _executor(Path(folder), given)  # what it refuses, it refuses now
+
+    def execute(jobs: Sequence[Job]) -> Iterator[Done]:
+        if not jobs:
+            return
+        executor = _executor(jobs[0].log.parent / "submitit", given)
+        share = 1 if executor.cluster == "slurm" else workers
+        yield from _rolling(executor, [_Work(job, share) for job in jobs], jobs, workers)
+
+    return execute
+
+
+def _executor(folder: Path, given: Mapping[str, Any]) -> Any:
+    import submitit
+
+    parameters = dict(given)
+    cluster = parameters.pop(_CLUSTER, None)
+    try:
+        executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
+        if executor.cluster != "slurm":
+            parameters = {"timeout_min": _LONG, **parameters}
+        executor.update_parameters(**parameters)
+    except (ValueError, TypeError, NameError, AssertionError, RuntimeError) as error:
+        said = shown(str(error).partition("\n")[0])
+        asked = " ".join(f"{key}={value}" for key, value in given.items() if key != "name")
+        raise MedsegError(
+            f"--job {asked}: submitit refuses it: {said}; its parameters are those of submitit.AutoExecutor, such as "
+            "cluster=slurm timeout_min=240 slurm_partition=gpu"
+        ) from error
+    return executor
+
+
+def _rolling(executor: Any, todo: Sequence[_Work], jobs: Sequence[Job], workers: int) -> Iterator[Done]:
+    """Keep so many jobs in the queue; yield each that has ended."""
+    left = list(zip(jobs, todo, strict=True))[::-1]
+    running: dict[str, tuple[Job, Any]] = {}
+    try:
+        while left or running:
+            while left and len(running) < workers:
+                job, task = left.pop()
+                running[job.name] = (job, executor.submit(task))
+            ended = [(job, submitted) for job, submitted in running.values() if submitted.done()]
+            for job, submitted in ended:
+                del running[job.name]
+                yield _result(job, submitted)
+            if not ended:
+                time.sleep(_POLL)
+    finally:  # the caller has had enough, or was told to end
+        for _, submitted in running.values():
+            with suppress(Exception):  # a batch system may say anything of a job that has ended by itself
+                submitted.cancel()
+        _let_end([submitted for _, submitted in running.values()])
+
+
+def _let_end(cancelled: Sequence[Any]) -> None:
+    """Wait until processes of this machine have ended; a batch system's end in their own time."""
+    until = time.monotonic() + _END
+    here = [each for each in cancelled if getattr(each, "_process", None) is not None]
+    while any(not each.done() for each in here) and time.monotonic() < until:
+        time.sleep(0.1)
+
+
+def _result(job: Job, submitted: Any) -> Done:
+    """Return what a job that has ended says, or what the batch system says of it."""
+    error = submitted.exception()
+    if error is None:
+        found: Done = submitted.result()
+        return found
+    if job.complete.is_file():
+        return Done(job.name)
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return Done(job.name, f"job {submitted.job_id} ended before it was done ({shown(lines[0])}); see {job.log}")

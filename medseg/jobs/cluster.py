@@ -1,0 +1,130 @@
+"""The executor of Ray: jobs are tasks of a cluster that is there, which tries those of a dead worker elsewhere.
+
+The cluster's machines must have medseg and see the folders as this one does. Which cluster, is said by ``address`` or
+by Ray's own ``RAY_ADDRESS``; none is started unasked. One that asks for a token is told it by Ray's own variables:
+``RAY_AUTH_MODE=token``, with the token in ``RAY_AUTH_TOKEN`` or a file (``RAY_AUTH_TOKEN_PATH``, by default
+``~/.ray/auth_token``). With an address Ray sends no token unless ``RAY_AUTH_MODE`` says so, though one lies there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from medseg.errors import MedsegError, shown
+from medseg.jobs.here import at_least_one
+from medseg.jobs.job import Done, Executor, Job, cores, work
+
+__all__ = ["cluster"]
+
+_ADDRESS, _LOCAL = "address", "local"
+_TASK = ("accelerator_type", "max_retries", "memory", "num_cpus", "num_gpus", "scheduling_strategy")
+
+
+def cluster(workers: int = 1, settings: Mapping[str, Any] | None = None) -> Executor:
+    """Return the executor that hands jobs to a Ray cluster.
+
+    Args:
+        workers: jobs that wait there or are at work at a time.
+        settings: ``address`` of the cluster, ``HOST:PORT``, ``auto`` for the one of this machine, or ``local`` for one
+            that is started on this machine and ends with the last job; and Ray's options of a task: ``num_cpus``,
+            ``num_gpus``, ``memory`` (bytes), ``accelerator_type``, ``scheduling_strategy``, and ``max_retries`` (3),
+            how often the job of a worker that died is given to another.
+
+    Raises:
+        MedsegError: if Ray is not installed, no cluster is named, an option is none of these, or ``workers`` is not at
+            least 1.
+    """
+    at_least_one(workers)
+    given = dict(settings or {})
+    address = given.pop(_ADDRESS, None) or os.environ.get("RAY_ADDRESS")
+    if unknown := sorted(set(given) - set(_TASK)):
+        raise MedsegError(f"--job {unknown[0]}: of a Ray cluster there are {_ADDRESS}, {', '.join(_TASK)}")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when a cluster is started
+    try:
+        import ray  # noqa: F401
+    except ImportError as error:
+        raise MedsegError("the executor ray needs the package ray: pip install medseg[ray]") from error
+    if not address:
+        raise MedsegError(
+            "no Ray cluster is named: give --job address=HOST:6379 or set RAY_ADDRESS; address=local starts one on "
+            "this machine, which ends with the command"
+        )
+    if address == _LOCAL:
+        given.setdefault("num_cpus", max(1, cores() // workers))
+
+    def execute(jobs: Sequence[Job]) -> Iterator[Done]:
+        with _joined(str(address)):
+            yield from _rolling(jobs, given, workers)
+
+    return execute
+
+
+@contextlib.contextmanager
+def _joined(address: str) -> Iterator[None]:
+    """Join a cluster, unless this process is in one."""
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    more = {"include_dashboard": False} if address == _LOCAL else {}
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **more)
+    except Exception as error:  # of a start that takes more than Ray's 30 seconds, a bare one
+        raise MedsegError(_refusal(address, error)) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _refusal(address: str, error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = str(error).lower()
+    said = shown(lines[0]) if lines else type(error).__name__
+    if "token" in text or "unauthenticated" in text:
+        return (
+            f"the Ray cluster {address} asks for a token ({said}): set RAY_AUTH_MODE=token and its token in "
+            "RAY_AUTH_TOKEN, or the file of it in RAY_AUTH_TOKEN_PATH; ray get-auth-token shows it where it was started"
+        )
+    return f"the Ray cluster {address} cannot be joined ({said}); see that it runs (ray status) and name its address"
+
+
+def _rolling(jobs: Sequence[Job], options: Mapping[str, Any], workers: int) -> Iterator[Done]:
+    """Keep so many tasks in the cluster; yield each job that is done."""
+    import ray
+
+    task = ray.remote(**options)(work) if options else ray.remote(work)
+    left = list(jobs)[::-1]
+    running: dict[Any, Job] = {}
+    try:
+        while left or running:
+            while left and len(running) < workers:
+                job = left.pop()
+                running[task.remote(job)] = job
+            ended, _ = ray.wait(list(running), num_returns=1)
+            for reference in ended:
+                job = running.pop(reference)
+                yield _result(job, reference)
+    finally:  # the caller has had enough, or was told to end
+        for reference in running:
+            with contextlib.suppress(Exception):  # it may have ended by itself
+                ray.cancel(reference, force=True)
+
+
+def _result(job: Job, reference: Any) -> Done:
+    """Return what a job that has ended says, or what Ray says of it."""
+    import ray
+
+    try:
+        found: Done = ray.get(reference)
+    except ray.exceptions.RayError as error:
+        if job.complete.is_file():
+            return Done(job.name)
+        cause = getattr(error, "cause", None) or error  # of a task, what was raised in it
+        lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or [""]
+        return Done(job.name, f"{type(cause).__name__} in the cluster: {shown(lines[0])}; see {job.log}")
+    return found

@@ -1,0 +1,96 @@
+"""The executor of this machine: so many processes at a time, each for one job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import AbstractContextManager, nullcontext
+from threading import Lock
+
+from medseg.errors import MedsegError
+from medseg.jobs.job import Done, Executor, Job, Process, threads
+
+__all__ = ["Lend", "at_least_one", "here"]
+
+Lend = Callable[[], AbstractContextManager[Mapping[str, str]]]
+"""Lends a job what only one may have at a time, such as a GPU: the environment that names it, until the job is done."""
+
+
+def at_least_one(workers: int) -> int:
+    """Return a number of workers.
+
+    Args:
+        workers: as it was given.
+
+    Raises:
+        MedsegError: if it is not at least 1.
+    """
+    if workers < 1:
+        raise MedsegError(f"workers is {workers}; give a whole number of at least 1")
+    return workers
+
+
+def here(workers: int = 1, *, lend: Lend | None = None) -> Executor:
+    """Return the executor of this machine.
+
+    The processors are divided between the processes, unless ``OMP_NUM_THREADS`` says otherwise. They end with the
+    process that started them, however that ends: their standard input closes then.
+
+    Args:
+        workers: processes at a time.
+        lend: entered before a process is started, and left when it has ended; it may wait.
+
+    Raises:
+        MedsegError: if ``workers`` is not at least 1.
+    """
+    at_least_one(workers)
+
+    def execute(given: Sequence[Job]) -> Iterator[Done]:
+        running = _Running(threads(workers), lend or _nothing)
+        pool = ThreadPoolExecutor(workers)
+        try:
+            futures = [pool.submit(running.run, job) for job in given]
+            for future in as_completed(futures):
+                yield future.result()
+        finally:  # the caller has had enough, or was told to end
+            pool.shutdown(wait=False, cancel_futures=True)
+            running.end()
+            pool.shutdown()
+
+    return execute
+
+
+def _nothing() -> AbstractContextManager[Mapping[str, str]]:
+    return nullcontext({})
+
+
+class _Running:
+    """The processes that work at the moment."""
+
+    def __init__(self, environment: Mapping[str, str], lend: Lend) -> None:
+        self._environment, self._lend = environment, lend
+        self._lock = Lock()
+        self._alive: list[Process] = []
+        self._ended = False
+
+    def run(self, job: Job) -> Done:
+        """Do a job in a process of its own, and wait for it."""
+        if job.complete.is_file():
+            return Done(job.name)
+        with self._lend() as lent:
+            with self._lock:
+                if self._ended:
+                    return Done(job.name, "it was not begun")
+                process = Process(job, {**self._environment, **lent})
+                self._alive.append(process)
+            done = process.wait()
+        with self._lock:
+            self._alive.remove(process)
+        return done
+
+    def end(self) -> None:
+        """Let all of them end now; what they made so far is kept."""
+        with self._lock:
+            self._ended = True
+            for process in self._alive:
+                process.end()

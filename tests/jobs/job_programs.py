@@ -1,0 +1,36 @@
+"""Jobs that are a few lines of Python and import nothing of ours, for tests of those who carry jobs out."""
+
+import sys
+from pathlib import Path
+
+from medseg.jobs.job import Job
+
+PROGRAM = """
+import os, pathlib, sys, time
+folder, name = sys.argv[1:3]
+folder = pathlib.Path(folder)
+if name.startswith("good"):
+    (folder / name).write_text(os.environ["OMP_NUM_THREADS"])
+elif name == "refused":
+    sys.exit("medseg: error: fold 9 is not there; choose one of 0, 1")
+elif name == "killed":
+    os.kill(os.getpid(), 9)
+elif name.startswith("long"):
+    (folder / f"{name}.pid").write_text(str(os.getppid()))
+    sys.stdin.read()
+    (folder / "ended").touch()
+elif name == "twice":  # the first time it waits to be killed with the process that started it
+    first = not (folder / "twice.pid").exists()
+    (folder / "twice.pid").write_text(str(os.getppid()))
+    if first:
+        sys.stdin.read()
+    else:
+        (folder / name).touch()
+"""
+
+COMMAND = (sys.executable, "-c", PROGRAM)
+
+
+def jobs_of(folder: Path, *names: str) -> list[Job]:
+    """Return a job for each name."""
+    return [Job(name, (str(folder), name), folder / "logs" / f"{name}.log", folder / name) for name in names]

@@ -1,0 +1,104 @@
+"""Jobs through submitit, by its executor of this machine: what becomes of each, and of one whose worker is killed."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from jobs.job_programs import COMMAND, jobs_of
+
+from medseg.errors import MedsegError
+from medseg.jobs import batch as module
+from medseg.jobs import job
+from medseg.jobs.batch import batch
+
+pytest.importorskip("submitit", reason="the extra submitit is not installed")
+LOCAL = {"cluster": "local"}
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def small_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what a worker starts be a few lines of Python; the command goes with the job, into another process."""
+    monkeypatch.setattr(module, "_Work", lambda each, share: _Small(each, share, COMMAND))
+    monkeypatch.setattr(module, "_POLL", 0.1)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, ROOT / "tests"))))
+
+
+class _Small(module._Work):
+    def __init__(self, each: job.Job, share: int, command: tuple[str, ...]) -> None:
+        super().__init__(each, share)
+        self._command = command
+
+    def __call__(self) -> job.Done:
+        return job.work(self._job, self._share, self._command)
+
+
+def wait_for(path: Path) -> int:
+    until = time.monotonic() + 120
+    while not path.is_file() or not path.read_text():
+        assert time.monotonic() < until, f"{path.name} is not there"
+        time.sleep(0.05)
+    return int(path.read_text())
+
+
+def test_what_became_of_each_is_told(tmp_path: Path) -> None:
+    done = {each.name: each.error for each in batch(2, LOCAL)(jobs_of(tmp_path, "good", "refused", "killed"))}
+    assert done["good"] == ""
+    assert done["refused"].startswith("fold 9 is not there; choose one of 0, 1; see ")
+    assert done["killed"].startswith("its process was ended by signal 9; see ")
+    assert (tmp_path / "logs" / "submitit").is_dir()
+
+
+def test_a_worker_that_is_killed_takes_its_job_along_and_is_told(tmp_path: Path) -> None:
+    """The process of the job ends with it, so that whoever is given the job next finds it free."""
+    running = batch(2, LOCAL)(jobs_of(tmp_path, "long", "good"))
+    assert next(running).name == "good"
+    os.kill(wait_for(tmp_path / "long.pid"), signal.SIGKILL)
+    (done,) = running
+    assert done.name == "long"
+    assert done.error.startswith("job ")
+    assert "ended before it was done" in done.error
+    until = time.monotonic() + 60
+    while not (tmp_path / "ended").is_file():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_jobs_end_with_who_asked_for_them(tmp_path: Path) -> None:
+    running = batch(2, LOCAL)(jobs_of(tmp_path, "long", "good"))
+    assert next(running).name == "good"
+    wait_for(tmp_path / "long.pid")
+    running.close()  # type: ignore[attr-defined]
+    until = time.monotonic() + 60
+    while not (tmp_path / "ended").is_file():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"cluster": "slrum"}, "--job cluster=slrum: submitit refuses it: .*any executor named slrum"),
+        ({"cluster": "local", "timeout": 3}, "--job cluster=local timeout=3: submitit refuses it: .*timeout"),
+        ({"cluster": "local", "timeout_min": "long"}, '"timeout_min" expected type'),
+    ],
+)
+def test_wrong_settings(settings: dict[str, object], said: str) -> None:
+    with pytest.raises(MedsegError, match=said):
+        batch(1, settings)
+
+
+def test_slurm_is_given_what_was_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file that Slurm would get, of a machine that has the names of its programs alone."""
+    for name in ("srun", "sbatch", "sacct", "scancel"):
+        program = tmp_path / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text("#!/bin/sh\nexit 1\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    executor = module._executor(tmp_path / "logs", {"cluster": "slurm", "timeout_min": 90, "slurm_partition": "gpu"})
+    text = executor._executor._make_submission_file_text("work", "1")
+    assert "#SBATCH --time=90\n" in text
+    assert "#SBATCH --partition=gpu\n" in text

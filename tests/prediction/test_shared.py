@@ -1,0 +1,182 @@
+"""A cohort that several processes do: the same files and tables as of one, each case once, whoever dies."""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_models import write_model
+
+from medseg.cli import main
+from medseg.jobs import job
+from medseg.jobs.here import here
+from medseg.jobs.job import Done, Job
+from medseg.prediction import masks as mask_sink
+from medseg.prediction.audit import RUN_RECORD
+from medseg.prediction.predict import Outcome, predict
+from medseg.prediction.shared import PARTS, Shared
+
+CASES = 12
+OUTPUTS = ("measurements", "uncertainty")
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with a model, pictures in subfolders, one that is damaged, and the outputs of one process."""
+    folder = tmp_path_factory.mktemp("cohort")
+    write_model(folder / "a.pt", "grey")
+    rng = np.random.default_rng(0)
+    for number in range(CASES):
+        place = folder / "in" / ("a", "b")[number % 2] / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (24, 24), dtype=np.uint8)).save(place)
+    (folder / "in" / "cut.png").write_bytes(b"\x89PNG")
+    assert of(folder, "whole").written == CASES
+    return folder
+
+
+def of(folder: Path, name: str, shared: Shared | None = None, **options: Any) -> Outcome:
+    given = {"outputs": OUTPUTS, "overrides": {"device": "cpu"}, **options}
+    return predict(folder / "a.pt", folder / "in", folder / name, shared=shared, **given)
+
+
+def in_this_process(dies: Callable[[int], bool] = lambda number: False) -> job.Executor:
+    """Do jobs one after the other, here; one that dies leaves what a kill would leave."""
+    counts = iter(range(99))
+
+    def execute(jobs: Sequence[Job]) -> Iterator[Done]:
+        for each in jobs:
+            with pytest.MonkeyPatch.context() as patch:
+                if dies(next(counts)):
+                    kill_in_second(patch)
+                try:
+                    main([word for word in each.words if word != "--tied"])
+                except Killed:
+                    yield Done(each.name, "its process was ended by signal 9")
+                    continue
+            yield Done(each.name)
+
+    return execute
+
+
+class Killed(BaseException):
+    """Stands for a SIGKILL."""
+
+
+def kill_in_second(patch: pytest.MonkeyPatch) -> None:
+    write, calls = mask_sink.write_mask, iter(range(99))
+
+    def dies(*arguments: Any, **options: Any) -> None:
+        if next(calls) == 1:
+            raise Killed
+        write(*arguments, **options)
+
+    patch.setattr(mask_sink, "write_mask", dies)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.match(RUN_RECORD)
+    }
+
+
+def assert_the_same(cohort: Path, name: str) -> None:
+    """The files of one process, and each case once in the records."""
+    assert files(cohort / name) == files(cohort / "whole")
+    mine, whole = (recorded(cohort / each) for each in (name, "whole"))
+    assert sorted(mine, key=str) == sorted(whole, key=str)
+
+
+def recorded(folder: Path) -> list[Any]:
+    return [case for path in folder.glob(RUN_RECORD) for case in json.loads(path.read_text())["cases"]]
+
+
+def test_parts_make_what_one_process_makes(cohort: Path) -> None:
+    done = of(cohort, "parts", Shared(in_this_process(), 2))
+    assert (done.written, len(done.failures), done.skipped) == (CASES, 1, 0)
+    assert_the_same(cohort, "parts")
+    again = of(cohort, "parts", Shared(in_this_process(), 2))
+    assert (again.written, again.skipped, len(again.failures)) == (0, CASES, 1)
+    assert files(cohort / "parts") == files(cohort / "whole")
+
+
+def test_what_a_dead_worker_left_is_done_by_others(cohort: Path) -> None:
+    done = of(cohort, "dead", Shared(in_this_process(lambda number: number in (0, 2)), 2))
+    assert (done.written, len(done.failures)) == (CASES, 1)
+    assert_the_same(cohort, "dead")
+
+
+def test_cases_that_kill_every_worker_are_failures(cohort: Path) -> None:
+    shared = Shared(in_this_process(lambda number: True), 2)
+    done = of(cohort, "poison", shared)
+    reasons = [reason for name, reason in done.failures if name != "cut.png"]
+    assert done.written + len(reasons) == CASES
+    assert set(reasons) <= {"its worker died, 3 times: its process was ended by signal 9"}
+    assert done.written > 0
+    rest = of(cohort, "poison")
+    assert (rest.written, rest.skipped) == (len(reasons), done.written)
+    assert files(cohort / "poison") == files(cohort / "whole")
+
+
+def test_parts_of_a_run_that_was_killed_are_gathered(cohort: Path) -> None:
+    """By a run of one process: what the parts finished is taken, and not done again."""
+
+    def killed(jobs: Sequence[Job]) -> Iterator[Done]:
+        main([word for word in jobs[0].words if word != "--tied"])
+        raise Killed
+        yield
+
+    with pytest.raises(Killed):
+        of(cohort, "broken", Shared(killed, 2))
+    assert list((cohort / "broken").glob(f"{PARTS}/*/told.json"))
+    assert not list((cohort / "broken").glob("?/*.png"))
+    of(cohort, "broken")
+    assert_the_same(cohort, "broken")
+
+
+@pytest.mark.timeout(900)
+def test_a_worker_that_is_killed_in_earnest(cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes of this machine, the first of which kills itself before its second mask."""
+    program = (
+        "import os, sys, pathlib\n"
+        "from medseg.cli import main\n"
+        "from medseg.prediction import masks\n"
+        "write, calls, mark = masks.write_mask, [], pathlib.Path(sys.argv.pop(1))\n"
+        "def dies(*given, **options):\n"
+        "    calls.append(1)\n"
+        "    if len(calls) == 2:\n"
+        "        try: mark.touch(exist_ok=False)\n"
+        "        except FileExistsError: pass\n"
+        "        else: os.kill(os.getpid(), 9)\n"
+        "    write(*given, **options)\n"
+        "masks.write_mask = dies\n"
+        "sys.exit(main())\n"
+    )
+    monkeypatch.setattr(job, "COMMAND", (sys.executable, "-W", "ignore", "-c", program, str(cohort / "killed")))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    done = of(cohort, "earnest", Shared(here(2), 2))
+    assert (cohort / "killed").is_file()
+    assert (done.written, len(done.failures)) == (CASES, 1)
+    assert_the_same(cohort, "earnest")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "cannot be read .*name a JSON list"),
+        ("[]", "is no list of names; write it as"),
+        ('["none.png"]', "holds no case none.png, which --cases names; such as a/0.png is there"),
+    ],
+)
+def test_wrong_cases(cohort: Path, capsys: pytest.CaptureFixture[str], content: str, said: str) -> None:
+    (cohort / "cases.json").write_text(content)
+    words = ["predict", str(cohort / "a.pt"), str(cohort / "in"), str(cohort / "none")]
+    assert main([*words, "device=cpu", "--cases", str(cohort / "cases.json")]) == 2
+    assert re.search(said, capsys.readouterr().err)
