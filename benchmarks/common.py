@@ -231,13 +231,17 @@ def merge_rows(
 
 
 def training_of(run: Path) -> dict[str, Any]:
-    """Return how long the training of a run took: steps, seconds, and the share of them that it waited for data."""
+    """Return how long the training of a run took: steps, seconds, and the share of them that it waited for data.
+
+    SGD counts no steps; there the average of the weights has counted them.
+    """
     from medseg.runs.checkpoint import load_checkpoint
 
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    state = load_checkpoint(run / "checkpoints" / "last.pt")["optimizer"]["state"]
+    held = load_checkpoint(run / "checkpoints" / "last.pt")
+    counted = (each["step"] for each in held["optimizer"]["state"].values() if "step" in each)
     return {
-        "steps": int(next(iter(state.values()))["step"]),
+        "steps": int(next(counted, held["ema_steps"])),
         "seconds": lines[-1]["seconds"],
         "data_wait_share": sum(line["data_wait_share"] for line in lines) / len(lines),
     }
