@@ -42,7 +42,7 @@ def real(folder: Path, name: str) -> Path:
     return folder / name
 
 
-@pytest.mark.usefixtures("here", "undrawn")
+@pytest.mark.usefixtures("here", "undrawn", "copied_stores")  # MLflow takes the study down, too
 def test_a_table_back(
     real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
