@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from costs import Device
 from dicom_predictions import weights
 from docs.tutorial_runner import TUTORIALS, Walk, walking
 from node_parts import Archive, send, wait_for
@@ -19,7 +20,7 @@ from medseg.node import child
 from medseg.node.config import read_config
 from medseg.node.models import load_models
 from medseg.node.status import read_status
-from medseg.studies import executors
+from medseg.studies import complexity, executors
 
 HIPPOCAMPUS = {"value": "5366008", "scheme": "SCT", "meaning": "Hippocampus"}
 
@@ -58,6 +59,7 @@ def test_a_table_back(
         assert (tmp_path / "studies" / "table1" / "boxes.png").is_file()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_own_data(
     real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -67,7 +69,9 @@ def test_own_data(
             target = tmp_path / "scans" / folder / image.name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, target)
-    changes = {"--minutes 5 ": "--minutes 0.1 device=cpu mlflow=false "}  # a few steps of the smallest network
+    monkeypatch.setattr(complexity, "measure", Device().measure)  # a device whose costs are known: none is measured
+    tiny = "network_def#channels=[2,4,4,4] iterations=2 max_epochs=1"
+    changes = {"--minutes 5 ": f"--minutes 0.1 device=cpu mlflow=false {tiny} "}
     with walking(monkeypatch, tmp_path):
         walk = Walk("own_data", changes, capsys)
         walk.run()

@@ -79,14 +79,14 @@ class Walk:
     def _bash(self, block: str) -> None:
         self.said = ""
         for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
+            words = _words(line)
             if not words:
                 continue
             handler = next((run for start, run in self.handlers.items() if line.startswith(start)), self._command)
             self.said += handler(line)
 
     def _command(self, line: str) -> str:
-        program, *arguments = shlex.split(line, comments=True)
+        program, *arguments = _words(line)
         assert program == "medseg", f"{line}: only medseg's commands are run here; say '# not run: why'"
         self.capture.readouterr()
         try:
@@ -111,6 +111,11 @@ class Walk:
             assert place, f"the page says {line!r}; what came is:\n{self.said}"
             free = False
             self.compared += 1
+
+
+def _words(line: str) -> list[str]:
+    """Return the words of a command, as a shell has them: ``network_def#name`` holds no comment."""
+    return shlex.split(re.sub(r"(^|\s)#.*", "", line))
 
 
 @contextlib.contextmanager
