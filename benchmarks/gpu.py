@@ -38,7 +38,7 @@ from benchmarks import common
 from benchmarks.gpu_folds import FOLDS
 from benchmarks.gpu_rows import TRAININGS, Training
 from benchmarks.gpu_speed import read, write
-from benchmarks.gpu_training import FIRST, Place, choose, passes, run
+from benchmarks.gpu_training import FIRST, Place, choose, passes, passes_of, run
 from medseg.runs.provenance import collect
 
 SCRIPTS = common.BUNDLES.parent / "data_scripts"
@@ -190,7 +190,8 @@ def pending(calls: Calls, *, first: bool = False) -> list[Training]:
         calls: so far.
         first: those alone that stand before the folds of volumes.
     """
-    rows = [row for row in TRAININGS if row.item in calls.options.items]
+    named = calls.options.rows
+    rows = [row for row in TRAININGS if row.item in calls.options.items and (not named or row.name in named)]
     if first:
         rows = [row for row in rows if [r for r in rows if r.item == row.item].index(row) < FIRST[row.item]]
     if calls.options.dry_run:
@@ -227,12 +228,12 @@ def trainings(calls: Calls, data: dict[str, Path], *, first: bool = False) -> No
     failed: set[str] = set()
     while calls.left > (0 if options.dry_run else _LEAST):
         rows = [row for row in pending(calls, first=first) if row.item + row.name not in failed]
-        chosen = rows if options.dry_run else choose(rows, figures, planned, calls.left)
+        chosen = rows if options.dry_run or options.rows else choose(rows, figures, planned, calls.left)
         if not chosen:
             break
         say(f"{len(chosen)} trainings, {options.concurrent} at a time, of passes {planned}")
         with ThreadPoolExecutor(options.concurrent) as pool:
-            jobs = {pool.submit(run, row, place, planned[row.item], calls.deadline): row for row in chosen}
+            jobs = {pool.submit(run, row, place, passes_of(row, planned), calls.deadline): row for row in chosen}
             for job in as_completed(jobs):
                 result = job.result()
                 if result is not None:
@@ -275,6 +276,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for the JSON, read where it is there")
     parser.add_argument("--work", type=Path, default=Path("build/gpu"), help="folder for runs")
     parser.add_argument("--items", nargs="+", default=list(ITEMS), choices=ITEMS)
+    parser.add_argument(
+        "--rows", nargs="+", default=[], metavar="NAME", help="of trainings, done whether they seem to fit or not"
+    )
     parser.add_argument("--concurrent", type=int, default=4, help="trainings at a time (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--commit", help="of this code, where it lies in no checkout")

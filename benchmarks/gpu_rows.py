@@ -114,6 +114,7 @@ class Training:
         measured: name of the row of `MEASURED` whose step it takes.
         variant: what is not the paper's, as a reader calls it.
         settings: of the configuration that make it so.
+        passes: over the data, where they are not those that were planned for all rows of the item.
     """
 
     item: str
@@ -125,6 +126,7 @@ class Training:
     measured: str
     variant: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    passes: int = 0
 
     @property
     def name(self) -> str:
@@ -168,6 +170,7 @@ def _tissues(networks: Mapping[str, tuple[str, ...]], split: str, fold: int) -> 
 
 _FIRST = {name: TISSUE[name] for name in ("LFA U-Net", "U-Net")}
 _OTHERS = {name: overlays for name, overlays in TISSUE.items() if name not in _FIRST}
+_LONG = 350  # passes
 _LFA = _tissues(TISSUE, "fold_random", 0)[0]
 TRAININGS = (  # by worth
     *_tissues(_FIRST, "fold_random", 0),
@@ -178,6 +181,8 @@ TRAININGS = (  # by worth
     *(Training("dsb2018", name, overlays, "lists", None, 161, f"nuclei: {name}") for name, overlays in NUCLEI.items()),
     *_tissues({"LFA U-Net": TISSUE["LFA U-Net"]}, "fold", 0),
     *_tissues(_OTHERS, "fold_random", 0),
+    # does LFA U-Net learn its training crops, once it has more passes?
+    *(replace(row, variant=f"{_LONG} passes", passes=_LONG) for row in _tissues(_FIRST, "fold_random", 0)),
     *(row for fold in range(1, 5) for row in _tissues(_FIRST, "fold_random", fold)),
     *_tissues(_OTHERS, "fold", 0),
 )

@@ -68,7 +68,7 @@ def passes(speed: Mapping[str, Any], minutes: float) -> dict[str, int]:
     """
     found = {}
     for item, share in SHARES.items():
-        first = [row for row in TRAININGS if row.item == item][: FIRST[item]]
+        first = [row for row in TRAININGS if row.item == item and not row.passes][: FIRST[item]]
         one = sum(row.images // BATCH * _device_seconds(speed, row) for row in first)
         repeats = REPEATS[item]
         most = int(share * 60 * minutes / one) // repeats * repeats
@@ -76,9 +76,14 @@ def passes(speed: Mapping[str, Any], minutes: float) -> dict[str, int]:
     return found
 
 
+def passes_of(row: Training, planned: Mapping[str, int]) -> int:
+    """Return the passes of a training: its own, else those that are planned for its item."""
+    return row.passes or planned[row.item]
+
+
 def cost(row: Training, speed: Mapping[str, Any], planned: Mapping[str, int]) -> float:
     """Return the seconds that a training takes of the device."""
-    return planned[row.item] * (row.images // BATCH) * _device_seconds(speed, row)
+    return passes_of(row, planned) * (row.images // BATCH) * _device_seconds(speed, row)
 
 
 def choose(
@@ -89,7 +94,7 @@ def choose(
     chosen = []
     for row in pending:
         device = cost(row, speed, planned)
-        longest = planned[row.item] * (row.images // BATCH) * step_seconds(speed, row) * STRETCH
+        longest = passes_of(row, planned) * (row.images // BATCH) * step_seconds(speed, row) * STRETCH
         if device <= left and longest <= most:
             left -= device
             chosen.append(row)
