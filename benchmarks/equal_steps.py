@@ -30,8 +30,12 @@ SIDES: dict[str, dict[str, Any]] = {
     "as_planned": {},
     "turned": {"model#input#polarity": "bright"},
     "more_classes": {"foreground": 0.67},
-}
-"""What is compared, by the settings that differ from the plan's."""
+    "wide": {
+        "network_def#channels": [12, 24, 48, 96, 192, 384], "network_def#strides": [[2, 2]] * 5, "patch": [192, 160],
+        "model#inference#window": [192, 160],
+    },
+}  # fmt: skip
+"""What is compared, by the settings that differ; ``wide`` is what a plan took for 8 minutes of two cores."""
 BUNDLE = """\
 title: UNet, {name}
 task: Segmentation of what a plan is tried on
