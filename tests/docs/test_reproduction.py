@@ -15,7 +15,7 @@ from benchmarks import reproduction as benchmark
 from medseg.errors import MedsegError
 from medseg.studies.executors import Done
 from medseg.studies.paper_figures import TABLES
-from medseg.studies.study import read_study, shipped
+from medseg.studies.study import Cell, read_study, shipped
 from medseg.studies.study_run import run_study
 
 ROOT = Path(__file__).parents[2]
@@ -79,9 +79,9 @@ def made(tmp_path_factory: pytest.TempPathFactory, undrawn: None) -> Path:
     changes: dict[str, Any] = {"folds": [0, 2], "epochs": 1, "rows": ROWS, "paper": "lfa_unet_1", "show": ["iou"]}
     study = read_study(write_study(folder / "squares.yaml", classes="all", **changes))
 
-    def first_fold(place: Path, names: Sequence[str], mixed: bool) -> Iterator[Done]:
-        yield from in_this_process(place, [name for name in names if "fold0" in name], mixed)
-        yield from (Done(name, "not now") for name in names if "fold0" not in name)
+    def first_fold(place: Path, cells: Sequence[Cell], mixed: bool) -> Iterator[Done]:
+        yield from in_this_process(place, [cell for cell in cells if cell.fold == 0], mixed)
+        yield from (Done(cell.name, "not now") for cell in cells if cell.fold != 0)
 
     with pytest.raises(MedsegError):
         run_study(study, folder / "work" / "drosophila", executor=first_fold, tracking=False)
