@@ -1,6 +1,7 @@
 """The page of `benchmarks.nuclei_folds`: drawing kinds of images balanced or not, beside Otsu."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,16 @@ def _run(record: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     together = max(row["at_once"] for row in rows)
     threads = max(1, rows[0]["environment"]["threads"] // together)
     folds = record["pooled"][0]["folds"]
+    plans = Counter(
+        f"{row['plan']['network']['name']} from {row['plan']['network']['channels'][0]} channels, patch "
+        f"{' x '.join(map(str, row['plan']['patch']))}, batch {row['plan']['batch_size']}"
+        for row in rows
+    )
     return (
         f"{record['minutes']:g} minutes a training, seed {record['seed']}, {folds} of {record['data']['folds']} folds, "
         f"{min(steps)} to {max(steps)} steps; {together} trainings at a time, {threads} thread(s) each, shared "
-        f"{device_of(rows[0])}."
+        f"{device_of(rows[0])}. Each planned for itself, by what it measured there: "
+        f"{'; '.join(f'{plan} ({number})' for plan, number in plans.most_common())}."
     )
 
 
