@@ -7,6 +7,7 @@ supplementary note 2. ``docs/plans.md`` lists all of them.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from medseg.data.fingerprint import Fingerprint
+from medseg.data.kinds import kind_of
 from medseg.errors import MedsegError, counted
 
 __all__ = [
-    *("Chosen", "PlanError", "across", "colour", "dimensions", "full_patch", "intensity", "levels", "mirrors"),
-    *("plane", "polarity", "resampled", "smaller", "spacing"),
+    *("Chosen", "PlanError", "across", "balance", "colour", "dimensions", "full_patch", "intensity", "levels"),
+    *("mirrors", "plane", "polarity", "resampled", "smaller", "spacing"),
 ]
 
 ANISOTROPIC = 3.0  # ratio of voxel edges from which slices count as thick (nnU-Net)
@@ -190,6 +192,28 @@ def polarity(found: Fingerprint) -> Chosen:
             f"objects are brighter than the rest in {100 * share:.0f} % of the images and darker in the others",
         )
     return Chosen(None, "objects are on the same side of grey in all images")
+
+
+def balance(found: Fingerprint) -> Chosen:
+    """Return how far kinds of pictures are drawn alike: by the square roots of how many there are of each.
+
+    So a kind of which one picture in a hundred is is drawn in nearly one of ten, and its few pictures not so often that
+    they are learned by heart. What tells volumes apart is how they are stored, which is undone before they are drawn.
+
+    Args:
+        found: the fingerprint.
+    """
+    if found.dimensions == 3:
+        return Chosen(0.0, "volumes are drawn alike: what their kinds differ in is undone as they are loaded")
+    kinds = Counter(kind_of(case) for case in found.cases)
+    if len(kinds) == 1:
+        return Chosen(0.0, "all pictures are of one kind")
+    (first, _), *_, (last, number) = kinds.most_common()
+    return Chosen(
+        0.5,
+        f"{len(kinds)} kinds of pictures, from '{first}' to '{last}' ({number}), drawn as the square roots of how many "
+        "there are of each in the training part",
+    )
 
 
 def full_patch(edges: Sequence[float], axes: int) -> list[int]:

@@ -210,3 +210,12 @@ def test_volumes_have_slices_but_pictures_are_no_volumes() -> None:
         plan_rules.dimensions(found(case(codes="", spacing=None)), 2)
     with pytest.raises(PlanError, match="--dimensions 3: the images of d are pictures"):
         plan_rules.dimensions(found(picture()), 3)
+
+
+def test_kinds_of_pictures_are_balanced_by_square_roots() -> None:
+    bright = picture(foreground=((9.0,) * 11,))
+    chosen = plan_rules.balance(found(*[bright] * 9, picture()))
+    assert chosen.value == 0.5
+    assert "2 kinds of pictures, from 'grey, bright objects' to 'grey, dark objects' (1)" in chosen.why
+    assert plan_rules.balance(found(picture(), picture())).value == 0
+    assert plan_rules.balance(found(case(), case(codes="LPS"))).value == 0
