@@ -139,7 +139,7 @@ def plan_and_train(
     from medseg.studies.plan import make_plan
 
     plan = make_plan(datalist, network=network, dimensions=dimensions, memory=memory, minutes=minutes, say=say)
-    plan_bundle.write(plan, datalist, planned)
+    plan_bundle.write(plan, datalist, planned, plan_bundle.name_of(plan, datalist))  # its folder is any plan's
     say(f"planned: {plan.network.value['name']}, {plan.network.why}; see {planned / 'docs' / 'README.md'}")
     named = {"output_dir": str(folder / "run"), "run_name": folder.name}
     run = workflow.train(planned, data=datalist.path, overrides={**named, **changes})
