@@ -120,7 +120,8 @@ def row_of(side: str, source: Path, options: argparse.Namespace) -> dict[str, An
     values = means_of_cases(read_rows(run / "test" / PER_CASE), [row["name"] for row in classes])
     return {
         "data": data.name, "side": side, "settings": SIDES[side], "fold": options.fold, "seed": options.seed,
-        **training_of(run), "cases": scores["per_case"]["cases"], "environment": collect(), "wall_seconds": time.monotonic() - started,
+        **training_of(run), "cases": scores["per_case"]["cases"], "environment": collect(),
+        "wall_seconds": time.monotonic() - started,
         "dice": {row["name"]: {"mean": row["dice"], "interval": row["interval"].get("dice")} for row in classes},
         "kinds": [
             {"kind": kind, "images": number, "dice": _mean(values[[each == kind for each in kinds]])}
