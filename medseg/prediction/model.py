@@ -29,7 +29,7 @@ from medseg.engines.precision import network_to_channels_last, resolve_precision
 from medseg.errors import MedsegError, counted
 from medseg.io.masks import write_mask
 from medseg.io.placement import Grid
-from medseg.prediction.backends import BACKENDS, SUFFIXES, Exported, exported_of, load_exported
+from medseg.prediction.backends import BACKENDS, SUFFIXES, Exported, exported_alone, exported_of
 from medseg.prediction.case import Fed, Feeder, check_fits
 from medseg.prediction.forward import Forward
 from medseg.prediction.sinks import PROBABILITIES, UNCERTAINTY
@@ -284,7 +284,7 @@ def _load(
     if backend not in BACKENDS:
         raise ModelError(f"there is no backend {backend!r}; choose one of {', '.join(BACKENDS)}")
     if file.suffix in SUFFIXES.values() and signed_by is None:
-        return *load_exported(file), None
+        return *exported_alone(file), None
     if backend != "torch" and signed_by is not None:
         raise ModelError(f"backend is {backend!r}, but the export beside a packed model is not signed; use torch")
     weights = read_weights(file, signed_by=signed_by)

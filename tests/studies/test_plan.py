@@ -239,6 +239,7 @@ def test_slices_of_volumes_from_data_to_masks(tmp_path: Path) -> None:
     quick = {**QUICK, "iterations": 3, "network_def#channels": [2, 4]}
     done = plan_and_train(data, tmp_path / "out", dimensions=2, minutes=5, overrides=quick)
     held = yaml.safe_load((done.plan / "bundle.yaml").read_text())
+    assert held["name"] == medseg.load(done.run, device="cpu").description.name == "unet_balls"
     assert held["input"]["plane"] == "sagittal"
     assert held["input"]["spacing"] == [None, 1.0, 1.0]
     assert (held["network"]["spatial_dims"], held["train"]["slices"], held["train"]["patch"]) == (2, True, [14, 12])
