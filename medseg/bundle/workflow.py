@@ -18,12 +18,11 @@ from medseg.bundle import early, library
 from medseg.bundle.command import Command, owns_process
 from medseg.bundle.data import datalist, load_data, scored, split, where
 from medseg.bundle.options import Options
+from medseg.bundle.seen import Seen, refuse_seen
 from medseg.bundle.start import check_keys
 from medseg.caller import spelt
 from medseg.data.datalist import Datalist
-from medseg.errors import MedsegError, counted
-from medseg.io.channels import first_of
-from medseg.io.parts import known_as
+from medseg.errors import MedsegError
 from medseg.runs.paths import resolve_path
 
 if TYPE_CHECKING:
@@ -130,6 +129,7 @@ def evaluate(
     overlays: Sequence[str] = (),
     overrides: Mapping[str, Any] | None = None,
     scores: Mapping[str, Mapping[str, Any]] | None = None,
+    allow_seen: bool = False,
 ) -> Evaluation:
     """Score the weights of a run on the part of the data that its training left out.
 
@@ -142,14 +142,15 @@ def evaluate(
         overlays: of the model's bundle that change how whole images are predicted, such as ``multi_scale``.
         overrides: options such as ``{"scored": "validation", "fold": 2}``.
         scores: options by name of scores beside those of the model, see `medseg.metrics.score`.
+        allow_seen: score images that the run was trained on, too; the scores say how many they are.
 
     Returns:
         The scores and where they were written.
 
     Raises:
-        MedsegError: if the run holds no weights, or its data are not where they were.
+        MedsegError: if the run holds no weights, its data are not where they were, or it has seen the images.
     """
-    ready = _prepare(run, data, overlays, dict(overrides or {}))
+    ready = _prepare(run, data, overlays, dict(overrides or {}), allow_seen=allow_seen)
     from medseg.bundle import assembly
 
     part = str(ready.wanted.get("scored", "test"))
@@ -158,7 +159,7 @@ def evaluate(
     options = {**ready.options, "output_dir": str(target)}
     command = Command("medseg", (), {"evaluate": ready.folder.name}, ("medseg", "evaluate", ready.folder.name))
     described = replace(ready.description, scores={**ready.description.scores, **(scores or {})})
-    found = assembly.evaluation(ready.engine, options, command, described, ready.datalist, ready.weights)
+    found = assembly.evaluation(ready.engine, options, command, described, ready.datalist, ready.weights, ready.seen)
     return Evaluation(target, found)
 
 
@@ -168,6 +169,7 @@ def choose_postprocessing(
     data: str | Path | None = None,
     overlays: Sequence[str] = (),
     overrides: Mapping[str, Any] | None = None,
+    allow_seen: bool = False,
 ) -> Any:
     """Choose a run's postprocessing on its validation cases and write it into its weights.
 
@@ -176,6 +178,7 @@ def choose_postprocessing(
         data: folder of its datalist; by default where it lay.
         overlays: as in `evaluate`.
         overrides: as in `evaluate`, but for what is scored and the fold: the run's own validation cases decide.
+        allow_seen: as in `evaluate`.
 
     Returns:
         The choice as a table; ``postprocessing.json`` in the run's folder holds it too.
@@ -183,7 +186,7 @@ def choose_postprocessing(
     Raises:
         MedsegError: as in `evaluate`, or if an override names other cases.
     """
-    ready, trained = _on_validation(run, data, overlays, overrides, "postprocessing is chosen")
+    ready, trained = _on_validation(run, data, overlays, overrides, "postprocessing is chosen", allow_seen)
     from medseg.bundle import postprocessing
     from medseg.runs.run_folder import RunFolder
 
@@ -192,6 +195,7 @@ def choose_postprocessing(
     chosen, cases = choice.chosen(), len(ready.engine.dataset)
     described = postprocessing.keep(ready.weights.path, trained, chosen)
     record = {"chosen_on": "validation", "cases": cases, "unit": choice.unit.length}
+    record["seen"] = ready.seen.plain()
     record |= {"classes": [each.plain() for each in chosen], "postprocess": described.postprocess}
     RunFolder(ready.folder).write_json("postprocessing.json", record)
     return postprocessing.table_of(chosen, cases, choice.unit.length)
@@ -203,6 +207,7 @@ def calibrate(
     data: str | Path | None = None,
     overlays: Sequence[str] = (),
     overrides: Mapping[str, Any] | None = None,
+    allow_seen: bool = False,
 ) -> Any:
     """Fit a temperature to a run's validation cases and write it into its weights.
 
@@ -211,6 +216,7 @@ def calibrate(
         data: folder of its datalist; by default where it lay.
         overlays: as in `evaluate`.
         overrides: as in `evaluate`, but for what is scored and the fold: the run's own validation cases decide.
+        allow_seen: as in `evaluate`.
 
     Returns:
         The fit as a table; ``calibration.json`` in the run's folder holds it too.
@@ -218,7 +224,7 @@ def calibrate(
     Raises:
         MedsegError: as in `evaluate`, or if an override names other cases.
     """
-    ready, trained = _on_validation(run, data, overlays, overrides, "a temperature is fitted")
+    ready, trained = _on_validation(run, data, overlays, overrides, "a temperature is fitted", allow_seen)
     from medseg.bundle import record
     from medseg.bundle.temperature import Fit
     from medseg.runs.run_folder import RunFolder
@@ -227,12 +233,17 @@ def calibrate(
     _scored_by(ready, "temperature", fit)
     found = fit.fitted()
     record.rewrite(ready.weights.path, replace(trained, temperature=found.temperature))
-    RunFolder(ready.folder).write_json("calibration.json", found.plain())
+    RunFolder(ready.folder).write_json("calibration.json", {**found.plain(), "seen": ready.seen.plain()})
     return found.table()
 
 
 def _on_validation(
-    run: str | Path, data: str | Path | None, overlays: Sequence[str], overrides: Mapping[str, Any] | None, what: str
+    run: str | Path,
+    data: str | Path | None,
+    overlays: Sequence[str],
+    overrides: Mapping[str, Any] | None,
+    what: str,
+    allow_seen: bool,
 ) -> tuple[_Ready, Any]:
     """Return a run with its weights loaded and its own validation cases, and the model that the weights describe."""
     given = dict(overrides or {})
@@ -243,7 +254,7 @@ def _on_validation(
             )
     if given.setdefault("scored", "validation") != "validation":
         raise WorkflowError(f"scored is {given['scored']!r}, but {what} on validation cases alone")
-    ready = _prepare(run, data, overlays, given)
+    ready = _prepare(run, data, overlays, given, allow_seen=allow_seen)
     from medseg.bundle.record import load_described
 
     return ready, load_described(ready.engine.network, ready.weights, ready.description)
@@ -271,9 +282,12 @@ class _Ready:
     options: Mapping[str, Any]
     datalist: Any
     engine: Any
+    seen: Seen
 
 
-def _prepare(run: str | Path, data: str | Path | None, overlays: Sequence[str], given: dict[str, Any]) -> _Ready:
+def _prepare(
+    run: str | Path, data: str | Path | None, overlays: Sequence[str], given: dict[str, Any], *, allow_seen: bool
+) -> _Ready:
     folder = library.run_folder(run)
     if not folder.is_dir():
         raise WorkflowError(f"{run}: no such folder; name the folder of a run")
@@ -292,7 +306,8 @@ def _prepare(run: str | Path, data: str | Path | None, overlays: Sequence[str], 
     entries = scored(split(found, options, Command("medseg", (), given)), part)
     if not entries:
         raise _empty(found, part)
-    _refuse_seen(folder, entries, part)
+    together = options.get("fold_key", "fold") == "fold"  # other schemes divide groups by design
+    seen = refuse_seen([folder], found, entries, part, groups=together, allowed=allow_seen)
     from medseg.bundle import assembly, networks
     from medseg.bundle.inference import with_inference
     from medseg.bundle.record import read_weights
@@ -312,7 +327,7 @@ def _prepare(run: str | Path, data: str | Path | None, overlays: Sequence[str], 
     network = networks.rebuild(described.network).to(device)
     inferer = assembly.inferer(described)
     engine = assembly.evaluator(options, device, found, dataset, network, inferer=inferer, batch_size=1)
-    return _Ready(folder, weights, described, wanted, options, found, engine)
+    return _Ready(folder, weights, described, wanted, options, found, engine, seen)
 
 
 def _empty(data: Datalist, part: str) -> WorkflowError:
@@ -323,24 +338,6 @@ def _empty(data: Datalist, part: str) -> WorkflowError:
         f"{data.path}: its {part} part is empty, so that nothing can be scored (all of it was trained on?); name "
         f"other data with {spelt('data')}, or another part with {' or '.join(others)}{trained_so}"
     )
-
-
-def _refuse_seen(folder: Path, entries: Sequence[Mapping[str, Any]], part: str) -> None:
-    """Refuse to call images a test that the run was trained on, or that picked its weights."""
-    place = folder / library.PLACE
-    seen = json.loads(place.read_text(encoding="utf-8")).get("seen", {}) if place.is_file() else {}
-    barred = {"test": ("training", "validation"), "validation": ("training",), "training": ()}[part]
-    for other in barred:
-        known = set(seen.get(other, ()))
-        images = [entry["image"] for entry in entries]
-        found = [first_of(image) for image in images if known & known_as(image)]
-        if found:
-            did = "was trained on" if other == "training" else "picked the weights by"
-            raise WorkflowError(
-                f"{folder.name} {did} {len(found)} of the {counted(len(entries), 'image')} to score, such as "
-                f"{found[0]}: that is no {part}; score them as what they are with {spelt('scored', other)}, or choose "
-                "the fold that was left out"
-            )
 
 
 def _asked(

@@ -36,11 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="fit a temperature of probabilities to the validation cases, keep it with the weights; scores nothing",
     )
+    parser.add_argument(
+        "--allow-seen", action="store_true", help="score images that the run was trained on, too; the scores say so"
+    )
     parser.add_argument("--json", action="store_true", help="print the scores as JSON")
     add_scores(parser, "those of the model")
     add_overlays(parser)
     add_settings(parser, "options of the evaluation, such as scored=validation")
-    parser.set_defaults(spelt={"output_dir": "--output", "data": "--data"})
+    parser.set_defaults(spelt={"output_dir": "--output", "data": "--data", "allow_seen": "--allow-seen"})
 
 
 def run(options: argparse.Namespace) -> int:
@@ -56,7 +59,11 @@ def run(options: argparse.Namespace) -> int:
         raise MedsegError(f"{said} writes into the run; leave --output, --scores and --json out")
     for name in asked:
         table = getattr(workflow, name)(
-            options.run_folder, data=options.data, overlays=options.overlays, overrides=overrides
+            options.run_folder,
+            data=options.data,
+            overlays=options.overlays,
+            overrides=overrides,
+            allow_seen=options.allow_seen,
         )
         sys.stdout.write(table.to_text() + "\n")
     if asked:
@@ -68,6 +75,7 @@ def run(options: argparse.Namespace) -> int:
         overlays=options.overlays,
         overrides=overrides,
         scores=scores_of(options),
+        allow_seen=options.allow_seen,
     )
     if options.json:
         write_json(found.scores)
