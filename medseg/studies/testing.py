@@ -116,7 +116,11 @@ class _Test:
         there = [each for each in made.values() if each is not None]
         at_hand = {**there[0].record, "data": data.fingerprint()}
         notes = footnotes(there, mixed, at_hand, "the data at hand")
-        refuse_seen([each.folder for each in there], data, [data.absolute(entry) for entry in data.test])
+        seen = refuse_seen([each.folder for each in there], data, [data.absolute(entry) for entry in data.test])
+        if seen.unknown:
+            notes.append(
+                f"what they have seen is not known of {counted(len(seen.unknown), 'run')}: {few(seen.unknown)}"
+            )
         return cls(places, study, data, there, notes)
 
     def run(self, say: Say) -> tuple[Path, dict[str, StudyTable]]:

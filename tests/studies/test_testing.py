@@ -4,7 +4,7 @@ import csv
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +139,7 @@ def test_each_test_is_written_down(
 
 
 def test_what_is_no_test(trained: Path, study: Path, tmp_path: Path) -> None:
-    def asked(change: Any) -> None:
+    def asked(change: Any, copied: Sequence[str] = ()) -> None:
         """Ask for a test of the study with other data."""
         data = Path(shutil.copytree(trained / "data", tmp_path / "data", dirs_exist_ok=True))
         content = json.loads((trained / "data" / "datalist.json").read_text())
@@ -147,7 +147,9 @@ def test_what_is_no_test(trained: Path, study: Path, tmp_path: Path) -> None:
         (data / "datalist.json").write_text(json.dumps(content))
         text = (trained / "out" / "study.yaml").read_text()
         (study / "study.yaml").write_text(text.replace(str(trained / "data"), str(data)))
-        score_test_list(study)
+        if copied:
+            shutil.copy(data / copied[0], data / copied[1])
+        score_test_list(study, mixed=bool(copied))
 
     with pytest.raises(MedsegError, match="its test list is empty, so that there is nothing to test on; fill the list"):
         asked(lambda content: content.update(test=[]))
@@ -155,6 +157,8 @@ def test_what_is_no_test(trained: Path, study: Path, tmp_path: Path) -> None:
         asked(lambda content: content["test"][1].update(group="g0"))
     with pytest.raises(MedsegError, match="cells of different data do not make one table"):
         asked(lambda content: content["test"].pop())
+    with pytest.raises(MedsegError, match=r"was trained on 1 of the 5 images to score, .*the same bytes as "):
+        asked(lambda content: None, copied=["image_0.png", "image_9.png"])
     shutil.copy(trained / "out" / "study.yaml", study / "study.yaml")
     with pytest.raises(MedsegError, match="has no row 'UNet'; there are U-Net, LFA U-Net"):
         score_test_list(study, rows=["UNet"])
