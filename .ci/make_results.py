@@ -11,6 +11,7 @@ from results_backends import backends
 from results_clinic import clinic
 from results_cohort import cohort
 from results_gpu import device_of, folds, large_volumes, patches_on_a_gpu
+from results_nuclei import nuclei
 from results_reproduction import reproduction
 
 from medseg.reports.score_tables import mean_text, score_tables
@@ -257,6 +258,16 @@ PAGES = {
         "reach.",
         own_data,
     ),
+    "nuclei": (
+        "Five folds of nuclei: rare kinds of images",
+        "The 200 images of the Data Science Bowl 2018 that are at hand, each scored at its own size by a network that "
+        "did not see it: each of five folds planned, trained and scored by `medseg train DATA --minutes M fold=N` "
+        "(`python -m benchmarks.nuclei_folds`). Images were drawn alike (`balance_kinds=0`), or kinds as the square "
+        "roots of how many images they have (`balance_kinds=0.5`, what a plan asks for), or kinds alike (1). Otsu's "
+        "threshold takes the lesser side of each image. The release names no patient or plate: images of one plate "
+        "may stand on both sides, and an interval says nothing of how far another training would differ.",
+        partial(nuclei, RESULTS),
+    ),
     "recipes": (
         "Recipes on small real data",
         "Minutes on one or two CPU cores and a part of each data set: they show that a bundle learns, not what it can "
@@ -269,8 +280,9 @@ PAGES = {
         "**None of these runs has a paper's whole budget**: most are minutes, of small networks or parts of the data, "
         "and are labelled so. `-` is what a paper, or a run, does not have. A gap is told where it is larger than the "
         "spread: the standard deviation over folds or seeds, or by how much two trainings with one seed differed; "
-        "where there is no spread, always. What is known of it stands below, with what that rests on. Parameters and "
-        "multiply-adds of all rows are counted in [networks](../networks.md#beside-the-papers).",
+        "where there is no spread, always. What is known of it stands below, with what that rests on. What networks "
+        "cost, printed and counted, and a step of each on a GPU stand at the end of each paper; more is counted in "
+        "[networks](../networks.md#beside-the-papers).",
         partial(reproduction, RESULTS),
     ),
     "overfit": (

@@ -10,6 +10,7 @@ import yaml
 from PIL import Image
 
 from medseg.studies.executors import Done
+from medseg.studies.study import Cell
 from medseg.studies.study_cell import run_cell
 
 NAMES = ("U-Net", "LFA U-Net")
@@ -49,8 +50,8 @@ def write_study(path: Path, **changes: Any) -> Path:
     return path
 
 
-def in_this_process(folder: Path, names: Sequence[str], mixed: bool) -> Iterator[Done]:
+def in_this_process(folder: Path, cells: Sequence[Cell], mixed: bool) -> Iterator[Done]:
     """Make the cells one after the other, here."""
-    for name in names:
-        run_cell(folder, name, mixed=mixed, patience=0)
-        yield Done(name)
+    for cell in cells:
+        run_cell(folder, cell.name, mixed=mixed, patience=0)
+        yield Done(cell.name)

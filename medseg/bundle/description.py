@@ -17,7 +17,7 @@ from medseg.data.schema import validate_codes
 from medseg.errors import MedsegError, counted
 from medseg.transforms.postprocess import Postprocess
 
-__all__ = ["BESIDE_PAPER", "SCHEMES", "Description", "DescriptionError", "Inference", "Input", "differences"]
+__all__ = ["BESIDE_PAPER", "SCHEMES", "Description", "DescriptionError", "Inference", "Input", "changes", "differences"]
 
 SCHEMES: dict[str, dict[str, Any]] = {
     "none": {},
@@ -275,19 +275,29 @@ def differences(trained: Description, here: Description) -> list[str]:
     return found
 
 
+def changes(before: Description, now: Description) -> list[str]:
+    """Return everything that was changed in a model, a phrase each.
+
+    Args:
+        before: the model as it was.
+        now: as it is.
+    """
+    return _changes("", dataclasses.asdict(before), dataclasses.asdict(now), "now")
+
+
 def _compared(network: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in network.items() if key not in _NOT_COMPARED}
 
 
-def _changes(what: str, trained: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+def _changes(what: str, trained: Mapping[str, Any], here: Mapping[str, Any], called: str = "here") -> list[str]:
     trained, here = _plain(trained), _plain(here)
     found = []
     for key in sorted(trained.keys() | here.keys()):
         theirs, ours = trained.get(key), here.get(key)
         if isinstance(theirs, dict) and isinstance(ours, dict):
-            found += _changes(f"{what} {key}", theirs, ours)
+            found += _changes(f"{what} {key}".strip(), theirs, ours, called)
         elif theirs != ours:
-            found.append(f"{what} {key} {_shown(theirs)} (here {_shown(ours)})")
+            found.append(f"{what} {key} {_shown(theirs)} ({called} {_shown(ours)})".strip())
     return found
 
 

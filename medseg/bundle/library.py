@@ -15,8 +15,8 @@ from medseg.resources import BUNDLE_FILE, bundles_root
 from medseg.runs.paths import resolve_path
 
 __all__ = [
-    "ENSEMBLE", "EXPORTED", "PACKED", "BundleError", "build", "config_files", "copy", "find", "is_ours", "names",
-    "refuse_taken", "refuse_unknown", "remember", "run_folder", "weights_file",
+    "ENSEMBLE", "EXPORTED", "PACKED", "WEIGHTS", "BundleError", "build", "config_files", "copy", "find", "is_ours",
+    "names", "refuse_taken", "refuse_unknown", "remember", "run_folder", "weights_file",
 ]  # fmt: skip
 
 PLACE = ".place.json"
@@ -28,7 +28,9 @@ ENSEMBLE = "ensemble.json"
 """Names the models of a folder that is an ensemble, see `medseg.bundle.ensemble`."""
 EXPORTED = (".onnx", ".xml")
 """Suffixes of exports that predict, see `medseg.prediction.backends`; they hold no weights that PyTorch reads."""
-_SUFFIXES = (".pt", ".pth", ".safetensors", PACKED, *EXPORTED)
+WEIGHTS = (".pt", ".pth", ".safetensors")
+"""Suffixes of files of weights."""
+_SUFFIXES = (*WEIGHTS, PACKED, *EXPORTED)
 _LEFT_OUT = ("models", "runs", "__pycache__")
 _CODE = (".yaml", ".yml", ".json", ".conf", ".py", ".pyc", ".so", ".pyd")  # MONAI's configurations hold expressions
 

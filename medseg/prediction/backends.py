@@ -15,11 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medseg.bundle.description import Description
+from medseg.bundle.description import Description, changes
+from medseg.bundle.library import WEIGHTS
+from medseg.bundle.record import described, read_weights
 from medseg.errors import MedsegError, shown
 from medseg.runs.header import read_header
 
-__all__ = ["BACKENDS", "HEADER", "SUFFIXES", "Exported", "ExportedError", "exported_of", "load_exported"]
+__all__ = [
+    "BACKENDS", "HEADER", "SUFFIXES", "Exported", "ExportedError", "exported_alone", "exported_of", "load_exported",
+]  # fmt: skip
 
 HEADER = "medseg"
 """Entry of an export's own metadata that holds what its weights say."""
@@ -150,16 +154,45 @@ def exported_of(weights: Path, content: Mapping[str, Any], backend: str) -> tupl
         backend: name of the export's.
 
     Raises:
-        ExportedError: as `load_exported`, or if it was made of other weights.
+        ExportedError: as `load_exported`, or if it was made of other weights, or before their model was changed.
     """
     network, description = load_exported(weights.with_suffix(SUFFIXES[backend]))
-    held = (read_header(content) or {}).get("sha256")
-    if network.header.get("sha256") != held:
-        raise ExportedError(
-            f"{shown(network.path)} was made of other weights than {weights.name} holds now; export it again: medseg "
-            f"export MODEL --to {backend}"
-        )
+    _refuse_outdated(network, description, weights, content)
     return network, description
+
+
+def exported_alone(path: Path) -> tuple[Exported, Description]:
+    """Return an export that is named itself; weights that lie beside it under its name say whether it is current.
+
+    Args:
+        path: of the export.
+
+    Raises:
+        MedsegError: as `exported_of`, or if the weights cannot be read.
+    """
+    network, description = load_exported(path)
+    for weights in filter(Path.is_file, (path.with_suffix(suffix) for suffix in WEIGHTS)):
+        content = read_weights(weights).content
+        if read_header(content) is not None:  # those of another program are not what it was made of
+            _refuse_outdated(network, description, weights, content)
+    return network, description
+
+
+def _refuse_outdated(network: Exported, description: Description, weights: Path, content: Mapping[str, Any]) -> None:
+    """Refuse an export of other values than the weights beside it, or of another temperature, postprocessing, ..."""
+    held = read_header(content) or {}
+    to = next(name for name, suffix in SUFFIXES.items() if suffix == network.path.suffix)
+    again = f"export it again: medseg export MODEL --to {to}"
+    if network.header.get("sha256") != held.get("sha256"):
+        raise ExportedError(
+            f"{shown(network.path)} was made of other weights than {shown(weights.name)} holds now; {again}"
+        )
+    now = described(content, weights)
+    if now is not None and (apart := changes(description, now)):
+        raise ExportedError(
+            f"{shown(network.path)} was made before the model in {shown(weights.name)} was changed: "
+            f"{'; '.join(apart)}; {again}"
+        )
 
 
 def _header(text: str | None, path: Path) -> dict[str, Any]:

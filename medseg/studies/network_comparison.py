@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,6 +18,8 @@ from medseg.bundle.pack import About
 from medseg.data.check import check_datalist
 from medseg.data.datalist import Datalist
 from medseg.errors import MedsegError, counted, few, shown
+from medseg.jobs.gpus import Gpus
+from medseg.jobs.job import names_device
 from medseg.runs.lock import FolderLock
 from medseg.runs.paths import resolve_path
 from medseg.runs.processes import pick_device
@@ -184,10 +187,13 @@ class _Comparison:
         if not any(name not in record.failed for name in record.plans):
             self._none_left()
 
-    @property
+    @cached_property
     def _sharing(self) -> int:
-        """Trainings that share this machine."""
-        return self.asked.workers if self.executor is None else 1
+        """Trainings that share a device of this machine."""
+        if self.executor is not None:
+            return 1
+        gpus = Gpus([]) if names_device(self.asked.settings) else Gpus()
+        return gpus.sharing(self.asked.workers)
 
     def _holds_another(self, planned: Sequence[str]) -> bool:
         if len(planned) < 2:

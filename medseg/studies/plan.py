@@ -174,6 +174,7 @@ def _samples(found: Fingerprint, measured: Measured, seen: Chosen | None) -> dic
             "2 volumes; pictures that make one of 256 x 256 together, 4 at least; more where a GPU is faster so",
         ),
         "foreground": share if found.background is not None else Chosen(0.0, "every class is everywhere"),
+        "balance_kinds": plan_rules.balance(found),
         **({"slices": Chosen(True, f"the network sees {seen.value} slices")} if seen else {}),
     }
 

@@ -19,7 +19,7 @@ from medseg.bundle.options import Options
 from medseg.bundle.source import read_source
 from medseg.caller import spelt
 from medseg.data.check import check_datalist
-from medseg.data.datalist import Datalist, Entry, Parts, datalist_file
+from medseg.data.datalist import Datalist, Parts, datalist_file
 from medseg.errors import MedsegError, counted, shown
 from medseg.reports.score_tables import mean_text
 from medseg.reports.tables import Table, tables_to_json
@@ -27,7 +27,6 @@ from medseg.runs.paths import resolve_path
 from medseg.runs.report import COMPARED, PER_CASE, read_rows
 
 if TYPE_CHECKING:
-    from medseg.data.fingerprint import Fingerprint
     from medseg.metrics.intervals import Interval
     from medseg.studies.baseline import Baseline
 
@@ -175,12 +174,13 @@ def resume_planned(
 def _finished(planned: Path, run: Path, datalist: Datalist, parts: Parts) -> Trained:
     """Score what a run left out, beside what needs no network."""
     from medseg.data.fingerprint import fingerprint
+    from medseg.data.kinds import kinds_of
     from medseg.studies.report import make_report
 
     found, facts = workflow.evaluate(run), fingerprint(datalist)
     baseline = _baseline(datalist, parts, read_source(planned).description.scores)
     done = Trained(
-        planned, run, found.scores, read_rows(found.folder / PER_CASE), baseline, _kinds(datalist, facts, parts[2]),
+        planned, run, found.scores, read_rows(found.folder / PER_CASE), baseline, kinds_of(datalist, parts[2]),
         [name for index, name in enumerate(facts.classes) if index != facts.background],
     )  # fmt: skip
     with atomic_write(run / BASELINE) as temporary:
@@ -232,16 +232,6 @@ def _baseline(data: Datalist, parts: Parts, scores: Mapping[str, Mapping[str, An
     if data.num_classes == 2:
         return score_otsu(data, test, scores=scores)
     return score_most_frequent(data, training, test, scores=scores)
-
-
-def _kinds(data: Datalist, found: Fingerprint, test: Sequence[Entry]) -> list[str]:
-    """Return the kind of each test image."""
-    from medseg.data.fingerprint import labelled
-    from medseg.studies.kinds import kind_of
-
-    facts = {str(entry["image"]): case for entry, case in zip(labelled(data), found.cases, strict=True)}
-    held = [facts.get(str(entry["image"])) for entry in test]  # a list of its own for the test is not measured
-    return ["not measured" if each is None else kind_of(each) for each in held]
 
 
 def _row(name: str, per_case: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:

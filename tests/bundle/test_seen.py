@@ -9,7 +9,7 @@ import pytest
 from pydicom.data import get_testdata_file
 
 from medseg.bundle import workflow
-from medseg.bundle.workflow import WorkflowError
+from medseg.errors import MedsegError
 from medseg.io.parts import known_as
 
 
@@ -56,7 +56,7 @@ def evaluate(series: Path, trained_on: list[Path], image: list[str]) -> None:
     ],
 )
 def test_a_series_is_one_image(series: Path, trained_on: str, image: list[str]) -> None:
-    with pytest.raises(WorkflowError, match=r"run was trained on 1 of the 1 image to score, .*: that is no test"):
+    with pytest.raises(MedsegError, match=r"run was trained on 1 of the 1 image to score, .*: that is no test"):
         evaluate(series, [series.parent / trained_on], image)
 
 

@@ -43,12 +43,17 @@ def test_a_missed_target_is_said(script: ModuleType, tmp_path: Path) -> None:
         for number, wait in ((0, 0.02), (1, 0.05))
         for side, seconds in (("medseg, auto", 0.1), ("nnunet", 0.13))
     ]
-    result = {"workers": 1, "settings": {"s": setting}, "rows": rows, "ratios": {"s: medseg, auto / nnunet": 1.3}}
+    result = {
+        "workers": 1,
+        "settings": {"s": setting},
+        "rows": rows,
+        "ratios": {"s: medseg, auto / nnunet": [1.31, 1.2, 1.3]},
+    }
     (tmp_path / "patch_training_gpu.json").write_text(json.dumps({"result": result}))
     section = script.patches_on_a_gpu(tmp_path)
     assert (
-        "nnU-Net's trainer 1.30, target at least 1.3: met; waiting for data 0.035, target at most 0.03: **mis"
-        in section
+        "nnU-Net's trainer 1.30 (1.20 to 1.31), target at least 1.3: met; waiting for data 0.035, target at most 0.03: "
+        "**missed**" in section
     )
     assert "MONAI" not in section  # which was not measured
 

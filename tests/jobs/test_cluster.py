@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from jobs.job_programs import COMMAND, jobs_of
+from jobs.job_programs import COMMAND, jobs_of, seen
 
 from medseg.errors import MedsegError
 from medseg.jobs import cluster as module
@@ -28,7 +28,7 @@ ADDRESS = {"address": "in this process"}  # which has joined already
 
 @pytest.fixture(scope="session")
 def started() -> Iterator[None]:
-    """A Ray on the loopback alone, of two processors; its start takes long on a busy machine."""
+    """A Ray on the loopback alone, of four processors and two GPUs, as it is told; a busy machine starts it slowly."""
     patch = pytest.MonkeyPatch()
     patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, ROOT / "tests"))))
     patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
@@ -39,7 +39,8 @@ def started() -> Iterator[None]:
             try:
                 ray.init(
                     address="local",
-                    num_cpus=2,
+                    num_cpus=4,
+                    num_gpus=2,  # which are not looked at
                     include_dashboard=False,
                     _node_ip_address="127.0.0.1",
                     object_store_memory=80 * 2**20,
@@ -95,6 +96,25 @@ def test_a_job_that_may_not_be_tried_again_is_told(tmp_path: Path) -> None:
     (done,) = running
     assert "in the cluster: " in done.error
     assert done.error.endswith(f"see {tmp_path / 'logs' / 'long.log'}")
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.usefixtures("joined")
+def test_gpus_of_a_ray_of_this_machine_are_divided_between_workers(tmp_path: Path) -> None:
+    given = {**ADDRESS, **module._gpus_each(3, ours=True)}
+    assert given["num_gpus"] == 0.5
+    jobs = jobs_of(tmp_path, "sees_3_a", "sees_3_b", "sees_3_c")
+    assert {each.error for each in cluster(3, given)(jobs)} == {""}
+    found = sorted(seen(tmp_path).values())
+    assert found in (["0", "0", "1"], ["0", "1", "1"])
+
+
+@pytest.mark.usefixtures("joined")
+def test_jobs_that_would_see_no_gpu_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    assert list(cluster(2, {**ADDRESS, "num_gpus": 1})([])) == []
+    assert caplog.text == ""
+    assert list(cluster(2, ADDRESS)([])) == []
+    assert "the Ray cluster has 2 GPUs, of which jobs see none; --job num_gpus=1 gives each one" in caplog.text
 
 
 def wait_for(path: Path) -> int:

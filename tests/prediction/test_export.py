@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import nn
 import medseg
 from medseg.bundle.description import Description
 from medseg.bundle.networks import create
-from medseg.bundle.record import header_of, read_weights
+from medseg.bundle.record import header_of, read_weights, rewrite
 from medseg.cli import main
 from medseg.errors import MedsegError
 from medseg.prediction import export as exporting
@@ -115,6 +116,53 @@ def test_one_size(images: Path, tmp_path: Path) -> None:
     network, _ = load_exported(tmp_path / "model.onnx")
     with pytest.raises(ExportedError, match="was exported for images of 16 x 24, and gets 9 x 9; export it for any"):
         network(torch.zeros(1, 1, 9, 9))
+
+
+@pytest.mark.parametrize(("to", "suffix"), [("onnx", ".onnx"), ("openvino", ".xml")])
+def test_an_export_made_before_the_model_was_changed(images: Path, tmp_path: Path, to: str, suffix: str) -> None:
+    """As a calibration and a choice of postprocessing change it, which leave the values of the weights as they are."""
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed (pip install medseg[export])")
+    if to == "openvino":
+        pytest.importorskip("openvino", reason="openvino is not installed (pip install medseg[openvino])")
+    weights, exported = save(tmp_path / "model.pt"), tmp_path / f"model{suffix}"
+    export(weights, to, images=images)
+    image = images / "0.png"
+    bare = medseg.load(exported, device="cpu").predict(image, probabilities=True).probabilities
+    trained = read_weights(weights).description
+    assert trained is not None
+    steps = {"b": {"fill_holes": True}}
+    for made, apart in (
+        ({"temperature": 2.5}, r"temperature 1.0 \(now 2.5\)"),
+        ({"postprocess": steps}, "postprocess b"),
+    ):
+        rewrite(weights, replace(trained, **made))
+        message = rf"model{suffix} was made before the model in model.pt was changed: {apart}.*; export it again"
+        with pytest.raises(ExportedError, match=message):
+            medseg.load(weights, device="cpu", backend=to)
+        with pytest.raises(ExportedError, match=message):
+            medseg.load(exported, device="cpu")
+        for words in ([weights, images, tmp_path / "a", "--backend", to], [exported, images, tmp_path / "a"]):
+            assert main(["predict", *map(str, words), "device=cpu"]) == 2
+        assert not (tmp_path / "a").exists()
+
+    rewrite(weights, replace(trained, temperature=2.5))
+    export(weights, to, images=images)
+    wanted = medseg.load(weights, device="cpu").predict(image, probabilities=True).probabilities
+    assert wanted is not None
+    assert bare is not None
+    assert np.abs(wanted - bare).max() > 0.05
+    for found in (medseg.load(weights, device="cpu", backend=to), medseg.load(exported, device="cpu")):
+        np.testing.assert_allclose(found.predict(image, probabilities=True).probabilities, wanted, atol=2e-3)  # type: ignore[arg-type]
+
+
+def test_an_export_alone_and_beside_other_weights(run: Path, tmp_path: Path) -> None:
+    exported = Path(shutil.copy(run / "model.onnx", tmp_path))
+    described = medseg.load(exported, device="cpu").description
+    torch.save({"a": torch.zeros(1)}, tmp_path / "model.pth")  # of another program
+    assert medseg.load(exported, device="cpu").description == described
+    save(tmp_path / "model.pt", seed=1)
+    with pytest.raises(ExportedError, match=r"model.onnx was made of other weights than model.pt holds now; export it"):
+        medseg.load(exported, device="cpu")
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:FutureWarning")

@@ -143,9 +143,15 @@ def test_parts_of_a_run_that_was_killed_are_gathered(cohort: Path) -> None:
 
 @pytest.mark.timeout(900)
 def test_a_worker_that_is_killed_in_earnest(cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes of this machine, the first of which kills itself before its second mask."""
+    """Processes of this machine, the first of which kills itself before its second mask; each has a GPU of its own.
+
+    The GPUs are none: a process that sees such a one alone works on the processor.
+    """
+    seen = cohort / "seen"
+    seen.mkdir()
     program = (
         "import os, sys, pathlib\n"
+        "pathlib.Path(sys.argv.pop(1), f'{os.getpid()}').write_text(os.environ['CUDA_VISIBLE_DEVICES'])\n"
         "from medseg.cli import main\n"
         "from medseg.prediction import masks\n"
         "write, calls, mark = masks.write_mask, [], pathlib.Path(sys.argv.pop(1))\n"
@@ -159,12 +165,17 @@ def test_a_worker_that_is_killed_in_earnest(cohort: Path, monkeypatch: pytest.Mo
         "masks.write_mask = dies\n"
         "sys.exit(main())\n"
     )
-    monkeypatch.setattr(job, "COMMAND", (sys.executable, "-W", "ignore", "-c", program, str(cohort / "killed")))
+    monkeypatch.setattr(
+        job, "COMMAND", (sys.executable, "-W", "ignore", "-c", program, str(seen), str(cohort / "killed"))
+    )
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-none-a,GPU-none-b")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    done = of(cohort, "earnest", Shared(here(2), 2))
+    done = of(cohort, "earnest", Shared(here(2), 2), overrides={})
     assert (cohort / "killed").is_file()
     assert (done.written, len(done.failures)) == (CASES, 1)
     assert_the_same(cohort, "earnest")
+    assert {path.read_text() for path in seen.iterdir()} == {"GPU-none-a", "GPU-none-b"}
 
 
 @pytest.mark.parametrize(
