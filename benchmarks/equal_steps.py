@@ -30,6 +30,10 @@ SIDES: dict[str, dict[str, Any]] = {
     "as_planned": {},
     "turned": {"model#input#polarity": "bright"},
     "more_classes": {"foreground": 0.67},
+    "dice": {
+        "loss": {"_target_": "monai.losses.DiceCELoss", "to_onehot_y": True, "softmax": True, "batch": True},
+    },
+    "larger_patch": {"patch": [256, 224], "model#inference#window": [256, 224], "batch_size": 1},
     "wide": {
         "network_def#channels": [12, 24, 48, 96, 192, 384], "network_def#strides": [[2, 2]] * 5, "patch": [192, 160],
         "model#inference#window": [192, 160],
