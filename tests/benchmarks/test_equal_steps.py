@@ -10,10 +10,10 @@ from medseg.bundle.options import Options
 from medseg.data.datalist import Datalist
 
 
-@pytest.mark.parametrize("steps", [600, 40])
-def test_sides_differ_by_settings_that_are_there(tmp_path: Path, steps: int) -> None:
+@pytest.mark.parametrize(("name", "steps"), [("covid_semiseg", 600), ("dsb2018_stage1", 40)])
+def test_sides_differ_by_settings_that_are_there(tmp_path: Path, name: str, steps: int) -> None:
     Datalist(
-        name="slices", version=1, modality=("CT",), licence="CC0-1.0", source="drawn",
+        name=name, version=1, modality=("CT",), licence="CC0-1.0", source="drawn",
         labels={0: "background", 1: "ground glass", 2: "consolidation"},
         training=[{"image": "a.png", "label": "b.png", "group": "a"}], path=tmp_path / "datalist.json",
     ).save()  # fmt: skip
@@ -27,5 +27,14 @@ def test_sides_differ_by_settings_that_are_there(tmp_path: Path, steps: int) -> 
             for word in key.split("#"):
                 assert word in held, key
                 held = held[word]
-            assert held != value, key
-        Options.of({key: value for key, value in settings.items() if "#" not in key})
+            assert held != value or (key, name) == ("model#input#polarity", "dsb2018_stage1"), key
+        Options.of({key: value for key, value in settings.items() if key in Options.names()})
+
+
+def test_other_data_are_refused(tmp_path: Path) -> None:
+    Datalist(
+        name="others", version=1, modality=("CT",), licence="CC0-1.0", source="drawn", labels={0: "background", 1: "x"},
+        training=[{"image": "a.png", "label": "b.png", "group": "a"}], path=tmp_path / "datalist.json",
+    ).save()  # fmt: skip
+    with pytest.raises(SystemExit, match="is others; name the folder of one of covid_semiseg, dsb2018_stage1"):
+        equal_steps.bundle(tmp_path / "bundle", tmp_path, 20)
