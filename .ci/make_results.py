@@ -11,6 +11,7 @@ from results_backends import backends
 from results_clinic import clinic
 from results_cohort import cohort
 from results_gpu import device_of, folds, large_volumes, patches_on_a_gpu
+from results_networks import networks
 from results_nuclei import nuclei
 from results_reproduction import reproduction
 
@@ -257,6 +258,12 @@ PAGES = {
         "slabs of one patient were cut, with a network's labels: they show that the command learns, not what it can "
         "reach.",
         own_data,
+    ),
+    "which-network": (
+        "Which network, in minutes",
+        "`medseg compare-networks` as a user types it, by `python -m benchmarks.which_network`. The ranking is of "
+        "these images, minutes and processors: other minutes rank otherwise.",
+        partial(networks, RESULTS),
     ),
     "nuclei": (
         "Five folds of nuclei: rare kinds of images",

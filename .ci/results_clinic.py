@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from medseg.reports.score_tables import mean_text
@@ -63,13 +64,14 @@ def _series(record: Mapping[str, Any]) -> str:
 def _soak(record: Mapping[str, Any]) -> str:
     found = record["result"]
     good = found["results_in_archive"] == found["studies"] and not found["studies_with_more_than_one"]
+    sent = [int(times) for times, number in found["sent_in_attempts"].items() for _ in range(number)]
     rows = {
         "archive": found["archive"],
         "studies, instances": f"{found['studies']}, {found['instances']:,}",
         "node killed (SIGKILL)": f"{found['kills']} times",
         "all connections cut": f"{found['cuts']} times",
         "archive away": f"{found['archive_away_s']:g} s",
-        "sendings that a study took": ", ".join(f"{n} x {times}" for times, n in found["sent_in_attempts"].items()),
+        "times that a study was sent": f"{min(sent)} to {max(sent)}, median {median(sent):g}",
         "studies with a result in the archive": f"{found['results_in_archive']} of {found['studies']}",
         "with more than one": found["studies_with_more_than_one"],
         "results of a part of a study": found["results_of_part_of_a_study"],

@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,14 +141,7 @@ class Span:
             return False
         wait()
         self._profile.stop()
-        events = self._profile.key_averages()
-        launched = sum(event.count for event in events if event.key.startswith(("cudaLaunch", "cuLaunch")))
-        copied = sum(event.count for event in events if event.key.startswith("cudaMemcpy"))
-        waits = sum(event.count for event in events if event.key.endswith("Synchronize"))
-        asked = sum(event.count for event in events if event.key.startswith("aten::"))
-        busy = sum(event.self_device_time_total for event in events) / 1e6
-        each = {"kernels": launched, "copies": copied, "waits": waits, "operations": asked, "device_seconds": busy}
-        self.found["a_step"] = {name: value / self.count for name, value in each.items()}
+        self.found["a_step"] = asked(self._profile.key_averages(), self.count)
         return True
 
     def over(self, batches: Iterator[Any], step: Callable[[Any], object]) -> dict[str, Any]:
@@ -161,6 +154,26 @@ class Span:
             step(batch)
             if self(waited):
                 return self.found
+
+
+def asked(events: Iterable[Any], steps: int) -> dict[str, float]:
+    """Return what a step asks for, out of a profile's rows.
+
+    Args:
+        events: of the profiler's ``key_averages``.
+        steps: that they are of.
+    """
+    found = dict.fromkeys(("kernels", "copies", "waits", "operations", "device_seconds"), 0.0)
+    for event in events:
+        if event.device_type.name != "CPU":  # an operation's row has the time of its kernels once more
+            found["device_seconds"] += event.self_device_time_total / 1e6
+            continue
+        key = event.key
+        found["kernels"] += event.count * key.startswith(("cudaLaunch", "cuLaunch"))
+        found["copies"] += event.count * key.startswith("cudaMemcpy")
+        found["waits"] += event.count * key.endswith("Synchronize")
+        found["operations"] += event.count * key.startswith("aten::")
+    return {name: value / steps for name, value in found.items()}
 
 
 def processor_seconds() -> float:

@@ -23,10 +23,11 @@ from medseg.bundle.data import channels, datalist, scored, split
 from medseg.bundle.description import Description
 from medseg.bundle.evaluation import evaluate
 from medseg.bundle.fit import check, check_files
-from medseg.bundle.library import PLACE
+from medseg.bundle.library import PLACE, weights_file
 from medseg.bundle.networks import recipe_of
 from medseg.bundle.options import Options
 from medseg.bundle.samples import samples, scored_samples
+from medseg.bundle.seen import Seen, seen_by
 from medseg.bundle.start import folder as folder_of
 from medseg.data.coding import propose_codes
 from medseg.data.datalist import Datalist
@@ -36,7 +37,6 @@ from medseg.engines.loading import SegmentationDataset
 from medseg.engines.parallel import parallel
 from medseg.engines.trainer import Trainer
 from medseg.errors import MedsegError
-from medseg.io.channels import paths_of
 from medseg.runs.checkpoint import load_weights
 from medseg.runs.processes import pick_device, rank, world_size
 from medseg.runs.run import Run
@@ -111,7 +111,6 @@ def place(network: nn.Module, device: torch.device | str, options: Mapping[str, 
     """
     wanted = Options.of(options)
     if wanted.start_from is not None and not wanted.resume:
-        from medseg.bundle.library import weights_file
         from medseg.bundle.record import read_weights
 
         weights = read_weights(weights_file(folder_of(wanted.start_from, "start_from", command)))
@@ -198,20 +197,20 @@ def trainer(
     )
     for handler in handlers:
         handler.attach(built)
-    built.add_event_handler(Events.STARTED, _keep_place, data)
+    before = run.folder if wanted.resume else None
+    if wanted.start_from is not None and not wanted.resume:
+        before = weights_file(folder_of(wanted.start_from, "start_from", command)).parent
+    built.add_event_handler(Events.STARTED, _keep_place, data, before)
     return built
 
 
-def _keep_place(engine: Trainer, data: Datalist) -> None:
+def _keep_place(engine: Trainer, data: Datalist, before: Path | None) -> None:
     """Write where the data lie, for later evaluations on this machine; the file is hidden, and never uploaded."""
     if rank() == 0:
         validated = [] if engine.evaluator is None else engine.evaluator.dataset.data
         used = {"training": engine.train_data.data, "validation": validated}
-        seen = {
-            part: sorted(str(path.resolve()) for entry in entries for path in paths_of(entry["image"]))
-            for part, entries in used.items()
-        }
-        engine.run_record.files.write_json(PLACE, {"datalist": str(data.path.absolute()), "seen": seen})
+        held = {"datalist": str(data.path.absolute()), "seen": seen_by(data, used, before)}
+        engine.run_record.files.write_json(PLACE, held)
 
 
 def evaluator(
@@ -258,6 +257,7 @@ def evaluation(
     description: Description,
     data: Datalist,
     ckpt: Any,
+    seen: Seen | None = None,
 ) -> dict[str, Any]:
     """Score weights on the evaluator's samples and write the report into ``output_dir``.
 
@@ -268,6 +268,7 @@ def evaluation(
         description: the model; the weights must have been trained as it says.
         data: the datalist, for the title.
         ckpt: weights: their file, or as they were read, of each member where the evaluator has an ensemble.
+        seen: which of the cases the weights have seen, where that was looked at.
 
     Returns:
         The scores, as in ``scores.json``.
@@ -291,12 +292,13 @@ def evaluation(
     evaluator.postprocess = Postprocess(trained.postprocess, trained.classes)
     evaluator.temperatures = [each.temperature for each in loaded]
     output = folder_of(wanted.output_dir or "evaluation", "output_dir", command)
-    record = {"name": data.name, "fingerprint": data.fingerprint(), "split": wanted.scored}
+    record: dict[str, Any] = {"name": data.name, "fingerprint": data.fingerprint(), "split": wanted.scored}
+    record |= {} if seen is None else {"seen": seen.plain()}
     scores = evaluate(
         evaluator,
         [weights.path for weights in given],
         output,
-        title=f"{data.name}, {_part(data, wanted)}",
+        title=f"{data.name}, {_part(data, wanted)}{'' if seen is None else seen.said()}",
         tracking=wanted.mlflow,
         data={**record, "images": len(evaluator.dataset), **wanted.only("fold_key", "fold", "validation_fold")},
         scores=description.scores,

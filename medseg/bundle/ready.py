@@ -12,7 +12,7 @@ from medseg.bundle import early, library
 from medseg.bundle.command import Command
 from medseg.bundle.data import datalist, load_data, scored, split
 from medseg.bundle.options import Options
-from medseg.bundle.seen import refuse_seen
+from medseg.bundle.seen import Seen, refuse_seen
 from medseg.caller import spelt
 from medseg.data.datalist import Datalist
 from medseg.errors import MedsegError
@@ -46,6 +46,7 @@ class Ready:
         options: of the configuration.
         datalist: that names the cases.
         engine: over the cases, with the network, or an ensemble of all; the weights are not in it yet.
+        seen: what the runs have seen of the cases.
     """
 
     folder: Path
@@ -54,6 +55,7 @@ class Ready:
     options: Mapping[str, Any]
     datalist: Datalist
     engine: Evaluator
+    seen: Seen
 
     @property
     def part(self) -> str:
@@ -68,6 +70,7 @@ def prepare(
     given: Mapping[str, Any],
     *,
     lists: bool = False,
+    allow_seen: bool = False,
 ) -> Ready:
     """Make runs ready to be scored, alone or as an ensemble.
 
@@ -77,6 +80,7 @@ def prepare(
         overlays: of the model's bundle that change how whole images are predicted.
         given: options.
         lists: whether the fixed lists of the data are scored, whatever fold the runs left out.
+        allow_seen: count what the runs have seen of the cases, and do not refuse it.
 
     Raises:
         MedsegError: if a run holds no weights, its data are not where they were, it has seen what is to be scored, or
@@ -104,7 +108,8 @@ def prepare(
     entries = scored(_lists(found) if lists else split(found, options, Command("medseg", (), given)), part)
     if not entries:
         raise _empty(found, part)
-    refuse_seen(folders, found, entries, part)
+    grouped = options.get("fold_key", "fold") == "fold"  # other schemes divide groups by design
+    seen = refuse_seen(folders, found, entries, part, groups=grouped, allowed=allow_seen)
     from medseg.bundle import assembly, networks
     from medseg.bundle.ensemble import refuse_unlike
     from medseg.bundle.inference import with_inference
@@ -122,7 +127,7 @@ def prepare(
     network = members[0] if len(members) == 1 else Ensemble(members)
     inferer = assembly.inferer(described)
     engine = assembly.evaluator(options, device, found, dataset, network, inferer=inferer, batch_size=1)
-    return Ready(folders[0], weights, described, options, found, engine)
+    return Ready(folders[0], weights, described, options, found, engine, seen)
 
 
 def data_of(folder: Path) -> Datalist:

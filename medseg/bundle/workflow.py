@@ -115,6 +115,7 @@ def evaluate(
     overlays: Sequence[str] = (),
     overrides: Mapping[str, Any] | None = None,
     scores: Mapping[str, Mapping[str, Any]] | None = None,
+    allow_seen: bool = False,
 ) -> Evaluation:
     """Score the weights of a run on the part of the data that its training left out.
 
@@ -127,14 +128,15 @@ def evaluate(
         overlays: of the model's bundle that change how whole images are predicted, such as ``multi_scale``.
         overrides: options such as ``{"scored": "validation", "fold": 2}``.
         scores: options by name of scores beside those of the model, see `medseg.metrics.score`.
+        allow_seen: score images that the run was trained on, too; the scores say how many they are.
 
     Returns:
         The scores and where they were written.
 
     Raises:
-        MedsegError: if the run holds no weights, or its data are not where they were.
+        MedsegError: if the run holds no weights, its data are not where they were, or it has seen the images.
     """
-    ready = prepare([run], data, overlays, overrides or {})
+    ready = prepare([run], data, overlays, overrides or {}, allow_seen=allow_seen)
     part = ready.part
     name = part if data is None else f"{part}_{re.sub(r'[^A-Za-z0-9_-]+', '_', ready.datalist.name)[:40]}"
     return _scored(ready, resolve_path(output) if output else ready.folder / name, scores)
@@ -148,6 +150,7 @@ def evaluate_together(
     overlays: Sequence[str] = (),
     overrides: Mapping[str, Any] | None = None,
     scores: Mapping[str, Mapping[str, Any]] | None = None,
+    allow_seen: bool = False,
 ) -> Evaluation:
     """Score runs as one ensemble, the mean of their probabilities, on cases that none of them has seen.
 
@@ -158,11 +161,13 @@ def evaluate_together(
         overlays: as in `evaluate`.
         overrides: as in `evaluate`, but for folds.
         scores: as in `evaluate`.
+        allow_seen: as in `evaluate`.
 
     Raises:
         MedsegError: as in `evaluate`, or if the runs are no ensemble.
     """
-    ready = prepare(runs, data, overlays, {"scored": "test", **(overrides or {})}, lists=True)
+    given = {"scored": "test", **(overrides or {})}
+    ready = prepare(runs, data, overlays, given, lists=True, allow_seen=allow_seen)
     return _scored(ready, resolve_path(output), scores)
 
 
@@ -172,7 +177,7 @@ def _scored(ready: Ready, target: Path, scores: Mapping[str, Mapping[str, Any]] 
     options = {**ready.options, "output_dir": str(target)}
     command = Command("medseg", (), {"evaluate": ready.folder.name}, ("medseg", "evaluate", ready.folder.name))
     described = replace(ready.description, scores={**ready.description.scores, **(scores or {})})
-    found = assembly.evaluation(ready.engine, options, command, described, ready.datalist, ready.weights)
+    found = assembly.evaluation(ready.engine, options, command, described, ready.datalist, ready.weights, ready.seen)
     return Evaluation(target, found)
 
 
@@ -182,6 +187,7 @@ def choose_postprocessing(
     data: str | Path | None = None,
     overlays: Sequence[str] = (),
     overrides: Mapping[str, Any] | None = None,
+    allow_seen: bool = False,
 ) -> Any:
     """Choose a run's postprocessing on its validation cases and write it into its weights.
 
@@ -190,6 +196,7 @@ def choose_postprocessing(
         data: folder of its datalist; by default where it lay.
         overlays: as in `evaluate`.
         overrides: as in `evaluate`, but for what is scored and the fold: the run's own validation cases decide.
+        allow_seen: as in `evaluate`.
 
     Returns:
         The choice as a table; ``postprocessing.json`` in the run's folder holds it too.
@@ -197,7 +204,7 @@ def choose_postprocessing(
     Raises:
         MedsegError: as in `evaluate`, or if an override names other cases.
     """
-    ready, trained = _on_validation(run, data, overlays, overrides, "postprocessing is chosen")
+    ready, trained = _on_validation(run, data, overlays, overrides, "postprocessing is chosen", allow_seen)
     from medseg.bundle import postprocessing
     from medseg.runs.run_folder import RunFolder
 
@@ -206,6 +213,7 @@ def choose_postprocessing(
     chosen, cases = choice.chosen(), len(ready.engine.dataset)
     described = postprocessing.keep(ready.weights[0].path, trained, chosen)
     record = {"chosen_on": "validation", "cases": cases, "unit": choice.unit.length}
+    record["seen"] = ready.seen.plain()
     record |= {"classes": [each.plain() for each in chosen], "postprocess": described.postprocess}
     RunFolder(ready.folder).write_json("postprocessing.json", record)
     return postprocessing.table_of(chosen, cases, choice.unit.length)
@@ -217,6 +225,7 @@ def calibrate(
     data: str | Path | None = None,
     overlays: Sequence[str] = (),
     overrides: Mapping[str, Any] | None = None,
+    allow_seen: bool = False,
 ) -> Any:
     """Fit a temperature to a run's validation cases and write it into its weights.
 
@@ -225,6 +234,7 @@ def calibrate(
         data: folder of its datalist; by default where it lay.
         overlays: as in `evaluate`.
         overrides: as in `evaluate`, but for what is scored and the fold: the run's own validation cases decide.
+        allow_seen: as in `evaluate`.
 
     Returns:
         The fit as a table; ``calibration.json`` in the run's folder holds it too.
@@ -232,7 +242,7 @@ def calibrate(
     Raises:
         MedsegError: as in `evaluate`, or if an override names other cases.
     """
-    ready, trained = _on_validation(run, data, overlays, overrides, "a temperature is fitted")
+    ready, trained = _on_validation(run, data, overlays, overrides, "a temperature is fitted", allow_seen)
     from medseg.bundle import record
     from medseg.bundle.temperature import Fit
     from medseg.runs.run_folder import RunFolder
@@ -241,12 +251,17 @@ def calibrate(
     _scored_by(ready, "temperature", fit)
     found = fit.fitted()
     record.rewrite(ready.weights[0].path, replace(trained, temperature=found.temperature))
-    RunFolder(ready.folder).write_json("calibration.json", found.plain())
+    RunFolder(ready.folder).write_json("calibration.json", {**found.plain(), "seen": ready.seen.plain()})
     return found.table()
 
 
 def _on_validation(
-    run: str | Path, data: str | Path | None, overlays: Sequence[str], overrides: Mapping[str, Any] | None, what: str
+    run: str | Path,
+    data: str | Path | None,
+    overlays: Sequence[str],
+    overrides: Mapping[str, Any] | None,
+    what: str,
+    allow_seen: bool,
 ) -> tuple[Ready, Any]:
     """Return a run with its weights loaded and its own validation cases, and the model that the weights describe."""
     given = dict(overrides or {})
@@ -257,7 +272,7 @@ def _on_validation(
             )
     if given.setdefault("scored", "validation") != "validation":
         raise WorkflowError(f"scored is {given['scored']!r}, but {what} on validation cases alone")
-    ready = prepare([run], data, overlays, given)
+    ready = prepare([run], data, overlays, given, allow_seen=allow_seen)
     from medseg.bundle.record import load_described
 
     return ready, load_described(ready.engine.network, ready.weights[0], ready.description)

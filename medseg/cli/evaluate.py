@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from medseg.cli._arguments import (
     add_output,
@@ -39,11 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="fit a temperature of probabilities to the validation cases, keep it with the weights; scores nothing",
     )
+    parser.add_argument(
+        "--allow-seen", action="store_true", help="score images that the run was trained on, too; the scores say so"
+    )
     parser.add_argument("--json", action="store_true", help="print the scores as JSON")
     add_scores(parser, "those of the model")
     add_overlays(parser)
     add_settings(parser, "options of the evaluation, such as scored=validation")
-    parser.set_defaults(spelt={"output_dir": "--output", "data": "--data"})
+    parser.set_defaults(spelt={"output_dir": "--output", "data": "--data", "allow_seen": "--allow-seen"})
 
 
 def run(options: argparse.Namespace) -> int:
@@ -65,12 +69,22 @@ def run(options: argparse.Namespace) -> int:
         raise MedsegError("an ensemble has no folder of its own; say where its scores go: --output DIR")
     for name in asked:
         table = getattr(workflow, name)(
-            options.run_folder, data=options.data, overlays=options.overlays, overrides=overrides
+            options.run_folder,
+            data=options.data,
+            overlays=options.overlays,
+            overrides=overrides,
+            allow_seen=options.allow_seen,
         )
         sys.stdout.write(table.to_text() + "\n")
     if asked:
         return 0
-    given = {"data": options.data, "output": options.output, "overlays": options.overlays, "overrides": overrides}
+    given: dict[str, Any] = {
+        "data": options.data,
+        "output": options.output,
+        "overlays": options.overlays,
+        "overrides": overrides,
+    }
+    given["allow_seen"] = options.allow_seen
     if options.ensemble:
         found = workflow.evaluate_together([options.run_folder, *options.ensemble], **given, scores=scores_of(options))
     else:

@@ -17,6 +17,8 @@ from medseg.errors import MedsegError
 Colour = tuple[int, int, int]
 Named = Mapping[Any, str | Sequence[int]]
 
+LEAST_CONTRAST = 3.0
+"""Of a line or a point on white (WCAG 2.2, success criterion 1.4.11)."""
 WRONG: Colour = (224, 0, 80)
 IGNORED: Colour = (128, 128, 128)
 
@@ -59,6 +61,30 @@ def class_colours(count: int, named: Named | None = None) -> list[Colour]:
         if index not in wanted and colours[index] in wanted.values():
             colours[index] = next(spare)
     return colours
+
+
+def line_colours(count: int) -> list[Colour]:
+    """Return a colour for each line or group of points on white: those of the palette that are dark enough for it.
+
+    The first twelve are safe for the colour-blind.
+
+    Args:
+        count: of lines.
+    """
+    dark = (colour for index in itertools.count() if contrast_to_white(colour := _colour(index)) >= LEAST_CONTRAST)
+    return list(itertools.islice(dark, count))
+
+
+def contrast_to_white(colour: Colour) -> float:
+    """Return the contrast ratio of a colour and white, 1 to 21, as WCAG 2.2 defines it.
+
+    Args:
+        colour: sRGB.
+    """
+    shares = [value / 255 for value in colour]
+    linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return 1.05 / (luminance + 0.05)
 
 
 def class_palette(names: Sequence[str], named: Named | None = None) -> list[Colour | None]:

@@ -1,6 +1,7 @@
 """Drawings of a study: the scores of rows as boxes, the differences between them case by case, training curves.
 
-Rows differ by colour and by place or marker, so that they are told apart in grey, too. Points are moved aside by their
+Rows differ by colour and by place or marker, so that they are told apart in grey, too. Every line and point is dark
+enough on white. Points are moved aside by their
 place in the list, never by chance: equal scores give equal pixels.
 """
 
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.reports.figures import MARKERS, default_style, new_figure, to_image
-from medseg.reports.palette import class_colours
+from medseg.reports.palette import line_colours
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -68,7 +69,7 @@ def differences(panels: Mapping[str, Sequence[Difference]]) -> Image:
                 there = values[~np.isnan(values)]
                 if not len(there):
                     continue
-                _points(axes, there, place, _colours(6)[5])
+                _points(axes, there, place, _colours(1)[0])
                 mean = float(there.mean())
                 if interval is not None:
                     axes.plot(interval, [place, place], color=_INK, linewidth=2.2, solid_capstyle="butt", zorder=4)
@@ -94,7 +95,7 @@ def learning(curves: Mapping[str, Mapping[str, Sequence[tuple[Values, Values]]]]
             for number, (row, colour) in enumerate(zip(rows, _colours(len(rows)), strict=True)):
                 runs = held[row]
                 for epochs, values in runs:
-                    axes.plot(epochs, values, color=(*colour, 0.35), linewidth=0.9)
+                    axes.plot(epochs, values, color=colour, linewidth=0.7)
                 epochs, mean = _together(runs)
                 marker = MARKERS[number % len(MARKERS)]
                 axes.plot(
@@ -122,7 +123,7 @@ def _panels(count: int, rows: int) -> tuple[Any, Sequence[Any]]:
 
 
 def _colours(count: int) -> list[tuple[float, float, float]]:
-    return [(red / 255, green / 255, blue / 255) for red, green, blue in class_colours(count)]
+    return [(red / 255, green / 255, blue / 255) for red, green, blue in line_colours(count)]
 
 
 def _box(axes: Any, values: Values, place: int, colour: tuple[float, float, float]) -> None:
@@ -142,7 +143,7 @@ def _box(axes: Any, values: Values, place: int, colour: tuple[float, float, floa
 
 def _points(axes: Any, values: Values, place: int, colour: tuple[float, float, float]) -> None:
     aside = (np.arange(1, len(values) + 1) * _GOLDEN % 1.0 - 0.5) * 0.4
-    axes.plot(values, place + aside, "o", color=(*colour, 0.8), markersize=3, zorder=3, markeredgewidth=0)
+    axes.plot(values, place + aside, "o", color=colour, markersize=3, zorder=3, markeredgewidth=0)
 
 
 def _finish(axes: Any, names: Sequence[str], label: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,8 +13,16 @@ import numpy as np
 
 from medseg.data.datalist import SPLITS, Datalist
 from medseg.errors import MedsegError
+from medseg.metrics.intervals import LEAST_GROUPS, RESAMPLES
+from medseg.metrics.score_board import WHOLE
 from medseg.reports.tables import Table
+from medseg.studies.paired_tests import compare
 
+_GAIN = "AP above the first"
+_NOTE = (
+    f"{_GAIN}: image by image; 95 % interval: BCa bootstrap, {RESAMPLES:,} draws of groups (of images where none is "
+    f"known), none of fewer than {LEAST_GROUPS}"
+)
 _SAME = ("fingerprint", "split", "fold_key", "fold")  # what makes two evaluations comparable
 
 
@@ -23,12 +32,21 @@ class ComparisonError(MedsegError):
 
 @dataclass(frozen=True)
 class Method:
-    """One row: its name, its scores as in ``scores.json``, and the records of what was scored with which weights."""
+    """One row.
+
+    Args:
+        name: of the method.
+        scores: as in ``scores.json``.
+        data: record of what was scored.
+        record: of the weights that it was scored with.
+        groups: of each image, ``""`` where it is not known; empty where none is.
+    """
 
     name: str
     scores: Mapping[str, Any]
     data: Mapping[str, Any]
     record: Mapping[str, Any] = field(default_factory=dict)
+    groups: Sequence[str] = ()
 
 
 def load_method(folder: Path) -> Method:
@@ -43,11 +61,18 @@ def load_method(folder: Path) -> Method:
             data = json.loads((place / "data.json").read_text(encoding="utf-8"))
             record = place / "evaluation.json"
             held = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
-            return Method(folder.resolve().name, scores, data, held)
+            return Method(folder.resolve().name, scores, data, held, _groups(place / "scores_per_case.csv"))
     raise ComparisonError(
         f"{folder} holds no evaluation (scores.json and data.json, there or in its folder test); score the run "
         "first: medseg evaluate RUN"
     )
+
+
+def _groups(path: Path) -> list[str]:
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return [row.get("group") or "" for row in csv.DictReader(file) if row.get("class") == WHOLE]
 
 
 def check_same_data(methods: Sequence[Method]) -> None:
@@ -98,33 +123,8 @@ def otsu_method(methods: Sequence[Method], datalist: Path, foreground: str = "mi
     scored = methods[0].scores.get("instances")
     wanted = {} if scored is None else {"instances": {"method": scored["method"], "min_size": scored["min_size"]}}
     scores = score_otsu(data, entries, foreground=foreground, scores=wanted)  # type: ignore[arg-type]
-    return Method(f"Otsu's threshold ({foreground})", scores.scores, dict(held))
-
-
-def paired_interval(
-    first: Sequence[float], other: Sequence[float], *, resamples: int = 10_000, seed: int = 0
-) -> tuple[float, float, float]:
-    """Return how much better the other scores are on average, and the 95 % interval of that by a paired bootstrap.
-
-    Images are drawn anew with replacement, both scores of an image together (B. Efron, R. J. Tibshirani, "An
-    Introduction to the Bootstrap", 1993, percentile interval). It says how far the images at hand decide; not how far
-    another training would differ.
-
-    Args:
-        first: score of each image by the first method.
-        other: of the same images, in the same order, by the other.
-        resamples: of the images.
-        seed: of the draws.
-
-    Raises:
-        ValueError: if there is no image, or their numbers differ.
-    """
-    gains = np.asarray(other, dtype=float) - np.asarray(first, dtype=float) if len(first) == len(other) else np.empty(0)
-    if not len(gains):
-        raise MedsegError(f"{len(first)} and {len(other)} images cannot be paired; score both methods on the same ones")
-    drawn = np.random.default_rng(seed).integers(0, len(gains), (resamples, len(gains)))
-    low, high = np.quantile(gains[drawn].mean(1), (0.025, 0.975))
-    return float(gains.mean()), float(low), float(high)
+    groups = [str(row["group"]) for row in scores.rows if row["class"] == WHOLE]
+    return Method(f"Otsu's threshold ({foreground})", scores.scores, dict(held), groups=groups)
 
 
 def rows_of(methods: Sequence[Method]) -> list[dict[str, Any]]:
@@ -132,7 +132,10 @@ def rows_of(methods: Sequence[Method]) -> list[dict[str, Any]]:
 
     Scores are pooled over all pixels unless their column says that they are means over the cases. With instance scores,
     rows after the first say by how much their average precision of an image is above the first one's, with the 95 %
-    interval of `paired_interval`.
+    interval that a study has too, see `medseg.studies.paired_tests.compare`.
+
+    Raises:
+        ComparisonError: if two methods have scores of other numbers of images.
     """
     rows = []
     for method in methods:
@@ -172,9 +175,20 @@ def _instances(method: Method, first: Method) -> dict[str, Any]:
     row |= {"AP 0.5-0.95": found["per_image"]["average_precision"]}
     base = first.scores.get("instances", {}).get("image_average_precision")
     if method is not first and base:
-        gain, low, high = paired_interval(base, found["image_average_precision"])
-        row |= {"AP above the first": gain, "at least (95 %)": low, "at most (95 %)": high}
+        row |= _gain(method, first.name, base, found["image_average_precision"])
     return row
+
+
+def _gain(method: Method, first: str, base: Sequence[float], values: Sequence[float]) -> dict[str, Any]:
+    groups = method.groups or [""] * len(values)
+    if not len(base) == len(values) == len(groups):
+        raise ComparisonError(
+            f"{first} and {method.name} have average precisions of {len(base)} and {len(values)} images and groups of "
+            f"{len(groups)}, which cannot be paired; evaluate both anew"
+        )
+    pair = compare(np.asarray(base, np.float64), np.asarray(values, np.float64), groups)
+    low, high = pair.interval or (None, None)
+    return {_GAIN: pair.difference, "at least (95 %)": low, "at most (95 %)": high}
 
 
 def table_of(rows: Sequence[Mapping[str, Any]], *, digits: int = 3) -> Table:
@@ -184,4 +198,4 @@ def table_of(rows: Sequence[Mapping[str, Any]], *, digits: int = 3) -> Table:
         rows: one mapping a method.
         digits: after the decimal point.
     """
-    return Table.of(rows, digits=digits)
+    return Table.of(rows, digits=digits, notes=[_NOTE] if any(_GAIN in row for row in rows) else [])

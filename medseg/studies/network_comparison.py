@@ -33,7 +33,7 @@ from medseg.studies.network_ranking import places
 from medseg.studies.network_record import RECORD, SPENT, Asked, Record, Spent
 from medseg.studies.network_result import RESULTS, VALIDATION, Compared
 from medseg.studies.plan import Plan, make_plan
-from medseg.studies.plan_and_train import KEYS
+from medseg.studies.plan_and_train import ELSEWHERE, KEYS
 from medseg.studies.study import OWN, Study, StudyRow
 from medseg.studies.study_run import CellsError, run_study
 from medseg.studies.study_table import StudyTable
@@ -112,7 +112,8 @@ def _refuse(asked: Asked, folder: Path) -> None:
             raise MedsegError(f"network {name} is named twice; name each once")
     if len(asked.networks) == 1:
         raise MedsegError(f"{asked.networks[0]} alone cannot be compared; name two networks or more, or none")
-    refuse_unread("compare-networks", [key.split("#")[0] for key in asked.settings], [k for k in KEYS if k not in OWN])
+    takes = [key for key in KEYS if key not in OWN]
+    refuse_unread("compare-networks", [key.split("#")[0] for key in asked.settings], takes, ELSEWHERE)
     if folder.exists() and not folder.is_dir():
         raise MedsegError(f"{shown(folder)} is a file; name a folder for the comparison")
     begun = any((folder / name).is_file() for name in (RECORD, SPENT))

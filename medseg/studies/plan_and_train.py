@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,11 +32,13 @@ if TYPE_CHECKING:
     from medseg.metrics.intervals import Interval
     from medseg.studies.baseline import Baseline
 
-__all__ = ["BASELINE", "KEYS", "Trained", "data_of", "new_folder", "plan_and_train", "resume_planned"]
+__all__ = ["BASELINE", "ELSEWHERE", "KEYS", "Trained", "data_of", "new_folder", "plan_and_train", "resume_planned"]
 
 BASELINE = "baseline.json"
 KEYS = (*Options.names(), "model", "network_def", "loss", "optimizer", "augmentation", "handlers", "device")
 """Keys of a planned bundle's configuration that may be changed: others are refused before anything is measured."""
+ELSEWHERE = "; what a folder of images and labels holds is said to `medseg import FOLDER -o DIR`"
+_OPTION = re.compile(r"--[a-z]")
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ def plan_and_train(
     """
     folder, changes = resolve_path(output), dict(overrides or {})
     planned = folder / "plan"
-    refuse_unread("train", [key.split("#")[0] for key in changes], KEYS)
+    refuse_unread("train", [key.split("#")[0] for key in changes], KEYS, ELSEWHERE)
     library.refuse_taken(planned)
     datalist = data_of(data, folder, say)
     if network is not None:
@@ -203,13 +207,24 @@ def data_of(where: str | os.PathLike[str], folder: Path, say: Callable[[str], No
         where: folder of the datalist, the datalist, or a folder in another layout, see `medseg.importers`.
         folder: whose ``data`` gets a datalist that is made.
         say: called with a line of news.
+
+    Raises:
+        MedsegError: if there is none and none can be made; what only a person knows, `medseg import` is told.
     """
     path = resolve_path(where)
     if not path.is_dir() or datalist_file(path).is_file():
         return load_data(path)
+    from medseg.importers.layout import ImportingError
     from medseg.importers.writing import import_folder
 
-    made = import_folder(path, folder / "data")
+    try:
+        made = import_folder(path, folder / "data")
+    except ImportingError as error:
+        if _OPTION.search(str(error)) is None:
+            raise
+        typed = shlex.quote(os.fspath(where))  # its options are of another command than the one that was typed
+        way = f"give that to `medseg import {typed} -o DIR`, then DIR in place of {typed}"
+        raise MedsegError(f"{error}; {way}") from None
     left_out = f", {counted(len(made.left_out), 'file')} left out" if made.left_out else ""
     number = counted(len(made.datalist.entries()), "image")
     say(f"{made.found.layout}: {made.found.why}; {number}{left_out}: {made.datalist.path}")

@@ -71,9 +71,10 @@ def write_whole(plan: Plan, data: Datalist, target: Path) -> Path:
 
 
 def name_of(plan: Plan, data: Datalist) -> str:
-    """Return what a model is called that no person has named: its network and its data."""
+    """Return what a model is called that no person has named: its network and its data, never as a bundle of ours."""
     words = f"{str(plan.network.value['name']).rpartition('.')[2]}_{data.name}".lower()
-    return re.sub(r"[^a-z0-9]+", "_", words)[:64].strip("_")
+    name = re.sub(r"[^a-z0-9]+", "_", words)[:64].strip("_")
+    return f"{name}_planned" if name in library.names() else name
 
 
 def text(plan: Plan, data: Datalist, name: str | None = None) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from benchmarks import patch_training_gpu, patch_training_sides
 from benchmarks.patch_training_data import PREPARED, VOLUMES, cases_of, copy_part, draw
 from benchmarks.patch_training_gpu import jobs, ratios
-from benchmarks.patch_training_sides import SETTINGS, SIDES, Task, run_side
+from benchmarks.patch_training_sides import SETTINGS, SIDES, Task, asked, run_side
 
 TINY = patch_training_sides.Setting((8, 8, 8), 2, (2, 4, 4), edge=12, warm=2)
 
@@ -43,6 +44,17 @@ def test_a_side_that_fails_says_so(work: Path, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(SIDES, "monai", failing)
     run_side("monai", Task(TINY, work, steps=2, workers=0), tmp_path / "found.json")
     assert json.loads((tmp_path / "found.json").read_text()) == {"error": "ValueError: no room"}
+
+
+def test_a_kernels_time_counts_once() -> None:
+    """Rows as PyTorch's profiler gives them on a GPU: an operation, what launches its kernel, and the kernel."""
+    cpu, gpu = SimpleNamespace(name="CPU"), SimpleNamespace(name="CUDA")
+    rows = [("aten::mul", cpu, 30.0), ("cudaLaunchKernel", cpu, 0.0), ("mul_kernel", gpu, 30.0), ("Memcpy", gpu, 4.0)]
+    rows += [("cudaMemcpyAsync", cpu, 0.0), ("cudaStreamSynchronize", cpu, 0.0)]
+    names = ("key", "device_type", "self_device_time_total")
+    events = [SimpleNamespace(count=4, **dict(zip(names, row, strict=True))) for row in rows]
+    each = dict.fromkeys(("kernels", "copies", "waits", "operations"), 2.0)
+    assert asked(events, 2) == each | {"device_seconds": pytest.approx(17e-6)}
 
 
 def test_what_all_take_turns_in() -> None:

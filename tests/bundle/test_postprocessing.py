@@ -13,9 +13,11 @@ from PIL import Image
 from prediction.test_model import save
 
 from medseg.bundle import workflow
+from medseg.bundle.data import load_data
 from medseg.bundle.description import DescriptionError
 from medseg.bundle.postprocessing import CANDIDATES, Choice
 from medseg.bundle.record import read_weights
+from medseg.bundle.seen import seen_by
 from medseg.bundle.workflow import WorkflowError
 from medseg.cli import main
 from medseg.errors import MedsegError
@@ -105,9 +107,9 @@ def run_of(tmp_path: Path, truth: Callable[[Any, int], Any], **options: Any) -> 
     content |= {"labels": dict(zip("012", NAMES, strict=True)), "ignore_index": None}
     content |= {"training": entries, "validation": [], "test": []}
     (data / "datalist.json").write_text(json.dumps(content))
-    seen = {"training": [2, 5], "validation": [1, 4]}
-    paths = {part: [str(data / "images" / f"{number}.png") for number in found] for part, found in seen.items()}
-    (run / ".place.json").write_text(json.dumps({"datalist": str(data / "datalist.json"), "seen": paths}))
+    held = load_data(data)
+    used = dict(zip(("training", "validation"), held.split(0)[:2], strict=True))
+    (run / ".place.json").write_text(json.dumps({"datalist": str(held.path), "seen": seen_by(held, used)}))
     (run / "config.yaml").write_text("fold: 0\nmlflow: false\n")
     return run
 

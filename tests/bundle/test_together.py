@@ -1,5 +1,6 @@
 """An ensemble of runs is scored as it predicts, on cases that none of them has seen."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,12 @@ def matrix(runs: list[Path], masks: Path) -> NDArray[np.int64]:
     return found
 
 
+def seen_of(run: Path, image: Path) -> None:
+    """Write that a run was trained on a copy of an image."""
+    case = {"path": ["/else/where"], "content": [hashlib.sha256(image.read_bytes()).hexdigest()], "group": ["x"]}
+    (run / ".place.json").write_text(json.dumps({"datalist": "", "seen": {"training": [case], "validation": []}}))
+
+
 def test_scores_are_those_of_the_masks_that_it_writes(runs: list[Path], tmp_path: Path) -> None:
     data = tmp_path / "data"
     found = workflow.evaluate_together(runs, data=data, output=tmp_path / "both", overrides=OPTIONS)
@@ -118,6 +125,12 @@ def test_what_is_refused(runs: list[Path], tmp_path: Path, capsys: pytest.Captur
         assert said in capsys.readouterr().err
     content = json.loads((data / "datalist.json").read_text())
     (data / "empty.json").write_text(json.dumps({**content, "test": []}))
+    seen_of(runs[1], data / content["test"][1]["image"])  # by its bytes: it lay elsewhere, and had another group
+    with pytest.raises(MedsegError, match=r"run1 was trained on 1 of the 2 images to score.*the same bytes as /else"):
+        workflow.evaluate_together(runs, **given)
+    allowed = workflow.evaluate_together(runs, **{**given, "output": tmp_path / "allowed"}, allow_seen=True)
+    record = json.loads((allowed.folder / "evaluation.json").read_text())["data"]["seen"]
+    assert record == {"training": 1, "validation": 0, "runs_that_do_not_say": 1}
     with pytest.raises(MedsegError, match="its test part is empty, so that nothing can be scored"):
         workflow.evaluate_together(runs, **{**given, "data": data / "empty.json"})
     assert not (tmp_path / "out").exists()

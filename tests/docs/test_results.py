@@ -69,3 +69,16 @@ def test_exports_are_rows(script: ModuleType, tmp_path: Path) -> None:
     section = script.backends(tmp_path)
     assert "(4 x 1 x 8 x 8) on 2 threads of a CPU" in section
     assert section.endswith("| onnx | 0.2 | 0.3 | 1.5 | 2e-06 |\n| onnx, `--half` | 0.4 | 0.3 | 0.75 | 2e-06 |")
+
+
+def test_a_study_that_was_lost_or_came_twice_is_said(script: ModuleType, tmp_path: Path) -> None:
+    assert script.clinic(tmp_path) == ""
+    record = json.loads((RESULTS / "node_soak.json").read_text())
+    for lost, twice, said in ((0, 0, "met"), (1, 0, "**missed**"), (0, 1, "**missed**")):
+        found = {"studies": 200, "results_in_archive": 200 - lost, "studies_with_more_than_one": twice}
+        found["sent_in_attempts"] = {"1": 3, "4": 1}
+        (tmp_path / "node_soak.json").write_text(json.dumps({**record, "result": {**record["result"], **found}}))
+        section = script.clinic(tmp_path)
+        assert section.startswith("## A node that is killed")  # the series were not measured
+        assert section.endswith(f"| nothing lost, nothing twice | {said} |")
+        assert "| times that a study was sent | 1 to 4, median 1 |" in section

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from skimage.color import rgb2lab
 
-from medseg.reports.palette import class_colours, class_palette, parse_colour
+from medseg.reports.palette import (
+    LEAST_CONTRAST,
+    class_colours,
+    class_palette,
+    contrast_to_white,
+    line_colours,
+    parse_colour,
+)
 
 # Machado et al. 2009, severity 1, on linear RGB
 SEEN = {
@@ -31,6 +38,29 @@ def test_twenty_colours_differ_for_everyone(sight):
 def test_as_many_as_asked_all_different(number):
     assert len(class_colours(number)) == len(set(class_colours(number))) == number
     assert class_colours(number) == class_colours(number + 1)[:number]
+
+
+@pytest.mark.parametrize(
+    ("colour", "ratio"), [("#000000", 21.0), ("#ffffff", 1.0), ("#767676", 4.54), ("#949494", 3.03), ("#ff0000", 4.0)]
+)
+def test_contrast_as_others_compute_it(colour, ratio):
+    """WebAIM's contrast checker gives these."""
+    assert contrast_to_white(parse_colour(colour)) == pytest.approx(ratio, abs=0.005)
+
+
+@pytest.mark.parametrize("number", [0, 6, 12, 60])
+def test_lines_are_seen_on_white(number):
+    colours = line_colours(number)
+    assert len(set(colours)) == number
+    assert colours == line_colours(number + 1)[:number]
+    assert all(contrast_to_white(colour) >= LEAST_CONTRAST for colour in colours)
+    assert set(colours[:12]) <= set(class_colours(20))
+
+
+@pytest.mark.parametrize("sight", SEEN)
+def test_twelve_lines_differ_for_everyone(sight):
+    lab = seen_as(line_colours(12), SEEN[sight])
+    assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(lab, 2)) > 15
 
 
 def test_colours_are_read():

@@ -4,8 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgba
 
 from medseg.reports import study_drawings
+from medseg.reports.palette import contrast_to_white
 from medseg.reports.study_drawings import boxes, differences, learning
 
 WEAK = np.array([0.5, 0.6, 0.7, np.nan, 0.8, 0.1, 0.65])
@@ -59,6 +61,28 @@ def test_the_mean_of_curves_ends_with_the_shortest(figure: None) -> None:
     drawn: Any = learning({"loss": {"a": [long, short], "b": []}})
     assert ([1, 2], [2, 1.5]) in lines(drawn.axes[0])
     assert [text.get_text() for text in drawn.axes[0].get_legend().get_texts()] == ["a", "b"]
+
+
+def test_every_line_and_point_is_seen_on_white(figure: None) -> None:
+    """Of as many rows as a study has, as they are drawn: a colour that is see-through is mixed with white."""
+    rows = [f"row {number}" for number in range(14)]
+    curve = [(np.arange(9.0), np.linspace(0, 1, 9))]
+    drawn: list[Any] = [
+        boxes({"Dice": dict.fromkeys(rows, WEAK)}),
+        differences({"Dice": [(row, STRONG - WEAK, (0.0, 0.1), True) for row in rows]}),
+        learning({"loss": {row: [*curve, (np.arange(9.0), np.linspace(0, 2, 9))] for row in rows}}),
+    ]
+    for picture in drawn:
+        looked_at = [line for axes in picture.axes for line in axes.lines]
+        assert len(looked_at) > len(rows)
+        for line in looked_at:
+            marks = line.get_markeredgecolor() if line.get_markeredgewidth() else line.get_markerfacecolor()
+            colour = marks if line.get_linestyle() == "None" else line.get_color()
+            red, green, blue, alpha = to_rgba(colour, line.get_alpha())
+            mixed = [round(255 * (alpha * value + 1 - alpha)) for value in (red, green, blue)]
+            assert contrast_to_white((mixed[0], mixed[1], mixed[2])) >= 3
+    lines_of_rows = {to_rgba(line.get_color()) for line in drawn[2].axes[0].lines}
+    assert len(lines_of_rows) == len(rows)
 
 
 def test_equal_scores_give_equal_pixels() -> None:

@@ -3,15 +3,18 @@
 import csv
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.stats import bootstrap
 
 from medseg.cli import main
 from medseg.data.datalist import Datalist, DatalistError
+from medseg.metrics.score_board import WHOLE
 from medseg.reports.score_tables import score_tables
 from medseg.studies.baseline import score_otsu
 from medseg.studies.comparison import (
@@ -20,7 +23,6 @@ from medseg.studies.comparison import (
     check_same_data,
     load_method,
     otsu_method,
-    paired_interval,
     rows_of,
     table_of,
 )
@@ -93,7 +95,7 @@ def test_table(data: Datalist, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert (otsu.pop("method"), mine.pop("method")) == ("Otsu's threshold (minority)", "mine")
     gains = ("AP above the first", "at least (95 %)", "at most (95 %)")
     assert [otsu.pop(name) for name in gains] == ["", "", ""]
-    assert [mine.pop(name) for name in gains] == ["0.0", "0.0", "0.0"]
+    assert [mine.pop(name) for name in gains] == ["0.0", "", ""]  # one image has no interval
     assert otsu == mine
     assert float(mine["IoU square"]) == pytest.approx(0.36)
     assert float(mine["AP 0.5"]) == 0.5
@@ -105,18 +107,52 @@ def test_table(data: Datalist, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out.startswith("| method | IoU none |")
 
 
-def test_paired_interval() -> None:
-    """Against the normal approximation of many images, and where every image says the same."""
-    generator = np.random.default_rng(3)
-    first = generator.uniform(0, 1, 400)
-    gains = generator.normal(0.05, 0.2, 400)
-    mean, low, high = paired_interval(first, first + gains)
-    error = gains.std() / 20
-    assert mean == pytest.approx(gains.mean())
-    assert (low, high) == pytest.approx((mean - 1.96 * error, mean + 1.96 * error), abs=error / 10)
-    assert paired_interval([0.1, 0.5], [0.2, 0.6]) == pytest.approx((0.1, 0.1, 0.1))
-    with pytest.raises(ValueError, match="2 and 3 images cannot be paired"):
-        paired_interval([0.1, 0.2], [0.1, 0.2, 0.3])
+def scored(values: Any, groups: Sequence[str] = (), name: str = "b") -> Method:
+    """Return a method with nothing but the average precision of each image."""
+    per_image = {"average_precision": float(np.mean(values)), "f1": 0.5}
+    instances = {"thresholds": [{"threshold": 0.5, "per_image": per_image}], "per_image": per_image}
+    classes = [{"name": each, "iou": 0.5} for each in "xyz"]
+    scores = {"classes": classes, **dict.fromkeys(("mean_iou", "accuracy", "mean_accuracy"), 0.5)}
+    scores["instances"] = {**instances, "image_average_precision": list(values)}
+    return Method(name, scores, {}, groups=groups)
+
+
+def test_the_interval_of_a_gain_is_a_study_s() -> None:
+    """Of a skewed gain, whole groups drawn: as scipy's own BCa over the groups' means, all groups of one size."""
+    random = np.random.default_rng(3)
+    first = random.uniform(0, 0.5, 60)
+    gains = np.repeat(random.exponential(0.1, 20), 3) + random.normal(0, 0.001, 60)
+    groups = [f"patient {number // 3}" for number in range(60)]
+    (_, row) = rows_of([scored(first, name="a"), scored(first + gains, groups)])
+    low, high = row["at least (95 %)"], row["at most (95 %)"]
+    assert row["AP above the first"] == pytest.approx(gains.mean())
+    found = bootstrap((gains.reshape(20, 3).mean(1),), np.mean, n_resamples=20_000, method="BCa", rng=1)
+    reference = found.confidence_interval
+    assert (low, high) == pytest.approx((reference.low, reference.high), abs=0.1 * (reference.high - reference.low))
+    assert high - gains.mean() > 1.1 * (gains.mean() - low)  # which a percentile interval hardly shows
+    (_, alone) = rows_of([scored(first, name="a"), scored(first + gains)])
+    assert alone["at most (95 %)"] - alone["at least (95 %)"] < 0.8 * (high - low)  # images for themselves
+    note = table_of([row]).notes[0]
+    assert "BCa bootstrap, 2,000 draws of groups (of images where none is known), none of fewer than 5" in note
+    (_, few) = rows_of([scored(first[:12], name="a"), scored(first[:12], groups[:12])])
+    assert (few["AP above the first"], few["at least (95 %)"]) == (0, None)
+    with pytest.raises(
+        ComparisonError, match="a and b have average precisions of 2 and 3 images and groups of 3, which"
+    ):
+        rows_of([scored(first[:2], name="a"), scored(first[:3])])
+
+
+def test_groups_are_those_of_the_cases(data: Datalist, tmp_path: Path) -> None:
+    folder = evaluation(tmp_path / "mine", data)
+    rows = [{"case": "1", "group": "p", "class": WHOLE}, {"case": "1", "group": "p", "class": "square"}]
+    rows += [{"case": "2", "group": "", "class": WHOLE}]
+    with (folder / "scores_per_case.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    assert load_method(folder).groups == ["p", ""]
+    assert otsu_method([load_method(folder)], data.path).groups == ["0"]
+    assert "AP above" not in table_of(rows_of([load_method(folder)])).to_text()
 
 
 def test_only_the_same_data_stand_in_one_table(data: Datalist, tmp_path: Path) -> None:

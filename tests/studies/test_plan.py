@@ -1,6 +1,7 @@
 """From a folder of volumes or pictures to a plan, a bundle, a trained model and its table."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,26 @@ def test_a_plan_of_volumes(tmp_path: Path) -> None:
     assert plan.input["intensity"].value == {"scheme": "zscore"}
     assert plan.train["foreground"].value == 0.33
     assert plan.inference["mirror_axes"].value == [0]
+
+
+@pytest.mark.parametrize(
+    ("network", "data", "name"),
+    [
+        ("unet", "Dataset 7: Köpfe/CT", "unet_dataset_7_k_pfe_ct"),
+        ("monai.networks.nets.DynUNet", "a", "dynunet_a"),
+        ("unet", "срезы", "unet"),
+        (
+            "unet",
+            "drosophila",
+            "unet_drosophila_planned",
+        ),  # else the overlays and texts of that bundle would be its own
+    ],
+)
+def test_a_model_that_nobody_named(tmp_path: Path, network: str, data: str, name: str) -> None:
+    datalist = replace(load_data(volumes(tmp_path / "data")), name=data)
+    plan = make_plan(datalist, minutes=10, device="cpu")
+    named = replace(plan, network=replace(plan.network, value={**plan.network.value, "name": network}))
+    assert plan_bundle.name_of(named, datalist) == name
 
 
 def test_the_bundle_says_why(tmp_path: Path) -> None:
