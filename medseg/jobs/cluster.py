@@ -12,6 +12,7 @@ import contextlib
 import logging
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ __all__ = ["cluster"]
 logger = logging.getLogger(__name__)
 
 _ADDRESS, _LOCAL, _GPUS = "address", "local", "num_gpus"
+_TOKEN = re.compile("InvalidAuthToken|Unauthenticated|authentication token")
 _TASK = ("accelerator_type", "max_retries", "memory", "num_cpus", "num_gpus", "scheduling_strategy")
 
 
@@ -88,15 +90,22 @@ def _joined(address: str) -> Iterator[None]:
 
 
 def _refusal(address: str, error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = str(error).lower()
-    said = shown(lines[0]) if lines else type(error).__name__
-    if "token" in text or "unauthenticated" in text:
+    lines = [line.strip() for line in _said_by(error) if line.strip()]
+    if asked := [line for line in lines if _TOKEN.search(line)]:
+        said = shown(asked[-1].partition(". ")[0])
         return (
             f"the Ray cluster {address} asks for a token ({said}): set RAY_AUTH_MODE=token and its token in "
             "RAY_AUTH_TOKEN, or the file of it in RAY_AUTH_TOKEN_PATH; ray get-auth-token shows it where it was started"
         )
+    said = shown(lines[0]) if lines else type(error).__name__
     return f"the Ray cluster {address} cannot be joined ({said}); see that it runs (ray status) and name its address"
+
+
+def _said_by(error: BaseException | None) -> Iterator[str]:
+    """Yield the lines of an error and of what caused it, which alone says that a token was refused."""
+    while error is not None:
+        yield from str(error).splitlines()
+        error = error.__cause__
 
 
 def _gpus_each(workers: int, *, ours: bool) -> dict[str, float]:
