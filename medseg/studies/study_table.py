@@ -243,7 +243,6 @@ class StudyTable:
     def _said(self) -> list[str]:
         """Return what a reader must know of the numbers."""
         scores, groups = self.scores, ClusterBootstrap(self.scores.groups)
-        noun = {"group": "groups", "case": "cases"}.get(groups.by, "groups and single cases")
         over = f"mean over {counted(len(scores.cases), 'case')} of {scores.labelled}"
         seeds = (
             f"; a case's score is its mean over {len(scores.seeds)} {self.replicate}s" if len(scores.seeds) > 1 else ""
@@ -254,9 +253,9 @@ class StudyTable:
         if self.study.scored == "validation":
             held_out += " (which picked the weights, and so flatters them)"
         interval = (
-            f"[95 % interval: BCa bootstrap, {RESAMPLES:,} draws of {groups.number} {noun}]"
+            f"[95 % interval: BCa bootstrap, {RESAMPLES:,} draws of {groups.counted()}]"
             if groups.number >= LEAST_GROUPS
-            else f"(no intervals: {groups.number} {noun}, {LEAST_GROUPS} are the least)"
+            else f"(no intervals: {groups.counted()}, {LEAST_GROUPS} are the least)"
         )
         lines = [f"{over}, {held_out}{seeds} {interval}", f"classes that count: {', '.join(scores.classes)}"]
         if scores.torn:
