@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,6 @@ from medseg.jobs.cluster import cluster
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed")
 ROOT = Path(__file__).parents[2]
-TRIES = 8
 pytestmark = [  # of Ray's own files and processes
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -26,39 +24,8 @@ pytestmark = [  # of Ray's own files and processes
 ADDRESS = {"address": "in this process"}  # which has joined already
 
 
-@pytest.fixture(scope="session")
-def started() -> Iterator[None]:
-    """A Ray on the loopback alone, of two processors; its start takes long on a busy machine."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, ROOT / "tests"))))
-    patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    patch.setenv("RAY_AUTH_MODE", "disabled")  # else a token is written into the home
-    patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        for left in reversed(range(TRIES)):
-            try:
-                ray.init(
-                    address="local",
-                    num_cpus=2,
-                    include_dashboard=False,
-                    _node_ip_address="127.0.0.1",
-                    object_store_memory=80 * 2**20,
-                    logging_level="ERROR",
-                    log_to_driver=False,
-                )
-                break
-            except Exception as error:  # Ray gives itself 30 seconds, which a busy machine may need
-                ray.shutdown()
-                if "timed out during startup" not in str(error) or not left:
-                    raise
-        yield
-    finally:
-        ray.shutdown()
-        patch.undo()
-
-
 @pytest.fixture
-def joined(started: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def joined(ray_here: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let what a worker starts be a few lines of Python; the command goes with the job, into another process."""
     monkeypatch.setattr(module, "work", small)
 
