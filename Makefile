@@ -1,6 +1,7 @@
 # make demo    installs, trains a small LFA U-Net, ends with its report (DATA=<Drosophila stack1> for real sections)
 # make test    installs, runs style, types, the docs' build and tests
 # make oldest  runs tests with the oldest dependencies that pyproject.toml names (an environment of its own, removed after)
+# make label   runs the tests of MONAI Label in an environment of its own (100 MB beside .venv, removed after)
 # make bench   measures speed; results in docs/results
 # make docs    writes what is generated of docs/: results, networks, transforms
 PYTHON ?= python3
@@ -13,7 +14,7 @@ MINUTES ?= 10
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export OMP_NUM_THREADS ?= $(shell nproc)
 
-.PHONY: help demo test test-first test-second lint lint-style lint-types lint-docs venv docs bench oldest clean
+.PHONY: help demo test test-first test-second lint lint-style lint-types lint-docs venv docs bench oldest label clean
 .DEFAULT_GOAL := help
 
 help:
@@ -65,6 +66,9 @@ lint-docs:
 
 oldest: venv
 	@$(RUN) .ci/oldest.py
+
+label: venv
+	@$(RUN) .ci/monai_label.py
 
 clean:
 	rm -rf build .venv

@@ -8,9 +8,13 @@ from typing import Any
 
 from PIL import Image
 from results_backends import backends
+from results_clinic import clinic
 from results_cohort import cohort
 from results_gpu import device_of, folds, large_volumes, patches_on_a_gpu
+from results_networks import networks
+from results_nuclei import nuclei
 from results_reproduction import reproduction
+from results_settings import settings
 
 from medseg.reports.score_tables import mean_text, score_tables
 from medseg.reports.summary import summarise
@@ -256,6 +260,30 @@ PAGES = {
         "reach.",
         own_data,
     ),
+    "which-network": (
+        "Which network, in minutes",
+        "`medseg compare-networks` as a user types it, by `python -m benchmarks.which_network`. The ranking is of "
+        "these images, minutes and processors: other minutes rank otherwise.",
+        partial(networks, RESULTS),
+    ),
+    "nuclei": (
+        "Five folds of nuclei: rare kinds of images",
+        "The 200 images of the Data Science Bowl 2018 that are at hand, each scored at its own size by a network that "
+        "did not see it: each of five folds planned, trained and scored by `medseg train DATA --minutes M fold=N` "
+        "(`python -m benchmarks.nuclei_folds`). Images were drawn alike (`balance_kinds=0`), or kinds as the square "
+        "roots of how many images they have (`balance_kinds=0.5`), or kinds alike (1). Otsu's "
+        "threshold takes the lesser side of each image. The release names no patient or plate: images of one plate "
+        "may stand on both sides, and an interval says nothing of how far another training would differ.",
+        partial(nuclei, RESULTS),
+    ),
+    "plan-settings": (
+        "Settings of a plan at equal steps",
+        "A small U-Net (8 to 128 channels, patch 128 x 112, batch 4) is trained on one CPU thread for so many steps, "
+        "fed and trained as a plan says but for one setting (`python -m benchmarks.equal_steps`), so that the load of "
+        "the machine does not matter. One training each: an interval is over images, and says nothing of how far "
+        "another training would differ.",
+        partial(settings, RESULTS),
+    ),
     "recipes": (
         "Recipes on small real data",
         "Minutes on one or two CPU cores and a part of each data set: they show that a bundle learns, not what it can "
@@ -268,8 +296,9 @@ PAGES = {
         "**None of these runs has a paper's whole budget**: most are minutes, of small networks or parts of the data, "
         "and are labelled so. `-` is what a paper, or a run, does not have. A gap is told where it is larger than the "
         "spread: the standard deviation over folds or seeds, or by how much two trainings with one seed differed; "
-        "where there is no spread, always. What is known of it stands below, with what that rests on. Parameters and "
-        "multiply-adds of all rows are counted in [networks](../networks.md#beside-the-papers).",
+        "where there is no spread, always. What is known of it stands below, with what that rests on. What networks "
+        "cost, printed and counted, and a step of each on a GPU stand at the end of each paper; more is counted in "
+        "[networks](../networks.md#beside-the-papers).",
         partial(reproduction, RESULTS),
     ),
     "overfit": (
@@ -280,6 +309,15 @@ PAGES = {
         "so that scales and flips take away here. Cityscapes has no images to be had without a login: its bundle was "
         "given VOC's.",
         overfit,
+    ),
+    "clinic": (
+        "Beside an archive",
+        "Real series in Orthanc are sent to `medseg node` with trained models; the DICOM SEG that it sends back is "
+        "fetched from the archive, read by dcmqi's `segimage2itkimage`, put where SimpleITK reads the series, and "
+        "compared voxel by voxel with the mask of `medseg predict`, read by nibabel. Each series is sent twice: one "
+        "SEG is right. `study1` and `study2` are crops of MR series around a hippocampus; `ct` has three slices and a "
+        "liver drawn by others, and is of another source than the slabs that were trained on.",
+        partial(clinic, RESULTS),
     ),
     "speed": (
         "Speed",

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from medseg.errors import counted
+from medseg.studies.paper_figures import printed
 from medseg.studies.study import Study
 
 Column = tuple[str, str]  # score and class, the class empty for the mean
 _POOLED = "pooled over all pixels"
+_OTHER_MEASURE = " where the paper's are most likely means over the images"
 
 
 @dataclass(frozen=True)
@@ -111,10 +113,11 @@ def _on_a_gpu(path: Path, table: str, studies: Sequence[Study]) -> Iterator[Run]
         fold = {row["fold"] for row in mine.values()} - {None}
         lost = [name for name in failed if record["rows"][name]["split"] == split]
         about = [
-            f"one {gpu}, {minutes[0]:.1f} to {minutes[-1]:.1f} minutes a training, several at a time; full width",
+            f"one {gpu}, {minutes[0]:.1f} to {minutes[-1]:.1f} minutes a training, several at a time",
+            "widths of the rows' bundle and overlays",
             f"{_listed(passes)} passes",
             f"{'fold ' + _listed(sorted(fold)) if fold else 'one division'}, seed {_listed(seeds)}",
-            f"scored on {_listed(sorted(scored))}, {_POOLED}, no interval",
+            f"scored on {_listed(sorted(scored))}, {_pooled(study)}, no interval",
             f"code {_listed(sorted(commits))}",
             f"`{record['command']}`, [{path.name}]({path.name})",
             *([f"not done when the time was over: {', '.join(lost)}"] if lost else []),
@@ -182,10 +185,10 @@ def _small(path: Path, studies: Sequence[Study]) -> Run:
     what = "pooled over all pixels of a fold" if pooled else "means over the images"
     about = [
         f"{_processor(environment)}, {minutes:.0f} minutes of training in {counted(len(cells), 'training')}",
-        f"{steps} steps each, small width and patch (`benchmarks/studies/{path.stem.removeprefix('study_')}.yaml`)",
+        f"{steps} steps each, {_sizes(asked['rows'])} (`benchmarks/studies/{path.stem.removeprefix('study_')}.yaml`)",
         f"{'folds ' + _listed(folds) if folds else 'one division'}",
         f"seeds {_listed(sorted({cell['seed'] for cell in cells}))}",
-        f"{record['data']['cases']} cases of {record['data']['name']}",
+        f"scored on {counted(record['data']['cases'], 'case')} of {record['data']['name']}",
         f"figures: {what}, ± standard deviation over {'folds' if folds else 'seeds'}"
         f"{'' if pooled else ', [95 % interval]'}",
         f"code {_listed(sorted({cell['code']['commit'][:7] for cell in cells}))}",
@@ -205,9 +208,28 @@ def _row_of(paper: str, study: Study) -> str:
 
 
 def _is_pooled(study: Study) -> bool:
-    from medseg.studies.paper_figures import printed
-
     return printed(study.paper).kind == "pooled"
+
+
+def _pooled(study: Study) -> str:
+    """Return how figures over all pixels compare with the paper's."""
+    return _POOLED if _is_pooled(study) else _POOLED + _OTHER_MEASURE
+
+
+def _sizes(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return widths, patch and batch that the rows were trained with; what a row does not set is its bundle's."""
+    held: dict[str, list[str]] = {}
+    for row in rows:
+        widths = row.get("set", {}).get("network_def#channels")
+        words = f"widths {'-'.join(map(str, widths))}" if widths else "the bundle's widths"
+        held.setdefault(words, []).append(row["name"])
+    said = [words if len(held) == 1 else f"{words} of {_listed(names)}" for words, names in held.items()]
+    for key, words in (("patch", "patches of {} pixels"), ("batch_size", "{} a step")):
+        found = dict.fromkeys(json.dumps(row.get("set", {}).get(key)) for row in rows)
+        values = [json.loads(value) for value in found]
+        texts = [" x ".join(map(str, v)) if isinstance(v, list) else str(v) for v in values if v is not None]
+        said += [words.format(" or ".join(texts) + (" or the bundle's" if None in values else ""))] if texts else []
+    return ", ".join(said)
 
 
 def _long(lines: Sequence[Mapping[str, Any]], row: str, pooled: bool) -> dict[Column, Value]:
@@ -245,16 +267,19 @@ def _recipe(path: Path, studies: Sequence[Study]) -> Run:
     held, environment = record["result"], record["environment"]
     study = next(each for each in studies if each.rows[-1].bundle == held["bundle"] and not each.rows[-1].overlays)
     row, light = study.rows[-1], ", light" if "focusnet_pp_light" in record["command"] else ""
-    found, classes = [], []
+    found, classes, took = [], [], []
     for each in held["rows"]:
         if "epochs" in each:  # trained: not Otsu's threshold
             classes = [key.removeprefix("IoU ") for key in each if key.startswith("IoU ")]
+            took.append(f"{each['method']} {each['minutes']:.1f} ({counted(each['epochs'], 'epoch')})")
             found.append(Found(row.name, row.paper, _of_recipe(each, classes), f"recipe `{each['method']}`{light}"))
     data = held["data"]
     fold = "one division" if data["fold"] is None else f"fold {data['fold']} of {data['fold_key']}"
     about = [
-        f"{_processor(environment)}, at most {held['minutes']:g} minutes a training",
-        f"{fold}, seed {held['seed']}, scored on {data['images']} {data['split']} images of {data['name']}, {_POOLED}",
+        f"{_processor(environment)}, a budget of {held['minutes']:g} minutes a training, whose last validation is "
+        f"estimated; minutes taken: {_listed(took)}",
+        f"{fold}, seed {held['seed']}, scored on {data['images']} {data['split']} images of {data['name']}, "
+        f"{_pooled(study)}",
         f"code {environment['git']['commit'][:7]}",
         f"`{record['command']}`, [{path.name}]({path.name})",
     ]

@@ -1,7 +1,7 @@
 """What was measured on a GPU, and of large volumes, for `make_results.py`; a record's ``notes`` stand below it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -39,7 +39,7 @@ def patches_on_a_gpu(results: Path) -> str:
         for (of, side), rows in held.items():
             if of == name:
                 over = result["ratios"].get(f"{name}: medseg, auto / {side}")
-                cells = [side, f"{1 / median(row['seconds'] for row in rows):.4g}", f"{over:.2f}" if over else "-"]
+                cells = [side, f"{1 / median(row['seconds'] for row in rows):.4g}", _between(over) if over else "-"]
                 for key, scale, digits in (("data_wait_share", 1, 3), ("mfu", 1, 3), ("peak_bytes", 2**30, 2)):
                     found = [row[key] / scale for row in rows if key in row]
                     cells.append(f"{median(found):.{digits}f}" if found else "-")
@@ -50,18 +50,26 @@ def patches_on_a_gpu(results: Path) -> str:
 
 
 def _targets(
-    setting: str, ratios: Mapping[str, float], held: Mapping[tuple[str, str], list[dict[str, float]]]
+    setting: str, ratios: Mapping[str, Sequence[float]], held: Mapping[tuple[str, str], list[dict[str, float]]]
 ) -> list[str]:
     """Return a line that sets beside its target what was reached; nothing of a setting that was not measured."""
     said = []
     for side, words, least in (("nnunet", "nnU-Net's trainer", 1.3), ("monai", "the MONAI script", 1.5)):
         over = ratios.get(f"{setting}: medseg, auto / {side}")
         if over is not None:
-            said.append(f"patches/s over {words} {over:.2f}, target at least {least:g}: {_met(over >= least)}")
+            said.append(
+                f"patches/s over {words} {_between(over)}, target at least {least:g}: {_met(median(over) >= least)}"
+            )
     waits = [row["data_wait_share"] for row in held.get((setting, "medseg, auto"), ()) if "data_wait_share" in row]
     if waits:
         said.append(f"waiting for data {median(waits):.3f}, target at most 0.03: {_met(median(waits) <= 0.03)}")
     return ["", f"`medseg, auto`: {'; '.join(said)}."] if said else []
+
+
+def _between(rounds: Sequence[float]) -> str:
+    """Return the median of some rounds, and the least and the most of several."""
+    least, most = min(rounds), max(rounds)
+    return f"{median(rounds):.2f}" + (f" ({least:.2f} to {most:.2f})" if len(rounds) > 1 else "")
 
 
 def _met(there: bool) -> str:

@@ -1,7 +1,8 @@
 """The page of what the papers print beside what was run here, for `make_results.py`.
 
 Rows and printed figures are those of `medseg.studies.papers` and `medseg.studies.paper_figures`, runs those of
-`reproduction_runs.py`; what is known of a gap stands in reproduction_notes.yaml, with what it rests on.
+`reproduction_runs.py`, costs those of `reproduction_costs.py`; what is known of a gap stands in
+reproduction_notes.yaml, with what it rests on.
 """
 
 from __future__ import annotations
@@ -9,17 +10,40 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
+from reproduction_costs import NOT_RUN, UNKNOWN, costs, refuse_unplaced
+from reproduction_costs import summary as costs_summary
 from reproduction_runs import Found, Run, Value, runs_of
 
 from medseg.studies.paper_figures import Printed, printed
 from medseg.studies.study import Study, StudyRow, read_study, shipped
 
 NOTES = Path(__file__).with_name("reproduction_notes.yaml")
-NOT_RUN = "not run"
-UNKNOWN = "why is not known"
+_NOTE = {"record", "study", "row", "variant", "side", "why", "rests_on"}
+_SIDES = (None, "below", "above")
+
+
+class Gap(NamedTuple):
+    """By how much a run is not what the paper prints.
+
+    Args:
+        of: heading of the column.
+        less: ours less the paper's, in the paper's unit.
+        digits: of it to show.
+        spread: as it is told.
+    """
+
+    of: str
+    less: float
+    digits: int
+    spread: str
+
+    @property
+    def side(self) -> str:
+        """Where ours lies."""
+        return "above" if self.less > 0 else "below"
 
 
 def reproduction(results: Path) -> str:
@@ -32,32 +56,38 @@ def reproduction(results: Path) -> str:
     studies = [read_study(name) for paper in notes["papers"] for name in shipped() if name.startswith(paper["studies"])]
     runs = list(runs_of(results, studies))
     _refuse_idle(notes, runs)
-    parts = [_summary(studies, runs)]
+    refuse_unplaced(notes["papers"], notes, results)
+    parts = [_summary(studies, runs, list(costs_summary(notes["papers"], results)))]
     for paper in notes["papers"]:
         parts.append(f"## {paper['title']}\n\n[{paper['link']}]({paper['link']})")
         for study in studies:
             if study.name.startswith(paper["studies"]):
                 parts.append(_section(study, [run for run in runs if run.study == study.name], notes["gaps"]))
-        parts.append(_figures(paper))
+        parts += [costs(paper, results, notes["costs"]), _figures(paper)]
     return "\n\n".join(parts)
 
 
 def _refuse_idle(notes: Mapping[str, Any], runs: Sequence[Run]) -> None:
-    """Refuse a note whose record is there but has no row that it speaks of."""
+    """Refuse a note that is not understood, or whose record is there but has no row that it speaks of."""
     for note in notes["gaps"]:
+        if set(note) - _NOTE or note.get("side") not in _SIDES:
+            wrong = sorted(set(note) - _NOTE) or [f"side: {note['side']}"]
+            known = f"known: {', '.join(sorted(_NOTE))}"
+            raise SystemExit(f"{NOTES.name}: a note of {note['record']} has {wrong[0]}; {known}")
         held = [found for run in runs if run.record == note["record"] for found in run.found]
         if held and not any(_speaks(note, run, f) for run in runs for f in run.found if run.record == note["record"]):
             raise SystemExit(f"{NOTES.name}: nothing in {note['record']} is what a note speaks of: {note['why'][:60]}")
 
 
-def _summary(studies: Sequence[Study], runs: Sequence[Run]) -> str:
-    """Return how much was run, a line a study."""
+def _summary(studies: Sequence[Study], runs: Sequence[Run], more: Sequence[tuple[str, str, int, int, str]]) -> str:
+    """Return how much was run, a line a study, then what networks cost."""
     lines = ["| table | rows | of which run | runs |", "| --- | ---: | ---: | --- |"]
     for study in studies:
         mine = [run for run in runs if run.study == study.name]
         tried = {found.row for run in mine for found in run.found}
         records = "; ".join(dict.fromkeys(run.short for run in mine)) or NOT_RUN
         lines.append(f"| [{study.title}](#{study.name}) | {len(study.rows)} | {len(tried)} | {records} |")
+    lines += [f"| [{what}](#{section}) | {rows} | {done} | {how} |" for what, section, rows, done, how in more]
     return "\n".join(lines)
 
 
@@ -140,15 +170,17 @@ def _told(runs: Sequence[Run]) -> list[str]:
 
 def _gaps(paper: Printed, runs: Sequence[Run], notes: Sequence[Mapping[str, Any]]) -> str:
     """Return the gaps that are larger than the spread, with what is known of each."""
-    lines, reasons = [], {}
+    lines: list[str] = []
+    reasons: dict[str, int] = {}
     for letter, run in _lettered(runs):
         for found in run.found:
             for column in _compared(paper, run):
-                cells = _gap(paper, run, found, column)
-                if cells is not None:
-                    why = [reasons.setdefault(each, len(reasons) + 1) for each in _reasons(notes, run, found)]
+                gap = _gap(paper, run, found, column)
+                if gap is not None:
+                    why = [reasons.setdefault(each, len(reasons) + 1) for each in _reasons(notes, run, found, gap)]
                     known = ", ".join(f"({number})" for number in why) or UNKNOWN
-                    lines.append(f"| {found.row} | {_by(letter, found)} | {' | '.join(cells)} | {known} |")
+                    cells = [found.row, _by(letter, found), gap.of, f"{gap.less:+.{gap.digits}f}", gap.spread, known]
+                    lines.append(f"| {' | '.join(cells)} |")
     if not lines:
         return "No gap is larger than the spread." if runs else ""
     heads = "| row | run | of | ours less the paper's | spread | why |"
@@ -163,18 +195,18 @@ def _compared(paper: Printed, run: Run) -> list[tuple[str, str]]:
     return [column for column in paper.columns if not column[1]]
 
 
-def _gap(paper: Printed, run: Run, found: Found, column: tuple[str, str]) -> list[str] | None:
-    """Return a gap as cells; ``None`` where there is none to speak of."""
+def _gap(paper: Printed, run: Run, found: Found, column: tuple[str, str]) -> Gap | None:
+    """Return a gap; ``None`` where there is none to speak of."""
     ours, theirs = found.values.get(column), paper.value(found.paper, *column)
     if ours is None or theirs is None:
         return None
     scale, digits = (100, 1) if paper.unit else (1, 3)
-    gap, spread = scale * ours.mean - float(theirs), ours.spread if ours.spread is not None else run.repeat(column)
-    if spread is not None and abs(gap) <= scale * spread:
+    less, spread = scale * ours.mean - float(theirs), ours.spread if ours.spread is not None else run.repeat(column)
+    if spread is not None and abs(less) <= scale * spread:
         return None
     told = "none: one training" if spread is None else f"{scale * spread:.{digits}f}"
     heading = list(paper.cells(""))[list(paper.columns).index(column)]
-    return [heading, f"{gap:+.{digits}f}", told]
+    return Gap(heading, less, digits, told)
 
 
 def _speaks(note: Mapping[str, Any], run: Run, found: Found) -> bool:
@@ -183,8 +215,9 @@ def _speaks(note: Mapping[str, Any], run: Run, found: Found) -> bool:
     return note["record"] == run.record and all(value == note.get(key, value) for key, value in asked.items())
 
 
-def _reasons(notes: Sequence[Mapping[str, Any]], run: Run, found: Found) -> list[str]:
-    return [f"{note['why']}. Rests on: {note['rests_on']}." for note in notes if _speaks(note, run, found)]
+def _reasons(notes: Sequence[Mapping[str, Any]], run: Run, found: Found, gap: Gap) -> list[str]:
+    mine = (note for note in notes if _speaks(note, run, found) and note.get("side", gap.side) == gap.side)
+    return [f"{note['why']}. Rests on: {note['rests_on']}." for note in mine]
 
 
 def _figures(paper: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What only a GPU shows, in one command: speed of every network, and the papers' tables at full width.
+"""What only a GPU shows, in one command: speed of every network, and the papers' tables at their widths.
 
     python -m benchmarks.gpu --minutes 28 --data DATA --out OUT
 

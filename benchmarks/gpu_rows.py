@@ -182,7 +182,7 @@ TRAININGS = (  # by worth
     *_tissues({"LFA U-Net": TISSUE["LFA U-Net"]}, "fold", 0),
     *_tissues(_OTHERS, "fold_random", 0),
     # does LFA U-Net learn its training crops, once it has more passes?
-    *(replace(row, variant=f"{_LONG} passes", passes=_LONG) for row in _tissues(_FIRST, "fold_random", 0)),
+    *(replace(row, variant=f"{_LONG} passes planned", passes=_LONG) for row in _tissues(_FIRST, "fold_random", 0)),
     *(row for fold in range(1, 5) for row in _tissues(_FIRST, "fold_random", fold)),
     *_tissues(_OTHERS, "fold", 0),
 )

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import logging
 import os
 import random
@@ -35,7 +34,8 @@ import pydicom
 import yaml
 from pydicom.uid import generate_uid
 
-from benchmarks.orthanc import Orthanc
+from benchmarks.common import report
+from benchmarks.orthanc import Orthanc, free_port
 from medseg.bundle.description import Description
 from medseg.io.dicom import read_slices
 from medseg.io.dicom_rules import ANY
@@ -114,6 +114,8 @@ class Cable:
 class Archive:
     """A store SCP that counts."""
 
+    name = "pynetdicom's SCP"
+
     def __init__(self) -> None:
         self.held: dict[str, tuple[str, int]] = {}
         self.came: Counter[str] = Counter()
@@ -173,11 +175,6 @@ class Killed:
             raise RuntimeError(f"the node ended by itself with {self._process.returncode}; see {self._log.name}")
         self._process.send_signal(number)
         return self._process.wait(120)
-
-
-def _free_port() -> int:
-    with socket.create_server((_HOST, 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def _serve(config: Path) -> None:
@@ -241,7 +238,7 @@ def soak(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     rng = random.Random(options.seed)
     (instances,) = {_copy(options.series, folder / "in" / str(each)) for each in range(options.studies)}
     archive = Orthanc(folder / "orthanc") if options.orthanc else Archive()
-    port, out = _free_port(), Cable(archive.port)
+    port, out = free_port(), Cable(archive.port)
     within = Cable(port)
     config = folder / "node.yaml"
     content = {
@@ -287,7 +284,7 @@ def soak(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     time.sleep(5)  # what is done is deleted
     status = node.end(signal.SIGTERM)
     sys.stdout.write(text(read_status(queue, running=False, most=5)))
-    held = dict(archive.held)
+    held, name = dict(archive.held), archive.name
     archive.down()
     by_study = Counter(study for study, _ in held.values())
     left = sum(1 for place in ("received", "results", "incoming") for path in (folder / "node" / place).rglob("*.dcm"))
@@ -299,7 +296,7 @@ def soak(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "studies_with_more_than_one": sum(number > 1 for number in by_study.values()),
         "results_of_part_of_a_study": sum(number != instances for _, number in held.values()),
         "came_again_under_their_uid": archive.came and sum(number > 1 for number in archive.came.values()),
-        **{"archive": type(archive).__name__, "files_left": left, "exit_status_after_sigterm": status},
+        **{"archive": name, "files_left": left, "exit_status_after_sigterm": status},
     }
 
 
@@ -332,11 +329,9 @@ def main() -> int:
         folder.mkdir(exist_ok=True)
         found = soak(options, folder)
     good = found["results_in_archive"] == options.studies and found["studies_with_more_than_one"] == 0
-    sys.stdout.write(json.dumps(found, indent=1) + "\n")
+    report("studies through a node that is killed", found, options.json)
     sys.stdout.write(f"{found['results_in_archive']} of {options.studies}, ")
     sys.stdout.write(f"{found['studies_with_more_than_one'] or 'none'} twice\n")
-    if options.json is not None:
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
     return 0 if good else 1
 
 

@@ -12,12 +12,20 @@ import socket
 import subprocess
 import time
 import urllib.request
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Orthanc"]
+__all__ = ["Orthanc", "free_port"]
 
 _HOST, _HTTP = "127.0.0.1", 8042
+_URL = f"http://{_HOST}:{_HTTP}"
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on."""
+    with socket.create_server((_HOST, 0)) as server:
+        return int(server.getsockname()[1])
 
 
 class Orthanc:
@@ -25,11 +33,12 @@ class Orthanc:
 
     Args:
         folder: for its files.
+        others: whom it may send to: by a name, title, host and port.
     """
 
     came: None = None  # it does not count what came again
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, others: Mapping[str, Sequence[Any]] | None = None) -> None:
         if [name for _, name in socket.if_nameindex()] != ["lo"]:
             raise RuntimeError("Orthanc would listen on every interface; run this in a network namespace, see its head")
         program = shutil.which("Orthanc", path=f"/usr/sbin:{os.environ.get('PATH', '')}")
@@ -41,7 +50,7 @@ class Orthanc:
             **{"StorageDirectory": str(folder / "db"), "IndexDirectory": str(folder / "db"), "HttpPort": _HTTP},
             **{"DicomPort": self.port, "DicomAet": "ARCHIVE", "DicomServerEnabled": True, "OverwriteInstances": False},
             **{"DicomAlwaysAllowStore": True, "RemoteAccessAllowed": True, "AuthenticationEnabled": False},
-            "Plugins": [],
+            **{"Plugins": [], "DicomModalities": dict(others or {})},
         }
         (folder / "orthanc.json").write_text(json.dumps(settings))
         self.up()
@@ -66,6 +75,11 @@ class Orthanc:
         self._process.wait(60)
 
     @property
+    def name(self) -> str:
+        """Its name and version."""
+        return f"Orthanc {self._ask('/system')['Version']}"
+
+    @property
     def held(self) -> dict[str, tuple[str, int]]:
         """What it holds: instance to study and number of instances that it refers to."""
         found = {}
@@ -75,6 +89,31 @@ class Orthanc:
             found[tags["SOPInstanceUID"]] = (tags["StudyInstanceUID"], len(referred))
         return found
 
-    def _ask(self, path: str) -> Any:
-        with urllib.request.urlopen(f"http://{_HOST}:{_HTTP}{path}", timeout=30) as answer:
+    def series(self, modality: str) -> set[str]:
+        """Return its names of the series of a modality."""
+        return {
+            each
+            for each in self._ask("/series")
+            if self._ask(f"/series/{each}")["MainDicomTags"]["Modality"] == modality
+        }
+
+    def send(self, series: str, to: str) -> None:
+        """Send a series to one of `others`, all of it."""
+        self._ask(f"/modalities/{to}/store", {"Resources": [series], "Synchronous": True})
+
+    def fetch(self, modality: str, series: str, folder: Path) -> list[Path]:
+        """Fetch the objects of a modality of the study that a series is of; return their files."""
+        folder.mkdir(parents=True)
+        files: list[Path] = []
+        study = self._ask(f"/series/{series}")["ParentStudy"]
+        for each in self._ask(f"/studies/{study}/series"):
+            for instance in each["Instances"] if each["MainDicomTags"]["Modality"] == modality else ():
+                files.append(folder / f"{len(files)}.dcm")
+                with urllib.request.urlopen(f"{_URL}/instances/{instance}/file", timeout=30) as answer:
+                    files[-1].write_bytes(answer.read())
+        return files
+
+    def _ask(self, path: str, content: Any = None) -> Any:
+        data = None if content is None else json.dumps(content).encode()
+        with urllib.request.urlopen(f"{_URL}{path}", data, timeout=60) as answer:
             return json.load(answer)

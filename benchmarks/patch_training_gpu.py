@@ -11,8 +11,10 @@ the network, cross-entropy and AdamW in one pass on tensors that lie on the devi
 
 A side runs by itself, in a process of its own, in rounds of alternating order: loading processes of one would run ahead
 while another computes. Counted are steps after a warm-up that uses up what lay ready; the device is waited for at their
-ends only. A side that fails or takes too long says so, and the file is written after each. Without a GPU the processor
-is used, for a look at whether all goes through.
+ends only. With ``--profile`` some more steps follow that are not counted: how many kernels one launches, and how long
+the device works for it, say whether the device or the processor that launches is the limit. A side that fails or takes
+too long says so, and the file is written after each. Without a GPU the processor is used, for a look at whether all
+goes through.
 """
 
 from __future__ import annotations
@@ -30,31 +32,25 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks.gpu_speed import read, write
 from benchmarks.patch_training_data import draw
-from benchmarks.patch_training_sides import ROWS, SETTINGS, Setting, run_side
+from benchmarks.patch_training_sides import COMPILED, GROUPS, SETTINGS, SIDES, Setting, Task, run_side
 from medseg.runs.provenance import collect
 
-SIDES = tuple(ROWS)
 PEAKS = {"H100 80GB HBM3": 989.4e12, "H200": 989.4e12}  # bf16, dense, NVIDIA's data sheet
 MEDSEG = "medseg, auto"
 _LEAST = 15.0  # seconds left under which no side begins
 
 
 def jobs(settings: Sequence[str], sides: Sequence[str], rounds: int) -> Iterator[tuple[int, str, str]]:
-    """Yield round, setting and side: rounds in alternating order; what is no training, or compiled, once."""
-    once = ("bare", "nnunet_compiled")
-    taking_turns = [side for side in sides if side not in once]
+    """Yield round, setting and side: rounds in alternating order; what is compiled, once, at the end."""
+    names = [name for side in sides for name in GROUPS.get(side, (side,))]
+    taking_turns = [name for name in names if name != COMPILED]
     for number in range(rounds):
-        for setting in settings:
-            order = taking_turns if number % 2 == 0 else taking_turns[::-1]
-            if number == 0 and "bare" in sides:
-                order = ["bare", *order]
-            yield from ((number, setting, side) for side in order)
-    if "nnunet_compiled" in sides:
-        yield from ((0, setting, "nnunet_compiled") for setting in settings)
+        order = taking_turns if number % 2 == 0 else taking_turns[::-1]
+        yield from ((number, setting, side) for setting in settings for side in order)
+    if COMPILED in names:
+        yield from ((0, setting, COMPILED) for setting in settings)
 
 
 def environment(options: argparse.Namespace, work: Path, *, compiled: bool) -> dict[str, str]:
@@ -78,7 +74,7 @@ def in_a_process(words: Sequence[str], limit: float, env: dict[str, str], answer
         answer: file that it writes.
 
     Returns:
-        What it has written, by row, and what went wrong with it, or nothing.
+        What it has written, and what went wrong with it, or nothing.
     """
     with tempfile.TemporaryFile() as told:
         line = [sys.executable, "-m", "benchmarks.patch_training_gpu", *words, "--json", str(answer)]
@@ -99,15 +95,15 @@ def in_a_process(words: Sequence[str], limit: float, env: dict[str, str], answer
     return read(answer), wrong
 
 
-def ratios(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Return how many times as many patches a second medseg does as each other row, the median over rounds."""
+def ratios(rows: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """Return how many times as many patches a second medseg does as each other row, in each round that has both."""
     found: dict[str, list[float]] = {}
     of = {(row["setting"], row["side"], row["round"]): row["seconds"] for row in rows if "seconds" in row}
     for (setting, side, number), seconds in of.items():
         ours = of.get((setting, MEDSEG, number))
         if ours is not None and side != MEDSEG:
             found.setdefault(f"{setting}: {MEDSEG} / {side}", []).append(seconds / ours)
-    return {name: float(torch.tensor(values).quantile(0.5)) for name, values in sorted(found.items())}
+    return dict(sorted(found.items()))
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -130,15 +126,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             work = options.work if setting == "hippocampus" else Path(folder, setting)
             words = ["--work", str(work.absolute()), "--settings", setting, "--steps", str(options.steps)]
             words += ["--workers", str(options.workers), *(["--tiny"] if options.tiny else [])]
-            env, limit = environment(options, work, compiled=side == "nnunet_compiled"), min(options.limit, left)
+            words += ["--profile"] if options.profile and number == 0 else []
+            env, limit = environment(options, work, compiled=side == COMPILED), min(options.limit, left)
             begun = time.monotonic()
             if not work.is_dir():
                 source = ["--source", str(options.work.absolute())]
                 in_a_process([*words, "--side", "draw", *source], limit, env, Path(folder, "drawn"))
             answer, wrong = in_a_process([*words, "--side", side], limit, env, Path(folder, f"{count}.json"))
-            rows += [{**about, "side": name, **found} for name, found in answer.items()]
-            if wrong:
-                rows.append({**about, "side": side, "error": wrong})
+            rows.append({**about, "side": side, **answer, **({"error": wrong} if wrong else {})})
             _add_shares(rows, result["settings"])
             result["ratios"] = ratios(rows)
             write(options.json, record)
@@ -167,13 +162,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder of benchmarks.patch_training_data")
     parser.add_argument("--nnunet", type=Path, help="folder that holds nnunetv2, where it is not installed")
     parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=[s for s in SIDES if s != "nnunet_compiled"])
+    names = [*GROUPS, *SIDES]
+    parser.add_argument("--sides", nargs="+", choices=names, default=[MEDSEG, "nnunet", "monai", "bare"])
     parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
     parser.add_argument("--steps", type=int, default=100, help="counted, of the small patches; fewer of the large")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=12, help="loading processes of a side")
     parser.add_argument("--limit", type=float, default=75.0, help="seconds of a side")
     parser.add_argument("--seconds", type=float, default=600.0, help="of all")
+    parser.add_argument(
+        "--profile", action="store_true", help="count, after the first round's steps, what some ask for"
+    )
     parser.add_argument("--tiny", action="store_true", help="small networks and patches: does all go through?")
     parser.add_argument("--side", choices=[*SIDES, "draw"], help=argparse.SUPPRESS)
     parser.add_argument("--source", type=Path, help=argparse.SUPPRESS)
@@ -188,7 +187,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.side == "draw":
         draw(options.work, setting.edge, setting.patch, setting.widths, options.source)
         return
-    run_side(options.side, setting, options.work, options.json, steps=options.steps, workers=options.workers)
+    task = Task(setting, options.work, options.steps, options.workers, options.profile)
+    run_side(options.side, task, options.json)
     os._exit(0)  # all is written; loading processes that take long to end are ended by who started this
 
 

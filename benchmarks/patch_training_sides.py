@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import itertools
 import json
 import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,10 @@ from benchmarks.patch_training_data import cases_of
 from medseg.engines.precision import autocast, network_to_channels_last, resolve_precision
 from medseg.studies.measures import macs
 
+COMPILED = "nnunet_compiled"
+
 _CLASSES = 3
+_PROFILED = 5  # steps
 _MOST = 12.0  # seconds after which no further step is warmed up, or counted
 
 
@@ -76,20 +78,23 @@ class Span:
     Args:
         setting: what is trained.
         steps: to count, unless they take too long.
+        profile: whether some more steps follow, whose operations are counted.
     """
 
-    def __init__(self, setting: Setting, steps: int) -> None:
+    def __init__(self, setting: Setting, steps: int, *, profile: bool = False) -> None:
         self.setting = setting
         self.warm, self.steps = setting.warm, max(2, round(setting.share * steps))
         self.count = 0
         self.first = 0.0
         self.begun: tuple[float, float, float] | None = None
         self.found: dict[str, Any] = {}
+        self.profiled = _PROFILED if profile else 0
+        self._profile: torch.profiler.profile | None = None
 
     @property
     def all_steps(self) -> int:
         """Steps at most."""
-        return self.warm + self.steps
+        return self.warm + self.steps + self.profiled
 
     def __call__(self, waited: float | None = None) -> bool:
         """End a step.
@@ -111,6 +116,8 @@ class Span:
                 self.count = 0
                 self.begun = (time.perf_counter(), waited or 0.0, processor_seconds())
             return False
+        if self._profile is not None:
+            return self._profiled()
         if self.count < self.steps and (now - self.begun[0] < _MOST or self.count < 2):
             return False
         wait()
@@ -121,6 +128,20 @@ class Span:
             self.found["data_wait_share"] = (waited - self.begun[1]) / seconds
         if DEVICE.type == "cuda":
             self.found |= {"peak_bytes": torch.cuda.max_memory_allocated(), "device": torch.cuda.get_device_name()}
+        if self.profiled:
+            self.count = 0
+            self._profile = torch.profiler.profile()
+            self._profile.start()
+        return not self.profiled
+
+    def _profiled(self) -> bool:
+        """Count what the last steps asked for, when they are over."""
+        assert self._profile is not None
+        if self.count < self.profiled:
+            return False
+        wait()
+        self._profile.stop()
+        self.found["a_step"] = asked(self._profile.key_averages(), self.count)
         return True
 
     def over(self, batches: Iterator[Any], step: Callable[[Any], object]) -> dict[str, Any]:
@@ -133,6 +154,26 @@ class Span:
             step(batch)
             if self(waited):
                 return self.found
+
+
+def asked(events: Iterable[Any], steps: int) -> dict[str, float]:
+    """Return what a step asks for, out of a profile's rows.
+
+    Args:
+        events: of the profiler's ``key_averages``.
+        steps: that they are of.
+    """
+    found = dict.fromkeys(("kernels", "copies", "waits", "operations", "device_seconds"), 0.0)
+    for event in events:
+        if event.device_type.name != "CPU":  # an operation's row has the time of its kernels once more
+            found["device_seconds"] += event.self_device_time_total / 1e6
+            continue
+        key = event.key
+        found["kernels"] += event.count * key.startswith(("cudaLaunch", "cuLaunch"))
+        found["copies"] += event.count * key.startswith("cudaMemcpy")
+        found["waits"] += event.count * key.endswith("Synchronize")
+        found["operations"] += event.count * key.startswith("aten::")
+    return {name: value / steps for name, value in found.items()}
 
 
 def processor_seconds() -> float:
@@ -156,16 +197,18 @@ class Task:
         work: folder with cases.json.
         steps: to count.
         workers: loading processes.
+        profile: whether operations of some steps are counted.
     """
 
     setting: Setting
     work: Path
     steps: int
     workers: int
+    profile: bool = False
 
     def span(self) -> Span:
         """Return an own count."""
-        return Span(self.setting, self.steps)
+        return Span(self.setting, self.steps, profile=self.profile)
 
     def network(self) -> nn.Module:
         """Return the network on the device."""
@@ -236,7 +279,7 @@ def medseg(task: Task, place: str) -> dict[str, Any]:
         )  # fmt: skip
 
         def stepped(engine: Trainer) -> None:
-            if not span.found and span(engine._meter.waited):
+            if span(engine._meter.waited):
                 engine.terminate_epoch()
 
         trainer.add_event_handler(Events.ITERATION_COMPLETED, stepped)
@@ -288,43 +331,37 @@ def nnunet(task: Task) -> dict[str, Any]:
     return task.span().over(iter(lambda: next(trainer.dataloader_train), None), trainer.train_step)
 
 
-ROWS: dict[str, dict[str, Callable[[Task], dict[str, Any]]]] = {
-    "bare": {
-        "bare, bf16, channels-last": bare,
-        "bare, bf16, channels-last, cudnn.benchmark": lambda task: bare(task, benchmark=True),
-        "bare, bf16": lambda task: bare(task, channels_last=False),
-        "bare, fp32": lambda task: bare(task, precision="fp32", channels_last=False),
-    },
-    "medseg": {
-        "medseg, auto": lambda task: medseg(task, "auto"),
-        "medseg, loader": lambda task: medseg(task, "loader"),
-        "medseg, device": lambda task: medseg(task, "device"),
-    },
-    "monai": {"monai": monai},
-    "nnunet": {"nnunet": nnunet},
-    "nnunet_compiled": {"nnunet_compiled": nnunet},
+SIDES: dict[str, Callable[[Task], dict[str, Any]]] = {
+    "bare, bf16, channels-last": bare,
+    "bare, bf16, channels-last, cudnn.benchmark": lambda task: bare(task, benchmark=True),
+    "bare, bf16": lambda task: bare(task, channels_last=False),
+    "bare, fp32": lambda task: bare(task, precision="fp32", channels_last=False),
+    "medseg, auto": lambda task: medseg(task, "auto"),
+    "medseg, loader": lambda task: medseg(task, "loader"),
+    "medseg, device": lambda task: medseg(task, "device"),
+    "monai": monai,
+    "nnunet": nnunet,
+    COMPILED: nnunet,
 }
-"""Rows by side; those of one side run one after the other in one process."""
+"""By name; each runs in a process of its own."""
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "bare": ("bare, bf16",),
+    "medseg": ("medseg, auto", "medseg, loader", "medseg, device"),
+}
+"""Short names on the command line; the bare step is that in the layout which the trainer has on a GPU."""
 
 
-def run_side(side: str, setting: Setting, work: Path, json_path: Path, *, steps: int, workers: int) -> None:
-    """Run the rows of a side, and write what they took after each.
+def run_side(side: str, task: Task, json_path: Path) -> None:
+    """Run a side, and write what it took.
 
     Args:
         side: by name.
-        setting: what is trained.
-        work: folder with cases.json.
+        task: what it trains.
         json_path: where to.
-        steps: to count.
-        workers: loading processes.
     """
-    rows: dict[str, Any] = {}
-    for name, measure in ROWS[side].items():
-        try:
-            rows[name] = measure(Task(setting, work, steps, workers))
-        except Exception as error:  # one that fails does not stop the others
-            rows[name] = {"error": f"{type(error).__name__}: {error}"[:300]}
-        write(json_path, rows)
-        gc.collect()
-        if DEVICE.type == "cuda":
-            torch.cuda.empty_cache()
+    try:
+        row = SIDES[side](task)
+    except Exception as error:  # it is said, and does not stop the others
+        row = {"error": f"{type(error).__name__}: {error}"[:300]}
+    write(json_path, row)

@@ -12,7 +12,7 @@ TRIES = 8
 
 @pytest.fixture(scope="session")
 def ray_here() -> Iterator[None]:
-    """A Ray on the loopback alone, of two processors; its start takes long on a busy machine."""
+    """A Ray on the loopback alone, of four processors and two GPUs, as it is told; a busy machine starts it slowly."""
     import ray
 
     patch = pytest.MonkeyPatch()
@@ -25,7 +25,8 @@ def ray_here() -> Iterator[None]:
             try:
                 ray.init(
                     address="local",
-                    num_cpus=2,
+                    num_cpus=4,
+                    num_gpus=2,  # which are not looked at
                     include_dashboard=False,
                     _node_ip_address="127.0.0.1",
                     object_store_memory=80 * 2**20,

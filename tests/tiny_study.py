@@ -10,16 +10,20 @@ import yaml
 from PIL import Image
 
 from medseg.studies.executors import Done
+from medseg.studies.study import Cell
 from medseg.studies.study_cell import run_cell
 
 NAMES = ("U-Net", "LFA U-Net")
 
 
-def write_data(folder: Path, folds: int = 3, cases: int = 9) -> Path:
-    """Write pictures with a bright square each, every case a group of its own; returns the folder."""
+def write_data(folder: Path, folds: int = 3, cases: int = 9, tested: int = 0) -> Path:
+    """Write pictures with a bright square each, every case a group of its own; returns the folder.
+
+    The test list has as many beside them as ``tested`` says.
+    """
     folder.mkdir(parents=True)
     rng, rows = np.random.default_rng(0), []
-    for number in range(cases):
+    for number in range(cases + tested):
         label = np.zeros((32, 32), np.uint8)
         top, left = rng.integers(0, 16, 2)
         label[top : top + 16, left : left + 16] = 1
@@ -30,8 +34,8 @@ def write_data(folder: Path, folds: int = 3, cases: int = 9) -> Path:
         rows[-1] |= {"fold": number % folds}  # type: ignore[dict-item]
     content: dict[str, Any] = {
         "name": "squares", "version": 1, "modality": ["none"], "licence": "CC0-1.0", "source": "drawn by the tests",
-        "labels": {"0": "background", "1": "square"}, "ignore_index": None, "training": rows, "validation": [],
-        "test": [],
+        "labels": {"0": "background", "1": "square"}, "ignore_index": None, "training": rows[:cases], "validation": [],
+        "test": [{key: value for key, value in row.items() if key != "fold"} for row in rows[cases:]],
     }  # fmt: skip
     (folder / "datalist.json").write_text(json.dumps(content))
     return folder
@@ -49,8 +53,8 @@ def write_study(path: Path, **changes: Any) -> Path:
     return path
 
 
-def in_this_process(folder: Path, names: Sequence[str], mixed: bool) -> Iterator[Done]:
+def in_this_process(folder: Path, cells: Sequence[Cell], mixed: bool) -> Iterator[Done]:
     """Make the cells one after the other, here."""
-    for name in names:
-        run_cell(folder, name, mixed=mixed, patience=0)
-        yield Done(name)
+    for cell in cells:
+        run_cell(folder, cell.name, mixed=mixed, patience=0)
+        yield Done(cell.name)

@@ -31,6 +31,7 @@ from medseg.bundle.seen import Seen, seen_by
 from medseg.bundle.start import folder as folder_of
 from medseg.data.coding import propose_codes
 from medseg.data.datalist import Datalist
+from medseg.engines.ensemble import members_of
 from medseg.engines.evaluator import Evaluator
 from medseg.engines.loading import SegmentationDataset
 from medseg.engines.parallel import parallel
@@ -266,7 +267,7 @@ def evaluation(
         command: what was typed.
         description: the model; the weights must have been trained as it says.
         data: the datalist, for the title.
-        ckpt: weights: their file, or as they were read.
+        ckpt: weights: their file, or as they were read, of each member where the evaluator has an ensemble.
         seen: which of the cases the weights have seen, where that was looked at.
 
     Returns:
@@ -276,21 +277,26 @@ def evaluation(
     from medseg.reports.summary import summarise
 
     wanted = Options.of(options)
-    weights = ckpt if isinstance(ckpt, Weights) else read_weights(folder_of(ckpt, "ckpt", command))
-    trained = load_described(evaluator.network, weights, description)
+    given: Sequence[Weights] = ckpt if isinstance(ckpt, list) else [read_weights(folder_of(ckpt, "ckpt", command))]
+    loaded = []
+    for network, weights in zip(members_of(evaluator.network), given, strict=True):
+        own = weights.description if len(given) > 1 else None  # members may have networks of their own
+        here = description if own is None else replace(description, network=own.network)
+        loaded.append(load_described(network, weights, here))
+    trained = loaded[0]
     if list(trained.classes) != data.class_names:
         raise MedsegError(
-            f"weights {weights.path} give the classes {', '.join(trained.classes)}, but {data.path} names "
+            f"weights {given[0].path} give the classes {', '.join(trained.classes)}, but {data.path} names "
             f"{', '.join(data.class_names)}; score them on labels of the same classes in the same order"
         )
     evaluator.postprocess = Postprocess(trained.postprocess, trained.classes)
-    evaluator.temperature = trained.temperature
+    evaluator.temperatures = [each.temperature for each in loaded]
     output = folder_of(wanted.output_dir or "evaluation", "output_dir", command)
     record: dict[str, Any] = {"name": data.name, "fingerprint": data.fingerprint(), "split": wanted.scored}
     record |= {} if seen is None else {"seen": seen.plain()}
     scores = evaluate(
         evaluator,
-        weights.path,
+        [weights.path for weights in given],
         output,
         title=f"{data.name}, {_part(data, wanted)}{'' if seen is None else seen.said()}",
         tracking=wanted.mlflow,

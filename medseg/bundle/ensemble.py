@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medseg.atomic import atomic_folder, atomic_write
+from medseg.bundle.description import Description, DescriptionError, differences
 from medseg.bundle.library import ENSEMBLE
 from medseg.errors import MedsegError, shown
 
 if TYPE_CHECKING:
     from medseg.bundle.pack import About
 
-__all__ = ["members", "write"]
+__all__ = ["members", "refuse_unlike", "write"]
 
 _FORMAT = 1
 
@@ -45,6 +47,24 @@ def members(where: str | Path) -> list[str | Path]:
             "are another model; restore it, or name those that shall predict"
         )
     return [folder / name for name in names]
+
+
+def refuse_unlike(models: Mapping[str, Description]) -> None:
+    """Refuse models that are fed otherwise than the first, or have other classes.
+
+    Args:
+        models: by where each was loaded from.
+
+    Raises:
+        DescriptionError: naming what differs.
+    """
+    (start, first), *others = models.items()
+    for place, other in others:
+        apart = differences(first, replace(other, network=first.network))
+        if list(other.classes) != list(first.classes):
+            apart.append(f"classes {', '.join(first.classes)} (here {', '.join(other.classes)})")
+        if apart:
+            raise DescriptionError(f"{place} and {start} are no ensemble: {'; '.join(apart)}; name runs of one recipe")
 
 
 def write(folder: Path, runs: Mapping[str, Path], about: About | None = None) -> Path:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
 
 from medseg.bundle.description import BESIDE_PAPER
+from medseg.engines.ensemble import members_of
 from medseg.engines.evaluator import PREFIX, Evaluator
 from medseg.engines.loading import stop_workers
 from medseg.errors import MedsegError
@@ -31,7 +32,7 @@ ALWAYS: Mapping[str, Mapping[str, Any]] = {"calibration": {}}
 
 def evaluate(
     evaluator: Evaluator,
-    ckpt: str | Path,
+    ckpt: Sequence[str | Path],
     output_dir: str | Path,
     *,
     title: str,
@@ -49,7 +50,7 @@ def evaluate(
 
     Args:
         evaluator: over the split to score.
-        ckpt: file of the weights that the evaluator's network holds, for the record.
+        ckpt: file of the weights that the evaluator's network holds, of each member of an ensemble, for the record.
         output_dir: where the report goes.
         title: heading of the pictures, such as the data set and split.
         scores: options by name of further scores, see `medseg.metrics.score`; ``None`` for options leaves one out.
@@ -73,7 +74,7 @@ def evaluate(
     evaluator.use_scores({**ALWAYS, **(scores or {})})
     folder = RunFolder(output_dir)
     record = {
-        "weights": describe_weights(ckpt),
+        "weights": describe_weights(ckpt[0]) if len(ckpt) == 1 else {"members": [describe_weights(c) for c in ckpt]},
         "network": describe_network(evaluator.network),
         "scores": dict(scores or {}),
         "data": dict(data or {}),
@@ -82,8 +83,8 @@ def evaluate(
     }
     tracker = None
     if tracking and rank() == 0:
-        name = f"evaluate_{folder.path.name}"
-        tracker = MLflowTracker(tracking_uri, experiment, name, folder.path, parent=training_run(ckpt))
+        name, parent = f"evaluate_{folder.path.name}", training_run(ckpt[0]) if len(ckpt) == 1 else None
+        tracker = MLflowTracker(tracking_uri, experiment, name, folder.path, parent=parent)
         tracker.start()
     try:
         found = evaluator.score(evaluator.network)
@@ -148,9 +149,9 @@ def describe_network(network: nn.Module) -> dict[str, Any]:
     """Return a network's class, where it is from, and the number of its parameters.
 
     Args:
-        network: wrapped or not.
+        network: wrapped or not; of an ensemble the first member's.
     """
-    inner = unwrap(network)
+    inner = unwrap(members_of(network)[0])
     kind = type(inner)
     number = sum(parameter.numel() for parameter in inner.parameters())
     return {"name": kind.__name__, "module": kind.__module__, "parameters": number}

@@ -168,6 +168,7 @@ train:
     patch: {_quote("patch") if cut else "null"}
     foreground: {_quote("foreground") if cut else "0.0"}
     slices: '@slices'
+    balance_kinds: '@balance_kinds'
     data: '@data'
     seed: '@seed'
   trainer:

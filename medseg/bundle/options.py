@@ -59,6 +59,8 @@ class Options:
             the background.
         slices: patches of a 2D network are cut from slices of volumes, in the plane that the model names; each patch
             from a slice drawn anew.
+        balance_kinds: how far kinds of training images (in colour or grey, of bright or dark objects, large) are drawn
+            alike: 0 draws images alike, 1 kinds alike, 0.5 kinds as the square roots of how many images they have.
         iterations: steps an epoch, for which cases are drawn again; ``None`` for a pass over them.
         augment_on: where samples are augmented: by the ``loader``, on the ``device`` that trains, or ``auto``: what is
             faster on a GPU, measured once when the run begins.
@@ -105,6 +107,7 @@ class Options:
     patch: list[int] | None = None
     foreground: float = 0.0
     slices: bool = False
+    balance_kinds: float = 0.0
     iterations: int | None = None
     augment_on: str = "loader"
     select_by: str = "val_mean_iou"
@@ -185,8 +188,8 @@ def _check(name: str, value: Any) -> None:
         wrong = "give one edge in pixels for each axis, or null"
     elif name == "schedule_steps" and not _are_shares(value):
         wrong = "give shares of the schedule between 0 and 1, rising, such as [0.5, 0.75]"
-    elif name == "foreground" and not (number and 0 <= value <= 1):
-        wrong = "give a share between 0 and 1"
+    elif name in ("foreground", "balance_kinds") and not (number and 0 <= value <= 1):
+        wrong = "give a number from 0 to 1" if name == "balance_kinds" else "give a share between 0 and 1"
     if wrong:
         raise OptionError(f"{name} is {value!r}; {wrong}")
 

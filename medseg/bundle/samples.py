@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from medseg.bundle import feeding
 from medseg.bundle.description import Description
 from medseg.data.datalist import Datalist, Entry
+from medseg.data.kinds import chances, kinds_of
 from medseg.engines.case_files import CaseFiles
 from medseg.engines.loading import SegmentationDataset
 from medseg.engines.patches import PatchDataset
-from medseg.errors import MedsegError
+from medseg.errors import MedsegError, counted
 from medseg.reports.palette import background_index
 
 __all__ = ["samples", "scored_samples"]
+
+logger = logging.getLogger(__name__)
 
 
 def samples(
@@ -28,6 +34,7 @@ def samples(
     seed: int = 0,
     foreground: float = 0.0,
     slices: bool = False,
+    balance_kinds: float = 0.0,
 ) -> SegmentationDataset:
     """Return training samples: whole images, or patches.
 
@@ -40,10 +47,36 @@ def samples(
         seed: of places and augmentation.
         foreground: share of patches that is centred on a voxel of a class.
         slices: cut patches of two edges from slices of volumes.
+        balance_kinds: how far kinds of images are drawn alike, see `medseg.data.kinds.chances`.
 
     Raises:
         MedsegError: if ``foreground`` or ``slices`` is asked for without patches.
     """
+    made = _samples(entries, description, augmentation, patch, data, seed, foreground, slices)
+    if balance_kinds:
+        made.chances = partial(_chances, data, entries, balance_kinds)  # asked for when a training begins to draw
+    return made
+
+
+def _chances(data: Datalist, entries: Sequence[Entry], balance: float) -> list[float]:
+    kinds = kinds_of(data, entries)
+    drawn = chances(kinds, balance)
+    for kind, number in Counter(kinds).most_common():
+        share = sum(chance for chance, each in zip(drawn, kinds, strict=True) if each == kind)
+        logger.info("%s, %s: %.0f %% of what is drawn", kind, counted(number, "image"), 100 * share)
+    return drawn
+
+
+def _samples(
+    entries: Sequence[Entry],
+    description: Description,
+    augmentation: Sequence[Callable[..., Any]],
+    patch: Sequence[int] | None,
+    data: Datalist,
+    seed: int,
+    foreground: float,
+    slices: bool,
+) -> SegmentationDataset:
     background = background_index(data.class_names)
     without = sorted({index for index in (background, data.ignore_index) if index is not None})
     fixed = feeding.training(description)

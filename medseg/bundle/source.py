@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -29,7 +30,7 @@ _MAPPINGS = (
     "overlays",
     "imports",
 )
-KEYS = (*_TEXTS, "base", *_LISTS, *_MAPPINGS, "ignored", "beside_paper")
+KEYS = (*_TEXTS, "name", "base", *_LISTS, *_MAPPINGS, "ignored", "beside_paper")
 """Every key of a `bundle.yaml`; docs/reference/bundle_yaml.md says what each is."""
 REQUIRED = (*_TEXTS, "classes", "network")
 COMPONENTS = ("loss", "optimizer")
@@ -72,8 +73,8 @@ class Source:
 
     @property
     def name(self) -> str:
-        """Name of the bundle: its folder's."""
-        return self.folder.name
+        """Name of the model: the bundle's own, or its folder's."""
+        return self.description.name
 
     def options(self) -> dict[str, Any]:
         """Return every option with the bundle's value or its default."""
@@ -127,8 +128,10 @@ def _refuse_kinds(content: Mapping[str, Any], where: str) -> None:
         wrong = ""
         if key in REQUIRED and not value:
             wrong = "it must not be empty"
-        elif key in _TEXTS and not isinstance(value, str):
+        elif key in (*_TEXTS, "name") and not isinstance(value, str):
             wrong = "give text, quoted where YAML takes it for something else"
+        elif key == "name" and not re.fullmatch(r"[A-Za-z0-9_.-]+", value):
+            wrong = "give letters, digits, -, _ and ."
         elif key in _LISTS and not _are_texts(value or []):
             wrong = "give a list of texts, quoted where YAML takes one for something else"
         elif key in _MAPPINGS and not isinstance(value or {}, Mapping):
@@ -161,7 +164,7 @@ def _source(folder: Path, content: dict[str, Any], where: str) -> Source:
         raise DescriptionError(f"{where} lacks {', '.join(missing)}")
     network = {"spatial_dims": 2, "out_channels": len(content["classes"]), **content["network"]}
     described: dict[str, Any] = {key: content[key] for key in _DESCRIBED if key in content}
-    described |= {"name": folder.name, "network": network}
+    described |= {"name": content.get("name") or folder.name, "network": network}
     train = dict(content.get("train") or {})
     fed, predicted = dict(content.get("input") or {}), dict(content.get("inference") or {})
     window_is_patch = not (_crops(train) or fed.get("size") or "window" in predicted)

@@ -162,6 +162,8 @@ def check_requirements(metadata: Mapping[str, Any]) -> None:
             least[requirement.name.lower()] = requirement.specifier
     wanting = []
     for package in metadata.get("required_packages_version", {}):
+        if package == "medseg":  # is what runs here: of a checkout that is not installed nothing is recorded
+            continue
         try:
             installed = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

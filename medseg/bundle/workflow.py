@@ -5,42 +5,28 @@ The same configuration files, through MONAI's own parser, as ``python -m monai.b
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from medseg.bundle import early, library
 from medseg.bundle.command import Command, owns_process
-from medseg.bundle.data import datalist, load_data, scored, split, where
+from medseg.bundle.data import where
 from medseg.bundle.options import Options
-from medseg.bundle.seen import Seen, refuse_seen
+from medseg.bundle.ready import Ready, WorkflowError, prepare
 from medseg.bundle.start import check_keys
-from medseg.caller import spelt
-from medseg.data.datalist import Datalist
-from medseg.errors import MedsegError
 from medseg.runs.paths import resolve_path
 
-if TYPE_CHECKING:
-    from medseg.bundle.record import Weights
-
-__all__ = ["Evaluation", "WorkflowError", "calibrate", "check", "choose_postprocessing", "data_of", "evaluate", "train"]
+__all__ = [
+    "Evaluation", "WorkflowError", "calibrate", "check", "choose_postprocessing", "evaluate", "evaluate_together",
+    "train",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
-
-EVALUATED = (
-    "scored", "fold", "fold_key", "validation_fold", "num_workers", "precision", "channels_last", "hide_names",
-    "mlflow",
-    "tracking_uri", "experiment", "seed",
-)  # fmt: skip
-
-
-class WorkflowError(MedsegError):
-    """A run that cannot be scored, or a training that cannot be put together."""
 
 
 @dataclass(frozen=True)
@@ -150,12 +136,44 @@ def evaluate(
     Raises:
         MedsegError: if the run holds no weights, its data are not where they were, or it has seen the images.
     """
-    ready = _prepare(run, data, overlays, dict(overrides or {}), allow_seen=allow_seen)
+    ready = prepare([run], data, overlays, overrides or {}, allow_seen=allow_seen)
+    part = ready.part
+    name = part if data is None else f"{part}_{re.sub(r'[^A-Za-z0-9_-]+', '_', ready.datalist.name)[:40]}"
+    return _scored(ready, resolve_path(output) if output else ready.folder / name, scores)
+
+
+def evaluate_together(
+    runs: Sequence[str | Path],
+    *,
+    output: str | Path,
+    data: str | Path | None = None,
+    overlays: Sequence[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+    scores: Mapping[str, Mapping[str, Any]] | None = None,
+    allow_seen: bool = False,
+) -> Evaluation:
+    """Score runs as one ensemble, the mean of their probabilities, on cases that none of them has seen.
+
+    Args:
+        runs: their folders, such as those of folds; the first says how whole images are predicted.
+        output: folder of the scores.
+        data: as in `evaluate`; its test list is scored, whatever fold each run left out.
+        overlays: as in `evaluate`.
+        overrides: as in `evaluate`, but for folds.
+        scores: as in `evaluate`.
+        allow_seen: as in `evaluate`.
+
+    Raises:
+        MedsegError: as in `evaluate`, or if the runs are no ensemble.
+    """
+    given = {"scored": "test", **(overrides or {})}
+    ready = prepare(runs, data, overlays, given, lists=True, allow_seen=allow_seen)
+    return _scored(ready, resolve_path(output), scores)
+
+
+def _scored(ready: Ready, target: Path, scores: Mapping[str, Mapping[str, Any]] | None) -> Evaluation:
     from medseg.bundle import assembly
 
-    part = str(ready.wanted.get("scored", "test"))
-    name = part if data is None else f"{part}_{re.sub(r'[^A-Za-z0-9_-]+', '_', ready.datalist.name)[:40]}"
-    target = resolve_path(output) if output else ready.folder / name
     options = {**ready.options, "output_dir": str(target)}
     command = Command("medseg", (), {"evaluate": ready.folder.name}, ("medseg", "evaluate", ready.folder.name))
     described = replace(ready.description, scores={**ready.description.scores, **(scores or {})})
@@ -193,7 +211,7 @@ def choose_postprocessing(
     choice = postprocessing.Choice(ready.engine.class_names, ready.engine.ignore_index)
     _scored_by(ready, "postprocessing", choice)
     chosen, cases = choice.chosen(), len(ready.engine.dataset)
-    described = postprocessing.keep(ready.weights.path, trained, chosen)
+    described = postprocessing.keep(ready.weights[0].path, trained, chosen)
     record = {"chosen_on": "validation", "cases": cases, "unit": choice.unit.length}
     record["seen"] = ready.seen.plain()
     record |= {"classes": [each.plain() for each in chosen], "postprocess": described.postprocess}
@@ -232,7 +250,7 @@ def calibrate(
     fit = Fit(ready.engine.class_names, ready.engine.ignore_index)
     _scored_by(ready, "temperature", fit)
     found = fit.fitted()
-    record.rewrite(ready.weights.path, replace(trained, temperature=found.temperature))
+    record.rewrite(ready.weights[0].path, replace(trained, temperature=found.temperature))
     RunFolder(ready.folder).write_json("calibration.json", {**found.plain(), "seen": ready.seen.plain()})
     return found.table()
 
@@ -244,7 +262,7 @@ def _on_validation(
     overrides: Mapping[str, Any] | None,
     what: str,
     allow_seen: bool,
-) -> tuple[_Ready, Any]:
+) -> tuple[Ready, Any]:
     """Return a run with its weights loaded and its own validation cases, and the model that the weights describe."""
     given = dict(overrides or {})
     for key in ("fold", "fold_key", "validation_fold", "datalist"):
@@ -254,13 +272,13 @@ def _on_validation(
             )
     if given.setdefault("scored", "validation") != "validation":
         raise WorkflowError(f"scored is {given['scored']!r}, but {what} on validation cases alone")
-    ready = _prepare(run, data, overlays, given, allow_seen=allow_seen)
+    ready = prepare([run], data, overlays, given, allow_seen=allow_seen)
     from medseg.bundle.record import load_described
 
-    return ready, load_described(ready.engine.network, ready.weights, ready.description)
+    return ready, load_described(ready.engine.network, ready.weights[0], ready.description)
 
 
-def _scored_by(ready: _Ready, name: str, score: Any) -> None:
+def _scored_by(ready: Ready, name: str, score: Any) -> None:
     """Go over a run's cases with one more score."""
     from medseg.engines.loading import stop_workers
 
@@ -269,75 +287,6 @@ def _scored_by(ready: _Ready, name: str, score: Any) -> None:
         ready.engine.score(ready.engine.network)
     finally:
         stop_workers(ready.engine)
-
-
-@dataclass(frozen=True)
-class _Ready:
-    """A trained run, its data and its evaluator."""
-
-    folder: Path
-    weights: Weights
-    description: Any
-    wanted: Mapping[str, Any]
-    options: Mapping[str, Any]
-    datalist: Any
-    engine: Any
-    seen: Seen
-
-
-def _prepare(
-    run: str | Path, data: str | Path | None, overlays: Sequence[str], given: dict[str, Any], *, allow_seen: bool
-) -> _Ready:
-    folder = library.run_folder(run)
-    if not folder.is_dir():
-        raise WorkflowError(f"{run}: no such folder; name the folder of a run")
-    file = library.weights_file(folder)
-    name = given.pop("device", None)
-    changes = {key: given.pop(key) for key in list(given) if key.startswith("inference#")}
-    early.refuse_unread("evaluate", given, EVALUATED, ", device and inference#...")
-    early.refuse_inference(changes)
-    Options.of(given)
-    wanted = {**_recorded(folder), **given, "resume": False}
-    part = str(wanted.get("scored", "test"))
-    options = {name: value for name, value in wanted.items() if name in Options.names()}
-    found = data_of(folder) if data is None else load_data(data)
-    if data is not None and not found.fold_keys and "fold" not in given:
-        options |= {"fold": None, "fold_key": "fold", "validation_fold": "next"}  # the training's say nothing of these
-    entries = scored(split(found, options, Command("medseg", (), given)), part)
-    if not entries:
-        raise _empty(found, part)
-    together = options.get("fold_key", "fold") == "fold"  # other schemes divide groups by design
-    seen = refuse_seen([folder], found, entries, part, groups=together, allowed=allow_seen)
-    from medseg.bundle import assembly, networks
-    from medseg.bundle.inference import with_inference
-    from medseg.bundle.record import read_weights
-    from medseg.runs.processes import pick_device
-
-    device = pick_device(name)
-    weights = read_weights(file)
-    trained = weights.description
-    if trained is None:
-        raise WorkflowError(
-            f"{weights.path} carries no record of its model; lay it into a copy of its bundle (medseg bundle copy NAME "
-            "-o FOLDER) as models/model.pt, predict with that (medseg predict FOLDER IMAGES MASKS) and score the "
-            "masks: medseg score MASKS TRUTHS"
-        )
-    described = with_inference(trained, overlays, changes)
-    dataset = assembly.scored_samples(entries, described, cache=False, native=True)
-    network = networks.rebuild(described.network).to(device)
-    inferer = assembly.inferer(described)
-    engine = assembly.evaluator(options, device, found, dataset, network, inferer=inferer, batch_size=1)
-    return _Ready(folder, weights, described, wanted, options, found, engine, seen)
-
-
-def _empty(data: Datalist, part: str) -> WorkflowError:
-    """Return what to do where a part has no image."""
-    others = [spelt("scored", name) for name in ("test", "validation") if name != part]
-    trained_so = f"; a training keeps some apart with {spelt('validation_fold', 1)}" if part == "validation" else ""
-    return WorkflowError(
-        f"{data.path}: its {part} part is empty, so that nothing can be scored (all of it was trained on?); name "
-        f"other data with {spelt('data')}, or another part with {' or '.join(others)}{trained_so}"
-    )
 
 
 def _asked(
@@ -369,29 +318,3 @@ def _parser(command: Command, folder: Path) -> Any:
 def _evaluate(parser: Any, entry_point: str) -> None:
     for number in range(len(parser.get(entry_point) or [])):
         parser.get_parsed_content(f"{entry_point}#{number}")
-
-
-def _recorded(folder: Path) -> dict[str, Any]:
-    """Return the options that a run recorded."""
-    import yaml
-
-    path = folder / "config.yaml"
-    if not path.is_file():
-        return {}
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    return dict(content) if isinstance(content, Mapping) else {}
-
-
-def data_of(folder: Path) -> Datalist:
-    """Return the data that a run was trained on, where they lay then.
-
-    Args:
-        folder: of the run.
-
-    Raises:
-        MedsegError: if it does not say, or they are not there any more.
-    """
-    place = folder / library.PLACE
-    if not place.is_file():
-        raise WorkflowError(f"{folder} does not say where its data lie; name their folder with {spelt('data')}")
-    return datalist({"datalist": json.loads(place.read_text(encoding="utf-8"))["datalist"]}, None)

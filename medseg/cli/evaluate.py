@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from medseg.cli._arguments import (
     add_output,
@@ -25,7 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("run_folder", type=Path, metavar="run", help="folder of a run")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder of another datalist (default: the training's)")
-    add_output(parser, "folder of the evaluation (default: in the run's)")
+    parser.add_argument(
+        "--ensemble", nargs="+", default=[], metavar="RUN", help="average with these runs, of folds, on the test list"
+    )
+    add_output(parser, "folder of the evaluation (default: in the run's; an ensemble has none)")
     parser.add_argument(
         "--choose-postprocessing",
         action="store_true",
@@ -57,6 +61,12 @@ def run(options: argparse.Namespace) -> int:
     if asked and (options.output is not None or options.json or options.scores):
         said = " and ".join(f"--{name.replace('_', '-')}" for name in asked)
         raise MedsegError(f"{said} writes into the run; leave --output, --scores and --json out")
+    if asked and options.ensemble:
+        raise MedsegError(
+            "each run has validation cases of its own; leave --ensemble out, and name one run after another"
+        )
+    if options.ensemble and options.output is None:
+        raise MedsegError("an ensemble has no folder of its own; say where its scores go: --output DIR")
     for name in asked:
         table = getattr(workflow, name)(
             options.run_folder,
@@ -68,15 +78,17 @@ def run(options: argparse.Namespace) -> int:
         sys.stdout.write(table.to_text() + "\n")
     if asked:
         return 0
-    found = workflow.evaluate(
-        options.run_folder,
-        data=options.data,
-        output=options.output,
-        overlays=options.overlays,
-        overrides=overrides,
-        scores=scores_of(options),
-        allow_seen=options.allow_seen,
-    )
+    given: dict[str, Any] = {
+        "data": options.data,
+        "output": options.output,
+        "overlays": options.overlays,
+        "overrides": overrides,
+    }
+    given["allow_seen"] = options.allow_seen
+    if options.ensemble:
+        found = workflow.evaluate_together([options.run_folder, *options.ensemble], **given, scores=scores_of(options))
+    else:
+        found = workflow.evaluate(options.run_folder, **given, scores=scores_of(options))
     if options.json:
         write_json(found.scores)
         return 0

@@ -34,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     table = actions.add_parser("table", help="make the table from the cells that are there")
     table.add_argument("folder", type=Path, metavar="DIR", help="folder of a study")
     table.add_argument("--incomplete", action="store_true", help="though cells are missing; the table says which")
+    test = actions.add_parser("test", help="score the cells and the ensembles of their folds on the test list")
+    test.add_argument("folder", type=Path, metavar="DIR", help="folder of a study, whose record says each test")
+    test.add_argument("--rows", nargs="+", default=[], metavar="ROW", help="to test (default: all)")
     cell = actions.add_parser("cell", help="make one cell in this process, for a batch system")
     cell.add_argument("folder", type=Path, metavar="DIR", help="folder of a study")
     cell.add_argument("name", metavar="CELL", help="name of the cell")
@@ -41,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--patience", type=number_above_zero, metavar="S", help="seconds to wait for another process in the cell (60)"
     )
     cell.add_argument("--tied", action="store_true", help="end at once when standard input closes")
-    for each in (run_, table, cell):
+    for each in (run_, table, test, cell):
         each.add_argument("--mixed", action="store_true", help=_MIXED)
     listed = actions.add_parser("list", help="say what the studies have that come with medseg, or one of yours")
     listed.add_argument(
@@ -54,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
-    actions = {"run": _run, "table": _table, "cell": _cell, "list": _list}
+    actions = {"run": _run, "table": _table, "test": _test, "cell": _cell, "list": _list}
     return actions[options.action](options)
 
 
@@ -86,6 +89,17 @@ def _table(options: argparse.Namespace) -> int:
 
     table = make_table(options.folder, mixed=options.mixed, incomplete=options.incomplete)
     _print(table)
+    return 0
+
+
+def _test(options: argparse.Namespace) -> int:
+    own_process()
+    from medseg.studies.testing import score_test_list
+
+    folder, tables = score_test_list(options.folder, rows=options.rows, mixed=options.mixed, say=say)
+    for name, table in tables.items():
+        _print(table)
+        say(f"table: {shown(folder / name / 'table.html')}")
     return 0
 
 

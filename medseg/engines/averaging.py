@@ -36,23 +36,20 @@ class MovingAverage(AveragedModel):
         super().__init__(network, use_buffers=True)
         self.requires_grad_(False)
         self.decay = decay
-        self._averaged: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
-        self._counters: list[tuple[Tensor, Tensor]] = []
+        self._pairs: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
         """Take a step of the network into the average; the first one is the average."""
-        if not self._averaged:
+        if not self._pairs:
             self._pair(model)
         steps = int(self.n_averaged)  # it lies on the CPU
         share = 1 - min(self.decay, (1 + steps) / (10 + steps)) if steps else 1.0
-        for averaged, current in self._averaged.values():
-            if steps:
+        for averaged, current in self._pairs.values():
+            if steps and averaged[0].is_floating_point():
                 torch._foreach_lerp_(averaged, current, share)
-            else:
+            else:  # a counter is taken over
                 torch._foreach_copy_(averaged, current)
-        for mine, theirs in self._counters:
-            mine.copy_(theirs)
         self.n_averaged += 1
 
     def _pair(self, model: nn.Module) -> None:
@@ -60,10 +57,7 @@ class MovingAverage(AveragedModel):
         ours, theirs = (itertools.chain(each.parameters(), each.buffers()) for each in (self.module, model))
         found: dict[Any, tuple[list[Tensor], list[Tensor]]] = defaultdict(lambda: ([], []))
         for mine, current in zip(ours, theirs, strict=True):
-            if mine.is_floating_point():
-                pair = found[mine.device, mine.dtype]
-                pair[0].append(mine.detach())
-                pair[1].append(current.detach())
-            else:
-                self._counters.append((mine, current))
-        self._averaged = dict(found)
+            pair = found[mine.device, mine.dtype]
+            pair[0].append(mine.detach())
+            pair[1].append(current.detach())
+        self._pairs = dict(found)

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medseg import __version__
 from medseg.atomic import atomic_write
 from medseg.data.file_facts import cache_folder, content_hash
 from medseg.data.schema import PATH_KEYS
@@ -58,7 +59,7 @@ class CaseFiles:
 
     def __init__(self, prepared: str, folder: str | Path | None = None) -> None:
         self.folder = Path(folder) if folder is not None else cache_folder() / "cases"
-        self.key = f"{_FORMAT} {version('monai')} {version('medseg')} {prepared}"
+        self.key = f"{_FORMAT} {version('monai')} {__version__} {prepared}"
 
     def have_room(self, size: int) -> bool:
         """Return whether a data set may be kept here, which takes at most half of the free disk.

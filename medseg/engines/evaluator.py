@@ -18,6 +18,7 @@ from monai.inferers import Inferer, SimpleInferer
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from medseg.engines.ensemble import OverMembers, joined, members_of
 from medseg.engines.loading import SegmentationDataset, make_loader
 from medseg.engines.precision import autocast, resolve_precision
 from medseg.engines.prediction_checks import warn_of_one_class
@@ -47,7 +48,7 @@ class Evaluator(SupervisedEvaluator):
         device: where to evaluate.
         dataset: samples with ``image`` ``(C, *S)`` and ``label`` ``(1, *S)``, class indices; or, with ``image_affine``
             and ``affine`` (of the label), a label ``(1, *T)`` on the grid of its file.
-        network: the network, which gives logits ``(B, classes, *S)``.
+        network: the network, which gives logits ``(B, classes, *S)``; or an `Ensemble` of such.
         labels: class names by index.
         inferer: sliding window or MONAI's ``SimpleInferer`` (default).
         ignore_index: label value that counts for nothing.
@@ -93,7 +94,8 @@ class Evaluator(SupervisedEvaluator):
         self.channels_last = channels_last
         self.batch_size = batch_size
         self.postprocess: Postprocess | None = None
-        self.temperature = 1.0  # that logits are divided by, see `medseg.bundle.temperature`
+        self.temperatures = [1.0] * len(members_of(network))  # see `medseg.bundle.temperature`
+        self._of_one = inferer or SimpleInferer()
         self._loss = None if loss_function is None else LossScore(loss_function, self.class_names, ignore_index)
         self.use_scores(scores or {})
         self._worst = WorstCases(shown)
@@ -108,7 +110,7 @@ class Evaluator(SupervisedEvaluator):
             device=device,
             val_data_loader=[],
             network=network,
-            inferer=inferer or SimpleInferer(),
+            inferer=OverMembers(self._of_one, lambda: self.temperatures),
             prepare_batch=self._prepare,
             non_blocking=True,
             decollate=False,
@@ -254,15 +256,16 @@ class Evaluator(SupervisedEvaluator):
     def _classes(self, image: Tensor, way: WayBack, label: Tensor) -> Tensor:
         """Return class indices ``(1, *T)`` on a label's own grid ``(*T)``; logits are held block by block."""
 
-        def checked() -> Iterator[Block]:
-            for block in finite(blocks_of(self.inferer, image, self.network)):
+        def checked(network: nn.Module) -> Iterator[Block]:
+            for block in finite(blocks_of(self._of_one, image, network)):
                 self._check_number(block.logits.shape[1])
                 yield block
 
         def seen() -> Iterator[Block]:
-            for block in way.blocks(checked()):
-                self.board.see(self._tempered(block.logits[0]), label[block.at[1:]])
-                yield block
+            for blocks in zip(*(way.blocks(checked(each)) for each in members_of(self.network)), strict=True):
+                logits = joined([block.logits for block in blocks], self.temperatures)
+                self.board.see(logits[0], label[blocks[0].at[1:]])
+                yield Block(blocks[0].at, logits)
 
         return class_indices(seen(), (1, *way.target_size))
 
@@ -290,7 +293,6 @@ class Evaluator(SupervisedEvaluator):
             self._check_number(logits.shape[1])
             check_finite(logits, [self._names[index] for index in indices])
             found = logits.max(dim=1).indices  # several times faster than argmax on a CPU
-            logits = self._tempered(logits)
         for number, index in enumerate(indices):
             entry, affine = self.dataset.data[index], affine_of(self.state.batch, number)
             case = ScoredCase(
@@ -307,9 +309,6 @@ class Evaluator(SupervisedEvaluator):
                 self.board.see(logits[number], case.label)
             row = self.board.update(case)
             self._offer(case, row.mean("dice"))
-
-    def _tempered(self, logits: Tensor) -> Tensor:
-        return logits if self.temperature == 1 else logits / self.temperature
 
     def _finished(self, prediction: Tensor, affine: NDArray[np.float64] | None) -> Tensor:
         """Return a prediction after the model's postprocessing, as `medseg.prediction.collected` does it."""

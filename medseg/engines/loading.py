@@ -87,6 +87,7 @@ class SegmentationDataset(torch.utils.data.Dataset[Any]):
     redraws = False  # whether a batch may hold a case more than once
     augments = True  # whether samples come augmented; else with the seed, for `augmented`
     same_size = False  # whether samples are known to have one size before the augmentation
+    chances: Callable[[], Sequence[float]] | None = None  # of each case to be drawn; None draws them alike
 
     def __init__(
         self,
@@ -235,8 +236,10 @@ class EpochSampler(DistributedSampler[Any]):
         processes: W.
         rank: r; process r takes every W-th of one global order.
         seed: of the order.
-        iterations: steps an epoch, for which cases are drawn again, each as often as any other to within one; ``None``
-            for a pass over the cases.
+        iterations: steps an epoch, for which cases are drawn again; ``None`` for as many draws as there are cases.
+
+    Each case is drawn as often as any other to within one; where the data set says their ``chances``, as many draws as
+    there are cases hold each as often as expected of it, to within one, and so of all cases with one chance together.
     """
 
     def __init__(
@@ -254,6 +257,7 @@ class EpochSampler(DistributedSampler[Any]):
         self.foreground = dataset.foreground
         self.step = batch_size * processes
         self.samples = self.num_samples if iterations is None else iterations * batch_size
+        self.chances = None if dataset.chances is None else np.asarray(dataset.chances(), np.float64)
 
     def __len__(self) -> int:
         """Return the number of samples of this process in an epoch."""
@@ -265,14 +269,28 @@ class EpochSampler(DistributedSampler[Any]):
 
     def _global(self) -> Iterator[Draw]:
         """Yield the order of all processes together, without end."""
-        flags = self._flags()
-        for visit in itertools.count():
-            shuffled = torch.Generator().manual_seed(self.seed + self.epoch)
-            order = torch.randperm(self.cases, generator=shuffled).tolist()
-            if visit:
-                order = self._numbers(visit).permutation(self.cases).tolist()
-            for index in order:
-                yield Draw(self.epoch, index, visit, next(flags))
+        flags, visits = self._flags(), [0] * self.cases
+        for turn in itertools.count():
+            for index in self._order(turn):
+                yield Draw(self.epoch, index, visits[index], next(flags))
+                visits[index] += 1
+
+    def _order(self, turn: int) -> list[int]:
+        """Return as many draws as there are cases."""
+        shuffled = torch.Generator().manual_seed(self.seed + self.epoch)
+        order = torch.randperm(self.cases, generator=shuffled).numpy()
+        if turn:
+            order = self._numbers(turn).permutation(self.cases)
+        if self.chances is None:
+            return [int(index) for index in order]
+        # systematic sampling: cases lie side by side, each as wide as it is expected, those of one chance together;
+        # equally spaced points, the first at random, say how often each is taken
+        numbers = self._numbers(turn, 0, 1)
+        order = order[np.argsort(self.chances[order], kind="stable")]
+        ends = np.cumsum(self.chances[order]) / self.chances.sum() * self.cases
+        ends[-1] = self.cases
+        taken = np.diff(np.floor(ends + numbers.random()), prepend=0.0).astype(int)
+        return [int(index) for index in numbers.permutation(np.repeat(order, taken))]
 
     def _flags(self) -> Iterator[bool]:
         """Yield, step by step, as many ``True`` as the share says, at places that change: no process gets them all."""

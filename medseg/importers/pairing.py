@@ -16,7 +16,7 @@ from pathlib import Path
 from medseg.errors import counted
 from medseg.importers.folder import stem_of
 
-__all__ = ["Affix", "Rule", "is_image", "is_label", "rules_between", "rules_within", "words"]
+__all__ = ["Affix", "Rule", "is_image", "is_label", "labels_among", "rules_between", "rules_within", "words"]
 
 _LABEL = frozenset(
     (
@@ -206,6 +206,35 @@ def rules_within(files: Sequence[Path], image_suffix: str | None = None, label_s
         if rules:
             made.append(max(rules, key=lambda rule: (len(rule.pairs), -rule.image.length)))
     return made
+
+
+def labels_among(files: Iterable[Path]) -> dict[Path, Path]:
+    """Return files that, by their names, are labels of others among them, each with the image that it is of.
+
+    They lie in one folder, such as ``a.png`` and ``a_mask.png``, or in two: ``images/a.png`` and ``labels/a.png``.
+
+    Args:
+        files: of any folders.
+    """
+    found: dict[Path, Path] = {}
+    folders: dict[Path, list[Path]] = defaultdict(list)
+    for path in files:
+        folders[path.parent].append(path)
+    for here in folders.values():
+        for rule in rules_within(here):
+            found |= {label: image for image, label in rule.pairs.values()}
+    images = {
+        (folder.parent, stem_of(path)): path
+        for folder, here in folders.items()
+        for path in here
+        if not is_label(folder.name)
+    }
+    for folder, here in folders.items():
+        for path in here if is_label(folder.name) else ():
+            image = images.get((folder.parent, stem_of(path)))
+            if image is not None:
+                found.setdefault(path, image)
+    return found
 
 
 def _label_end(stem: str) -> str:

@@ -11,17 +11,20 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medseg.errors import MedsegError, shown
+from medseg.jobs.gpus import VISIBLE, Gpus
 from medseg.jobs.here import at_least_one
 from medseg.jobs.job import Done, Executor, Job, work
 
 __all__ = ["batch"]
 
-_CLUSTER = "cluster"
+_CLUSTER, _GPUS = "cluster", "gpus_per_node"
+_OF_THIS_MACHINE = ("local", "debug")
 _END = 20.0  # seconds
 _POLL = 1.0  # seconds between two looks at the jobs
 _LONG = 14 * 24 * 60  # minutes that a job on this machine may take, which submitit otherwise ends after two
@@ -30,11 +33,11 @@ _LONG = 14 * 24 * 60  # minutes that a job on this machine may take, which submi
 class _Work:
     """A job as submitit takes it: one that its batch system puts off goes on later."""
 
-    def __init__(self, job: Job, share: int) -> None:
-        self._job, self._share = job, share
+    def __init__(self, job: Job, share: int, environment: Mapping[str, str]) -> None:
+        self._job, self._share, self._environment = job, share, environment
 
     def __call__(self) -> Done:
-        return work(self._job, self._share)
+        return work(self._job, self._share, environment=self._environment)
 
     def checkpoint(self) -> Any:
         """Return what is put into the queue again, as the time of the job is over or its machine is wanted."""
@@ -69,8 +72,7 @@ def batch(workers: int = 1, settings: Mapping[str, Any] | None = None) -> Execut
         if not jobs:
             return
         executor = _executor(Path(os.path.commonpath([job.log.parent for job in jobs])) / "submitit", given)
-        share = 1 if executor.cluster == "slurm" else workers
-        yield from _rolling(executor, [_Work(job, share) for job in jobs], jobs, workers)
+        yield from _rolling(executor, jobs, workers, _Shares.of(executor.cluster, given, workers))
 
     return execute
 
@@ -95,26 +97,50 @@ def _executor(folder: Path, given: Mapping[str, Any]) -> Any:
     return executor
 
 
-def _rolling(executor: Any, todo: Sequence[_Work], jobs: Sequence[Job], workers: int) -> Iterator[Done]:
+@dataclass(frozen=True)
+class _Shares:
+    """What jobs get of the machine that they work on; of another machine, its batch system says it."""
+
+    processors: int
+    gpus: Gpus | None
+
+    @classmethod
+    def of(cls, cluster: str, given: Mapping[str, Any], workers: int) -> _Shares:
+        if cluster not in _OF_THIS_MACHINE:
+            return cls(1, None)
+        return cls(workers, None if _GPUS in given else Gpus())
+
+    @contextmanager
+    def lend(self, job: Job) -> Iterator[Mapping[str, str]]:
+        if self.gpus is None:
+            yield {}
+            return
+        with self.gpus.lend(job) as lent:  # submitit hides all GPUs from jobs of this machine, or shows all the same
+            yield {VISIBLE: ",".join(self.gpus.names), **lent}
+
+
+def _rolling(executor: Any, jobs: Sequence[Job], workers: int, shares: _Shares) -> Iterator[Done]:
     """Keep so many jobs in the queue; yield each that has ended."""
-    left = list(zip(jobs, todo, strict=True))[::-1]
-    running: dict[str, tuple[Job, Any]] = {}
+    left = list(jobs)[::-1]
+    running: dict[str, tuple[Job, Any, ExitStack]] = {}
     try:
         while left or running:
             while left and len(running) < workers:
-                job, task = left.pop()
-                running[job.name] = (job, executor.submit(task))
-            ended = [(job, submitted) for job, submitted in running.values() if submitted.done()]
-            for job, submitted in ended:
+                job, lent = left.pop(), ExitStack()
+                environment = lent.enter_context(shares.lend(job))
+                running[job.name] = (job, executor.submit(_Work(job, shares.processors, environment)), lent)
+            ended = [each for each in running.values() if each[1].done()]
+            for job, submitted, lent in ended:
                 del running[job.name]
+                lent.close()
                 yield _result(job, submitted)
             if not ended:
                 time.sleep(_POLL)
     finally:  # the caller has had enough, or was told to end
-        for _, submitted in running.values():
+        for _, submitted, _ in running.values():
             with suppress(Exception):  # a batch system may say anything of a job that has ended by itself
                 submitted.cancel()
-        _let_end([submitted for _, submitted in running.values()])
+        _let_end([submitted for _, submitted, _ in running.values()])
 
 
 def _let_end(cancelled: Sequence[Any]) -> None:

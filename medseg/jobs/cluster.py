@@ -9,17 +9,23 @@ by Ray's own ``RAY_ADDRESS``; none is started unasked. One that asks for a token
 from __future__ import annotations
 
 import contextlib
+import logging
+import math
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from medseg.errors import MedsegError, shown
+from medseg.errors import MedsegError, counted, shown
 from medseg.jobs.here import at_least_one
 from medseg.jobs.job import Done, Executor, Job, cores, work
 
 __all__ = ["cluster"]
 
-_ADDRESS, _LOCAL = "address", "local"
+logger = logging.getLogger(__name__)
+
+_ADDRESS, _LOCAL, _GPUS = "address", "local", "num_gpus"
+_TOKEN = re.compile("InvalidAuthToken|Unauthenticated|authentication token")
 _TASK = ("accelerator_type", "max_retries", "memory", "num_cpus", "num_gpus", "scheduling_strategy")
 
 
@@ -31,7 +37,8 @@ def cluster(workers: int = 1, settings: Mapping[str, Any] | None = None) -> Exec
         settings: ``address`` of the cluster, ``HOST:PORT``, ``auto`` for the one of this machine, or ``local`` for one
             that is started on this machine and ends with the last job; and Ray's options of a task: ``num_cpus``,
             ``num_gpus``, ``memory`` (bytes), ``accelerator_type``, ``scheduling_strategy``, and ``max_retries`` (3),
-            how often the job of a worker that died is given to another.
+            how often the job of a worker that died is given to another. On this machine the GPUs are divided between
+            the workers; in a cluster that is there, a job sees as many as ``num_gpus`` says, by Ray's default none.
 
     Raises:
         MedsegError: if Ray is not installed, no cluster is named, an option is none of these, or ``workers`` is not at
@@ -57,7 +64,8 @@ def cluster(workers: int = 1, settings: Mapping[str, Any] | None = None) -> Exec
 
     def execute(jobs: Sequence[Job]) -> Iterator[Done]:
         with _joined(str(address)):
-            yield from _rolling(jobs, given, workers)
+            gpus = {} if _GPUS in given else _gpus_each(workers, ours=address == _LOCAL)
+            yield from _rolling(jobs, given, gpus, workers)
 
     return execute
 
@@ -82,29 +90,53 @@ def _joined(address: str) -> Iterator[None]:
 
 
 def _refusal(address: str, error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = str(error).lower()
-    said = shown(lines[0]) if lines else type(error).__name__
-    if "token" in text or "unauthenticated" in text:
+    lines = [line.strip() for line in _said_by(error) if line.strip()]
+    if asked := [line for line in lines if _TOKEN.search(line)]:
+        said = shown(asked[-1].partition(". ")[0])
         return (
             f"the Ray cluster {address} asks for a token ({said}): set RAY_AUTH_MODE=token and its token in "
             "RAY_AUTH_TOKEN, or the file of it in RAY_AUTH_TOKEN_PATH; ray get-auth-token shows it where it was started"
         )
+    said = shown(lines[0]) if lines else type(error).__name__
     return f"the Ray cluster {address} cannot be joined ({said}); see that it runs (ray status) and name its address"
 
 
-def _rolling(jobs: Sequence[Job], options: Mapping[str, Any], workers: int) -> Iterator[Done]:
+def _said_by(error: BaseException | None) -> Iterator[str]:
+    """Yield the lines of an error and of what caused it, which alone says that a token was refused."""
+    while error is not None:
+        yield from str(error).splitlines()
+        error = error.__cause__
+
+
+def _gpus_each(workers: int, *, ours: bool) -> dict[str, float]:
+    """Return the option of tasks that see GPUs: of a Ray that is ours all of them are divided between the workers."""
+    import ray
+
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    if gpus and ours:
+        return {_GPUS: 1 / math.ceil(workers / gpus)}
+    if gpus:
+        logger.warning(
+            "the Ray cluster has %s, of which jobs see none; --job num_gpus=1 gives each one", counted(gpus, "GPU")
+        )
+    return {}
+
+
+def _rolling(
+    jobs: Sequence[Job], options: Mapping[str, Any], gpus: Mapping[str, float], workers: int
+) -> Iterator[Done]:
     """Keep so many tasks in the cluster; yield each job that is done."""
     import ray
 
-    task = ray.remote(**options)(work) if options else ray.remote(work)
+    task = ray.remote(work)
     left = list(jobs)[::-1]
     running: dict[Any, Job] = {}
     try:
         while left or running:
             while left and len(running) < workers:
                 job = left.pop()
-                running[task.remote(job)] = job
+                asked = options if job.names_device else {**gpus, **options}
+                running[task.options(**asked).remote(job)] = job
             ended, _ = ray.wait(list(running), num_returns=1)
             for reference in ended:
                 job = running.pop(reference)

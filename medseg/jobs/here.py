@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import AbstractContextManager, nullcontext
 from threading import Lock
 
 from medseg.errors import MedsegError
+from medseg.jobs.gpus import Gpus
 from medseg.jobs.job import Done, Executor, Job, Process, threads
 
-__all__ = ["Lend", "at_least_one", "here"]
-
-Lend = Callable[[], AbstractContextManager[Mapping[str, str]]]
-"""Lends a job what only one may have at a time, such as a GPU: the environment that names it, until the job is done."""
+__all__ = ["at_least_one", "here"]
 
 
 def at_least_one(workers: int) -> int:
@@ -30,15 +27,15 @@ def at_least_one(workers: int) -> int:
     return workers
 
 
-def here(workers: int = 1, *, lend: Lend | None = None) -> Executor:
+def here(workers: int = 1) -> Executor:
     """Return the executor of this machine.
 
-    The processors are divided between the processes, unless ``OMP_NUM_THREADS`` says otherwise. They end with the
-    process that started them, however that ends: their standard input closes then.
+    The processors are divided between the processes, unless ``OMP_NUM_THREADS`` says otherwise, and each sees one GPU:
+    its own, or of more processes than GPUs one that it shares with as few as can be. They end with the process that
+    started them, however that ends: their standard input closes then.
 
     Args:
         workers: processes at a time.
-        lend: entered before a process is started, and left when it has ended; it may wait.
 
     Raises:
         MedsegError: if ``workers`` is not at least 1.
@@ -46,7 +43,7 @@ def here(workers: int = 1, *, lend: Lend | None = None) -> Executor:
     at_least_one(workers)
 
     def execute(given: Sequence[Job]) -> Iterator[Done]:
-        running = _Running(threads(workers), lend or _nothing)
+        running = _Running(threads(workers), Gpus())
         pool = ThreadPoolExecutor(workers)
         try:
             futures = [pool.submit(running.run, job) for job in given]
@@ -60,15 +57,11 @@ def here(workers: int = 1, *, lend: Lend | None = None) -> Executor:
     return execute
 
 
-def _nothing() -> AbstractContextManager[Mapping[str, str]]:
-    return nullcontext({})
-
-
 class _Running:
     """The processes that work at the moment."""
 
-    def __init__(self, environment: Mapping[str, str], lend: Lend) -> None:
-        self._environment, self._lend = environment, lend
+    def __init__(self, environment: Mapping[str, str], gpus: Gpus) -> None:
+        self._environment, self._gpus = environment, gpus
         self._lock = Lock()
         self._alive: list[Process] = []
         self._ended = False
@@ -77,7 +70,7 @@ class _Running:
         """Do a job in a process of its own, and wait for it."""
         if job.complete.is_file():
             return Done(job.name)
-        with self._lend() as lent:
+        with self._gpus.lend(job) as lent:
             with self._lock:
                 if self._ended:
                     return Done(job.name, "it was not begun")

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-__all__ = ["COMMAND", "Done", "Executor", "Job", "Process", "cores", "threads", "work"]
+__all__ = ["COMMAND", "Done", "Executor", "Job", "Process", "cores", "names_device", "threads", "work"]
 
 COMMAND = (sys.executable, "-m", "medseg.cli")
 """What a job's words are given to."""
@@ -33,12 +34,14 @@ class Job:
         words: of the command ``medseg``, which ends when its standard input closes.
         log: file that what it says is added to; its folder is made.
         complete: file that is there when the job is done.
+        names_device: whether its words, or what they refer to, name a device; else it takes the GPU that it is given.
     """
 
     name: str
     words: tuple[str, ...]
     log: Path
     complete: Path
+    names_device: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,15 @@ class Done:
 
 Executor = Callable[[Sequence[Job]], Iterator[Done]]
 """Takes jobs, and yields each when it is done; closed before the last, it ends those that are at work."""
+
+
+def names_device(settings: Mapping[str, Any]) -> bool:
+    """Return whether settings of a model name a device, ``cpu`` or one GPU of several, and do not leave it open.
+
+    Args:
+        settings: single keys of a configuration.
+    """
+    return settings.get("device") not in (None, "auto", "cuda")
 
 
 def cores() -> int:
@@ -110,17 +122,18 @@ class Process:
         return said[-1] if said else how
 
 
-def work(job: Job, share: int = 1, command: Sequence[str] = ()) -> Done:
+def work(job: Job, share: int = 1, command: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> Done:
     """Do a job where this function is called, such as on a machine of a batch system, in a process of its own.
 
     Args:
         job: what is to be done; one that is complete is left as it is.
         share: jobs between which the processors of this machine are divided, unless ``OMP_NUM_THREADS`` says otherwise.
         command: as in `Process`.
+        environment: variables beside those of this process.
     """
     if job.complete.is_file():
         return Done(job.name)
-    return Process(job, threads(share), command).wait()
+    return Process(job, {**threads(share), **(environment or {})}, command).wait()
 
 
 def threads(share: int) -> dict[str, str]:

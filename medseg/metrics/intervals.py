@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.errors import counted
+
 __all__ = ["LEAST_GROUPS", "ClusterBootstrap", "Interval"]
 
 LEAST_GROUPS = 5
@@ -52,13 +54,18 @@ class ClusterBootstrap:
 
     def note(self) -> str:
         """Say it in a sentence."""
-        noun = {"group": "groups", "case": "cases"}.get(self.by, "groups and single cases")
         if self.number < LEAST_GROUPS:
-            return f"No intervals: {self.number} {noun}, {LEAST_GROUPS} are the least."
+            return f"No intervals: {self.counted()}, {LEAST_GROUPS} are the least."
         return (
-            f"[low, high]: {LEVEL:.0%} bootstrap interval of the mean, by {self.number} {noun}; there is none where "
+            f"[low, high]: {LEVEL:.0%} bootstrap interval of the mean, by {self.counted()}; there is none where "
             f"fewer than {LEAST_GROUPS} count."
         )
+
+    def counted(self) -> str:
+        """Return how many of what is drawn there are."""
+        if self.by in ("group", "case"):
+            return counted(self.number, self.by)
+        return counted(self.number, "group or single case", "groups and single cases")
 
     def intervals(self, values: Values) -> tuple[list[Interval | None], Interval | None]:
         """Return the interval of each column's mean over the cases, and that of the mean of these means.

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg.bundle.description import Description
+from medseg.engines.ensemble import logits_of
 from medseg.inferers.blocks import Block, classes_of
 from medseg.io.placement import Grid
 from medseg.metrics.uncertainty import entropy_of, may_hold_something, probabilities_of
@@ -80,7 +81,7 @@ class Collected:
             mean = members[0] if len(members) == 1 else torch.stack(members).mean(0)
             self._beside(at[1:], mean, members)
             if len(blocks) > 1:
-                logits = mean.clamp(min=torch.finfo(mean.dtype).tiny).log()
+                logits = logits_of(mean)
         if self._at_once:
             found = classes_of(logits)
             if self._indices is None:

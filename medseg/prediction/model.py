@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from monai.data import MetaTensor
 from torch import Tensor, nn
 
 from medseg.bundle import feeding, networks
-from medseg.bundle.description import Description, differences
-from medseg.bundle.ensemble import members
+from medseg.bundle.description import Description
+from medseg.bundle.ensemble import members, refuse_unlike
 from medseg.bundle.library import weights_file
 from medseg.bundle.record import load_described, read_weights, verified_hash
 from medseg.bundle.source import read_source
@@ -259,7 +259,8 @@ def load(
     Raises:
         BundleError: if there are no weights.
         NetworkError: if their network is of another package, and that is not trusted.
-        ModelError: if nothing says how they are fed, or members of an ensemble are fed otherwise.
+        ModelError: if nothing says how they are fed.
+        DescriptionError: if members of an ensemble are fed otherwise.
         CheckpointError: if they cannot be read or do not fit.
         SignatureError: if they are not signed by the key.
     """
@@ -269,16 +270,10 @@ def load(
     found = [_load(place, trust, backend, signed_by) for place in places]
     if precision not in ("auto", "fp32") and any(isinstance(network, Exported) for network, *_ in found):
         raise ModelError(f"precision is {precision!r}, but an export computes as it was exported; leave it out")
-    first = found[0][1]
-    for place, (_, other, _) in zip(places[1:], found[1:], strict=True):
-        apart = differences(first, replace(other, network=first.network))
-        if list(other.classes) != list(first.classes):
-            apart.append(f"classes {', '.join(first.classes)} (here {', '.join(other.classes)})")
-        if apart:
-            raise ModelError(f"{place} and {places[0]} are no ensemble: {'; '.join(apart)}; name runs of one recipe")
+    refuse_unlike({str(place): description for place, (_, description, _) in zip(places, found, strict=True)})
     loaded, _, hashes = zip(*found, strict=True)
     temperatures = [description.temperature for _, description, _ in found]
-    return Model(loaded, first, device=device, precision=precision, hashes=hashes, temperatures=temperatures)
+    return Model(loaded, found[0][1], device=device, precision=precision, hashes=hashes, temperatures=temperatures)
 
 
 def _load(

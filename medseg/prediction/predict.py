@@ -15,7 +15,7 @@ from medseg.bundle.ensemble import members
 from medseg.bundle.library import weights_file
 from medseg.caller import spelt
 from medseg.data.coding import read_codes
-from medseg.errors import MedsegError, counted
+from medseg.errors import MedsegError, counted, shown
 from medseg.io.dicom_rules import Rule, read_rules
 from medseg.io.dicomweb_address import is_address
 from medseg.io.folder import refuse_missing
@@ -153,6 +153,8 @@ def predict(
     with _source(images, reached, rules, target) as (source, pulled):
         folder = ImageFolder(source, description, target, overwrite=overwrite, rules=rules, only=cases)
         folder.left_out += () if pulled is None else pulled.left_out
+        if pulled is None and cases is None and source.is_dir():
+            _say_labels(folder)
         predictor = Predictor(
             trained.device,
             folder,
@@ -183,6 +185,21 @@ def predict(
         if pulled is None or not pulled.reached.options.push:
             return outcome
         return _push(outcome, predictor, sinks, pulled)
+
+
+def _say_labels(folder: ImageFolder) -> None:
+    """Warn of labels among the images: each of them gets a mask, too."""
+    from medseg.importers.pairing import labels_among
+
+    found = labels_among([case.image for case in folder.cases if len(case.files) == 1])
+    for label, image in list(found.items())[:1]:
+        logger.warning(
+            "%d of %s are labels of others by their names, such as %s of %s, and get a mask like every image; name a "
+            "folder of images alone, or a datalist, if that is not meant",
+            len(found),
+            counted(len(folder), "image"),
+            *(shown(path.relative_to(folder.folder)) for path in (label, image)),
+        )
 
 
 def _described(

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg.errors import counted
-from medseg.jobs.job import Executor, Job
+from medseg.jobs.job import Executor, Job, names_device
 from medseg.prediction.audit import records_in
 from medseg.prediction.mask_record import MaskRecordError
 from medseg.prediction.sinks import Case, Gathers
@@ -79,7 +79,7 @@ class Asked:
         told = part / TOLD
         words = ["predict", first, str(self.images), str(part / _OUTPUT), *settings, *self.options, *more]
         words += ["--cases", str(part / CASES), "--told", str(told), "--tied"]
-        return Job(part.name, tuple(words), part / LOG, told)
+        return Job(part.name, tuple(words), part / LOG, told, names_device=names_device(self.settings))
 
 
 def share(predictor: Predictor, cases: Sequence[Case], asked: Asked, shared: Shared) -> None:

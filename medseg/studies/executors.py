@@ -1,4 +1,4 @@
-"""Who makes the cells of a study: an executor takes their names and tells of each when it is done.
+"""Who makes the cells of a study: an executor takes them and tells of each, by its name, when it is done.
 
 That is all there is between a study and the machines that work for it: `cells_by` turns cells into jobs for the
 executors of `medseg.jobs`. The cells themselves see to it that each is made once: whichever process comes to one locks
@@ -13,12 +13,13 @@ from pathlib import Path
 from medseg.jobs import here as machine
 from medseg.jobs import job
 from medseg.jobs.job import Done, Job
+from medseg.studies.study import Cell
 from medseg.studies.study_cell import CELL, Places
 
 __all__ = ["Done", "Executor", "cells_by", "here"]
 
-Executor = Callable[[Path, Sequence[str], bool], Iterator[Done]]
-"""Takes the folder of a study, the names of cells and whether cells may be mixed; yields each cell when it is done."""
+Executor = Callable[[Path, Sequence[Cell], bool], Iterator[Done]]
+"""Takes the folder of a study, cells of it and whether cells may be mixed; yields each cell when it is done."""
 
 
 _LONG = 30 * 24 * 3600  # seconds: as long as the batch system lets it
@@ -34,18 +35,19 @@ def cells_by(executor: job.Executor) -> Executor:
         executor: of `medseg.jobs`.
     """
 
-    def execute(folder: Path, names: Sequence[str], mixed: bool) -> Iterator[Done]:
+    def execute(folder: Path, cells: Sequence[Cell], mixed: bool) -> Iterator[Done]:
         places = Places(folder)
         more = ("--mixed",) if mixed else ()
         return executor(
             [
                 Job(
-                    name,
-                    ("study", "cell", str(folder), name, "--tied", "--patience", str(_LONG), *more),
-                    places.log(name),
-                    places.cell(name) / CELL,
+                    cell.name,
+                    ("study", "cell", str(folder), cell.name, "--tied", "--patience", str(_LONG), *more),
+                    places.log(cell.name),
+                    places.cell(cell.name) / CELL,
+                    names_device=job.names_device(cell.row.settings),
                 )
-                for name in names
+                for cell in cells
             ]
         )
 

@@ -1,4 +1,4 @@
-"""Kinds of images of a data set, told by their measurements: a mean over all of them may hide that one kind fails."""
+"""Scores by kind of image (`medseg.data.kinds`): a mean over all of them may hide that one kind fails."""
 
 from __future__ import annotations
 
@@ -10,38 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.data.case_facts import CaseFacts
 from medseg.errors import MedsegError
 from medseg.metrics.intervals import ClusterBootstrap, Interval
-from medseg.metrics.score_board import WHOLE
-from medseg.reports.score_tables import mean_text
+from medseg.reports.score_tables import WHOLE, mean_text
 from medseg.reports.tables import Table
 
-__all__ = ["groups_of_cases", "kind_of", "kinds_table", "mean_over_cases", "means_of_cases"]
-
-_LARGE = 512
-"""Edge in pixels above which a picture counts as large."""
-
-
-def kind_of(facts: CaseFacts) -> str:
-    """Return the kind of an image in a few words.
-
-    Pictures are told apart by colour, by whether the foreground is the brighter or the darker side, and by size;
-    volumes by how they are stored and by thick slices.
-
-    Args:
-        facts: of the image.
-    """
-    if len(facts.shape) == 3:
-        edges = sorted(facts.spacing or (1.0, 1.0, 1.0))
-        thick = ", thick slices" if edges[-1] > 3 * edges[1] else ""
-        return f"{facts.codes or 'no orientation'}{thick}"
-    colour = "colour" if facts.channels in (3, 4) and not facts.equal_channels else "grey"
-    side = ""
-    if facts.foreground:
-        middle = len(facts.foreground[0]) // 2
-        side = ", bright objects" if facts.foreground[0][middle] > facts.quantiles[0][middle] else ", dark objects"
-    return f"{colour}{side}{', large' if max(facts.shape) > _LARGE else ''}"
+__all__ = ["groups_of_cases", "kinds_table", "mean_over_cases", "means_of_cases"]
 
 
 def kinds_table(

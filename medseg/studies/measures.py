@@ -89,7 +89,8 @@ def seconds(work: Callable[[], object], device: torch.device) -> tuple[float, in
     """Time work that has been warmed up.
 
     Args:
-        work: called twice uncounted, then 3 to 20 times, fewer the longer it takes.
+        work: called twice uncounted, then 3 to 20 times, fewer the longer it takes; once each where the first call took
+            more than 5 seconds, of which warming up is little.
         device: waited for where it computes by itself.
 
     Returns:
@@ -103,7 +104,9 @@ def seconds(work: Callable[[], object], device: torch.device) -> tuple[float, in
             torch.cuda.synchronize(device)
         return time.perf_counter() - start
 
-    for _ in range(_WARM_UP):
+    if once() > _ENOUGH_SECONDS:
+        return once(), 1
+    for _ in range(_WARM_UP - 1):
         once()
     times: list[float] = []
     while len(times) < _LEAST or (len(times) < _MOST and sum(times) < _ENOUGH_SECONDS):

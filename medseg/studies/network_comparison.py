@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,6 +18,8 @@ from medseg.bundle.pack import About
 from medseg.data.check import check_datalist
 from medseg.data.datalist import Datalist
 from medseg.errors import MedsegError, counted, few, shown
+from medseg.jobs.gpus import Gpus
+from medseg.jobs.job import names_device
 from medseg.runs.lock import FolderLock
 from medseg.runs.paths import resolve_path
 from medseg.runs.processes import pick_device
@@ -30,7 +33,7 @@ from medseg.studies.network_ranking import places
 from medseg.studies.network_record import RECORD, SPENT, Asked, Record, Spent
 from medseg.studies.network_result import RESULTS, VALIDATION, Compared
 from medseg.studies.plan import Plan, make_plan
-from medseg.studies.plan_and_train import KEYS
+from medseg.studies.plan_and_train import ELSEWHERE, KEYS
 from medseg.studies.study import OWN, Study, StudyRow
 from medseg.studies.study_run import CellsError, run_study
 from medseg.studies.study_table import StudyTable
@@ -109,7 +112,8 @@ def _refuse(asked: Asked, folder: Path) -> None:
             raise MedsegError(f"network {name} is named twice; name each once")
     if len(asked.networks) == 1:
         raise MedsegError(f"{asked.networks[0]} alone cannot be compared; name two networks or more, or none")
-    refuse_unread("compare-networks", [key.split("#")[0] for key in asked.settings], [k for k in KEYS if k not in OWN])
+    takes = [key for key in KEYS if key not in OWN]
+    refuse_unread("compare-networks", [key.split("#")[0] for key in asked.settings], takes, ELSEWHERE)
     if folder.exists() and not folder.is_dir():
         raise MedsegError(f"{shown(folder)} is a file; name a folder for the comparison")
     begun = any((folder / name).is_file() for name in (RECORD, SPENT))
@@ -184,10 +188,13 @@ class _Comparison:
         if not any(name not in record.failed for name in record.plans):
             self._none_left()
 
-    @property
+    @cached_property
     def _sharing(self) -> int:
-        """Trainings that share this machine."""
-        return self.asked.workers if self.executor is None else 1
+        """Trainings that share a device of this machine."""
+        if self.executor is not None:
+            return 1
+        gpus = Gpus([]) if names_device(self.asked.settings) else Gpus()
+        return gpus.sharing(self.asked.workers)
 
     def _holds_another(self, planned: Sequence[str]) -> bool:
         if len(planned) < 2:

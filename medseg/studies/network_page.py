@@ -29,9 +29,10 @@ _ANEW = (
     "Who went on was trained anew, longer, not continued: the learning rate of a plan falls to zero when its minutes "
     "end, so that a training that has ended has nothing left to go on with, and one that has not is judged too early."
 )
+_CHOSE = "The rungs chose with cases that are scored again below: that flatters who went on."
 _FLATTERS = (
-    "The rungs chose with cases that are scored again below, and the first of several is first by luck, too: its mean "
-    "flatters it a little. Images that no network of this comparison has seen say what it is worth."
+    "The first of several is first by luck, too: its mean flatters it a little. Images that no network of this "
+    "comparison has seen say what it is worth."
 )
 
 
@@ -73,7 +74,7 @@ def _result(found: Compared) -> Iterator[Item]:
     yield Text(found.verdict)
     yield found.ranking()
     if found.rungs or len(found.places) > 1:
-        yield Text(_FLATTERS, "note")
+        yield Text(f"{_CHOSE} {_FLATTERS}" if found.rungs else _FLATTERS, "note")
     doubts = found.record.plans[found.winner]["doubts"]
     yield from (Text(f"{found.winner}: {doubt}", "warning") for doubt in doubts)
 

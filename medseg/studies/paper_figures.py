@@ -129,7 +129,7 @@ class Printed:
 
     Args:
         source: paper and table.
-        kind: ``"pooled"`` over all pixels, or ``"per_case"``: means over the images.
+        kind: ``"pooled"`` over all pixels, or ``"per_case"``: most likely means over the images.
         unit: ``"%"``, or empty for shares of 1.
         columns: score and class of each, the class empty for the mean over the classes.
         rows: figures by the row's name in the paper, digits as printed.
@@ -146,7 +146,7 @@ class Printed:
     @property
     def note(self) -> str:
         """How the figures are meant."""
-        how = "pooled over all pixels" if self.kind == "pooled" else "means over the images"
+        how = "pooled over all pixels" if self.kind == "pooled" else "most likely means over the images"
         return f"{'in per cent' if self.unit else 'shares of 1'}, {how}{f'; {self.remark}' if self.remark else ''}"
 
     def cells(self, row: str) -> dict[str, str | None]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from medseg.bundle.options import Options
 from medseg.bundle.source import read_source
 from medseg.caller import spelt
 from medseg.data.check import check_datalist
-from medseg.data.datalist import Datalist, Entry, Parts, datalist_file
+from medseg.data.datalist import Datalist, Parts, datalist_file
 from medseg.errors import MedsegError, counted, shown
 from medseg.reports.score_tables import mean_text
 from medseg.reports.tables import Table, tables_to_json
@@ -27,15 +29,16 @@ from medseg.runs.paths import resolve_path
 from medseg.runs.report import COMPARED, PER_CASE, read_rows
 
 if TYPE_CHECKING:
-    from medseg.data.fingerprint import Fingerprint
     from medseg.metrics.intervals import Interval
     from medseg.studies.baseline import Baseline
 
-__all__ = ["BASELINE", "KEYS", "Trained", "data_of", "new_folder", "plan_and_train", "resume_planned"]
+__all__ = ["BASELINE", "ELSEWHERE", "KEYS", "Trained", "data_of", "new_folder", "plan_and_train", "resume_planned"]
 
 BASELINE = "baseline.json"
 KEYS = (*Options.names(), "model", "network_def", "loss", "optimizer", "augmentation", "handlers", "device")
 """Keys of a planned bundle's configuration that may be changed: others are refused before anything is measured."""
+ELSEWHERE = "; what a folder of images and labels holds is said to `medseg import FOLDER -o DIR`"
+_OPTION = re.compile(r"--[a-z]")
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ def plan_and_train(
     """
     folder, changes = resolve_path(output), dict(overrides or {})
     planned = folder / "plan"
-    refuse_unread("train", [key.split("#")[0] for key in changes], KEYS)
+    refuse_unread("train", [key.split("#")[0] for key in changes], KEYS, ELSEWHERE)
     library.refuse_taken(planned)
     datalist = data_of(data, folder, say)
     if network is not None:
@@ -140,7 +143,7 @@ def plan_and_train(
     from medseg.studies.plan import make_plan
 
     plan = make_plan(datalist, network=network, dimensions=dimensions, memory=memory, minutes=minutes, say=say)
-    plan_bundle.write(plan, datalist, planned)
+    plan_bundle.write(plan, datalist, planned, plan_bundle.name_of(plan, datalist))  # its folder is any plan's
     say(f"planned: {plan.network.value['name']}, {plan.network.why}; see {planned / 'docs' / 'README.md'}")
     named = {"output_dir": str(folder / "run"), "run_name": folder.name}
     run = workflow.train(planned, data=datalist.path, overrides={**named, **changes})
@@ -175,12 +178,13 @@ def resume_planned(
 def _finished(planned: Path, run: Path, datalist: Datalist, parts: Parts) -> Trained:
     """Score what a run left out, beside what needs no network."""
     from medseg.data.fingerprint import fingerprint
+    from medseg.data.kinds import kinds_of
     from medseg.studies.report import make_report
 
     found, facts = workflow.evaluate(run), fingerprint(datalist)
     baseline = _baseline(datalist, parts, read_source(planned).description.scores)
     done = Trained(
-        planned, run, found.scores, read_rows(found.folder / PER_CASE), baseline, _kinds(datalist, facts, parts[2]),
+        planned, run, found.scores, read_rows(found.folder / PER_CASE), baseline, kinds_of(datalist, parts[2]),
         [name for index, name in enumerate(facts.classes) if index != facts.background],
     )  # fmt: skip
     with atomic_write(run / BASELINE) as temporary:
@@ -203,13 +207,24 @@ def data_of(where: str | os.PathLike[str], folder: Path, say: Callable[[str], No
         where: folder of the datalist, the datalist, or a folder in another layout, see `medseg.importers`.
         folder: whose ``data`` gets a datalist that is made.
         say: called with a line of news.
+
+    Raises:
+        MedsegError: if there is none and none can be made; what only a person knows, `medseg import` is told.
     """
     path = resolve_path(where)
     if not path.is_dir() or datalist_file(path).is_file():
         return load_data(path)
+    from medseg.importers.layout import ImportingError
     from medseg.importers.writing import import_folder
 
-    made = import_folder(path, folder / "data")
+    try:
+        made = import_folder(path, folder / "data")
+    except ImportingError as error:
+        if _OPTION.search(str(error)) is None:
+            raise
+        typed = shlex.quote(os.fspath(where))  # its options are of another command than the one that was typed
+        way = f"give that to `medseg import {typed} -o DIR`, then DIR in place of {typed}"
+        raise MedsegError(f"{error}; {way}") from None
     left_out = f", {counted(len(made.left_out), 'file')} left out" if made.left_out else ""
     number = counted(len(made.datalist.entries()), "image")
     say(f"{made.found.layout}: {made.found.why}; {number}{left_out}: {made.datalist.path}")
@@ -232,16 +247,6 @@ def _baseline(data: Datalist, parts: Parts, scores: Mapping[str, Mapping[str, An
     if data.num_classes == 2:
         return score_otsu(data, test, scores=scores)
     return score_most_frequent(data, training, test, scores=scores)
-
-
-def _kinds(data: Datalist, found: Fingerprint, test: Sequence[Entry]) -> list[str]:
-    """Return the kind of each test image."""
-    from medseg.data.fingerprint import labelled
-    from medseg.studies.kinds import kind_of
-
-    facts = {str(entry["image"]): case for entry, case in zip(labelled(data), found.cases, strict=True)}
-    held = [facts.get(str(entry["image"])) for entry in test]  # a list of its own for the test is not measured
-    return ["not measured" if each is None else kind_of(each) for each in held]
 
 
 def _row(name: str, per_case: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from medseg.studies import fingerprint_page
 from medseg.studies.plan import Plan
 from medseg.studies.plan_rules import Chosen
 
-__all__ = ["lines", "text", "values_table", "write", "write_whole"]
+__all__ = ["lines", "name_of", "text", "values_table", "write", "write_whole"]
 
 _HEAD = """\
 # Planned by `medseg plan` for {name} ({number}). Each value says why it is so; change what you know
@@ -27,13 +28,14 @@ _HEAD = """\
 _UNKNOWN = "not stated"
 
 
-def write(plan: Plan, data: Datalist, folder: Path) -> Path:
+def write(plan: Plan, data: Datalist, folder: Path, name: str | None = None) -> Path:
     """Write a plan as a bundle.
 
     Args:
         plan: what to write.
         data: the datalist that it was made for.
-        folder: new folder of the bundle; its name is the bundle's.
+        folder: new folder of the bundle.
+        name: of the model; ``None`` for the folder's.
 
     Returns:
         The folder.
@@ -43,8 +45,8 @@ def write(plan: Plan, data: Datalist, folder: Path) -> Path:
     """
     library.refuse_taken(folder)
     (folder / "docs").mkdir(parents=True, exist_ok=True)
-    for name, content in (("bundle.yaml", text(plan, data)), ("docs/README.md", _page(plan, data))):
-        with atomic_write(folder / name) as temporary:
+    for file, content in (("bundle.yaml", text(plan, data, name)), ("docs/README.md", _page(plan, data))):
+        with atomic_write(folder / file) as temporary:
             temporary.write_text(content, encoding="utf-8")
     fingerprint_page.write(plan.found, folder / "docs")
     generate.build(folder)
@@ -68,10 +70,18 @@ def write_whole(plan: Plan, data: Datalist, target: Path) -> Path:
     return target
 
 
-def text(plan: Plan, data: Datalist) -> str:
+def name_of(plan: Plan, data: Datalist) -> str:
+    """Return what a model is called that no person has named: its network and its data, never as a bundle of ours."""
+    words = f"{str(plan.network.value['name']).rpartition('.')[2]}_{data.name}".lower()
+    name = re.sub(r"[^a-z0-9]+", "_", words)[:64].strip("_")
+    return f"{name}_planned" if name in library.names() else name
+
+
+def text(plan: Plan, data: Datalist, name: str | None = None) -> str:
     """Return `bundle.yaml`."""
     kind = resolve(str(plan.network.value["name"])).__name__
     lines = [_HEAD.format(name=_comment(data.name), number=_labelled(plan.found))]
+    lines += [] if name is None else [_line("name", name)]
     lines += [
         _line("title", f"{kind}, {data.name}"),
         _line("task", f"Segmentation of {', '.join(_objects(plan.found))}"[:200]),

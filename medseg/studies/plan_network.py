@@ -75,7 +75,7 @@ class Measured:
     Args:
         candidate: what was measured.
         seconds: of a training step.
-        memory: bytes that it takes at its peak.
+        memory: bytes that a training of it takes at its peak.
         macs: multiply-adds of one patch forward.
         tried: lines on what else was tried, for the reader.
     """
@@ -320,7 +320,11 @@ def _measure(candidate: Candidate, macs: int, limits: Limits, lines: list[str]) 
     limits.progress(f"measuring {_said(candidate)}")
     try:
         record = complexity.measure(
-            [row], ("memory", "throughput"), batch_size=candidate.batch, device=str(limits.device), precision="auto"
+            [row],
+            ("parameters", "memory", "throughput"),
+            batch_size=candidate.batch,
+            device=str(limits.device),
+            precision="auto",
         )
     except MedsegError as error:
         raise PlanError(str(error)) from error
@@ -329,8 +333,19 @@ def _measure(candidate: Candidate, macs: int, limits: Limits, lines: list[str]) 
         lines.append(f"{_said(candidate)}: {_reason(held)}")
         return None
     seconds = candidate.batch / held["throughput"]["training"]
-    lines.append(f"{_said(candidate)}: {seconds:.3g} s a step, {held['memory_bytes'] / 2**30:.2f} GiB")
-    return Measured(candidate, seconds, int(held["memory_bytes"]), macs)
+    memory = int(held["memory_bytes"]) + _beside(candidate, int(held["parameters"]), limits)
+    lines.append(f"{_said(candidate)}: {seconds:.3g} s a step, {memory / 2**30:.2f} GiB")
+    return Measured(candidate, seconds, memory, macs)
+
+
+def _beside(candidate: Candidate, parameters: int, limits: Limits) -> int:
+    """Return the bytes that a training holds beside the step that is measured.
+
+    These are the average of the weights, the batch to come with its labels, and what the loss makes of a batch, which
+    the measured step has not: logits, probabilities, targets and their gradient, each in 4 bytes.
+    """
+    pixels = candidate.batch * math.prod(candidate.patch)
+    return 4 * (parameters + pixels * (limits.channels + 1 + 4 * limits.classes))
 
 
 def _said(candidate: Candidate) -> str:

@@ -7,18 +7,21 @@ supplementary note 2. ``docs/plans.md`` lists all of them.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from medseg.data.case_facts import QUANTILES
 from medseg.data.fingerprint import Fingerprint
+from medseg.data.kinds import kind_of
 from medseg.errors import MedsegError, counted
 
 __all__ = [
-    *("Chosen", "PlanError", "across", "colour", "dimensions", "full_patch", "intensity", "levels", "mirrors"),
-    *("plane", "polarity", "resampled", "smaller", "spacing"),
+    *("Chosen", "PlanError", "across", "balance", "colour", "dimensions", "foreground", "full_patch", "intensity"),
+    *("levels", "mirrors", "plane", "polarity", "resampled", "smaller", "spacing"),
 ]
 
 ANISOTROPIC = 3.0  # ratio of voxel edges from which slices count as thick (nnU-Net)
@@ -30,6 +33,7 @@ LARGEST_PATCH = {2: 512, 3: 192}
 CT_AIR = -200.0  # Hounsfield: below it there is air or fat, which pictures of a CT no longer show
 _CONTRASTS = 3.0  # images whose contrasts differ more than so are scaled one by one
 _MINORITY = 0.05
+_MEDIAN = QUANTILES.index(0.5)
 _COLOURED = 1 / 3
 _SIDES = ("left", "right")
 _TISSUE = {"em", "microscopy", "fluorescence", "brightfield", "histology", "histopathology", "dermoscopy", "sstem"}
@@ -179,17 +183,70 @@ def _hounsfield(found: Fingerprint) -> bool:
 
 
 def polarity(found: Fingerprint) -> Chosen:
-    """Return whether images are turned into negatives so that objects are the same side of grey in all of them."""
+    """Return whether images are turned into negatives so that objects are the same side of grey in all of them.
+
+    An image is turned where its median is above the middle of its range. That tells dark objects on a bright ground
+    from bright ones on a dark ground, where objects are the lesser part of an even ground; of a slice of a CT it tells
+    how much of the slice is air, and tissue that is bright in one image would be dark in the next. So images are turned
+    only where, by what was measured, that brings the objects of nearly all of them to one side.
+
+    Args:
+        found: the fingerprint.
+    """
     if found.background is None or found.dimensions == 3:
         return Chosen(None, "values are taken as they are")
-    brighter = [case.foreground[0][5] > case.quantiles[0][5] for case in found.cases if case.foreground]
-    share = sum(brighter) / len(brighter) if brighter else 1.0
-    if _MINORITY < share < 1 - _MINORITY:
+    held = [case for case in found.cases if case.foreground]
+    brighter = np.array([case.foreground[0][_MEDIAN] > case.quantiles[0][_MEDIAN] for case in held], bool)
+    share = float(brighter.mean()) if held else 1.0
+    if not _MINORITY < share < 1 - _MINORITY:
+        return Chosen(None, "objects are on the same side of grey in all images")
+    said = f"objects are brighter than the rest in {100 * share:.0f} % of the images and darker in the others"
+    rows = [case.quantiles[0] for case in held]
+    turned = np.array([row[_MEDIAN] > (row[0] + row[-1]) / 2 for row in rows], bool)
+    after = float((brighter ^ turned).mean())
+    if after < 1 - _MINORITY:
         return Chosen(
-            "bright",
-            f"objects are brighter than the rest in {100 * share:.0f} % of the images and darker in the others",
+            None,
+            f"{said}; negatives of images whose median is high would leave them darker in {100 * (1 - after):.0f} %",
         )
-    return Chosen(None, "objects are on the same side of grey in all images")
+    return Chosen(
+        "bright", f"{said}; they are brighter in {100 * after:.0f} % where images with a high median are turned"
+    )
+
+
+def foreground(found: Fingerprint) -> Chosen:
+    """Return the share of patches that is centred on a voxel of a class, drawn evenly among those of the case.
+
+    A third, as nnU-Net; two thirds of pictures with several classes, of which the rarest is else not found within
+    hundreds of steps (docs/results/plan-settings.md). Volumes were not tried so.
+
+    Args:
+        found: the fingerprint.
+    """
+    if found.background is None:
+        return Chosen(0.0, "every class is everywhere")
+    if found.dimensions == 2 and len(found.classes) > 2:
+        return Chosen(0.67, "two thirds of the patches are centred on a class drawn evenly: there are several to find")
+    return Chosen(0.33, "a third of the patches is centred on a class drawn evenly (nnU-Net)")
+
+
+def balance(found: Fingerprint) -> Chosen:
+    """Return how far kinds of pictures are drawn alike: not at all, until that is shown to be better.
+
+    Where it was tried, on nuclei, square roots of how many pictures a kind has were no better for stained tissue, and
+    took from the frequent kind (docs/plans.md). What tells volumes apart is how they are stored, which is undone before
+    they are drawn.
+
+    Args:
+        found: the fingerprint.
+    """
+    if found.dimensions == 3:
+        return Chosen(0.0, "volumes are drawn alike: what their kinds differ in is undone as they are loaded")
+    kinds = Counter(kind_of(case) for case in found.cases).most_common()
+    if len(kinds) == 1:
+        return Chosen(0.0, "all pictures are of one kind")
+    said = ", ".join(f"{number} {kind}" for kind, number in kinds)
+    return Chosen(0.0, f"pictures are drawn alike ({said}); 0.5 draws kinds by square roots, try both")
 
 
 def full_patch(edges: Sequence[float], axes: int) -> list[int]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.bundle.data import load_data
-from medseg.bundle.workflow import data_of
+from medseg.bundle.ready import data_of
 from medseg.data.check import Finding, check_datalist
 from medseg.data.datalist import Datalist
 from medseg.data.fingerprint import fingerprint

@@ -74,8 +74,7 @@ def versions(run: Path | None, folder: Path, record: Mapping[str, Any]) -> Itera
     """
     weights, data = record.get("weights", {}), record.get("data", {})
     facts = []
-    if weights:
-        facts.append(("weights, SHA-256", str(weights.get("sha256"))))
+    facts += [("weights, SHA-256", str(each.get("sha256"))) for each in weights.get("members", [weights]) if each]
     if data:
         facts.append(("data, fingerprint", str(data.get("fingerprint"))))
     for name, place in (("training", run), ("evaluation", folder)):

@@ -346,8 +346,8 @@ def _rank_says(cases: Sequence[CaseScores]) -> Iterator[Item]:
 
 def _calibration(held: Scored) -> Iterator[Item]:
     details = held.scores.get("calibration")
-    if not details:
-        yield Text("No probabilities were kept; score the run again: medseg evaluate RUN", "note")
+    if not details or "classwise_error" not in details:
+        yield Text("How sure the model is was not scored in full; score the run again: medseg evaluate RUN", "note")
         return
     rows = []
     for row in details["classes"]:
@@ -356,15 +356,16 @@ def _calibration(held: Scored) -> Iterator[Item]:
             sum(n * (p or 0) for n, p in zip(row["pixels"], row[key], strict=True)) / total if total else None
             for key in ("probability", "right")
         )
-        rows.append([row["name"], total, sure, right, row["error"]])
+        rows.append([row["name"], total, sure, right, row["error"], row["classwise"]["error"]])
     yield Table(
-        ["class found", "pixels", "mean probability", "share that is right", "calibration error"],
+        ["class found", "pixels", "mean probability", "share that is right", "calibration error", "class-wise error"],
         rows,
         notes=[
             "Where the probability is above the share that is right, the model is surer than it should be. The "
             f"calibration error is the mean distance of the two in {details['bins']} bins, weighted by their pixels "
             "(expected calibration error); over all pixels it is "
-            + ("not defined." if details["error"] is None else f"{details['error']:.4f}.")
+            f"{details['error']:.4f}. The class-wise error is that of the class's probability in every pixel, found "
+            f"there or not; its mean over the classes is {details['classwise_error']:.4f}."
         ],
     )
     colours = palette_of(held.names, held.palette)

@@ -194,7 +194,7 @@ def _make_cells(places: Places, missing: Sequence[Cell], executor: Executor, mix
     began, done = time.monotonic(), 0
     failed: dict[str, str] = {}
     say(f"{counted(len(missing), 'cell')} to make in {shown(places.folder)}")
-    for result in executor(places.folder, [cell.name for cell in missing], mixed):
+    for result in executor(places.folder, missing, mixed):
         done += 1
         if result.error:
             failed[result.name] = result.error

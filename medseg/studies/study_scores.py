@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from medseg.bundle.evaluation import RECORD as EVALUATION
 from medseg.data.datalist import Datalist
 from medseg.errors import counted, few
-from medseg.metrics.score_board import WHOLE
+from medseg.reports.score_tables import WHOLE
 from medseg.runs.report import read_rows
 from medseg.studies.study import Study, StudyError
 from medseg.studies.study_cell import Made
@@ -45,7 +45,7 @@ class Scores:
 
     Args:
         rows: names, in the study's order.
-        seeds: of the study.
+        seeds: of the study, or the names of the runs that each case was scored by.
         columns: shown, with unit as ``scores_per_case.csv`` has it, by name without.
         classes: that count.
         cases: all that were scored, each once.
@@ -58,7 +58,7 @@ class Scores:
     """
 
     rows: Sequence[str]
-    seeds: Sequence[int]
+    seeds: Sequence[int | str]
     columns: Mapping[str, str]
     classes: Sequence[str]
     cases: Sequence[Case]

@@ -52,12 +52,16 @@ class StudyTable:
         scores: what came out.
         notes: that cells are mixed, or missing.
         curves: of the trainings, see `medseg.studies.study_pictures.curves_of`.
+        replicate: what a case is scored by several of: ``seed``, or ``run``.
+        cases_file: name of the file with the scores of each case.
     """
 
     study: Study
     scores: Scores
     notes: Sequence[str] = ()
     curves: study_pictures.Curves = field(default_factory=dict)
+    replicate: str = "seed"
+    cases_file: str = "out_of_fold.csv"
 
     @cached_property
     def pairs(self) -> Mapping[tuple[str, str, str, str], Pair]:
@@ -146,7 +150,7 @@ class StudyTable:
         found: dict[str, Cell] = {}
         for name, values in (
             ("SD of folds", self.scores.of_folds(row, column, MEAN)),
-            ("SD of seeds", self.scores.of_seeds(row, column, MEAN)),
+            (f"SD of {self.replicate}s", self.scores.of_seeds(row, column, MEAN)),
         ):
             if len(values) > 1:
                 found[name] = _deviation(values)
@@ -201,7 +205,7 @@ class StudyTable:
         line: dict[str, Cell] = {"row": row, "score": self.scores.columns[column], "class": kind or "(mean)"}
         line |= {"cases": int((~np.isnan(values)).sum()), "mean": _mean(values), "low": low, "high": high}
         line |= {"sd_folds": _deviation(self.scores.of_folds(row, column, kind))}
-        line |= {"sd_seeds": _deviation(self.scores.of_seeds(row, column, kind))}
+        line |= {f"sd_{self.replicate}s": _deviation(self.scores.of_seeds(row, column, kind))}
         folds = np.array(self.scores.pooled.get((row, column, kind), []))
         line |= {"pooled": _mean(folds), "pooled_sd_folds": _deviation(folds)}
         if self.printed is not None:
@@ -220,12 +224,12 @@ class StudyTable:
         return Table.of(rows, title="differences between the rows", notes=self.tests().notes)
 
     def out_of_fold(self) -> Table:
-        """Return a line a case, row, seed and class: what each case scored in the fold that held it out."""
+        """Return a line a case, row, seed (or run) and class: what each case scored where it was held out."""
         rows: list[dict[str, Cell]] = []
         for row in self.scores.rows:
             for number, seed in enumerate(self.scores.seeds):
                 for place, case in enumerate(self.scores.cases):
-                    start: dict[str, Cell] = {"row": row, "seed": seed, "fold": case.fold, "case": case.name}
+                    start: dict[str, Cell] = {"row": row, self.replicate: seed, "fold": case.fold, "case": case.name}
                     start |= {"group": case.group}
                     for kind in (MEAN, *self.scores.classes):
                         held = {
@@ -239,18 +243,19 @@ class StudyTable:
     def _said(self) -> list[str]:
         """Return what a reader must know of the numbers."""
         scores, groups = self.scores, ClusterBootstrap(self.scores.groups)
-        noun = {"group": "groups", "case": "cases"}.get(groups.by, "groups and single cases")
         over = f"mean over {counted(len(scores.cases), 'case')} of {scores.labelled}"
-        seeds = f"; a case's score is its mean over {len(scores.seeds)} seeds" if len(scores.seeds) > 1 else ""
+        seeds = (
+            f"; a case's score is its mean over {len(scores.seeds)} {self.replicate}s" if len(scores.seeds) > 1 else ""
+        )
         held_out = "each scored once, in the fold that held it out"
         if scores.cases and scores.cases[0].fold is None:
             held_out = f"those of the {self.study.scored} list"
         if self.study.scored == "validation":
             held_out += " (which picked the weights, and so flatters them)"
         interval = (
-            f"[95 % interval: BCa bootstrap, {RESAMPLES:,} draws of {groups.number} {noun}]"
+            f"[95 % interval: BCa bootstrap, {RESAMPLES:,} draws of {groups.counted()}]"
             if groups.number >= LEAST_GROUPS
-            else f"(no intervals: {groups.number} {noun}, {LEAST_GROUPS} are the least)"
+            else f"(no intervals: {groups.counted()}, {LEAST_GROUPS} are the least)"
         )
         lines = [f"{over}, {held_out}{seeds} {interval}", f"classes that count: {', '.join(scores.classes)}"]
         if scores.torn:
@@ -280,7 +285,7 @@ class StudyTable:
             "table.tex": "\n".join(table.to_latex() for table in both),
             "table.json": tables_to_json([self.long(), self.long_tests()]),
             "tests.csv": self.long_tests().to_csv(),
-            "out_of_fold.csv": self.out_of_fold().to_csv(),
+            self.cases_file: self.out_of_fold().to_csv(),
         }
         for name, text in texts.items():
             with atomic_write(folder / name) as temporary:
@@ -298,7 +303,7 @@ class StudyTable:
             self.study.title, f"{len(self.scores.rows)} rows", use, sections, f"Written by medseg {__version__}."
         )
         write_page(page, folder / "table.html")
-        return [folder / name for name in (*FILES, *drawn)]
+        return [folder / name for name in (*texts, "table.html", *drawn)]
 
 
 def _mean(values: NDArray[np.float64]) -> float | None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from benchmarks import patch_training_gpu, patch_training_sides
 from benchmarks.patch_training_data import PREPARED, VOLUMES, cases_of, copy_part, draw
 from benchmarks.patch_training_gpu import jobs, ratios
-from benchmarks.patch_training_sides import SETTINGS, run_side
+from benchmarks.patch_training_sides import SETTINGS, SIDES, Task, asked, run_side
 
 TINY = patch_training_sides.Setting((8, 8, 8), 2, (2, 4, 4), edge=12, warm=2)
 
@@ -24,39 +25,43 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def ran(side: str, work: Path, json_path: Path) -> dict[str, Any]:
-    """Return what a side wrote; every row has counted its two steps."""
-    run_side(side, TINY, work, json_path, steps=2, workers=0)
-    rows: dict[str, Any] = json.loads(json_path.read_text())
-    for name, row in rows.items():
-        assert row.get("steps") == 2, f"{name}: {row}"
-        assert row["seconds"] > 0
-        assert ("data_wait_share" in row) == (side != "bare")
-        assert 0 <= row.get("data_wait_share", 0) < 1
-    return rows
-
-
 @pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader:UserWarning")  # MONAI's, of a reader that is not used
-def test_each_side_counts_its_steps(work: Path, tmp_path: Path) -> None:
-    for side, count in (("bare", 4), ("medseg", 3), ("monai", 1)):
-        assert len(ran(side, work, tmp_path / f"{side}.json")) == count
+@pytest.mark.parametrize("side", [side for side in SIDES if not side.startswith("nnunet")])
+def test_each_side_counts_its_steps(side: str, work: Path, tmp_path: Path) -> None:
+    run_side(side, Task(TINY, work, steps=2, workers=0, profile=True), tmp_path / "found.json")
+    row: dict[str, Any] = json.loads((tmp_path / "found.json").read_text())
+    assert row.get("steps") == 2, row
+    assert row["seconds"] > 0
+    assert ("data_wait_share" in row) == (not side.startswith("bare"))
+    assert 0 <= row.get("data_wait_share", 0) < 1
+    assert row["a_step"]["operations"] > 100  # of a processor alone, which launches no kernel
 
 
-def test_a_row_that_fails_leaves_the_others(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_side_that_fails_says_so(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(task: Any) -> dict[str, Any]:
         raise ValueError("no room")
 
-    monkeypatch.setitem(patch_training_sides.ROWS, "bare", {"first": failing, "second": patch_training_sides.bare})
-    run_side("bare", TINY, work, tmp_path / "bare.json", steps=2, workers=0)
-    rows = json.loads((tmp_path / "bare.json").read_text())
-    assert rows["first"] == {"error": "ValueError: no room"}
-    assert rows["second"]["steps"] == 2
+    monkeypatch.setitem(SIDES, "monai", failing)
+    run_side("monai", Task(TINY, work, steps=2, workers=0), tmp_path / "found.json")
+    assert json.loads((tmp_path / "found.json").read_text()) == {"error": "ValueError: no room"}
+
+
+def test_a_kernels_time_counts_once() -> None:
+    """Rows as PyTorch's profiler gives them on a GPU: an operation, what launches its kernel, and the kernel."""
+    cpu, gpu = SimpleNamespace(name="CPU"), SimpleNamespace(name="CUDA")
+    rows = [("aten::mul", cpu, 30.0), ("cudaLaunchKernel", cpu, 0.0), ("mul_kernel", gpu, 30.0), ("Memcpy", gpu, 4.0)]
+    rows += [("cudaMemcpyAsync", cpu, 0.0), ("cudaStreamSynchronize", cpu, 0.0)]
+    names = ("key", "device_type", "self_device_time_total")
+    events = [SimpleNamespace(count=4, **dict(zip(names, row, strict=True))) for row in rows]
+    each = dict.fromkeys(("kernels", "copies", "waits", "operations"), 2.0)
+    assert asked(events, 2) == each | {"device_seconds": pytest.approx(17e-6)}
 
 
 def test_what_all_take_turns_in() -> None:
-    found = list(jobs(["large"], ["bare", "medseg", "monai", "nnunet_compiled"], 2))
-    assert [side for _, _, side in found] == ["bare", "medseg", "monai", "monai", "medseg", "nnunet_compiled"]
-    assert [number for number, _, _ in found] == [0, 0, 0, 1, 1, 0]
+    found = list(jobs(["large"], ["medseg, auto", "monai", "bare", "nnunet_compiled"], 2))
+    turns = ["medseg, auto", "monai", "bare, bf16"]
+    assert [side for _, _, side in found] == [*turns, *turns[::-1], "nnunet_compiled"]
+    assert [number for number, _, _ in found] == [0, 0, 0, 1, 1, 1, 0]
 
 
 def test_ratios_are_of_one_round() -> None:
@@ -65,7 +70,7 @@ def test_ratios_are_of_one_round() -> None:
 
     rows = [row("medseg, auto", 0, seconds=1.0), row("monai", 0, seconds=2.0), row("medseg, auto", 1, seconds=4.0)]
     rows += [row("monai", 1, seconds=16.0), row("monai", 2, seconds=1.0), row("nnunet", 0, error="none")]
-    assert ratios(rows) == {"large: medseg, auto / monai": pytest.approx(3.0)}
+    assert ratios(rows) == {"large: medseg, auto / monai": [2.0, 4.0]}
 
 
 def test_a_part_of_the_data_may_be_moved(work: Path, tmp_path: Path) -> None:
@@ -101,7 +106,7 @@ def test_no_time_and_no_data_are_said(tmp_path: Path) -> None:
     words = ["--work", str(tmp_path), "--json", str(tmp_path / "found.json"), "--seconds", "1", "--tiny"]
     patch_training_gpu.main([*words, "--rounds", "1", "--settings", "hippocampus", "--sides", "bare"])
     (row,) = json.loads((tmp_path / "found.json").read_text())["result"]["rows"]
-    assert row == {"setting": "hippocampus", "round": 0, "side": "bare", "error": "not begun: no time was left"}
+    assert row == {"setting": "hippocampus", "round": 0, "side": "bare, bf16", "error": "not begun: no time was left"}
 
 
 def test_settings_name_their_multiply_adds() -> None:

@@ -42,7 +42,7 @@ def test_weights_network_and_environment_are_recorded(entries: list[dict[str, An
     torch.save(Tinted().state_dict(), weights)
     evaluator = evaluator_of(entries)
     given: dict[str, Any] = {"title": "squares", "tracking": False, "data": {"fold": 1}, "config": {"a": 1}, "seed": 7}
-    evaluate(evaluator, weights, tmp_path / "scores", beside_paper="per_case", **given)
+    evaluate(evaluator, [weights], tmp_path / "scores", beside_paper="per_case", **given)
     text = (tmp_path / "scores" / "evaluation.json").read_text()
     record = json.loads(text)
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
@@ -63,7 +63,7 @@ def test_weights_network_and_environment_are_recorded(entries: list[dict[str, An
 
 def test_weights_outside_a_run_name_no_folder(entries: list[dict[str, Any]], tmp_path: Path) -> None:
     torch.save(Tinted().state_dict(), tmp_path / "model.pt")
-    evaluate(evaluator_of(entries), tmp_path / "model.pt", tmp_path / "scores", title="", tracking=False)
+    evaluate(evaluator_of(entries), [tmp_path / "model.pt"], tmp_path / "scores", title="", tracking=False)
     record = json.loads((tmp_path / "scores" / "evaluation.json").read_text())
     assert (record["weights"]["file"], record["weights"]["run"]) == ("model.pt", None)
 
@@ -74,7 +74,7 @@ def test_one_class_everywhere_is_said_once(
     evaluator = evaluator_of(entries)
     evaluator.network.load_state_dict({"shift": torch.tensor([1e4, 0.0, 0.0])})
     torch.save(evaluator.network.state_dict(), tmp_path / "model.pt")
-    evaluate(evaluator, tmp_path / "model.pt", tmp_path / "scores", title="", tracking=False)
+    evaluate(evaluator, [tmp_path / "model.pt"], tmp_path / "scores", title="", tracking=False)
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(said) == 1
     assert "predicts class 'none' for 100 % of all pixels, where the labels have it in 75 %" in said[0]
@@ -91,7 +91,7 @@ def test_mlflow_has_it_as_a_child_of_the_training(entries: list[dict[str, Any]],
     mother.start()
     mother.finish("FINISHED")
     torch.save(Tinted().state_dict(), run / "model.pt")
-    evaluate(evaluator_of(entries), run / "model.pt", tmp_path / "elsewhere", title="squares", experiment="squares")
+    evaluate(evaluator_of(entries), [run / "model.pt"], tmp_path / "elsewhere", title="squares", experiment="squares")
     held = json.loads((tmp_path / "elsewhere" / "mlflow_run.json").read_text())
     found = MlflowClient(tracking_uri=held["tracking_uri"]).get_run(held["run_id"])
     assert found.data.tags["mlflow.parentRunId"] == mother.run_id
@@ -102,7 +102,7 @@ def test_mlflow_has_it_as_a_child_of_the_training(entries: list[dict[str, Any]],
 
 def test_bad_arguments(entries: list[dict[str, Any]], tmp_path: Path) -> None:
     with pytest.raises(MedsegError, match="beside_paper is 'both'; it must be one of pooled, per_case, or null"):
-        evaluate(evaluator_of(entries), tmp_path / "x.pt", tmp_path, title="", beside_paper="both")  # type: ignore[arg-type]
+        evaluate(evaluator_of(entries), [tmp_path / "x.pt"], tmp_path, title="", beside_paper="both")  # type: ignore[arg-type]
 
 
 def test_wrapped_networks_are_described_as_what_they_wrap() -> None:

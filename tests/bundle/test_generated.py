@@ -151,6 +151,7 @@ def test_overlays_set_keys_that_are_there(bundle: Path) -> None:
         ("window: [256, 256]", "windw: [256, 256]", "has no 'windw'; did you mean 'window'?"),
         ("- {_target", "\t- {_target", ""),
         ("title: ", "title: 2026 #", "title is 2026; give text, quoted where YAML takes it for something else"),
+        ("title: ", "name: a/b\ntitle: ", "name is 'a/b'; give letters, digits, -, _ and ."),
         ("classes: [", "classes: [no, ", "classes is [False, 'membrane', "),
         ("classes: ", "classes: [] #", "classes is []; it must not be empty"),
         ("network: {name: unet}", "network: unet", "network is 'unet'; give keys with their values"),

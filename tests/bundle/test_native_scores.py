@@ -45,12 +45,12 @@ def write_cases(folder: Path, codes: str, *, tilted: bool = False) -> None:
     (folder / "datalist.json").write_text(json.dumps(content))
 
 
-def write_run(folder: Path, **described: Any) -> Path:
+def write_run(folder: Path, *, dims: int = 3, seed: int = 0, **described: Any) -> Path:
     """Write weights of a network of all classes, as a run leaves them."""
-    network = create("unet", 3, 1, 3, channels=[4, 8], seed=0).eval()
-    *_, last = (module for module in network.modules() if isinstance(module, nn.Conv3d))
+    network = create("unet", dims, 1, 3, channels=[4, 8], seed=seed).eval()
+    *_, last = (module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Conv3d))
     with torch.no_grad():
-        logits = network(torch.rand(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0)))
+        logits = network(torch.rand(1, 1, *[16] * dims, generator=torch.Generator().manual_seed(0)))
         last.bias -= logits.flatten(2).median(2).values[0]
     content = {"name": "lfa_unet_drosophila", "classes": CLASSES, "network": network.recipe, **described}
     folder.mkdir()

@@ -1,5 +1,6 @@
 """Bad input ends in one line that names file, value and remedy, before work starts."""
 
+import importlib.metadata
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from monai.bundle import ConfigParser
 from PIL import Image
 
 from medseg.bundle.record import header_of
+from medseg.bundle.start import ConfigError, check_requirements
 from medseg.networks.lfa_unet import LFAUNet
 from medseg.runs.checkpoint import save_checkpoint
 from medseg.runs.header import write_header
@@ -166,8 +168,25 @@ def test_old_medseg(sections: Path, tmp_path: Path) -> None:
     message = refused(
         tmp_path, sections, **{"_meta_#required_packages_version": {"medseg": "99.0", "nothing-here": "1.0"}}
     )
-    assert "nothing-here (not installed)" in message  # the least version of medseg's own needs is medseg's to say
+    assert (
+        "needs nothing-here (not installed): pip" in message
+    )  # the least version of medseg's own needs is medseg's to say
     assert "pip install" in message
+
+
+def test_medseg_from_a_checkout_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a checkout that is not installed there is no record, and it runs all the same."""
+    known = importlib.metadata.version
+
+    def version(name: str) -> str:
+        if name == "medseg":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return known(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    check_requirements({"required_packages_version": {"medseg": "0.1.0", "torch": "2.8"}})
+    with pytest.raises(ConfigError, match="needs nothing-here"):
+        check_requirements({"required_packages_version": {"medseg": "0.1.0", "nothing-here": "1"}})
 
 
 def test_bundle_without_medseg(sections: Path, tmp_path: Path) -> None:

@@ -98,3 +98,24 @@ def test_out_again(pairs, tmp_path, capsys):
     assert "layout  nnunet: imagesTr holds 8 cases with channel numbers" in capsys.readouterr().out
     assert main(["export-data", str(tmp_path), "-o", str(target), "--to", "nnunet"]) == 2
     assert "no such datalist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["train"], ["compare-networks", "--minutes", "3", "-o"]])
+def test_a_command_that_imports_by_itself_says_which_one_is_told(pairs, tmp_path, capsys, monkeypatch, command):
+    """The option that answers is none of `medseg train`: what the message says is typed as it stands, and works."""
+    monkeypatch.chdir(tmp_path)
+    first, *more = command
+    words = [first, *more, "out", "source"] if more else [first, "source", "-o", "out"]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "such as --values 255=1" in said
+    assert "give that to `medseg import source -o DIR`, then DIR in place of source" in said
+    told = re.search("`medseg (import source -o DIR)`", said)[1].split()
+    assert main([*told, "--values", "255=1"]) == 0
+    assert main(["check", "DIR"]) == 0
+    capsys.readouterr()
+    assert main([*words, "--values", "255=1"]) == 2  # what it was not told to do
+    said = capsys.readouterr().err
+    assert "has no option 'values'" in said
+    assert said.endswith("; what a folder of images and labels holds is said to `medseg import FOLDER -o DIR`\n")

@@ -18,7 +18,7 @@ import pytest
 from docs.pages import BUNDLES, PAGES, PROGRAMS, ROOT, commands, identify, mentioned, read, shell_lines
 
 from medseg import cli
-from medseg.bundle import library, workflow
+from medseg.bundle import library, ready
 from medseg.bundle.command import Command
 from medseg.bundle.description import Inference
 from medseg.bundle.start import check_keys
@@ -26,7 +26,7 @@ from medseg.errors import MedsegError
 from medseg.prediction import predict
 
 LONGEST = 110
-FREE = {"evaluate": {"device", *workflow.EVALUATED}, "predict": set(predict.TAKES)}
+FREE = {"evaluate": {"device", *ready.EVALUATED}, "predict": set(predict.TAKES)}
 load_command = cli.load_command
 
 

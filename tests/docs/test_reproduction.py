@@ -14,8 +14,9 @@ from tiny_study import in_this_process, write_data, write_study
 from benchmarks import reproduction as benchmark
 from medseg.errors import MedsegError
 from medseg.studies.executors import Done
+from medseg.studies.paper_figures import ROWS as ROWS_IN_PRINT
 from medseg.studies.paper_figures import TABLES
-from medseg.studies.study import read_study, shipped
+from medseg.studies.study import Cell, read_study, shipped
 from medseg.studies.study_run import run_study
 
 ROOT = Path(__file__).parents[2]
@@ -79,9 +80,9 @@ def made(tmp_path_factory: pytest.TempPathFactory, undrawn: None) -> Path:
     changes: dict[str, Any] = {"folds": [0, 2], "epochs": 1, "rows": ROWS, "paper": "lfa_unet_1", "show": ["iou"]}
     study = read_study(write_study(folder / "squares.yaml", classes="all", **changes))
 
-    def first_fold(place: Path, names: Sequence[str], mixed: bool) -> Iterator[Done]:
-        yield from in_this_process(place, [name for name in names if "fold0" in name], mixed)
-        yield from (Done(name, "not now") for name in names if "fold0" not in name)
+    def first_fold(place: Path, cells: Sequence[Cell], mixed: bool) -> Iterator[Done]:
+        yield from in_this_process(place, [cell for cell in cells if cell.fold == 0], mixed)
+        yield from (Done(cell.name, "not now") for cell in cells if cell.fold != 0)
 
     with pytest.raises(MedsegError):
         run_study(study, folder / "work" / "drosophila", executor=first_fold, tracking=False)
@@ -150,3 +151,85 @@ def test_a_gap_has_a_reason_or_says_that_none_is_known(
     script.NOTES.write_text(notes.replace("study_drosophila_small\n", "study_drosophila_small\n  row: R2U-Net\n"))
     with pytest.raises(SystemExit, match="nothing in study_drosophila_small"):
         script.reproduction(tmp_path)
+
+
+def test_what_a_network_costs_stands_as_printed_beside_a_count(script: ModuleType, tmp_path: Path) -> None:
+    page = script.reproduction(tmp_path)
+    told = [row for row in ROWS_IN_PRINT if row.paper_parameters or row.paper_macs]
+    for row in told:
+        (part,) = re.findall(rf"\n\*\*{re.escape(row.source)}\*\*.*?(?=\n\*\*|\n###? |\Z)", page, re.DOTALL)
+        line = next(each for each in part.splitlines() if each.startswith(f"| {row.name} | "))
+        cells = line.split(" | ")  # of each kind: as printed, counted, by how much they differ
+        printed = [each for each in (row.paper_parameters, row.paper_macs) if each]
+        assert cells[1 : 3 * len(printed) + 1 : 3] == printed, row.name
+        assert not row.paper_flops or cells[4] == row.paper_flops, row.name
+    part = section(page, "mfnet_costs")
+    # 34,657,621 parameters of 34.65 in print, which is no other network: the paper cuts
+    assert "| EMANet | 34.65 | 34.66 | +0.02 | (1) |" in part
+    assert "(1) no difference of networks, the paper cuts digits" in part
+    assert "| U-Net | 1.89 | 1.94 | +2.78 | 3.62 | (1) |" in section(page, "focusnet_pp_costs").split("table 3**")[1]
+    assert script.UNKNOWN not in section(page, "focusnet_pp_costs")
+
+
+def test_a_step_is_shown_where_it_was_timed(script: ModuleType, tmp_path: Path) -> None:
+    assert "| MFNet | not run |" in section(script.reproduction(tmp_path), "mfnet_costs")
+    form = {"training_step_seconds": 0.0125, "training_peak_bytes": 3 * 2**29}
+    timed: dict[str, Any] = {"size": [513, 513], "batch": 4, "formats": {"fp32": form}}
+    record = {
+        "command": "python",
+        "rows": {"MFNet": timed, "EMANet": {"error": "out of memory\nat length"}},
+        "environment": {"gpus": [{"name": "a GPU"}], "git": {"commit": "0123456789"}},
+    }
+    path = tmp_path / "gpu_networks.json"
+    path.write_text(json.dumps(record))
+    part = section(script.reproduction(tmp_path), "mfnet_costs")
+    assert "| MFNet | 513 x 513, 4 | 12.5 | - | - | 1.5 | - |" in part
+    assert "| EMANet | failed: out of memory |" in part
+    assert "| DeepLabv3+ | not run |" in part
+    record["rows"] = {"a network of nobody's": timed}
+    path.write_text(json.dumps(record))
+    with pytest.raises(SystemExit, match=r"no paper of reproduction_notes\.yaml has \"a network of nobody's\""):
+        script.reproduction(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("  rows: [MFNet, EMANet]", "  rows: [MFNet, EMANets]", "MFNet, figure 6 has no row 'EMANets'"),
+        ('    "MFNet, figure 6": on', '    "MFNet, figure 7": on', "disagree on 'MFNet, figure 6'"),
+        ("  side: below\n", "  side: under\n", "a note of gpu_drosophila has side: under"),
+        ("  study: lfa_unet_1\n", "  studies: lfa_unet_1\n", "a note of gpu_drosophila has studies"),
+    ],
+)
+def test_a_note_that_speaks_of_nothing_is_refused(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, message: str
+) -> None:
+    notes = script.NOTES.read_text()
+    assert old in notes
+    monkeypatch.setattr(script, "NOTES", tmp_path / "reproduction_notes.yaml")
+    script.NOTES.write_text(notes.replace(old, new, 1))
+    with pytest.raises(SystemExit, match=re.escape(message)):
+        script.reproduction(tmp_path)
+
+
+def test_a_recipe_says_its_budget_and_what_it_took(script: ModuleType, tmp_path: Path) -> None:
+    """What makes a score worse does not explain one that is better."""
+    row = {"mean IoU": 0.5, "IoU background": 0.9, "IoU lesion": 0.1, "precision": 0.1, "recall": 0.99, "Dice": 0.2}
+    taken = {"method": "train", "minutes": 9.06, "epochs": 38}
+    data = {"fold": None, "images": 4, "split": "test", "name": "isic"}
+    result = {"bundle": "focusnet_pp_isic2018", "minutes": 9.0, "seed": 0, "rows": [{**row, **taken}], "data": data}
+    environment = {"cpu": {"model": "a CPU"}, "threads": 2, "git": {"commit": "0123456789"}}
+    content = {"command": "python", "result": result, "environment": environment}
+    notes = script.NOTES.read_text()
+    (tmp_path / "notes").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(script, "NOTES", tmp_path / "notes" / "notes.yaml")
+        script.NOTES.write_text(re.sub(r"(?m)^- record: recipes_isic2018_cpu\n  variant(\n|.)*?(?=^- )", "", notes))
+        (tmp_path / "recipes_isic2018_cpu.json").write_text(json.dumps(content))
+        part = section(script.reproduction(tmp_path), "focusnet_pp_1")
+    assert "a budget of 9 minutes a training, whose last validation is estimated; " in part
+    assert "; minutes taken: train 9.1 (38 epochs); one division" in part
+    assert "pooled over all pixels where the paper's are most likely means over the images" in part
+    reasons = {line.split(" | ")[2]: line.split(" | ")[-1] for line in part.splitlines() if " | A, recipe" in line}
+    assert reasons["recall"] == "why is not known |"
+    assert reasons["precision"] == "(1) |"

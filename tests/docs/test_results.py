@@ -43,12 +43,17 @@ def test_a_missed_target_is_said(script: ModuleType, tmp_path: Path) -> None:
         for number, wait in ((0, 0.02), (1, 0.05))
         for side, seconds in (("medseg, auto", 0.1), ("nnunet", 0.13))
     ]
-    result = {"workers": 1, "settings": {"s": setting}, "rows": rows, "ratios": {"s: medseg, auto / nnunet": 1.3}}
+    result = {
+        "workers": 1,
+        "settings": {"s": setting},
+        "rows": rows,
+        "ratios": {"s: medseg, auto / nnunet": [1.31, 1.2, 1.3]},
+    }
     (tmp_path / "patch_training_gpu.json").write_text(json.dumps({"result": result}))
     section = script.patches_on_a_gpu(tmp_path)
     assert (
-        "nnU-Net's trainer 1.30, target at least 1.3: met; waiting for data 0.035, target at most 0.03: **mis"
-        in section
+        "nnU-Net's trainer 1.30 (1.20 to 1.31), target at least 1.3: met; waiting for data 0.035, target at most 0.03: "
+        "**missed**" in section
     )
     assert "MONAI" not in section  # which was not measured
 
@@ -64,3 +69,16 @@ def test_exports_are_rows(script: ModuleType, tmp_path: Path) -> None:
     section = script.backends(tmp_path)
     assert "(4 x 1 x 8 x 8) on 2 threads of a CPU" in section
     assert section.endswith("| onnx | 0.2 | 0.3 | 1.5 | 2e-06 |\n| onnx, `--half` | 0.4 | 0.3 | 0.75 | 2e-06 |")
+
+
+def test_a_study_that_was_lost_or_came_twice_is_said(script: ModuleType, tmp_path: Path) -> None:
+    assert script.clinic(tmp_path) == ""
+    record = json.loads((RESULTS / "node_soak.json").read_text())
+    for lost, twice, said in ((0, 0, "met"), (1, 0, "**missed**"), (0, 1, "**missed**")):
+        found = {"studies": 200, "results_in_archive": 200 - lost, "studies_with_more_than_one": twice}
+        found["sent_in_attempts"] = {"1": 3, "4": 1}
+        (tmp_path / "node_soak.json").write_text(json.dumps({**record, "result": {**record["result"], **found}}))
+        section = script.clinic(tmp_path)
+        assert section.startswith("## A node that is killed")  # the series were not measured
+        assert section.endswith(f"| nothing lost, nothing twice | {said} |")
+        assert "| times that a study was sent | 1 to 4, median 1 |" in section

@@ -1,6 +1,7 @@
 """The tutorials, from top to bottom, on small real data: what they say is typed, and what they show comes out."""
 
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -11,16 +12,18 @@ from typing import Any
 import pytest
 from costs import Device
 from dicom_predictions import weights
+from dicomweb_server import PASSWORD, USER, serving
 from docs.tutorial_runner import TUTORIALS, Walk, walking
 from node_parts import Archive, send, wait_for
 from tiny_study import in_this_process
 
+from medseg.bundle import workflow
 from medseg.cli import main
 from medseg.node import child
 from medseg.node.config import read_config
 from medseg.node.models import load_models
 from medseg.node.status import read_status
-from medseg.studies import complexity, executors
+from medseg.studies import complexity, executors, study_cell
 
 HIPPOCAMPUS = {"value": "5366008", "scheme": "SCT", "meaning": "Hippocampus"}
 
@@ -52,14 +55,46 @@ def test_a_table_back(
         "[8, 16, 32, 64]": "[2, 4], iterations: 2, device: cpu",
         "epochs: 4": "epochs: 1",
     }
-    with walking(monkeypatch, tmp_path):
-        walk = Walk("a_table_back", changes, capsys)
+    begun: list[Any] = []
+    with walking(monkeypatch, tmp_path) as patch:
+        handlers = {"medseg study run": lambda line: after_an_interruption(line, patch, capsys, begun)}
+        walk = Walk("a_table_back", changes, capsys, handlers)
         walk.run()
+        assert len(begun) == 4  # no training twice
         assert walk.compared > 6
         assert (tmp_path / "studies" / "table1" / "boxes.png").is_file()
 
 
-@pytest.mark.usefixtures("undrawn")
+def after_an_interruption(
+    line: str, patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str], begun: list[Any]
+) -> str:
+    """Press Ctrl-C where the second training has ended and its scores have not begun, and type the same again."""
+    train, evaluate = workflow.train, workflow.evaluate
+    scored: list[Any] = []
+
+    def counted(*given: Any, **options: Any) -> Any:
+        begun.append(given)
+        return train(*given, **options)
+
+    def interrupted(*given: Any, **options: Any) -> Any:
+        if len(scored) == 1:
+            raise KeyboardInterrupt
+        scored.append(given)
+        return evaluate(*given, **options)
+
+    words = shlex.split(line)[1:]
+    patch.setattr(workflow, "train", counted)
+    if not begun:
+        with patch.context() as first:
+            first.setattr(workflow, "evaluate", interrupted)
+            assert main(words) == 130
+        assert len(list(Path("studies", "table1", "cells").iterdir())) == 1
+    assert main(words) == 0
+    patch.setattr(workflow, "train", train)
+    return "".join(capture.readouterr())
+
+
+@pytest.mark.usefixtures("here", "undrawn")
 def test_own_data(
     real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -70,12 +105,19 @@ def test_own_data(
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, target)
     monkeypatch.setattr(complexity, "measure", Device().measure)  # a device whose costs are known: none is measured
-    tiny = "network_def#channels=[2,4,4,4] iterations=2 max_epochs=1"
-    changes = {"--minutes 5 ": f"--minutes 0.1 device=cpu mlflow=false {tiny} "}
+    small = "device=cpu network_def#channels=[2,4,4,4]"
+    changes = {
+        "--minutes 5 ": f"--minutes 0.1 mlflow=false {small} iterations=2 max_epochs=1 ",
+        "--minutes 480": f"--minutes 480 --networks unet attention_unet --folds 2 --no-pictures {small}",
+    }
+    overrides = study_cell._overrides
+    few = {"max_epochs": 1, "iterations": 2, "max_minutes": None}
+    monkeypatch.setattr(study_cell, "_overrides", lambda *given: {**overrides(*given), **few})
     with walking(monkeypatch, tmp_path):
         walk = Walk("own_data", changes, capsys)
         walk.run()
-        assert walk.compared == 6
+        assert walk.compared == 8
+        assert len(list((tmp_path / "comparisons" / "mine" / "model").glob("*.zip"))) == 2
         assert len(list((tmp_path / "masks").glob("*.nii.gz"))) == 10
         assert (tmp_path / "runs" / "first" / "run" / "report.html").is_file()
 
@@ -132,17 +174,25 @@ def test_ten_thousand_studies(
     archive.ae.require_called_aet = False
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    changes = {
-        "port: 11112": f"port: {port}",
-        "port: 104": f"port: {archive.port}",
-        "status_port: 8042 ": "still_seconds: 0.3\ndisk_gib: 0.1\ndevice: cpu  ",
-    }
     try:
-        with walking(monkeypatch, tmp_path):
+        with serving() as pacs, walking(monkeypatch, tmp_path) as patch:
+            for path in sorted((tmp_path / "studies" / "study1").iterdir()):
+                pacs.add(path.read_bytes())
+            (study,) = {str(dataset.StudyInstanceUID) for dataset, *_ in pacs.held.values()}
+            patch.setenv("MEDSEG_DICOMWEB_USER", USER)
+            patch.setenv("MEDSEG_DICOMWEB_PASSWORD", PASSWORD)
+            changes = {
+                "dicomweb://pacs.example/dicom-web": f"dicomweb+{pacs.url}",
+                "--study 1.2.3": f"--study {study}",
+                "port: 11112": f"port: {port}",
+                "port: 104": f"port: {archive.port}",
+                "status_port: 8042 ": "still_seconds: 0.3\ndisk_gib: 0.1\ndevice: cpu  ",
+            }
             walk = Walk("ten_thousand_studies", changes, capsys, {"medseg node run": node_runs})
             walk.run()
+            assert [dataset.Modality for dataset, *_ in pacs.held.values()].count("SEG") == 1
     finally:
         archive.down()
-    assert walk.compared == 11
+    assert walk.compared == 13
     assert len(list((tmp_path / "results").glob("*.seg.dcm"))) == 2
     assert len(archive.objects) == 1

@@ -1,6 +1,7 @@
 """Patches depend on seed, epoch and sample alone, hold what they should, and never show what is not there."""
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,31 @@ def test_the_share_of_each_batch(share: float, batch_size: int) -> None:
     assert float(flags.mean()) == pytest.approx(share, abs=0.005)
     assert float((flags.mean(0) - share).abs().max()) < 0.12
     assert len(sampler) == 300 * batch_size
+
+
+def test_cases_are_drawn_by_their_chances() -> None:
+    data = patches()
+    data.chances = lambda: [0.1, 0.1, 0.1, 0.1, 0.6]
+    even, sampler = EpochSampler(patches(), 4, iterations=500), EpochSampler(data, 4, iterations=500)
+    for each in (even, sampler):
+        each.set_epoch(3)
+    drawn = [(draw.case, draw.visit) for draw in sampler]
+    assert len(set(drawn)) == 2000  # no patch twice
+    assert drawn == [(draw.case, draw.visit) for draw in sampler]
+    numbers = torch.tensor(drawn)[:, 0]
+    rounds = torch.stack([part.bincount(minlength=5) for part in numbers.reshape(400, 5)])
+    assert set(rounds[:, 4].tolist()) == {3}
+    assert set(rounds[:, :4].sum(1).tolist()) == {2}
+    assert (rounds[:, :4].float().mean(0) - 0.5).abs().max() < 0.08
+    together = [
+        [(draw.case, draw.visit) for draw in EpochSampler(data, 2, 2, rank, iterations=500)] for rank in range(2)
+    ]
+    alone = [(draw.case, draw.visit) for draw in EpochSampler(data, 4, iterations=500)]
+    assert [each for pair in zip(*together, strict=True) for each in pair] == alone != drawn
+    alike = [draw.case for draw in even]
+    assert torch.tensor(alike).bincount().tolist() == [400] * 5
+    data.chances = lambda: [0.2] * 5
+    assert Counter(draw.case for draw in EpochSampler(data, 4, iterations=500)) == Counter(alike)
 
 
 def test_foreground_patches_hold_a_class_evenly() -> None:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from medseg.importers.pairing import Affix, is_label, rules_between, rules_within, words
+from medseg.importers.pairing import Affix, is_label, labels_among, rules_between, rules_within, words
 
 
 def paths(folder, *names):
@@ -55,3 +55,12 @@ def test_two_files_of_one_name_make_no_pair():
     rule = rules_between(paths("i", "1.png", "1.jpg", "2.png"), paths("m", "1.png", "2.png"))
     assert sorted(rule.pairs) == ["2"]
     assert set(rule.twins) == set(paths("i", "1.png", "1.jpg"))
+
+
+def test_labels_among_images():
+    beside = paths("in", "a.png", "b.png", "a_mask.png", "c_mask.png", "alone_seg.png")
+    assert labels_among(beside) == {Path("in/a_mask.png"): Path("in/a.png")}
+    two = [*paths("in/images", "a.nii.gz", "b.nii.gz"), *paths("in/labels", "a.nii.gz", "d.nii.gz")]
+    assert labels_among(two) == {Path("in/labels/a.nii.gz"): Path("in/images/a.nii.gz")}
+    assert labels_among(paths("in/labels", "a.png", "b.png")) == {}  # images of a folder of that name
+    assert labels_among([*paths("one/images", "a.png"), *paths("other/labels", "a.png")]) == {}

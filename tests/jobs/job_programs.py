@@ -13,6 +13,13 @@ if name.startswith("good"):
     (folder / name).write_text(os.environ["OMP_NUM_THREADS"])
 elif name == "refused":
     sys.exit("medseg: error: fold 9 is not there; choose one of 0, 1")
+elif name.startswith("sees"):  # sees_N_any: ends once N of these have said what they see
+    (folder / f"{name}.seen").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
+    while len([*folder.glob("*.seen")]) < int(name.split("_")[1]):
+        time.sleep(0.01)
+    if name.endswith("dies"):
+        os.kill(os.getpid(), 9)
+    (folder / name).touch()
 elif name == "killed":
     os.kill(os.getpid(), 9)
 elif name.startswith("long"):
@@ -29,6 +36,11 @@ elif name == "twice":  # the first time it waits to be killed with the process t
 """
 
 COMMAND = (sys.executable, "-c", PROGRAM)
+
+
+def seen(folder: Path) -> dict[str, str]:
+    """Return which GPUs each job saw that is called ``sees``."""
+    return {path.stem: path.read_text() for path in folder.glob("*.seen")}
 
 
 def jobs_of(folder: Path, *names: str) -> list[Job]:

@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from jobs.job_programs import COMMAND, jobs_of
+from jobs.job_programs import COMMAND, jobs_of, seen
 
 from medseg.errors import MedsegError
 from medseg.jobs import batch as module
 from medseg.jobs import job
 from medseg.jobs.batch import batch
+from medseg.jobs.gpus import VISIBLE
 
 pytest.importorskip("submitit", reason="the extra submitit is not installed")
 LOCAL = {"cluster": "local"}
@@ -23,18 +24,14 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def small_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let what a worker starts be a few lines of Python; the command goes with the job, into another process."""
-    monkeypatch.setattr(module, "_Work", lambda each, share: _Small(each, share, COMMAND))
+    monkeypatch.setattr(module, "_Work", lambda *given: _Small(*given))
     monkeypatch.setattr(module, "_POLL", 0.1)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, ROOT / "tests"))))
 
 
 class _Small(module._Work):
-    def __init__(self, each: job.Job, share: int, command: tuple[str, ...]) -> None:
-        super().__init__(each, share)
-        self._command = command
-
     def __call__(self) -> job.Done:
-        return job.work(self._job, self._share, self._command)
+        return job.work(self._job, self._share, COMMAND, self._environment)
 
 
 def wait_for(path: Path) -> int:
@@ -89,6 +86,38 @@ def test_jobs_end_with_who_asked_for_them(tmp_path: Path) -> None:
     while not (tmp_path / "ended").is_file():
         assert time.monotonic() < until
         time.sleep(0.05)
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)  # which a worker that imports this file need not import
+    monkeypatch.setenv(VISIBLE, "GPU-ab,3")
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_jobs_of_this_machine_have_a_gpu_each(tmp_path: Path) -> None:
+    """Submitit by itself hides all GPUs."""
+    jobs = jobs_of(tmp_path, "sees_3_a", "sees_3_b", "sees_3_names")
+    jobs[2] = replace(jobs[2], names_device=True)
+    assert {each.error for each in batch(3, LOCAL)(jobs)} == {""}
+    assert seen(tmp_path) == {"sees_3_a": "GPU-ab", "sees_3_b": "3", "sees_3_names": "GPU-ab,3"}
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize(
+    ("cluster", "given", "shares"),
+    [
+        ("local", {}, {VISIBLE: "GPU-ab"}),
+        ("local", {"gpus_per_node": 1}, {}),  # submitit does what it was told
+        ("slurm", {}, {}),  # whose machine is another
+    ],
+)
+def test_who_says_which_gpus(tmp_path: Path, cluster: str, given: dict[str, int], shares: dict[str, str]) -> None:
+    (each,) = jobs_of(tmp_path, "good")
+    found = module._Shares.of(cluster, given, 3)
+    assert found.processors == (3 if cluster == "local" else 1)
+    with found.lend(each) as lent:
+        assert lent == shares
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,19 @@
 """Jobs through a real Ray of this machine: what becomes of each, and of one whose worker is killed."""
 
+import fnmatch
+import importlib.util
 import os
+import secrets
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from jobs.job_programs import COMMAND, jobs_of
+from jobs.job_programs import COMMAND, jobs_of, seen
+from ray_here import TRIES
 
 from medseg.errors import MedsegError
 from medseg.jobs import cluster as module
@@ -17,6 +22,8 @@ from medseg.jobs.cluster import cluster
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed")
 ROOT = Path(__file__).parents[2]
+TOKENS = importlib.util.find_spec("ray._private.authentication") is not None
+TOKEN = secrets.token_hex(16)
 pytestmark = [  # of Ray's own files and processes
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -64,6 +71,25 @@ def test_a_job_that_may_not_be_tried_again_is_told(tmp_path: Path) -> None:
     assert done.error.endswith(f"see {tmp_path / 'logs' / 'long.log'}")
 
 
+@pytest.mark.timeout(1200)
+@pytest.mark.usefixtures("joined")
+def test_gpus_of_a_ray_of_this_machine_are_divided_between_workers(tmp_path: Path) -> None:
+    given = {**ADDRESS, **module._gpus_each(3, ours=True)}
+    assert given["num_gpus"] == 0.5
+    jobs = jobs_of(tmp_path, "sees_3_a", "sees_3_b", "sees_3_c")
+    assert {each.error for each in cluster(3, given)(jobs)} == {""}
+    found = sorted(seen(tmp_path).values())
+    assert found in (["0", "0", "1"], ["0", "1", "1"])
+
+
+@pytest.mark.usefixtures("joined")
+def test_jobs_that_would_see_no_gpu_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    assert list(cluster(2, {**ADDRESS, "num_gpus": 1})([])) == []
+    assert caplog.text == ""
+    assert list(cluster(2, ADDRESS)([])) == []
+    assert "the Ray cluster has 2 GPUs, of which jobs see none; --job num_gpus=1 gives each one" in caplog.text
+
+
 def wait_for(path: Path) -> int:
     until = time.monotonic() + 300
     while not path.is_file() or not path.read_text():
@@ -96,13 +122,107 @@ def test_without_ray_the_line_says_what_to_install() -> None:
     ]
 
 
+HEAD = """
+import sys
+import ray
+ray.init(
+    address="local", num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1",
+    object_store_memory=80 * 2**20, logging_level="ERROR", log_to_driver=False,
+)
+sys.stdout.write(ray.get_runtime_context().gcs_address + "\\n")
+sys.stdout.flush()
+sys.stdin.read()
+ray.shutdown()
+"""
+
+JOINS = """
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from jobs.test_cluster import small
+from jobs.job_programs import jobs_of
+from medseg.errors import MedsegError
+from medseg.jobs import cluster
+
+address, folder, name = sys.argv[1:]
+cluster.work = small
+try:
+    done = list(cluster.cluster(1, {"address": address})(jobs_of(Path(folder), name)))
+    sys.stdout.write(f"{[each.error for each in done]}\\n")
+except MedsegError as error:
+    sys.stdout.write(f"{error}\\n")
+"""
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
+    """A Ray that asks for a token, in a process of its own: Ray reads the mode when it is imported. Yields its address
+    and the environment that has no token, with a home in which none lies."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "token",
+        "HOME": str(tmp_path_factory.mktemp("home")),
+    }
+    environment["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
+    words = [sys.executable, "-W", "ignore", "-c", HEAD]
+    for _ in range(TRIES):
+        with subprocess.Popen(
+            words,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**environment, "RAY_AUTH_TOKEN": TOKEN},
+        ) as head:
+            assert head.stdout is not None
+            if address := head.stdout.readline().strip():
+                yield address, environment
+                head.communicate()
+                return
+    raise AssertionError("Ray could not be started")
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.skipif(not TOKENS, reason=f"Ray {ray.__version__} knows no tokens")
+@pytest.mark.skipif("MEDSEG_TEST_WHOLE" not in os.environ, reason="a Ray of its own: MEDSEG_TEST_WHOLE=1 starts it")
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"RAY_AUTH_TOKEN": TOKEN}, "['']"),
+        ({"RAY_AUTH_TOKEN": "0" * 32}, "the Ray cluster {address} asks for a token (* InvalidAuthToken: *): set RAY_*"),
+        (
+            {"RAY_AUTH_MODE": "disabled"},
+            "the Ray cluster {address} asks for a token (* InvalidAuthToken: *): set RAY_*",
+        ),
+        ({}, "the Ray cluster {address} asks for a token (* no authentication token was found): set RAY_AUTH_MODE=*"),
+    ],
+    ids=["right", "wrong", "disabled", "none"],
+)
+def test_a_cluster_with_a_token(
+    tmp_path: Path, guarded: tuple[str, dict[str, str]], given: dict[str, str], said: str
+) -> None:
+    address, environment = guarded
+    words = [sys.executable, "-W", "ignore", "-c", JOINS, address, str(tmp_path), "good"]
+    done = subprocess.run(words, capture_output=True, text=True, env={**environment, **given})
+    assert fnmatch.fnmatchcase(done.stdout.strip(), said.format(address=address).replace("[", "[[]")), done
+    assert (tmp_path / "good").is_file() == (said == "['']")
+
+
+def refused() -> Exception:
+    """What Ray 2.60 raises for a token that is not the cluster's, without the lines of its trace."""
+    error = ConnectionError("Failed to connect to Ray cluster at 127.0.0.1:6379")
+    error.__cause__ = RuntimeError(
+        "Failed to connect to GCS. Last connection error: Traceback (most recent call last):\n"
+        "ray.exceptions.AuthenticationError: RPC error: InvalidAuthToken: Authentication token is missing or incorrect."
+        " Ensure that the token for the cluster is available in a local file (e.g., ~/.ray/auth_token)\n"
+    )
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (
-            RuntimeError("InvalidAuthToken: no"),
-            "asks for a token .*RAY_AUTH_MODE=token and",
-        ),
+        (refused(), r"asks for a token \(.*InvalidAuthToken: .* incorrect\): set RAY_AUTH_MODE=token and"),
         (ConnectionError("no answer"), r"cannot be joined \(no answer\); see that it runs"),
     ],
 )

@@ -2,14 +2,14 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from jobs.job_programs import COMMAND, jobs_of
+from jobs.job_programs import COMMAND, jobs_of, seen
 
 from medseg.jobs import job
+from medseg.jobs.gpus import VISIBLE
 from medseg.jobs.here import here
 from medseg.jobs.job import Done, work
 
@@ -49,21 +49,40 @@ def test_they_end_with_who_asked_for_them(tmp_path: Path) -> None:
     assert (tmp_path / "ended").is_file()
 
 
-def test_each_has_what_it_is_lent(tmp_path: Path) -> None:
-    free, most = ["3", "5"], []
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv(VISIBLE, "3,GPU-ab")
 
-    @contextmanager
-    def lend() -> Iterator[Mapping[str, str]]:
-        mine = free.pop()
-        most.append(len(free))
-        yield {"OMP_NUM_THREADS": mine}
-        free.append(mine)
 
-    names = [f"good{number}" for number in range(5)]
-    assert {each.error for each in here(2, lend=lend)(jobs_of(tmp_path, *names))} == {""}
-    assert {(tmp_path / name).read_text() for name in names} <= {"3", "5"}
-    assert len(most) == 5
-    assert sorted(free) == ["3", "5"]
+def test_each_has_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two_gpus(monkeypatch)
+    jobs = jobs_of(tmp_path, "sees_2_a", "sees_2_b", "sees_3_names")
+    jobs[2] = replace(jobs[2], names_device=True)
+    assert {each.error for each in here(2)(jobs)} == {""}
+    found = seen(tmp_path)
+    assert found.pop("sees_3_names") == "3,GPU-ab"
+    assert sorted(found.values()) == ["3", "GPU-ab"]
+
+
+def test_more_jobs_than_gpus_share_them_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two_gpus(monkeypatch)
+    assert {each.error for each in here(4)(jobs_of(tmp_path, *(f"sees_4_{number}" for number in range(4))))} == {""}
+    assert sorted(seen(tmp_path).values()) == ["3", "3", "GPU-ab", "GPU-ab"]
+
+
+def test_one_that_is_killed_gives_its_gpu_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two_gpus(monkeypatch)
+    done = {each.name: each.error for each in here(2)(jobs_of(tmp_path, "sees_3_stays", "sees_2_dies", "sees_3_next"))}
+    assert [name for name, error in done.items() if error] == ["sees_2_dies"]
+    found = seen(tmp_path)
+    assert found["sees_3_next"] == found["sees_2_dies"] != found["sees_3_stays"]
+
+
+def test_without_gpus_nothing_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.delenv(VISIBLE, raising=False)
+    assert list(here(2)(jobs_of(tmp_path, "sees_1_a"))) == [Done("sees_1_a")]
+    assert seen(tmp_path) == {"sees_1_a": "all"}
 
 
 def test_a_tied_process_ends_when_its_input_closes() -> None:

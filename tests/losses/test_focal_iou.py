@@ -1,11 +1,15 @@
 """Focal + IoU loss against the definitions written out by hand, and against MONAI's focal loss."""
 
+from typing import Any
+
 import pytest
 import torch
+from operations import Operations
 from torch import Tensor, nn
 
 from medseg.losses import focal_iou
 from medseg.losses.focal_iou import FocalIoULoss
+from medseg.losses.targets import class_indices
 
 CLASSES = 4
 IGNORE = 255
@@ -313,13 +317,27 @@ def test_an_image_ignored_altogether_is_no_image_of_the_mean_over_all_classes() 
 
 
 @pytest.mark.parametrize("ignored", [0.0, 0.3])
-def test_sums_of_a_gpu_are_a_cpus(monkeypatch: pytest.MonkeyPatch, ignored: float) -> None:
-    logits, label = random_batch(7, ignored)
-    found = []
-    for sums in (focal_iou._sums_by_slot, focal_iou._sums_by_class):
-        monkeypatch.setattr(focal_iou, "_sums_by_slot", sums)
-        given = logits.clone().requires_grad_()
-        loss = FocalIoULoss(ignore_index=IGNORE)(given, label)
-        loss.backward()
-        found.append((loss.detach(), given.grad))
-    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-7)
+@pytest.mark.parametrize("batch", [True, False])
+@pytest.mark.parametrize("size", [(5, 6), (3, 4, 2)])
+def test_sums_of_a_gpu_are_a_cpus(ignored: float, batch: bool, size: tuple[int, ...]) -> None:
+    logits, label = random_batch(7, ignored, size)
+    index, valid = class_indices(logits, label, IGNORE)
+    assert valid is not None
+    p = logits.softmax(1) * valid[:, None]
+    first = 0 if batch else CLASSES * torch.arange(len(index)).view(-1, *[1] * len(size))
+    pixels = (0, *range(2, p.ndim)) if batch else tuple(range(2, p.ndim))
+    pt, slots = p.gather(1, index[:, None])[:, 0], CLASSES * (1 if batch else len(index))
+    expected = focal_iou._sums_by_slot(pt, valid, (index + first).flatten(), slots)
+    for kept in (valid, None) if not ignored else (valid,):
+        found = focal_iou._sums_by_class(p, index, kept, pixels)
+        torch.testing.assert_close([each.flatten() for each in found], list(expected), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(("options", "most"), [({"gamma": 0.0}, 44), ({"gamma": 2.0, "ignore_index": IGNORE}, 63)])
+def test_a_gpu_gets_few_operations_and_is_not_waited_for(options: dict[str, Any], most: int) -> None:
+    """Each takes the processor about as long as a layer's; a device without numbers refuses to be asked for one."""
+    logits = torch.empty(2, CLASSES, 4, 4, 4, device="meta", requires_grad=True)
+    label = torch.empty(2, 1, 4, 4, 4, device="meta", dtype=torch.uint8)
+    with Operations() as counted:
+        FocalIoULoss(**options)(logits, label).backward()
+    assert counted.number <= most, counted.counts

@@ -42,6 +42,8 @@ def test_few_groups_have_none() -> None:
     draws = ClusterBootstrap(["a", "b", "c", "d"] * 3)
     assert draws.intervals(values) == ([None, None], None)
     assert draws.note() == "No intervals: 4 groups, 5 are the least."
+    assert ClusterBootstrap(["a", "a"]).note() == "No intervals: 1 group, 5 are the least."
+    assert ClusterBootstrap(["a", ""]).note() == "No intervals: 2 groups and single cases, 5 are the least."
     values[4:, 1] = np.nan  # four cases have it
     each, overall = ClusterBootstrap([""] * 12).intervals(values)
     assert (each[0] is None, each[1] is None, overall is None) == (False, True, False)

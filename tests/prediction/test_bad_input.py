@@ -320,3 +320,18 @@ def test_many_tiny_files(models: Path, tmp_path: Path) -> None:
     done = run(models / "grey.pt", tmp_path / "in")
     assert (done.written, len(done.left_out), done.missed) == (60, 59, 59)
     assert len({name for name, _ in done.left_out}) == 59
+
+
+def test_labels_beside_the_images_are_named(models: Path, images: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What `medseg import` takes for pairs would silently be images: they are predicted, and a line says so."""
+    run(models / "grey.pt", images)
+    assert "labels of others" not in caplog.text
+    for name in ("a", "b"):
+        Image.fromarray(GREY // 128).save(images / f"{name}_mask.png")
+    run(models / "grey.pt", images)
+    assert caplog.text.count("labels of others") == 1
+    assert (
+        "2 of 4 images are labels of others by their names, such as a_mask.png of a.png, and get a mask like every "
+        "image; name a folder of images alone, or a datalist, if that is not meant"
+    ) in caplog.text
+    assert masks(images) == ["a.png", "a_mask.png", "b.png", "b_mask.png"]

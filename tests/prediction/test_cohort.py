@@ -142,10 +142,10 @@ def test_an_ensemble(folder: Path) -> None:
 
 def test_what_is_no_ensemble(folder: Path) -> None:
     save(folder / "b.pt", input={"intensity": {"scheme": "zscore"}})
-    with pytest.raises(ModelError, match=r"b\.pt and .*a\.pt are no ensemble: .*input intensity scheme"):
+    with pytest.raises(MedsegError, match=r"b\.pt and .*a\.pt are no ensemble: .*input intensity scheme"):
         run(folder, model=[folder / "a.pt", folder / "b.pt"])
     save(folder / "c.pt", classes=["background", "c", "b"])
-    with pytest.raises(ModelError, match=r"no ensemble: classes background, b, c \(here background, c, b\)"):
+    with pytest.raises(MedsegError, match=r"no ensemble: classes background, b, c \(here background, c, b\)"):
         medseg.load([folder / "a.pt", folder / "c.pt"], device="cpu")
     with pytest.raises(ModelError, match="no model is named"):
         medseg.load([])

@@ -145,6 +145,9 @@ def test_parts_of_a_run_that_was_killed_are_gathered(cohort: Path) -> None:
 
 PROGRAM = """
 import os, sys, pathlib, time
+if sys.argv[3]:
+    pathlib.Path(sys.argv[3], f"{os.getpid()}").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+del sys.argv[3]
 from medseg.cli import main
 from medseg.prediction import masks
 write, calls, whom, mark = masks.write_mask, [], sys.argv.pop(1), pathlib.Path(sys.argv.pop(1))
@@ -162,32 +165,52 @@ sys.exit(main())
 """
 
 
-def killing(whom: str, mark: Path) -> tuple[str, ...]:
-    """Return a command that is `medseg`, but for the first time that it comes to a second mask: it kills, once."""
-    return (sys.executable, "-W", "ignore", "-c", PROGRAM, whom, str(mark))
+def killing(whom: str, mark: Path, seen: Path | None = None) -> tuple[str, ...]:
+    """Return a command that is `medseg`, but for the first time that it comes to a second mask: it kills, once.
+
+    Args:
+        whom: ``job``, its own process, or ``worker``, the one that started it.
+        mark: file that says that it did.
+        seen: folder for the GPUs that each process sees.
+    """
+    return (sys.executable, "-W", "ignore", "-c", PROGRAM, whom, str(mark), "" if seen is None else str(seen))
 
 
 @pytest.mark.timeout(900)
 def test_a_worker_that_is_killed_in_earnest(cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes of this machine, the first of which kills itself before its second mask."""
-    monkeypatch.setattr(job, "COMMAND", killing("job", cohort / "killed"))
+    """Processes of this machine, the first of which kills itself before its second mask; each has a GPU of its own.
+
+    The GPUs are none: a process that sees such a one alone works on the processor.
+    """
+    seen = cohort / "seen"
+    seen.mkdir()
+    monkeypatch.setattr(job, "COMMAND", killing("job", cohort / "killed", seen))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-none-a,GPU-none-b")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    done = of(cohort, "earnest", Shared(here(2), 2))
+    done = of(cohort, "earnest", Shared(here(2), 2), overrides={})
     assert (cohort / "killed").is_file()
     assert (done.written, len(done.failures)) == (CASES, 1)
     assert_the_same(cohort, "earnest")
+    assert {path.read_text() for path in seen.iterdir()} == {"GPU-none-a", "GPU-none-b"}
 
 
 @pytest.mark.timeout(1200)
 def test_a_worker_of_submitit_that_is_killed(cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The process that submitit started, whose job ends with it: others do what it left."""
     pytest.importorskip("submitit", reason="the extra submitit is not installed")
-    from jobs.test_batch import _Small
-
     from medseg.jobs import batch
 
+    class _Killing(batch._Work):
+        def __init__(self, command: Sequence[str], *given: Any) -> None:
+            super().__init__(*given)
+            self._command = command
+
+        def __call__(self) -> Done:
+            return job.work(self._job, self._share, self._command, self._environment)
+
     command = killing("worker", cohort / "killed_batch")
-    monkeypatch.setattr(batch, "_Work", lambda each, share: _Small(each, share, command))
+    monkeypatch.setattr(batch, "_Work", lambda *given: _Killing(command, *given))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, ROOT / "tests"))))
     done = of(cohort, "submitit", Shared(batch.batch(2, {"cluster": "local"}), 2))
     assert (cohort / "killed_batch").is_file()

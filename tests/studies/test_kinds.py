@@ -1,33 +1,12 @@
-"""Kinds of images, and the table that shows which kind a mean hides."""
-
-from dataclasses import replace
+"""The table that shows which kind of image a mean hides."""
 
 import numpy as np
 import pytest
 
-from medseg.data.case_facts import QUANTILES, CaseFacts
 from medseg.errors import MedsegError
 from medseg.metrics.intervals import ClusterBootstrap
-from medseg.metrics.score_board import WHOLE
-from medseg.studies.kinds import kind_of, kinds_table
-
-FLAT = tuple(float(number) for number in range(len(QUANTILES)))
-PICTURE = CaseFacts((64, 64), None, "", 1, "uint8", False, (FLAT,), (tuple(2 * each for each in FLAT),), (9, 1), (1, 1))
-
-
-def test_kind_of_pictures() -> None:
-    assert kind_of(PICTURE) == "grey, bright objects"
-    assert kind_of(replace(PICTURE, foreground=((0.0,) * len(FLAT),))) == "grey, dark objects"
-    assert kind_of(replace(PICTURE, channels=4, equal_channels=True)) == "grey, bright objects"
-    assert kind_of(replace(PICTURE, channels=3)) == "colour, bright objects"
-    assert kind_of(replace(PICTURE, shape=(600, 300), foreground=())) == "grey, large"
-
-
-def test_kind_of_volumes() -> None:
-    volume = replace(PICTURE, shape=(9, 9, 9), spacing=(1.0, 1.0, 1.2), codes="LPS")
-    assert kind_of(volume) == "LPS"
-    assert kind_of(replace(volume, spacing=(0.5, 0.5, 5.0))) == "LPS, thick slices"
-    assert kind_of(replace(volume, spacing=None, codes="")) == "no orientation"
+from medseg.reports.score_tables import WHOLE
+from medseg.studies.kinds import kinds_table
 
 
 def rows(values: list[float | None]) -> list[dict[str, object]]:

@@ -6,6 +6,7 @@ The trainings have a few steps whatever their minutes; the clock is moved by wha
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,13 +21,13 @@ from medseg.cli import main
 from medseg.data.datalist import Datalist
 from medseg.errors import MedsegError
 from medseg.prediction.predict import predict
-from medseg.studies import complexity, study_cell
+from medseg.studies import complexity, network_comparison, study_cell
 from medseg.studies.executors import Done
 from medseg.studies.network_comparison import compare_networks
 from medseg.studies.network_data import own_data
-from medseg.studies.network_record import Asked, Spent
+from medseg.studies.network_record import RECORD, Asked, Spent
 from medseg.studies.network_result import Compared
-from medseg.studies.study import read_study
+from medseg.studies.study import Cell, read_study
 from medseg.studies.study_cell import run_cell
 
 MINUTES = 30.0
@@ -52,9 +53,9 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
-    def executor(self, folder: Path, names: Sequence[str], mixed: bool) -> Iterator[Done]:
+    def executor(self, folder: Path, cells: Sequence[Cell], mixed: bool) -> Iterator[Done]:
         minutes = read_study(folder / "study.yaml").minutes or 0.0
-        for name in names:
+        for name in (cell.name for cell in cells):
             if len(self.made) == self.kill_after:
                 raise KilledError
             if name in self.failing:
@@ -209,6 +210,22 @@ def test_killed_it_goes_on_and_counts_what_was_spent(whole: Whole, tmp_path: Pat
     assert again.record.took == pytest.approx(found.record.took)
     with pytest.raises(MedsegError, match=r"was asked otherwise: minutes was 30.0 and is 60.0 now; give what it began"):
         compare(folder / "data", tmp_path / "out", clock, minutes=60.0)
+
+
+@pytest.mark.parametrize(("settings", "sharing"), [({}, 2), ({"device": "cpu"}, 4)])
+def test_trainings_that_share_a_device_share_its_memory(
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], sharing: int
+) -> None:
+    def stop(*_: object) -> None:
+        raise KilledError
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr(network_comparison.plan_network, "memory_limit", lambda *_: SimpleNamespace(value=8e9))
+    monkeypatch.setattr(network_comparison._Comparison, "_plan", stop)
+    asked = Asked(MINUTES, THREE, workers=4, settings=settings)
+    with pytest.raises(KilledError):
+        compare_networks(whole.folder / "data", tmp_path / "out", asked)
+    assert json.loads((tmp_path / "out" / RECORD).read_text())["memory"] == int(8e9) // sharing
 
 
 def test_what_fails_is_a_row_and_the_others_go_on(whole: Whole, tmp_path: Path, clock: Clock) -> None:

@@ -1,6 +1,7 @@
 """From a folder of volumes or pictures to a plan, a bundle, a trained model and its table."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,26 @@ def test_a_plan_of_volumes(tmp_path: Path) -> None:
     assert plan.input["intensity"].value == {"scheme": "zscore"}
     assert plan.train["foreground"].value == 0.33
     assert plan.inference["mirror_axes"].value == [0]
+
+
+@pytest.mark.parametrize(
+    ("network", "data", "name"),
+    [
+        ("unet", "Dataset 7: Köpfe/CT", "unet_dataset_7_k_pfe_ct"),
+        ("monai.networks.nets.DynUNet", "a", "dynunet_a"),
+        ("unet", "срезы", "unet"),
+        (
+            "unet",
+            "drosophila",
+            "unet_drosophila_planned",
+        ),  # else the overlays and texts of that bundle would be its own
+    ],
+)
+def test_a_model_that_nobody_named(tmp_path: Path, network: str, data: str, name: str) -> None:
+    datalist = replace(load_data(volumes(tmp_path / "data")), name=data)
+    plan = make_plan(datalist, minutes=10, device="cpu")
+    named = replace(plan, network=replace(plan.network, value={**plan.network.value, "name": network}))
+    assert plan_bundle.name_of(named, datalist) == name
 
 
 def test_the_bundle_says_why(tmp_path: Path) -> None:
@@ -239,6 +260,7 @@ def test_slices_of_volumes_from_data_to_masks(tmp_path: Path) -> None:
     quick = {**QUICK, "iterations": 3, "network_def#channels": [2, 4]}
     done = plan_and_train(data, tmp_path / "out", dimensions=2, minutes=5, overrides=quick)
     held = yaml.safe_load((done.plan / "bundle.yaml").read_text())
+    assert held["name"] == medseg.load(done.run, device="cpu").description.name == "unet_balls"
     assert held["input"]["plane"] == "sagittal"
     assert held["input"]["spacing"] == [None, 1.0, 1.0]
     assert (held["network"]["spatial_dims"], held["train"]["slices"], held["train"]["patch"]) == (2, True, [14, 12])

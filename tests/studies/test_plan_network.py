@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from costs import PACE, Device
+from costs import PACE, PARAMETERS, Device
 
 from medseg.bundle import networks
 from medseg.studies import complexity, plan_network
@@ -118,10 +118,15 @@ def test_the_least_time_of_a_gpus_step_hides_nothing(device: Device) -> None:
 
 def test_memory_bounds_it(device: Device) -> None:
     found = tried()
-    best = choose(found, Limits(1, 2, 1e6, 80 * 12 * 32 * 32 * 16, CPU))
-    assert best.memory <= 80 * 12 * 32 * 32 * 16
+    limit = 80 * 12 * 32 * 32 * 16 + 4 * PARAMETERS + 4 * 2 * 32 * 32 * 16 * 10
+    best = choose(found, Limits(1, 2, 1e6, limit, CPU))
+    assert best.memory <= limit
     assert best.candidate.base in (12, 16, 24, 32)
     assert any("GiB" in line for line in best.tried)
+    voxels = best.candidate.batch * torch.tensor(best.candidate.patch).prod().item()
+    step = 80 * best.candidate.base * voxels // best.candidate.batch
+    # beside the step: averaged weights; image, labels; and of 2 classes logits, probabilities, targets, gradients
+    assert best.memory == step + 4 * PARAMETERS + 4 * voxels * (1 + 1 + 4 * 2)
 
 
 def test_each_class_has_as_many_steps() -> None:

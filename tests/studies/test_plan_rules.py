@@ -173,6 +173,17 @@ def test_polarity_only_where_objects_are_on_both_sides() -> None:
     assert plan_rules.polarity(found(*[bright] * 30, dark)).value is None  # one odd image in thirty
 
 
+def test_polarity_only_where_turning_brings_objects_to_one_side() -> None:
+    """In a slice of a CT, an opacity is brighter than lung alone, and darker than a chest wall that fills the slice."""
+    air, wall = (picture(quantiles=row(0, median, 250), foreground=row(90, 130, 200)) for median in (60, 200))
+    assert plan_rules.polarity(found(air, wall)).value == "bright"
+    turned = picture(quantiles=row(0, 140, 250), foreground=row(90, 150, 200))  # brighter, and its negative is not
+    chosen = plan_rules.polarity(found(*[air] * 12, *[wall] * 5, *[turned] * 3))
+    assert chosen.value is None
+    assert "brighter than the rest in 75 % of the images" in chosen.why
+    assert "would leave them darker in 15 %" in chosen.why
+
+
 def test_colour_of_pictures() -> None:
     grey, coloured = picture(channels=4, equal_channels=True), picture(channels=3)
     assert plan_rules.colour(found(picture())).value is None
@@ -210,3 +221,20 @@ def test_volumes_have_slices_but_pictures_are_no_volumes() -> None:
         plan_rules.dimensions(found(case(codes="", spacing=None)), 2)
     with pytest.raises(PlanError, match="--dimensions 3: the images of d are pictures"):
         plan_rules.dimensions(found(picture()), 3)
+
+
+def test_pictures_are_drawn_alike_and_their_kinds_are_said() -> None:
+    bright = picture(foreground=((9.0,) * 11,))
+    chosen = plan_rules.balance(found(*[bright] * 9, picture()))
+    assert chosen.value == 0
+    assert "9 grey, bright objects, 1 grey, dark objects" in chosen.why
+    assert plan_rules.balance(found(bright, bright)).why == "all pictures are of one kind"
+    assert "volumes" in plan_rules.balance(found(case(), case(codes="LPS"))).why
+
+
+def test_several_classes_of_pictures_are_looked_for_more_often() -> None:
+    three = {"classes": ("background", "ground glass", "consolidation")}
+    assert plan_rules.foreground(found(picture())).value == 0.33
+    assert plan_rules.foreground(found(picture(), **three)).value == 0.67
+    assert plan_rules.foreground(found(case(), **three)).value == 0.33  # volumes
+    assert plan_rules.foreground(found(picture(), **three, background=None)).value == 0

@@ -16,8 +16,8 @@ from medseg.errors import MedsegError
 from medseg.runs.lock import FolderLock, LockedError
 from medseg.runs.run_folder import RunFolder
 from medseg.studies import study_cell
-from medseg.studies.executors import Done, here
-from medseg.studies.study import read_study
+from medseg.studies.executors import Done
+from medseg.studies.study import Cell, read_study
 from medseg.studies.study_cell import Places, read_made
 from medseg.studies.study_pictures import PICTURES, curves_of
 from medseg.studies.study_run import make_table, run_study
@@ -67,8 +67,8 @@ def copied(whole: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def no_cells(folder: Path, names: Sequence[str], mixed: bool) -> Iterator[Done]:
-    raise AssertionError(f"nothing is missing, but {names} were to be made")
+def no_cells(folder: Path, cells: Sequence[Cell], mixed: bool) -> Iterator[Done]:
+    raise AssertionError(f"nothing is missing, but {cells} were to be made")
     yield
 
 
@@ -231,8 +231,8 @@ def test_minutes_are_gone_on_with_whatever_processors_the_study_itself_has(copie
         path.write_text(json.dumps({**record, "budget": {"minutes": 5, "on": "a processor, threads: 1"}}))
     shutil.rmtree(copied / "out" / "cells" / "u_net-fold0-seed0")
 
-    def none_done(folder: Path, names: Sequence[str], mixed: bool) -> Iterator[Done]:
-        yield from (Done(name, "not now") for name in names)
+    def none_done(folder: Path, cells: Sequence[Cell], mixed: bool) -> Iterator[Done]:
+        yield from (Done(cell.name, "not now") for cell in cells)
 
     for minutes, message in ((5, "1 cell of 1 could not be made"), (6, "cells of different budgets")):
         study = read_study(write_study(copied / "squares.yaml", epochs=None, minutes=minutes))
@@ -295,7 +295,8 @@ def test_cells_that_fail_are_named_and_the_others_made(copied: Path) -> None:
     for name in ("u_net-fold0-seed0", "u_net-fold1-seed0"):
         shutil.move(copied / "out" / "cells" / name, copied / name)
 
-    def half(folder: Path, names: Sequence[str], mixed: bool) -> Iterator[Done]:
+    def half(folder: Path, cells: Sequence[Cell], mixed: bool) -> Iterator[Done]:
+        names = [cell.name for cell in cells]
         yield Done(names[0], "the disk is full; see log")
         shutil.move(copied / names[1], folder / "cells" / names[1])
         yield Done(names[1])
@@ -328,9 +329,9 @@ def test_a_plan_is_made_once(whole: Path, tmp_path: Path, monkeypatch: pytest.Mo
     study = read_study(write_study(tmp_path / "s.yaml", data=str(whole / "data"), rows=rows, epochs=None, minutes=3))
     named: list[str] = []
 
-    def none_done(folder: Path, names: Sequence[str], mixed: bool) -> Iterator[Done]:
-        named.extend(names)
-        yield from (Done(name, "not now") for name in names)
+    def none_done(folder: Path, cells: Sequence[Cell], mixed: bool) -> Iterator[Done]:
+        named.extend(cell.name for cell in cells)
+        yield from (Done(cell.name, "not now") for cell in cells)
 
     with pytest.raises(KilledError):
         run_study(study, tmp_path / "out", executor=none_done, tracking=False)
@@ -380,8 +381,3 @@ def test_wrong_folders(
     monkeypatch.chdir(copied)
     assert main(["study", *arguments]) == 2
     assert said in capsys.readouterr().err
-
-
-def test_workers_are_at_least_one() -> None:
-    with pytest.raises(MedsegError, match="workers is 0; give a whole number of at least 1"):
-        here(0)

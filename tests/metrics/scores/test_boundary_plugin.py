@@ -73,7 +73,11 @@ def test_report_holds_them(spoilt: list[dict[str, Any]], tmp_path: Path, monkeyp
     evaluator = evaluator_of(spoilt[2:3], shown=1)  # a bright square, its label moved by two pixels
     torch.save(evaluator.network.state_dict(), tmp_path / "model.pt")
     evaluate(
-        evaluator, tmp_path / "model.pt", tmp_path / "scores", title="squares", scores={"boundary": {"tolerance": 0.05}}
+        evaluator,
+        [tmp_path / "model.pt"],
+        tmp_path / "scores",
+        title="squares",
+        scores={"boundary": {"tolerance": 0.05}},
     )
     scores = json.loads((tmp_path / "scores" / "scores.json").read_text())["boundary"]
     assert scores["tolerance"] == 0.05
@@ -105,7 +109,7 @@ def test_report_holds_them(spoilt: list[dict[str, Any]], tmp_path: Path, monkeyp
 def test_bad_options(spoilt: list[dict[str, Any]], tmp_path: Path, given: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         evaluate(
-            evaluator_of(spoilt), tmp_path / "none.pt", tmp_path, title="", tracking=False, scores={"boundary": given}
+            evaluator_of(spoilt), [tmp_path / "none.pt"], tmp_path, title="", tracking=False, scores={"boundary": given}
         )
 
 

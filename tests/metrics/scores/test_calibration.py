@@ -44,6 +44,15 @@ def expected(pairs: list[tuple[NDArray[np.float64], NDArray[np.int64]]], only: i
     return float(total / len(sure))
 
 
+def classwise(pairs: list[tuple[NDArray[np.float64], NDArray[np.int64]]], index: int) -> float:
+    """Return the calibration error of a class's probability in every pixel, by NumPy's histograms."""
+    sure = np.concatenate([softmax(logits, axis=0)[index][label != 255] for logits, label in pairs])
+    right = np.concatenate([label[label != 255] == index for _, label in pairs])
+    edges = np.linspace(0, 1, 11)
+    found = np.histogram(sure, edges, weights=sure)[0], np.histogram(sure, edges, weights=right.astype(float))[0]
+    return float(np.abs(found[0] - found[1]).sum() / len(sure))
+
+
 def see(score: Calibration, logits: NDArray[np.float64], label: NDArray[np.int64]) -> float:
     """Show a case in two blocks and return its uncertainty."""
     for part in (slice(0, 3), slice(3, None)):
@@ -69,6 +78,33 @@ def test_errors_and_uncertainty_by_hand() -> None:
     )
 
 
+def test_classwise_errors_of_all_pixels() -> None:
+    pairs = [drawn(0), drawn(1)]
+    score = Calibration(NAMES, 255)
+    for logits, label in pairs:
+        see(score, logits, label)
+    found = score.compute()
+    rows = found.details["classes"]
+    wanted = [classwise(pairs, index) for index in range(len(NAMES))]
+    assert [row["classwise"]["error"] for row in rows] == pytest.approx(wanted, rel=1e-5)
+    assert found.overall["classwise_calibration_error"] == pytest.approx(np.mean(wanted), rel=1e-5)
+    labelled = sum((label != 255).sum() for _, label in pairs)
+    assert [sum(row["classwise"]["pixels"]) for row in rows] == [labelled] * len(NAMES)
+    assert abs(wanted[0] - rows[0]["error"]) > 0.01  # it is another number than that of what was found
+
+
+def test_classwise_errors_beside_torchmetrics() -> None:
+    reference = pytest.importorskip("torchmetrics.classification").BinaryCalibrationError
+    logits, label = drawn(2, (20, 30, 10))
+    score = Calibration(NAMES, 255, bins=15)
+    see(score, logits, label)
+    there = torch.from_numpy(label != 255)
+    for index, row in enumerate(score.compute().details["classes"]):
+        probable = torch.from_numpy(softmax(logits, axis=0)[index])[there]
+        theirs = reference(n_bins=15, norm="l1")(probable, (torch.from_numpy(label) == index)[there].int())
+        assert row["classwise"]["error"] == pytest.approx(float(theirs), abs=1e-6)
+
+
 def test_processes_together_and_anew() -> None:
     both, first, second = Calibration(NAMES, 255), Calibration(NAMES, 255), Calibration(NAMES, 255)
     for number, one in enumerate((first, second)):
@@ -76,6 +112,7 @@ def test_processes_together_and_anew() -> None:
         see(both, *drawn(number))
     first.merge([first, second])
     torch.testing.assert_close(first.sums, both.sums)
+    torch.testing.assert_close(first.of_all, both.of_all)
     first.reset()
     assert first.compute().details == {}
 

@@ -55,7 +55,7 @@ def test_report_holds_them(counted: list[dict[str, Any]], tmp_path: Path) -> Non
     evaluator = Evaluator("cpu", SegmentationDataset(counted, LOAD), network, LABELS, precision="fp32")
     evaluate(
         evaluator,
-        tmp_path / "model.pt",
+        [tmp_path / "model.pt"],
         tmp_path / "scores",
         title="squares",
         tracking=False,

@@ -1,0 +1,72 @@
+"""The page of `benchmarks.nuclei_folds`: drawing kinds of images balanced or not, beside Otsu."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from results_gpu import device_of
+
+from medseg.reports.score_tables import mean_text
+
+NAMES = {"images_alike": "images alike", "square_roots": "square roots", "kinds_alike": "kinds alike", "otsu": "Otsu"}
+
+
+def nuclei(results: Path) -> str:
+    """Return the tables of ``nuclei_gpu.json``; nothing where that was not measured."""
+    path = results / "nuclei_gpu.json"
+    if not path.is_file():
+        return ""
+    record = json.loads(path.read_text())
+    rows = [row for row in record["rows"] if "error" not in row]
+    lines = [_run(record, rows)]
+    for score, heading in (("dice", "Dice of an image"), ("iou", "IoU of an image")):
+        lines += ["", f"{heading}, mean [95 % interval over images]:", "", *_table(record["pooled"], score)]
+        lines += [
+            "",
+            f"{heading}, less Otsu's on the same image:",
+            "",
+            *_table(record["pooled"], f"{score}_above_otsu"),
+        ]
+        first = next(key for key in record["pooled"][0] if key.startswith(f"{score}_above_") and "otsu" not in key)
+        if record["pooled"][0][first]:
+            lines += ["", f"{heading}, less that of images drawn alike:", "", *_table(record["pooled"], first)]
+    lines += ["", "IoU over all pixels of the images together:", "", *_table(record["pooled"], "pooled_iou")]
+    for row in record["rows"]:
+        if "error" in row:
+            lines += ["", f"{NAMES[row['variant']]}, fold {row['fold']}: {row['error'].splitlines()[0][:200]}"]
+    return "\n".join([*lines, *(line for note in record.get("notes", ()) for line in ("", note))])
+
+
+def _run(record: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    steps = [row["steps"] for row in rows]
+    together = max(row["at_once"] for row in rows)
+    threads = max(1, rows[0]["environment"]["threads"] // together)
+    folds = record["pooled"][0]["folds"]
+    plans = Counter(
+        f"{row['plan']['network']['name']} from {row['plan']['network']['channels'][0]} channels, patch "
+        f"{' x '.join(map(str, row['plan']['patch']))}, batch {row['plan']['batch_size']}"
+        for row in rows
+    )
+    return (
+        f"{record['minutes']:g} minutes a training, seed {record['seed']}, {folds} of {record['data']['folds']} folds, "
+        f"{min(steps)} to {max(steps)} steps; {together} trainings at a time, {threads} thread(s) each, shared "
+        f"{device_of(rows[0])}. Each planned for itself, by what it measured there: "
+        f"{'; '.join(f'{plan} ({number})' for plan, number in plans.most_common())}."
+    )
+
+
+def _table(lines: list[dict[str, Any]], key: str) -> list[str]:
+    sides = list(lines[0][key])
+    made = [f"| kind of image | images | {' | '.join(NAMES[side] for side in sides)} |"]
+    made.append("| --- " * (2 + len(sides)) + "|")
+    for line in lines:
+        cells = [line["kind"] or "**all**", str(line["images"]), *(_cell(line[key][side]) for side in sides)]
+        made.append(f"| {' | '.join(cells)} |")
+    return made
+
+
+def _cell(found: dict[str, Any] | float) -> str:
+    if isinstance(found, float):
+        return f"{found:.3f}"
+    return "-" if found["mean"] is None else mean_text(found["mean"], found["interval"])
