@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["pairs", "stores", "undrawn"]
+pytest_plugins = ["pairs", "ray_here", "stores", "undrawn"]
 
 ROOT = Path(__file__).parent.parent
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from jobs.job_programs import COMMAND, jobs_of, seen
+from ray_here import TRIES
 
 from medseg.errors import MedsegError
 from medseg.jobs import cluster as module
@@ -21,7 +22,6 @@ from medseg.jobs.cluster import cluster
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed")
 ROOT = Path(__file__).parents[2]
-TRIES = 8
 TOKENS = importlib.util.find_spec("ray._private.authentication") is not None
 TOKEN = secrets.token_hex(16)
 pytestmark = [  # of Ray's own files and processes
@@ -31,40 +31,8 @@ pytestmark = [  # of Ray's own files and processes
 ADDRESS = {"address": "in this process"}  # which has joined already
 
 
-@pytest.fixture(scope="session")
-def started() -> Iterator[None]:
-    """A Ray on the loopback alone, of four processors and two GPUs, as it is told; a busy machine starts it slowly."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, ROOT / "tests"))))
-    patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    patch.setenv("RAY_AUTH_MODE", "disabled")  # else a token is written into the home
-    patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        for left in reversed(range(TRIES)):
-            try:
-                ray.init(
-                    address="local",
-                    num_cpus=4,
-                    num_gpus=2,  # which are not looked at
-                    include_dashboard=False,
-                    _node_ip_address="127.0.0.1",
-                    object_store_memory=80 * 2**20,
-                    logging_level="ERROR",
-                    log_to_driver=False,
-                )
-                break
-            except Exception as error:  # Ray gives itself 30 seconds, which a busy machine may need
-                ray.shutdown()
-                if "timed out during startup" not in str(error) or not left:
-                    raise
-        yield
-    finally:
-        ray.shutdown()
-        patch.undo()
-
-
 @pytest.fixture
-def joined(started: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def joined(ray_here: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let what a worker starts be a few lines of Python; the command goes with the job, into another process."""
     monkeypatch.setattr(module, "work", small)
 
@@ -169,6 +137,7 @@ ray.shutdown()
 
 JOINS = """
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from jobs.test_cluster import small
 from jobs.job_programs import jobs_of
