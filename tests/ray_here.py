@@ -28,7 +28,6 @@ def ray_here() -> Iterator[None]:
                     num_cpus=4,
                     num_gpus=2,  # which are not looked at
                     include_dashboard=False,
-                    _node_ip_address="127.0.0.1",
                     object_store_memory=80 * 2**20,
                     logging_level="ERROR",
                     log_to_driver=False,
@@ -38,6 +37,7 @@ def ray_here() -> Iterator[None]:
                 ray.shutdown()
                 if "timed out during startup" not in str(error) or not left:
                     raise
+        assert ray.get_runtime_context().gcs_address.startswith("127.0.0.1:")
         yield
     finally:
         ray.shutdown()

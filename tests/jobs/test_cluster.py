@@ -122,11 +122,25 @@ def test_without_ray_the_line_says_what_to_install() -> None:
     ]
 
 
+def test_a_ray_of_its_own_listens_on_the_loopback_alone() -> None:
+    """Ray binds to every interface of a machine, but where it takes the loopback's address for the machine's."""
+    code = (
+        "from medseg.jobs.cluster import cluster\n"
+        "cluster(1, {'address': 'local'})\n"
+        "from ray._private.services import get_node_ip_address\n"
+        "print(get_node_ip_address())"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    words = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT, env=environment)
+    assert done.stdout.split() == ["127.0.0.1"]
+
+
 HEAD = """
 import sys
 import ray
 ray.init(
-    address="local", num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1",
+    address="local", num_cpus=2, include_dashboard=False,
     object_store_memory=80 * 2**20, logging_level="ERROR", log_to_driver=False,
 )
 sys.stdout.write(ray.get_runtime_context().gcs_address + "\\n")
@@ -137,7 +151,6 @@ ray.shutdown()
 
 JOINS = """
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from jobs.test_cluster import small
 from jobs.job_programs import jobs_of
@@ -160,6 +173,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dic
     and the environment that has no token, with a home in which none lies."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AUTH_MODE": "token",
         "HOME": str(tmp_path_factory.mktemp("home")),
