@@ -14,6 +14,7 @@ from results_gpu import device_of, folds, large_volumes, patches_on_a_gpu
 from results_networks import networks
 from results_nuclei import nuclei
 from results_reproduction import reproduction
+from results_settings import settings
 
 from medseg.reports.score_tables import mean_text, score_tables
 from medseg.reports.summary import summarise
@@ -270,10 +271,18 @@ PAGES = {
         "The 200 images of the Data Science Bowl 2018 that are at hand, each scored at its own size by a network that "
         "did not see it: each of five folds planned, trained and scored by `medseg train DATA --minutes M fold=N` "
         "(`python -m benchmarks.nuclei_folds`). Images were drawn alike (`balance_kinds=0`), or kinds as the square "
-        "roots of how many images they have (`balance_kinds=0.5`, what a plan asks for), or kinds alike (1). Otsu's "
+        "roots of how many images they have (`balance_kinds=0.5`), or kinds alike (1). Otsu's "
         "threshold takes the lesser side of each image. The release names no patient or plate: images of one plate "
         "may stand on both sides, and an interval says nothing of how far another training would differ.",
         partial(nuclei, RESULTS),
+    ),
+    "plan-settings": (
+        "Settings of a plan at equal steps",
+        "A small U-Net (8 to 128 channels, patch 128 x 112, batch 4) is trained on one CPU thread for so many steps, "
+        "fed and trained as a plan says but for one setting (`python -m benchmarks.equal_steps`), so that the load of "
+        "the machine does not matter. One training each: an interval is over images, and says nothing of how far "
+        "another training would differ.",
+        partial(settings, RESULTS),
     ),
     "recipes": (
         "Recipes on small real data",

@@ -35,7 +35,7 @@ from medseg.bundle.networks import resolve
 from medseg.bundle.source import read_source
 from medseg.cli._arguments import setting
 from medseg.metrics.intervals import ClusterBootstrap
-from medseg.metrics.score_board import WHOLE
+from medseg.reports.score_tables import WHOLE
 from medseg.runs.provenance import collect
 from medseg.runs.report import PER_CASE, read_rows
 from medseg.studies import complexity

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["pairs", "stores", "undrawn"]
+pytest_plugins = ["pairs", "ray_here", "stores", "undrawn"]
 
 ROOT = Path(__file__).parent.parent
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray, once imported, listens on the loopback alone
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,13 @@
 """The executor of batch systems: jobs go to Slurm, or to processes of this machine, through submitit.
 
-The folder of the logs holds what submitit writes, in ``submitit/``, which the machines that work must see as this one
-does. A job of a process that was killed is not called back: whoever does the same job again waits until it has ended.
+The folder that all logs are below holds what submitit writes, in ``submitit/``, which the machines that work must see
+as this one does; a job's own folder may go as soon as it is done, while others are not. A job of a process that was
+killed is not called back: whoever does the same job again waits until it has ended.
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -69,7 +71,7 @@ def batch(workers: int = 1, settings: Mapping[str, Any] | None = None) -> Execut
     def execute(jobs: Sequence[Job]) -> Iterator[Done]:
         if not jobs:
             return
-        executor = _executor(jobs[0].log.parent / "submitit", given)
+        executor = _executor(Path(os.path.commonpath([job.log.parent for job in jobs])) / "submitit", given)
         yield from _rolling(executor, jobs, workers, _Shares.of(executor.cluster, given, workers))
 
     return execute

@@ -50,6 +50,8 @@ def cluster(workers: int = 1, settings: Mapping[str, Any] | None = None) -> Exec
     if unknown := sorted(set(given) - set(_TASK)):
         raise MedsegError(f"--job {unknown[0]}: of a Ray cluster there are {_ADDRESS}, {', '.join(_TASK)}")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when a cluster is started
+    if address == _LOCAL:  # read when Ray is imported: it listens on the loopback alone then, else on every interface
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     try:
         import ray  # noqa: F401
     except ImportError as error:

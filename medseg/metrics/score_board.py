@@ -15,14 +15,13 @@ from torch import Tensor
 from medseg.errors import MedsegError, counted, shown
 from medseg.metrics.intervals import ClusterBootstrap, Interval
 from medseg.metrics.score import Pooled, Score, ScoredCase, make_score
+from medseg.reports.score_tables import WHOLE
 
 POOLED = "pooled over all pixels"
 RULE = (
     "Of a case, a class in neither truth nor prediction is not counted (n says in how many cases it was), and one in "
     "only one of the two scores the worst: 0, unless another rule stands here."
 )
-WHOLE = "(all)"
-"""What stands for the class in the row of a whole case."""
 
 Values = NDArray[np.float64]
 

@@ -24,6 +24,8 @@ from medseg.errors import counted
 from medseg.reports.tables import UNDEFINED, Cell, Table
 
 ABSENT = "absent"
+WHOLE = "(all)"
+"""What stands for the class in the row of a whole case."""
 HEADINGS = {
     "iou": "IoU", "dice": "Dice", "precision": "precision", "recall": "recall", "boundary_f": "boundary F",
     "accuracy": "accuracy", "loss": "loss", "instance_ap": "instance AP", "instance_f1": "instance F1",

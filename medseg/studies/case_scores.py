@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medseg.metrics.score_board import WHOLE
-from medseg.reports.score_tables import heading
+from medseg.reports.score_tables import WHOLE, heading
 from medseg.reports.tables import Table
 
 __all__ = ["CaseScores", "cases_of", "table_of"]

@@ -14,7 +14,7 @@ import numpy as np
 from medseg.data.datalist import SPLITS, Datalist
 from medseg.errors import MedsegError
 from medseg.metrics.intervals import LEAST_GROUPS, RESAMPLES
-from medseg.metrics.score_board import WHOLE
+from medseg.reports.score_tables import WHOLE
 from medseg.reports.tables import Table
 from medseg.studies.paired_tests import compare
 

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from medseg.errors import MedsegError
 from medseg.metrics.intervals import ClusterBootstrap, Interval
-from medseg.metrics.score_board import WHOLE
-from medseg.reports.score_tables import mean_text
+from medseg.reports.score_tables import WHOLE, mean_text
 from medseg.reports.tables import Table
 
 __all__ = ["groups_of_cases", "kinds_table", "mean_over_cases", "means_of_cases"]

@@ -25,7 +25,6 @@ DEFAULT_NETWORK = "unet"
 MINUTES = 60.0
 """Of a training whose minutes nobody says."""
 
-_FOREGROUND = 1 / 3
 _LEARNING_RATE = 0.002
 _RECORDS = 20  # epochs that a training is divided into: each is recorded and can be resumed from
 _SPARE = 20  # times the steps that are expected: the clock ends a training, even one planned beside other work
@@ -166,14 +165,13 @@ def _schedule(steps: int, minutes: float) -> dict[str, Chosen]:
 
 
 def _samples(found: Fingerprint, measured: Measured, seen: Chosen | None) -> dict[str, Chosen]:
-    share = Chosen(round(_FOREGROUND, 2), "a third of the patches is centred on a class drawn evenly (nnU-Net)")
     return {
         "patch": Chosen(list(measured.candidate.patch), "the largest that memory and minutes allow, see network"),
         "batch_size": Chosen(
             measured.candidate.batch,
             "2 volumes; pictures that make one of 256 x 256 together, 4 at least; more where a GPU is faster so",
         ),
-        "foreground": share if found.background is not None else Chosen(0.0, "every class is everywhere"),
+        "foreground": plan_rules.foreground(found),
         "balance_kinds": plan_rules.balance(found),
         **({"slices": Chosen(True, f"the network sees {seen.value} slices")} if seen else {}),
     }

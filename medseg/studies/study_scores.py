@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from medseg.bundle.evaluation import RECORD as EVALUATION
 from medseg.data.datalist import Datalist
 from medseg.errors import counted, few
-from medseg.metrics.score_board import WHOLE
+from medseg.reports.score_tables import WHOLE
 from medseg.runs.report import read_rows
 from medseg.studies.study import Study, StudyError
 from medseg.studies.study_cell import Made

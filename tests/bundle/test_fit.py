@@ -322,7 +322,8 @@ def test_a_test_list_of_other_data_is_all_that_scoring_needs(trained: tuple[Path
     (tmp_path / "outside").mkdir()
     outside = write(tmp_path / "outside", [(24, 20)] * 3)
     content = json.loads((outside / "datalist.json").read_text())
-    test = [{key: value for key, value in entry.items() if key != "fold"} for entry in content["training"]]
+    test = [{"image": each["image"], "label": each["label"], "group": f"outside {n}"}
+            for n, each in enumerate(content["training"])]  # fmt: skip
     (outside / "datalist.json").write_text(json.dumps({**content, "training": [], "test": test}))
     found = workflow.evaluate(run, data=outside, overrides={"device": "cpu", "mlflow": False})
     assert found.scores["per_case"]["cases"] == 3

@@ -137,6 +137,7 @@ def test_evaluate(calls, capsys, monkeypatch):
     calls[1]["evaluate"] = SimpleNamespace(folder=Path("runs/a/validation"), scores={"mean_iou": 0.65432})
     assert main(["evaluate", "runs/a", "scored=validation"]) == 0
     named = {"data": None, "output": None, "overlays": [], "overrides": {"scored": "validation"}, "scores": {}}
+    named["allow_seen"] = False
     assert calls[0] == [("evaluate", (Path("runs/a"),), named)]
     assert capsys.readouterr().out == "scores of runs/a/validation\n"
     assert main(["evaluate", "runs/a", "--data", "d", "--output", "o", "--json"]) == 0

@@ -1,6 +1,7 @@
 """Jobs through submitit, by its executor of this machine: what becomes of each, and of one whose worker is killed."""
 
 import os
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -47,6 +48,18 @@ def test_what_became_of_each_is_told(tmp_path: Path) -> None:
     assert done["refused"].startswith("fold 9 is not there; choose one of 0, 1; see ")
     assert done["killed"].startswith("its process was ended by signal 9; see ")
     assert (tmp_path / "logs" / "submitit").is_dir()
+
+
+def test_the_folder_of_a_job_that_is_done_may_go(tmp_path: Path) -> None:
+    """As a part of a cohort does, whose log lies in it, while other parts are still worked on."""
+    given = []
+    for name in ("good1", "good2", "good3"):
+        (each,) = jobs_of(tmp_path, name)
+        given.append(replace(each, log=tmp_path / "parts" / name / "log.txt"))
+    for done in batch(1, LOCAL)(given):
+        assert done.error == ""
+        shutil.rmtree(tmp_path / "parts" / done.name)
+    assert [path.name for path in (tmp_path / "parts").iterdir()] == ["submitit"]
 
 
 def test_a_worker_that_is_killed_takes_its_job_along_and_is_told(tmp_path: Path) -> None:

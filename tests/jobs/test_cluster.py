@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from jobs.job_programs import COMMAND, jobs_of, seen
+from ray_here import TRIES
 
 from medseg.errors import MedsegError
 from medseg.jobs import cluster as module
@@ -21,7 +22,6 @@ from medseg.jobs.cluster import cluster
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed")
 ROOT = Path(__file__).parents[2]
-TRIES = 8
 TOKENS = importlib.util.find_spec("ray._private.authentication") is not None
 TOKEN = secrets.token_hex(16)
 pytestmark = [  # of Ray's own files and processes
@@ -31,40 +31,8 @@ pytestmark = [  # of Ray's own files and processes
 ADDRESS = {"address": "in this process"}  # which has joined already
 
 
-@pytest.fixture(scope="session")
-def started() -> Iterator[None]:
-    """A Ray on the loopback alone, of four processors and two GPUs, as it is told; a busy machine starts it slowly."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, ROOT / "tests"))))
-    patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    patch.setenv("RAY_AUTH_MODE", "disabled")  # else a token is written into the home
-    patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        for left in reversed(range(TRIES)):
-            try:
-                ray.init(
-                    address="local",
-                    num_cpus=4,
-                    num_gpus=2,  # which are not looked at
-                    include_dashboard=False,
-                    _node_ip_address="127.0.0.1",
-                    object_store_memory=80 * 2**20,
-                    logging_level="ERROR",
-                    log_to_driver=False,
-                )
-                break
-            except Exception as error:  # Ray gives itself 30 seconds, which a busy machine may need
-                ray.shutdown()
-                if "timed out during startup" not in str(error) or not left:
-                    raise
-        yield
-    finally:
-        ray.shutdown()
-        patch.undo()
-
-
 @pytest.fixture
-def joined(started: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def joined(ray_here: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let what a worker starts be a few lines of Python; the command goes with the job, into another process."""
     monkeypatch.setattr(module, "work", small)
 
@@ -154,11 +122,25 @@ def test_without_ray_the_line_says_what_to_install() -> None:
     ]
 
 
+def test_a_ray_of_its_own_listens_on_the_loopback_alone() -> None:
+    """Ray binds to every interface of a machine, but where it takes the loopback's address for the machine's."""
+    code = (
+        "from medseg.jobs.cluster import cluster\n"
+        "cluster(1, {'address': 'local'})\n"
+        "from ray._private.services import get_node_ip_address\n"
+        "print(get_node_ip_address())"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    words = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT, env=environment)
+    assert done.stdout.split() == ["127.0.0.1"]
+
+
 HEAD = """
 import sys
 import ray
 ray.init(
-    address="local", num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1",
+    address="local", num_cpus=2, include_dashboard=False,
     object_store_memory=80 * 2**20, logging_level="ERROR", log_to_driver=False,
 )
 sys.stdout.write(ray.get_runtime_context().gcs_address + "\\n")
@@ -191,6 +173,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dic
     and the environment that has no token, with a home in which none lies."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AUTH_MODE": "token",
         "HOME": str(tmp_path_factory.mktemp("home")),

@@ -1,6 +1,7 @@
 """A cohort that several processes do: the same files and tables as of one, each case once, whoever dies."""
 
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ from medseg.prediction.predict import Outcome, predict
 from medseg.prediction.shared import PARTS, Shared
 
 CASES = 12
+ROOT = Path(__file__).parents[2]
 OUTPUTS = ("measurements", "uncertainty")
 
 
@@ -141,6 +143,39 @@ def test_parts_of_a_run_that_was_killed_are_gathered(cohort: Path) -> None:
     assert_the_same(cohort, "broken")
 
 
+PROGRAM = """
+import os, sys, pathlib, time
+if sys.argv[3]:
+    pathlib.Path(sys.argv[3], f"{os.getpid()}").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+del sys.argv[3]
+from medseg.cli import main
+from medseg.prediction import masks
+write, calls, whom, mark = masks.write_mask, [], sys.argv.pop(1), pathlib.Path(sys.argv.pop(1))
+def dies(*given, **options):
+    calls.append(1)
+    if len(calls) == 2:
+        try: mark.touch(exist_ok=False)
+        except FileExistsError: pass
+        else:
+            os.kill(os.getpid() if whom == "job" else os.getppid(), 9)
+            time.sleep(600)  # it ends with its worker
+    write(*given, **options)
+masks.write_mask = dies
+sys.exit(main())
+"""
+
+
+def killing(whom: str, mark: Path, seen: Path | None = None) -> tuple[str, ...]:
+    """Return a command that is `medseg`, but for the first time that it comes to a second mask: it kills, once.
+
+    Args:
+        whom: ``job``, its own process, or ``worker``, the one that started it.
+        mark: file that says that it did.
+        seen: folder for the GPUs that each process sees.
+    """
+    return (sys.executable, "-W", "ignore", "-c", PROGRAM, whom, str(mark), "" if seen is None else str(seen))
+
+
 @pytest.mark.timeout(900)
 def test_a_worker_that_is_killed_in_earnest(cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes of this machine, the first of which kills itself before its second mask; each has a GPU of its own.
@@ -149,33 +184,60 @@ def test_a_worker_that_is_killed_in_earnest(cohort: Path, monkeypatch: pytest.Mo
     """
     seen = cohort / "seen"
     seen.mkdir()
-    program = (
-        "import os, sys, pathlib\n"
-        "pathlib.Path(sys.argv.pop(1), f'{os.getpid()}').write_text(os.environ['CUDA_VISIBLE_DEVICES'])\n"
-        "from medseg.cli import main\n"
-        "from medseg.prediction import masks\n"
-        "write, calls, mark = masks.write_mask, [], pathlib.Path(sys.argv.pop(1))\n"
-        "def dies(*given, **options):\n"
-        "    calls.append(1)\n"
-        "    if len(calls) == 2:\n"
-        "        try: mark.touch(exist_ok=False)\n"
-        "        except FileExistsError: pass\n"
-        "        else: os.kill(os.getpid(), 9)\n"
-        "    write(*given, **options)\n"
-        "masks.write_mask = dies\n"
-        "sys.exit(main())\n"
-    )
-    monkeypatch.setattr(
-        job, "COMMAND", (sys.executable, "-W", "ignore", "-c", program, str(seen), str(cohort / "killed"))
-    )
+    monkeypatch.setattr(job, "COMMAND", killing("job", cohort / "killed", seen))
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-none-a,GPU-none-b")
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     done = of(cohort, "earnest", Shared(here(2), 2), overrides={})
     assert (cohort / "killed").is_file()
     assert (done.written, len(done.failures)) == (CASES, 1)
     assert_the_same(cohort, "earnest")
     assert {path.read_text() for path in seen.iterdir()} == {"GPU-none-a", "GPU-none-b"}
+
+
+@pytest.mark.timeout(1200)
+def test_a_worker_of_submitit_that_is_killed(cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that submitit started, whose job ends with it: others do what it left."""
+    pytest.importorskip("submitit", reason="the extra submitit is not installed")
+    from medseg.jobs import batch
+
+    class _Killing(batch._Work):
+        def __init__(self, command: Sequence[str], *given: Any) -> None:
+            super().__init__(*given)
+            self._command = command
+
+        def __call__(self) -> Done:
+            return job.work(self._job, self._share, self._command, self._environment)
+
+    command = killing("worker", cohort / "killed_batch")
+    monkeypatch.setattr(batch, "_Work", lambda *given: _Killing(command, *given))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, ROOT / "tests"))))
+    done = of(cohort, "submitit", Shared(batch.batch(2, {"cluster": "local"}), 2))
+    assert (cohort / "killed_batch").is_file()
+    assert (done.written, len(done.failures)) == (CASES, 1)
+    assert_the_same(cohort, "submitit")
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # Ray's own
+def test_a_worker_of_ray_that_is_killed(
+    cohort: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """The process that Ray started: Ray gives its job to another, which goes on in the same part."""
+    pytest.importorskip("ray", reason="the extra ray is not installed")
+    from medseg.jobs import cluster
+
+    request.getfixturevalue("ray_here")
+    command = killing("worker", cohort / "killed_cluster")
+
+    def work(each: Job) -> Done:
+        return job.work(each, command=command)
+
+    monkeypatch.setattr(cluster, "work", work)
+    done = of(cohort, "ray", Shared(cluster.cluster(2, {"address": "in this process"}), 2))
+    assert (cohort / "killed_cluster").is_file()
+    assert (done.written, len(done.failures)) == (CASES, 1)
+    assert_the_same(cohort, "ray")
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,7 @@ from scipy.stats import bootstrap
 
 from medseg.cli import main
 from medseg.data.datalist import Datalist, DatalistError
-from medseg.metrics.score_board import WHOLE
-from medseg.reports.score_tables import score_tables
+from medseg.reports.score_tables import WHOLE, score_tables
 from medseg.studies.baseline import score_otsu
 from medseg.studies.comparison import (
     ComparisonError,

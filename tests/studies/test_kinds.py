@@ -5,7 +5,7 @@ import pytest
 
 from medseg.errors import MedsegError
 from medseg.metrics.intervals import ClusterBootstrap
-from medseg.metrics.score_board import WHOLE
+from medseg.reports.score_tables import WHOLE
 from medseg.studies.kinds import kinds_table
 
 

@@ -223,10 +223,18 @@ def test_volumes_have_slices_but_pictures_are_no_volumes() -> None:
         plan_rules.dimensions(found(picture()), 3)
 
 
-def test_kinds_of_pictures_are_balanced_by_square_roots() -> None:
+def test_pictures_are_drawn_alike_and_their_kinds_are_said() -> None:
     bright = picture(foreground=((9.0,) * 11,))
     chosen = plan_rules.balance(found(*[bright] * 9, picture()))
-    assert chosen.value == 0.5
-    assert "2 kinds of pictures, from 'grey, bright objects' to 'grey, dark objects' (1)" in chosen.why
-    assert plan_rules.balance(found(picture(), picture())).value == 0
-    assert plan_rules.balance(found(case(), case(codes="LPS"))).value == 0
+    assert chosen.value == 0
+    assert "9 grey, bright objects, 1 grey, dark objects" in chosen.why
+    assert plan_rules.balance(found(bright, bright)).why == "all pictures are of one kind"
+    assert "volumes" in plan_rules.balance(found(case(), case(codes="LPS"))).why
+
+
+def test_several_classes_of_pictures_are_looked_for_more_often() -> None:
+    three = {"classes": ("background", "ground glass", "consolidation")}
+    assert plan_rules.foreground(found(picture())).value == 0.33
+    assert plan_rules.foreground(found(picture(), **three)).value == 0.67
+    assert plan_rules.foreground(found(case(), **three)).value == 0.33  # volumes
+    assert plan_rules.foreground(found(picture(), **three, background=None)).value == 0
