@@ -197,7 +197,7 @@ def trainer(
     )
     for handler in handlers:
         handler.attach(built)
-    before = run.folder if wanted.resume else None
+    before = run.folder if wanted.resume and (run.folder / PLACE).is_file() else None
     if wanted.start_from is not None and not wanted.resume:
         before = weights_file(folder_of(wanted.start_from, "start_from", command)).parent
     built.add_event_handler(Events.STARTED, _keep_place, data, before)

@@ -14,8 +14,9 @@ from medseg.bundle.data import datalist, load_data, scored, split
 from medseg.bundle.options import Options
 from medseg.bundle.seen import Seen, refuse_seen
 from medseg.caller import spelt
-from medseg.data.datalist import Datalist
-from medseg.errors import MedsegError
+from medseg.data.datalist import Datalist, Entry
+from medseg.errors import MedsegError, counted, shown
+from medseg.io.channels import first_of
 
 if TYPE_CHECKING:
     from medseg.bundle.description import Description
@@ -108,6 +109,7 @@ def prepare(
     entries = scored(_lists(found) if lists else split(found, options, Command("medseg", (), given)), part)
     if not entries:
         raise _empty(found, part)
+    refuse_unlabelled(found, entries, part)
     grouped = options.get("fold_key", "fold") == "fold"  # other schemes divide groups by design
     seen = refuse_seen(folders, found, entries, part, groups=grouped, allowed=allow_seen)
     from medseg.bundle import assembly, networks
@@ -161,6 +163,25 @@ def _described(weights: Weights) -> Description:
             "masks: medseg score MASKS TRUTHS"
         )
     return weights.description
+
+
+def refuse_unlabelled(data: Datalist, entries: Sequence[Entry], part: str) -> None:
+    """Refuse to score images that have no label, such as those of the decathlon's test lists.
+
+    Args:
+        data: the datalist that names them.
+        entries: the images.
+        part: of it.
+
+    Raises:
+        WorkflowError: naming the first.
+    """
+    without = [entry for entry in entries if "label" not in entry]
+    if without:
+        raise WorkflowError(
+            f"{shown(data.path)}: {len(without)} of {counted(len(entries), f'{part} image')} have no label, such as "
+            f"{shown(first_of(without[0]['image']))}: give labels, or predict them with medseg predict"
+        )
 
 
 def _empty(data: Datalist, part: str) -> WorkflowError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,12 +22,13 @@ from medseg.errors import MedsegError, counted, shown
 from medseg.io.channels import first_of, paths_of
 from medseg.io.parts import known_as
 
-__all__ = ["Seen", "SeenError", "refuse_seen", "seen_by"]
+__all__ = ["Seen", "SeenError", "contents_of", "refuse_seen", "seen_by"]
 
 logger = logging.getLogger(__name__)
 
 _BARRED = {"test": ("training", "validation"), "validation": ("training",), "training": ()}
 _DID = {"training": "was trained on", "validation": "picked the weights by"}
+_GAP = "not_all"  # the weights that a run began with do not say what they have seen
 _KINDS = ("path", "group", "content")  # the last asks for every file of the data
 
 
@@ -66,17 +68,20 @@ def seen_by(data: Datalist, used: Mapping[str, Sequence[Entry]], before: Path | 
         used: entries with absolute paths by part, ``training`` and ``validation``.
         before: folder of a run whose cases it has seen too: the one whose weights it starts from, or itself, resumed.
     """
-    contents = _contents(data)
+    contents = contents_of(data)
     held = None if before is None else _Record.of(before)
-    said: dict[str, list[dict[str, Sequence[str]]]] = {}
+    said: dict[str, Any] = {}
+    if before is not None and (held is None or not held.whole):
+        said[_GAP] = True
     for part in _DID:
         said[part] = [] if held is None else [dict(case) for case in held.cases[part]]
+        known = {json.dumps(case, sort_keys=True) for case in said[part]}
         for entry in used[part]:
             paths = paths_of(entry["image"])
             case: dict[str, Sequence[str]] = {"path": sorted(str(path.resolve()) for path in paths)}
             case["content"] = [contents[str(path)] for path in paths]
             case |= {"group": [entry["group"]]} if "group" in entry else {}
-            if held is None or case not in said[part]:
+            if json.dumps(case, sort_keys=True) not in known:
                 said[part].append(case)
     return said
 
@@ -112,14 +117,16 @@ def refuse_seen(
     unknown: list[str] = []
     for run in runs:
         record = _Record.of(run)
-        if record is None:
+        if record is None or not record.whole:
             unknown.append(run.name)
+            why = "the weights that it began with do not say" if record else f"no {PLACE} of this medseg's in it"
             logger.warning(
-                "%s does not say which cases it has seen (no %s of this medseg's in it): whether it was trained on "
-                "some of those to score is not known",
+                "%s does not say which cases it has seen (%s): whether it was trained on some of those to score is not "
+                "known",
                 shown(run.name),
-                PLACE,
+                why,
             )
+        if record is None:
             continue
         for barred in _BARRED[part]:
             found: dict[int, tuple[str, str]] = {}
@@ -153,7 +160,7 @@ class _Names:
 
     @cached_property
     def _content(self) -> Sequence[frozenset[str]]:
-        contents = _contents(self.data)
+        contents = contents_of(self.data)
         return [frozenset(contents[str(path)] for path in paths_of(entry["image"])) for entry in self.entries]
 
 
@@ -162,13 +169,15 @@ class _Record:
     """What a run says that it has seen: of each case of a part its names, by kind."""
 
     cases: Mapping[str, Sequence[Mapping[str, Sequence[str]]]]
+    whole: bool = True
 
     @classmethod
     def of(cls, run: Path) -> _Record | None:
         """Return a run's record; ``None`` where there is none, or it is not of this form."""
         try:
             held = json.loads((run / PLACE).read_text(encoding="utf-8"))["seen"]
-            record = cls({part: [{kind: list(case[kind]) for kind in case} for case in held[part]] for part in _DID})
+            cases = {part: [{kind: list(case[kind]) for kind in case} for case in held[part]] for part in _DID}
+            record = cls(cases, whole=not held.get(_GAP))
             whole = all({"path", "content"} <= case.keys() for cases in record.cases.values() for case in cases)
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -176,7 +185,10 @@ class _Record:
 
     def find(self, part: str, kind: str, names: _Names) -> Iterator[tuple[int, str]]:
         """Yield the cases that the run has seen in a part by one kind of name: the index, and a file that it saw."""
-        known = {name: case["path"][0] for case in self.cases[part] for name in case.get(kind, ())}
+        several = Counter(  # an atlas, or a channel of zeros, that cases of several files share: no case is known by it
+            name for case in self.cases[part] if kind == "content" and len(case[kind]) > 1 for name in set(case[kind])
+        )
+        known = {name: case["path"][0] for case in self.cases[part] for name in case.get(kind, ()) if several[name] < 2}
         for index, called in enumerate(names.of(kind) if known else ()):
             common = called & known.keys()
             if common:
@@ -202,6 +214,6 @@ def _refusal(run: Path, barred: str, names: _Names, found: Mapping[int, tuple[st
     )
 
 
-def _contents(data: Datalist) -> dict[str, str]:
+def contents_of(data: Datalist) -> dict[str, str]:
     """Return the hash of each file that a datalist names, by its absolute path as entries have it."""
     return {str(data.absolute({"image": name})["image"]): found for name, found in data.contents().items()}

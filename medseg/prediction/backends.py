@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,14 @@ from medseg.bundle.description import Description, changes
 from medseg.bundle.library import WEIGHTS
 from medseg.bundle.record import described, read_weights
 from medseg.errors import MedsegError, shown
+from medseg.runs.checkpoint import CheckpointError
 from medseg.runs.header import read_header
 
 __all__ = [
     "BACKENDS", "HEADER", "SUFFIXES", "Exported", "ExportedError", "exported_alone", "exported_of", "load_exported",
 ]  # fmt: skip
+
+logger = logging.getLogger(__name__)
 
 HEADER = "medseg"
 """Entry of an export's own metadata that holds what its weights say."""
@@ -168,11 +172,15 @@ def exported_alone(path: Path) -> tuple[Exported, Description]:
         path: of the export.
 
     Raises:
-        MedsegError: as `exported_of`, or if the weights cannot be read.
+        MedsegError: as `exported_of`.
     """
     network, description = load_exported(path)
     for weights in filter(Path.is_file, (path.with_suffix(suffix) for suffix in WEIGHTS)):
-        content = read_weights(weights).content
+        try:
+            content = read_weights(weights).content
+        except CheckpointError as error:  # of another program: what it holds is no matter here
+            logger.warning("%s does not say whether %s is current: %s", shown(weights.name), shown(path.name), error)
+            continue
         if read_header(content) is not None:  # those of another program are not what it was made of
             _refuse_outdated(network, description, weights, content)
     return network, description

@@ -15,7 +15,8 @@ from typing import Any
 
 from medseg.bundle import workflow
 from medseg.bundle.evaluation import describe_weights
-from medseg.bundle.seen import refuse_seen
+from medseg.bundle.ready import refuse_unlabelled
+from medseg.bundle.seen import contents_of, refuse_seen
 from medseg.data.datalist import Datalist
 from medseg.engines.scores import case_names
 from medseg.errors import counted, few, shown
@@ -98,6 +99,7 @@ class _Test:
         where = shown(data.path)
         if not data.test:
             raise StudyError(f"{where}: its test list is empty, so that there is nothing to test on; fill the list")
+        refuse_unlabelled(data, data.test, "test")
         _refuse_groups(data)
         if whole.folds_of(data) == (None,) and whole.scored == "test":
             raise StudyError(
@@ -145,10 +147,10 @@ class _Test:
 
     def _described(self) -> dict[str, Any]:
         """Return which weights are tested on which cases."""
-        entries, contents = self.data.test, self.data.contents()
-        files = [str(path) for entry in entries for path in paths_of(entry["image"])]
+        entries, contents = self.data.test, contents_of(self.data)
+        files = [str(path) for entry in entries for path in paths_of(self.data.absolute(entry)["image"])]
         digest = hashlib.sha256("\0".join(contents[name] for name in files).encode()).hexdigest()
-        hidden = any(row.settings.get("hide_names") for row in self.study.rows)
+        hidden = any({**row.settings, **row.score_set}.get("hide_names") for row in self.study.rows)
         return {
             "rows": [row.name for row in self.study.rows],
             "weights": {each.cell.name: describe_weights(each.folder / MODEL)["sha256"] for each in self.made},

@@ -16,6 +16,7 @@ from pydicom.data import get_testdata_file
 
 from medseg.bundle import workflow
 from medseg.bundle.data import load_data
+from medseg.bundle.ready import WorkflowError, refuse_unlabelled
 from medseg.bundle.seen import Seen, SeenError, refuse_seen, seen_by
 from medseg.cli import main
 from medseg.data.datalist import Datalist
@@ -160,6 +161,43 @@ def test_what_a_run_started_from_is_seen_with_it(pictures: Path, tmp_path: Path)
     assert [Path(case["path"][0]).name for case in said["training"]] == ["0.png", "1.png"]
     (first / ".place.json").write_text(json.dumps({"seen": said}))
     assert seen_by(data, used, first) == said  # resumed
+
+
+def test_weights_of_unknown_history_leave_a_gap(
+    pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A run that began with weights which do not say what they have seen cannot say that it has seen no more."""
+    data, entries = listed(pictures, *({"image": f"{number}.png"} for number in range(3)))
+    place = tmp_path / "unknown"
+    place.mkdir()
+    run = trained(tmp_path, data, entries[:1])
+    for before in (place, run):  # what goes on from a gap has one too
+        seen = seen_by(data, {"training": entries[:1], "validation": []}, before)
+        (run / ".place.json").write_text(json.dumps({"seen": seen}))
+        with caplog.at_level(logging.WARNING):
+            assert refuse_seen([run], data, entries[1:]) == Seen(2, {}, ("run",))
+        assert "the weights that it began with do not say" in caplog.records[-1].getMessage()
+        with pytest.raises(SeenError, match=r"1 of the 3 .*0\.png"):
+            refuse_seen([run], data, entries)
+
+
+def test_a_channel_that_all_cases_share_names_none_of_them(pictures: Path, tmp_path: Path) -> None:
+    for number in range(4):
+        shutil.copy(pictures / "5.png", pictures / f"atlas{number}.png")
+    data, entries = listed(pictures, *({"image": [f"{n}.png", f"atlas{n}.png"]} for n in range(4)))
+    run = trained(tmp_path, data, entries[:2])
+    assert refuse_seen([run], data, entries[2:]) == Seen(2)
+    shutil.copy(pictures / "1.png", pictures / "copy.png")
+    data, entries = listed(pictures, {"image": ["copy.png", "atlas3.png"]})
+    with pytest.raises(SeenError, match=r"the same bytes as .*1\.png"):
+        refuse_seen([run], data, entries)
+
+
+def test_what_has_no_label_is_not_scored(pictures: Path) -> None:
+    data, entries = listed(pictures, {"image": "0.png", "label": "1.png"}, {"image": "2.png"})
+    refuse_unlabelled(data, entries[:1], "test")
+    with pytest.raises(WorkflowError, match=r"1 of 2 test images have no label, such as .*2\.png: give labels"):
+        refuse_unlabelled(data, entries, "test")
 
 
 def test_other_data_with_copies_are_scored_only_if_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,6 +43,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setattr(f"medseg.reports.{place}", lambda *_, **__: _Picture())
     folder = tmp_path_factory.mktemp("study")
     write_data(folder / "data", folds=2, cases=8, tested=NUMBER)
+    content = json.loads((folder / "data" / "datalist.json").read_text())
+    for entry in content["test"]:  # as the decathlon writes its paths
+        entry["image"] = f"./{entry['image']}"
+    (folder / "data" / "datalist.json").write_text(json.dumps(content))
     study = read_study(write_study(folder / "squares.yaml"))
     run_study(study, folder / "out", executor=in_this_process, tracking=False)
     yield folder
@@ -66,7 +70,7 @@ def dices(runs: list[Path], data: Path, masks: Path) -> dict[str, float]:
     for entry in json.loads((data / "datalist.json").read_text())["test"]:
         predict(runs, data / entry["image"], masks, overrides={"device": "cpu"})
         truth, mask = (np.asarray(Image.open(at)) == 1 for at in (data / entry["label"], masks / entry["image"]))
-        found[entry["image"]] = float(2 * (truth & mask).sum() / (truth.sum() + mask.sum()))
+        found[Path(entry["image"]).name] = float(2 * (truth & mask).sum() / (truth.sum() + mask.sum()))
     return found
 
 

@@ -86,9 +86,9 @@ class Calibration(Score):
         beyond = probable > 1 / self.bins
         kinds, pixels = beyond.nonzero(as_tuple=True)
         found = self._binned(probable[beyond].double(), truth[pixels] == kinds, kinds)
-        number = torch.full((len(probable),), float(truth.numel()))
+        number = torch.full((len(probable),), float(truth.numel()), dtype=torch.float64)
         right = torch.bincount(truth.long(), minlength=len(probable))[: len(probable)]
-        whole = torch.stack([each.double().cpu() for each in (number, probable.sum(1), right)])
+        whole = torch.stack([each.double().cpu() for each in (number, probable.sum(1, dtype=torch.float64), right)])
         found[:, :, 0] += whole - found.sum(2)
         return found
 
