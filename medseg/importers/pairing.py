@@ -196,7 +196,8 @@ def rules_within(files: Sequence[Path], image_suffix: str | None = None, label_s
     else:
         labels = [path for path in files if _label_end(stems[path])]
         ends = {_label_end(stems[path]) for path in labels}
-    images = [path for path in files if path not in set(labels)]
+    known = set(labels)
+    images = [path for path in files if path not in known]
     made = []
     for end in sorted(ends) if images and labels else ():
         ours = [path for path in labels if stems[path].endswith(end)]
