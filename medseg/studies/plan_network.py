@@ -157,13 +157,18 @@ def arguments(name: str, strides: Sequence[Sequence[int]], base: int, axes: int)
     """
     known = inspect.signature(networks.resolve(name)).parameters
     given: dict[str, Any] = {"name": name, "spatial_dims": axes}
-    sized = "channels" in known and isinstance(known["channels"].default, tuple)
+    usual: Any = known["channels"].default if "channels" in known else None
+    sized = isinstance(usual, tuple)
     if sized:
         depth = len(strides) + 1 if "strides" in known else 1 + sum(min(stride) > 1 for stride in strides)
         doubled = [base * 2**level for level in range(max(2, depth))]
         given["channels"] = [min(width, MOST_CHANNELS[axes]) for width in doubled]
         if given["channels"] != doubled and "strides" not in known and not _takes(given):
             given["channels"] = [width for width in doubled if width <= MOST_CHANNELS[axes]]
+        if "fc_channels" in known:  # of layers beside the levels: wide as these are, as in the paper
+            given["fc_channels"] = known["fc_channels"].default * base // usual[0]
+        if len(given["channels"]) != len(usual) and not _takes(given):  # of so many levels whatever the patch
+            given["channels"] = [min(base * 2**level, MOST_CHANNELS[axes]) for level in range(len(usual))]
         if "strides" in known:
             given["strides"] = [list(stride) for stride in strides]
     if "norm" in known and known["norm"].default == "batch" and axes == 3:

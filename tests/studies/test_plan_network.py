@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from bundle.test_volumes import NETWORKS
 from costs import PACE, PARAMETERS, Device
 
 from medseg.bundle import networks
@@ -63,6 +64,21 @@ def test_networks_without_strides_have_the_levels_of_the_thin_axis() -> None:
     assert base == 8
     given, base = arguments("focusnet_pp", [[2, 2]], 8, 2)
     assert (given, base) == ({"name": "focusnet_pp", "spatial_dims": 2}, 0)
+
+
+@pytest.mark.parametrize("patch", [(32, 40, 32), (64, 64, 16)])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_of_volumes_can_be_planned(name: str, patch: tuple[int, ...]) -> None:
+    """Also those of a fixed depth, which levels that follow from the patch do not fit."""
+    found = [
+        each
+        for each in candidates(name, patch, patch, (1.0, 1.0, 5.0 if patch[2] == 16 else 1.0))
+        if each.base in (0, 16)
+    ]
+    given = dict(found[-1].network)
+    with torch.device("meta"):
+        network = networks.create(given.pop("name"), given.pop("spatial_dims"), 1, 3, **given).eval()
+        assert network(torch.zeros(1, 1, *found[-1].patch)).shape == (1, 3, *found[-1].patch)
 
 
 def costs(found: Sequence[Candidate]) -> list[float]:
