@@ -203,4 +203,7 @@ def recognise(folder: Folder, name: str = "") -> tuple[Layout, str]:
         for key, why in fitting.items():
             return known[key], why
     sought = "; ".join(f"{key}: {layout.looks_for}" for key, layout in known.items())
-    raise ImportingError(f"{where}: has no layout that is known ({sought}); say one with --as, or name a folder inside")
+    raise ImportingError(
+        f"{where}: has no layout that is known ({sought}); say one with --as, name a folder inside, or say how "
+        "names of images and labels end with --image-suffix and --label-suffix"
+    )

@@ -25,6 +25,7 @@ _IGNORED = 255
 _MOST_VALUES = 1024
 _LISTED = 8
 _GREY = 255
+_LEVEL = 0x010101  # a level of grey as a colour
 _SMOOTH = 16  # levels: more come from smoothing a mask of 0 and 255
 
 Progress = Callable[[int, int | None], None]
@@ -49,18 +50,32 @@ class Classes:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a label file holds: values, or colours as 24-bit numbers, each with its number of pixels."""
+    """What a label file holds: values, or colours as 24-bit numbers, each with its number of pixels.
+
+    Args:
+        values: or colours.
+        coloured: whether they are colours.
+        equal: whether the values are those of three equal channels: grey, or black and white among colours.
+    """
 
     values: Mapping[int, int]
     coloured: bool
+    equal: bool = False
+
+    def as_colours(self) -> Counter[int]:
+        """Return the pixels of each colour."""
+        return Counter(self.values if self.coloured else {value * _LEVEL: n for value, n in self.values.items()})
 
 
-def scan(found: Found, progress: Progress) -> tuple[list[set[int]], Counter[int], dict[Path, Counter[int]]]:
+def scan(
+    found: Found, progress: Progress, *, coded: bool = False
+) -> tuple[list[set[int]], Counter[int], dict[Path, Counter[int]]]:
     """Read every label file once; a case whose label cannot be used is left out, and said so.
 
     Args:
         found: its cases lose those.
         progress: called with the labels read and all.
+        coded: whether somebody, or the layout, says what colours mean.
 
     Returns:
         The stored values of each case (none where the label is drawn or missing), the values of all with the number of
@@ -69,9 +84,7 @@ def scan(found: Found, progress: Progress) -> tuple[list[set[int]], Counter[int]
     with ThreadPoolExecutor(usual_workers()) as pool:
         jobs = [pool.submit(_look, case.label) if isinstance(case.label, Path) else None for case in found.cases]
         kept: list[Case] = []
-        held: list[set[int]] = []
-        present: Counter[int] = Counter()
-        coloured: dict[Path, Counter[int]] = {}
+        found_in: list[_Seen] = []
         for number, (case, job) in enumerate(zip(found.cases, jobs, strict=True), start=1):
             try:
                 seen = job.result() if job is not None else _Seen({}, False)
@@ -80,15 +93,29 @@ def scan(found: Found, progress: Progress) -> tuple[list[set[int]], Counter[int]
                 found.left_out[case.label] = str(error).removeprefix(f"{case.label}: ")
                 found.left_out |= dict.fromkeys(case.images, "its label cannot be used")
                 continue
-            if seen.coloured:
-                assert isinstance(case.label, Path)
-                coloured[case.label] = Counter(seen.values)
-            else:
-                present.update(seen.values.keys())
             kept.append(case)
-            held.append(set() if seen.coloured else set(seen.values))
+            found_in.append(seen)
             progress(number, len(jobs))
     found.cases = kept
+    return _told_apart(kept, found_in, coded=coded)
+
+
+def _told_apart(
+    cases: list[Case], found_in: list[_Seen], *, coded: bool
+) -> tuple[list[set[int]], Counter[int], dict[Path, Counter[int]]]:
+    """Return what `scan` does; among coloured labels, one of three equal channels is black and white, not grey."""
+    held: list[set[int]] = []
+    present: Counter[int] = Counter()
+    coloured: dict[Path, Counter[int]] = {}
+    coded = coded or any(seen.coloured for seen in found_in)
+    for case, seen in zip(cases, found_in, strict=True):
+        if seen.coloured or (coded and seen.equal):
+            assert isinstance(case.label, Path)
+            coloured[case.label] = seen.as_colours()
+            held.append(set())
+        else:
+            present.update(seen.values.keys())
+            held.append(set(seen.values))
     return held, present, coloured
 
 
@@ -98,7 +125,8 @@ def _look(path: Path) -> _Seen:
         raise ImportingError(f"{path}: is compressed with loss, which changes class indices; export it as PNG")
     array = label.array
     coloured = label.channels in (3, 4) and label.kind == "picture" and array.dtype == np.uint8
-    if coloured and bool(np.all(array[..., :3] == array[..., :1])):
+    equal = coloured and bool(np.all(array[..., :3] == array[..., :1]))
+    if equal:
         array, coloured = array[..., 0], False  # three equal channels are grey
     elif label.channels > 1 and not coloured:
         raise ImportingError(f"{path}: has {label.channels} channels; a label has one")
@@ -109,7 +137,7 @@ def _look(path: Path) -> _Seen:
     if len(found) > _MOST_VALUES:
         kind = "colours" if coloured else "values"
         raise ImportingError(f"{path}: holds {len(found)} {kind}; is it a picture, or are these numbers of objects?")
-    return _Seen(dict(zip(found.tolist(), counts.tolist(), strict=True)), coloured)
+    return _Seen(dict(zip(found.tolist(), counts.tolist(), strict=True)), coloured, equal)
 
 
 def _as_numbers(pixels: npt.NDArray[Any]) -> npt.NDArray[np.int32]:

@@ -124,7 +124,7 @@ def import_folder(
     found.why = why
     _check_cases(found, folder)
     with progress_bar("reading labels") as update:
-        held, present, coloured = scan(found, update)
+        held, present, coloured = scan(found, update, coded=bool(options.colours or found.colour_codes))
     classes = resolve(found, present, coloured, options, folder.root)
     held = [{classes.values.get(stored, stored) for stored in values} - {classes.ignore} for values in held]
     made = not target.exists() and not wishes.dry_run

@@ -238,10 +238,10 @@ def choose(tried: Sequence[Candidate], limits: Limits) -> Measured:
         if last is not None and last.memory <= limits.memory:
             counted = counted[number + 1 :]
             break
-        reason = f"takes {last.memory / 2**30:.2f} GiB" if last else lines[-1]
+        reason = f"takes {last.memory / 2**30:.3g} GiB" if last else lines[-1]
         raise PlanError(
             f"{_said(candidate)} is the smallest plan for these images and {reason}, the limit is "
-            f"{limits.memory / 2**30:.2f} GiB; raise --memory, or choose a smaller --network"
+            f"{limits.memory / 2**30:.3g} GiB; raise --memory, or choose a smaller --network"
         )
     assert last is not None
     best, refused = last, sum(macs is None for macs, _ in every)
@@ -339,7 +339,7 @@ def _measure(candidate: Candidate, macs: int, limits: Limits, lines: list[str]) 
         return None
     seconds = candidate.batch / held["throughput"]["training"]
     memory = int(held["memory_bytes"]) + _beside(candidate, int(held["parameters"]), limits)
-    lines.append(f"{_said(candidate)}: {seconds:.3g} s a step, {memory / 2**30:.2f} GiB")
+    lines.append(f"{_said(candidate)}: {seconds:.3g} s a step, {memory / 2**30:.3g} GiB")
     return Measured(candidate, seconds, memory, macs)
 
 

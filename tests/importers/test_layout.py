@@ -31,7 +31,8 @@ def test_two_layouts_are_refused_by_name(make):
 def test_none_says_what_was_looked_for(make):
     make.picture("a.png")
     with pytest.raises(
-        ImportingError, match=r"no layout that is known \(bids: dataset_description.json and masks .*voc:"
+        ImportingError,
+        match=r"no layout that is known \(bids: dataset_description.json and masks .*voc: .* with --image-suffix",
     ):
         recognise(Folder(make.root))
     with pytest.raises(ImportingError, match=r"there is no layout 'vocc'; choose from bids, cityscapes"):

@@ -119,6 +119,27 @@ def test_colour_coded_labels_are_written(make, bring, tmp_path):
     assert made.left_out == ()
 
 
+def test_coloured_labels_of_black_and_white(make, bring, tmp_path):
+    """One without an object has no colour to be known by, and grey is a colour where colours are said."""
+    from PIL import Image
+
+    make.picture("images/a.png", "images/b.png")
+    pixels = np.zeros((12, 16, 3), np.uint8)
+    for name in "ab":
+        pixels[3:6, 2:9] = (255, 0, 0) if name == "a" else (128, 128, 128)
+        Image.fromarray(pixels if name == "a" else pixels * 0).save(make.place(f"labels/{name}.png"))
+    said = {"#000000": "skin", "#ff0000": "lesion", "#808080": "scar"}
+    made = bring(colours=said)
+    assert made.found.notes[-1] == "drawn labels without an object, skin throughout: 1 of 2"
+    assert not read_image(tmp_path / "out/labels/b.png", label=True).array.any()
+    for name in "ab":
+        Image.fromarray(pixels).save(make.place(f"labels/{name}.png"))
+    made = bring(output="grey", colours=said)
+    assert set(np.unique(read_image(tmp_path / "grey/labels/b.png", label=True).array)) == {0, 2}
+    with pytest.raises(Question, match=r"labels hold 2 values, 0, 128, which do not count"):
+        bring(output="values")
+
+
 def test_bad_folders(make, tmp_path):
     with pytest.raises(MedsegError, match=r"none: no such file or folder"):
         import_folder(tmp_path / "none", tmp_path / "out")
