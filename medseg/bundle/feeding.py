@@ -146,7 +146,7 @@ def _loading(description: Description, *, labelled: bool, native: bool = False) 
         steps.append(_say_where)
     steps += _intensity(fed.intensity)
     if fed.polarity is not None:
-        steps.append(Polarityd("image", fed.polarity))
+        steps.append(Polarityd("image", fed.polarity, centred=fed.intensity["scheme"] == "zscore"))
     return steps
 
 
@@ -270,14 +270,16 @@ class Polarityd(MapTransform):
         keys: of images.
         polarity: ``"bright"``: what is turned has its median above the middle (objects, the lesser part, are dark);
             ``"dark"``: below it.
+        centred: images were scaled to mean 0, and negatives keep that: their values change sign. Without it a negative
+            has the range of the image.
 
     Shape:
-        ``(C, *S)``, kept; a negative has the range of the image.
+        ``(C, *S)``, kept.
     """
 
-    def __init__(self, keys: Sequence[Hashable] | Hashable, polarity: str) -> None:
+    def __init__(self, keys: Sequence[Hashable] | Hashable, polarity: str, *, centred: bool = False) -> None:
         super().__init__(keys)
-        self.polarity = polarity
+        self.polarity, self.centred = polarity, centred
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Turn the images."""
@@ -287,5 +289,5 @@ class Polarityd(MapTransform):
             low, high = image.min(), image.max()
             above = bool(image.median() > (low + high) / 2)
             if above == (self.polarity == "bright") and bool(high > low):
-                turned[key] = low + high - image
+                turned[key] = -image if self.centred else low + high - image
         return turned

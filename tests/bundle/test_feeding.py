@@ -93,6 +93,16 @@ def test_polarity(polarity: str) -> None:
     np.testing.assert_array_equal(fed(flat, polarity=polarity), flat)
 
 
+@pytest.mark.parametrize("nonzero", [False, True])
+def test_negatives_are_scaled_as_what_they_show(nonzero: bool) -> None:
+    bright = np.random.default_rng(6).integers(20, 60, (1, 9, 8)).astype(float)
+    bright[0, 2:4, 3:6] = 240
+    image = {"scheme": "zscore", "nonzero": nonzero}
+    expected = (bright - bright.mean()) / bright.std()
+    np.testing.assert_allclose(fed(bright, polarity="bright", intensity=image), expected, atol=1e-5)
+    np.testing.assert_allclose(fed(255 - bright, polarity="bright", intensity=image), expected, atol=1e-5)
+
+
 def test_training_and_evaluation_see_the_same(tmp_path: Path) -> None:
     image = np.random.default_rng(2).integers(0, 256, (24, 20)).astype(np.uint8)
     Image.fromarray(image).save(tmp_path / "i.png")
