@@ -35,6 +35,8 @@ from medseg.studies.kinds import means_of_cases
 EPOCHS = 20
 BACKGROUND = "background"
 SIDES: dict[str, dict[str, Any]] = {
+    "image": {"model#input#intensity": {"scheme": "image"}},
+    "percentiles": {"model#input#intensity": {"scheme": "percentiles"}},
     "as_planned": {},
     "kinds_balanced": {"balance_kinds": 0.5},
     "turned": {"model#input#polarity": "bright"},

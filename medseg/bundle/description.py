@@ -23,12 +23,13 @@ SCHEMES: dict[str, dict[str, Any]] = {
     "none": {},
     "range": {"low": 0.0, "high": 255.0, "clip": False},
     "image": {},
+    "percentiles": {"low": 1.0, "high": 99.8},
     "zscore": {"nonzero": False},
     "imagenet": {},
 }
 """Intensity schemes and the defaults of their parameters: ``range`` brings ``low`` to 0, ``high`` to 1 (``clip`` cuts
-beyond), ``image`` brings each image's least and greatest value to 0 and 1, ``zscore`` each channel of an image to
-mean 0 and standard deviation 1 (``nonzero`` counts and changes values above or below 0 alone), ``imagenet`` is RGB of
+beyond), ``image`` brings each image's least and greatest value to 0 and 1, ``percentiles`` those that ``low`` and
+``high`` per cent of the values of each channel are below (beyond stays), ``zscore`` each channel of an image to mean 0 and standard deviation 1 (``nonzero`` counts and changes values above or below 0 alone), ``imagenet`` is RGB of
 8 bit by ImageNet's mean and standard deviation, on the device."""
 
 BESIDE_PAPER = ("pooled", "per_case")

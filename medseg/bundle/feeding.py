@@ -19,6 +19,7 @@ from monai.transforms import (
     NormalizeIntensityd,
     ScaleIntensityd,
     ScaleIntensityRanged,
+    ScaleIntensityRangePercentilesd,
 )
 from torch import Tensor
 
@@ -144,10 +145,9 @@ def _loading(description: Description, *, labelled: bool, native: bool = False) 
     steps.append(ToModelGridd(["image"] if native else keys, description))
     if native:
         steps.append(_say_where)
-    steps += _intensity(fed.intensity)
-    if fed.polarity is not None:
-        steps.append(Polarityd("image", fed.polarity, centred=fed.intensity["scheme"] == "zscore"))
-    return steps
+    if fed.polarity is not None:  # first, so that a negative is scaled as what it shows
+        steps.append(Polarityd("image", fed.polarity, nonzero=bool(fed.intensity.get("nonzero"))))
+    return steps + _intensity(fed.intensity)
 
 
 def _say_window(own: Window | None, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -173,6 +173,9 @@ def _intensity(intensity: Mapping[str, Any]) -> list[Callable[..., Any]]:
         return [ScaleIntensityRanged("image", low, high, 0.0, 1.0, clip=bool(intensity["clip"]))]
     if scheme == "image":
         return [ScaleIntensityd("image", minv=0.0, maxv=1.0)]
+    if scheme == "percentiles":
+        low, high = float(intensity["low"]), float(intensity["high"])
+        return [ScaleIntensityRangePercentilesd("image", low, high, 0.0, 1.0, channel_wise=True)]
     if scheme == "zscore":
         return [NormalizeIntensityd("image", nonzero=bool(intensity["nonzero"]), channel_wise=True)]
     return []  # "none", and "imagenet", which is on the device
@@ -270,24 +273,27 @@ class Polarityd(MapTransform):
         keys: of images.
         polarity: ``"bright"``: what is turned has its median above the middle (objects, the lesser part, are dark);
             ``"dark"``: below it.
-        centred: images were scaled to mean 0, and negatives keep that: their values change sign. Without it a negative
-            has the range of the image.
+        nonzero: count and change values above or below 0 alone.
 
     Shape:
-        ``(C, *S)``, kept.
+        ``(C, *S)``, kept; a negative has the range of the image.
     """
 
-    def __init__(self, keys: Sequence[Hashable] | Hashable, polarity: str, *, centred: bool = False) -> None:
+    def __init__(self, keys: Sequence[Hashable] | Hashable, polarity: str, *, nonzero: bool = False) -> None:
         super().__init__(keys)
-        self.polarity, self.centred = polarity, centred
+        self.polarity, self.nonzero = polarity, nonzero
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Turn the images."""
         turned = dict(data)
         for key in self.key_iterator(turned):
             image = turned[key]
-            low, high = image.min(), image.max()
-            above = bool(image.median() > (low + high) / 2)
+            seen = image[image != 0] if self.nonzero else image
+            if not seen.numel():
+                continue
+            low, high = seen.min(), seen.max()
+            above = float(seen.median()) > (float(low) + float(high)) / 2  # as tensors, bytes would wrap round
             if above == (self.polarity == "bright") and bool(high > low):
-                turned[key] = -image if self.centred else low + high - image
+                negative = low + high - image
+                turned[key] = torch.where(image != 0, negative, image) if self.nonzero else negative
         return turned
