@@ -16,7 +16,7 @@ from medseg.io.dicom_heads import PLACED, SUFFIXES, is_dicom, is_picture, read_h
 from medseg.io.dicom_rules import Rule
 from medseg.io.folder import LeftOut, Listing, list_images, mask_targets, with_channels
 from medseg.io.images import image_suffix
-from medseg.prediction.dicom_cases import picture_case, series_cases
+from medseg.prediction.dicom_cases import Found, picture_case, series_cases, whole_series
 from medseg.prediction.sinks import Case
 
 __all__ = ["ImageFolder", "InputError", "is_case_blind", "refuse_shared"]
@@ -67,13 +67,12 @@ class ImageFolder:
             raise InputError(f"output_dir {output_dir} is the folder of the images; masks would replace them")
         if not listing.images:
             raise InputError(f"{folder} holds no image that can be read; {listing.describe() or 'it is empty'}")
-        self.cases: list[Case] = []
-        left_out = list(listing.left_out)
+        found = []
         for image, target in mask_targets(listing, output_dir).items():
             case = Case(_name(image, listing), listing.channels.get(image, (image,)), target)
-            cases, beside = series_cases(case, rules) if image.is_dir() else ([_of_file(case)], [])
-            self.cases += cases
-            left_out += beside
+            found.append(series_cases(case, rules) if image.is_dir() else Found([_of_file(case)]))
+        self.cases, beside = whole_series(found)
+        left_out = [*listing.left_out, *beside]
         self.left_out = [(each.path.relative_to(listing.folder), each.reason) for each in left_out]
         self.missed = [each.path for each in left_out if not _no_image(each)]
         if only is not None:

@@ -127,3 +127,17 @@ def test_masks_do_not_replace_images(tmp_path: Path) -> None:
     picture(tmp_path / "in" / "a.png")
     with pytest.raises(InputError, match="is the folder of the images; masks would replace them"):
         ImageFolder(tmp_path / "in", described(), tmp_path / "in")
+
+
+def test_dicom_whatever_it_is_called(tmp_path: Path) -> None:
+    """As scanners and archives name slices: by UIDs behind a modality, or with suffixes of their own."""
+    names = ("MR.1.3.12.2.1107.{}", "i{}.MRDC.1", "IM00{}.img", "slice{}.txt", "1.2.840.{}", "I{}")
+    for number, name in enumerate(names):
+        for place in range(3):
+            dicom_slice(tmp_path / "in" / f"{number}" / name.format(place), f"1.{number}", place, 1)
+    (tmp_path / "in" / "0" / "MR.1.3.12.2.1107.7").touch()
+    found = ImageFolder(tmp_path / "in", described(), tmp_path / "out")
+    assert targets(found) == {f"{number}": f"{number}.nii.gz" for number in range(len(names))}
+    assert all(read_image(case.image).shape == (4, 3, 3) for case in found.cases)
+    assert [(path.name, reason) for path, reason in found.left_out] == [("MR.1.3.12.2.1107.7", "is empty (0 bytes)")]
+    assert len(found.missed) == 1
