@@ -93,7 +93,8 @@ def predict(
     Args:
         model: a run, bundle, packed model, ensemble's folder, or weights, see `medseg.prediction.model.load`; they
             know how they are fed. Several are an ensemble.
-        images: a file, a folder, a datalist, or the address of an archive: ``dicomweb://HOST:PORT/PATH``.
+        images: a file, a folder, a datalist or a folder that holds one, or the address of an archive:
+            ``dicomweb://HOST:PORT/PATH``.
         masks: folder of the masks and of all other outputs; made if missing.
         outputs: what is written beside masks, see `medseg.prediction.outputs`.
         tta: average over the mirror images that the model was trained on.
@@ -156,8 +157,8 @@ def predict(
     with _source(images, reached, rules, target) as (source, pulled):
         folder = ImageFolder(source, description, target, overwrite=overwrite, rules=rules, only=cases)
         folder.left_out += () if pulled is None else pulled.left_out
-        if pulled is None and cases is None and source.is_dir():
-            _say_labels(folder)
+        if pulled is None and cases is None:
+            _say(folder)
         predictor = Predictor(
             trained.device,
             folder,
@@ -190,8 +191,11 @@ def predict(
         return _push(outcome, predictor, sinks, pulled)
 
 
-def _say_labels(folder: ImageFolder) -> None:
-    """Warn of labels among the images: each of them gets a mask, too."""
+def _say(folder: ImageFolder) -> None:
+    """Say what a datalist lists; warn of labels among images that none lists: each of them gets a mask, too."""
+    if folder.datalist is not None:
+        logger.info("%s", folder.told)
+        return
     from medseg.importers.pairing import labels_among
 
     found = labels_among([case.image for case in folder.cases if len(case.files) == 1])
