@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from ignite.engine import Events
@@ -41,6 +41,9 @@ from medseg.runs.checkpoint import load_weights
 from medseg.runs.processes import pick_device, rank, world_size
 from medseg.runs.run import Run
 from medseg.transforms.postprocess import Postprocess
+
+if TYPE_CHECKING:
+    from medseg.bundle.ensemble import Unlike
 
 __all__ = [
     "channels", "check", "check_files", "datalist", "described", "description", "evaluation", "evaluator", "inferer",
@@ -258,6 +261,7 @@ def evaluation(
     data: Datalist,
     ckpt: Any,
     seen: Seen | None = None,
+    unlike: Sequence[Unlike] | None = None,
 ) -> dict[str, Any]:
     """Score weights on the evaluator's samples and write the report into ``output_dir``.
 
@@ -269,6 +273,8 @@ def evaluation(
         data: the datalist, for the title.
         ckpt: weights: their file, or as they were read, of each member where the evaluator has an ensemble.
         seen: which of the cases the weights have seen, where that was looked at.
+        unlike: settings in which the weights of an ensemble differ; where given, ``description`` is what they say
+            together, and its postprocessing holds, not the first's.
 
     Returns:
         The scores, as in ``scores.json``.
@@ -289,7 +295,7 @@ def evaluation(
             f"weights {given[0].path} give the classes {', '.join(trained.classes)}, but {data.path} names "
             f"{', '.join(data.class_names)}; score them on labels of the same classes in the same order"
         )
-    evaluator.postprocess = Postprocess(trained.postprocess, trained.classes)
+    evaluator.postprocess = Postprocess((trained if unlike is None else description).postprocess, trained.classes)
     evaluator.temperatures = [each.temperature for each in loaded]
     output = folder_of(wanted.output_dir or "evaluation", "output_dir", command)
     record: dict[str, Any] = {"name": data.name, "fingerprint": data.fingerprint(), "split": wanted.scored}
@@ -306,6 +312,7 @@ def evaluation(
         config=config_of(command, options, description),
         seed=wanted.seed,
         colours=description.colours,
+        unlike=[each.plain() for each in unlike or ()],
         **_tracking(wanted, description),
     )
     if rank() == 0 and command.program != "medseg":  # whose command prints it

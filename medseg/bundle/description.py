@@ -259,7 +259,7 @@ def part(kind: type[Part], content: Mapping[str, Any], where: str) -> Part:
         raise DescriptionError(f"{where}: {error}") from error
 
 
-def differences(trained: Description, here: Description) -> list[str]:
+def differences(trained: Description, here: Description, called: str = "here") -> list[str]:
     """Return what weights were trained with and is not so here, a phrase each; what may differ is left out.
 
     Compared are the network and its arguments, the input's whole feeding and the classes; how a whole image is
@@ -268,11 +268,12 @@ def differences(trained: Description, here: Description) -> list[str]:
     Args:
         trained: of the weights.
         here: of the configuration that loads them.
+        called: how a phrase names the latter.
     """
-    found = _changes("network", _compared(trained.network), _compared(here.network))
-    found += _changes("input", dataclasses.asdict(trained.input), dataclasses.asdict(here.input))
+    found = _changes("network", _compared(trained.network), _compared(here.network), called)
+    found += _changes("input", dataclasses.asdict(trained.input), dataclasses.asdict(here.input), called)
     if list(trained.classes) != list(here.classes) and len(trained.classes) != len(here.classes):
-        found.append(f"classes {len(trained.classes)} (here {len(here.classes)})")
+        found.append(f"classes {len(trained.classes)} ({called} {len(here.classes)})")
     return found
 
 

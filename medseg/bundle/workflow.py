@@ -177,7 +177,9 @@ def _scored(ready: Ready, target: Path, scores: Mapping[str, Mapping[str, Any]] 
     options = {**ready.options, "output_dir": str(target)}
     command = Command("medseg", (), {"evaluate": ready.folder.name}, ("medseg", "evaluate", ready.folder.name))
     described = replace(ready.description, scores={**ready.description.scores, **(scores or {})})
-    found = assembly.evaluation(ready.engine, options, command, described, ready.datalist, ready.weights, ready.seen)
+    found = assembly.evaluation(
+        ready.engine, options, command, described, ready.datalist, ready.weights, ready.seen, ready.unlike
+    )
     return Evaluation(target, found)
 
 
@@ -265,7 +267,7 @@ def _on_validation(
 ) -> tuple[Ready, Any]:
     """Return a run with its weights loaded and its own validation cases, and the model that the weights describe."""
     given = dict(overrides or {})
-    for key in ("fold", "fold_key", "validation_fold", "datalist"):
+    for key in ("fold", "fold_key", "validation_fold", "datalist", "postprocess"):
         if key in given:
             raise WorkflowError(
                 f"{key}={given[key]} was given, but the run's own validation cases choose; leave it out"

@@ -49,14 +49,14 @@ def fill_polygons(polygons: Sequence[Any], shape: tuple[int, ...], where: str, h
     """Set the pixels whose centres lie inside one of the polygons and in no hole.
 
     Args:
-        polygons: ``[x0, y0, x1, y1, ...]`` each, in pixels; the corner of the image is 0, 0. What lies outside the
-            image, and a polygon of less than three points, covers nothing.
+        polygons: ``[x0, y0, x1, y1, ...]`` each, in pixels; the corner of the image is 0, 0. What reaches beyond
+            the image, and a polygon of less than three points, covers nothing.
         shape: height and width of the image.
         where: file and annotation, for messages.
         holes: as the polygons.
 
     Raises:
-        ImportingError: if a polygon is no list of pairs of finite numbers.
+        ImportingError: if a polygon is no list of pairs of finite numbers, or lies outside the image as a whole.
     """
     from skimage.draw import polygon
 
@@ -69,8 +69,19 @@ def fill_polygons(polygons: Sequence[Any], shape: tuple[int, ...], where: str, h
         if points.ndim != 1 or points.size % 2 or not np.isfinite(points).all():
             raise ImportingError(f"{where}: a polygon is {str(corners)[:60]}, but must be pairs x, y of finite numbers")
         if points.size >= 6:
+            _refuse_outside(points, shape, where)
             mask[polygon(points[1::2] - 0.5, points[::2] - 0.5, shape)] = inside
     return mask
+
+
+def _refuse_outside(points: npt.NDArray[np.float64], shape: tuple[int, ...], where: str) -> None:
+    """Refuse an outline of which nothing can lie in the picture: it was drawn on a larger one, or elsewhere."""
+    for values, extent in ((points[::2], shape[1]), (points[1::2], shape[0])):
+        if values.min() > extent or values.max() < 0:
+            raise ImportingError(
+                f"{where}: an outline from {points[0]:.6g}, {points[1]:.6g} on lies outside its picture of "
+                f"{shape[1]}x{shape[0]} pixels; take the picture that it was drawn on, or delete the outline"
+            )
 
 
 def decode_rle(rle: dict[str, Any], shape: tuple[int, ...], where: str) -> Mask:
@@ -111,7 +122,8 @@ def numbered(names: Iterable[str], options: Options, where: Path) -> dict[int, s
     """Return index to class name: as a person said, else background and then the names as they come.
 
     Raises:
-        ImportingError: if a person named classes, but not all that are there, or there are too many.
+        ImportingError: if a person named classes, but not all that are there, or a class for what nothing covers; if
+            `Options.order` names what is no class; if there are too many.
     """
     known = [name for name in dict.fromkeys(names) if name != "background"]
     missing = [name for name in known if name not in options.classes]
@@ -120,19 +132,37 @@ def numbered(names: Iterable[str], options: Options, where: Path) -> dict[int, s
             f"{shown(where)}: holds the class {shown(missing[0])!r}, which --classes does not name; add it"
         )
     made = list(options.classes) or ["background", *known]
+    if made[0] in known:
+        raise ImportingError(
+            f"{shown(where)}: --classes begins with {shown(made[0])!r}, which is drawn, but class 0 is what no object "
+            f"covers; say --classes background,{shown(','.join(made))}"
+        )
+    strange = [name for name in options.order if name not in made and tuple(options.order) != _FILE]
+    if strange:
+        raise ImportingError(
+            f"{shown(where)}: --order names {shown(strange[0])!r}, which is no class; there are "
+            f"{', '.join(map(shown, made[1:]))}"
+        )
     if len(made) > _MOST_CLASSES:
         raise ImportingError(f"{shown(where)}: has {len(made)} classes, but a drawn mask holds {_MOST_CLASSES}")
     return dict(enumerate(made))
 
 
-def painter(segments: Sequence[Segment], labels: dict[int, str], order: Sequence[str], where: Path) -> Draw:
+def painter(
+    segments: Sequence[Segment],
+    labels: dict[int, str],
+    order: Sequence[str],
+    where: Path | str,
+    size: tuple[Any, Any] = (None, None),
+) -> Draw:
     """Return what draws a picture's segments.
 
     Args:
         segments: in the order of the file.
         labels: index to class name.
         order: see `paint`.
-        where: the file, for messages.
+        where: the file, and the picture where one file is of many, for messages.
+        size: width and height that the file states of its picture; an image of another size is refused.
     """
 
     def draw(image: ImageFile) -> npt.NDArray[np.integer[Any]]:
@@ -140,13 +170,18 @@ def painter(segments: Sequence[Segment], labels: dict[int, str], order: Sequence
             raise ImportingError(
                 f"{shown(where)}: outlines are of a picture, but its image has {len(image.shape)} axes"
             )
+        if any(said not in (None, there) for said, there in zip(size, image.shape[::-1], strict=True)):
+            raise ImportingError(
+                f"{shown(where)}: its objects were drawn on a picture of {size[0]}x{size[1]} pixels, but the one here "
+                f"has {image.shape[1]}x{image.shape[0]}; restore that picture, or draw on this one"
+            )
         return paint(segments, image.shape, labels, order, where)
 
     return draw
 
 
 def paint(
-    segments: Sequence[Segment], shape: tuple[int, ...], labels: dict[int, str], order: Sequence[str], where: Path
+    segments: Sequence[Segment], shape: tuple[int, ...], labels: dict[int, str], order: Sequence[str], where: Path | str
 ) -> npt.NDArray[np.integer[Any]]:
     """Draw segments into a mask of class indices, `IGNORED` where nothing counts.
 
@@ -155,7 +190,7 @@ def paint(
         shape: of the mask.
         labels: index to class name; index 0 is what no segment covers.
         order: names of classes, the last on top; ``("file",)`` is the order of the segments.
-        where: the file, for messages.
+        where: the file, and the picture where one file is of many, for messages.
 
     Raises:
         Question: if segments of two classes overlap, on one level, and the order does not say which is on top.

@@ -61,7 +61,7 @@ def propose_groups(cases: Sequence[Case], grouped_by: str, pattern: str = "") ->
     for proposal in _PATTERNS:
         found = [re.match(proposal, name, re.IGNORECASE) for name in names]
         groups = [match["group"] if match else name for match, name in zip(found, names, strict=True)]
-        if 2 <= len(set(groups)) < len(groups):
+        if 2 <= len(set(groups)) < len(set(names)):
             name, group = next((n, g) for n, g in zip(names, groups, strict=True) if n != g)
             return Grouping(groups, f"proposed from the names, such as {group} of {name}")
     return Grouping(names, "each case is its own group: names tell no patients; say them with --group-pattern")

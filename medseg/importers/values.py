@@ -299,6 +299,7 @@ def _resolve_colours(
         for case in found.cases
         if isinstance(case.label, Path) or case.label is None
     ]
+    found.used |= coloured.keys()
     colours = {index_of[name]: colour for colour, name in reversed(codes.items()) if name != IGNORE}
     return _named(Classes(dict(enumerate(names)), ignore, {}, colours), options, where)
 

@@ -136,6 +136,10 @@ def import_folder(
         work = _Work(folder, target, stage, classes, held)
         drawn = sum(callable(case.label) for case in found.cases)
         cases = _place(work, found.cases, wishes.copy)
+        empty = sum(callable(case.label) and held <= {0} for case, held in zip(found.cases, work.held, strict=True))
+        if empty:
+            nothing = work.classes.labels[0]
+            found.notes.append(f"drawn labels without an object, {shown(nothing)} throughout: {empty} of {drawn}")
         grouping = propose_groups(found.cases, found.grouped_by, wishes.group_pattern)
         datalist = _datalist(work, found, cases, grouping, wishes)
         if stage is not None:
@@ -182,9 +186,23 @@ def _check_cases(found: Found, folder: Folder) -> None:
             f"{where}: was taken for {found.layout}, but holds no case; "
             + ("; ".join(f"{shown(folder.rel(p))}: {r}" for p, r in list(found.left_out.items())[:3]) or "look inside")
         )
-    count = Counter(case.name for case in found.cases)
-    if any(number > 1 for number in count.values()):
-        longer = [folder.rel(case.images[0])[: -len(image_suffix(case.images[0])) or None] for case in found.cases]
+    if len(found.labels) == 1 and all(callable(case.label) for case in found.cases):
+        raise ImportingError(
+            f"{where}: was taken for {found.layout}, but no object has a class, so that there is nothing to learn; "
+            "draw some, or name the classes with --classes background,NAME"
+        )
+    drawn = Counter(case.images for case in found.cases if callable(case.label))
+    twice = next((images for images, number in drawn.items() if number > 1), None)
+    if twice is not None:
+        raise ImportingError(
+            f"{where}: {shown(folder.rel(twice[0]))} is annotated {drawn[twice]} times, and a case has one label; join "
+            "its annotations in one file, or leave out the file that does not count"
+        )
+    places = [folder.rel(case.images[0]) for case in found.cases]
+    suffixes = [image_suffix(case.images[0]) for case in found.cases]
+    short = [place[: -len(suffix) or None] for place, suffix in zip(places, suffixes, strict=True)]
+    for longer in (short, [place.replace(".", "_") for place in places]):  # a.png beside a.jpg
+        count = Counter(case.name for case in found.cases)
         found.cases = [
             replace(case, name=name) if count[case.name] > 1 else case
             for case, name in zip(found.cases, longer, strict=True)

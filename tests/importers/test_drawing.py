@@ -81,6 +81,13 @@ def test_numbered():
     assert numbered(["b"], Options(classes=("none", "a", "b")), Path("x")) == {0: "none", 1: "a", 2: "b"}
     with pytest.raises(ImportingError, match=r"x: holds the class 'c', which --classes does not name"):
         numbered(["c"], Options(classes=("none", "a")), Path("x"))
+    with pytest.raises(
+        ImportingError, match=r"--classes begins with 'a', which is drawn, but class 0 is what no object"
+    ):
+        numbered(["a", "b"], Options(classes=("a", "b")), Path("x"))
+    with pytest.raises(ImportingError, match=r"x: --order names 'z', which is no class; there are a, b"):
+        numbered(["a", "b"], Options(order=("z", "b")), Path("x"))
+    assert numbered(["a"], Options(order=("file",)), Path("x")) == {0: "background", 1: "a"}
     with pytest.raises(ImportingError, match=r"has 301 classes"):
         numbered(map(str, range(300)), Options(), Path("x"))
 

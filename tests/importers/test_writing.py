@@ -116,6 +116,7 @@ def test_colour_coded_labels_are_written(make, bring, tmp_path):
     assert (made.drawn, made.datalist.training[0]["label"]) == (2, "labels/a.png")
     np.testing.assert_array_equal(read_image(tmp_path / "out/labels/a.png", label=True).array, pixels[..., 0] // 255)
     assert made.datalist.colours == {0: "#000000", 1: "#ff0000"}
+    assert made.left_out == ()
 
 
 def test_bad_folders(make, tmp_path):

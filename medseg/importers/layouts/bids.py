@@ -72,6 +72,9 @@ class Bids(Layout):
                 found.left_out[mask.path] = f"lies in the space {space}, not its image's"
                 continue
             chosen = _channels(mask, fitting, wanted, folder)
+            if space not in (*_OWN_SPACES, *(image.suffix for image in chosen or fitting)):
+                found.left_out[mask.path] = f"lies in the space of {space}, which is no channel of its image"
+                continue
             if not chosen:
                 found.left_out[mask.path] = f"no image {' or '.join(wanted) or 'of its subject and session'}"
                 continue
@@ -119,7 +122,14 @@ def _chosen(folder: Folder, masks: list[_Name], options: Options) -> list[_Name]
 
 
 def _channels(mask: _Name, fitting: list[_Name], wanted: list[str], folder: Folder) -> list[_Name]:
-    by_suffix = {image.suffix: image for image in fitting}
+    by_suffix: dict[str, _Name] = {}
+    for image in fitting:
+        other = by_suffix.setdefault(image.suffix, image)
+        if other is not image and image.suffix in (wanted or [image.suffix]):
+            raise ImportingError(
+                f"{shown(folder.rel(mask.path))}: does not say whether it is of {shown(other.path.name)} or of "
+                f"{shown(image.path.name)}; name it by the entity (run, acq) in which they differ, or leave one out"
+            )
     if not wanted and len(by_suffix) > 1:
         raise Question(
             f"{shown(folder.root)}: {shown(mask.path.name)} has the images {', '.join(sorted(by_suffix))}; name the "
@@ -138,13 +148,23 @@ def _classes(folder: Folder, masks: list[_Name], found: Found) -> dict[int, str]
     pipeline = folder.root / "derivatives" / folder.rel(masks[0].path).split("/")[1]
     tables = [path for path in folder.files if path.name.endswith("dseg.tsv")]
     near = [path for path in tables if path.is_relative_to(pipeline)] or tables
-    if len(near) != 1:
-        return {}
+    labels: dict[int, str] = {}
+    for table in near:  # one for all, or one beside each mask
+        labels = labels or _named(table)
+        if _named(table) != labels:
+            raise ImportingError(
+                f"{shown(folder.rel(table))}: names other classes than {shown(folder.rel(near[0]))}; classes are the "
+                "same in all cases: make them agree"
+            )
+        found.used.add(table)
+    return labels
+
+
+def _named(table: Path) -> dict[int, str]:
     labels = {0: "background"}
-    with near[0].open(encoding="utf-8-sig", newline="") as file:
+    with table.open(encoding="utf-8-sig", newline="") as file:
         for row in csv.DictReader(file, delimiter="\t"):
             if not (row.get("index") or "").isdigit() or not row.get("name"):
-                raise ImportingError(f"{shown(near[0])}: a line lacks index or name; BIDS asks for both")
+                raise ImportingError(f"{shown(table)}: a line lacks index or name; BIDS asks for both")
             labels[int(row["index"])] = row["name"]
-    found.used.add(near[0])
     return labels

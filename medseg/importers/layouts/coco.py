@@ -6,7 +6,8 @@ release itself, with the classes of VOC and a rule of its own for overlaps.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +68,17 @@ def _items(folder: Folder, path: Path, key: str, needed: dict[str, type]) -> lis
 
 def _read(folder: Folder, path: Path, options: Options, found: Found) -> None:
     names = {c["id"]: c["name"] for c in _items(folder, path, "categories", {"id": int, "name": str})}
+    listed = _items(folder, path, "images", {"id": int, "file_name": str})
+    _refuse_twice([item["id"] for item in listed], path)
     objects: dict[int, list[dict[str, Any]]] = defaultdict(list)
     annotations = _items(folder, path, "annotations", {"image_id": int, "category_id": int})
     for item in annotations:
         objects[item["image_id"]].append(item)
+    strays = len(annotations) - sum(len(objects[item["id"]]) for item in listed)
+    if strays:
+        found.notes.append(
+            f"{folder.rel(path)}: objects of images that it does not list are not drawn: {strays} of {len(annotations)}"
+        )
     boxes = sum(not item.get("segmentation") for item in annotations)
     if boxes:
         found.notes.append(
@@ -78,7 +86,7 @@ def _read(folder: Folder, path: Path, options: Options, found: Found) -> None:
         )
     if any(item.get("iscrowd") for item in annotations):
         found.ignore = IGNORED
-    for item in _items(folder, path, "images", {"id": int, "file_name": str}):
+    for item in listed:
         image = _image(folder, path, item["file_name"])
         if image is None:
             number = len(folder.called(Path(item["file_name"]).name))
@@ -95,8 +103,17 @@ def _read(folder: Folder, path: Path, options: Options, found: Found) -> None:
                 name = None if thing.get("iscrowd") else names[thing["category_id"]]
                 segments.append(_segment(name, thing["segmentation"], f"{shown(path)}: object {thing.get('id', '?')}"))
         _check_size(item, path)
-        label = painter(segments, found.labels, options.order, path)
+        where = f"{path}: {item['file_name']}"
+        label = painter(segments, found.labels, options.order, where, (item.get("width"), item.get("height")))
         found.cases.append(Case(stem_of(image), (image,), label, split_of(folder.rel(path))))
+
+
+def _refuse_twice(ids: Sequence[int], path: Path) -> None:
+    twice = next((number for number, count in Counter(ids).items() if count > 1), None)
+    if twice is not None:
+        raise ImportingError(
+            f"{shown(path)}: two images have the id {twice}, so that objects cannot be told apart; export it again"
+        )
 
 
 def _segment(name: str | None, segmentation: Any, where: str) -> Segment:
@@ -108,7 +125,7 @@ def _segment(name: str | None, segmentation: Any, where: str) -> Segment:
 
 
 def _check_size(item: dict[str, Any], path: Path) -> None:
-    if not all(isinstance(item.get(key, 0), int) for key in ("height", "width")):
+    if not all(isinstance(item.get(key) or 0, int) for key in ("height", "width")):
         raise ImportingError(
             f"{shown(path)}: the size of {shown(item['file_name'])} is no whole number; export it again"
         )

@@ -1,6 +1,7 @@
 """CVAT for images 1.1: one XML file of polygons, boxes, ellipses and masks (https://docs.cvat.ai, format CVAT).
 
 ``z_order`` says what lies on top. The attribute ``subset`` says the list. CVAT's polylines and points have no area.
+CVAT for video 1.1 numbers frames and names no file: it is refused, since CVAT exports the same task for images too.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+import numpy.typing as npt
 
 from medseg.errors import shown
 from medseg.importers.drawing import Mask, Segment, fill_polygons, numbered, painter
@@ -61,7 +63,8 @@ class Cvat(Layout):
         if flat:
             found.notes.append(f"{name}: {', '.join(flat)} have no area and are not drawn")
         segments = [_segment(shape, f"{shown(path)}: {shown(name)}") for shape in image if shape.tag in _AREAS]
-        label = painter(segments, found.labels, options.order, file)
+        size = tuple(int(text) if (text := image.get(key, "")).isdigit() else None for key in ("width", "height"))
+        label = painter(segments, found.labels, options.order, f"{path}: {name}", (size[0], size[1]))
         found.cases.append(Case(stem_of(file), (file,), label, split_of(image.get("subset", ""))))
 
 
@@ -80,9 +83,14 @@ def _parse(path: Path) -> ElementTree.Element:
     if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
         raise ImportingError(f"{shown(path)}: declares entities, which CVAT never does; export it again")
     try:
-        return ElementTree.fromstring(content)
+        tree = ElementTree.fromstring(content)
     except ElementTree.ParseError as error:
         raise ImportingError(f"{shown(path)}: not valid XML ({error}); export it again") from error
+    if tree.find("track") is not None:
+        raise ImportingError(
+            f"{shown(path)}: is CVAT for video, whose tracks name no file; export the task as 'CVAT for images 1.1'"
+        )
+    return tree
 
 
 def _segment(shape: ElementTree.Element, where: str) -> Segment:
@@ -93,7 +101,7 @@ def _segment(shape: ElementTree.Element, where: str) -> Segment:
         return float(shape.get(key, ""))
 
     try:
-        level = int(shape.get("z_order", "0"))
+        level, angle = int(shape.get("z_order", "0")), float(shape.get("rotation", "0"))
         if shape.tag == "mask":
             runs = [int(run) for run in shape.get("rle", "").split(",")]
             left, top, width, height = (int(number(key)) for key in ("left", "top", "width", "height"))
@@ -109,9 +117,18 @@ def _segment(shape: ElementTree.Element, where: str) -> Segment:
             points = np.stack([x, y], 1).tolist()
     except ValueError as error:
         raise ImportingError(f"{where}: its {shape.tag} cannot be read ({error}); export it again") from error
-    if float(shape.get("rotation", "0")):
-        raise ImportingError(f"{where}: its {shape.tag} is rotated, which is not drawn; export it as a polygon")
-    return Segment(name, lambda canvas: fill_polygons([np.ravel(points)], canvas, where), level)
+    return Segment(name, lambda canvas: fill_polygons([_turned(points, angle).ravel()], canvas, where), level)
+
+
+def _turned(points: list[list[float]], angle: float) -> npt.NDArray[np.float64]:
+    """Turn a box or an ellipse about its centre, by degrees and clockwise as it is seen, y being downwards."""
+    corners = np.array(points, np.float64)
+    if not angle:
+        return corners
+    centre = (corners.min(0) + corners.max(0)) / 2
+    cos, sin = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+    turned: npt.NDArray[np.float64] = centre + (corners - centre) @ np.array([[cos, sin], [-sin, cos]])
+    return turned
 
 
 def _mask(runs: list[int], box: tuple[int, int, int, int], canvas: tuple[int, ...], where: str) -> Mask:

@@ -48,16 +48,18 @@ class Labelme(Layout):
         found.labels = numbered(_order(names, folder, found), options, folder.root)
         if "__ignore__" in names:
             found.ignore = IGNORED
+        known = set(folder.images)
         for path in files:
             image = (path.parent / str(folder.read_json(path)["imagePath"]).replace("\\", "/")).resolve()
-            beside = path.parent / image.name
-            if beside not in folder.images:
-                found.left_out[path] = f"its picture {image.name} is not beside it"
+            picture = next((each for each in (image, path.parent / image.name) if each in known), None)
+            if picture is None:
+                found.left_out[path] = f"its picture {image.name} is neither where it says nor beside it"
                 continue
             segments = [_segment(shape, path) for shape in shapes[path] if shape["label"] != "_background_"]
-            found.cases.append(
-                Case(path.stem, (beside,), painter(segments, found.labels, options.order, path), files=(path,))
-            )
+            content = folder.read_json(path)
+            size = (content.get("imageWidth"), content.get("imageHeight"))
+            label = painter(segments, found.labels, options.order, path, size)
+            found.cases.append(Case(path.stem, (picture,), label, files=(path,)))
         return found
 
 
@@ -75,7 +77,7 @@ def _shapes(folder: Folder, path: Path, found: Found) -> list[dict[str, Any]]:
         )
         if not valid:
             raise ImportingError(f"{shown(path)}: shapes[{number}] lacks label or points; save it again with labelme")
-        kind = shape.get("shape_type", "polygon")
+        kind = shape.get("shape_type") or "polygon"
         if kind in _AREAS:
             kept.append(shape)
         else:
@@ -95,7 +97,7 @@ def _order(names: list[str], folder: Folder, found: Found) -> list[str]:
 
 def _segment(shape: dict[str, Any], path: Path) -> Segment:
     name = None if shape["label"] == "__ignore__" else shape["label"]
-    kind, where = shape.get("shape_type", "polygon"), f"{shown(path)}: {shown(shape['label'])}"
+    kind, where = shape.get("shape_type") or "polygon", f"{shown(path)}: {shown(shape['label'])}"
     try:
         points = np.array([[float(value) for value in point] for point in shape["points"]])
         if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():

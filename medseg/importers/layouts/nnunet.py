@@ -54,7 +54,7 @@ class NnUNet(Layout):
         kept: dict[str, Any] = content.get(KEY) or {}
         names = content.get("channel_names", content.get("modality", {}))
         found = Found(self.name, "said so", [], used={path, folder.root / "splits_final.json"})
-        found.modality = tuple(str(names[key]) for key in sorted(names, key=str)) if isinstance(names, dict) else ()
+        found.modality = _modality(names, path)
         found.about = {"licence": content.get("licence", content.get("license", "not stated"))}
         found.about |= {"source": content.get("reference", content.get("description", "not stated"))}
         found.about |= {"name": content["name"]} if content.get("name") else {}
@@ -83,6 +83,16 @@ class NnUNet(Layout):
                 extra = dict(kept.get(name, {}))
                 split, group = extra.pop("split", usual), extra.pop("group", None)
                 found.cases.append(Case(name, images, label, split, group, extra=extra, instances=numbers.get(name)))
+
+
+def _modality(names: Any, path: Path) -> tuple[str, ...]:
+    """Return the channels in the order of their numbers, 10 after 9."""
+    if not isinstance(names, dict):
+        return ()
+    if {str(key) for key in names} != {str(number) for number in range(len(names))}:
+        listed = ", ".join(shown(key)[:40] for key in list(names)[:8])
+        raise ImportingError(f"{shown(path)}: has the channels {listed}; number them 0, 1, 2 ... without gaps")
+    return tuple(str(names[str(number)]) for number in range(len(names)))
 
 
 def _channels(folder: Folder, place: str) -> dict[str, dict[int, Path]]:

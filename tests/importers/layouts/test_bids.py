@@ -62,3 +62,42 @@ def test_bad_table(bids, bring):
     bids.text("derivatives/atlas/dseg.tsv", "index\tlabel\n1\tx\n")
     with pytest.raises(ImportingError, match=r"dseg\.tsv: a line lacks index or name"):
         bring(labels="dseg")
+
+
+def test_tables_beside_the_masks(bids, bring):
+    for subject in ("01", "02"):
+        stem = f"derivatives/atlas/sub-{subject}/anat/sub-{subject}_dseg"
+        bids.volume(f"{stem}.nii.gz", label=True)
+        bids.text(f"{stem}.tsv", "index\tname\n1\tcaudate\n")
+    assert bring(labels="dseg").datalist.labels == {0: "background", 1: "caudate"}
+    bids.text(f"{stem}.tsv", "index\tname\n1\tputamen\n")
+    with pytest.raises(
+        ImportingError, match=r"sub-02_dseg.tsv: names other classes than derivatives/atlas/sub-01/anat"
+    ):
+        bring(output="two", labels="dseg")
+
+
+def test_a_mask_of_two_runs(bids, bring):
+    """The last one would be taken without a word."""
+    for run in (1, 2):
+        bids.volume(f"sub-09/anat/sub-09_run-{run}_T1w.nii.gz")
+    bids.volume(LESION.format("09"), label=True)
+    with pytest.raises(
+        ImportingError, match=r"mask.nii.gz: does not say whether it is of sub-09_run-1_T1w.nii.gz or of"
+    ):
+        bring()
+    (bids.root / LESION.format("09")).rename(
+        bids.place("derivatives/manual/sub-09/anat/sub-09_run-2_label-lesion_mask.nii.gz")
+    )
+    assert bring(output="two").datalist.training[2]["image"].endswith("sub-09_run-2_T1w.nii.gz")
+
+
+def test_a_mask_in_the_space_of_another_image(bids, bring, left_out):
+    stem = "sub-09/anat/sub-09"
+    bids.volume(f"{stem}_T1w.nii.gz", f"{stem}_FLAIR.nii.gz")
+    place = f"derivatives/manual/{stem}_space-FLAIR_label-lesion_mask.nii.gz"
+    bids.volume(place, label=True)
+    made = bring(images="T1w")
+    assert len(made.found.cases) == 2
+    assert left_out(made)[place] == "lies in the space of FLAIR, which is no channel of its image"
+    assert [case.name for case in bring(output="two", images="FLAIR").found.cases] == ["sub-09"]

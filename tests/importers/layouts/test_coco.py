@@ -13,8 +13,11 @@ SQUARE = [[2, 2, 8, 2, 8, 6, 2, 6]]
 def coco(make):
     make.picture("images/a.png", "images/b.png")
 
-    def write(*objects, name="train.json", images=("a.png", "b.png"), **more):
-        listed = [{"id": n, "file_name": each, "height": 12, "width": 16} for n, each in enumerate(images)]
+    def write(*objects, name="train.json", images=("a.png", "b.png"), ids=(0, 1), size=(12, 16), **more):
+        listed = [
+            {"id": n, "file_name": each, "height": size[0], "width": size[1]}
+            for n, each in zip(ids, images, strict=False)
+        ]
         content = {"images": listed, "annotations": [{"id": n, **each} for n, each in enumerate(objects)]}
         content["categories"] = [{"id": 7, "name": "rim"}, {"id": 3, "name": "cell"}]
         make.text(name, json.dumps({**content, **more}))
@@ -46,7 +49,7 @@ def test_objects_are_drawn(coco, bring, left_out):
 
 def test_overlaps(coco, bring):
     coco(item(3), item(7))
-    with pytest.raises(Question, match=r"train.json: cell and rim overlap in 24 pixels; .* --order cell,rim"):
+    with pytest.raises(Question, match=r"train.json: a.png: cell and rim overlap in 24 pixels; .* --order cell,rim"):
         bring()
     assert label(bring(order=("rim", "cell")))[3, 3] == 1
 
@@ -75,6 +78,53 @@ def test_bad_objects(coco, bring, thing, message):
         bring()
 
 
+def test_objects_of_no_image_and_images_without_one(coco, bring):
+    coco(item(3), item(3, image=9), item(7, image=9))
+    assert bring().found.notes == [
+        "train.json: objects of images that it does not list are not drawn: 2 of 3",
+        "drawn labels without an object, background throughout: 1 of 2",
+    ]
+
+
+def test_one_picture_twice(coco, make, bring):
+    """The label of one would silently be that of the other, or the last one's alone."""
+    coco(item(3))
+    coco(item(7), name="more.json", images=("a.png",))
+    with pytest.raises(ImportingError, match=r"images/a.png is annotated 2 times, and a case has one label; join"):
+        bring()
+
+
+def test_pictures_that_differ_by_their_suffix(coco, make, bring):
+    make.picture("images/a.jpg")
+    coco(item(3), item(7, image=1), images=("a.png", "a.jpg"))
+    made = bring()
+    assert [entry["label"] for entry in made.datalist.training] == [
+        "labels/images/a_png.png",
+        "labels/images/a_jpg.png",
+    ]
+    assert (label(made, 0).max(), label(made, 1).max()) == (1, 2)
+
+
+def test_pictures_of_one_id(coco, bring):
+    coco(item(3, image=1), ids=(1, 1))
+    with pytest.raises(ImportingError, match=r"train.json: two images have the id 1, so that objects cannot be told"):
+        bring()
+
+
+def test_a_picture_of_another_size(coco, bring):
+    coco(item(3), size=(24, 32))
+    with pytest.raises(
+        ImportingError, match=r"train.json: a.png: .* picture of 32x24 pixels, but the one here has 16x12"
+    ):
+        bring()
+    coco(item(3, [[20, 2, 30, 2, 30, 6]]), size=(None, None))
+    with pytest.raises(ImportingError, match=r"object 0: an outline from 20, 2 on lies outside its picture of 16x12"):
+        bring()
+
+
 def test_boxes_alone(coco, bring):
     coco(item(3), {"image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4]})
-    assert bring().found.notes == ["train.json: objects that are boxes alone are not drawn: 1 of 2"]
+    assert bring().found.notes == [
+        "train.json: objects that are boxes alone are not drawn: 1 of 2",
+        "drawn labels without an object, background throughout: 1 of 2",
+    ]

@@ -55,12 +55,35 @@ def test_z_order_is_an_order(cvat, bring):
         bring(output="two")
 
 
+@pytest.mark.parametrize("angle", [90, 30, 300])
+def test_turned_boxes(cvat, bring, angle):
+    cvat(f'<box label="cell" xtl="4" ytl="4" xbr="12" ybr="8" rotation="{angle}"/>')
+    turn = np.exp(1j * np.radians(angle))
+    rows, columns = np.mgrid[:12, :16]
+    centres = (columns + 0.5 + 1j * (rows + 0.5) - (8 + 6j)) / turn
+    expected = (np.abs(centres.real) < 4) & (np.abs(centres.imag) < 2)
+    np.testing.assert_array_equal(label(bring()) == 1, expected)
+
+
+def test_a_picture_of_another_size(cvat, make, bring):
+    cvat(CELL.format(0))
+    make.picture("images/a.png", shape=(24, 32))
+    with pytest.raises(
+        ImportingError, match=r"annotations.xml: a.png: .* picture of 16x12 pixels, but the one here has"
+    ):
+        bring()
+
+
 @pytest.mark.parametrize(
     ("shape", "head", "message"),
     [
         ('<polygon label="cell" points="2,x;3,4"/>', "", "its polygon cannot be read"),
         ('<box label="cell" xtl="1"/>', "", "its box cannot be read"),
-        ('<box label="cell" xtl="1" ytl="1" xbr="4" ybr="4" rotation="30"/>', "", "is rotated, which is not drawn"),
+        (
+            '</image><track label="cell"><box frame="0"/></track><image>',
+            "",
+            "is CVAT for video, whose tracks name no file",
+        ),
         ('<mask label="cell" rle="5" left="0" top="0" width="2" height="2"/>', "", "does not fill its box"),
         ("<polygon", "", "not valid XML"),
         ("", '<!DOCTYPE x [<!ENTITY a "b">]>', "declares entities, which CVAT never does"),

@@ -49,9 +49,50 @@ def test_shapes(drawn, make, bring, left_out):
     assert (found[2:6, 8:12] == 2).all()
     assert (found[8:10, 12:15] == 1).all()
     assert 9 <= (found[7:11, 2:6] == 2).sum() <= 16
-    assert made.found.notes == ["a.json: axis is a line, which has no area, and is not drawn"]
+    assert made.found.notes == [
+        "a.json: axis is a line, which has no area, and is not drawn",
+        "drawn labels without an object, background throughout: 1 of 2",
+    ]
     assert not label(made, 1).any()
     assert left_out(made) == {}
+
+
+def test_no_object_at_all(drawn, bring):
+    drawn("a")
+    with pytest.raises(
+        ImportingError, match=r"was taken for labelme, but no object has a class, so that there is nothing"
+    ):
+        bring()
+    assert bring(classes=("background", "cell")).datalist.class_names == ["background", "cell"]
+
+
+def test_pictures_elsewhere(make, bring):
+    """The path in the file is followed, whichever way its separators lean."""
+    for name, way in (("s1", "..\\..\\images\\s1\\a.png"), ("s2", "../../images/s2/a.png")):
+        make.picture(f"images/{name}/a.png")
+        shapes = [shape(name, (1, 1), (5, 1), (5, 4), kind=None)]
+        make.text(f"annotations/{name}/a.json", json.dumps({"imagePath": way, "shapes": shapes}))
+    made = bring()
+    assert [case.name for case in made.found.cases] == ["images/s1/a", "images/s2/a"]
+    assert [set(np.unique(label(made, n))) for n in (0, 1)] == [{0, 1}, {0, 2}]
+
+
+def test_a_picture_of_another_size_and_one_twice(drawn, make, bring):
+    drawn("a", shape("b", (1, 1), (5, 1), (5, 4)))
+    content = {
+        "imagePath": "a.png",
+        "shapes": [shape("c", (1, 1), (5, 1), (5, 4))],
+        "imageWidth": 32,
+        "imageHeight": 24,
+    }
+    make.text("second.json", json.dumps(content))
+    with pytest.raises(ImportingError, match=r"a.png is annotated 2 times"):
+        bring()
+    (make.root / "a.json").unlink()
+    with pytest.raises(
+        ImportingError, match=r"second.json: its objects were drawn on a picture of 32x24 pixels, but the"
+    ):
+        bring()
 
 
 def test_names_in_a_file(drawn, make, bring):
@@ -80,7 +121,7 @@ def test_no_picture(drawn, make, bring, left_out):
     drawn("a", shape("x", (1, 1), (5, 1), (5, 4)))
     drawn("b", shape("x", (1, 1), (5, 1), (5, 4)))
     (make.root / "b.png").unlink()
-    assert left_out(bring()) == {"b.json": "its picture b.png is not beside it"}
+    assert left_out(bring()) == {"b.json": "its picture b.png is neither where it says nor beside it"}
 
 
 def test_against_labelme_s_own_export(bring, real_data):

@@ -77,3 +77,18 @@ def test_bad_labels(raw, bring, labels, message):
     raw(channel_names={"0": "T1", "1": "T2"}, labels=labels)
     with pytest.raises(ImportingError, match=message):
         bring()
+
+
+def test_more_than_ten_channels(raw, make, bring):
+    names = [f"m{number}" for number in range(11)]
+    make.volume(*(f"imagesTr/{case}_{number:04d}.nii.gz" for case in "ab" for number in range(11)))
+    make.volume(*(f"imagesTs/c_{number:04d}.nii.gz" for number in range(11)))
+    raw(channel_names=dict(enumerate(names)), labels={"background": 0, "a": 1}, numTraining=2, file_ending=".nii.gz")
+    made = bring()
+    assert list(made.datalist.modality) == names
+    assert [path.name[-11:-7] for path in made.found.cases[0].images] == [f"{number:04d}" for number in range(11)]
+    raw(channel_names={"0": "T1", "2": "T2"}, labels={"background": 0, "a": 1}, file_ending=".nii.gz")
+    with pytest.raises(
+        ImportingError, match=r"dataset.json: has the channels 0, 2; number them 0, 1, 2 ... without gaps"
+    ):
+        bring(output="two")
