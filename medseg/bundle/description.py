@@ -28,9 +28,10 @@ SCHEMES: dict[str, dict[str, Any]] = {
     "imagenet": {},
 }
 """Intensity schemes and the defaults of their parameters: ``range`` brings ``low`` to 0, ``high`` to 1 (``clip`` cuts
-beyond), ``image`` brings each image's least and greatest value to 0 and 1, ``percentiles`` those that ``low`` and
-``high`` per cent of the values of each channel are below (beyond stays), ``zscore`` each channel of an image to mean 0 and standard deviation 1 (``nonzero`` counts and changes values above or below 0 alone), ``imagenet`` is RGB of
-8 bit by ImageNet's mean and standard deviation, on the device."""
+beyond), ``image`` brings each image's least and greatest value to 0 and 1, ``percentiles`` two percentiles of each
+channel of an image (beyond stays), ``zscore`` each channel of an image to mean 0 and standard deviation 1 (``nonzero``
+counts and changes values above or below 0 alone), ``imagenet`` is RGB of 8 bit by ImageNet's mean and standard
+deviation, on the device."""
 
 BESIDE_PAPER = ("pooled", "per_case")
 """Which means stand beside a paper's: over all pixels, or over cases."""

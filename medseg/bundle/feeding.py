@@ -19,7 +19,6 @@ from monai.transforms import (
     NormalizeIntensityd,
     ScaleIntensityd,
     ScaleIntensityRanged,
-    ScaleIntensityRangePercentilesd,
 )
 from torch import Tensor
 
@@ -174,8 +173,7 @@ def _intensity(intensity: Mapping[str, Any]) -> list[Callable[..., Any]]:
     if scheme == "image":
         return [ScaleIntensityd("image", minv=0.0, maxv=1.0)]
     if scheme == "percentiles":
-        low, high = float(intensity["low"]), float(intensity["high"])
-        return [ScaleIntensityRangePercentilesd("image", low, high, 0.0, 1.0, channel_wise=True)]
+        return [Percentilesd("image", float(intensity["low"]), float(intensity["high"]))]
     if scheme == "zscore":
         return [NormalizeIntensityd("image", nonzero=bool(intensity["nonzero"]), channel_wise=True)]
     return []  # "none", and "imagenet", which is on the device
@@ -264,6 +262,40 @@ class Colourd(MapTransform):
         weights = torch.tensor(_LUMA).view(3, *[1] * (image.ndim - 1))
         grey = (image.float() * weights).sum(0, keepdim=True)
         return grey if image.is_floating_point() else grey.round().to(image.dtype)
+
+
+class Percentilesd(MapTransform):
+    """Dictionary transform: bring two percentiles of each channel to 0 and 1; what lies beyond stays beyond.
+
+    Where both are one value, as of a few bright voxels on an even ground, the least and greatest are brought there
+    (MONAI's ``ScaleIntensityRangePercentiles`` leaves the scale as it is then); of a channel of one value all are 0.
+
+    Args:
+        keys: of images.
+        low: percentile that becomes 0.
+        high: percentile that becomes 1.
+
+    Shape:
+        ``(C, *S)``, kept; float32.
+    """
+
+    def __init__(self, keys: Sequence[Hashable] | Hashable, low: float, high: float) -> None:
+        super().__init__(keys)
+        self.ends = [low, high]
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Scale the images."""
+        scaled = dict(data)
+        for key in self.key_iterator(scaled):
+            image = scaled[key].to(torch.float32, copy=True)
+            for channel in image:
+                plain = channel.as_tensor() if isinstance(channel, MetaTensor) else channel
+                low, high = np.percentile(plain.numpy(), self.ends).tolist()
+                if not high > low:
+                    low, high = float(plain.min()), float(plain.max())
+                plain.sub_(low).div_(high - low if high > low else 1.0)
+            scaled[key] = image
+        return scaled
 
 
 class Polarityd(MapTransform):
