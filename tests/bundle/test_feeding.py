@@ -115,7 +115,8 @@ def test_percentiles_of_an_even_ground() -> None:
 def test_percentiles_leave_the_image_of_who_asks() -> None:
     image = torch.rand(1, 6, 7)
     before = image.clone()
-    feeding.prediction(description(intensity={"scheme": "percentiles"}))({"image": image})
+    seen = feeding.prediction(description(intensity={"scheme": "percentiles"}))({"image": image}, start=1)
+    assert not torch.equal(seen["image"], before)
     assert torch.equal(image, before)
 
 
