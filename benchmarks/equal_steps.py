@@ -35,10 +35,9 @@ from medseg.studies.kinds import means_of_cases
 EPOCHS = 20
 BACKGROUND = "background"
 SIDES: dict[str, dict[str, Any]] = {
-    "image": {"model#input#intensity": {"scheme": "image"}},
-    "percentiles": {"model#input#intensity": {"scheme": "percentiles"}},
     "as_planned": {},
     "kinds_balanced": {"balance_kinds": 0.5},
+    "zscore": {"model#input#intensity": {"scheme": "zscore"}},
     "turned": {"model#input#polarity": "bright"},
     "more_classes": {"foreground": 0.67},
     "dice": {
@@ -53,7 +52,7 @@ SIDES: dict[str, dict[str, Any]] = {
 """What is compared, by the settings that differ; ``wide`` is what a plan took for 8 minutes of two cores."""
 FED = {
     "covid_semiseg": ("{scheme: range, low: 0, high: 255}, polarity: null, colour: null", "[1]"),
-    "dsb2018_stage1": ("{scheme: zscore}, polarity: bright, colour: grey", "[0, 1]"),
+    "dsb2018_stage1": ("{scheme: percentiles}, polarity: bright, colour: grey", "[0, 1]"),
 }
 """How a plan feeds the images of a data set, and along which axes it mirrors them."""
 BUNDLE = """\
