@@ -141,7 +141,8 @@ def _by_name(listing: Listing) -> dict[str, Path]:
 
 
 def _some(files: Mapping[str, Path]) -> str:
-    return ", ".join(shown(path.name) for path in list(files.values())[:2]) + (" ..." if len(files) > 2 else "")
+    few = ", ".join(shown(path.name) for path in list(files.values())[:2])
+    return (few + (" ..." if len(files) > 2 else "")) or "no masks"
 
 
 def _groups(names: Sequence[str], groups: Mapping[str, str], *, strict: bool) -> dict[str, str]:

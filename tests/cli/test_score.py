@@ -173,6 +173,9 @@ def test_names_that_do_not_fit(score: Score, folders: tuple[Path, Path], tmp_pat
     for path in list(folders[0].rglob("*.n*")):
         path.rename(path.with_name(f"seg_{path.name}"))
     assert "is called as a truth of" in score()[2]
+    for path in list(folders[0].rglob("*.n*")):
+        path.unlink()
+    assert "there are no masks and p0.v1.nii.gz" in score()[2]
 
 
 def test_classes_of_a_file(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Out to another layout and back in again: every voxel, class, group, fold and list is as it was."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -117,6 +118,15 @@ def test_nothing_is_lost(request, tmp_path, to, kind):
     assert (made.found.layout, made.left_out) == (to, ())
     assert_same(datalist, made.datalist)
     assert check_datalist(made.datalist, cache=False).errors == check_datalist(datalist, cache=False).errors
+
+
+@pytest.mark.parametrize("to", EXPORTS)
+def test_the_order_of_cases_stays(pictures, tmp_path, to):
+    """Which case is drawn next goes by its number, so that another order is another training."""
+    turned = dataclasses.replace(pictures, training=pictures.training[::-1])
+    assert len(turned.training) > 1
+    EXPORTS[to](turned, tmp_path / "Dataset001_toy")
+    assert_same(turned, import_folder(tmp_path / "Dataset001_toy", tmp_path / "back").datalist)
 
 
 def test_the_decathlon_s_is_read_by_monai_and_as_it_is(volumes, tmp_path):

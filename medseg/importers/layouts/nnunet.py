@@ -136,4 +136,6 @@ def _restore(found: Found, kept: dict[str, Any]) -> None:
             setattr(found, key, restored)
     found.modality = tuple(kept.get("modality", found.modality))
     found.ignore = kept.get("ignore_index", found.ignore)
+    order = {name: number for number, name in enumerate(kept.get("cases", {}))}  # a training draws by number
+    found.cases.sort(key=lambda case: order.get(case.name, len(order)))
     found.grouped_by = "as exported" if any(case.group is not None for case in found.cases) else ""
