@@ -26,11 +26,14 @@ class Found:
         cases: that it takes.
         left_out: files of what is none.
         series: all that lie there, also those that are no case, with the case that each is.
+        beside: of a folder of localisers, screenshots or objects about images alone, which is a case where there is no
+            other: its files, with the reason.
     """
 
     cases: Sequence[Case]
     left_out: Sequence[LeftOut] = ()
     series: Sequence[tuple[Series, Case | None]] = ()
+    beside: Sequence[LeftOut] = ()
 
 
 def series_cases(case: Case, rules: Sequence[Rule] | None = None) -> Found:
@@ -53,7 +56,10 @@ def series_cases(case: Case, rules: Sequence[Rule] | None = None) -> Found:
     several = len(listing.series) + len(files) > 1
     if listing.damaged and (listing.series or not files):  # a slice of one of them, perhaps
         return Found([case], series=[(series, None) for series in listing.series])
-    if not files and (not listing.series or (not several and listing.series[0].problem)):
+    if not files and not listing.series:
+        beside = [LeftOut(path, reason, ours=True) for path, reason in sorted(listing.left_out.items())]
+        return Found([case], beside=beside) if rules is None else Found([], beside)
+    if not files and not several and listing.series[0].problem:
         return Found([case], series=[(series, case) for series in listing.series])
     choice = choose_series(listing.series, ANY if rules is None else rules)
     left_out = [
@@ -76,13 +82,16 @@ def series_cases(case: Case, rules: Sequence[Rule] | None = None) -> Found:
 
 
 def whole_series(found: Sequence[Found]) -> tuple[list[Case], list[LeftOut]]:
-    """Return the cases of several folders, without those that are but a part of a series, which are left out by name.
+    """Return the cases of several folders, and what is left out, with the reason.
+
+    Left out are those that are but a part of a series, and what lies beside series in folders of its own.
 
     Args:
         found: of each folder.
     """
-    cases = [case for each in found for case in each.cases]
-    left_out = [one for each in found for one in each.left_out]
+    others = any(each.cases and not each.beside for each in found)
+    cases = [case for each in found if not (others and each.beside) for case in each.cases]
+    left_out = [one for each in found for one in (*each.left_out, *(each.beside if others else ()))]
     owners = [(series, case) for each in found for series, case in each.series]
     if len([each for each in found if each.series]) < 2:
         return cases, left_out

@@ -1,8 +1,11 @@
 """The series of a folder that become cases, and what is said of the others."""
 
+import shutil
+
 import numpy as np
 import pytest
 from dicom_series import AXIAL, tags, write_series
+from pydicom.data import get_testdata_file
 
 from medseg.bundle.description import Description
 from medseg.io.dicom_rules import rules_of
@@ -143,3 +146,34 @@ def test_patients_whose_series_share_a_uid_are_cases(tmp_path):
     new = tags(SOPInstanceUID=["1.2.3.7", "1.2.3.8", "1.2.3.9"], PatientID=["other"] * 3)
     write_series(tmp_path / "in" / "two", [6, 8, 10], new)
     assert len(ImageFolder(tmp_path / "in", MODEL, tmp_path / "out").cases) == 2
+
+
+def test_what_lies_beside_series_in_folders_of_its_own(tmp_path):
+    """As of a study on a medium: its directory, localisers, screenshots and reports are no cases, and no failures."""
+    study = tmp_path / "in"
+    write_series(study / "t1", [0, 1, 2, 3])
+    write_series(study / "scout", [0], tags(SeriesInstanceUID=["1.2.9"], ImageType=[["ORIGINAL", "LOCALIZER"]]))
+
+    def captured(number, data):
+        data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
+        del data.ImagePositionPatient
+
+    write_series(study / "shots", [0, 1], captured)
+    write_series(study / "report", [0], tags(Modality=["SR"]))
+    shutil.copy(get_testdata_file("DICOMDIR", download=False), study / "DICOMDIR")
+    folder = ImageFolder(study, MODEL, tmp_path / "out")
+    assert [case.name for case in folder.cases] == ["t1"]
+    assert {path.as_posix(): reason for path, reason in folder.left_out} == {
+        "DICOMDIR": "the directory of a medium (DICOMDIR)",
+        "report/01.dcm": "no image of its own (modality SR)",
+        "scout/01.dcm": "localiser",
+        "shots/01.dcm": "secondary capture without a place in the patient",
+        "shots/02.dcm": "secondary capture without a place in the patient",
+    }
+    assert folder.missed == []
+    assert [case.name for case in ImageFolder(study / "scout", MODEL, tmp_path / "out").cases] == ["scout"]  # is meant
+    with pytest.raises(InputError, match=r"holds no DICOM series that is taken; 01\.dcm: localiser"):
+        ImageFolder(study / "scout", MODEL, tmp_path / "out", rules=rules_of([{"modality": "CT"}], "rules"))
+    chosen = ImageFolder(study, MODEL, tmp_path / "out", rules=rules_of([{"modality": "CT"}], "rules"))
+    assert [case.name for case in chosen.cases] == ["t1"]
+    assert len(chosen.left_out) == 5
