@@ -12,11 +12,12 @@ from medseg.bundle import early, library
 from medseg.bundle.command import Command
 from medseg.bundle.data import datalist, load_data, scored, split
 from medseg.bundle.options import Options
-from medseg.bundle.seen import Seen, refuse_seen
+from medseg.bundle.seen import Seen, refuse_scoring
 from medseg.caller import spelt
 from medseg.data.datalist import Datalist, Entry
 from medseg.errors import MedsegError, counted, shown
 from medseg.io.channels import first_of
+from medseg.runs.paths import resolve_path
 
 if TYPE_CHECKING:
     from medseg.bundle.description import Description
@@ -114,8 +115,8 @@ def prepare(
     if not entries:
         raise _empty(found, part)
     refuse_unlabelled(found, entries, part)
-    grouped = options.get("fold_key", "fold") == "fold"  # other schemes divide groups by design
-    seen = refuse_seen(folders, found, entries, part, groups=grouped, allowed=allow_seen)
+    places = [library.run_of(file, resolve_path(str(options.get("runs_dir", "runs")))) for file in files]
+    seen = refuse_scoring(places, found, entries, options, allowed=allow_seen)
     from medseg.bundle import assembly, networks
     from medseg.bundle.ensemble import joined, warn
     from medseg.bundle.inference import with_inference
