@@ -37,6 +37,7 @@ BACKGROUND = "background"
 SIDES: dict[str, dict[str, Any]] = {
     "as_planned": {},
     "kinds_balanced": {"balance_kinds": 0.5},
+    "zscore": {"model#input#intensity": {"scheme": "zscore"}},
     "turned": {"model#input#polarity": "bright"},
     "more_classes": {"foreground": 0.67},
     "dice": {
@@ -51,7 +52,7 @@ SIDES: dict[str, dict[str, Any]] = {
 """What is compared, by the settings that differ; ``wide`` is what a plan took for 8 minutes of two cores."""
 FED = {
     "covid_semiseg": ("{scheme: range, low: 0, high: 255}, polarity: null, colour: null", "[1]"),
-    "dsb2018_stage1": ("{scheme: zscore}, polarity: bright, colour: grey", "[0, 1]"),
+    "dsb2018_stage1": ("{scheme: percentiles}, polarity: bright, colour: grey", "[0, 1]"),
 }
 """How a plan feeds the images of a data set, and along which axes it mirrors them."""
 BUNDLE = """\

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from ignite.engine import Events
@@ -23,11 +24,12 @@ from medseg.bundle.data import channels, datalist, scored, split
 from medseg.bundle.description import Description
 from medseg.bundle.evaluation import evaluate
 from medseg.bundle.fit import check, check_files
-from medseg.bundle.library import PLACE, weights_file
+from medseg.bundle.library import PLACE, run_of, weights_file
+from medseg.bundle.looks import looking
 from medseg.bundle.networks import recipe_of
 from medseg.bundle.options import Options
 from medseg.bundle.samples import samples, scored_samples
-from medseg.bundle.seen import Seen, seen_by
+from medseg.bundle.seen import Seen, refuse_scoring, seen_by
 from medseg.bundle.start import folder as folder_of
 from medseg.data.coding import propose_codes
 from medseg.data.datalist import Datalist
@@ -36,11 +38,14 @@ from medseg.engines.evaluator import Evaluator
 from medseg.engines.loading import SegmentationDataset
 from medseg.engines.parallel import parallel
 from medseg.engines.trainer import Trainer
-from medseg.errors import MedsegError
+from medseg.errors import MedsegError, counted
 from medseg.runs.checkpoint import load_weights
 from medseg.runs.processes import pick_device, rank, world_size
 from medseg.runs.run import Run
 from medseg.transforms.postprocess import Postprocess
+
+if TYPE_CHECKING:
+    from medseg.bundle.ensemble import Unlike
 
 __all__ = [
     "channels", "check", "check_files", "datalist", "described", "description", "evaluation", "evaluator", "inferer",
@@ -258,8 +263,14 @@ def evaluation(
     data: Datalist,
     ckpt: Any,
     seen: Seen | None = None,
+    unlike: Sequence[Unlike] | None = None,
+    *,
+    allow_seen: bool = False,
+    noted: bool = False,
 ) -> dict[str, Any]:
     """Score weights on the evaluator's samples and write the report into ``output_dir``.
+
+    Where these are of the datalist's test list, that is written down, see `medseg.bundle.looks`.
 
     Args:
         evaluator: over the part to score.
@@ -268,14 +279,22 @@ def evaluation(
         description: the model; the weights must have been trained as it says.
         data: the datalist, for the title.
         ckpt: weights: their file, or as they were read, of each member where the evaluator has an ensemble.
-        seen: which of the cases the weights have seen, where that was looked at.
+        seen: which of the cases the weights have seen, where that was asked.
+        unlike: settings in which the weights of an ensemble differ; where given, ``description`` is what they say
+            together, and its postprocessing holds, not the first's.
+        allow_seen: where ``seen`` was not asked, score cases that they have seen, too.
+        noted: whether the look at the test list that this is a part of is written down already.
 
     Returns:
         The scores, as in ``scores.json``.
-    """
-    from medseg.bundle.record import Weights, config_of, load_described, read_weights
-    from medseg.reports.summary import summarise
 
+    Raises:
+        MedsegError: if the weights are another model's, or their run has seen the cases.
+    """
+    from medseg.bundle.record import Weights, load_described, read_weights
+
+    if not isinstance(allow_seen, bool):  # a word that MONAI's command line makes nothing of
+        raise MedsegError(f"allow_seen is {allow_seen!r}; give True or False")
     wanted = Options.of(options)
     given: Sequence[Weights] = ckpt if isinstance(ckpt, list) else [read_weights(folder_of(ckpt, "ckpt", command))]
     loaded = []
@@ -289,23 +308,52 @@ def evaluation(
             f"weights {given[0].path} give the classes {', '.join(trained.classes)}, but {data.path} names "
             f"{', '.join(data.class_names)}; score them on labels of the same classes in the same order"
         )
-    evaluator.postprocess = Postprocess(trained.postprocess, trained.classes)
+    evaluator.postprocess = Postprocess((trained if unlike is None else description).postprocess, trained.classes)
     evaluator.temperatures = [each.temperature for each in loaded]
+    runs = Path(folder_of(wanted.runs_dir, "runs_dir", command))
+    files = {run_of(weights.path, runs): weights.path for weights in given}
+    if seen is None:
+        seen = refuse_scoring(list(files), data, evaluator.dataset.data, options, allowed=allow_seen)
+    alone = noted or rank() > 0
+    with nullcontext() if alone else looking(data, evaluator.dataset.data, files, hidden=wanted.hide_names) as look:
+        if look is not None:
+            logger.info("%s: %s", counted(len(look["cases"]), "test case"), look["said"])
+        paths = [each.path for each in given]
+        return _scored(evaluator, options, command, description, data, paths, seen, look, unlike)
+
+
+def _scored(
+    evaluator: Evaluator,
+    options: Mapping[str, Any],
+    command: Command,
+    description: Description,
+    data: Datalist,
+    ckpt: Sequence[Path],
+    seen: Seen,
+    look: Mapping[str, Any] | None,
+    unlike: Sequence[Unlike] | None,
+) -> dict[str, Any]:
+    """Score as `evaluation` does, once nothing speaks against it."""
+    from medseg.bundle.record import config_of
+    from medseg.reports.summary import summarise
+
+    wanted = Options.of(options)
     output = folder_of(wanted.output_dir or "evaluation", "output_dir", command)
-    record: dict[str, Any] = {"name": data.name, "fingerprint": data.fingerprint(), "split": wanted.scored}
-    record |= {} if seen is None else {"seen": seen.plain()}
+    held = {"name": data.name, "fingerprint": data.fingerprint(), "split": wanted.scored, "seen": seen.plain()}
+    held |= {} if look is None else {"tested_before": look["before"]}
     scores = evaluate(
         evaluator,
-        [weights.path for weights in given],
+        ckpt,
         output,
-        title=f"{data.name}, {_part(data, wanted)}{'' if seen is None else seen.said()}",
+        title=f"{data.name}, {_part(data, wanted)}{seen.said()}",
         tracking=wanted.mlflow,
-        data={**record, "images": len(evaluator.dataset), **wanted.only("fold_key", "fold", "validation_fold")},
+        data={**held, "images": len(evaluator.dataset), **wanted.only("fold_key", "fold", "validation_fold")},
         scores=description.scores,
         beside_paper=description.beside_paper,
         config=config_of(command, options, description),
         seed=wanted.seed,
         colours=description.colours,
+        unlike=[each.plain() for each in unlike or ()],
         **_tracking(wanted, description),
     )
     if rank() == 0 and command.program != "medseg":  # whose command prints it

@@ -23,13 +23,15 @@ SCHEMES: dict[str, dict[str, Any]] = {
     "none": {},
     "range": {"low": 0.0, "high": 255.0, "clip": False},
     "image": {},
+    "percentiles": {"low": 1.0, "high": 99.8},
     "zscore": {"nonzero": False},
     "imagenet": {},
 }
 """Intensity schemes and the defaults of their parameters: ``range`` brings ``low`` to 0, ``high`` to 1 (``clip`` cuts
-beyond), ``image`` brings each image's least and greatest value to 0 and 1, ``zscore`` each channel of an image to
-mean 0 and standard deviation 1 (``nonzero`` counts and changes values above or below 0 alone), ``imagenet`` is RGB of
-8 bit by ImageNet's mean and standard deviation, on the device."""
+beyond), ``image`` brings each image's least and greatest value to 0 and 1, ``percentiles`` two percentiles of each
+channel of an image (beyond stays), ``zscore`` each channel of an image to mean 0 and standard deviation 1 (``nonzero``
+counts and changes values above or below 0 alone), ``imagenet`` is RGB of 8 bit by ImageNet's mean and standard
+deviation, on the device."""
 
 BESIDE_PAPER = ("pooled", "per_case")
 """Which means stand beside a paper's: over all pixels, or over cases."""
@@ -258,7 +260,7 @@ def part(kind: type[Part], content: Mapping[str, Any], where: str) -> Part:
         raise DescriptionError(f"{where}: {error}") from error
 
 
-def differences(trained: Description, here: Description) -> list[str]:
+def differences(trained: Description, here: Description, called: str = "here") -> list[str]:
     """Return what weights were trained with and is not so here, a phrase each; what may differ is left out.
 
     Compared are the network and its arguments, the input's whole feeding and the classes; how a whole image is
@@ -267,11 +269,12 @@ def differences(trained: Description, here: Description) -> list[str]:
     Args:
         trained: of the weights.
         here: of the configuration that loads them.
+        called: how a phrase names the latter.
     """
-    found = _changes("network", _compared(trained.network), _compared(here.network))
-    found += _changes("input", dataclasses.asdict(trained.input), dataclasses.asdict(here.input))
+    found = _changes("network", _compared(trained.network), _compared(here.network), called)
+    found += _changes("input", dataclasses.asdict(trained.input), dataclasses.asdict(here.input), called)
     if list(trained.classes) != list(here.classes) and len(trained.classes) != len(here.classes):
-        found.append(f"classes {len(trained.classes)} (here {len(here.classes)})")
+        found.append(f"classes {len(trained.classes)} ({called} {len(here.classes)})")
     return found
 
 

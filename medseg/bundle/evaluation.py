@@ -45,6 +45,7 @@ def evaluate(
     config: Mapping[str, Any] | None = None,
     seed: int | None = None,
     colours: Named | None = None,
+    unlike: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Evaluate a network and write ``scores.json``, ``scores_per_case.csv``, tables, confusion matrix, overlays.
 
@@ -62,6 +63,7 @@ def evaluate(
         config: resolved configuration, for ``config.yaml``.
         seed: of the configuration, for the record.
         colours: that classes name, by index, for the pictures.
+        unlike: settings in which the members of an ensemble differ, and what was taken, for the record.
 
     Returns:
         The scores, as in ``scores.json``.
@@ -75,6 +77,9 @@ def evaluate(
     folder = RunFolder(output_dir)
     record = {
         "weights": describe_weights(ckpt[0]) if len(ckpt) == 1 else {"members": [describe_weights(c) for c in ckpt]},
+        **({} if len(ckpt) == 1 else {"members_differ": list(unlike)}),
+        "postprocess": {} if evaluator.postprocess is None else evaluator.postprocess.plain(),
+        "temperatures": list(evaluator.temperatures),
         "network": describe_network(evaluator.network),
         "scores": dict(scores or {}),
         "data": dict(data or {}),

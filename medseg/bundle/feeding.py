@@ -144,10 +144,9 @@ def _loading(description: Description, *, labelled: bool, native: bool = False) 
     steps.append(ToModelGridd(["image"] if native else keys, description))
     if native:
         steps.append(_say_where)
-    steps += _intensity(fed.intensity)
-    if fed.polarity is not None:
-        steps.append(Polarityd("image", fed.polarity))
-    return steps
+    if fed.polarity is not None:  # first, so that a negative is scaled as what it shows
+        steps.append(Polarityd("image", fed.polarity, nonzero=bool(fed.intensity.get("nonzero"))))
+    return steps + _intensity(fed.intensity)
 
 
 def _say_window(own: Window | None, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -173,6 +172,8 @@ def _intensity(intensity: Mapping[str, Any]) -> list[Callable[..., Any]]:
         return [ScaleIntensityRanged("image", low, high, 0.0, 1.0, clip=bool(intensity["clip"]))]
     if scheme == "image":
         return [ScaleIntensityd("image", minv=0.0, maxv=1.0)]
+    if scheme == "percentiles":
+        return [Percentilesd("image", float(intensity["low"]), float(intensity["high"]))]
     if scheme == "zscore":
         return [NormalizeIntensityd("image", nonzero=bool(intensity["nonzero"]), channel_wise=True)]
     return []  # "none", and "imagenet", which is on the device
@@ -263,6 +264,40 @@ class Colourd(MapTransform):
         return grey if image.is_floating_point() else grey.round().to(image.dtype)
 
 
+class Percentilesd(MapTransform):
+    """Dictionary transform: bring two percentiles of each channel to 0 and 1; what lies beyond stays beyond.
+
+    Where both are one value, as of a few bright voxels on an even ground, the least and greatest are brought there
+    (MONAI's ``ScaleIntensityRangePercentiles`` leaves the scale as it is then); of a channel of one value all are 0.
+
+    Args:
+        keys: of images.
+        low: percentile that becomes 0.
+        high: percentile that becomes 1.
+
+    Shape:
+        ``(C, *S)``, kept; float32.
+    """
+
+    def __init__(self, keys: Sequence[Hashable] | Hashable, low: float, high: float) -> None:
+        super().__init__(keys)
+        self.ends = [low, high]
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Scale the images."""
+        scaled = dict(data)
+        for key in self.key_iterator(scaled):
+            image = scaled[key].to(torch.float32, copy=True)
+            for channel in image:
+                plain = channel.as_tensor() if isinstance(channel, MetaTensor) else channel
+                low, high = np.percentile(plain.numpy(), self.ends).tolist()
+                if not high > low:
+                    low, high = float(plain.min()), float(plain.max())
+                plain.sub_(low).div_(high - low if high > low else 1.0)
+            scaled[key] = image
+        return scaled
+
+
 class Polarityd(MapTransform):
     """Dictionary transform: turn images into negatives whose median is on the other side of the middle of their range.
 
@@ -270,22 +305,27 @@ class Polarityd(MapTransform):
         keys: of images.
         polarity: ``"bright"``: what is turned has its median above the middle (objects, the lesser part, are dark);
             ``"dark"``: below it.
+        nonzero: count and change values above or below 0 alone.
 
     Shape:
         ``(C, *S)``, kept; a negative has the range of the image.
     """
 
-    def __init__(self, keys: Sequence[Hashable] | Hashable, polarity: str) -> None:
+    def __init__(self, keys: Sequence[Hashable] | Hashable, polarity: str, *, nonzero: bool = False) -> None:
         super().__init__(keys)
-        self.polarity = polarity
+        self.polarity, self.nonzero = polarity, nonzero
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Turn the images."""
         turned = dict(data)
         for key in self.key_iterator(turned):
             image = turned[key]
-            low, high = image.min(), image.max()
-            above = bool(image.median() > (low + high) / 2)
+            seen = image[image != 0] if self.nonzero else image
+            if not seen.numel():
+                continue
+            low, high = seen.min(), seen.max()
+            above = float(seen.median()) > (float(low) + float(high)) / 2  # as tensors, bytes would wrap round
             if above == (self.polarity == "bright") and bool(high > low):
-                turned[key] = low + high - image
+                negative = low + high - image
+                turned[key] = torch.where(image != 0, negative, image) if self.nonzero else negative
         return turned

@@ -214,6 +214,7 @@ def _evaluate(source: Source) -> str:
     return f"""{_HEAD}# Score weights (overlay on train.yaml):
 #   python -m monai.bundle run --config_file "['configs/train.yaml','configs/evaluate.yaml']" --dataset_dir FOLDER
 ckpt: $@bundle_root + '/models/model.pt'
+allow_seen: false   # whether cases that the weights have seen are scored, too
 {weights if "weights" in source.description.network else ""}\
 validate#dataset:
   _target_: medseg.bundle.assembly.scored_samples
@@ -239,6 +240,7 @@ evaluation:
   description: '@description'
   data: '@data'
   ckpt: '@ckpt'
+  allow_seen: '@allow_seen'
 initialize:
 {_NEEDS}- $start.start(@_meta_, @command, @overlays, @seed)
 - $assembly.check_files(@data)

@@ -1,13 +1,15 @@
-"""How a trained model predicts whole images may change after training (windows, scales, flips); its feeding may not."""
+"""How a trained model predicts may change after training (windows, flips, postprocessing); its feeding may not."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from medseg.bundle import library
 from medseg.bundle.description import Description, DescriptionError, Inference, part
 from medseg.errors import MedsegError
+from medseg.transforms.postprocess import Postprocess
 
 __all__ = ["mirrored", "with_inference"]
 
@@ -15,17 +17,26 @@ _KEY = "inference#"
 _IN_BUNDLE = "model#inference#"
 
 
-def with_inference(description: Description, overlays: Sequence[str], changes: Mapping[str, Any]) -> Description:
+def with_inference(
+    description: Description,
+    overlays: Sequence[str],
+    changes: Mapping[str, Any],
+    postprocess: Mapping[str, Any] | None = None,
+) -> Description:
     """Return a model that predicts otherwise.
 
     Args:
         description: of the trained model.
         overlays: names of overlays of its bundle, such as ``multi_scale``.
         changes: ``inference#window`` and the like, which go before overlays.
+        postprocess: steps by class in place of the weights' own.
 
     Raises:
         MedsegError: if an overlay changes more than the inference, or a value is out of range.
     """
+    if postprocess is not None:
+        Postprocess(postprocess, description.classes)
+        description = replace(description, postprocess=postprocess)
     wanted = {**_of_overlays(description.name, overlays), **{key.removeprefix(_KEY): v for key, v in changes.items()}}
     if not wanted:
         return description

@@ -30,7 +30,7 @@ _LOOKED_AT = (0.005, 0.25, 0.5, 0.75, 0.995)
 _FEWEST = 8  # images that say what is usual
 _MOST = 256
 _SPREAD, _WIDTH = 0.25, 0.5  # allowed beyond: of the spread of all values, and of what this quantile itself varied by
-_OWN_SCALE = ("image", "zscore")
+_OWN_SCALE = ("image", "percentiles", "zscore")
 
 
 def trained_on(data: Datalist, entries: Sequence[Entry], fed: Input) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import filecmp
 import hashlib
 import shutil
 from pathlib import Path
@@ -13,10 +14,11 @@ from medseg.data.file_facts import cache_folder
 from medseg.errors import MedsegError, shown
 from medseg.resources import BUNDLE_FILE, bundles_root
 from medseg.runs.paths import resolve_path
+from medseg.runs.run_folder import METRICS, MODEL
 
 __all__ = [
     "ENSEMBLE", "EXPORTED", "PACKED", "WEIGHTS", "BundleError", "build", "config_files", "copy", "find", "is_ours",
-    "names", "refuse_taken", "refuse_unknown", "remember", "run_folder", "weights_file",
+    "names", "refuse_taken", "refuse_unknown", "remember", "run_folder", "run_of", "weights_file",
 ]  # fmt: skip
 
 PLACE = ".place.json"
@@ -197,6 +199,26 @@ def run_folder(where: str | Path) -> Path:
     inner = folder / "run"
     named = any((folder / name).exists() for name in ("model.pt", "checkpoints"))
     return inner if not named and (inner / "config.yaml").is_file() else folder
+
+
+def run_of(weights: Path, runs: Path) -> Path:
+    """Return the folder of the run that weights are of.
+
+    Args:
+        weights: their file: of a run, or as it was published.
+        runs: folder of runs, one of which may have published them.
+
+    Returns:
+        The run that the file lies in; else one that has the same file, of ``runs`` or of those of the bundle whose
+        ``models`` the file lies in; else the file's own folder.
+    """
+    for folder in (weights.parent, weights.parent.parent):
+        if any((folder / name).is_file() for name in (METRICS, PLACE)):
+            return folder
+    for path in sorted({*runs.glob(f"*/{MODEL}"), *(weights.parent.parent / "runs").glob(f"*/{MODEL}")}):
+        if filecmp.cmp(path, weights, shallow=False):  # which first compares their sizes
+            return path.parent
+    return weights.parent
 
 
 def weights_file(where: str | Path) -> Path:

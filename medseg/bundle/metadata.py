@@ -64,6 +64,8 @@ def _fed(source: Source) -> str:
     scheme = intensity["scheme"]
     if scheme == "range":
         return f"values {intensity['low']:g} to {intensity['high']:g} scaled to 0 to 1"
+    if scheme == "percentiles":
+        return f"percentiles {intensity['low']:g} and {intensity['high']:g} of each image scaled to 0 and 1"
     return {
         "none": "values as they are",
         "image": "the values of each image scaled to 0 to 1",

@@ -234,7 +234,7 @@ def _licence(given: str | None) -> str:
 
 
 def _scores(folder: Path, weights: Path, about: About) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the scores of these very weights; of others only a note, or an error where they were named."""
+    """Return the scores of these very weights alone; of others only a note, or an error where they were named."""
     digest = describe_weights(weights)["sha256"]
     found, notes = [], []
     named = [resolve_path(each) for each in about.scores]
@@ -242,13 +242,22 @@ def _scores(folder: Path, weights: Path, about: About) -> tuple[list[dict[str, A
         try:
             held = json.loads((place / EVALUATION).read_text(encoding="utf-8"))
             scores = json.loads((place / "scores.json").read_text(encoding="utf-8"))
-            scored = held["weights"]["sha256"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            members = [str(each["sha256"]) for each in held["weights"].get("members", ())]
+            scored = None if members else held["weights"]["sha256"]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise PackError(
                 f"{shown(place)} is no evaluation that can be read ({type(error).__name__}); name a folder that "
                 "medseg evaluate wrote"
             ) from error
-        if scored == digest:
+        if members:
+            if named:
+                among = "" if digest in members else f", of which {shown(weights)} is none"
+                raise PackError(
+                    f"{shown(place)} scored an ensemble of {len(members)} models together{among}: one of them alone "
+                    "scores otherwise, and a pack holds one; score it alone (medseg evaluate RUN) and name that folder"
+                )
+            notes.append(f"{place.name} scored an ensemble, not these weights alone: left out")
+        elif scored == digest:
             found.append({**scores, "title": held.get("title"), "data": held.get("data"), "grid": held.get("grid")})
         elif named:
             raise PackError(

@@ -12,14 +12,16 @@ from medseg.bundle import early, library
 from medseg.bundle.command import Command
 from medseg.bundle.data import datalist, load_data, scored, split
 from medseg.bundle.options import Options
-from medseg.bundle.seen import Seen, refuse_seen
+from medseg.bundle.seen import Seen, refuse_scoring
 from medseg.caller import spelt
 from medseg.data.datalist import Datalist, Entry
 from medseg.errors import MedsegError, counted, shown
 from medseg.io.channels import first_of
+from medseg.runs.paths import resolve_path
 
 if TYPE_CHECKING:
     from medseg.bundle.description import Description
+    from medseg.bundle.ensemble import Unlike
     from medseg.bundle.record import Weights
     from medseg.engines.evaluator import Evaluator
 
@@ -48,6 +50,7 @@ class Ready:
         datalist: that names the cases.
         engine: over the cases, with the network, or an ensemble of all; the weights are not in it yet.
         seen: what the runs have seen of the cases.
+        unlike: settings in which several runs differ.
     """
 
     folder: Path
@@ -57,6 +60,7 @@ class Ready:
     datalist: Datalist
     engine: Evaluator
     seen: Seen
+    unlike: Sequence[Unlike] = ()
 
     @property
     def part(self) -> str:
@@ -97,7 +101,8 @@ def prepare(
     given = dict(given)
     name = given.pop("device", None)
     changes = {key: given.pop(key) for key in list(given) if key.startswith("inference#")}
-    early.refuse_unread("evaluate", given, _taken(lists), ", device and inference#...")
+    steps = given.pop("postprocess", None)
+    early.refuse_unread("evaluate", given, _taken(lists), ", device, postprocess and inference#...")
     early.refuse_inference(changes)
     Options.of(given)
     wanted = {**_recorded(folders[0]), **given, "resume": False}
@@ -110,10 +115,10 @@ def prepare(
     if not entries:
         raise _empty(found, part)
     refuse_unlabelled(found, entries, part)
-    grouped = options.get("fold_key", "fold") == "fold"  # other schemes divide groups by design
-    seen = refuse_seen(folders, found, entries, part, groups=grouped, allowed=allow_seen)
+    places = [library.run_of(file, resolve_path(str(options.get("runs_dir", "runs")))) for file in files]
+    seen = refuse_scoring(places, found, entries, options, allowed=allow_seen)
     from medseg.bundle import assembly, networks
-    from medseg.bundle.ensemble import refuse_unlike
+    from medseg.bundle.ensemble import joined, warn
     from medseg.bundle.inference import with_inference
     from medseg.bundle.record import read_weights
     from medseg.engines.ensemble import Ensemble
@@ -122,14 +127,16 @@ def prepare(
     device = pick_device(name)
     weights = [read_weights(file) for file in files]
     trained = [_described(each) for each in weights]
-    refuse_unlike(dict(zip([str(each.path) for each in weights], trained, strict=True)))
-    described = with_inference(trained[0], overlays, changes)
+    together = joined(dict(zip([str(each.path) for each in weights], trained, strict=True)))
+    unlike = together.settled([*changes, *(["postprocess"] * (steps is not None))])
+    warn(unlike)
+    described = with_inference(together.description, overlays, changes, steps)
     dataset = assembly.scored_samples(entries, described, cache=False, native=True)
     members = [networks.rebuild(each.network).to(device) for each in trained]
     network = members[0] if len(members) == 1 else Ensemble(members)
     inferer = assembly.inferer(described)
     engine = assembly.evaluator(options, device, found, dataset, network, inferer=inferer, batch_size=1)
-    return Ready(folders[0], weights, described, options, found, engine, seen)
+    return Ready(folders[0], weights, described, options, found, engine, seen, unlike)
 
 
 def data_of(folder: Path) -> Datalist:

@@ -63,7 +63,11 @@ def _chances(data: Datalist, entries: Sequence[Entry], balance: float) -> list[f
     drawn = chances(kinds, balance)
     for kind, number in Counter(kinds).most_common():
         share = sum(chance for chance, each in zip(drawn, kinds, strict=True) if each == kind)
-        logger.info("%s, %s: %.0f %% of what is drawn", kind, counted(number, "image"), 100 * share)
+        logger.info(
+            "%d of %s are of the kind %r: %.0f %% of the training's samples come from them, as balance_kinds is %g "
+            "(%.0f %% if it were 0)",
+            number, counted(len(kinds), "training image"), kind, 100 * share, balance, 100 * number / len(kinds),
+        )  # fmt: skip
     return drawn
 
 

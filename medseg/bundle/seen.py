@@ -22,7 +22,7 @@ from medseg.errors import MedsegError, counted, shown
 from medseg.io.channels import first_of, paths_of
 from medseg.io.parts import known_as
 
-__all__ = ["Seen", "SeenError", "contents_of", "refuse_seen", "seen_by"]
+__all__ = ["Seen", "SeenError", "contents_of", "refuse_scoring", "refuse_seen", "seen_by"]
 
 logger = logging.getLogger(__name__)
 
@@ -139,6 +139,22 @@ def refuse_seen(
             if found:
                 total.setdefault(barred, set()).update(found)
     return Seen(len(entries), {part: len(found) for part, found in total.items()}, tuple(unknown))
+
+
+def refuse_scoring(
+    runs: Sequence[Path], data: Datalist, entries: Sequence[Entry], options: Mapping[str, Any], *, allowed: bool = False
+) -> Seen:
+    """Refuse an evaluation as `refuse_seen` does.
+
+    Args:
+        runs: folders of the runs that are scored.
+        data: the datalist that names the cases.
+        entries: the cases, with absolute paths.
+        options: of the evaluation's configuration.
+        allowed: as in `refuse_seen`.
+    """
+    grouped = options.get("fold_key", "fold") == "fold"  # other schemes divide groups by design
+    return refuse_seen(runs, data, entries, str(options.get("scored", "test")), groups=grouped, allowed=allowed)
 
 
 @dataclass

@@ -151,6 +151,7 @@ def evaluate_together(
     overrides: Mapping[str, Any] | None = None,
     scores: Mapping[str, Mapping[str, Any]] | None = None,
     allow_seen: bool = False,
+    noted: bool = False,
 ) -> Evaluation:
     """Score runs as one ensemble, the mean of their probabilities, on cases that none of them has seen.
 
@@ -162,22 +163,27 @@ def evaluate_together(
         overrides: as in `evaluate`, but for folds.
         scores: as in `evaluate`.
         allow_seen: as in `evaluate`.
+        noted: whether the look at the test list that this is a part of is written down already.
 
     Raises:
         MedsegError: as in `evaluate`, or if the runs are no ensemble.
     """
     given = {"scored": "test", **(overrides or {})}
     ready = prepare(runs, data, overlays, given, lists=True, allow_seen=allow_seen)
-    return _scored(ready, resolve_path(output), scores)
+    return _scored(ready, resolve_path(output), scores, noted)
 
 
-def _scored(ready: Ready, target: Path, scores: Mapping[str, Mapping[str, Any]] | None) -> Evaluation:
+def _scored(
+    ready: Ready, target: Path, scores: Mapping[str, Mapping[str, Any]] | None, noted: bool = False
+) -> Evaluation:
     from medseg.bundle import assembly
 
     options = {**ready.options, "output_dir": str(target)}
     command = Command("medseg", (), {"evaluate": ready.folder.name}, ("medseg", "evaluate", ready.folder.name))
     described = replace(ready.description, scores={**ready.description.scores, **(scores or {})})
-    found = assembly.evaluation(ready.engine, options, command, described, ready.datalist, ready.weights, ready.seen)
+    found = assembly.evaluation(
+        ready.engine, options, command, described, ready.datalist, ready.weights, ready.seen, ready.unlike, noted=noted
+    )
     return Evaluation(target, found)
 
 
@@ -265,7 +271,7 @@ def _on_validation(
 ) -> tuple[Ready, Any]:
     """Return a run with its weights loaded and its own validation cases, and the model that the weights describe."""
     given = dict(overrides or {})
-    for key in ("fold", "fold_key", "validation_fold", "datalist"):
+    for key in ("fold", "fold_key", "validation_fold", "datalist", "postprocess"):
         if key in given:
             raise WorkflowError(
                 f"{key}={given[key]} was given, but the run's own validation cases choose; leave it out"

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="folder of a run or an ensemble, a packed model, or a bundle with weights")
     parser.add_argument(
         "images",
-        help="an image, a folder of images or DICOM series, a datalist, or an archive: dicomweb://HOST:PORT/PATH",
+        help="an image, a folder of images or DICOM series, a datalist or its folder, or dicomweb://HOST:PORT/PATH",
     )
     parser.add_argument("masks", type=Path, help="folder for the masks and all other outputs")
     parser.add_argument(

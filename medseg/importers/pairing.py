@@ -8,15 +8,17 @@ A rule is a folder of images, a folder of labels, and what stands before and aft
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from medseg.errors import counted
 from medseg.importers.folder import stem_of
 
-__all__ = ["Affix", "Rule", "is_image", "is_label", "labels_among", "rules_between", "rules_within", "words"]
+__all__ = [
+    *("Affix", "Rule", "is_image", "is_label", "labels_among", "part_of", "rules_between", "rules_within", "words"),
+]
 
 _LABEL = frozenset(
     (
@@ -212,30 +214,73 @@ def rules_within(files: Sequence[Path], image_suffix: str | None = None, label_s
 def labels_among(files: Iterable[Path]) -> dict[Path, Path]:
     """Return files that, by their names, are labels of others among them, each with the image that it is of.
 
-    They lie in one folder, such as ``a.png`` and ``a_mask.png``, or in two: ``images/a.png`` and ``labels/a.png``.
+    They lie in one folder, such as ``a.png`` and ``a_mask.png`` or a patient's ``t1.nii.gz`` and ``seg.nii.gz``, or in
+    two: ``images/a.png`` and ``labels/a_mask.png``, ``train/images/a.png`` and ``train/labels/a.png``.
 
     Args:
         files: of any folders.
     """
-    found: dict[Path, Path] = {}
     folders: dict[Path, list[Path]] = defaultdict(list)
     for path in files:
         folders[path.parent].append(path)
+    found = _labels_of_folders(folders) | _labels_of_patients(folders)
     for here in folders.values():
         for rule in rules_within(here):
             found |= {label: image for image, label in rule.pairs.values()}
-    images = {
-        (folder.parent, stem_of(path)): path
-        for folder, here in folders.items()
-        for path in here
-        if not is_label(folder.name)
-    }
-    for folder, here in folders.items():
-        for path in here if is_label(folder.name) else ():
-            image = images.get((folder.parent, stem_of(path)))
-            if image is not None:
-                found.setdefault(path, image)
     return found
+
+
+def _labels_of_patients(folders: Mapping[Path, Sequence[Path]]) -> dict[Path, Path]:
+    """Return files that their folder's images lie beside: ``seg`` in one folder, ``t1_seg`` where several have it."""
+    parts = {place: {path: part_of(path) for path in here} for place, here in folders.items()}
+    counts = Counter(part for held in parts.values() for part in set(held.values()))
+    found: dict[Path, Path] = {}
+    for held in parts.values():
+        image = next((path for path, part in held.items() if not is_label(part)), None)
+        if image is not None:
+            labels = [
+                path for path, part in held.items() if is_label(part) and (counts[part] > 1 or _says_no_more(part))
+            ]
+            found |= dict.fromkeys(labels, image)
+    return found
+
+
+def _says_no_more(part: str) -> bool:
+    """Return whether a name says label and nothing else: of ``01_lesion_photo`` it is not known."""
+    return all(word.isdigit() or is_label(word) for word in words(part))
+
+
+def _labels_of_folders(folders: Mapping[Path, Sequence[Path]]) -> dict[Path, Path]:
+    """Return files of folders that are called as labels are, where one of another name has their images."""
+    images: dict[tuple[Path, str], list[Path]] = defaultdict(list)
+    for place in folders:
+        for above, name, rest in _levels(place):
+            if not is_label(name):
+                images[above, rest].append(place)
+    found: dict[Path, Path] = {}
+    for place, here in folders.items():
+        sides = [side for above, name, rest in _levels(place) if is_label(name) for side in images[above, rest]]
+        rules = [rule for side in sides if (rule := rules_between(folders[side], here))]
+        best = max(rules, key=lambda rule: len(rule.pairs), default=None)
+        if best is not None and 2 * len(best.pairs) >= len(here):
+            found |= {label: image for image, label in best.pairs.values()}
+    return found
+
+
+def _levels(place: Path) -> Iterator[tuple[Path, str, str]]:
+    """Yield each folder of a path: what is above it, its name, what is below it."""
+    rest = ""
+    for folder in (place, *place.parents):
+        if folder.name:
+            yield folder.parent, folder.name, rest
+            rest = f"{folder.name}/{rest}"
+
+
+def part_of(path: Path) -> str:
+    """Return what a file of a patient's folder is: its name without the folder's, ``image`` where nothing is left."""
+    stem, patient = stem_of(path), path.parent.name
+    rest = stem.replace(patient, "", 1).strip("-_. ") if patient and patient in stem else stem
+    return rest or "image"
 
 
 def _label_end(stem: str) -> str:

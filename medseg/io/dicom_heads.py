@@ -194,6 +194,8 @@ def _check_numbers(path: Path, head: Any) -> None:
         if not sound:
             wanted = "a number" if count == 1 else f"{count} numbers"
             raise ImageError(f"{path}: its {name} is {_told(stored)}, not {wanted}; correct it or restore the file")
+    if head.get("RescaleSlope") == 0:
+        raise ImageError(f"{path}: its RescaleSlope is 0, which leaves no values; correct it or restore the file")
 
 
 def _told(stored: Any) -> str:

@@ -14,7 +14,7 @@ from medseg.io.image_file import Affine, ImageError
 from medseg.io.itk_formats import LPS_TO_RAS
 from medseg.io.nifti import check_affine
 
-__all__ = ["TILT", "Plane", "Stack", "series_planes", "stack_planes"]
+__all__ = ["TILT", "GapError", "Plane", "Stack", "series_planes", "stack_planes"]
 
 TILT = 1.0
 """Degrees between the line of the slices and their normal from which on a gantry was tilted."""
@@ -22,6 +22,10 @@ TILT = 1.0
 _SAME = 1e-3  # mm; slices nearer than this are at one place
 _UNEVEN = 0.02  # of the distance between slices: rounding of the position's decimal text stays below
 _TURN = 1e-3  # difference of direction cosines; they are often stored with four digits
+
+
+class GapError(ImageError):
+    """Slices among which some are missing."""
 
 
 @dataclass(frozen=True)
@@ -225,9 +229,11 @@ def _check_gaps(path: Path, planes: Sequence[Plane]) -> None:
         )
     usual, widest = float(np.median(gaps)), int(gaps.argmax())
     if gaps[widest] > 1.5 * usual and len(gaps) > 1:
-        raise ImageError(
-            f"{path}: {round(gaps[widest] / usual) - 1 or 1} slices are missing between {planes[widest].name} and "
-            f"{planes[widest + 1].name} (gap {gaps[widest]:.4g} mm, usually {usual:.4g} mm); restore them"
+        missing = round(gaps[widest] / usual) - 1 or 1
+        said = "1 slice is" if missing == 1 else f"{missing} slices are"
+        raise GapError(
+            f"{path}: {said} missing between {planes[widest].name} and {planes[widest + 1].name} "
+            f"(gap {gaps[widest]:.4g} mm, usually {usual:.4g} mm); restore what is missing"
         )
     if gaps.max() - gaps.min() > max(_UNEVEN * usual, 2 * _SAME):
         raise ImageError(

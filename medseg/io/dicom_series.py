@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from medseg.errors import few
 from medseg.io.dicom import Slices, stack_series
 from medseg.io.dicom_heads import claims_dicom, is_image, is_picture, kind_of, quiet, read_head, why_beside
+from medseg.io.dicom_planes import GapError
 from medseg.io.image_file import ImageError
 
-__all__ = ["Series", "SeriesListing", "files_below", "list_series"]
+__all__ = ["Series", "SeriesListing", "files_below", "list_series", "parts_of_series"]
 
 _TAGS = (  # what tells series apart, places their slices and says how values are stored
     *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "SeriesDescription"),
@@ -167,3 +169,57 @@ def _describe(study: str, uid: str, heads: Mapping[Path, Any]) -> Series:
     orientation = _PLANES[int(np.abs(stack.planes[0].normal).argmax())]
     distance = float(np.linalg.norm(stack.affine[:3, 2]))
     return replace(plain, orientation=orientation, distance=distance, tilt=stack.tilt, notes=slices.notes)
+
+
+def parts_of_series(found: Iterable[Series]) -> dict[Path, str]:
+    """Return which series of folders are but a part of one that lies in several, by first file, with the reason.
+
+    Folders may hold the same series and both be whole: copies, or volumes that share a UID, such as the phases of a
+    contrast agent. A part is what makes one volume with the others, or holds some slices of what another holds.
+
+    Args:
+        found: of all folders, also those that are no volume by themselves.
+    """
+    by_uid: dict[tuple[str, str], list[Series]] = defaultdict(list)
+    for each in found:
+        if not each.pictures:
+            by_uid[each.study, each.uid].append(each)
+    said: dict[Path, str] = {}
+    for held in by_uid.values():
+        if len(held) > 1:
+            with quiet():
+                said |= _parts(sorted(held, key=lambda each: each.files[0]))
+    return said
+
+
+def _parts(held: Sequence[Series]) -> dict[Path, str]:
+    heads = [{file: read_head(file, _TAGS) for file in each.files} for each in held]
+    slices = [frozenset((str(head.get("SOPInstanceUID")), _patient(head)) for head in each.values()) for each in heads]
+    said: dict[Path, str] = {}
+    for each, own in zip(held, slices, strict=True):
+        if whole := next((other for other, more in zip(held, slices, strict=True) if own < more), None):
+            said[each.files[0]] = (
+                f"{len(own)} of the slices that {whole.files[0].parent} holds; remove these, or name one folder"
+            )
+    single = dict(zip(slices, zip(held, heads, strict=True), strict=True))  # of copies, the last
+    rest = [(each, own) for each, own in single.values() if each.files[0] not in said]
+    if len(rest) > 1 and _are_one({file: head for _, own in rest for file, head in own.items()}):
+        folders = few(sorted({str(each.files[0].parent) for each in held}), 3)
+        said |= dict.fromkeys(
+            (each.files[0] for each in held), f"the slices of its series lie in several folders ({folders}); join them"
+        )
+    return said
+
+
+def _patient(head: Any) -> str:
+    return str(head.get("PatientID") or "").strip()
+
+
+def _are_one(heads: Mapping[Path, Any]) -> bool:
+    try:
+        stack_series(next(iter(heads)), heads)
+    except GapError:
+        return True
+    except Exception:  # what is wrong with them is said of each folder
+        return False
+    return True

@@ -279,27 +279,28 @@ def _written(names: set[str]) -> str:
 def _judge(path: Path, suffixes: Sequence[str]) -> tuple[bool, str]:
     """Return whether a file is a DICOM slice, and why it is left out, if it is."""
     try:
-        mode = os.stat(path).st_mode
+        facts = os.stat(path)
     except OSError as error:
         if path.is_symlink():
             circle = "link that leads nowhere" if isinstance(error, FileNotFoundError) else "link in a circle"
             return False, circle
         return False, f"cannot be looked at: {error.strerror}"
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(facts.st_mode):
         return False, "device, pipe or socket"
     if not os.access(path, os.R_OK):
         return False, "permission denied"
     name = path.name.lower()
-    known = name.endswith(tuple(suffixes))
-    stem, dot, _ = name.rpartition(".")
-    numbers = not known and not stem.strip("0123456789.")  # a scanner's name for a slice; 0001.png is a picture
-    if name.endswith(dicom.SUFFIXES) or not dot or numbers:
-        if dicom.is_dicom(path):
-            return True, ""
-        return False, "not DICOM, whatever its name says" if dot else "unknown format (no suffix)"
-    if known:
+    said = name.endswith(dicom.SUFFIXES)
+    if name.endswith(tuple(suffixes)) and not said:
         return False, ""
-    return False, f"unknown format {_printable(Path(path.suffix))}"
+    if dicom.is_dicom(path):  # whatever it is called, such as MR.1.2.840.113
+        return True, ""
+    if not facts.st_size:
+        return False, "is empty (0 bytes)"
+    stem, dot, _ = name.rpartition(".")
+    if said or (dot and not stem.strip("0123456789.")):  # a scanner's name for a slice
+        return False, "not DICOM, whatever its name says"
+    return False, f"unknown format {_printable(Path(path.suffix))}" if dot else "unknown format (no suffix)"
 
 
 def _printable(path: Path) -> str:

@@ -6,29 +6,41 @@ from torch import nn
 
 from medseg.layers.instance_norm import InstanceNorm2d, InstanceNorm3d
 from medseg.layers.pointwise import Layer, PointConv2d, PointConv3d, SplitConv2d, SplitConv3d, is_pointwise
+from medseg.layers.window_conv import WindowConv2d, WindowConv3d, is_window
 
 __all__ = ["quicken"]
 
-_QUICK: dict[type[nn.Module], type[nn.Module]] = {
+_NORMS: dict[type[nn.Module], type[nn.Module]] = {
     nn.InstanceNorm2d: InstanceNorm2d,
     nn.InstanceNorm3d: InstanceNorm3d,
+}
+_POINTWISE: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv2d: PointConv2d,
     nn.Conv3d: PointConv3d,
     nn.ConvTranspose2d: SplitConv2d,
     nn.ConvTranspose3d: SplitConv3d,
 }
+_WINDOWS: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: WindowConv2d, nn.Conv3d: WindowConv3d}
 
 
 def quicken(network: nn.Module) -> None:
     """Make layers of PyTorch's the subclass of theirs that does the same faster on a CPU in channels-last layout.
 
     Parameters, names, hooks and settings stay, and so does whoever holds a layer. Layers of other classes, derived ones
-    too, are left, as are convolutions of several pixels.
+    too, are left, as are convolutions that are no faster.
 
     Args:
         network: changed in place.
     """
     for layer in network.modules():
-        kind = _QUICK.get(type(layer))
-        if kind is not None and (not isinstance(layer, Layer) or is_pointwise(layer)):
+        kind = _quick(layer)
+        if kind is not None:
             layer.__class__ = kind
+
+
+def _quick(layer: nn.Module) -> type[nn.Module] | None:
+    if not isinstance(layer, Layer):
+        return _NORMS.get(type(layer))
+    if is_pointwise(layer):
+        return _POINTWISE.get(type(layer))
+    return _WINDOWS.get(type(layer)) if is_window(layer) else None

@@ -121,6 +121,12 @@ class Feeder:
             if loaded.ndim == 4 and not is_stack(loaded):
                 affine = np.asarray(loaded.affine, dtype=np.float64)
         grid = Grid(tuple(loaded.shape[1:]), affine, orientation)
+        plain = loaded.as_tensor() if isinstance(loaded, MetaTensor) else loaded
+        why_unlike = unlike(plain, self._description)
+        values = None
+        if self._values:  # MONAI's NormalizeIntensity writes into what it is given
+            writes = self._description.input.intensity["scheme"] == "zscore"
+            values = plain.clone() if writes else plain
         try:
             image = self._transform({"image": loaded}, start=1)["image"]
         except RuntimeError as error:
@@ -128,8 +134,7 @@ class Feeder:
         why = feeding.not_finite(image)
         if why is not None:
             raise PredictionError(why)
-        values = loaded.as_tensor() if isinstance(loaded, MetaTensor) else loaded
-        return Fed(image, grid, values if self._values else None, unlike(values, self._description))
+        return Fed(image, grid, values, why_unlike)
 
 
 def _files(path: Named) -> str | list[str]:

@@ -9,14 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medseg.bundle.description import Description
-from medseg.data.datalist import Datalist
-from medseg.errors import MedsegError, shown
+from medseg.data.datalist import SPLITS, Datalist, datalist_file
+from medseg.data.schema import read_json
+from medseg.errors import MedsegError, counted, shown
 from medseg.io.channels import paths_of
 from medseg.io.dicom_heads import PLACED, SUFFIXES, is_dicom, is_picture, read_head
 from medseg.io.dicom_rules import Rule
 from medseg.io.folder import LeftOut, Listing, list_images, mask_targets, with_channels
 from medseg.io.images import image_suffix
-from medseg.prediction.dicom_cases import picture_case, series_cases
+from medseg.prediction.dicom_cases import Found, picture_case, series_cases, whole_series
 from medseg.prediction.sinks import Case
 
 __all__ = ["ImageFolder", "InputError", "is_case_blind", "refuse_shared"]
@@ -33,11 +34,13 @@ class InputError(MedsegError):
 class ImageFolder:
     """The images of a folder and its subfolders, of a datalist, or one image; each is a case.
 
-    Where the network takes several channels, files ``case_0000``, ``case_0001`` ... are the channels of one image.
-    A folder of DICOM files is a case for each series in it; of several, names end in a hash of the series' UID.
+    A folder that holds a datalist stands for it, as where models are trained and scored: `told` says so. Where the
+    network takes several channels, files ``case_0000``, ``case_0001`` ... are the channels of one image. A folder of
+    DICOM files is a case for each series in it; of several, names end in a hash of the series' UID.
 
     Args:
-        folder: of images; one image; or a datalist, of whose three lists every image is taken.
+        folder: of images; one image; or a datalist, or a folder that holds one, of whose three lists every image is
+            taken.
         description: the model, which says how many channels there are.
         output_dir: where the masks go.
         overwrite: whether images whose outputs are there are done again, whatever made them.
@@ -61,19 +64,26 @@ class ImageFolder:
         only: Sequence[str] | None = None,
     ) -> None:
         self.output_dir, self.overwrite = Path(output_dir), overwrite
-        listing = _listed(Path(folder), self.output_dir, int(description.network.get("in_channels") or 1))
+        source, self.told = Path(folder), ""
+        self.datalist = _datalist_of(source)
+        if self.datalist is None:
+            channels = int(description.network.get("in_channels") or 1)
+            listing = with_channels(list_images(source, leave=[self.output_dir]), channels)
+        else:
+            data = Datalist.load(self.datalist)
+            listing = _listed(data)
+            self.told = _told(data, source, self.output_dir, listing)
         self.folder = listing.folder
         if self.output_dir.resolve() == self.folder.resolve():
             raise InputError(f"output_dir {output_dir} is the folder of the images; masks would replace them")
         if not listing.images:
             raise InputError(f"{folder} holds no image that can be read; {listing.describe() or 'it is empty'}")
-        self.cases: list[Case] = []
-        left_out = list(listing.left_out)
+        found = []
         for image, target in mask_targets(listing, output_dir).items():
             case = Case(_name(image, listing), listing.channels.get(image, (image,)), target)
-            cases, beside = series_cases(case, rules) if image.is_dir() else ([_of_file(case)], [])
-            self.cases += cases
-            left_out += beside
+            found.append(series_cases(case, rules) if image.is_dir() else Found([_of_file(case)]))
+        self.cases, beside = whole_series(found)
+        left_out = [*listing.left_out, *beside]
         self.left_out = [(each.path.relative_to(listing.folder), each.reason) for each in left_out]
         self.missed = [each.path for each in left_out if not _no_image(each)]
         if only is not None:
@@ -140,15 +150,50 @@ def is_case_blind(folder: Path) -> bool:
     return False
 
 
-def _listed(source: Path, output: Path, channels: int) -> Listing:
-    if source.suffix.lower() != _DATALIST or not source.is_file():
-        return with_channels(list_images(source, leave=[output]), channels)
-    data = Datalist.load(source)
+def _datalist_of(source: Path) -> Path | None:
+    """Return the datalist that is named, or that a folder of images holds.
+
+    A ``dataset.json`` that lists no images, such as nnU-Net's, is none.
+    """
+    if source.is_file():
+        return source if source.suffix.lower() == _DATALIST else None
+    path = datalist_file(source)
+    if not path.is_file():
+        return None
+    try:
+        lists = bool({*SPLITS, "testing"} & read_json(path).keys())
+    except MedsegError:
+        lists = False
+    return path if lists or path.stem == "datalist" else None
+
+
+def _listed(data: Datalist) -> Listing:
     named = [tuple(paths_of(data.absolute(entry)["image"])) for _, entry in data.entries()]
     unique = {files[0]: files for files in named}
     folder = Path(os.path.commonpath([data.root, *(files[0].parent for files in named)]))
     several = {first: files for first, files in unique.items() if len(files) > 1}
     return Listing(folder, tuple(sorted(unique)), channels=several)
+
+
+def _told(data: Datalist, source: Path, output: Path, listing: Listing) -> str:
+    """Return in one line what of a datalist is predicted, and which images beside it are not."""
+    parts = [f"{split} {number}" for split in SPLITS if (number := len(getattr(data, split)))]
+    told = f"{data.path.name} lists {counted(len(listing.images), 'image')}, all are predicted: {', '.join(parts)}"
+    if not source.is_dir():
+        return told
+    known = {os.path.realpath(data.root / name) for name in data.files()}
+    around = {os.path.dirname(path) for path in known}  # a series may be named by one of its slices
+    others = []
+    with contextlib.suppress(MedsegError):  # a folder that cannot be walked has a datalist that can be read
+        found = list_images(source, leave=[output]).images
+        others = [path for path in found if not (path.is_dir() and os.path.realpath(path) in around)]
+        others = [path for path in others if os.path.realpath(path) not in known]
+    if not others:
+        return told
+    return (
+        f"{told}; {counted(len(others), 'other image')} of the folder, such as {shown(others[0].relative_to(source))}, "
+        "not: name them, or a folder of them"
+    )
 
 
 def _name(image: Path, listing: Listing) -> str:

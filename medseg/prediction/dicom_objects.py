@@ -224,12 +224,12 @@ def _completed(head: Any, slices: Slices) -> Any:
     for name in _MAY_BE_EMPTY:
         if name not in made:
             setattr(made, name, None)
-    made.PatientName = None  # see `name_patient`
+    _put(made, "PatientName", None)  # see `name_patient`
     if made.PatientSex not in _SEXES:
-        made.PatientSex = None
+        _put(made, "PatientSex", None)
     for name, digits in (("PatientBirthDate", r"\d{8}"), ("StudyDate", r"\d{8}"), ("StudyTime", r"\d{2,6}(\.\d+)?")):
         if not re.fullmatch(digits, str(made.get(name) or "")):
-            setattr(made, name, None)  # highdicom and receivers refuse what is no date
+            _put(made, name, None)  # highdicom and receivers refuse what is no date
     first = slices.stack.planes[0]
     turn = [*first.along_row, *first.along_column]
     measures = pixel_measures(slices)
@@ -238,12 +238,20 @@ def _completed(head: Any, slices: Slices) -> Any:
         shared.update((made.get("SharedFunctionalGroupsSequence") or [{}])[0])
         orientation = pydicom.Dataset()
         orientation.ImageOrientationPatient = _decimal(turn)
-        shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [orientation], [measures]
-        made.SharedFunctionalGroupsSequence = [shared]
+        _put(shared, "PlaneOrientationSequence", [orientation])
+        _put(shared, "PixelMeasuresSequence", [measures])
+        _put(made, "SharedFunctionalGroupsSequence", [shared])
     else:
-        made.ImageOrientationPatient = _decimal(turn)
+        _put(made, "ImageOrientationPatient", _decimal(turn))
         made.update(measures)
     return made
+
+
+def _put(data: Any, name: str, value: Any) -> None:
+    """Give tags a new element: one that is there may be of the source's tags as well, and changes with these."""
+    if name in data:
+        delattr(data, name)
+    setattr(data, name, value)
 
 
 def pixel_measures(slices: Slices) -> Any:

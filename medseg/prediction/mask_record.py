@@ -72,7 +72,7 @@ class Maker:
         held = description.to_dict()
         held["inference"] = {key: value for key, value in held["inference"].items() if key not in _SAME_MASKS}
         keys = ("network", "input", "inference", "classes", "colours", "temperature")
-        held = {key: held[key] for key in keys if key in held}
+        held = {key: held[key] for key in keys if key in held} | _postprocessing(held["postprocess"])
         text = json.dumps(held, sort_keys=True, separators=(",", ":"), default=str)
         weights = weights or weights_hash(unwrap(network).state_dict())
         model = hashlib.sha256(text.encode()).hexdigest()
@@ -104,6 +104,11 @@ class Maker:
     def same(self, other: Maker) -> bool:
         """Return whether the masks of both are the same."""
         return (self.weights, self.model) == (other.weights, other.model)
+
+
+def _postprocessing(steps: Mapping[str, Any]) -> dict[str, Any]:
+    """Return steps that make other masks, empty where there are none: a model without them keeps its hash."""
+    return {"postprocess": steps} if any(steps.values()) else {}
 
 
 class MaskRecord:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from medseg.bundle import feeding, networks
 from medseg.bundle.description import Description
-from medseg.bundle.ensemble import members, refuse_unlike
+from medseg.bundle.ensemble import Unlike, joined, members, refuse_twice, warn
 from medseg.bundle.library import weights_file
 from medseg.bundle.record import load_described, read_weights, verified_hash
 from medseg.bundle.source import read_source
@@ -116,6 +116,7 @@ class Model:
         precision: ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
         hashes: of each network's weights, where known; see `medseg.bundle.record.verified_hash`.
         temperatures: that each network's logits are divided by; by default the description's.
+        unlike: settings in which the members of an ensemble differ, see `medseg.bundle.ensemble.joined`.
     """
 
     def __init__(
@@ -127,9 +128,10 @@ class Model:
         precision: str = "auto",
         hashes: Sequence[str | None] | None = None,
         temperatures: Sequence[float] | None = None,
+        unlike: Sequence[Unlike] = (),
     ) -> None:
         self.device = pick_device(device)
-        self.description = description
+        self.description, self.unlike = description, tuple(unlike)
         self.precision = resolve_precision(precision, self.device)
         several = [networks] if isinstance(networks, nn.Module) else list(networks)
         self.networks = [network.to(self.device).eval() for network in several]
@@ -242,19 +244,21 @@ def load(
     trust: bool = False,
     backend: str = "torch",
     signed_by: str | Path | None = None,
+    given: Iterable[str] = (),
 ) -> Model:
     """Load a trained model, or several as an ensemble.
 
     Args:
         where: weights; a packed model; the folder of a run, bundle or ensemble; a bundle's name; see
             `medseg.bundle.library.weights_file` and `medseg.bundle.ensemble.members`. Several are an ensemble: fed
-            alike and with the same classes; the first says how whole images are predicted.
+            alike and with the same classes; for the rest see `medseg.bundle.ensemble.joined`.
         device: ``"cpu"``, ``"cuda:0"``; ``None`` picks.
         precision: ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
         trust: also build a network that is not medseg's or MONAI's, which runs the code of the package it names.
         backend: ``"torch"``, or ``"onnx"`` or ``"openvino"`` for what `medseg export` wrote beside the weights; an
             export that is named itself needs no word.
         signed_by: public key that must have signed the packed model, each of an ensemble; nothing else is taken then.
+        given: settings that the caller gives the ensemble itself, in which its members may differ without a word.
 
     Raises:
         BundleError: if there are no weights.
@@ -267,13 +271,22 @@ def load(
     places = [each for named in ([where] if isinstance(where, str | Path) else where) for each in members(named)]
     if not places:
         raise ModelError("no model is named; give a run's folder, weights, or a bundle with weights")
+    refuse_twice([weights_file(place) for place in places])
     found = [_load(place, trust, backend, signed_by) for place in places]
     if precision not in ("auto", "fp32") and any(isinstance(network, Exported) for network, *_ in found):
         raise ModelError(f"precision is {precision!r}, but an export computes as it was exported; leave it out")
-    refuse_unlike({str(place): description for place, (_, description, _) in zip(places, found, strict=True)})
+    together = joined({str(place): description for place, (_, description, _) in zip(places, found, strict=True)})
+    warn(unlike := together.settled(given))
     loaded, _, hashes = zip(*found, strict=True)
-    temperatures = [description.temperature for _, description, _ in found]
-    return Model(loaded, found[0][1], device=device, precision=precision, hashes=hashes, temperatures=temperatures)
+    return Model(
+        loaded,
+        together.description,
+        device=device,
+        precision=precision,
+        hashes=hashes,
+        temperatures=[description.temperature for _, description, _ in found],
+        unlike=unlike,
+    )
 
 
 def _load(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from medseg.bundle.description import Description
     from medseg.prediction.archive_input import ArchiveOptions, Pulled, Reached
     from medseg.prediction.cases import ImageFolder
+    from medseg.prediction.model import Model
     from medseg.prediction.predictor import Predictor
     from medseg.prediction.shared import Asked, Shared
     from medseg.prediction.sinks import Case, Sink
@@ -33,7 +34,7 @@ __all__ = ["Outcome", "predict"]
 
 logger = logging.getLogger(__name__)
 
-TAKES = ("device", "precision", "num_workers")
+TAKES = ("device", "precision", "num_workers", "postprocess")
 _READERS = 2
 _OBJECT, _SEGMENTATION = ".dcm", ".seg.dcm"
 _DEFAULT_OBJECT = "dicom-seg"
@@ -92,14 +93,16 @@ def predict(
     Args:
         model: a run, bundle, packed model, ensemble's folder, or weights, see `medseg.prediction.model.load`; they
             know how they are fed. Several are an ensemble.
-        images: a file, a folder, a datalist, or the address of an archive: ``dicomweb://HOST:PORT/PATH``.
+        images: a file, a folder, a datalist or a folder that holds one, or the address of an archive:
+            ``dicomweb://HOST:PORT/PATH``.
         masks: folder of the masks and of all other outputs; made if missing.
         outputs: what is written beside masks, see `medseg.prediction.outputs`.
         tta: average over the mirror images that the model was trained on.
         overlays: of the model's bundle that change how whole images are predicted, such as ``multi_scale``.
-        overrides: ``device``, ``precision``, ``num_workers`` (threads that read ahead), and ``inference#window``,
-            ``inference#overlap``, ``inference#scales``, ``inference#flip_axes``, ``inference#batch``: how whole images
-            are predicted is free, how they are fed is not.
+        overrides: ``device``, ``precision``, ``num_workers`` (threads that read ahead), ``postprocess`` (steps by class
+            in place of the weights' own), and ``inference#window``, ``inference#overlap``, ``inference#scales``,
+            ``inference#flip_axes``, ``inference#batch``: how whole images are predicted is free, how they are fed is
+            not.
         overwrite: also do images whose mask is there, whatever made it; without it, only this model's may be there.
         series: a rule file that says which DICOM series of a folder the model takes, see `medseg.io.dicom_rules`.
         codes: a file of coded concepts for classes, see `medseg.data.coding.read_codes`, which go before the model's.
@@ -146,15 +149,16 @@ def predict(
         trust=trust,
         backend=backend,
         signed_by=signed_by,
+        given=[*changes, *(["postprocess"] if "postprocess" in plain else ())],
     )
-    description = _described(trained.description, overlays, changes, codes, tta)
+    description = _described(trained.description, overlays, changes, codes, tta, plain.get("postprocess"))
     if reached is not None and any(map(_is_object, outputs)):
         refuse_uncoded(description)  # before the download, not after it
     with _source(images, reached, rules, target) as (source, pulled):
         folder = ImageFolder(source, description, target, overwrite=overwrite, rules=rules, only=cases)
         folder.left_out += () if pulled is None else pulled.left_out
-        if pulled is None and cases is None and source.is_dir():
-            _say_labels(folder)
+        if pulled is None and cases is None:
+            _say(folder)
         predictor = Predictor(
             trained.device,
             folder,
@@ -168,7 +172,7 @@ def predict(
             precision=trained.precision,
             keep_header=keep_identifiers,
             sinks=sinks,
-            options=_options(description, outputs, overwrite, trained.precision),
+            options=_options(description, outputs, overwrite, trained),
             progress=progress,
         )
         work = None
@@ -187,8 +191,11 @@ def predict(
         return _push(outcome, predictor, sinks, pulled)
 
 
-def _say_labels(folder: ImageFolder) -> None:
-    """Warn of labels among the images: each of them gets a mask, too."""
+def _say(folder: ImageFolder) -> None:
+    """Say what a datalist lists; warn of labels among images that none lists: each of them gets a mask, too."""
+    if folder.datalist is not None:
+        logger.info("%s", folder.told)
+        return
     from medseg.importers.pairing import labels_among
 
     found = labels_among([case.image for case in folder.cases if len(case.files) == 1])
@@ -203,12 +210,17 @@ def _say_labels(folder: ImageFolder) -> None:
 
 
 def _described(
-    description: Description, overlays: Sequence[str], changes: Mapping[str, Any], codes: str | Path | None, tta: bool
+    description: Description,
+    overlays: Sequence[str],
+    changes: Mapping[str, Any],
+    codes: str | Path | None,
+    tta: bool,
+    postprocess: Mapping[str, Any] | None,
 ) -> Description:
     """Return a model with what is asked of its inference, and codes of its classes."""
     from medseg.bundle.inference import mirrored, with_inference
 
-    made = with_inference(description, overlays, changes)
+    made = with_inference(description, overlays, changes, postprocess)
     if codes is not None:
         made = replace(made, codes={**made.codes, **read_codes(resolve_path(codes), made.classes)})
     return mirrored(made) if tta else made
@@ -313,6 +325,8 @@ def _push(outcome: Outcome, predictor: Predictor, sinks: Sequence[Sink], pulled:
     )
 
 
-def _options(description: Description, outputs: Sequence[str], overwrite: bool, precision: str) -> dict[str, Any]:
-    inference = description.to_dict()["inference"]
-    return {"inference": inference, "outputs": list(outputs), "overwrite": overwrite, "precision": precision}
+def _options(description: Description, outputs: Sequence[str], overwrite: bool, trained: Model) -> dict[str, Any]:
+    held = description.to_dict()
+    said = {"inference": held["inference"], "postprocess": held["postprocess"]}
+    several = {"members_differ": [each.plain() for each in trained.unlike]} if len(trained.networks) > 1 else {}
+    return {**said, **several, "outputs": list(outputs), "overwrite": overwrite, "precision": trained.precision}

@@ -118,7 +118,7 @@ class Predictor:
         self.sinks: list[Sink] = [*sinks, Masks()]  # a mask that is there says that all else is
         for sink in self.sinks:
             sink.open(self.run_info)
-        files = {case.name: [file for sink in self.sinks for file in sink.files(case)] for case in dataset.cases}
+        files = {c.name: list(dict.fromkeys(f for sink in self.sinks for f in sink.files(c))) for c in dataset.cases}
         refuse_shared(files, dataset.output_dir)
         masks = dict.fromkeys(case.target for case in dataset.cases)
         self.record = MaskRecord(

@@ -13,7 +13,6 @@ import json
 import os
 import secrets
 import shutil
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +23,7 @@ from medseg.jobs.job import Executor, Job, names_device
 from medseg.prediction.audit import records_in
 from medseg.prediction.mask_record import MaskRecordError
 from medseg.prediction.sinks import Case, Gathers
-from medseg.runs.lock import FolderLock, LockedError
+from medseg.runs.lock import locked
 
 if TYPE_CHECKING:
     from medseg.prediction.predictor import Predictor
@@ -39,7 +38,6 @@ CASES, TOLD, LOG = "cases.json", "told.json", "log.txt"
 _OUTPUT = "out"
 _ROUNDS = 3  # how often what a dead worker left is given to others
 _PATIENCE = 60.0  # seconds in which the workers of a run that was killed end
-_WAIT = 0.5
 
 
 @dataclass(frozen=True)
@@ -197,23 +195,10 @@ def _move(predictor: Predictor, case: Case, source: Path, line: Mapping[str, Any
     predictor.took(case, line)
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> contextlib.AbstractContextManager[None]:
     """Hold the lock of a part's outputs, once its worker has let go."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock, until = FolderLock(folder), time.monotonic() + _PATIENCE
-    while True:
-        try:
-            lock.acquire()
-            break
-        except LockedError:
-            if time.monotonic() > until:
-                raise
-        time.sleep(_WAIT)
-    try:
-        yield
-    finally:
-        lock.release()
+    return locked(folder, _PATIENCE)
 
 
 def _json(path: Path, otherwise: Any) -> Any:

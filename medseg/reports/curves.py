@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from medseg.errors import MedsegError
 from medseg.reports.figures import MARKERS, default_style, new_figure, to_image
-from medseg.reports.palette import Colour, class_colours
+from medseg.reports.palette import Colour, class_colours, line_colours, on_white
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,7 +34,8 @@ def curves_picture(
             ``learning_rate_<group>``, ``val_mean_iou``, ``val_iou_<class>`` and other overall scores ``val_<name>``;
             NaN leaves a gap. Scores outside of [0, 1] get axes of their own.
         title: heading.
-        colours: of the classes, by their names in the rows; without, those of the package in the rows' order.
+        colours: of the classes, by their names in the rows; without, those of the package in the rows' order. One that
+            is faint on white is darkened.
 
     Returns:
         The picture.
@@ -93,7 +94,7 @@ def _figure(
     grid = figure.add_gridspec(max(1, len(left)), columns, width_ratios=[1, 1.35][:columns])
     for index, (names, label) in enumerate(left):
         axes = figure.add_subplot(grid[index, 0])
-        for name, colour in zip(names, class_colours(len(names)), strict=True):
+        for name, colour in zip(names, line_colours(len(names)), strict=True):
             _plot(axes, rows, name, [part / 255 for part in colour] if len(names) > 1 else _INK)
         _finish(axes, label, legend=len(names) > 1, last=index == len(left) - 1)
     if scores:
@@ -108,7 +109,7 @@ def _draw_scores(
 ) -> None:
     classes = [key for key in scores if key.startswith(CLASS)]
     for number, (name, usual) in enumerate(zip(classes, class_colours(len(classes)), strict=True)):
-        colour = [part / 255 for part in colours.get(name.removeprefix(CLASS), usual)]
+        colour = [part / 255 for part in on_white(colours.get(name.removeprefix(CLASS), usual))]
         label = name.removeprefix(CLASS).replace("_", " ")
         _plot(axes, rows, name, colour, label=label, marker=MARKERS[number % len(MARKERS)])
     overall = [key for key in scores if key != MEAN and key not in classes]

@@ -1,6 +1,7 @@
 """Drawings of a report: volumes found beside true ones, and probabilities beside what came true.
 
-Classes differ by colour and by marker, so that they are told apart in grey, too.
+Classes differ by colour and by marker, so that they are told apart in grey, too; a colour that is faint on white is
+darkened.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from medseg.reports.figures import MARKERS, default_style, new_figure, to_image
-from medseg.reports.palette import Colour, class_colours
+from medseg.reports.palette import Colour, class_colours, on_white
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -79,7 +80,7 @@ def reliability(details: Mapping[str, Any], shown: Sequence[str], colours: Mappi
 
 def _look(colour: Colour, number: int) -> dict[str, Any]:
     return {
-        "color": [part / 255 for part in colour],
+        "color": [part / 255 for part in on_white(colour)],
         "marker": MARKERS[number % len(MARKERS)],
         "linestyle": "",
         "markersize": 6,

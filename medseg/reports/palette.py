@@ -75,6 +75,19 @@ def line_colours(count: int) -> list[Colour]:
     return list(itertools.islice(dark, count))
 
 
+def on_white(colour: Colour) -> Colour:
+    """Return the colour of a class for its line or points on white: its own, darkened as far as it is too faint.
+
+    Args:
+        colour: of its masks and overlays.
+    """
+    shades = (tuple(round(part * share / 100) for part in colour) for share in range(100, 0, -1))
+    red, green, blue = next(
+        shade for shade in shades if contrast_to_white((shade[0], shade[1], shade[2])) >= LEAST_CONTRAST
+    )
+    return red, green, blue
+
+
 def contrast_to_white(colour: Colour) -> float:
     """Return the contrast ratio of a colour and white, 1 to 21, as WCAG 2.2 defines it.
 

@@ -10,6 +10,7 @@ import os
 import platform
 import time
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
 _PATIENCE = 10.0  # seconds for the children of a dead holder to let go
+_WAIT = 0.05  # seconds between two tries
 _TEXT = 4096  # bytes that the holder's name may have
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 _held: weakref.WeakSet[FolderLock] = weakref.WeakSet()
@@ -37,10 +39,11 @@ class FolderLock:
 
     Args:
         folder: to lock; it must exist.
+        name: of the file, where not the whole folder is meant.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.path = Path(folder) / LOCK
+    def __init__(self, folder: str | Path, name: str = LOCK) -> None:
+        self.path = Path(folder) / name
         self._file: int | None = None
 
     def acquire(self) -> None:
@@ -100,6 +103,33 @@ class FolderLock:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+@contextlib.contextmanager
+def locked(folder: str | Path, patience: float, name: str = LOCK) -> Iterator[None]:
+    """Hold a folder's lock, once who has it lets go.
+
+    Args:
+        folder: as in `FolderLock`.
+        patience: seconds to wait.
+        name: as in `FolderLock`.
+
+    Raises:
+        LockedError: if another process has it for longer.
+    """
+    lock, until = FolderLock(folder, name), time.monotonic() + patience
+    while True:
+        try:
+            lock.acquire()
+            break
+        except LockedError:
+            if time.monotonic() > until:
+                raise
+        time.sleep(_WAIT)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def is_locked(folder: str | Path) -> bool:

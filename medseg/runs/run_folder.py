@@ -21,6 +21,7 @@ CONFIG = "config.yaml"
 LAST = "checkpoints/last.pt"
 MODEL = "model.pt"
 METRICS = "metrics.jsonl"
+STUDY = "study.yaml"  # of a study's folder, whose cells are runs
 FILES = "files.json"  # beside the checkpoints: tells which file of the data has changed
 _OWN_KEYS = ("epoch", "time")
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")

@@ -152,7 +152,10 @@ def intensity(found: Fingerprint) -> Chosen:
     """Return the scheme that values are scaled by.
 
     CT has one scale for all images: what lies between the percentiles 0.5 and 99.5 of the foreground (nnU-Net). Bytes
-    are divided by 255 where the images' contrasts are alike. Anything else is scaled image by image.
+    are divided by 255 where the images' contrasts are alike. Anything else is scaled image by image: volumes by mean
+    and deviation (nnU-Net), pictures by the percentiles 1 and 99.8 (StarDist's examples): of a picture with few small
+    objects the deviation is that of the ground, and whatever is faint looks like an object
+    (docs/results/plan-settings.md).
     """
     if _hounsfield(found):
         spread = found.spread(0, foreground=True)
@@ -162,18 +165,20 @@ def intensity(found: Fingerprint) -> Chosen:
         volumes = counted(len(found.cases), "volume")
         why = f"CT: percentiles 0.5 and 99.5 of the foreground over {volumes}, one scale for all"
         return Chosen({"scheme": "range", "low": low, "high": high, "clip": True}, why)
+    own: dict[str, Any] = {"scheme": "percentiles" if found.dimensions == 2 else "zscore"}
     if all(case.dtype == "uint8" for case in found.cases):
         contrasts = np.array([max(row[-2] - row[1] for row in case.quantiles) for case in found.cases])
         ratio = float(np.percentile(contrasts, 95) / max(np.percentile(contrasts, 5), 1.0))
         if ratio <= _CONTRASTS:
             return Chosen({"scheme": "range", "low": 0, "high": 255}, "all images have values of 8 bits on one scale")
-        return Chosen(
-            {"scheme": "zscore"}, f"contrasts differ by a factor of {ratio:.0f} between images: each by itself"
-        )
+        return Chosen(own, f"contrasts differ by a factor of {ratio:.0f} between images: each by itself")
+    if found.dimensions == 2:
+        return Chosen(own, "values have no scale in common: each picture by its own percentiles")
     nonzero = float(np.mean([case.quantiles[0][4] == 0 for case in found.cases])) > 0.5
-    scheme: dict[str, Any] = {"scheme": "zscore", **({"nonzero": True} if nonzero else {})}
     why = "values have no scale in common: each image by its own mean and deviation"
-    return Chosen(scheme, why + (", zeros around the object left out" if nonzero else ""))
+    if nonzero:
+        return Chosen({**own, "nonzero": True}, f"{why}, zeros around the object left out")
+    return Chosen(own, why)
 
 
 def _hounsfield(found: Fingerprint) -> bool:

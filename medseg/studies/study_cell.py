@@ -26,14 +26,13 @@ from medseg.runs import provenance
 from medseg.runs.identity import differences
 from medseg.runs.lock import FolderLock, LockedError
 from medseg.runs.report import PER_CASE
-from medseg.runs.run_folder import CONFIG, LAST, MODEL, RunFolder
+from medseg.runs.run_folder import CONFIG, LAST, MODEL, STUDY, RunFolder
 from medseg.studies.study import Cell, Study, StudyError, read_study
 
 __all__ = ["CELL", "PATIENCE", "STUDY", "Made", "Places", "identity", "read_made", "run_cell"]
 
 logger = logging.getLogger(__name__)
 
-STUDY = "study.yaml"
 CELL = "cell.json"
 _BEGUN = "begun.json"
 PATIENCE = 60.0  # seconds in which the process of a study that was killed lets go of its cell

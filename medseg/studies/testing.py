@@ -6,22 +6,17 @@ written down before it begins, in the study and in each run: when, which weights
 
 from __future__ import annotations
 
-import hashlib
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
-from typing import Any
 
 from medseg.bundle import workflow
-from medseg.bundle.evaluation import describe_weights
+from medseg.bundle.looks import looking
 from medseg.bundle.ready import refuse_unlabelled
-from medseg.bundle.seen import contents_of, refuse_seen
+from medseg.bundle.seen import refuse_seen
 from medseg.data.datalist import Datalist
-from medseg.engines.scores import case_names
 from medseg.errors import counted, few, shown
-from medseg.io.channels import paths_of
-from medseg.runs import tested
 from medseg.runs.lock import FolderLock
 from medseg.runs.paths import resolve_path
 from medseg.runs.run_folder import MODEL
@@ -127,37 +122,22 @@ class _Test:
 
     def run(self, say: Say) -> tuple[Path, dict[str, StudyTable]]:
         """Score, and return the test's folder with its tables."""
-        held = [self.places.folder, *(each.folder for each in self.made)]
-        earlier = tested.before(held)
-        record = {"id": secrets.token_hex(8), "began": tested.now(), "ended": None, **self._described()}
-        record["before"] = len(earlier)
-        for place in held:  # a test that is broken off was one, too
-            tested.note(place, record)
-        say(f"{counted(len(self.data.test), 'test case')}: {tested.said(earlier)}")
-        number = len(earlier) + 1
-        while (target := self.places.folder / "tests" / str(number)).exists():
-            number += 1
-        notes = [*self.notes, tested.said(earlier)]
-        tables = self._tables(target, notes, say)
-        for name, table in tables.items():
-            table.write(target / name)
-        for place in held:
-            tested.note(place, {**record, "ended": tested.now()})
+        target = next(place for place in map(self._folder, count(1)) if not place.exists())
+        weights = {each.folder: each.folder / MODEL for each in self.made}
+        hidden = any({**row.settings, **row.score_set}.get("hide_names") for row in self.study.rows)
+        more = {"rows": [row.name for row in self.study.rows]}
+        entries = [self.data.absolute(entry) for entry in self.data.test]
+        with looking(self.data, entries, weights, more, hidden=hidden) as look:
+            if look is None:
+                raise StudyError(f"{shown(self.data.path)}: its test list is empty")
+            say(f"{counted(len(entries), 'test case')}: {look['said']}")
+            tables = self._tables(target, [*self.notes, look["said"]], say)
+            for name, table in tables.items():
+                table.write(target / name)
         return target, tables
 
-    def _described(self) -> dict[str, Any]:
-        """Return which weights are tested on which cases."""
-        entries, contents = self.data.test, contents_of(self.data)
-        files = [str(path) for entry in entries for path in paths_of(self.data.absolute(entry)["image"])]
-        digest = hashlib.sha256("\0".join(contents[name] for name in files).encode()).hexdigest()
-        hidden = any({**row.settings, **row.score_set}.get("hide_names") for row in self.study.rows)
-        return {
-            "rows": [row.name for row in self.study.rows],
-            "weights": {each.cell.name: describe_weights(each.folder / MODEL)["sha256"] for each in self.made},
-            "data": self.data.fingerprint(),
-            "cases": case_names(entries, hidden=hidden),
-            "images_sha256": digest,
-        }
+    def _folder(self, number: int) -> Path:
+        return self.places.folder / "tests" / str(number)
 
     def _tables(self, target: Path, notes: Sequence[str], say: Say) -> dict[str, StudyTable]:
         study, folds = self.study, self.study.folds_of(self.data)
@@ -191,6 +171,7 @@ class _Test:
             overlays=row.score_with,
             overrides={**device, **row.score_set, "mlflow": False},
             scores=self.study.scores,
+            noted=True,
         )
         return Made(cell, target.parent, {"data": self.data.fingerprint()}, target.name)
 

@@ -96,6 +96,7 @@ class Postprocess:
         if not isinstance(steps, Mapping):
             raise MedsegError(f"postprocess is {steps!r}; give steps by class, such as {{liver: {{largest: true}}}}")
         self.steps: dict[int, Steps] = {}
+        self._names = names
         for name, wanted in steps.items():
             if name not in names:
                 raise MedsegError(
@@ -105,6 +106,10 @@ class Postprocess:
             if names.index(name) == 0:
                 raise MedsegError(f"postprocess has steps for {name!r}, class 0, which is what is taken from others")
             self.steps[names.index(name)] = _steps(wanted, name)
+
+    def plain(self) -> dict[str, Any]:
+        """Return the steps by the class's name, as plain values."""
+        return {self._names[index]: steps.plain() for index, steps in self.steps.items()}
 
     def __call__(self, indices: npt.NDArray[Any], affine: npt.NDArray[np.float64] | None) -> npt.NDArray[Any]:
         """Return the mask after all steps.

@@ -50,6 +50,10 @@ VALUES = np.random.default_rng(0).integers(20, 200, (1, 6, 5)).astype(np.float32
         ({"scheme": "range", "low": 50, "high": 150, "clip": True}, np.clip((VALUES - 50) / 100, 0, 1)),
         ({"scheme": "image"}, (VALUES - VALUES.min()) / (VALUES.max() - VALUES.min())),
         ({"scheme": "zscore"}, (VALUES - VALUES.mean()) / VALUES.std()),
+        (
+            {"scheme": "percentiles", "low": 10, "high": 75},
+            (VALUES - np.percentile(VALUES, 10)) / (np.percentile(VALUES, 75) - np.percentile(VALUES, 10)),
+        ),
     ],
 )
 def test_intensity(intensity: dict[str, Any], expected: np.ndarray[Any, Any]) -> None:
@@ -91,6 +95,53 @@ def test_polarity(polarity: str) -> None:
         np.testing.assert_array_equal(fed(image, polarity=polarity), wanted)
     flat = np.full((1, 3, 3), 9.0)
     np.testing.assert_array_equal(fed(flat, polarity=polarity), flat)
+
+
+def test_polarity_of_bytes() -> None:
+    image = np.full((3, 4, 4), 200, np.uint8)
+    image[:, 0, :2] = 100  # both ends together are more than a byte holds
+    seen = fed(image, polarity="bright", intensity={"scheme": "imagenet"}, colour="rgb")
+    np.testing.assert_array_equal(seen, np.where(image == 200, 100, 200))
+
+
+def test_percentiles_of_an_even_ground() -> None:
+    image = np.zeros((2, 40, 40))
+    image[0, 7, 8] = 200  # fewer than one in 500
+    image[1] = 5
+    seen = fed(image.copy(), intensity={"scheme": "percentiles"})
+    np.testing.assert_array_equal(seen, np.stack([image[0] / 200, np.zeros((40, 40))]))
+
+
+def test_percentiles_leave_the_image_of_who_asks() -> None:
+    image = torch.rand(1, 6, 7)
+    before = image.clone()
+    seen = feeding.prediction(description(intensity={"scheme": "percentiles"}))({"image": image}, start=1)
+    assert not torch.equal(seen["image"], before)
+    assert torch.equal(image, before)
+
+
+@pytest.mark.parametrize("intensity", [{"scheme": "zscore"}, {"scheme": "percentiles"}, {"scheme": "image"}])
+def test_negatives_are_scaled_as_what_they_show(intensity: dict[str, Any]) -> None:
+    bright = np.random.default_rng(6).integers(20, 60, (1, 19, 18)).astype(float)
+    bright[0, 2:4, 3:6] = 240
+    expected = {
+        "zscore": lambda: (bright - bright.mean()) / bright.std(),
+        "percentiles": lambda: (bright - np.percentile(bright, 1)) / np.subtract(*np.percentile(bright, [99.8, 1])),
+        "image": lambda: (bright - bright.min()) / np.ptp(bright),
+    }[intensity["scheme"]]()
+    np.testing.assert_allclose(fed(bright, polarity="bright", intensity=intensity), expected, atol=1e-5)
+    # the range of a negative is its image's: 20 to 240, so the same image again
+    np.testing.assert_allclose(fed(260 - bright, polarity="bright", intensity=intensity), expected, atol=1e-5)
+
+
+def test_negatives_leave_nothing_where_it_is() -> None:
+    image = np.full((1, 9, 8), 200.0)
+    image[0, :2], image[0, 4:6, 3:5] = 0, 40
+    seen = fed(image, polarity="bright", intensity={"scheme": "zscore", "nonzero": True})
+    inside = image != 0
+    negative = 240 - image[inside]
+    np.testing.assert_array_equal(seen[~inside], 0)
+    np.testing.assert_allclose(seen[inside], (negative - negative.mean()) / negative.std(), atol=1e-5)
 
 
 def test_training_and_evaluation_see_the_same(tmp_path: Path) -> None:

@@ -301,6 +301,26 @@ def test_changed_and_damaged(packed: Path, tmp_path: Path) -> None:
         medseg.load(tmp_path / "half.zip")
 
 
+def test_scores_of_an_ensemble_are_not_those_of_a_member(run: Path, tmp_path: Path) -> None:
+    """One that lies in the run's folder ended the packing; one that was named was no evaluation that can be read."""
+    run = Path(shutil.copytree(run, tmp_path / "run"))
+    both = Path(shutil.copytree(run / "earlier", run / "both"))
+    record = json.loads((both / "evaluation.json").read_text())
+    other = {"file": "model.pt", "sha256": "0" * 64, "run": "other"}
+    for mine, among in ((describe_weights(run / "model.pt"), ""), (other, r", of which .*model\.pt is none")):
+        members = [mine, {**other, "sha256": "1" * 64}]
+        (both / "evaluation.json").write_text(json.dumps({**record, "weights": {"members": members}}))
+        said = rf"both scored an ensemble of 2 models together{among}: one of them alone scores otherwise, .* score it"
+        with pytest.raises(PackError, match=said):
+            pack(run, tmp_path / "a.zip", About(scores=[both]))
+    found = pack(run, tmp_path / "b.zip")
+    assert "both scored an ensemble, not these weights alone: left out" in found.notes
+    assert "no scores" not in str(found.notes)
+    (both / "evaluation.json").write_text(json.dumps({**record, "weights": "x"}))
+    with pytest.raises(PackError, match=r"both is no evaluation that can be read \(AttributeError\)"):
+        pack(run, tmp_path / "a.zip", About(scores=[both]))
+
+
 def test_what_cannot_be_packed(run: Path, packed: Path, tmp_path: Path) -> None:
     for target, about, said in (
         (packed, About(), "exists already"),

@@ -50,10 +50,13 @@ def test_kinds_are_drawn_by_those_of_the_training_part(
 ) -> None:
     data = data_of(tmp_path)
     assert drawn(data, 0.0, patch).tolist() == [100] * 10
-    assert "what is drawn" not in caplog.text
+    assert "of the kind" not in caplog.text
     with caplog.at_level(logging.INFO):
         rooted = drawn(data, 0.5, patch)
-    assert "grey, dark objects, 2 images: 33 % of what is drawn" in caplog.text  # 45 % by all 15 of the data
+    assert (
+        "2 of 10 training images are of the kind 'grey, dark objects': 33 % of the training's samples come from them, "
+        "as balance_kinds is 0.5 (20 % if it were 0)"
+    ) in caplog.text  # 45 % by all 15 of the data
     assert abs(int(rooted[8:].sum()) - 333) <= 20
     assert np.abs(rooted[:8] - 667 / 8).max() <= 15
     assert drawn(data, 1.0, patch)[8:].sum() == 500

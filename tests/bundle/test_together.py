@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medseg.bundle import workflow
+from medseg.bundle.record import read_weights, rewrite
 from medseg.cli import main
 from medseg.errors import MedsegError
 from medseg.prediction.model import load
@@ -105,6 +107,105 @@ def test_what_it_says_of_itself(runs: list[Path], tmp_path: Path) -> None:
     assert record["network"] == second["network"]
     assert record["data"]["images"] == 2
     assert [row["name"] for row in json.loads((tmp_path / "both" / "scores.json").read_text())["classes"]] == CLASSES
+
+
+def changed(run: Path, **described: Any) -> None:
+    """Change what weights say of themselves."""
+    weights = read_weights(run / "model.pt").description
+    assert weights is not None
+    rewrite(run / "model.pt", replace(weights, **described))
+
+
+def audit(masks: Path) -> dict[str, Any]:
+    """Return the record of the only run in a folder of masks."""
+    (path,) = masks.glob("medseg_run_*.json")
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def test_postprocessing_is_what_all_members_do(
+    runs: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever is named first; the log, evaluation.json and the record of the prediction say so."""
+    data, plain = tmp_path / "data", matrix(runs, tmp_path / "plain").tolist()
+    changed(runs[0], postprocess={"high": {"largest": True, "min_size": 20}, "low": {"fill_holes": True}})
+    changed(runs[1], postprocess={"high": {"min_size": 5}})
+    agreed = {"high": {"min_size": 5}}
+    found = []
+    for number, order in enumerate((runs, runs[::-1])):
+        caplog.clear()
+        done = workflow.evaluate_together(order, data=data, output=tmp_path / f"both{number}", overrides=OPTIONS)
+        warned = [each.getMessage() for each in caplog.records if "models of this ensemble differ" in each.getMessage()]
+        assert len(warned) == 1
+        assert "(taken: {'min_size': 5})" in warned[0]
+        found.append(done.scores["overlap"]["confusion_matrix"])
+        assert found[-1] == matrix(order, tmp_path / f"masks{number}").tolist()
+        record = json.loads((done.folder / "evaluation.json").read_text())
+        assert record["postprocess"] == agreed
+        steps = {each["setting"]: (each["members"], each["taken"]) for each in record["members_differ"]}
+        assert sorted(steps) == ["postprocess high", "postprocess low"]
+        assert steps["postprocess low"][1] is None
+        assert record["temperatures"] == [0.5, 3.0][:: 1 if order is runs else -1]
+    assert found[0] == found[1] != plain
+
+    given = {**OPTIONS, "postprocess": agreed}
+    caplog.clear()
+    asked = workflow.evaluate_together(runs, data=data, output=tmp_path / "asked", overrides=given)
+    assert asked.scores["overlap"]["confusion_matrix"] == found[0]
+    bare = {**given, "postprocess": {}}
+    asked = workflow.evaluate_together(runs, data=data, output=tmp_path / "bare", overrides=bare)
+    assert asked.scores["overlap"]["confusion_matrix"] == plain
+    assert "models of this ensemble differ" not in caplog.text
+
+
+def test_the_record_of_a_prediction_says_in_what_members_differ(runs: list[Path], tmp_path: Path) -> None:
+    image = tmp_path / "data" / "image0.nii.gz"
+    image = image if image.exists() else image.with_name("image0.png")
+    changed(runs[0], postprocess={"high": {"largest": True}})
+    words = ["predict", str(runs[0]), str(image)]
+    assert main([*words, str(tmp_path / "a"), "device=cpu", "--ensemble", str(runs[1])]) == 0
+    options = audit(tmp_path / "a")["options"]
+    assert options["postprocess"] == {}
+    wanted = {"setting": "postprocess high", "members": [{"largest": True}, None], "taken": None}
+    assert options["members_differ"] == [wanted]
+    steps = 'postprocess={"high": {"largest": true}}'
+    assert main([*words, str(tmp_path / "b"), "device=cpu", steps, "--ensemble", str(runs[1])]) == 0
+    options = audit(tmp_path / "b")["options"]
+    assert (options["postprocess"], options["members_differ"]) == ({"high": {"largest": True}}, [])
+
+
+def test_masks_of_other_postprocessing_are_no_masks_of_the_model(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They were skipped, as if the model had made them."""
+    image = tmp_path / "data" / "image0.nii.gz"
+    image = image if image.exists() else image.with_name("image0.png")
+    words = ["predict", str(runs[0]), str(image), str(tmp_path / "out"), "device=cpu"]
+    assert main(words) == 0
+    changed(runs[0], postprocess={"high": {"largest": True}})
+    assert main(words) == 2
+    assert "other" in capsys.readouterr().err
+    assert main([*words, "postprocess={}"]) == 0
+    assert "1 skipped" in capsys.readouterr().out
+
+
+def test_what_is_refused_of_postprocessing(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    for words, said in (
+        (["postprocess={liver: {largest: true}}"], "postprocess names the class 'liver'; the classes are nothing, low"),
+        (["postprocess=3"], "postprocess is 3; give steps by class"),
+        (["--choose-postprocessing", "postprocess={}"], "but the run's own validation cases choose; leave it out"),
+    ):
+        assert main(["evaluate", str(runs[0]), "--data", str(data), "device=cpu", *words]) == 2
+        assert said in capsys.readouterr().err
+    words = ["predict", str(runs[0]), str(data), str(tmp_path / "out"), "device=cpu"]
+    assert main([*words, "postprocess={liver: {largest: true}}"]) == 2
+    assert "postprocess names the class 'liver'" in capsys.readouterr().err
+    assert main([*words, "--ensemble", str(runs[0])]) == 2
+    assert "run0/model.pt is named twice, and would count twice in the ensemble" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_refused(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

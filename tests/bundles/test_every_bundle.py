@@ -116,6 +116,7 @@ def test_evaluate(trained: Path, bundle_data: Path, tmp_path: Path) -> None:
     scores = json.loads((tmp_path / "scores" / "scores.json").read_text())
     held = json.loads((tmp_path / "scores" / "data.json").read_text())
     assert (held["fold"], held["images"]) == (0, 4)
+    assert held["seen"] == {"training": 0, "validation": 0, "runs_that_do_not_say": 0}  # by the run that published them
     depth = DEPTH if takes_volumes(trained) else 1
     assert np.sum(scores["overlap"]["confusion_matrix"]) == 4 * 32 * 32 * depth  # the test fold's four crops
     assert (tmp_path / "scores" / "overlays.png").is_file()

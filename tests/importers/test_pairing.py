@@ -64,3 +64,32 @@ def test_labels_among_images():
     assert labels_among(two) == {Path("in/labels/a.nii.gz"): Path("in/images/a.nii.gz")}
     assert labels_among(paths("in/labels", "a.png", "b.png")) == {}  # images of a folder of that name
     assert labels_among([*paths("one/images", "a.png"), *paths("other/labels", "a.png")]) == {}
+
+
+def test_labels_among_files_of_patients():
+    one = paths("in/patient1", "t1.nii.gz", "seg.nii.gz", "manual_seg.nii.gz")
+    assert labels_among(one) == dict.fromkeys(one[1:], one[0])
+    brats = paths("in/BraTS_1", "BraTS_1_flair.nii.gz", "BraTS_1_seg.nii.gz")
+    assert labels_among(brats) == {brats[1]: brats[0]}
+    named = [*paths("in/p1", "a.nii.gz", "liver_seg.nii.gz"), *paths("in/p2", "b.nii.gz", "liver_seg.nii.gz")]
+    assert labels_among(named) == {named[1]: named[0], named[3]: named[2]}
+    assert labels_among(paths("in", "01_lesion_photo.png", "02.png")) == {}  # a picture of something
+    assert labels_among(paths("in/p1", "seg.nii.gz", "manual_seg.nii.gz")) == {}  # nothing that they are of
+    assert labels_among(paths("in/seg", "seg.nii.gz", "1.nii.gz")) == {}  # the folder's own name
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        (("in/images/train", "a.png", "b.png"), ("in/labels/train", "a.png", "b.png")),
+        (("in/train/images", "a.png", "b.png"), ("in/train/masks", "a_mask.png", "b_mask.png")),
+        (("in/imagesTr", "x_0000.nii.gz", "y_0000.nii.gz"), ("in/labelsTr", "x.nii.gz", "y.nii.gz")),
+        (("in/left/val/x", "x_1_left.png", "x_2_left.png"), ("in/gtFine/val/x", "x_1_gt.png", "x_2_gt.png")),
+    ],
+)
+def test_labels_among_two_folders(images, labels):
+    left, right = paths(*images), paths(*labels)
+    assert labels_among([*left, *right]) == dict(zip(right, left, strict=True))
+    assert labels_among(right) == labels_among(left) == {}
+    others = [Path(f"in/other/{number}.png") for number in range(9)]
+    assert labels_among([*left, *others]) == {}

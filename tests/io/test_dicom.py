@@ -76,7 +76,7 @@ def _wide(number, data):
 @pytest.mark.parametrize(
     ("positions", "change", "match"),
     [
-        ([0, 2, 6, 8], None, r"1 slices are missing between 03\.dcm and 02\.dcm \(gap 4 mm, usually 2 mm\)"),
+        ([0, 2, 6, 8], None, r"1 slice is missing between 03\.dcm and 02\.dcm \(gap 4 mm, usually 2 mm\)"),
         ([0, 2, 2, 4], None, "lie at the same place"),
         ([0, 2, 4, 6.5, 9], None, "slices lie 2 to 2.5 mm apart"),
         ([0, 2], tags(PixelSpacing=[[0.5, 0.75], [0.5, 0.7]]), "differ in pixel spacing"),

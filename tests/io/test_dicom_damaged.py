@@ -34,6 +34,7 @@ def raw(name, value):
     [
         ("RescaleSlope", b"1\\2 ", r"its RescaleSlope is '1\\\\2 ', not a number; correct it or restore the file"),
         ("RescaleSlope", b"nan ", "its RescaleSlope is 'nan ', not a number"),
+        ("RescaleSlope", b"0 ", "its RescaleSlope is 0, which leaves no values; correct it"),
         ("RescaleIntercept", b"1e999 ", "its RescaleIntercept is '1e999 ', not a number"),
         ("RescaleIntercept", b"Doe^Jane", "its RescaleIntercept is text, not a number"),  # of another tag, perhaps
         ("PixelSpacing", b"0.5 ", r"its PixelSpacing is '0\.5 ', not 2 numbers"),

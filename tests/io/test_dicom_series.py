@@ -66,7 +66,7 @@ def test_every_series_is_taken_or_refused_by_name(mixed, caplog):
         taken, refused = named(choose_series(listing.series, ANY))
     # the frames joined from series a belong to it, and lie where its slices lie
     assert taken == ["d"]
-    assert refused["b"].startswith(f"{mixed / 'b'}: 1 slices are missing between 03.dcm and 02.dcm")
+    assert refused["b"].startswith(f"{mixed / 'b'}: 1 slice is missing between 03.dcm and 02.dcm")
     assert refused["c"].startswith("slices sheared by 15.0 degrees (a tilted gantry), at most 1 are taken")
     assert "lie at the same place" in refused["a"]
     assert "Jane" not in caplog.text + "".join(refused.values())

@@ -114,11 +114,11 @@ def test_a_missing_slice_and_an_empty_file(models: Path, tmp_path: Path) -> None
     (tmp_path / "in" / "zero" / "x.nii.gz").write_bytes(b"")
     done = run(models / "mr.pt", tmp_path / "in")
     said = dict(done.failures)
-    assert "1 slices are missing between" in said["gap"]
+    assert "1 slice is missing between" in said["gap"]
     assert said["empty"].endswith("02.dcm: is empty (0 bytes); restore the file")
     assert said["zero/x.nii.gz"].endswith("x.nii.gz: is empty (0 bytes); restore the file")
     assert (done.written, done.missed) == (0, 1)
-    assert done.left_out == [("empty/02.dcm", "not DICOM, whatever its name says")]
+    assert done.left_out == [("empty/02.dcm", "is empty (0 bytes)")]
 
 
 def test_four_axes(models: Path, tmp_path: Path) -> None:

@@ -29,7 +29,8 @@ def targets(folder: ImageFolder) -> dict[str, str]:
     return {case.name: case.target.relative_to(folder.output_dir).as_posix() for case in folder.cases}
 
 
-def test_a_datalist_s_images(tmp_path: Path) -> None:
+def write_datalist(tmp_path: Path) -> Path:
+    """Write a datalist of three images, one a list, one of them beside its folder."""
     for name in ("images/a.png", "images/sub/b.png", "labels/a.png", "labels/b.png"):
         picture(tmp_path / "data" / name)
     picture(tmp_path / "beside" / "c.png")
@@ -41,12 +42,52 @@ def test_a_datalist_s_images(tmp_path: Path) -> None:
         "test": [{"image": "../beside/c.png"}],
     }  # fmt: skip
     (tmp_path / "data" / "datalist.json").write_text(json.dumps(content))
-    found = ImageFolder(tmp_path / "data" / "datalist.json", described(), tmp_path / "out")
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize("named", ["datalist.json", ""])
+def test_a_datalist_s_images(tmp_path: Path, named: str) -> None:
+    """A folder that holds a datalist stands for it, as in training and evaluation."""
+    found = ImageFolder(write_datalist(tmp_path) / named, described(), tmp_path / "out")
     assert targets(found) == {
         "beside/c.png": "beside/c.png",
         "data/images/a.png": "data/images/a.png",
         "data/images/sub/b.png": "data/images/sub/b.png",
     }
+    assert found.told == "datalist.json lists 3 images, all are predicted: training 1, validation 1, test 1"
+
+
+def test_images_that_a_folder_s_datalist_does_not_list_are_counted(tmp_path: Path) -> None:
+    data = write_datalist(tmp_path)
+    for name in ("images/new.png", "z.png", "out/a.png"):
+        picture(data / name)
+    found = ImageFolder(data, described(), data / "out")
+    assert len(found) == 3
+    assert found.told.endswith(
+        "test 1; 2 other images of the folder, such as images/new.png, not: name them, or a folder of them"
+    )
+
+
+def test_a_json_beside_images_that_lists_none(tmp_path: Path) -> None:
+    """Such as nnU-Net's; one that is called as medseg's datalists are is not passed over."""
+    picture(tmp_path / "in" / "a.png")
+    for text in ('{"channel_names": {"0": "CT"}, "labels": {"background": 0}}', "[1]", "{"):
+        (tmp_path / "in" / "dataset.json").write_text(text)
+        found = ImageFolder(tmp_path / "in", described(), tmp_path / "out")
+        assert (list(targets(found)), found.datalist, found.told) == (["a.png"], None, "")
+    (tmp_path / "in" / "datalist.json").write_text("{}")
+    with pytest.raises(MedsegError, match=r"in/datalist\.json"):
+        ImageFolder(tmp_path / "in", described(), tmp_path / "out")
+
+
+def test_a_series_that_a_datalist_names_by_a_slice_is_no_other_image(tmp_path: Path) -> None:
+    for number in range(2):
+        dicom_slice(tmp_path / "data" / "s" / f"{number}.dcm", "1.1", number, 1)
+    data = write_datalist(tmp_path)
+    content = json.loads((data / "datalist.json").read_text())
+    for image in ("s/0.dcm", "s"):
+        (data / "datalist.json").write_text(json.dumps({**content, "test": [{"image": image}]}))
+        assert "other image" not in ImageFolder(data, described(), tmp_path / "out").told
 
 
 def test_a_datalist_that_is_none(tmp_path: Path) -> None:
@@ -127,3 +168,17 @@ def test_masks_do_not_replace_images(tmp_path: Path) -> None:
     picture(tmp_path / "in" / "a.png")
     with pytest.raises(InputError, match="is the folder of the images; masks would replace them"):
         ImageFolder(tmp_path / "in", described(), tmp_path / "in")
+
+
+def test_dicom_whatever_it_is_called(tmp_path: Path) -> None:
+    """As scanners and archives name slices: by UIDs behind a modality, or with suffixes of their own."""
+    names = ("MR.1.3.12.2.1107.{}", "i{}.MRDC.1", "IM00{}.img", "slice{}.txt", "1.2.840.{}", "I{}")
+    for number, name in enumerate(names):
+        for place in range(3):
+            dicom_slice(tmp_path / "in" / f"{number}" / name.format(place), f"1.{number}", place, 1)
+    (tmp_path / "in" / "0" / "MR.1.3.12.2.1107.7").touch()
+    found = ImageFolder(tmp_path / "in", described(), tmp_path / "out")
+    assert targets(found) == {f"{number}": f"{number}.nii.gz" for number in range(len(names))}
+    assert all(read_image(case.image).shape == (4, 3, 3) for case in found.cases)
+    assert [(path.name, reason) for path, reason in found.left_out] == [("MR.1.3.12.2.1107.7", "is empty (0 bytes)")]
+    assert len(found.missed) == 1

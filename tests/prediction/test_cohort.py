@@ -145,7 +145,7 @@ def test_what_is_no_ensemble(folder: Path) -> None:
     with pytest.raises(MedsegError, match=r"b\.pt and .*a\.pt are no ensemble: .*input intensity scheme"):
         run(folder, model=[folder / "a.pt", folder / "b.pt"])
     save(folder / "c.pt", classes=["background", "c", "b"])
-    with pytest.raises(MedsegError, match=r"no ensemble: classes background, b, c \(here background, c, b\)"):
+    with pytest.raises(MedsegError, match=r"no ensemble: classes background, c, b \(the latter has background, b, c\)"):
         medseg.load([folder / "a.pt", folder / "c.pt"], device="cpu")
     with pytest.raises(ModelError, match="no model is named"):
         medseg.load([])

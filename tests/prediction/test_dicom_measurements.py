@@ -105,3 +105,22 @@ def test_a_mask_without_a_voxel(tmp_path):
     write(folder, np.zeros((24, 16, 6), np.uint8), tmp_path / "sr.dcm")
     assert faults(tmp_path / "sr.dcm") == []
     assert len(_groups(pydicom.dcmread(tmp_path / "sr.dcm"))) == len(CLASSES) - 1
+
+
+def test_the_patient_is_that_of_the_series(tmp_path):
+    """Of each object, though all are made of the same tags; which stay as they were read."""
+
+    def change(number, data):
+        data.PatientName, data.PatientSex, data.StudyDate = "Somebody^Else", "none", "yesterday"
+
+    with pydicom.config.disable_value_validation():
+        folder = series(tmp_path / "s", change=change)
+    slices = read_slices(folder)
+    for _ in range(2):
+        write(folder, mask_of((24, 16, 6)), tmp_path / "sr.dcm")
+        assert str(pydicom.dcmread(tmp_path / "sr.dcm").PatientName) == "Somebody^Else"
+    mask = mask_of((24, 16, 6))
+    for _ in range(2):
+        segmentation(mask, slices, segments_of(description()), ALGORITHM, where="a series")
+    head = next(iter(slices.heads.values()))
+    assert (head.PatientName, head.PatientSex, head.StudyDate) == ("Somebody^Else", "none", "yesterday")

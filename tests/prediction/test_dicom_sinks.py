@@ -58,6 +58,9 @@ def test_every_output_of_a_series(tmp_path, caplog):
     assert fractions.SegmentationType == "FRACTIONAL"
     record = "".join(path.read_text() for path in (tmp_path / "out").glob("*.json"))
     assert "geheim" not in (caplog.text + record).lower()
+    (path,) = (tmp_path / "out").glob("medseg_run_*.json")
+    names = [each["name"] for each in json.loads(path.read_text())["cases"][0]["outputs"]]
+    assert sorted(names) == sorted(each.name for each in (tmp_path / "out").glob("scan.*"))  # each once
 
 
 def test_what_is_no_series_has_a_reason(tmp_path):

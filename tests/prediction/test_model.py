@@ -1,5 +1,7 @@
 """A trained model in Python: it knows how it is fed, refuses to be fed otherwise, and masks lie where images lie."""
 
+import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,39 @@ def test_arrays_and_files_are_the_same(tmp_path: Path) -> None:
     np.testing.assert_array_equal(model.predict(grey(17, 23)[..., None]).mask, from_file)
     (several,) = model.predict_all([tmp_path / "x.png"])
     np.testing.assert_array_equal(several.mask, from_file)
+
+
+@pytest.mark.parametrize("scheme", ["range", "image", "zscore", "none"])
+def test_the_image_is_kept_as_it_was_read(tmp_path: Path, scheme: str) -> None:
+    """Whatever the network sees of it: values are measured, and compared with those of the training."""
+    _, path = save(tmp_path / "m.pt", 3, input={"intensity": {"scheme": scheme}})
+    stored = grey(9, 8, 7).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(stored, np.eye(4)), tmp_path / "x.nii.gz")
+    usual = {"low": [[-1e9] * 5], "high": [[1e9] * 5], "values": [0.0, 255.0], "images": 9}
+    if scheme in ("image", "zscore"):
+        usual |= {"low": [[0.0, 0.0, 0.0, 0.0]], "high": [[1.0, 1.0, 1.0, 0.0]]}  # no value below 0
+    described = read_weights(path).description
+    assert described is not None
+    description = replace(described, intensities=usual)
+    fed = Feeder(description, values=True).read(tmp_path / "x.nii.gz")
+    assert fed.values is not None
+    np.testing.assert_array_equal(fed.values[0], stored)
+    assert fed.unlike is None
+    assert Feeder(description).read(tmp_path / "x.nii.gz").unlike is None
+
+
+def test_means_are_of_the_image_whatever_the_network_sees(tmp_path: Path) -> None:
+    _, path = save(tmp_path / "m.pt", 3, input={"intensity": {"scheme": "zscore"}})
+    (tmp_path / "in").mkdir()
+    stored = grey(9, 8, 7)
+    nibabel.save(nibabel.Nifti1Image(stored, np.eye(4)), tmp_path / "in" / "x.nii.gz")
+    predict(path, tmp_path / "in", tmp_path / "out", outputs=["measurements"], overrides={"device": "cpu"})
+    mask = np.asanyarray(nibabel.load(tmp_path / "out" / "x.nii.gz").dataobj)
+    with (tmp_path / "out" / "measurements.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    found = {int(row["class"]): float(row["mean_intensity"]) for row in rows if row["part"] == "all"}
+    assert found == {index: pytest.approx(stored[mask == index].mean(), rel=1e-6) for index in found}
+    assert len(found) >= 2
 
 
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "PSR", "SAL"])

@@ -5,11 +5,12 @@ import sys
 import matplotlib as mpl
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from PIL import Image
 
 from medseg.reports.confusion import confusion_picture, save_confusion, short_count
 from medseg.reports.curves import curves_picture, save_curves
-from medseg.reports.palette import class_colours
+from medseg.reports.palette import class_colours, contrast_to_white, on_white
 
 NAMES = ["membrane", "mitochondria", "synapse"]
 MATRIX = np.array([[900, 100, 0], [50, 40, 10], [0, 0, 0]])
@@ -69,7 +70,7 @@ def make_rows(epochs=12):
 def test_curves_of_a_training():
     picture = curves_picture(make_rows(), title="run")
     for colour in class_colours(2):
-        assert has(picture, colour)
+        assert has(picture, on_white(colour))
 
 
 def test_curves_have_the_colours_of_their_classes():
@@ -88,6 +89,35 @@ def test_curves_of_what_is_there(keys):
     rows = [{"epoch": epoch, **dict.fromkeys(keys, 1 / epoch)} for epoch in (1, 2)]
     empty = [{"epoch": epoch, **dict.fromkeys(keys, math.nan)} for epoch in (1, 2)]
     assert not np.array_equal(np.asarray(curves_picture(rows)), np.asarray(curves_picture(empty)))
+
+
+def test_every_line_is_seen_on_white():
+    """Of classes, of terms of a loss, and of rates: as many as the palette has, and colours that classes name."""
+    names = [f"c{number}" for number in range(20)]
+    row = {**{f"val_iou_{name}": 0.5 for name in names}, "val_mean_iou": 0.5, "val_boundary": 0.4, "val_loss": 1.0}
+    row |= {f"loss_{number}": 1.0 for number in range(9)} | {f"learning_rate_{number}": 1e-3 for number in range(9)}
+    rows = [{"epoch": epoch, **row} for epoch in (1, 2)]
+    drawn = {}
+    for colours in ({}, {"c0": (255, 255, 0), "c1": (255, 255, 255)}):
+        figures = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("medseg.reports.curves.to_image", figures.append)
+            curves_picture(rows, colours=colours)
+        lines = [line for axes in figures[0].axes for line in axes.lines]
+        assert len(lines) >= 20 + 2 + 10 + 9
+        for line in lines:
+            shown = tuple(round(255 * part) for part in to_rgb(line.get_color()))
+            assert contrast_to_white(shown) >= 3, (line.get_label(), shown)
+            assert line.get_alpha() is None
+        drawn[bool(colours)] = {line.get_label(): to_rgb(line.get_color()) for line in figures[0].axes[-1].lines}
+    assert len({drawn[False][name] for name in names}) == 20  # none was darkened into another
+    assert drawn[True]["c2"] == drawn[False]["c2"]
+
+
+def test_a_class_keeps_its_colour_where_it_is_dark_enough():
+    assert [on_white(colour) for colour in ((0, 114, 178), (0, 0, 0))] == [(0, 114, 178), (0, 0, 0)]
+    red, green, blue = on_white((240, 228, 66))
+    assert np.allclose(np.array([red, green, blue]) / red, np.array([240, 228, 66]) / 240, atol=0.02)
 
 
 def test_curves_of_nothing():

@@ -169,7 +169,7 @@ def test_pictures_beside_otsu(tmp_path: Path) -> None:
     quick = {**QUICK, "network_def#channels": [2, 4, 4, 4]}
     done = plan_and_train(pictures(tmp_path / "data"), tmp_path / "out", minutes=5, overrides=quick)
     held = yaml.safe_load((done.plan / "bundle.yaml").read_text())
-    assert held["input"]["intensity"] == {"scheme": "zscore"}
+    assert held["input"]["intensity"] == {"scheme": "percentiles"}
     assert held["input"]["spacing"] is None
     assert "mirror_axes: [0, 1]" in (done.plan / "bundle.yaml").read_text()
     assert done.baseline.title == "Otsu's threshold, minority side"

@@ -1,5 +1,6 @@
 """The rules of a plan, one by one, on fingerprints made by hand."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -154,9 +155,10 @@ def test_a_picture_of_a_ct_has_no_hounsfield_units() -> None:
 
 
 def test_pictures_of_unlike_contrast_are_scaled_one_by_one() -> None:
-    assert plan_rules.intensity(found(picture(quantiles=row(0, 5, 20)), picture(quantiles=row(0, 90, 250)))).value == {
-        "scheme": "zscore"
-    }
+    unlike = [picture(quantiles=row(0, 5, 20)), picture(quantiles=row(0, 90, 250))]
+    assert plan_rules.intensity(found(*unlike)).value == {"scheme": "percentiles"}
+    wide = [replace(each, dtype="uint16") for each in unlike]
+    assert plan_rules.intensity(found(*wide)).value == {"scheme": "percentiles"}
 
 
 def test_a_skull_stripped_volume_is_scaled_without_its_zeros() -> None:

@@ -118,7 +118,7 @@ def test_each_test_is_written_down(
     assert f"{NUMBER} test cases: tested 1 time before, on " in said.err
     assert "(not finished)" in said.err
     assert "LFA U-Net" not in said.out
-    assert "tested 1 time before, on " in (study / "tests" / "2" / ENSEMBLES / "table.html").read_text()
+    assert "tested 1 time before, on " in (study / "tests" / "1" / ENSEMBLES / "table.html").read_text()
 
     first, second = json.loads((study / "tested.json").read_text())
     assert (first["ended"], first["before"], second["before"]) == (None, 0, 1)
@@ -126,19 +126,20 @@ def test_each_test_is_written_down(
     assert (first["rows"], second["rows"]) == (list(ROWS), ["U-Net"])
     names = [f"u_net-fold{fold}-seed0" for fold in range(2)]
     files = [study / "cells" / name / "model.pt" for name in names]
-    assert second["weights"] == {
-        name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in zip(names, files, strict=True)
-    }
+    assert second["weights"] == [
+        {"file": "model.pt", "sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "run": name}
+        for name, file in zip(names, files, strict=True)
+    ]
     assert second["cases"] == [f"image_{number}.png" for number in range(8, 8 + NUMBER)]
     assert json.loads((study / "cells" / names[1] / "tested.json").read_text()) == [first, second]
     assert json.loads((study / "cells" / "lfa_u_net-fold0-seed0" / "tested.json").read_text()) == [first]
 
-    (study / "tested.json").unlink()  # the runs know it still
+    (study / "tested.json").unlink()  # the runs know it still, those beside them too
     score_test_list(study, rows=["LFA U-Net"])
     (third,) = json.loads((study / "tested.json").read_text())
-    assert third["before"] == 1
+    assert third["before"] == 2
     (study / "tested.json").write_text("{")
-    with pytest.raises(MedsegError, match=r"tested\.json does not say when the test set was touched"):
+    with pytest.raises(MedsegError, match=r"tested\.json does not say when the test list was looked at"):
         score_test_list(study)
 
 

@@ -10,10 +10,10 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from medseg.errors import shown
-from medseg.importers.folder import Folder, stem_of
+from medseg.importers.folder import Folder
 from medseg.importers.layout import Case, Found, ImportingError, Layout, Options, Question
 from medseg.importers.layouts.pairs import split_of
-from medseg.importers.pairing import is_label
+from medseg.importers.pairing import is_label, part_of
 
 __all__ = ["Patients"]
 
@@ -86,17 +86,11 @@ def _parts(folder: Folder) -> Parts:
             places[path.parent].append(path)
     made: Parts = {}
     for place, files in sorted(places.items()):
-        held = {_part(path, place.name): path for path in files}
+        held = {part_of(path): path for path in files}
         if len(held) == len(files):
             made[place] = held
     usual = _usual(made)
     return {place: held for place, held in made.items() if set(usual) & held.keys()}
-
-
-def _part(path: Path, patient: str) -> str:
-    stem = stem_of(path)
-    rest = stem.replace(patient, "", 1).strip("-_. ") if patient in stem else stem
-    return rest or "image"
 
 
 def _usual(parts: Parts) -> list[str]:
