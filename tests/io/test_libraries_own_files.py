@@ -1,6 +1,7 @@
 """Every image that nibabel, pydicom, tifffile and scikit-image ship for their tests: read as they do, or refused."""
 
 import importlib
+import os
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -83,10 +84,10 @@ def _compare(path, image):
     return _compare_dicom(path, image) if path.suffix in (".dcm", "") else _compare_picture(path, image)
 
 
-@pytest.mark.parametrize(("package", "least"), [("nibabel", 8), ("pydicom", 40), ("tifffile", 0), ("skimage", 26)])
-def test_read_right_or_refused(package, least, tmp_path, capsys):
+def _tally(paths, tmp_path):
+    """Read files; return how many were read or refused, which is to be in one line that begins with the path."""
     counts = Counter()
-    for number, path in enumerate(_files(package)):
+    for number, path in enumerate(paths):
         own = path
         if path.suffix in (".dcm", ""):  # a DICOM file is read with its series: give each a folder of its own
             own = tmp_path / str(number) / path.name
@@ -102,6 +103,21 @@ def test_read_right_or_refused(package, least, tmp_path, capsys):
                 raise AssertionError(f"not one line that begins with the path: {error}") from error
             said = "refused" if path.name.lower().endswith(SUFFIXES) else "refused: no format of ours"
         counts[said] += 1
+    return counts
+
+
+@pytest.mark.parametrize(("package", "least"), [("nibabel", 8), ("pydicom", 40), ("tifffile", 0), ("skimage", 26)])
+def test_read_right_or_refused(package, least, tmp_path, capsys):
+    counts = _tally(_files(package), tmp_path)
     with capsys.disabled():
         print(f"\n{package}: {dict(counts)}")
     assert sum(count for said, count in counts.items() if said.startswith("read")) >= least
+
+
+def test_highdicoms_own_files(real_data, tmp_path):
+    """Of its repository, as its wheel has none: samples beside the data, or the folder MEDSEG_TEST_HIGHDICOM."""
+    folder = Path(os.environ.get("MEDSEG_TEST_HIGHDICOM", real_data / "dicom_ct_highdicom"))
+    files = sorted(path.resolve() for path in folder.glob("*.dcm"))
+    counts = _tally(files, tmp_path)
+    assert set(counts) <= {"read", "refused"}
+    assert counts["read"] == sum(path.name in ("ct_image.dcm", "dx_image.dcm") for path in files) > 0
