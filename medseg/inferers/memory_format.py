@@ -1,11 +1,13 @@
-"""The layout of a batch in memory in which convolutions are fastest."""
+"""How batches lie in memory: in which layout convolutions are fastest, and how to go through one as it lies."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-__all__ = ["memory_format", "to_memory_format"]
+__all__ = ["by_strides", "classes_last", "ends", "memory_format", "to_memory_format"]
+
+_AT_ONCE = 2**17  # values, which a processor's cache holds
 
 
 def memory_format(tensor: Tensor) -> torch.memory_format:
@@ -26,3 +28,27 @@ def memory_format(tensor: Tensor) -> torch.memory_format:
 def to_memory_format(image: Tensor) -> Tensor:
     """Return an image batch ``(B, C, *S)`` in the layout in which its device convolves fastest."""
     return image.contiguous(memory_format=memory_format(image))
+
+
+def classes_last(logits: Tensor) -> bool:
+    """Return whether a voxel's classes lie side by side, as a network gives them on a CPU.
+
+    Args:
+        logits: ``(B, classes, *S)``.
+    """
+    return logits.shape[1] > 1 and logits.stride(1) == 1
+
+
+def by_strides(tensor: Tensor) -> Tensor:
+    """Return a view whose last axis is the one along which values lie nearest to each other, and so on."""
+    return tensor.permute(sorted(range(tensor.ndim), key=lambda axis: -tensor.stride(axis)))
+
+
+def ends(tensor: Tensor) -> Tensor:
+    """Return the smallest and the largest value, both NaN if any is: one pass, and no copy larger than a cache."""
+    flat = by_strides(tensor)
+    if tensor.device.type != "cpu":
+        return torch.stack(flat.aminmax())
+    rows = max(1, _AT_ONCE * flat.shape[0] // max(1, flat.numel()))
+    found = torch.stack([torch.stack(part.aminmax()) for part in flat.split(rows)])
+    return torch.stack([found[:, 0].min(), found[:, 1].max()])

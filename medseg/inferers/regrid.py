@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from medseg.inferers.blocks import Block
+from medseg.inferers.memory_format import classes_last
 
 __all__ = ["resample", "resized"]
 
@@ -110,9 +111,12 @@ def _split(block: Block, planes: int) -> Iterator[Block]:
 def _moved(block: Block, axes: Sequence[_Axis], held: dict[tuple[int, ...], Tensor]) -> Block | None:
     """Interpolate a block along each axis, the last one first: it is then the smallest where memory is scattered."""
     logits = block.logits.float()
+    last = classes_last(logits)  # rows of classes are gathered faster than single values
+    if last:
+        logits = logits.movedim(1, -1)
     at = list(block.at)
     for number in reversed(range(len(axes))):
-        axis, dim, old = axes[number], number + 2, at[number + 1]
+        axis, dim, old = axes[number], number + 2 - last, at[number + 1]
         if axis.unchanged:
             continue
         place = (number, *(each.start for each in (*at[: number + 1], *at[number + 2 :])))
@@ -127,7 +131,7 @@ def _moved(block: Block, axes: Sequence[_Axis], held: dict[tuple[int, ...], Tens
             return None
         logits = axis.interpolate(logits, dim, first, new)
         at[number + 1] = new
-    return Block(tuple(at), logits)
+    return Block(tuple(at), logits.movedim(-1, 1) if last else logits)
 
 
 def resized(blocks: Iterable[Block], size: Sequence[int], target: Sequence[int]) -> Iterator[Block]:

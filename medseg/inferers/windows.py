@@ -12,12 +12,13 @@ import torch
 from monai.data.utils import dense_patch_slices
 from torch import Tensor
 
+from medseg.inferers.memory_format import ends
+
 __all__ = ["WindowGrid", "merge"]
 
 _FULL = (2**31, 2**27)  # bytes of an overlap that are kept in single precision: on a GPU, and on a CPU
 _HALF = 65504.0  # the largest number of half precision
-_AT_ONCE = (2**26, 2**23)  # values of a window that are merged at once: on a GPU, and on a CPU
-_CACHED = 2**13  # voxels of a window whose classes fit into a processor's cache
+_AT_ONCE = 2**18  # values of half precision that are made single again at once
 
 
 @dataclass(frozen=True)
@@ -103,29 +104,35 @@ class _Overlap:
     """What windows leave to the next one along an axis: weighted sums of their logits, and of their weights.
 
     Args:
-        classes: number of channels.
+        output: of a window, for classes and layout.
         size: of what is left, see `WindowGrid.overlapped`.
         weight: of a window's voxels, for type and device.
     """
 
-    def __init__(self, classes: int, size: Sequence[int], weight: Tensor) -> None:
-        full = classes * math.prod(size) * weight.element_size() <= _FULL[weight.device.type == "cpu"]
+    def __init__(self, output: Tensor, size: Sequence[int], weight: Tensor) -> None:
+        full = len(output) * math.prod(size) * weight.element_size() <= _FULL[weight.device.type == "cpu"]
         kind = weight.dtype if full or weight.dtype != torch.float32 else torch.float16
-        self.logits = weight.new_empty((classes, *size), dtype=kind)
+        self.logits = _room(output, size, weight.new_empty(0, dtype=kind))
         self.weight = weight.new_empty((1, *size))
 
-    def keep(self, some: slice | None, place: tuple[slice, ...], sums: Tensor) -> None:
-        """Keep sums of some classes, or (``None``) of weights; what half precision cannot hold is kept in full."""
-        if some is None:
+    def keep(self, place: tuple[slice, ...], sums: Tensor, weights: bool) -> None:
+        """Keep sums of logits, or of weights; what half precision cannot hold is kept in full."""
+        if weights:
             self.weight[(slice(None), *place)] = sums
             return
-        if self.logits.dtype == torch.float16 and max(map(abs, torch.stack(sums.aminmax()).tolist())) > _HALF:
+        if self.logits.dtype == torch.float16 and max(abs(end) for end in ends(sums).tolist()) > _HALF:
             self.logits = self.logits.float()
-        self.logits[(some, *place)] = sums
+        self.logits[(slice(None), *place)] = sums
 
-    def kept(self, some: slice | None, place: tuple[slice, ...]) -> Tensor:
-        """Return what was kept of some classes, or of weights."""
-        return self.weight[(slice(None), *place)] if some is None else self.logits[(some, *place)]
+    def add(self, sums: Tensor, place: tuple[slice, ...], weights: bool) -> None:
+        """Add what was kept of logits, or of weights, to sums."""
+        kept = (self.weight if weights else self.logits)[(slice(None), *place)]
+        if kept.dtype == sums.dtype or kept.device.type != "cpu":
+            sums.add_(kept)
+            return
+        planes = max(1, _AT_ONCE * sums.shape[1] // sums.numel())  # a CPU adds two types slowly: made one in its cache
+        for some, few in zip(sums.split(planes, 1), kept.split(planes, 1), strict=True):
+            some.add_(few.to(sums.dtype))
 
 
 @dataclass(frozen=True)
@@ -134,8 +141,8 @@ class _Step:
 
     Args:
         overlap: with the windows before and after.
-        add: where in the window lies what the one before left, and where that is kept; ``None`` of the first.
-        leave: what the next one reaches, and where it is kept; ``None`` of the last.
+        add: where in the window lies what the one before left, and where that is kept; ``None`` if it left nothing.
+        leave: what the next one reaches, and where it is kept; ``None`` if it reaches nothing.
         done: the rest.
     """
 
@@ -144,14 +151,14 @@ class _Step:
     leave: tuple[tuple[slice, ...], tuple[slice, ...]] | None
     done: tuple[slice, ...]
 
-    def __call__(self, sums: Tensor, some: slice | None) -> Tensor:
-        """Add, keep, and return what is done of sums ``(classes, *S)``."""
+    def __call__(self, sums: Tensor, *, weights: bool = False) -> Tensor:
+        """Add, keep, and return what is done of sums ``(classes, *S)`` of logits, or of weights ``(1, *S)``."""
         if self.add is not None:
             mine, place = self.add
-            sums[(slice(None), *mine)].add_(self.overlap.kept(some, place))
+            self.overlap.add(sums[(slice(None), *mine)], place, weights)
         if self.leave is not None:
             mine, place = self.leave
-            self.overlap.keep(some, place, sums[(slice(None), *mine)])
+            self.overlap.keep(place, sums[(slice(None), *mine)], weights)
         return sums[(slice(None), *self.done)]
 
 
@@ -161,8 +168,9 @@ def merge(outputs: Iterator[Tensor], grid: WindowGrid, weight: Tensor) -> Iterat
     Of each window the part that later ones overlap is kept, as weighted sums, axis by axis from the fastest: along the
     slowest axis it is the overlap with what lies across, along the others less. What no later window reaches is done.
     The sums are MONAI's, added in another order; an overlap that would take more than `_FULL` bytes is kept in half
-    precision, which moves a logit by 2e-3 of the windows' largest there at most. A few classes are done at a time,
-    within the processor's cache. Memory is taken once: many pieces of many sizes would leave holes.
+    precision, which moves a logit by 2e-3 of the windows' largest there at most. Memory is taken once: many pieces of
+    many sizes would leave holes. All of it is laid out as the network lays out its logits, on a CPU the classes of a
+    voxel side by side: to turn them round takes longer than to weight, add and keep them.
 
     Args:
         outputs: of the windows, in the grid's order, without padding.
@@ -173,43 +181,30 @@ def merge(outputs: Iterator[Tensor], grid: WindowGrid, weight: Tensor) -> Iterat
         outputs ``(classes, *window)``, weight ``(*window)``; blocks ``(classes, *S)`` in the weight's type, each valid
         until the next one is asked for.
     """
+    if len(grid) == 1:
+        yield grid.voxels((0,) * weight.ndim), next(outputs).to(weight.dtype)  # its own mean
+        return
     overlaps: dict[int, _Overlap] = {}
-    groups: list[slice] = []
-    sums = block = weight  # made below, when the number of classes is known
+    sums, totals = weight, torch.empty_like(weight)  # sums are made below, when the number of classes is known
     for window in grid:
         output = next(outputs)
-        classes = output.shape[0]
         if not overlaps:
-            at_once = max(1, min(classes, _AT_ONCE[weight.device.type == "cpu"] // weight.numel()))
-            groups = [slice(first, min(first + at_once, classes)) for first in range(0, classes, at_once)]
-            sums = weight.new_empty((at_once, *weight.shape))
-            block = weight.new_empty(classes * weight.numel())  # what is not written to takes no memory
-            overlaps = {axis: _Overlap(classes, grid.overlapped(axis), weight) for axis in range(weight.ndim)}
+            sums = _room(output, weight.shape, weight)
+            overlaps = {axis: _Overlap(output, grid.overlapped(axis), weight) for axis in range(weight.ndim)}
         steps, at = _steps(window, grid, overlaps, weight.shape)
-        total = sums[:1].copy_(weight)
+        total, part = totals.copy_(weight)[None], torch.mul(output, weight, out=sums)
+        del output  # or it would be there while the next one is made
         for step in steps:
-            total = step(total, None)
-        total = total.clone()
-        done = block[: classes * total.numel()].view(classes, *total.shape[1:])
-        for some in groups:
-            part = _weighted(output[some], weight, sums[: some.stop - some.start])
-            for step in steps:
-                part = step(part, some)
-            torch.div(part, total, out=done[some])
-        del output, part  # or it would be there while the next one is made
-        yield at, done
+            total, part = step(total, weights=True), step(part)
+        yield at, part.div_(total)
 
 
-def _weighted(output: Tensor, weight: Tensor, out: Tensor) -> Tensor:
-    """Put the product of some classes ``(classes, *S)`` and weights ``(*S)`` into ``out`` and return it.
-
-    A network's classes lie side by side, voxel by voxel: a CPU turns them round within its cache, a few planes at once.
-    """
-    planes = max(1, _CACHED // weight[0].numel()) if weight.device.type == "cpu" else len(weight)
-    pieces = torch.split(output, planes, 1), torch.split(weight, planes), torch.split(out, planes, 1)
-    for parts in zip(*pieces, strict=True):
-        torch.mul(*parts[:2], out=parts[2])
-    return out
+def _room(output: Tensor, size: Sequence[int], like: Tensor) -> Tensor:
+    """Return memory ``(classes, *size)`` in which a voxel's classes lie side by side if they do in an output."""
+    classes = len(output)
+    if classes > 1 and output.stride(0) == 1:
+        return like.new_empty((*size, classes)).movedim(-1, 0)
+    return like.new_empty((classes, *size))
 
 
 def _steps(
@@ -223,11 +218,12 @@ def _steps(
         place = [at[each] if each in faster else slice(0, edge) for each, edge in enumerate(edges)]
         add = leave = None
         done = length
-        if number:
-            left = slice(0, starts[number - 1] + length - starts[number])
+        left = slice(0, starts[number - 1] + length - starts[number]) if number else slice(0, 0)
+        if left.stop:
             add = _along(inner, axis, left), _along(place, axis, left)
         if number + 1 < len(starts):
             done = starts[number + 1] - starts[number]
+        if done < length:
             leave = _along(inner, axis, slice(done, length)), _along(place, axis, slice(0, length - done))
         steps.append(_Step(overlaps[axis], add, leave, _along(inner, axis, slice(0, done))))
         inner[axis] = slice(0, done)

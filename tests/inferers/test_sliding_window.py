@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from medseg.inferers import blocks as blocks_of_images
 from medseg.inferers import sliding_window
 from medseg.inferers import windows as window_parts
-from medseg.inferers.blocks import Block, blocks_of, class_indices, finite, gather
+from medseg.inferers.blocks import Block, blocks_of, class_indices, finite, gather, whole
+from medseg.inferers.memory_format import classes_last, to_memory_format
 from medseg.inferers.multi_scale_flip import MultiScaleFlipInferer
 from medseg.inferers.normalise import NormalisingInferer
 from medseg.inferers.resize import ResizeInferer
@@ -66,10 +67,10 @@ def test_equals_monai(shape: tuple[int, ...], roi_size: tuple[int, ...], overlap
 @pytest.mark.parametrize("at_once", [1, 1000])
 @torch.no_grad()
 def test_large_overlaps_are_kept_in_half_precision(monkeypatch: pytest.MonkeyPatch, mode: str, at_once: int) -> None:
-    """As of a volume of many classes, which are merged one or a few at a time."""
+    """As of a volume of many classes, of which one or a few planes are added at a time."""
     network, image = edges_matter(3, classes=5), torch.randn(1, 2, 17, 22, 9)
     expected = SlidingWindowInferer((8, 9, 6), 2, 0.5, mode)(image, network)
-    monkeypatch.setattr(window_parts, "_AT_ONCE", (at_once, at_once))
+    monkeypatch.setattr(window_parts, "_AT_ONCE", at_once)
     inferer = SlidingWindow((8, 9, 6), 2, 0.5, mode)
     torch.testing.assert_close(inferer(image, network), expected, rtol=1e-4, atol=1e-5)
     monkeypatch.setattr(window_parts, "_FULL", (0, 0))
@@ -78,6 +79,46 @@ def test_large_overlaps_are_kept_in_half_precision(monkeypatch: pytest.MonkeyPat
     assert 1e-6 < apart < 2e-3 * float(expected.abs().max())
     huge = inferer(image, lambda x: 1e6 * network(x))  # more than half precision can hold
     torch.testing.assert_close(huge, 1e6 * expected, rtol=2e-3, atol=2e3 * float(expected.abs().max()))
+
+
+@torch.no_grad()
+def test_windows_of_which_only_the_last_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last one ends with the image; those before leave nothing, in half precision too."""
+    monkeypatch.setattr(window_parts, "_FULL", (0, 0))
+    network, image = edges_matter(3), torch.randn(1, 2, 17, 22, 9)
+    expected = SlidingWindowInferer((8, 9, 6), 2, 0.0, "gaussian")(image, network)
+    found = SlidingWindow((8, 9, 6), 2, 0.0)(image, network)
+    torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-3 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("classes", [1, 5])
+@pytest.mark.parametrize(("roi_size", "overlap"), [((8, 9, 6), 0.5), ((8, 9), 0.7), ((6, 5, 20), 0.3)])
+@torch.no_grad()
+def test_blocks_lie_in_memory_as_logits_do(roi_size: tuple[int, ...], overlap: float, classes: int) -> None:
+    """Voxel by voxel or class by class: the values are the same, and no block is turned round."""
+    image = torch.randn(1, 2, *(17, 22, 9)[: len(roi_size)])
+    network, window = edges_matter(len(roi_size), classes), SlidingWindow(roi_size, 2, overlap)
+    expected = SlidingWindowInferer(roi_size, 2, overlap, "gaussian")(image, network)
+    for side_by_side in (False, True):
+
+        def laid(x: Tensor, side_by_side: bool = side_by_side) -> Any:
+            plain = network(x).contiguous()
+            return to_memory_format(plain) if side_by_side else plain
+
+        blocks = list(window.blocks(image, laid))
+        assert len(blocks) > 1
+        assert all(classes_last(logits) == (side_by_side and classes > 1) for _, logits in blocks)
+        torch.testing.assert_close(window(image, laid), expected, rtol=1e-4, atol=1e-5)
+        found = class_indices(finite(window.blocks(image, laid)), (1, *image.shape[2:]))
+        assert torch.equal(found, class_indices([whole(image, window(image, laid))], (1, *image.shape[2:])))
+
+
+@torch.no_grad()
+def test_one_window_is_its_own_mean() -> None:
+    image, network = torch.randn(1, 2, 7, 8), edges_matter(2)
+    seen: list[Tensor] = []
+    found = SlidingWindow((8, 8))(image, lambda x: seen.append(network(x)) or seen[-1])
+    assert torch.equal(found, seen[0][:, :, :7])  # not even rounded
 
 
 @torch.no_grad()

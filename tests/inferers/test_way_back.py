@@ -17,6 +17,7 @@ from medseg.errors import MedsegError
 from medseg.inferers import blocks as blocks_of_images
 from medseg.inferers import regrid, way_back
 from medseg.inferers.blocks import Block, class_indices, finite, gather, whole
+from medseg.inferers.memory_format import to_memory_format
 from medseg.inferers.regrid import resized
 from medseg.inferers.way_back import WayBack
 
@@ -54,12 +55,13 @@ def resampled(
 @pytest.mark.parametrize("rotation", [None, TURNED])
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "PSR", "SLA"])
 @pytest.mark.parametrize("zooms", [(1.0, 0.5, 1.5), (2.0, 3.1, 0.8)])
-@pytest.mark.parametrize("slowest", [(0, 1, 2), (2, 0, 1)])
+@pytest.mark.parametrize(("slowest", "side_by_side"), [((0, 1, 2), False), ((2, 0, 1), True)])
 def test_equals_resampling_all_logits(
     rotation: NDArray[np.float64] | None,
     codes: str,
     zooms: tuple[float, ...],
     slowest: tuple[int, ...],
+    side_by_side: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(regrid, "_AT_ONCE", (500, 500))
@@ -72,6 +74,8 @@ def test_equals_resampling_all_logits(
     inside = [int(a) for a in np.linalg.solve(affine, target)[:3, :3].sum(1) < 0]
     target[:3, 3] = affine[:3, :3] @ ((np.array(size) - 1) * inside + 0.15) + affine[:3, 3]
     logits = torch.randn(1, classes, *size)
+    if side_by_side:
+        logits = to_memory_format(logits)
     way = WayBack(size, affine, target_size, target)
     assert not way.exact
     found = gather(way.blocks(cells(logits, [[3, 4, 9], [5], [2, 8]], slowest)), (1, *target_size))
