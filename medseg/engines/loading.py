@@ -33,6 +33,7 @@ from medseg.caller import spelt
 from medseg.data.file_facts import usual_workers
 from medseg.engines.case_files import CaseFiles, size_of
 from medseg.engines.memory import free_memory
+from medseg.engines.packing import pack
 from medseg.errors import MedsegError, counted, few
 from medseg.io.parts import stored_bytes
 from medseg.runs.processes import rank, world_size
@@ -296,6 +297,9 @@ class EpochSampler(DistributedSampler[Any]):
         """Yield, step by step, as many ``True`` as the share says, at places that change: no process gets them all."""
         for step in itertools.count():
             first, last = (math.floor((step + end) * self.step * self.foreground + 0.5) for end in (0, 1))
+            if first == last:  # there is nothing to draw
+                yield from itertools.repeat(False, self.step)
+                continue
             places = self._numbers(0, step).permutation(self.step)
             yield from (bool(place < last - first) for place in places)
 
@@ -361,7 +365,8 @@ def _batch(samples: list[Any]) -> Any:
         sizes = sorted({tuple(sample["image"].shape[1:]) for sample in samples})
         if len(sizes) > 1:
             raise MedsegError(different_sizes(sizes, len(samples)))
-    return list_data_collate(samples)
+    batch = list_data_collate(samples)
+    return batch if torch.utils.data.get_worker_info() is None else pack(batch)
 
 
 def different_sizes(sizes: Sequence[Sequence[int]], batch_size: int) -> str:

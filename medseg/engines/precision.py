@@ -40,12 +40,13 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
 
 
 def network_to_channels_last(network: nn.Module) -> None:
-    """Store the convolution weights of a network in the layout of `memory_format`, in place, and normalise in it.
+    """Store the convolution weights of a network in the layout of `memory_format`, in place, with a CPU's own layers.
 
     Args:
         network: on the device where it is to run: volumes are convolved otherwise on a GPU.
     """
-    quicken(network)
+    if all(parameter.device.type == "cpu" for parameter in network.parameters()):  # else they only ask and hand on
+        quicken(network)
     for parameter in network.parameters():
         # a copy: of a 1x1 kernel `contiguous` would keep strides that gradients do not have
         parameter.data = parameter.data.clone(memory_format=memory_format(parameter))

@@ -28,6 +28,7 @@ from medseg.engines.progress import Progress
 from medseg.engines.random_state import own_random_state, seed_all
 from medseg.engines.schedule import Schedule
 from medseg.engines.selection import Selection
+from medseg.engines.step import steps_now, train_step
 from medseg.engines.training_parts import AutocastInferer, EpochMeter, PrepareBatch, agreed, at_least, finite, rates
 from medseg.errors import MedsegError, counted
 from medseg.losses.joined import over_processes
@@ -146,6 +147,7 @@ class Trainer(SupervisedTrainer):
             loss_function=over_processes(loss_function),
             inferer=AutocastInferer(inferer or SimpleInferer(), self.precision, device),
             prepare_batch=PrepareBatch(channels_last, partial(augment, dataset)),
+            iteration_update=train_step,
             non_blocking=True,
             decollate=False,
             amp=self.precision == "fp16" and device.type == "cuda",
@@ -264,6 +266,7 @@ class Trainer(SupervisedTrainer):
 
     def _start_epoch(self) -> None:
         self._seed(self.state.epoch)
+        self.network.train()
         self._meter.start(self.state.device)
         self.progress.start_epoch(self.state.epoch)
 
@@ -271,12 +274,8 @@ class Trainer(SupervisedTrainer):
         self.clock = 0.0 if self.max_minutes is None else of_the_first(self.seconds, self.state.device)
         self._rate = self.schedule.step(self.state.iteration - 1, self.clock)
 
-    def _steps_now(self) -> bool:
-        done = (self.state.iteration - 1) % self.state.epoch_length + 1
-        return bool(done % self.accumulation_steps == 0 or done == self.state.epoch_length)
-
     def _clip(self) -> None:
-        if not self._steps_now():
+        if not steps_now(self):
             return
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
@@ -284,7 +283,7 @@ class Trainer(SupervisedTrainer):
         nn.utils.clip_grad_norm_(parameters, self.clip_grad_norm or 0.0)
 
     def _after_iteration(self) -> None:
-        if self.average is not None and self._steps_now():
+        if self.average is not None and steps_now(self):
             self.average.update_parameters(unwrap(self.network))
         terms = getattr(self.loss_function, "last_terms", {})
         self._meter.add(self.state.output["loss"].detach(), self.state.output["image"], terms)

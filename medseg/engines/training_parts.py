@@ -12,6 +12,7 @@ from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from medseg.engines.loading import SEED
+from medseg.engines.packing import PackedBatch
 from medseg.engines.precision import autocast
 from medseg.errors import MedsegError
 from medseg.inferers.memory_format import to_memory_format
@@ -31,12 +32,16 @@ class PrepareBatch:
         self.augment = augment
 
     def __call__(
-        self, batch: dict[str, Tensor], device: torch.device, non_blocking: bool, **_: Any
+        self, batch: Mapping[str, Tensor], device: torch.device, non_blocking: bool, **_: Any
     ) -> tuple[Tensor, Tensor | dict[str, Tensor]]:
         """Return the image and what the loss needs: the label, or all targets where there are more."""
         tensors = {k: v for k, v in batch.items() if isinstance(v, Tensor) and k != "affine"}  # where a volume lies
         seeds = tensors.pop(SEED, None)
-        moved = {k: v.to(device, non_blocking=non_blocking) for k, v in tensors.items()}
+        if isinstance(batch, PackedBatch):
+            there = batch.to(device, non_blocking=non_blocking)
+            moved = {k: there[k] for k in tensors}
+        else:
+            moved = {k: v.to(device, non_blocking=non_blocking) for k, v in tensors.items()}
         if seeds is not None:
             moved = self.augment(moved, seeds)
         image = moved.pop("image").float()

@@ -177,3 +177,9 @@ def test_an_exported_network_says_convolution() -> None:
     exported = torch.export.export(network, (image,))
     assert any("conv" in str(node.target) for node in exported.graph.nodes)
     torch.testing.assert_close(exported.module()(image), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_on_another_device_all_are_pytorchs() -> None:
+    network = nn.Sequential(nn.Conv3d(16, 16, 3), nn.InstanceNorm3d(16, affine=True), nn.Conv3d(16, 2, 1)).to("meta")
+    network_to_channels_last(network)
+    assert [type(layer) for layer in network] == [nn.Conv3d, nn.InstanceNorm3d, nn.Conv3d]
