@@ -240,7 +240,7 @@ def test_trainings_that_share_a_device_share_its_memory(
     ],
 )
 def test_plans_are_for_what_the_executor_gives_each(
-    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], sharing: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], sharing: int
 ) -> None:
     for name in words[1:2]:
         pytest.importorskip(name, reason=f"the extra {name} is not installed")
@@ -253,7 +253,8 @@ def test_plans_are_for_what_the_executor_gives_each(
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr(network_comparison.plan_network, "memory_limit", lambda *_: SimpleNamespace(value=8e9))
     monkeypatch.setattr(network_comparison._Comparison, "_plan", stop)
-    given = ["compare-networks", str(whole.folder / "data"), "-o", str(tmp_path / "out"), "--minutes", "30"]
+    write_data(tmp_path / "data", folds=2, cases=8)
+    given = ["compare-networks", str(tmp_path / "data"), "-o", str(tmp_path / "out"), "--minutes", "30"]
     with pytest.raises(KilledError):
         main([*given, "--networks", *THREE, "--workers", "4", *words])
     record = json.loads((tmp_path / "out" / RECORD).read_text())
