@@ -19,7 +19,8 @@ def ray_here() -> Iterator[None]:
     patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, ROOT / "tests"))))
     patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     patch.setenv("RAY_AUTH_MODE", "disabled")  # else a token is written into the home
-    patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    for name in ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "CUDA_VISIBLE_DEVICES"):  # as Ray is by itself
+        patch.delenv(name, raising=False)
     try:
         for left in reversed(range(TRIES)):
             try:

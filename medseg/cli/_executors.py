@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from medseg.cli._arguments import positive, setting
 from medseg.errors import MedsegError
@@ -11,7 +12,7 @@ from medseg.errors import MedsegError
 if TYPE_CHECKING:
     from medseg.jobs.job import Executor
 
-__all__ = ["EXECUTORS", "add_executor", "executor_of"]
+__all__ = ["EXECUTORS", "add_executor", "executor_of", "sharing_of"]
 
 EXECUTORS = ("here", "submitit", "ray")
 
@@ -67,3 +68,29 @@ def executor_of(options: argparse.Namespace) -> Executor:
     from medseg.jobs.here import here
 
     return here(options.workers)
+
+
+def sharing_of(options: argparse.Namespace, settings: Mapping[str, Any]) -> int:
+    """Return how many jobs at a time share a GPU or a machine at most, by who carries them out.
+
+    Args:
+        options: parsed arguments with those of `add_executor`.
+        settings: of the jobs' configuration, which may name their device.
+
+    Raises:
+        MedsegError: if a Ray cluster is named that cannot be joined.
+    """
+    from medseg.jobs.job import names_device
+
+    named, given = names_device(settings), dict(options.job)
+    if options.executor == "submitit":
+        from medseg.jobs import batch
+
+        return batch.sharing(options.workers, given, names_device=named)
+    if options.executor == "ray":
+        from medseg.jobs import cluster
+
+        return cluster.sharing(options.workers, given, names_device=named)
+    from medseg.jobs import here
+
+    return here.sharing(options.workers, names_device=named)

@@ -17,7 +17,7 @@ from medseg.cli._arguments import (
     positive,
     say,
 )
-from medseg.cli._executors import add_executor, executor_of
+from medseg.cli._executors import add_executor, executor_of, sharing_of
 from medseg.errors import shown
 
 __all__ = ["add_arguments", "run"]
@@ -78,7 +78,8 @@ def run(options: argparse.Namespace) -> int:
         options.data,
         options.output,
         asked,
-        executor=None if options.executor == "here" else cells_by(executor),
+        executor=cells_by(executor),
+        sharing=lambda: sharing_of(options, settings),
         mixed=options.mixed,
         pictures=not options.no_pictures,
         since=began,

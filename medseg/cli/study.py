@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medseg.cli._arguments import add_output, end_with_input, number_above_zero, own_process, say
-from medseg.cli._executors import add_executor, executor_of
+from medseg.cli._executors import add_executor, executor_of, sharing_of
 from medseg.errors import shown
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ def _run(options: argparse.Namespace) -> int:
         study,
         options.output,
         executor=cells_by(executor),
+        sharing=lambda settings: sharing_of(options, settings),
         mixed=options.mixed,
         tracking=not options.no_mlflow,
         tracking_uri=options.tracking_uri,

@@ -8,7 +8,9 @@ killed is not called back: whoever does the same job again waits until it has en
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -17,14 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from medseg.errors import MedsegError, shown
+from medseg.jobs import here
 from medseg.jobs.gpus import VISIBLE, Gpus
 from medseg.jobs.here import at_least_one
 from medseg.jobs.job import Done, Executor, Job, work
 
-__all__ = ["batch"]
+__all__ = ["batch", "sharing"]
 
 _CLUSTER, _GPUS = "cluster", "gpus_per_node"
-_OF_THIS_MACHINE = ("local", "debug")
+_OF_THIS_MACHINE, _ONE_BY_ONE = ("local", "debug"), "debug"
 _END = 20.0  # seconds
 _POLL = 1.0  # seconds between two looks at the jobs
 _LONG = 14 * 24 * 60  # minutes that a job on this machine may take, which submitit otherwise ends after two
@@ -65,8 +68,7 @@ def batch(workers: int = 1, settings: Mapping[str, Any] | None = None) -> Execut
     except ImportError as error:
         raise MedsegError("the executor submitit needs the package submitit: pip install medseg[submitit]") from error
     given = {"name": "medseg", **(settings or {})}
-    with tempfile.TemporaryDirectory() as folder:
-        _executor(Path(folder), given)  # what it refuses, it refuses now
+    _cluster_of(given)  # what it refuses, it refuses now
 
     def execute(jobs: Sequence[Job]) -> Iterator[Done]:
         if not jobs:
@@ -75,6 +77,29 @@ def batch(workers: int = 1, settings: Mapping[str, Any] | None = None) -> Execut
         yield from _rolling(executor, jobs, workers, _Shares.of(executor.cluster, given, workers))
 
     return execute
+
+
+def sharing(workers: int, settings: Mapping[str, Any] | None = None, *, names_device: bool = False) -> int:
+    """Return how many jobs at a time work on the same GPU at most, or on this machine where they see none.
+
+    On other machines it is one: its batch system gives a job what it asks for.
+
+    Args:
+        workers: as of `batch`.
+        settings: as of `batch`.
+        names_device: whether the jobs name their device, which they share then.
+    """
+    given = dict(settings or {})
+    cluster = _cluster_of(given)
+    if cluster not in _OF_THIS_MACHINE or cluster == _ONE_BY_ONE:
+        return 1
+    return here.sharing(workers, names_device=names_device or _GPUS in given)  # submitit shows the same ones to all
+
+
+def _cluster_of(given: Mapping[str, Any]) -> str:
+    """Return what kind of batch system submitit takes."""
+    with tempfile.TemporaryDirectory() as folder:
+        return str(_executor(Path(folder), given).cluster)
 
 
 def _executor(folder: Path, given: Mapping[str, Any]) -> Any:
@@ -108,7 +133,7 @@ class _Shares:
     def of(cls, cluster: str, given: Mapping[str, Any], workers: int) -> _Shares:
         if cluster not in _OF_THIS_MACHINE:
             return cls(1, None)
-        return cls(workers, None if _GPUS in given else Gpus())
+        return cls(1 if cluster == _ONE_BY_ONE else workers, None if _GPUS in given else Gpus())
 
     @contextmanager
     def lend(self, job: Job) -> Iterator[Mapping[str, str]]:
@@ -128,7 +153,9 @@ def _rolling(executor: Any, jobs: Sequence[Job], workers: int, shares: _Shares) 
             while left and len(running) < workers:
                 job, lent = left.pop(), ExitStack()
                 environment = lent.enter_context(shares.lend(job))
-                running[job.name] = (job, executor.submit(_Work(job, shares.processors, environment)), lent)
+                with _interruptible():
+                    submitted = executor.submit(_Work(job, shares.processors, environment))
+                running[job.name] = (job, submitted, lent)
             ended = [each for each in running.values() if each[1].done()]
             for job, submitted, lent in ended:
                 del running[job.name]
@@ -141,6 +168,23 @@ def _rolling(executor: Any, jobs: Sequence[Job], workers: int, shares: _Shares) 
             with suppress(Exception):  # a batch system may say anything of a job that has ended by itself
                 submitted.cancel()
         _let_end([submitted for _, submitted, _ in running.values()])
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let processes that are started take SIGINT, by which submitit ends those of this machine.
+
+    What a script's shell has put into the background ignores it, and with it all that is started there.
+    """
+    ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    if not ignored or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda *_: None)  # what is started has the default, this process goes on to ignore it
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _let_end(cancelled: Sequence[Any]) -> None:

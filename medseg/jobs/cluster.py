@@ -13,14 +13,17 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from medseg.errors import MedsegError, counted, shown
+from medseg.jobs import here
+from medseg.jobs.gpus import VISIBLE, Gpus
 from medseg.jobs.here import at_least_one
 from medseg.jobs.job import Done, Executor, Job, cores, work
 
-__all__ = ["cluster"]
+__all__ = ["cluster", "sharing"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +41,7 @@ def cluster(workers: int = 1, settings: Mapping[str, Any] | None = None) -> Exec
             that is started on this machine and ends with the last job; and Ray's options of a task: ``num_cpus``,
             ``num_gpus``, ``memory`` (bytes), ``accelerator_type``, ``scheduling_strategy``, and ``max_retries`` (3),
             how often the job of a worker that died is given to another. On this machine the GPUs are divided between
-            the workers; in a cluster that is there, a job sees as many as ``num_gpus`` says, by Ray's default none.
+            the workers; in a cluster that is there, a job sees as many as ``num_gpus`` says, by default none.
 
     Raises:
         MedsegError: if Ray is not installed, no cluster is named, an option is none of these, or ``workers`` is not at
@@ -53,9 +56,14 @@ def cluster(workers: int = 1, settings: Mapping[str, Any] | None = None) -> Exec
     if address == _LOCAL:  # read when Ray is imported: it listens on the loopback alone then, else on every interface
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     try:
-        import ray  # noqa: F401
+        import ray
     except ImportError as error:
         raise MedsegError("the executor ray needs the package ray: pip install medseg[ray]") from error
+    try:
+        ray.remote(_in_cluster).options(**given)
+    except (TypeError, ValueError) as error:
+        asked = " ".join(f"{key}={value}" for key, value in given.items())
+        raise MedsegError(f"--job {asked}: Ray refuses it: {shown(str(error).partition(chr(10))[0])}") from error
     if not address:
         raise MedsegError(
             "no Ray cluster is named: give --job address=HOST:6379 or set RAY_ADDRESS; address=local starts one on "
@@ -72,6 +80,38 @@ def cluster(workers: int = 1, settings: Mapping[str, Any] | None = None) -> Exec
     return execute
 
 
+def sharing(workers: int, settings: Mapping[str, Any] | None = None, *, names_device: bool = False) -> int:
+    """Return how many jobs at a time work on the same GPU at most, or on the same machine where they see none.
+
+    A cluster that is there is asked how many its largest machine takes at a time.
+
+    Args:
+        workers: as of `cluster`.
+        settings: as of `cluster`.
+        names_device: whether the jobs name their device, which they share then.
+
+    Raises:
+        MedsegError: if the cluster cannot be joined.
+    """
+    given = dict(settings or {})
+    address = str(given.get(_ADDRESS) or os.environ.get("RAY_ADDRESS"))
+    gpus = float(given.get(_GPUS) or 0)
+    if gpus and not names_device:
+        return min(workers, max(1, int(1 / gpus)))
+    if address == _LOCAL:
+        return here.sharing(workers, names_device=names_device or _GPUS in given)
+    with _joined(address):
+        return min(workers, _on_a_machine(float(given.get("num_cpus", 1))))
+
+
+def _on_a_machine(processors: float) -> int:
+    """Return how many tasks of so many processors the largest machine of the cluster takes at a time."""
+    import ray
+
+    machines = [float(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    return max(1, int(max(machines, default=0) / processors)) if processors else sys.maxsize
+
+
 @contextlib.contextmanager
 def _joined(address: str) -> Iterator[None]:
     """Join a cluster, unless this process is in one."""
@@ -80,7 +120,7 @@ def _joined(address: str) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    more = {"include_dashboard": False} if address == _LOCAL else {}
+    more = {"include_dashboard": False, _GPUS: len(Gpus())} if address == _LOCAL else {}
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **more)
     except Exception as error:  # of a start that takes more than Ray's 30 seconds, a bare one
@@ -130,7 +170,7 @@ def _rolling(
     """Keep so many tasks in the cluster; yield each job that is done."""
     import ray
 
-    task = ray.remote(work)
+    task = ray.remote(_in_cluster)
     left = list(jobs)[::-1]
     running: dict[Any, Job] = {}
     try:
@@ -138,7 +178,7 @@ def _rolling(
             while left and len(running) < workers:
                 job = left.pop()
                 asked = options if job.names_device else {**gpus, **options}
-                running[task.options(**asked).remote(job)] = job
+                running[task.options(**asked).remote(work, job)] = job
             ended, _ = ray.wait(list(running), num_returns=1)
             for reference in ended:
                 job = running.pop(reference)
@@ -147,6 +187,19 @@ def _rolling(
         for reference in running:
             with contextlib.suppress(Exception):  # it may have ended by itself
                 ray.cancel(reference, force=True)
+
+
+def _in_cluster(do: Callable[..., Done], job: Job) -> Done:
+    """Do a job as a task of a cluster; it sees the GPUs that it was given there, and of none that are given none.
+
+    Ray by itself shows all GPUs of a machine to a task that was given none; earlier ones showed none of them, as does
+    one with RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO. A job that names its device is left what Ray shows.
+    """
+    import ray
+
+    given = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
+    sees = {} if job.names_device and not given else {VISIBLE: ",".join(map(str, given))}
+    return do(job, environment=sees)
 
 
 def _result(job: Job, reference: Any) -> Done:

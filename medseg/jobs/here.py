@@ -10,7 +10,7 @@ from medseg.errors import MedsegError
 from medseg.jobs.gpus import Gpus
 from medseg.jobs.job import Done, Executor, Job, Process, threads
 
-__all__ = ["at_least_one", "here"]
+__all__ = ["at_least_one", "here", "sharing"]
 
 
 def at_least_one(workers: int) -> int:
@@ -55,6 +55,16 @@ def here(workers: int = 1) -> Executor:
             pool.shutdown()
 
     return execute
+
+
+def sharing(workers: int, *, names_device: bool = False) -> int:
+    """Return how many jobs at a time work on the same GPU at most, or on this machine where they see none.
+
+    Args:
+        workers: processes at a time.
+        names_device: whether the jobs name their device, which they share then.
+    """
+    return (Gpus([]) if names_device else Gpus()).sharing(workers)
 
 
 class _Running:

@@ -18,7 +18,7 @@ from medseg.bundle.pack import About
 from medseg.data.check import check_datalist
 from medseg.data.datalist import Datalist
 from medseg.errors import MedsegError, counted, few, shown
-from medseg.jobs.gpus import Gpus
+from medseg.jobs import here as machine
 from medseg.jobs.job import names_device
 from medseg.runs.lock import FolderLock
 from medseg.runs.paths import resolve_path
@@ -59,6 +59,7 @@ def compare_networks(
     asked: Asked,
     *,
     executor: Executor | None = None,
+    sharing: Callable[[], int] | None = None,
     mixed: bool = False,
     pictures: bool = True,
     clock: Callable[[], float] = time.monotonic,
@@ -73,6 +74,8 @@ def compare_networks(
         output: folder of the comparison, new or begun.
         asked: what is asked.
         executor: makes the trainings, as many at a time as ``asked.workers``; by default processes of this machine.
+        sharing: asked how many trainings at a time share a GPU or a machine at most, which plans count with; by default
+            as processes of this machine do, whoever makes them.
         mixed: whether to go on with trainings that other code began.
         pictures: whether the report shows cases.
         clock: seconds, from any moment on.
@@ -96,7 +99,7 @@ def compare_networks(
             check_datalist(found).raise_for_errors()
             known = {"where": str(resolve_path(data)), "data": found.fingerprint()}
             record = Record.begin(folder, {**asked.lasting(), **known})
-            made = _Comparison(folder, found, asked, record, spent, executor, mixed, say).run()
+            made = _Comparison(folder, found, asked, record, spent, executor, sharing, mixed, say).run()
             RunFolder(folder).write_json(RESULTS, made.results())
             write_report(made, pictures=pictures)
             return made
@@ -131,6 +134,7 @@ class _Comparison:
     record: Record
     spent: Spent
     executor: Executor | None
+    sharing: Callable[[], int] | None
     mixed: bool
     say: Say
 
@@ -190,11 +194,10 @@ class _Comparison:
 
     @cached_property
     def _sharing(self) -> int:
-        """Trainings that share a device of this machine."""
-        if self.executor is not None:
-            return 1
-        gpus = Gpus([]) if names_device(self.asked.settings) else Gpus()
-        return gpus.sharing(self.asked.workers)
+        """Trainings at a time that share a device."""
+        if self.sharing is not None:
+            return self.sharing()
+        return machine.sharing(self.asked.workers, names_device=names_device(self.asked.settings))
 
     def _holds_another(self, planned: Sequence[str]) -> bool:
         if len(planned) < 2:

@@ -25,6 +25,7 @@ from medseg.metrics.score_board import ScoreBoard
 from medseg.resources import BUNDLE_FILE
 from medseg.runs.lock import FolderLock
 from medseg.runs.paths import resolve_path
+from medseg.runs.processes import pick_device
 from medseg.runs.tracking import MLflowTracker, import_run
 from medseg.studies.executors import Executor, here
 from medseg.studies.study import Cell, Study, StudyError, read_study
@@ -45,6 +46,7 @@ def run_study(
     folder: str | Path,
     *,
     executor: Executor | None = None,
+    sharing: Callable[[Mapping[str, Any]], int] = lambda settings: 1,
     mixed: bool = False,
     tracking: bool = True,
     tracking_uri: str | None = None,
@@ -56,6 +58,7 @@ def run_study(
         study: what is asked.
         folder: of the study, new or begun.
         executor: makes the cells; by default one after the other on this machine.
+        sharing: told the settings of a row that is to be planned, how many cells at a time share a GPU or a machine.
         mixed: whether cells of different code, data or budgets may stand in the table, which then says so.
         tracking: whether MLflow is told, of the study as a run and of each cell as its child.
         tracking_uri: of MLflow; by default a database in the folder.
@@ -84,7 +87,7 @@ def run_study(
     try:
         made = _made(places, study, cells)
         _write_study(places, study)
-        _plan(places, study, data, say)
+        _plan(places, study, data, sharing, say)
         _refuse(places, study, data, cells)
         missing = [cell for cell in cells if cell.name not in made]
         if missing:
@@ -142,19 +145,22 @@ def _write_study(places: Places, study: Study) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _plan(places: Places, study: Study, data: Datalist, say: Say) -> None:
-    """Plan a bundle for each row that asks for one; each once, whole or not at all."""
+def _plan(places: Places, study: Study, data: Datalist, sharing: Callable[[Mapping[str, Any]], int], say: Say) -> None:
+    """Plan a bundle for each row that asks for one; each once, whole or not at all, for the share that a cell gets."""
     for row in study.rows:
         target = places.folder / "plans" / row.slug
         if not row.plan or target.is_dir():
             continue
-        from medseg.studies import plan_bundle
-        from medseg.studies.plan import make_plan
+        from medseg.studies import plan, plan_bundle, plan_network
 
-        plan = make_plan(
-            data, network=row.plan, dimensions=row.dimensions, memory=row.memory, minutes=study.minutes, say=say
+        device, shared, memory = row.settings.get("device"), sharing(row.settings), row.memory
+        if memory is None and shared > 1:
+            memory = plan_network.memory_limit(None, pick_device(device)).value / shared / 2**30
+        minutes = (plan.MINUTES if study.minutes is None else study.minutes) / shared
+        made = plan.make_plan(
+            data, network=row.plan, dimensions=row.dimensions, memory=memory, minutes=minutes, device=device, say=say
         )
-        plan_bundle.write_whole(plan, data, target)
+        plan_bundle.write_whole(made, data, target)
         say(f"{row.name}: planned, see {shown(target / 'docs' / 'README.md')}")
 
 

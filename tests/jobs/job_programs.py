@@ -1,6 +1,7 @@
 """Jobs that are a few lines of Python and import nothing of ours, for tests of those who carry jobs out."""
 
 import sys
+import time
 from pathlib import Path
 
 from medseg.jobs.job import Job
@@ -36,6 +37,20 @@ elif name == "twice":  # the first time it waits to be killed with the process t
 """
 
 COMMAND = (sys.executable, "-c", PROGRAM)
+
+
+def wait_for(path: Path) -> None:
+    """Wait until a file is there; how long, is said by the test's own limit alone."""
+    while not path.is_file():
+        time.sleep(0.05)
+
+
+def pid_in(path: Path) -> int:
+    """Return the process whose number a file holds, once it is there and whole."""
+    wait_for(path)
+    while not (text := path.read_text()):
+        time.sleep(0.05)
+    return int(text)
 
 
 def seen(folder: Path) -> dict[str, str]:

@@ -3,22 +3,23 @@
 import os
 import shutil
 import signal
-import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from jobs.job_programs import COMMAND, jobs_of, seen
+from jobs.job_programs import COMMAND, jobs_of, pid_in, seen, wait_for
 
 from medseg.errors import MedsegError
 from medseg.jobs import batch as module
 from medseg.jobs import job
-from medseg.jobs.batch import batch
+from medseg.jobs.batch import batch, sharing
 from medseg.jobs.gpus import VISIBLE
 
 pytest.importorskip("submitit", reason="the extra submitit is not installed")
 LOCAL = {"cluster": "local"}
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.timeout(1200)  # two processes are started for each job, which a busy machine does slowly
 
 
 @pytest.fixture(autouse=True)
@@ -32,14 +33,6 @@ def small_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 class _Small(module._Work):
     def __call__(self) -> job.Done:
         return job.work(self._job, self._share, COMMAND, self._environment)
-
-
-def wait_for(path: Path) -> int:
-    until = time.monotonic() + 120
-    while not path.is_file() or not path.read_text():
-        assert time.monotonic() < until, f"{path.name} is not there"
-        time.sleep(0.05)
-    return int(path.read_text())
 
 
 def test_what_became_of_each_is_told(tmp_path: Path) -> None:
@@ -66,26 +59,29 @@ def test_a_worker_that_is_killed_takes_its_job_along_and_is_told(tmp_path: Path)
     """The process of the job ends with it, so that whoever is given the job next finds it free."""
     running = batch(2, LOCAL)(jobs_of(tmp_path, "long", "good"))
     assert next(running).name == "good"
-    os.kill(wait_for(tmp_path / "long.pid"), signal.SIGKILL)
+    os.kill(pid_in(tmp_path / "long.pid"), signal.SIGKILL)
     (done,) = running
     assert done.name == "long"
     assert done.error.startswith("job ")
     assert "ended before it was done" in done.error
-    until = time.monotonic() + 60
-    while not (tmp_path / "ended").is_file():
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    wait_for(tmp_path / "ended")
 
 
-def test_jobs_end_with_who_asked_for_them(tmp_path: Path) -> None:
+@pytest.fixture(params=[signal.default_int_handler, signal.SIG_IGN], ids=["", "ignored"])
+def interrupt(request: pytest.FixtureRequest) -> Iterator[object]:
+    """What this process does of SIGINT; a script's shell lets what it puts into the background ignore it."""
+    before = signal.signal(signal.SIGINT, request.param)
+    yield request.param
+    signal.signal(signal.SIGINT, before)
+
+
+def test_jobs_end_with_who_asked_for_them(tmp_path: Path, interrupt: object) -> None:
     running = batch(2, LOCAL)(jobs_of(tmp_path, "long", "good"))
     assert next(running).name == "good"
-    wait_for(tmp_path / "long.pid")
+    assert signal.getsignal(signal.SIGINT) == interrupt
+    pid_in(tmp_path / "long.pid")
     running.close()  # type: ignore[attr-defined]
-    until = time.monotonic() + 60
-    while not (tmp_path / "ended").is_file():
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    wait_for(tmp_path / "ended")
 
 
 @pytest.fixture
@@ -120,6 +116,27 @@ def test_who_says_which_gpus(tmp_path: Path, cluster: str, given: dict[str, int]
         assert lent == shares
 
 
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize(
+    ("settings", "number", "named"),
+    [
+        (LOCAL, 3, 5),
+        ({**LOCAL, "gpus_per_node": 1}, 5, 5),  # submitit shows the first one to all
+        ({"cluster": "debug"}, 1, 1),  # one after the other
+    ],
+)
+def test_how_many_share_a_gpu_of_this_machine(settings: dict[str, object], number: int, named: int) -> None:
+    assert sharing(5, settings) == number
+    assert sharing(5, settings, names_device=True) == named
+
+
+def test_each_has_its_share_of_the_processors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert [each.error for each in batch(2, LOCAL)(jobs_of(tmp_path, "good1"))] == [""]
+    assert int((tmp_path / "good1").read_text()) == max(1, job.cores() // 2)
+    assert module._Shares.of("debug", {}, 2).processors == 1
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -141,6 +158,7 @@ def test_slurm_is_given_what_was_asked(tmp_path: Path, monkeypatch: pytest.Monke
         program.write_text("#!/bin/sh\nexit 1\n")
         program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    assert sharing(4, {"cluster": "slurm"}) == sharing(4) == 1  # its jobs have what it gives them
     executor = module._executor(tmp_path / "logs", {"cluster": "slurm", "timeout_min": 90, "slurm_partition": "gpu"})
     text = executor._executor._make_submission_file_text("work", "1")
     assert "#SBATCH --time=90\n" in text

@@ -7,18 +7,20 @@ import secrets
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from jobs.job_programs import COMMAND, jobs_of, seen
+from jobs.job_programs import COMMAND, jobs_of, pid_in, seen
 from ray_here import TRIES
 
 from medseg.errors import MedsegError
 from medseg.jobs import cluster as module
 from medseg.jobs import job
-from medseg.jobs.cluster import cluster
+from medseg.jobs.cluster import cluster, sharing
+from medseg.jobs.gpus import VISIBLE
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed")
 ROOT = Path(__file__).parents[2]
@@ -37,8 +39,8 @@ def joined(ray_here: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "work", small)
 
 
-def small(each: job.Job) -> job.Done:
-    return job.work(each, command=COMMAND)
+def small(each: job.Job, environment: Mapping[str, str]) -> job.Done:
+    return job.work(each, command=COMMAND, environment=environment)
 
 
 @pytest.mark.timeout(1200)
@@ -56,7 +58,7 @@ def test_what_became_of_each_is_told(tmp_path: Path) -> None:
 def test_the_job_of_a_worker_that_is_killed_is_done_by_another(tmp_path: Path) -> None:
     running = cluster(2, ADDRESS)(jobs_of(tmp_path, "twice", "good"))
     assert next(running) == job.Done("good")
-    os.kill(wait_for(tmp_path / "twice.pid"), signal.SIGKILL)
+    os.kill(pid_in(tmp_path / "twice.pid"), signal.SIGKILL)
     assert list(running) == [job.Done("twice")]
 
 
@@ -65,7 +67,7 @@ def test_the_job_of_a_worker_that_is_killed_is_done_by_another(tmp_path: Path) -
 def test_a_job_that_may_not_be_tried_again_is_told(tmp_path: Path) -> None:
     running = cluster(2, {**ADDRESS, "max_retries": 0})(jobs_of(tmp_path, "long", "good"))
     assert next(running) == job.Done("good")
-    os.kill(wait_for(tmp_path / "long.pid"), signal.SIGKILL)
+    os.kill(pid_in(tmp_path / "long.pid"), signal.SIGKILL)
     (done,) = running
     assert "in the cluster: " in done.error
     assert done.error.endswith(f"see {tmp_path / 'logs' / 'long.log'}")
@@ -90,12 +92,80 @@ def test_jobs_that_would_see_no_gpu_are_warned_of(caplog: pytest.LogCaptureFixtu
     assert "the Ray cluster has 2 GPUs, of which jobs see none; --job num_gpus=1 gives each one" in caplog.text
 
 
-def wait_for(path: Path) -> int:
-    until = time.monotonic() + 300
-    while not path.is_file() or not path.read_text():
-        assert time.monotonic() < until, f"{path.name} is not there"
-        time.sleep(0.05)
-    return int(path.read_text())
+@pytest.mark.timeout(1200)
+@pytest.mark.usefixtures("joined")
+@pytest.mark.parametrize("options", [{}, {"num_gpus": 0}])
+def test_jobs_that_are_given_no_gpu_see_none(tmp_path: Path, options: dict[str, int]) -> None:
+    """Ray 2.60 shows them all; one that names its device is left that."""
+    jobs = jobs_of(tmp_path, "sees_1_a", "sees_1_names")
+    jobs[1] = replace(jobs[1], names_device=True)
+    assert {each.error for each in cluster(1, {**ADDRESS, **options})(jobs)} == {""}
+    found = seen(tmp_path)
+    assert found.pop("sees_1_a") == ""
+    assert found["sees_1_names"] == "all" or tuple(map(int, ray.__version__.split(".")[:2])) < (2, 60)
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.usefixtures("joined")
+def test_jobs_see_as_many_gpus_as_were_asked_for(tmp_path: Path) -> None:
+    jobs = jobs_of(tmp_path, "sees_1_a")
+    assert [each.error for each in cluster(2, {**ADDRESS, "num_gpus": 2})(jobs)] == [""]
+    assert seen(tmp_path) == {"sees_1_a": "0,1"}
+
+
+@pytest.mark.parametrize("given", [[], ["1"], ["GPU-ab", "3"]])
+@pytest.mark.parametrize("names_device", [False, True])
+def test_what_a_job_sees_is_not_left_to_ray(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[str], names_device: bool
+) -> None:
+    """As with RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES, with which Ray tells what was given but shows all."""
+    context = SimpleNamespace(get_accelerator_ids=lambda: {"GPU": given, "TPU": ["7"]})
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
+    monkeypatch.setenv(VISIBLE, "0,1,2,3")
+    (each,) = jobs_of(tmp_path, "sees_1_a")
+    assert module._in_cluster(small, replace(each, names_device=names_device)) == job.Done("sees_1_a")
+    assert seen(tmp_path) == {"sees_1_a": "0,1,2,3" if names_device and not given else ",".join(given)}
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.usefixtures("joined")
+@pytest.mark.parametrize(
+    ("workers", "options", "number"),
+    [
+        (3, {}, 3),  # of processors, of which the machine has four
+        (8, {}, 4),
+        (8, {"num_cpus": 2}, 2),
+        (8, {"num_cpus": 0}, 8),
+        (8, {"num_gpus": 0}, 4),
+        (8, {"num_gpus": 1}, 1),
+        (8, {"num_gpus": 2}, 1),
+        (8, {"num_gpus": 0.25}, 4),
+        (2, {"num_gpus": 0.25}, 2),
+    ],
+)
+def test_how_many_share_a_machine_of_a_cluster(workers: int, options: dict[str, float], number: int) -> None:
+    assert sharing(workers, {**ADDRESS, **options}) == number
+    if "num_cpus" not in options:
+        assert sharing(workers, {**ADDRESS, **options}, names_device=True) == min(workers, 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "number"), [({}, 2), ({"num_gpus": 1}, 1), ({"num_gpus": 0.5}, 2), ({"num_gpus": 0}, 3)]
+)
+def test_how_many_share_a_gpu_of_this_machine(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, float], number: int
+) -> None:
+    """Of a Ray that is not started for it."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr(ray, "init", None)
+    assert sharing(3, {"address": "local", **options}) == number
+    assert sharing(3, {"address": "local", **options}, names_device=True) == 3
+
+
+@pytest.mark.parametrize(("name", "value"), [("num_gpus", "two"), ("num_gpus", -1), ("memory", "4G")])
+def test_options_that_ray_does_not_take_are_refused_before_it_is_joined(name: str, value: object) -> None:
+    with pytest.raises(MedsegError, match=rf"--job {name}={value}: Ray refuses it: .*{name}"):
+        cluster(1, {**ADDRESS, name: value})
 
 
 def test_no_cluster_is_started_unasked(monkeypatch: pytest.MonkeyPatch) -> None:

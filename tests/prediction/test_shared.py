@@ -4,7 +4,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -230,8 +230,8 @@ def test_a_worker_of_ray_that_is_killed(
     request.getfixturevalue("ray_here")
     command = killing("worker", cohort / "killed_cluster")
 
-    def work(each: Job) -> Done:
-        return job.work(each, command=command)
+    def work(each: Job, environment: Mapping[str, str]) -> Done:
+        return job.work(each, command=command, environment=environment)
 
     monkeypatch.setattr(cluster, "work", work)
     done = of(cohort, "ray", Shared(cluster.cluster(2, {"address": "in this process"}), 2))

@@ -23,6 +23,7 @@ from medseg.errors import MedsegError
 from medseg.prediction.predict import predict
 from medseg.studies import complexity, network_comparison, study_cell
 from medseg.studies.executors import Done
+from medseg.studies.halving import Budget, stages
 from medseg.studies.network_comparison import compare_networks
 from medseg.studies.network_data import own_data
 from medseg.studies.network_record import RECORD, Asked, Spent
@@ -226,6 +227,40 @@ def test_trainings_that_share_a_device_share_its_memory(
     with pytest.raises(KilledError):
         compare_networks(whole.folder / "data", tmp_path / "out", asked)
     assert json.loads((tmp_path / "out" / RECORD).read_text())["memory"] == int(8e9) // sharing
+
+
+@pytest.mark.parametrize(
+    ("words", "sharing"),
+    [
+        ([], 2),
+        (["--executor", "submitit", "--job", "cluster=local"], 2),
+        (["--executor", "submitit", "--job", "cluster=local", "gpus_per_node=1"], 4),
+        (["--executor", "ray", "--job", "address=local"], 2),
+        (["--executor", "ray", "--job", "address=local", "num_gpus=1"], 1),
+    ],
+)
+def test_plans_are_for_what_the_executor_gives_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], sharing: int
+) -> None:
+    for name in words[1:2]:
+        pytest.importorskip(name, reason=f"the extra {name} is not installed")
+    minutes: list[float] = []
+
+    def stop(_: object, name: str, given: float) -> None:
+        minutes.append(given)
+        raise KilledError
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr(network_comparison.plan_network, "memory_limit", lambda *_: SimpleNamespace(value=8e9))
+    monkeypatch.setattr(network_comparison._Comparison, "_plan", stop)
+    write_data(tmp_path / "data", folds=2, cases=8)
+    given = ["compare-networks", str(tmp_path / "data"), "-o", str(tmp_path / "out"), "--minutes", "30"]
+    with pytest.raises(KilledError):
+        main([*given, "--networks", *THREE, "--workers", "4", *words])
+    record = json.loads((tmp_path / "out" / RECORD).read_text())
+    assert record["memory"] == int(8e9) // sharing
+    whole_minutes = stages(Budget(30.0, 4), record["count"], len(record["folds"]))[-1].minutes
+    assert minutes == [pytest.approx(whole_minutes / sharing)]
 
 
 def test_what_fails_is_a_row_and_the_others_go_on(whole: Whole, tmp_path: Path, clock: Clock) -> None:
