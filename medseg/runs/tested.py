@@ -47,8 +47,9 @@ def looking(runs: Sequence[Path], what: Mapping[str, Any]) -> Iterator[dict[str,
     look = {"id": secrets.token_hex(8), "began": _now(), "ended": None, **what, "before": len(earlier)}
     places = [place for place in _places(runs) if _noted(place, look)]
     yield {**look, "said": said(earlier)}
+    ended = {**look, "ended": _now()}  # the same in all
     for place in places:
-        _noted(place, {**look, "ended": _now()})
+        _noted(place, ended)
 
 
 def before(runs: Sequence[Path], images: Sequence[str]) -> list[dict[str, Any]]:
