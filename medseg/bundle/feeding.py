@@ -31,7 +31,7 @@ from medseg.inferers.resize import ResizeInferer
 from medseg.inferers.sliding_window import SlidingWindow
 from medseg.inferers.way_back import FILE_AFFINE, IMAGE_AFFINE
 from medseg.inferers.whole_image import WholeImage
-from medseg.io.load import LoadImagesd, is_stack
+from medseg.io.load import ALPHA, LoadImagesd, is_stack
 from medseg.reports.windows import Window, window_of
 from medseg.transforms.normalise import ImageNormalisation
 from medseg.transforms.resize import ResizeImagesd
@@ -206,9 +206,17 @@ def beyond_range(image: Tensor, description: Description) -> str | None:
 
     Args:
         image: as fed, so scaled already.
-        description: the model; only a range that is not clipped tells.
+        description: the model; only a range that is not clipped tells, which ImageNet's 0 to 255 is, too.
     """
     intensity = description.input.intensity
+    if intensity["scheme"] == "imagenet":
+        least, most = float(image.min()), float(image.max())
+        if least >= -_RANGE_SLACK * 255 and most <= (1 + _RANGE_SLACK) * 255:
+            return None
+        return (
+            f"its values go from {least:g} to {most:g}, but the model takes pictures of 0 to 255 (scheme imagenet); "
+            "convert it, or train with model#input#intensity#scheme=image"
+        )
     if intensity["scheme"] != "range" or intensity["clip"]:
         return None
     least, most = float(image.min()), float(image.max())
@@ -225,14 +233,15 @@ def beyond_range(image: Tensor, description: Description) -> str | None:
 class Colourd(MapTransform):
     """Dictionary transform: pictures to three channels, or to one.
 
-    Grey becomes three equal channels; an alpha channel is left out; three channels become one by ITU-R 601's luma.
+    Grey becomes three equal channels; an alpha channel is left out, where the image's reader says that it is one;
+    three channels become one by ITU-R 601's luma.
 
     Args:
         keys: of pictures.
         colour: ``"rgb"`` or ``"grey"``.
 
     Raises:
-        DescriptionError: if the picture has another number of channels than 1 to 4.
+        DescriptionError: if the picture has another number of channels than 1 or 3, beside alpha.
 
     Shape:
         ``(C, *S)`` to ``(3, *S)`` or ``(1, *S)``, of the same type.
@@ -250,11 +259,13 @@ class Colourd(MapTransform):
         return converted
 
     def _convert(self, image: Tensor) -> Tensor:
-        channels = image.shape[0]
-        if channels not in (1, 2, 3, 4):
-            raise DescriptionError(f"the image has {channels} channels, the model takes {self.colour} pictures")
-        if channels in (2, 4):
-            image = image[: channels - 1]
+        if isinstance(image, MetaTensor) and image.meta.get(ALPHA):
+            image = image[:-1]
+        if image.shape[0] not in (1, 3):
+            raise DescriptionError(
+                f"the image has {image.shape[0]} channels and does not say that one is alpha, but the model takes "
+                f"{self.colour} pictures of 1 channel or of 3 (red, green, blue); convert it"
+            )
         if self.colour == "rgb":
             return image if image.shape[0] == 3 else image.expand(3, *image.shape[1:]).contiguous()
         if image.shape[0] == 1:

@@ -17,7 +17,18 @@ from medseg.errors import counted
 from medseg.importers.folder import stem_of
 
 __all__ = [
-    *("Affix", "Rule", "is_image", "is_label", "labels_among", "part_of", "rules_between", "rules_within", "words"),
+    *(
+        "Affix",
+        "Rule",
+        "all_labels",
+        "is_image",
+        "is_label",
+        "labels_among",
+        "part_of",
+        "rules_between",
+        "rules_within",
+        "words",
+    ),
 ]
 
 _LABEL = frozenset(
@@ -230,6 +241,18 @@ def labels_among(files: Iterable[Path]) -> dict[Path, Path]:
     return found
 
 
+def all_labels(files: Iterable[Path]) -> bool:
+    """Return whether every file is a label by its name or its folder's: ``labels/a.png``, ``a_mask.png``, ``seg.nii``.
+
+    Args:
+        files: below the folder that is looked at, whose own name says nothing.
+    """
+    return all(
+        any(map(is_label, path.parts[:-1])) or bool(_label_end(stem_of(path))) or _says_no_more(part_of(path))
+        for path in files
+    )
+
+
 def _labels_of_patients(folders: Mapping[Path, Sequence[Path]]) -> dict[Path, Path]:
     """Return files that their folder's images lie beside: ``seg`` in one folder, ``t1_seg`` where several have it."""
     parts = {place: {path: part_of(path) for path in here} for place, here in folders.items()}
@@ -247,7 +270,7 @@ def _labels_of_patients(folders: Mapping[Path, Sequence[Path]]) -> dict[Path, Pa
 
 def _says_no_more(part: str) -> bool:
     """Return whether a name says label and nothing else: of ``01_lesion_photo`` it is not known."""
-    return all(word.isdigit() or is_label(word) for word in words(part))
+    return is_label(part) and all(word.isdigit() or is_label(word) for word in words(part))
 
 
 def _labels_of_folders(folders: Mapping[Path, Sequence[Path]]) -> dict[Path, Path]:

@@ -57,6 +57,7 @@ def join(images: Sequence[ImageFile], paths: Sequence[Path]) -> ImageFile:
         first,
         array=np.concatenate(arrays, axis=-1),
         channels=sum(image.channels for image in images),
+        alpha=False,
         palette=any(image.palette for image in images),
         lossy=any(image.lossy for image in images),
         notes=tuple(dict.fromkeys(note for image in images for note in image.notes)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
@@ -14,6 +15,7 @@ from medseg.errors import MedsegError
 from medseg.io import dicom
 from medseg.io.images import SUFFIXES, image_suffix
 from medseg.io.masks import mask_path
+from medseg.io.parts import parts_of
 
 __all__ = [
     *("MAPS", "MASK_RECORD", "LeftOut", "Listing", "list_images", "mask_targets", "refuse_missing", "with_channels"),
@@ -27,6 +29,7 @@ MAPS = ("probabilities", "entropy")
 
 _RUN = {"config.yaml", "environment.json"}  # what the folder of a training or an evaluation holds from its start
 _SHOWN = 10
+_HEADERS = (".mhd", ".hdr")  # of images whose values lie in another file
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")  # nnU-Net's names: case_0000.nii.gz, case_0001.nii.gz
 
 
@@ -37,7 +40,7 @@ class LeftOut:
     Args:
         path: inside the folder, as it is reached from there.
         reason: why, in a few words.
-        ours: whether it is a folder of masks or of a run, which nobody takes for images.
+        ours: whether nobody misses it: a folder of masks or of a run, or what is listed under another name.
     """
 
     path: Path
@@ -204,9 +207,20 @@ class _Walk:
         self._enter(self.root)
         while self.links:
             self._enter(self.links.popleft())
+        values = self._values()
+        self.left_out = [each for each in self.left_out if os.path.realpath(each.path) not in values]
         return Listing(
             self.root, tuple(sorted(self.images)), tuple(sorted(self.left_out, key=lambda each: str(each.path)))
         )
+
+    def _values(self) -> set[str]:
+        """Return the files that hold the values of headers among the images: ``a.raw`` of ``a.mhd``."""
+        found = set()
+        for head in self.images if self.left_out else ():
+            if head.name.lower().endswith(_HEADERS):
+                with contextlib.suppress(OSError):  # whoever reads it says that it is gone
+                    found |= {os.path.realpath(part) for part in parts_of(head)}
+        return found
 
     def _omit(self, path: Path, reason: str, *, ours: bool = False) -> None:
         self.left_out.append(LeftOut(path, reason, ours))
@@ -222,7 +236,7 @@ class _Walk:
             if real in self.seen:
                 first = self.seen[real]
                 name = "the folder itself" if first == self.root else _printable(first.relative_to(self.root))
-                self._omit(folder, f"link to {name}, which is listed already")
+                self._omit(folder, f"link to {name}, which is listed already", ours=True)
                 continue
             self.seen[real] = folder
             try:

@@ -36,6 +36,7 @@ class ImageFile:
             head); ``None`` where the format knows no patient.
         kind: ``"picture"``, which a stack of pages is, too, or ``"volume"``, which has an affine.
         lossy: whether the file's compression changes values, as JPEG's does; class indices do not survive it.
+        alpha: whether the last channel is opacity, and no channel of what is seen.
         orientation: how the file stores the picture (EXIF and TIFF tag 274); 1 is upright. `array` is upright always.
         notes: what a reader should be told of though the file can be used, each in one line.
     """
@@ -47,6 +48,7 @@ class ImageFile:
     affine: Affine | None = None
     kind: Kind = "picture"
     lossy: bool = False
+    alpha: bool = False
     orientation: int = 1
     notes: tuple[str, ...] = ()
 

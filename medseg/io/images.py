@@ -110,6 +110,10 @@ def _decode(path: Path, label: bool) -> ImageFile:
     except EOFError as error:
         raise ImageError(f"{path}: ends too early ({error}); restore the file") from error
     except (gzip.BadGzipFile, zlib.error) as error:
+        if "Not a gzipped file" in str(error):
+            raise ImageError(
+                f"{path}: is not compressed, whatever its name says; rename it, or restore the file"
+            ) from error
         raise ImageError(
             f"{path}: damaged (its compression's own checksum or code: {error}); restore the file"
         ) from error

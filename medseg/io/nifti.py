@@ -20,6 +20,7 @@ __all__ = ["SUFFIXES", "check_affine", "read_nifti"]
 
 SUFFIXES = (".nii", ".nii.gz", ".hdr")
 
+_GZIP = b"\x1f\x8b"
 _NIFTI_1, _NIFTI_2 = 348, 540  # bytes of a header, which begins with this number
 _DIFFERENCE = 0.1  # voxels; less is rounding of the stored quaternion
 _UNITS = {1: "metres", 3: "micrometres"}
@@ -90,6 +91,8 @@ def _parse(path: Path, start: bytes) -> Any:
     kinds = {_NIFTI_1: nibabel.Nifti1Header, _NIFTI_2: nibabel.Nifti2Header}
     found = [kinds[n] for n in (int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")) if n in kinds]
     if not found or len(start) < found[0].template_dtype.itemsize:
+        if start.startswith(_GZIP):
+            raise ImageError(f"{path}: is compressed; call it .nii.gz, or restore the file")
         raise ImageError(f"{path}: damaged or not what its name says (no NIfTI header); restore the file")
     header = found[0](start[: found[0].template_dtype.itemsize], check=False)
     magic = bytes(header["magic"])[:3]

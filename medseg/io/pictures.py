@@ -69,7 +69,8 @@ def read_picture(path: Path, label: bool) -> ImageFile:
     orientation = orientation if orientation in range(1, 9) else 1
     array = drop_opaque_alpha(upright(array, orientation))
     channels = array.shape[2] if array.ndim == 3 else 1
-    return ImageFile(array, channels, palette=palette, lossy=lossy, orientation=orientation, notes=notes)
+    alpha = channels in (2, 4)
+    return ImageFile(array, channels, palette=palette, lossy=lossy, alpha=alpha, orientation=orientation, notes=notes)
 
 
 def drop_opaque_alpha(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

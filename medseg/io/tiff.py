@@ -56,7 +56,8 @@ def read_tiff(path: Path, label: bool) -> ImageFile:
         axes, palette = series.axes, page.photometric == tifffile.PHOTOMETRIC.PALETTE
         notes = _notes(page, tifffile.PHOTOMETRIC)
         tag = page.tags.get(_ORIENTATION)
-        alpha = bool(page.extrasamples) and page.extrasamples[-1] in (1, 2)
+        coloured = page.photometric == tifffile.PHOTOMETRIC.RGB and page.samplesperpixel == 4  # some do not say more
+        alpha = coloured or (bool(page.extrasamples) and page.extrasamples[-1] in (1, 2))
         colours = page.colormap if palette and not label else None
         lossy = int(page.compression) in _LOSSY
     if array.dtype == np.bool_:
@@ -79,6 +80,7 @@ def read_tiff(path: Path, label: bool) -> ImageFile:
         channels,
         palette=palette,
         lossy=lossy,
+        alpha=alpha and channels in (2, 4),
         orientation=orientation,
         notes=notes,
     )

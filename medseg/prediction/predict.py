@@ -196,9 +196,18 @@ def _say(folder: ImageFolder) -> None:
     if folder.datalist is not None:
         logger.info("%s", folder.told)
         return
-    from medseg.importers.pairing import labels_among
+    from medseg.importers.pairing import all_labels, labels_among
 
-    found = labels_among([case.image for case in folder.cases if len(case.files) == 1])
+    files = [case.image for case in folder.cases if len(case.files) == 1]
+    if len(files) == len(folder) and all_labels(path.relative_to(folder.folder) for path in files):
+        logger.warning(
+            "all of %s are labels by their names, such as %s, and get masks as if they were images; name the folder of "
+            "the images, if that is not meant",
+            counted(len(folder), "image"),
+            shown(files[0].relative_to(folder.folder)),
+        )
+        return
+    found = labels_among(files)
     for label, image in list(found.items())[:1]:
         logger.warning(
             "%d of %s are labels of others by their names, such as %s of %s, and get a mask like every image; name a "

@@ -17,6 +17,7 @@ from medseg.bundle.description import Description, DescriptionError, differences
 from medseg.bundle.model_grid import ToModelGridd
 from medseg.inferers.blocks import gather, whole
 from medseg.inferers.way_back import WayBack
+from medseg.io.load import ALPHA
 
 
 def description(dims: int = 2, classes: int = 2, inference: dict[str, Any] | None = None, **fed: Any) -> Description:
@@ -78,11 +79,13 @@ def test_colour() -> None:
     assert fed(grey, colour="rgb").shape == (3, 2, 3)
     np.testing.assert_array_equal(fed(grey, colour="rgb"), np.repeat(grey, 3, 0))
     rgba = np.stack([np.full((2, 3), v) for v in (10.0, 20.0, 30.0, 128.0)])
-    np.testing.assert_array_equal(fed(rgba, colour="rgb"), rgba[:3])
+    known = MetaTensor(torch.from_numpy(rgba), meta={ALPHA: True})
+    np.testing.assert_array_equal(feeding.Colourd("image", "rgb")({"image": known})["image"], rgba[:3])
     np.testing.assert_allclose(fed(rgba[:3], colour="grey"), np.full((1, 2, 3), 0.299 * 10 + 0.587 * 20 + 0.114 * 30))
-    with pytest.raises(RuntimeError, match="applying transform") as caught:
-        fed(np.zeros((5, 2, 3)), colour="rgb")
-    assert "the image has 5 channels" in str(caught.value.__cause__)
+    for channels in (2, 4, 5):  # of which none says that it is alpha
+        with pytest.raises(RuntimeError, match="applying transform") as caught:
+            fed(np.zeros((channels, 2, 3)), colour="rgb")
+        assert f"the image has {channels} channels" in str(caught.value.__cause__)
 
 
 @pytest.mark.parametrize("polarity", ["bright", "dark"])
