@@ -41,7 +41,7 @@ def classes_last(logits: Tensor) -> bool:
 
 def by_strides(tensor: Tensor) -> Tensor:
     """Return a view whose last axis is the one along which values lie nearest to each other, and so on."""
-    return tensor.permute(sorted(range(tensor.ndim), key=lambda axis: -tensor.stride(axis)))
+    return tensor.permute(sorted(range(tensor.ndim), key=lambda axis: -tensor.stride()[axis]))
 
 
 def ends(tensor: Tensor) -> Tensor:
@@ -50,5 +50,5 @@ def ends(tensor: Tensor) -> Tensor:
     if tensor.device.type != "cpu":
         return torch.stack(flat.aminmax())
     rows = max(1, _AT_ONCE * flat.shape[0] // max(1, flat.numel()))
-    found = torch.stack([torch.stack(part.aminmax()) for part in flat.split(rows)])
+    found = torch.stack([torch.stack(part.aminmax()) for part in torch.split(flat, rows)])
     return torch.stack([found[:, 0].min(), found[:, 1].max()])

@@ -131,7 +131,7 @@ class _Overlap:
             sums.add_(kept)
             return
         planes = max(1, _AT_ONCE * sums.shape[1] // sums.numel())  # a CPU adds two types slowly: made one in its cache
-        for some, few in zip(sums.split(planes, 1), kept.split(planes, 1), strict=True):
+        for some, few in zip(torch.split(sums, planes, 1), torch.split(kept, planes, 1), strict=True):
             some.add_(few.to(sums.dtype))
 
 
