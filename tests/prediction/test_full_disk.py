@@ -196,3 +196,44 @@ def test_a_disk_that_is_full_indeed(folder: Path) -> None:
     assert said["parts"] == []
     assert said["again"] == [2, 1, ["a.png"]]
     assert said["recorded"] == ["a.png", *NAMES]
+
+
+def reads_only(folder: Path) -> None:
+    """Run with images and a model that nobody may write beside, then onto a disk that is read-only; 7 where none is."""
+    output, source = folder / "small", folder / "source"
+    output.mkdir()
+    source.mkdir()
+    if ctypes.CDLL(None).unshare(NEW_MOUNTS) != 0 or any(
+        subprocess.run(words, capture_output=True, check=False).returncode
+        for words in (
+            ["mount", "--make-rprivate", "/"],
+            ["mount", "-t", "tmpfs", "tmpfs", str(source)],
+            ["cp", "-r", str(folder / "in"), str(folder / "m.pt"), str(source)],
+            ["mount", "-o", "remount,ro", str(source)],
+            ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(output)],
+        )
+    ):
+        os._exit(7)
+    said: dict[str, Any] = {"written": run(source, folder / "out", outputs=("measurements",)).written}
+    for name, place in (("disk", output), ("beside", source / "masks")):
+        try:
+            run(folder, place, outputs=("measurements",))
+            said[name] = "none"
+        except MedsegError as error:
+            said[name] = str(error)
+    (folder / "said.json").write_text(json.dumps(said))
+
+
+def test_a_disk_that_is_read_only(folder: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*IMPORTED, "medseg.prediction.predictor", "prediction.test_full_disk"])
+    process = context.Process(target=reads_only, args=(folder,))
+    process.start()
+    process.join(SECONDS)
+    if process.exitcode == 7:
+        pytest.skip("no file system can be mounted here")
+    assert process.exitcode == 0
+    said = json.loads((folder / "said.json").read_text())
+    assert said["written"] == 3
+    for name, place in (("disk", folder / "small"), ("beside", folder / "source" / "masks")):
+        assert said[name].startswith(f"{place} cannot be written: Read-only file system; name another folder"), said
