@@ -36,10 +36,12 @@ class Evaluation:
     Args:
         folder: of its files.
         scores: as in ``scores.json``.
+        metrics: the scores of the set by one name each, as MLflow has them.
     """
 
     folder: Path
     scores: Mapping[str, Any]
+    metrics: Mapping[str, float]
 
 
 def train(
@@ -184,7 +186,7 @@ def _scored(
     found = assembly.evaluation(
         ready.engine, options, command, described, ready.datalist, ready.weights, ready.seen, ready.unlike, noted=noted
     )
-    return Evaluation(target, found)
+    return Evaluation(target, found, ready.engine.board.flat("test_"))
 
 
 def choose_postprocessing(

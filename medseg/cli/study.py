@@ -28,22 +28,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run_.add_argument("study", metavar="STUDY", help="YAML file, or a name of medseg study list")
     add_output(run_, "folder of the study, new or begun", required=True)
     run_.add_argument("--data", type=Path, metavar="DIR", help="folder of the datalist (default: what the study names)")
-    add_executor(run_, "cells")
-    run_.add_argument("--no-mlflow", action="store_true", help="keep the record in the folder alone")
-    run_.add_argument("--tracking-uri", metavar="URI", help="of MLflow (default: a database in the folder)")
     table = actions.add_parser("table", help="make the table from the cells that are there")
     table.add_argument("folder", type=Path, metavar="DIR", help="folder of a study")
     table.add_argument("--incomplete", action="store_true", help="though cells are missing; the table says which")
     test = actions.add_parser("test", help="score the cells and the ensembles of their folds on the test list")
     test.add_argument("folder", type=Path, metavar="DIR", help="folder of a study, whose record says each test")
     test.add_argument("--rows", nargs="+", default=[], metavar="ROW", help="to test (default: all)")
+    for each, what in ((run_, "cells"), (test, "ensembles and runs")):
+        add_executor(each, what)
+        each.add_argument("--no-mlflow", action="store_true", help="keep the record in the folder alone")
+        each.add_argument("--tracking-uri", metavar="URI", help="of MLflow (default: a database in the folder)")
     cell = actions.add_parser("cell", help="make one cell in this process, for a batch system")
     cell.add_argument("folder", type=Path, metavar="DIR", help="folder of a study")
     cell.add_argument("name", metavar="CELL", help="name of the cell")
     cell.add_argument(
         "--patience", type=number_above_zero, metavar="S", help="seconds to wait for another process in the cell (60)"
     )
-    cell.add_argument("--tied", action="store_true", help="end at once when standard input closes")
+    part = actions.add_parser("part", help="score one part of a test that is at work, in this process")
+    part.add_argument("folder", type=Path, metavar="DIR", help="folder of a study")
+    part.add_argument("look", metavar="TEST", help="id of the test in tested.json")
+    part.add_argument("name", metavar="PART", help="such as single_runs/CELL")
+    for each in (cell, part):
+        each.add_argument("--tied", action="store_true", help="end at once when standard input closes")
     for each in (run_, table, test, cell):
         each.add_argument("--mixed", action="store_true", help=_MIXED)
     listed = actions.add_parser("list", help="say what the studies have that come with medseg, or one of yours")
@@ -57,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
-    actions = {"run": _run, "table": _table, "test": _test, "cell": _cell, "list": _list}
+    actions = {"run": _run, "table": _table, "test": _test, "cell": _cell, "part": _part, "list": _list}
     return actions[options.action](options)
 
 
@@ -94,10 +100,19 @@ def _table(options: argparse.Namespace) -> int:
 
 
 def _test(options: argparse.Namespace) -> int:
+    executor = executor_of(options)
     own_process()
     from medseg.studies.testing import score_test_list
 
-    folder, tables = score_test_list(options.folder, rows=options.rows, mixed=options.mixed, say=say)
+    folder, tables = score_test_list(
+        options.folder,
+        rows=options.rows,
+        executor=executor,
+        mixed=options.mixed,
+        tracking=not options.no_mlflow,
+        tracking_uri=options.tracking_uri,
+        say=say,
+    )
     for name, table in tables.items():
         _print(table)
         say(f"table: {shown(folder / name / 'table.html')}")
@@ -118,6 +133,16 @@ def _cell(options: argparse.Namespace) -> int:
     patience = options.patience or PATIENCE
     folder = run_cell(options.folder, options.name, mixed=options.mixed, patience=patience)
     sys.stdout.write(f"{shown(folder)}\n")
+    return 0
+
+
+def _part(options: argparse.Namespace) -> int:
+    own_process()
+    if options.tied:
+        end_with_input()
+    from medseg.studies.testing import score_part
+
+    sys.stdout.write(f"{shown(score_part(options.folder, options.look, options.name))}\n")
     return 0
 
 

@@ -25,7 +25,7 @@ from medseg.runs.paths import resolve_path
 from medseg.runs.processes import pick_device
 from medseg.runs.run_folder import RunFolder
 from medseg.studies import plan_bundle, plan_network, plan_rules
-from medseg.studies.executors import Executor, here
+from medseg.studies.executors import CellsError, Executor, here
 from medseg.studies.halving import LEAST, Budget, Stage, choose, holds, kept, stages
 from medseg.studies.network_data import own_data
 from medseg.studies.network_page import write_report
@@ -35,7 +35,7 @@ from medseg.studies.network_result import RESULTS, VALIDATION, Compared
 from medseg.studies.plan import Plan, make_plan
 from medseg.studies.plan_and_train import ELSEWHERE, KEYS
 from medseg.studies.study import OWN, Study, StudyRow
-from medseg.studies.study_run import CellsError, run_study
+from medseg.studies.study_run import run_study
 from medseg.studies.study_table import StudyTable
 
 __all__ = ["NETWORKS", "compare_networks"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,14 +26,14 @@ from medseg.runs.lock import FolderLock
 from medseg.runs.paths import resolve_path
 from medseg.runs.processes import pick_device
 from medseg.runs.tracking import MLflowTracker, import_run
-from medseg.studies.executors import Executor, here
+from medseg.studies.executors import Executor, all_done, here
 from medseg.studies.study import Cell, Study, StudyError, read_study
 from medseg.studies.study_cell import STUDY, Made, Places, identity, read_made
 from medseg.studies.study_pictures import PICTURES, curves_of
 from medseg.studies.study_scores import collect, footnotes
 from medseg.studies.study_table import FILES, StudyTable
 
-__all__ = ["CellsError", "make_table", "run_study"]
+__all__ = ["Tracked", "make_table", "run_study"]
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +97,8 @@ def run_study(
         for cell in cells:  # what a process that was killed between a cell's name and its own end left
             shutil.rmtree(places.work(cell.name), ignore_errors=True)
         if tracking:
-            _Tracked(places, study, tracking_uri).tell(_made(places, study, cells), table)
+            folders = [each.folder for each in _made(places, study, cells).values()]
+            Tracked(study, places.folder, tracking_uri).tell(places.folder, places.folder.name, folders, {"": table})
     finally:
         lock.release()
     return table
@@ -183,38 +183,10 @@ def _refuse(places: Places, study: Study, data: Datalist, cells: Sequence[Cell])
                 )
 
 
-class CellsError(StudyError):
-    """Cells that could not be made.
-
-    Args:
-        message: what is said of them.
-        failed: why, by the cell's name.
-    """
-
-    def __init__(self, message: str, failed: Mapping[str, str]) -> None:
-        super().__init__(message)
-        self.failed = failed
-
-
 def _make_cells(places: Places, missing: Sequence[Cell], executor: Executor, mixed: bool, say: Say) -> None:
-    began, done = time.monotonic(), 0
-    failed: dict[str, str] = {}
     say(f"{counted(len(missing), 'cell')} to make in {shown(places.folder)}")
-    for result in executor(places.folder, missing, mixed):
-        done += 1
-        if result.error:
-            failed[result.name] = result.error
-            say(f"{done} of {len(missing)}  {result.name} is not complete: {result.error}")
-            continue
-        left = (time.monotonic() - began) / done * (len(missing) - done) / 60
-        say(f"{done} of {len(missing)}  {result.name}  about {left:.0f} min left")
-    if failed:
-        lines = "\n  ".join(f"{name}: {error}" for name, error in failed.items())
-        raise CellsError(
-            f"{counted(len(failed), 'cell')} of {len(missing)} could not be made; once that is mended, the same "
-            f"command makes the rest:\n  {lines}",
-            failed,
-        )
+    remedy = "once that is mended, the same command makes the rest"
+    all_done(executor(places.folder, missing, mixed), len(missing), "cell", remedy, say)
 
 
 def _table(
@@ -239,32 +211,46 @@ def _table(
 
 
 @dataclass(frozen=True)
-class _Tracked:
-    """The study in MLflow: a run, and each cell as its child; a store that fails costs the record there alone."""
+class Tracked:
+    """A table in MLflow: a run, and what it was made of as its children; a store that fails costs the record alone.
 
-    places: Places
+    Args:
+        study: whose title is the experiment.
+        store: folder of the embedded database.
+        uri: of MLflow; by default that database.
+    """
+
     study: Study
+    store: Path
     uri: str | None
 
-    def tell(self, made: Mapping[str, Made], table: StudyTable) -> None:
-        folder = self.places.folder
-        parent = MLflowTracker(self.uri, self.study.title, folder.name, folder, store=folder, resume=True)
-        with parent:
+    def tell(self, folder: Path, name: str, children: Sequence[Path], tables: Mapping[str, StudyTable]) -> None:
+        """Tell MLflow.
+
+        Args:
+            folder: of the tables.
+            name: of the run.
+            children: folders of runs.
+            tables: by their folder in ``folder``, ``""`` for itself.
+        """
+        title = self.study.title
+        with MLflowTracker(self.uri, title, name, folder, store=self.store, resume=True) as parent:
             if parent.run_id is None:
                 return
-            for each in made.values():
+            for child in children:
                 try:
-                    import_run(
-                        each.folder, parent.uri, experiment=self.study.title, store=folder, parent=parent.run_id
-                    )  # fmt: skip
+                    import_run(child, parent.uri, experiment=title, store=self.store, parent=parent.run_id)
                 except Exception as error:  # as in MLflowTracker: a store may raise anything
-                    logger.warning("MLflow does not take cell %s (%s)", each.cell.name, type(error).__name__)
+                    logger.warning("MLflow does not take %s (%s)", child.name, type(error).__name__)
                     return
-            parent.log_metrics(_means(table), step=0)
-            for name in (*FILES, *PICTURES):
-                if (folder / name).is_file():
-                    parent.log_artifact(folder / name)
-            parent.log_artifact(self.places.study)
+            for where, table in tables.items():
+                parent.log_metrics(
+                    {f"{where}/{key}".lstrip("/"): value for key, value in _means(table).items()}, step=0
+                )
+                for path in (folder / where / file for file in (*FILES, table.cases_file, *PICTURES)):
+                    if path.is_file():
+                        parent.log_artifact(path, where or None)
+            parent.log_artifact(self.store / STUDY)
 
 
 def _means(table: StudyTable) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from bundles.helpers import BUNDLES, configs, monai_bundle
 from tiny_study import write_data
@@ -18,7 +19,7 @@ def test_seen_cases_and_looks(tmp_path: Path) -> None:
     told["publish"] = str(tmp_path / "models" / "model.pt")
     run = workflow.train(bundle, data=data, overrides=told)
 
-    def scored(name: str, ok: bool = True, weights: Path = run / "model.pt", **more: object) -> str:
+    def scored(name: str, ok: bool = True, weights: Path = run / "model.pt", **more: Any) -> str:
         done = monai_bundle(
             "run", cwd=tmp_path, ok=ok, config_file=configs(bundle, "train.yaml", "evaluate.yaml"),
             dataset_dir=str(tmp_path / name), ckpt=str(weights), output_dir=str(tmp_path / "scores"), fold="all",

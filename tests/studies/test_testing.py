@@ -11,15 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_study import in_this_process, write_data, write_study
+from tiny_study import in_this_process, jobs_in_this_process, write_data, write_study
 
 from medseg.bundle import workflow
 from medseg.cli import main
 from medseg.errors import MedsegError
 from medseg.prediction.predict import predict
+from medseg.runs.mlflow_store import artifact_path
+from medseg.studies.executors import CellsError
 from medseg.studies.study import read_study
 from medseg.studies.study_run import run_study
-from medseg.studies.testing import CASES, ENSEMBLES, SINGLE, score_test_list
+from medseg.studies.study_table import StudyTable
+from medseg.studies.testing import CASES, ENSEMBLES, SINGLE
+from medseg.studies.testing import score_test_list as score
 
 NUMBER = 5  # test cases
 ROWS = {"U-Net": "u_net", "LFA U-Net": "lfa_u_net"}
@@ -57,6 +61,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def study(trained: Path, tmp_path: Path) -> Path:
     """A copy of the study's folder, whose data are those of the original."""
     return Path(shutil.copytree(trained / "out", tmp_path / "out"))
+
+
+def score_test_list(study: Path, **given: Any) -> tuple[Path, dict[str, StudyTable]]:
+    return score(study, **{"executor": jobs_in_this_process, "tracking": False, **given})
 
 
 def lines_of(path: Path) -> list[dict[str, str]]:
@@ -113,11 +121,15 @@ def test_each_test_is_written_down(
         patch.setattr(workflow, "evaluate_together", killed)
         with pytest.raises(KilledError):
             score_test_list(study)
-    assert main(["study", "test", str(study), "--rows", "U-Net"]) == 0
+    workers: list[int] = []
+    monkeypatch.setattr("medseg.jobs.here.here", lambda number: workers.append(number) or jobs_in_this_process)
+    assert main(["study", "test", str(study), "--rows", "U-Net", "--workers", "2", "--no-mlflow"]) == 0
+    assert workers == [2]
     said = capsys.readouterr()
     assert f"{NUMBER} test cases: tested 1 time before, on " in said.err
     assert "(not finished)" in said.err
     assert "LFA U-Net" not in said.out
+    assert "3 of 3  " in said.err
     assert "tested 1 time before, on " in (study / "tests" / "1" / ENSEMBLES / "table.html").read_text()
 
     first, second = json.loads((study / "tested.json").read_text())
@@ -141,6 +153,86 @@ def test_each_test_is_written_down(
     (study / "tested.json").write_text("{")
     with pytest.raises(MedsegError, match=r"tested\.json does not say when the test list was looked at"):
         score_test_list(study)
+
+
+def test_other_looks_count_too(study: Path) -> None:
+    cell = study / "cells" / "lfa_u_net-fold1-seed0"
+    assert main(["evaluate", str(cell), "device=cpu", "mlflow=false", "-o", str(study.parent / "scores")]) == 0
+    assert not (cell / "tested.json").exists(), "the fold that it left out"
+    given = ["device=cpu", "mlflow=false", "fold=all", "-o", str(study.parent / "scores")]
+    assert main(["evaluate", str(cell), *given]) == 0
+    target, _ = score_test_list(study, rows=["U-Net"])
+    assert "tested 1 time before, on " in (target / SINGLE / "table.md").read_text()
+    first, second = json.loads((study / "tested.json").read_text())
+    assert (first["before"], second["before"]) == (0, 1)
+    assert [each["run"] for each in first["weights"]] == [cell.name]
+
+
+def test_cells_of_a_study_of_fixed_lists_are_looks(tmp_path: Path, undrawn: None) -> None:
+    write_data(tmp_path / "data", folds=2, cases=4, tested=2)
+    content = json.loads((tmp_path / "data" / "datalist.json").read_text())
+    content["training"] = [{k: v for k, v in row.items() if k != "fold"} for row in content["training"]]
+    (tmp_path / "data" / "datalist.json").write_text(json.dumps(content))
+    study = read_study(
+        write_study(
+            tmp_path / "lists.yaml", folds=[], epochs=1, rows=[{"name": "U-Net", "with": ["unet"]}], seeds=[0, 1]
+        )
+    )
+    run_study(study, tmp_path / "out", executor=in_this_process, tracking=False)
+    looks = json.loads((tmp_path / "out" / "tested.json").read_text())
+    assert [(each["before"], each["weights"][0]["run"]) for each in looks] == [
+        (0, "u_net-lists-seed0"),
+        (1, "u_net-lists-seed1"),
+    ]
+    assert json.loads((tmp_path / "out" / "cells" / "u_net-lists-seed1" / "tested.json").read_text()) == looks[1:]
+
+
+def test_a_part_that_fails_ends_the_test(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = workflow.evaluate_together
+
+    def failing(runs: Sequence[Path], **given: Any) -> Any:
+        if Path(given["output"]).name == "u_net-fold1-seed0":
+            raise MedsegError("no memory")
+        return whole(runs, **given)
+
+    monkeypatch.setattr(workflow, "evaluate_together", failing)
+    with pytest.raises(CellsError, match=r"1 ensemble or run of 3 could not be made; .* begins another test") as caught:
+        score_test_list(study, rows=["U-Net"])
+    assert list(caught.value.failed) == [f"{SINGLE}/u_net-fold1-seed0"]
+    (look,) = json.loads((study / "tested.json").read_text())
+    assert (look["ended"], look["tables"]) == (None, "tests/1")
+    assert not (study / "tests" / "1" / SINGLE / "table.html").exists()
+    for words in ([look["id"], f"{SINGLE}/u_net-fold9-seed0"], ["0" * 16, f"{SINGLE}/u_net-fold1-seed0"]):
+        assert main(["study", "part", str(study), *words]) == 2
+
+
+@pytest.mark.usefixtures("copied_stores")
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")  # MLflow's with SQLAlchemy 2.1
+def test_mlflow_has_the_test_and_its_parts(study: Path, tmp_path: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    target, tables = score_test_list(study, tracking=True, tracking_uri=uri, rows=["U-Net"])
+    client = MlflowClient(uri)
+    (experiment,) = client.search_experiments(filter_string="name = 'Squares'")
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert parent.info.run_name == "out_test_1"
+    long = tables[ENSEMBLES].long()
+    means = [dict(zip(long.columns, row, strict=True)) for row in long.rows]
+    (mean,) = [line["mean"] for line in means if (line["score"], line["class"]) == ("dice", "square")]
+    assert parent.data.metrics[f"{ENSEMBLES}/U-Net/dice_square"] == pytest.approx(mean)
+    assert f"{SINGLE}/U-Net/dice_square" in parent.data.metrics
+    place = artifact_path(uri, parent.info.artifact_uri)
+    assert place is not None
+    assert {"table.html", CASES} <= {path.name for path in (place / ENSEMBLES).iterdir()}
+    children = {run.info.run_name: run for run in runs if run is not parent}
+    assert sorted(children) == ["u_net-fold0-seed0", "u_net-fold1-seed0", "u_net-seed0"]
+    assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {parent.info.run_id}
+    for kind in (ENSEMBLES, SINGLE):
+        for folder in filter(Path.is_dir, (target / kind).iterdir()):
+            pooled = json.loads((folder / "scores.json").read_text())
+            assert children[folder.name].data.metrics["test_mean_dice"] == pytest.approx(pooled["mean_dice"])
 
 
 def test_what_is_no_test(trained: Path, study: Path, tmp_path: Path) -> None:
