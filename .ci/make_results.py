@@ -270,8 +270,8 @@ PAGES = {
         "Five folds of nuclei: rare kinds of images",
         "The 200 images of the Data Science Bowl 2018 that are at hand, each scored at its own size by a network that "
         "did not see it: each of five folds planned, trained and scored by `medseg train DATA --minutes M fold=N` "
-        "(`python -m benchmarks.nuclei_folds`). Images were drawn alike (`balance_kinds=0`), or kinds as the square "
-        "roots of how many images they have (`balance_kinds=0.5`), or kinds alike (1). Otsu's "
+        "(`python -m benchmarks.nuclei_folds`). Kinds of images are drawn as the square roots of how many images they "
+        "have (`balance_kinds=0.5`, as plans do); where said, images alike (0) or kinds alike (1). Otsu's "
         "threshold takes the lesser side of each image. The release names no patient or plate: images of one plate "
         "may stand on both sides, and an interval says nothing of how far another training would differ.",
         partial(nuclei, RESULTS),
@@ -279,8 +279,8 @@ PAGES = {
     "plan-settings": (
         "Settings of a plan at equal steps",
         "A small U-Net (8 to 128 channels, patch 128 x 112, batch 4) is trained on one CPU thread for so many steps, "
-        "fed and trained as a plan says but for one setting (`python -m benchmarks.equal_steps`), so that the load of "
-        "the machine does not matter. One training each: an interval is over images, and says nothing of how far "
+        "fed and trained as a plan says, or said before this was measured, but for what a row names "
+        "(`python -m benchmarks.equal_steps`): the load of the machine does not matter. One training each: an interval is over images, and says nothing of how far "
         "another training would differ.",
         partial(settings, RESULTS),
     ),

@@ -13,10 +13,12 @@ NAMES = {"images_alike": "images alike", "square_roots": "square roots", "kinds_
 
 
 def nuclei(results: Path) -> str:
-    """Return the tables of ``nuclei_gpu.json``; nothing where that was not measured."""
-    path = results / "nuclei_gpu.json"
-    if not path.is_file():
-        return ""
+    """Return the tables of ``nuclei_gpu.json`` and ``nuclei_cpu.json``; nothing where that was not measured."""
+    paths = [results / f"nuclei_{device}.json" for device in ("gpu", "cpu")]
+    return "\n\n".join(_page(path) for path in paths if path.is_file())
+
+
+def _page(path: Path) -> str:
     record = json.loads(path.read_text())
     rows = [row for row in record["rows"] if "error" not in row]
     lines = [_run(record, rows)]
@@ -29,7 +31,7 @@ def nuclei(results: Path) -> str:
             *_table(record["pooled"], f"{score}_above_otsu"),
         ]
         first = next(key for key in record["pooled"][0] if key.startswith(f"{score}_above_") and "otsu" not in key)
-        if record["pooled"][0][first]:
+        if record["pooled"][0][first]:  # where both were measured
             lines += ["", f"{heading}, less that of images drawn alike:", "", *_table(record["pooled"], first)]
     lines += ["", "IoU over all pixels of the images together:", "", *_table(record["pooled"], "pooled_iou")]
     for row in record["rows"]:

@@ -8,8 +8,11 @@ from medseg.reports.score_tables import mean_text
 
 COVID, NUCLEI = "covid_semiseg", "dsb2018_stage1"
 SAID = {
-    "as_planned": "a third of the patches on a class, images drawn alike",
+    "base": "a third of the patches on a class, images drawn alike",
     "kinds_balanced": "kinds of images drawn as square roots (`balance_kinds=0.5`)",
+    "zscore": "scaled by mean and deviation in place of percentiles (`zscore`)",
+    "rgb": "in colour (`colour: rgb`)",
+    "rgb_balanced": "both: in colour, kinds as square roots",
     "turned": "images with a high median turned into negatives (`polarity: bright`)",
     "more_classes": "two thirds of the patches on a class (`foreground=0.67`)",
     "dice": "soft Dice in the place of soft IoU (MONAI's `DiceCELoss`, over the batch)",

@@ -1,12 +1,12 @@
 """What a setting of a plan does, at an equal number of steps: on a busy machine, minutes would say what the load was.
 
     python -m benchmarks.equal_steps --data COVID_CT --steps 600 --json docs/results/plan_steps_cpu.json
-    python -m benchmarks.equal_steps --data DSB2018 --sides as_planned kinds_balanced --json FILE
+    python -m benchmarks.equal_steps --data DSB2018 --sides base kinds_balanced --json FILE
 
 A small U-Net is trained on slices of COVID-19's CT (``data_scripts.covid_ct``) or on nuclei (``data_scripts.dsb2018
---size 0``) by what a plan chooses for them but for width, patch and batch, which are fixed, and so is the schedule: to
-the number of steps. Images are drawn alike. A side changes single settings (`SIDES`), and nothing else. What is in the
-work folder already is not trained again.
+--size 0``) by what a plan chooses, or chose before it was tried here: a third of the patches on a class, images drawn
+alike, nuclei in grey. Width, patch and batch are fixed, and so is the schedule: to the number of steps. A side changes
+single settings (`SIDES`), and nothing else. What is in the work folder already is not trained again.
 """
 
 from __future__ import annotations
@@ -35,9 +35,11 @@ from medseg.studies.kinds import means_of_cases
 EPOCHS = 20
 BACKGROUND = "background"
 SIDES: dict[str, dict[str, Any]] = {
-    "as_planned": {},
+    "base": {},
     "kinds_balanced": {"balance_kinds": 0.5},
     "zscore": {"model#input#intensity": {"scheme": "zscore"}},
+    "rgb": {"model#input#colour": "rgb", "network_def#in_channels": 3},
+    "rgb_balanced": {"model#input#colour": "rgb", "network_def#in_channels": 3, "balance_kinds": 0.5},
     "turned": {"model#input#polarity": "bright"},
     "more_classes": {"foreground": 0.67},
     "dice": {

@@ -34,7 +34,6 @@ CT_AIR = -200.0  # Hounsfield: below it there is air or fat, which pictures of a
 _CONTRASTS = 3.0  # images whose contrasts differ more than so are scaled one by one
 _MINORITY = 0.05
 _MEDIAN = QUANTILES.index(0.5)
-_COLOURED = 1 / 3
 _SIDES = ("left", "right")
 _TISSUE = {"em", "microscopy", "fluorescence", "brightfield", "histology", "histopathology", "dermoscopy", "sstem"}
 
@@ -143,7 +142,7 @@ def colour(found: Fingerprint) -> Chosen:
         return Chosen(None, "the pictures have no colour")
     coloured = [case.channels in (3, 4) and not case.equal_channels for case in found.cases]
     share = sum(coloured) / len(coloured)
-    if share >= _COLOURED:
+    if share > _MINORITY:
         return Chosen("rgb", f"{100 * share:.0f} % of the pictures show colours")
     return Chosen("grey", f"only {100 * share:.0f} % of the pictures show colours; in grey they are alike")
 
@@ -236,11 +235,11 @@ def foreground(found: Fingerprint) -> Chosen:
 
 
 def balance(found: Fingerprint) -> Chosen:
-    """Return how far kinds of pictures are drawn alike: not at all, until that is shown to be better.
+    """Return how far kinds of pictures are drawn alike: as the square roots of how many pictures a kind has.
 
-    Where it was tried, on nuclei, square roots of how many pictures a kind has were no better for stained tissue, and
-    took from the frequent kind (docs/plans.md). What tells volumes apart is how they are stored, which is undone before
-    they are drawn.
+    Where it was tried, on nuclei, stained tissue gained most and the frequent kind lost nothing
+    (docs/results/plan-settings.md). What tells volumes apart is how they are stored, which is undone before they are
+    drawn.
 
     Args:
         found: the fingerprint.
@@ -251,7 +250,7 @@ def balance(found: Fingerprint) -> Chosen:
     if len(kinds) == 1:
         return Chosen(0.0, "all pictures are of one kind")
     said = ", ".join(f"{number} {kind}" for kind, number in kinds)
-    return Chosen(0.0, f"pictures are drawn alike ({said}); 0.5 draws kinds by square roots, try both")
+    return Chosen(0.5, f"a kind is drawn as the square root of how many pictures it has: {said}")
 
 
 def full_patch(edges: Sequence[float], axes: int) -> list[int]:
