@@ -280,8 +280,8 @@ PAGES = {
         "Settings of a plan at equal steps",
         "A small U-Net (8 to 128 channels, patch 128 x 112, batch 4) is trained on one CPU thread for so many steps, "
         "fed and trained as a plan says, or said before this was measured, but for what a row names "
-        "(`python -m benchmarks.equal_steps`): the load of the machine does not matter. One training each: an interval is over images, and says nothing of how far "
-        "another training would differ.",
+        "(`python -m benchmarks.equal_steps`): the load of the machine does not matter. One training each: an interval "
+        "is over images, and says nothing of how far another training would differ.",
         partial(settings, RESULTS),
     ),
     "recipes": (
