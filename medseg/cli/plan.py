@@ -31,9 +31,11 @@ def run(options: argparse.Namespace) -> int:
     data = load_data(options.data)
     if options.network is not None:
         networks.resolve(options.network)
+    from medseg.data.check import check_datalist
     from medseg.studies import plan_bundle
     from medseg.studies.plan import make_plan
 
+    check_datalist(data).raise_for_errors()  # as whatever is trained on the plan begins
     plan = make_plan(
         data,
         network=options.network,

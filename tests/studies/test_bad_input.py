@@ -84,6 +84,9 @@ def test_two_images_of_one_patient_in_two_folds(tmp_path: Path, capsys: pytest.C
     assert main(["train", str(tmp_path / "data"), "--output", str(tmp_path / "out"), *WORDS]) == 2
     assert "group '1' is on both sides of a split (fold 0, 1; e.g. " in capsys.readouterr().err
     assert not (tmp_path / "out" / "plan").exists()
+    assert main(["plan", str(tmp_path / "data"), "--output", str(tmp_path / "plan")]) == 2
+    assert "group '1' is on both sides of a split (fold 0, 1; e.g. " in capsys.readouterr().err
+    assert not (tmp_path / "plan").exists()
 
 
 @pytest.mark.parametrize("name", ["unet_drosophila", "plan"])
