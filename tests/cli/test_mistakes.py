@@ -50,7 +50,10 @@ MISTAKES = [
     ),
     (["evaluate", "nowhere"], "nowhere: no such folder; name the folder of a run"),
     (["evaluate", "data"], "data has no weights .*; name the folder of a run, a bundle with weights, or weights"),
-    (["evaluate", "taken", "minuts=8"], "evaluate has no option 'minuts'; it takes scored, .*, device, .*and inference#"),
+    (
+        ["evaluate", "taken", "minuts=8"],
+        "evaluate has no option 'minuts'; it takes scored, .*, device, .*and inference#",
+    ),
     (["evaluate", "taken", "sored=test"], r"evaluate has no option 'sored'; did you mean scored\?"),
     (["evaluate", "taken", "inference#windw=[8,8]"], r"inference: .*'windw'.*window"),
     (["predict", "taken", "data", "masks", "inference#overlap=2"], "inference overlap is 2; it must be in"),

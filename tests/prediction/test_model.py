@@ -276,7 +276,10 @@ def test_a_picture_of_other_colours_is_refused_in_one_line(tmp_path: Path) -> No
     """The fault of the image is said, not that a transform of MONAI's failed."""
     _, weights = save(tmp_path / "model.pt", channels=3, input={"colour": "rgb", "intensity": {"scheme": "image"}})
     model = load(weights, device="cpu")
-    with pytest.raises(DescriptionError, match=r"^the image has 5 channels, the model takes rgb pictures$"):
+    with pytest.raises(
+        DescriptionError,
+        match=r"^the image has 5 channels and .*, but the model takes rgb pictures of 1 channel or of 3 ",
+    ):
         model.predict(np.zeros((8, 8, 5), np.uint8))
     tifffile.imwrite(tmp_path / "x.tif", np.zeros((5, 8, 8), np.uint8), planarconfig="separate", photometric="rgb")
     with pytest.raises(ModelError, match=r"x\.tif: .*5 channels"):
