@@ -7,6 +7,7 @@ from typing import Any
 
 from results_gpu import device_of
 
+from medseg.errors import counted
 from medseg.reports.score_tables import mean_text
 
 NAMES = {"images_alike": "images alike", "square_roots": "square roots", "kinds_alike": "kinds alike", "otsu": "Otsu"}
@@ -52,9 +53,9 @@ def _run(record: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     )
     return (
         f"{record['minutes']:g} minutes a training, seed {record['seed']}, {folds} of {record['data']['folds']} folds, "
-        f"{min(steps)} to {max(steps)} steps; {together} trainings at a time, {threads} thread(s) each, shared "
-        f"{device_of(rows[0])}. Each planned for itself, by what it measured there: "
-        f"{'; '.join(f'{plan} ({number})' for plan, number in plans.most_common())}."
+        f"{min(steps)} to {max(steps)} steps; {counted(together, 'training')} at a time, "
+        f"{counted(threads, 'thread')} each, on {device_of(rows[0])}. Each planned for itself, by what it "
+        f"measured there: {'; '.join(f'{plan} ({number})' for plan, number in plans.most_common())}."
     )
 
 
