@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.jit import is_scripting, is_tracing  # type: ignore[attr-defined]
 from torch.nn.functional import conv_transpose2d, conv_transpose3d, linear
 
-__all__ = ["PointConv2d", "PointConv3d", "SplitConv2d", "SplitConv3d", "is_pointwise"]
+__all__ = ["PointConv2d", "PointConv3d", "SplitConv2d", "SplitConv3d", "is_pointwise", "lies_for_products"]
 
 _NoneOrSizes = list[int] | None
 
@@ -100,7 +100,13 @@ def is_pointwise(layer: Layer) -> bool:
     return set(layer.kernel_size) == {1} and (isinstance(layer.padding, str) or not any(layer.padding))
 
 
-def _known(layer: Layer, image: Tensor) -> bool:
+def lies_for_products(layer: Layer, image: Tensor) -> bool:
+    """Tell whether a layer's input is fp32 and channels-last on a CPU, where it is a matrix as it lies.
+
+    Args:
+        layer: a convolution.
+        image: ``(B, C, *S)``.
+    """
     dims = len(layer.kernel_size)
     return (
         image.device.type == "cpu"
@@ -109,8 +115,13 @@ def _known(layer: Layer, image: Tensor) -> bool:
         and image.shape[1] == layer.in_channels
         and image.is_contiguous(memory_format=torch.channels_last if dims == 2 else torch.channels_last_3d)
         and not torch.is_autocast_enabled("cpu")
-        # forwards alone PyTorch's way is as fast, but for volumes on one thread
-        and (torch.is_grad_enabled() or (dims == 3 and torch.get_num_threads() == 1))
+    )
+
+
+def _known(layer: Layer, image: Tensor) -> bool:
+    # forwards alone PyTorch's way is as fast, but for volumes on one thread
+    return lies_for_products(layer, image) and (
+        torch.is_grad_enabled() or (image.ndim == 5 and torch.get_num_threads() == 1)
     )
 
 

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.jit import is_scripting, is_tracing  # type: ignore[attr-defined]
 
+from medseg.layers.pointwise import lies_for_products
+
 __all__ = ["WindowConv2d", "WindowConv3d", "is_window"]
 
 _CACHE = 3 * 2**20  # bytes that are laid out at a time
@@ -78,16 +80,10 @@ def is_window(layer: nn.Module) -> bool:
 
 
 def _known(layer: nn.Conv2d | nn.Conv3d, image: Tensor) -> bool:
-    dims = len(layer.kernel_size)
     return (
         torch.is_grad_enabled()
         and layer.weight.requires_grad
-        and image.device.type == "cpu"
-        and image.dtype == layer.weight.dtype == torch.float32
-        and image.ndim == dims + 2
-        and image.shape[1] == layer.in_channels
-        and image.is_contiguous(memory_format=_FORMATS[dims])
-        and not torch.is_autocast_enabled("cpu")
+        and lies_for_products(layer, image)
         and math.prod(image.shape[3:]) >= _LEAST_PIXELS
     )
 

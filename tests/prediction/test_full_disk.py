@@ -179,18 +179,24 @@ def fills(folder: Path, size: int) -> None:
     (folder / "said.json").write_text(json.dumps(said))
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="a file system can be mounted by root alone")
-def test_a_disk_that_is_full_indeed(folder: Path) -> None:
-    draw(folder, (200, 240))  # whose masks have about 12 kB, and probabilities 54
+def said_by(target: Any, folder: Path, *args: Any) -> dict[str, Any]:
+    """Run a function of the folder in a process that may mount, and return what it wrote down."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*IMPORTED, "medseg.prediction.predictor", "prediction.test_full_disk"])
-    process = context.Process(target=fills, args=(folder, 120_000))
+    process = context.Process(target=target, args=(folder, *args))
     process.start()
     process.join(SECONDS)
     if process.exitcode == 7:
         pytest.skip("no file system can be mounted here")
     assert process.exitcode == 0
-    said = json.loads((folder / "said.json").read_text())
+    said: dict[str, Any] = json.loads((folder / "said.json").read_text())
+    return said
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="a file system can be mounted by root alone")
+def test_a_disk_that_is_full_indeed(folder: Path) -> None:
+    draw(folder, (200, 240))  # whose masks have about 12 kB, and probabilities 54
+    said = said_by(fills, folder, 120_000)
     assert "cannot be written: No space left on device. Masks so far" in said["error"]
     assert said["masks"] == ["b.png"]
     assert said["parts"] == []
@@ -225,15 +231,7 @@ def reads_only(folder: Path) -> None:
 
 
 def test_a_disk_that_is_read_only(folder: Path) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*IMPORTED, "medseg.prediction.predictor", "prediction.test_full_disk"])
-    process = context.Process(target=reads_only, args=(folder,))
-    process.start()
-    process.join(SECONDS)
-    if process.exitcode == 7:
-        pytest.skip("no file system can be mounted here")
-    assert process.exitcode == 0
-    said = json.loads((folder / "said.json").read_text())
+    said = said_by(reads_only, folder)
     assert said["written"] == 3
     for name, place in (("disk", folder / "small"), ("beside", folder / "source" / "masks")):
         assert said[name].startswith(f"{place} cannot be written: Read-only file system; name another folder"), said
