@@ -58,12 +58,22 @@ ABSENT = case(voxels=(1000, 0))
         ([ABSENT, ABSENT], 3, 0.01, "no label holds organ; nothing can be learned of it: label it, or leave the class"),
         ([case()], 3, 4.0, "about 127 steps in 10 minutes are too few to learn much; give --minutes 12 or more"),
         ([picture(), picture()], 2, 0.01, None),
+        ([case(spacing=(0.001, 0.001, 0.001))], 3, 0.01, "half of the volumes are 0.05 mm across or less; where their"),
+        ([case(spacing=(1.0, 1e3, 1e3))], 3, 0.01, "half of the volumes are 5e+04 mm across or more; where their"),
     ],
 )
 def test_doubts_of_a_plan(cases: list[Any], axes: int, seconds: float, said: str | None) -> None:
     lines = doubts(found(*cases), axes, measured(seconds), minutes=10)
     assert len(lines) == (said is not None)
     assert said is None or lines[0].startswith(said)
+
+
+def test_a_background_of_another_name_is_doubted() -> None:
+    (line,) = doubts(found(case(), classes=("nothing", "organ"), background=None), 3, measured(), minutes=10)
+    assert line.startswith("no class is called background, so that nothing, 90 % of all voxels, is taken for a str")
+    even = case(voxels=(400, 300, 300))
+    kinds = ("membrane", "mitochondria", "synapse")
+    assert doubts(found(even, classes=kinds, background=None), 3, measured(), minutes=10) == []
 
 
 def test_as_many_minutes_as_it_says_are_enough() -> None:
