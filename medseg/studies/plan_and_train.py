@@ -18,6 +18,7 @@ from medseg.bundle import library, networks, workflow
 from medseg.bundle.data import load_data, split
 from medseg.bundle.early import refuse_unread
 from medseg.bundle.options import Options
+from medseg.bundle.ready import refuse_unlabelled
 from medseg.bundle.source import read_source
 from medseg.caller import spelt
 from medseg.data.check import check_datalist
@@ -239,6 +240,7 @@ def _refuse_unscored(data: Datalist, parts: Parts) -> None:
             f"{data.path}: no labelled image is left to score; name one of several folds with {spelt('fold', 'N')}, or "
             "plan first and train on everything: medseg plan DATA -o BUNDLE, medseg train BUNDLE --data DATA --fold all"
         )
+    refuse_unlabelled(data, parts[2], "test")
 
 
 def _baseline(data: Datalist, parts: Parts, scores: Mapping[str, Mapping[str, Any]]) -> Baseline:

@@ -146,6 +146,25 @@ def test_classes_that_folds_keep_out_of_the_training(tmp_path: Path) -> None:
     assert "no label of the training list holds class 2 (in a fold), other lists do: nothing is trained on it" in warned
 
 
+def test_a_test_list_of_which_some_have_no_label(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = pictures(tmp_path / "data") / "datalist.json"
+    content = json.loads(path.read_text())
+    entries = [{key: value for key, value in entry.items() if key != "fold"} for entry in content["training"]]
+    del entries[5]["label"]
+    path.write_text(json.dumps({**content, "training": entries[:4], "test": entries[4:]}))
+    assert main(["train", str(path.parent), "--output", str(tmp_path / "out"), *WORDS]) == 2
+    said = capsys.readouterr().err
+    assert "1 of 2 test images have no label, such as" in said
+    assert "measuring" not in said  # before anything is planned, not after the training
+    assert not (tmp_path / "out").exists()
+
+
+def test_slices_of_volumes_for_a_network_of_volumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = volumes(tmp_path / "data")
+    assert main(["train", str(data), "--output", str(tmp_path / "out"), *WORDS, "slices=true"]) == 2
+    assert "slices is true, but the network takes volumes as they are; give slices=false" in capsys.readouterr().err
+
+
 def test_memory_that_ends_in_the_middle(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
