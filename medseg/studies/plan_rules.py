@@ -269,7 +269,7 @@ def levels(patch: Sequence[int], voxel: Sequence[float] | None) -> tuple[list[in
     """Return the patch, rounded up to what the poolings divide, and the strides between levels, from the finest.
 
     nnU-Net: an axis is halved while it keeps `LEAST_EDGE` voxels, and not before the others have come to its voxel
-    size by a factor of 2; the last level is where no axis can be halved.
+    size by a factor of 2; the last level is where no axis can be halved. There are two levels at least.
 
     Args:
         patch: edges in voxels.
@@ -288,6 +288,7 @@ def levels(patch: Sequence[int], voxel: Sequence[float] | None) -> tuple[list[in
         strides.append(halved)
         size = [edge / step for edge, step in zip(size, halved, strict=True)]
         width = [edge * step for edge, step in zip(width, halved, strict=True)]
+    strides = strides or [[2 if edge > 1 else 1 for edge in patch]]  # of what is smaller than two levels: no less
     whole = [math.prod(stride[axis] for stride in strides) for axis in range(axes)]
     return [math.ceil(edge / multiple) * multiple for edge, multiple in zip(patch, whole, strict=True)], strides
 

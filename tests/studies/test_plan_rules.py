@@ -4,10 +4,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
+from medseg.bundle import networks
 from medseg.data.case_facts import CaseFacts
 from medseg.data.fingerprint import Fingerprint
 from medseg.studies import plan_rules
+from medseg.studies.plan_network import candidates
 from medseg.studies.plan_rules import PlanError
 
 
@@ -105,6 +108,14 @@ def test_edges_are_those_after_resampling() -> None:
 )
 def test_levels(edges: Any, voxel: Any, patch: list[int], strides: list[list[int]]) -> None:
     assert plan_rules.levels(edges, voxel) == (patch, strides)
+
+
+@pytest.mark.parametrize("network", ["unet", "lfa_unet", "attention_unet"])
+@pytest.mark.parametrize("edges", [(5, 7), (1, 1), (7, 6, 5), (1, 4, 4)])
+def test_images_smaller_than_two_levels_can_be_planned(network: str, edges: tuple[int, ...]) -> None:
+    tried = candidates(network, edges, edges, None)[-1]
+    made = networks.create(in_channels=1, out_channels=2, **tried.network).eval()
+    assert made(torch.zeros(1, 1, *tried.patch)).shape == (1, 2, *tried.patch)
 
 
 def test_every_level_keeps_four_voxels() -> None:
