@@ -35,9 +35,9 @@ def _thresholds(result: dict[str, Any]) -> str:
         "## How far a threshold can reach",
         "",
         "Who draws nuclei a little wider or tighter moves every Dice. Here each image gets the threshold that suits "
-        "its own label best (`python -m benchmarks.nuclei_thresholds`): bounds, which no method reaches, since nobody has "
-        f"the label. The networks are those above ({NAMES[result['variant']]}, {result['minutes']:g} minutes); Dice, "
-        "mean [95 % interval over images]:",
+        "its own label best (`python -m benchmarks.nuclei_thresholds`): bounds, which no method reaches, since nobody "
+        f"has the label. The networks are those above ({NAMES[result['variant']]}, {result['minutes']:g} minutes); "
+        "Dice, mean [95 % interval over images]:",
         "",
         *lines,
     ])  # fmt: skip

@@ -70,7 +70,7 @@ def images_of(work: Path, variant: str, minutes: float, seed: int) -> list[dict[
 
 
 def pooled(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return a line for all images and one a kind: means with intervals, and by how much the network's bound is higher."""
+    """Return a line for all images and one a kind: means, intervals, the network's bound less that of grey values."""
     lines = []
     for kind in (None, *(name for name, _ in Counter(row["kind"] for row in rows).most_common())):
         inside = [row for row in rows if kind in (None, row["kind"])]
