@@ -256,7 +256,8 @@ class Predictor:
 
     def _work(self, cases: Sequence[Case]) -> None:
         room = Room()
-        read = read_ahead(cases, self._read, threads=self._threads, room=room, size=lambda fed: fed.nbytes)
+        ahead, threads = self.description.inference.batch, self._threads
+        read = read_ahead(cases, self._read, threads=threads, room=room, size=lambda fed: fed.nbytes, ahead=ahead)
         with Writer(room, self._not_written, no_space) as writer:
             for group in self._groups(read):
                 for case, found in self._predicted(group):
