@@ -257,6 +257,8 @@ def _patch_problem(dataset: PatchDataset, whole: Mapping[str, tuple[int, ...]], 
             f"patch {list(dataset.patch)} has {counted(edges, 'edge')}, the network {dims} axes; give {spelt('patch')} "
             "one edge an axis"
         )
+    if dataset.slices and dims == 3:
+        return f"slices is true, but the network takes volumes as they are; give {spelt('slices', 'false')}"
     for path, (_, *shape) in whole.items():
         share = math.prod(min(edge / wanted, 1) for edge, wanted in zip(shape, dataset.patch, strict=False))  # a slice
         if share < _FILLED:

@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from medseg.errors import MedsegError
 from medseg.metrics.score import ScoredCase
+from medseg.reports.palette import background_index
 
 __all__ = ["Steps", "Unit", "chosen_classes", "cut_masks", "diagonal"]
 
@@ -100,14 +101,15 @@ def chosen_classes(class_names: Sequence[str], wanted: Sequence[str] | None, sco
 
     Args:
         class_names: by index.
-        wanted: names; ``None`` for all but the first, which is the background of most sets.
+        wanted: names; ``None`` for all but the background, or, where none is called so, all but the first.
         score: its name, for the message.
 
     Raises:
         MedsegError: if a name is unknown.
     """
     if wanted is None:
-        return list(range(min(1, len(class_names) - 1), len(class_names)))
+        around = background_index(class_names) or 0
+        return [index for index in range(len(class_names)) if index != around or len(class_names) == 1]
     listed = [wanted] if isinstance(wanted, str) else list(wanted)
     unknown = [name for name in listed if name not in class_names]
     if unknown or not listed:

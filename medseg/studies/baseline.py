@@ -20,6 +20,7 @@ from medseg.io.labels import read_label
 from medseg.metrics.score import ScoredCase
 from medseg.metrics.score_board import ScoreBoard
 from medseg.metrics.threshold_baseline import otsu_foreground
+from medseg.reports.palette import background_index
 
 __all__ = ["Baseline", "score_most_frequent", "score_otsu"]
 
@@ -58,7 +59,8 @@ def score_otsu(
     mean 0 and deviation 1; opacity is no channel.
 
     Args:
-        data: the datalist, which must have two classes, background first.
+        data: the datalist, which must have two classes: the background, which is the first unless named otherwise, and
+            another.
         entries: labelled images with absolute paths.
         foreground: side of the threshold, see `otsu_foreground`.
         scores: options of further scores by name, see `medseg.metrics.score`.
@@ -75,14 +77,15 @@ def score_otsu(
             f"{data.path}: has {data.num_classes} classes, but a threshold tells two apart; leave the baseline out"
         )
 
-    of_mean = False
+    of_mean, inside = False, 0 if background_index(data.class_names) == 1 else 1
 
     def mask(image: ImageFile) -> NDArray[Any]:
         nonlocal of_mean
         pixels = _seen(image)
         if len(pixels) not in (1, 3):
             pixels, of_mean = _mean_channel(pixels), True
-        return otsu_foreground(pixels, foreground, spatial_dims=len(image.shape))
+        found = otsu_foreground(pixels, foreground, spatial_dims=len(image.shape))
+        return ~found if inside == 0 else found
 
     found = _score(data, entries, mask, f"Otsu's threshold, {foreground} side", scores, progress)
     return replace(found, title=f"{found.title} of the channels' mean") if of_mean else found

@@ -18,6 +18,7 @@ from medseg.bundle import library, networks, workflow
 from medseg.bundle.data import load_data, split
 from medseg.bundle.early import refuse_unread
 from medseg.bundle.options import Options
+from medseg.bundle.ready import refuse_unlabelled
 from medseg.bundle.source import read_source
 from medseg.caller import spelt
 from medseg.data.check import check_datalist
@@ -143,7 +144,7 @@ def plan_and_train(
     from medseg.studies.plan import make_plan
 
     plan = make_plan(datalist, network=network, dimensions=dimensions, memory=memory, minutes=minutes, say=say)
-    plan_bundle.write(plan, datalist, planned, plan_bundle.name_of(plan, datalist))  # its folder is any plan's
+    plan_bundle.write_whole(plan, datalist, planned, plan_bundle.name_of(plan, datalist))  # its folder is any plan's
     say(f"planned: {plan.network.value['name']}, {plan.network.why}; see {planned / 'docs' / 'README.md'}")
     named = {"output_dir": str(folder / "run"), "run_name": folder.name}
     run = workflow.train(planned, data=datalist.path, overrides={**named, **changes})
@@ -153,7 +154,7 @@ def plan_and_train(
 def resume_planned(
     data: str | os.PathLike[str], run: str | Path, *, overrides: Mapping[str, Any] | None = None
 ) -> Trained:
-    """Go on with a training that `plan_and_train` began, and score it.
+    """Go on with what `plan_and_train` began, from its plan where no training had begun, and score it.
 
     Args:
         data: as it was.
@@ -163,7 +164,8 @@ def resume_planned(
     Raises:
         MedsegError: if there is no such run, or it cannot go on so.
     """
-    folder, changes = library.run_folder(Path(run)), dict(overrides or {})
+    where, changes = resolve_path(run), dict(overrides or {})
+    folder = where / "run" if (where / "plan" / "configs").is_dir() else library.run_folder(where)
     planned, made = folder.parent / "plan", folder.parent / "data"
     if not planned.is_dir():
         raise MedsegError(
@@ -238,6 +240,7 @@ def _refuse_unscored(data: Datalist, parts: Parts) -> None:
             f"{data.path}: no labelled image is left to score; name one of several folds with {spelt('fold', 'N')}, or "
             "plan first and train on everything: medseg plan DATA -o BUNDLE, medseg train BUNDLE --data DATA --fold all"
         )
+    refuse_unlabelled(data, parts[2], "test")
 
 
 def _baseline(data: Datalist, parts: Parts, scores: Mapping[str, Mapping[str, Any]]) -> Baseline:

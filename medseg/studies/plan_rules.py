@@ -178,7 +178,9 @@ def intensity(found: Fingerprint) -> Chosen:
         return Chosen(own, f"contrasts differ by a factor of {ratio:.0f} between images: each by itself")
     if found.dimensions == 2:
         return Chosen(own, "values have no scale in common: each picture by its own percentiles")
-    nonzero = float(np.mean([case.quantiles[0][4] == 0 for case in found.cases])) > 0.5
+    # of zeros and one other value nothing would be left without the zeros
+    firsts = [case.quantiles[0] for case in found.cases]
+    nonzero = float(np.mean([row[4] == 0 and len(set(row)) > 2 for row in firsts])) > 0.5
     why = "values have no scale in common: each image by its own mean and deviation"
     if nonzero:
         return Chosen({**own, "nonzero": True}, f"{why}, zeros around the object left out")

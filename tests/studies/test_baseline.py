@@ -39,6 +39,20 @@ def test_modalities_count_alike_whatever_their_scale(tmp_path: Path, channels: i
     assert found.scores["per_case"]["classes"][1]["dice"] > (0.7 if channels == 2 else 0.9)
 
 
+def test_the_background_may_be_the_second_class(tmp_path: Path) -> None:
+    label = np.ones((20, 30), np.uint8)
+    label[5:10, 5:15] = 0
+    Image.fromarray(220 - 200 * label).save(tmp_path / "image.png")
+    Image.fromarray(label).save(tmp_path / "label_image.png")
+    written(tmp_path, "image.png")
+    content = json.loads((tmp_path / "datalist.json").read_text())
+    (tmp_path / "datalist.json").write_text(json.dumps({**content, "labels": {"0": "square", "1": "background"}}))
+    data = load_data(tmp_path)
+    found = score_otsu(data, [data.absolute(entry) for _, entry in data.entries()], scores={"distances": {}})
+    square, around = found.scores["per_case"]["classes"]
+    assert (square["dice"], around["dice"], square["hd95"], around["hd95"]) == (1, 1, 0, None)
+
+
 def test_opacity_is_no_channel(tmp_path: Path) -> None:
     label = np.zeros((20, 30), np.uint8)
     label[5:10, 5:15] = 1

@@ -165,6 +165,28 @@ def test_from_data_to_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     np.testing.assert_allclose(mask.affine, read.affine)
 
 
+def test_a_command_that_was_killed_before_its_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, output = str(volumes(tmp_path / "data")), tmp_path / "out"
+    words = [f"{key}={value}" for key, value in QUICK.items()]
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(plan_bundle.generate, "build", killed)
+        assert main(["train", data, "--output", str(output), *words]) == 130
+    assert not (output / "plan").exists()  # whole or not there: the same command begins anew
+    with monkeypatch.context() as patched:
+        patched.setattr(workflow, "train", killed)
+        assert main(["train", data, "--output", str(output), *words]) == 130
+    assert not (output / "run").exists()
+    planned = (output / "plan" / "bundle.yaml").read_bytes()
+    assert main(["train", data, "--resume", str(output), *words]) == 0
+    assert (output / "plan" / "bundle.yaml").read_bytes() == planned
+    assert (output / "run" / "baseline.json").is_file()
+    assert library.is_ours(output / "plan")
+
+
 def test_pictures_beside_otsu(tmp_path: Path) -> None:
     quick = {**QUICK, "network_def#channels": [2, 4, 4, 4]}
     done = plan_and_train(pictures(tmp_path / "data"), tmp_path / "out", minutes=5, overrides=quick)

@@ -45,7 +45,7 @@ class Distances(Score):
         class_names: by index.
         ignore_index: label value that counts for nothing.
         tolerance: of the NSD, in mm (in pixels where there is no spacing).
-        classes: names of the classes that count; all but the first by default.
+        classes: names of the classes that count; all but the background (else the first) by default.
 
     Raises:
         MedsegError: if the tolerance is out of range or a class unknown.

@@ -35,7 +35,7 @@ class Lesions(Score):
         iou: from which two parts match, above 0.
         connectivity: ``"corners"`` joins voxels that share a corner, ``"faces"`` those that share a face alone.
         min_size: smallest part that counts, in truth and in prediction, in cubic mm (without spacing: in pixels).
-        classes: names of the classes that count; all but the first by default.
+        classes: names of the classes that count; all but the background (else the first) by default.
 
     Raises:
         MedsegError: if an option is out of range.

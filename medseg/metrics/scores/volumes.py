@@ -29,7 +29,7 @@ class Volumes(Score):
     Args:
         class_names: by index.
         ignore_index: label value that counts for nothing.
-        classes: names of the classes that count; all but the first by default.
+        classes: names of the classes that count; all but the background (else the first) by default.
     """
 
     columns = ("volume_difference", "absolute_volume_difference", "relative_volume_difference")

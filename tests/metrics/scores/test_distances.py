@@ -75,6 +75,20 @@ def test_against_all_pairs_of_surface_voxels(spacing: Sequence[float] | None, se
     assert math.isnan(named["hd95"][1])
 
 
+@pytest.mark.parametrize(
+    ("names", "counted"),
+    [
+        (["background", "one"], ["one"]),
+        (["one", "background"], ["one"]),
+        (["one", "BG", "two"], ["one", "two"]),
+        (["membrane", "mitochondria"], ["mitochondria"]),
+        (["background"], ["background"]),
+    ],
+)
+def test_the_background_is_left_out_wherever_it_stands(names: list[str], counted: list[str]) -> None:
+    assert Distances(names).compute().details["classes"] == counted
+
+
 def test_a_tilted_gantry() -> None:
     """Slices 4 mm apart along a table at 30 degrees to their normal: axes are not at right angles."""
     affine = np.diag([0.8, 1.5, 4.0, 1.0])
