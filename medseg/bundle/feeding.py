@@ -183,7 +183,7 @@ def not_finite(image: Tensor) -> str | None:
     """Return what is wrong with an image that holds NaN or infinity, or ``None``."""
     plain = image.as_tensor() if isinstance(image, MetaTensor) else image
     good = bool(torch.isfinite(torch.stack(plain.aminmax())).all())  # both are NaN if a value is; no copies
-    return None if good else "it holds NaN or infinite values"
+    return None if good else "it holds NaN or infinite values; replace them, such as by the value of the background"
 
 
 def unfit(image: Tensor, description: Description) -> str | None:
