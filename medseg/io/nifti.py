@@ -83,11 +83,11 @@ def header_of(path: Path) -> Any:
 
 def qform_of(header: Any) -> Affine | None:
     """Return the qform; ``None`` where the header has none, or its numbers place nothing."""
-    import nibabel
+    from nibabel.spatialimages import HeaderDataError
 
     try:
         affine = header.get_qform(coded=True)[0]
-    except (ValueError, nibabel.spatialimages.HeaderDataError):  # a quaternion that is no turn, edges below 0
+    except (ValueError, HeaderDataError):  # a quaternion that is no turn, edges below 0
         return None
     return None if affine is None or not np.isfinite(affine).all() else affine
 

@@ -234,8 +234,8 @@ def test_a_volume_of_two_axes_has_a_mask_that_lies_where_it_lies(models: Path, t
     image = sitk.ReadImage(str(tmp_path / "flat.nii.gz"))
     sitk.WriteImage(image, str(tmp_path / "in" / name))
     png(tmp_path / "plain" / "a.png", GREY)
-    options = {"outputs": ["probabilities", "measurements"], "overrides": {"device": "cpu"}}
-    done = predict(models / "grey.pt", tmp_path / "in", tmp_path / "out", **options)
+    wanted = ["probabilities", "measurements"]
+    done = predict(models / "grey.pt", tmp_path / "in", tmp_path / "out", outputs=wanted, overrides={"device": "cpu"})
     assert (done.written, done.failures) == (1, [])
     mask = sitk.ReadImage(str(tmp_path / "out" / name))
     np.testing.assert_allclose(mask.GetSpacing(), image.GetSpacing())
