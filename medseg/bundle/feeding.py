@@ -36,9 +36,11 @@ from medseg.transforms.normalise import ImageNormalisation
 from medseg.transforms.resize import ResizeImagesd
 
 __all__ = [
+    "beyond",
     "beyond_range",
     "evaluation",
     "inferer",
+    "limits",
     "not_finite",
     "picture",
     "prediction",
@@ -182,7 +184,7 @@ def not_finite(image: Tensor) -> str | None:
     """Return what is wrong with an image that holds NaN or infinity, or ``None``."""
     plain = image.as_tensor() if isinstance(image, MetaTensor) else image
     good = bool(torch.isfinite(torch.stack(plain.aminmax())).all())  # both are NaN if a value is; no copies
-    return None if good else "it holds NaN or infinite values"
+    return None if good else "it holds NaN or infinite values; replace them, such as by the value of the background"
 
 
 def unfit(image: Tensor, description: Description) -> str | None:
@@ -200,33 +202,57 @@ def unfit(image: Tensor, description: Description) -> str | None:
     return beyond_range(image, description)
 
 
-def beyond_range(image: Tensor, description: Description) -> str | None:
-    """Return why an image has other values than the model takes, or ``None``: 16 bits where 8 are scaled, say.
+def limits(description: Description) -> tuple[float, float] | None:
+    """Return the least and greatest value of files that the model's scale is for; ``None`` where any are scaled right.
 
     Args:
-        image: as fed, so scaled already.
         description: the model; only a range that is not clipped tells, which ImageNet's 0 to 255 is, too.
     """
     intensity = description.input.intensity
     if intensity["scheme"] == "imagenet":
-        least, most = float(image.min()), float(image.max())
-        if least >= -_RANGE_SLACK * 255 and most <= (1 + _RANGE_SLACK) * 255:
-            return None
-        return (
-            f"its values go from {least:g} to {most:g}, but the model takes pictures of 0 to 255 (scheme imagenet); "
-            "convert it, or train with model#input#intensity#scheme=image"
-        )
+        return 0.0, 255.0
     if intensity["scheme"] != "range" or intensity["clip"]:
         return None
-    least, most = float(image.min()), float(image.max())
-    if least >= -_RANGE_SLACK and most <= 1 + _RANGE_SLACK:
+    return float(intensity["low"]), float(intensity["high"])
+
+
+def beyond(least: float, most: float, description: Description) -> str | None:
+    """Return why an image has other values than the model takes, or ``None``: 16 bits where 8 are scaled, say.
+
+    Args:
+        least: value of the image, as its file holds it.
+        most: value.
+        description: the model.
+    """
+    taken = limits(description)
+    if taken is None:
         return None
-    low, high = intensity["low"], intensity["high"]
-    values = [low + edge * (high - low) for edge in (least, most)]
+    low, high = taken
+    slack = _RANGE_SLACK * (high - low)
+    if least >= low - slack and most <= high + slack:
+        return None
+    own = f"its values go from {least:g} to {most:g}, but the model"
+    if description.input.intensity["scheme"] == "imagenet":
+        return (
+            f"{own} takes pictures of 0 to 255 (scheme imagenet); convert it, or train with "
+            "model#input#intensity#scheme=image"
+        )
     return (
-        f"its values go from {values[0]:g} to {values[1]:g}, but the model scales {low:g} to {high:g}; convert it, or "
-        "train with model#input#intensity#low and #high of these images, or with scheme image"
+        f"{own} scales {low:g} to {high:g}; convert it, or train with model#input#intensity#low and #high of these "
+        "images, or with scheme image"
     )
+
+
+def beyond_range(image: Tensor, description: Description) -> str | None:
+    """Return what `beyond` says of an image as fed, so scaled already."""
+    taken = limits(description)
+    if taken is None:
+        return None
+    least, most = float(image.min()), float(image.max())
+    if description.input.intensity["scheme"] == "range":
+        low, high = taken
+        least, most = (low + edge * (high - low) for edge in (least, most))
+    return beyond(least, most, description)
 
 
 class Colourd(MapTransform):

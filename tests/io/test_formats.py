@@ -257,6 +257,52 @@ def test_nifti_that_says_two_places_is_noted(tmp_path):
     assert "does not say where it lies" in read_image(tmp_path / "b.nii").notes[0]
 
 
+def _changed(path, values, affine, **fields):
+    """Write a NIfTI with fields of the header that nibabel does not write so."""
+    nifti = nibabel.Nifti1Image(values, affine)
+    nifti.set_sform(affine, code=1)
+    nifti.set_qform(affine, code=1)
+    nibabel.save(nifti, path)
+    with path.open("r+b") as file:
+        header = nibabel.Nifti1Header(file.read(348), check=False)
+        for name, value in fields.items():
+            header[name] = value
+        file.seek(0)
+        file.write(header.binaryblock)
+
+
+def test_nifti_whose_quaternion_is_rounded_or_no_turn(tmp_path):
+    """Other programs round it beyond what nibabel accepts; where a sform is there, nobody needs it."""
+    values, affine = _values((5, 4, 3), "u1"), np.diag([-2.0, -2, 3, 1])  # a half turn: (0, 0, 1)
+    path = tmp_path / "a.nii"
+    _changed(path, values, affine, sform_code=0, quatern_d=1.0001)
+    with pytest.raises(ValueError, match="w2 should be positive"):
+        nibabel.load(path)
+    image = read_image(path)
+    _same(image, values)
+    np.testing.assert_allclose(image.affine, affine, atol=1e-5)
+    assert image.notes == ()
+    _changed(path, values, affine, quatern_b=0.9, quatern_d=0.9)
+    image = read_image(path)
+    _same(image, values)
+    np.testing.assert_allclose(image.affine, nibabel.load(path).affine)
+    assert image.notes[0].startswith("its qform places nothing")
+    _changed(path, values, affine, sform_code=0, quatern_b=0.9, quatern_d=0.9)
+    with pytest.raises(ImageError, match=r"a\.nii: its qform is no turn .*, and it has no sform; correct the header"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("pixdim", [[1, 5, 5, 5], [1, 0, 0, 0], [1, *[np.nan] * 3]])
+def test_nifti_whose_voxel_sizes_are_not_the_sforms_is_noted(tmp_path, pixdim):
+    values, affine = _values((5, 4, 3), "u1"), np.diag([2.0, 2, 3, 1])
+    _changed(tmp_path / "a.nii", values, affine, qform_code=0, pixdim=[*pixdim, 1, 1, 1, 1])
+    image = read_image(tmp_path / "a.nii")
+    assert image.spacing == (2, 2, 3)
+    assert "mm in pixdim, of 2 x 2 x 3 mm in the sform; the sform counts" in image.notes[0]
+    _changed(tmp_path / "a.nii", values, affine, qform_code=0, pixdim=[1, 2, 2, 3.01, 1, 1, 1, 1])
+    assert read_image(tmp_path / "a.nii").notes == ()
+
+
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8"])
