@@ -92,7 +92,9 @@ def _parse(path: Path, start: bytes) -> Any:
     found = [kinds[n] for n in (int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")) if n in kinds]
     if not found or len(start) < found[0].template_dtype.itemsize:
         if start.startswith(_GZIP):
-            raise ImageError(f"{path}: is compressed; call it .nii.gz, or restore the file")
+            twice = path.name.lower().endswith(".gz")
+            remedy = "twice; decompress it once" if twice else "; call it .nii.gz, or restore the file"
+            raise ImageError(f"{path}: is compressed{' ' * twice}{remedy}")
         raise ImageError(f"{path}: damaged or not what its name says (no NIfTI header); restore the file")
     header = found[0](start[: found[0].template_dtype.itemsize], check=False)
     magic = bytes(header["magic"])[:3]

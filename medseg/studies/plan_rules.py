@@ -7,6 +7,7 @@ supplementary note 2. ``docs/plans.md`` lists all of them.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ _CONTRASTS = 3.0  # images whose contrasts differ more than so are scaled one by
 _MINORITY = 0.05
 _MEDIAN = QUANTILES.index(0.5)
 _SIDES = ("left", "right")
+_PAIRS = ({"l", "r"}, {"lh", "rh"})  # one letter alone says little
+_WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+(?![a-z])")
+_FAINT = 64  # of 8 bits: images of lesser values alone, such as masks, do not fill the scale
 _TISSUE = {"em", "microscopy", "fluorescence", "brightfield", "histology", "histopathology", "dermoscopy", "sstem"}
 
 
@@ -165,7 +169,8 @@ def intensity(found: Fingerprint) -> Chosen:
         why = f"CT: percentiles 0.5 and 99.5 of the foreground over {volumes}, one scale for all"
         return Chosen({"scheme": "range", "low": low, "high": high, "clip": True}, why)
     own: dict[str, Any] = {"scheme": "percentiles" if found.dimensions == 2 else "zscore"}
-    if all(case.dtype == "uint8" for case in found.cases):
+    brightest = max(row[-1] for case in found.cases for row in case.quantiles)
+    if all(case.dtype == "uint8" for case in found.cases) and brightest >= _FAINT:
         contrasts = np.array([max(row[-2] - row[1] for row in case.quantiles) for case in found.cases])
         ratio = float(np.percentile(contrasts, 95) / max(np.percentile(contrasts, 5), 1.0))
         if ratio <= _CONTRASTS:
@@ -318,8 +323,7 @@ def mirrors(found: Fingerprint, seen: Chosen | None = None) -> Chosen:
         found: the fingerprint.
         seen: plane of the slices, see `plane`.
     """
-    sided = any(side in name.lower().replace("_", " ").split() for name in found.classes for side in _SIDES)
-    if sided:
+    if _sided(found.classes):
         return Chosen([], "nowhere: classes are named by side, which mirroring would exchange")
     if found.dimensions == 3:
         if any(code == "" for code in found.orientations):
@@ -330,6 +334,12 @@ def mirrors(found: Fingerprint, seen: Chosen | None = None) -> Chosen:
     if _tissue(found):
         return Chosen([0, 1], "along both axes: tissue and cells look alike from every side")
     return Chosen([1], "from left to right: which way is up may matter")
+
+
+def _sided(classes: Sequence[str]) -> bool:
+    """Return whether classes are told apart by side: ``kidney_left``, ``Left-Lung``, ``RightLung``, ``rib_L``."""
+    words = {word.lower() for name in classes for word in _WORD.findall(name)}
+    return any(word.startswith(_SIDES) for word in words) or any(pair <= words for pair in _PAIRS)
 
 
 def _tissue(found: Fingerprint) -> bool:

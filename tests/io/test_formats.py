@@ -117,6 +117,40 @@ def test_pictures_against_pillow(tmp_path, mode, suffix):
     _same(read_image(tmp_path / f"a{suffix}"), truth, 1 if truth.ndim == 2 else truth.shape[2])
 
 
+def _bmp(values, bits, palette):
+    """Write by hand, as programs do that store only the colours they use; rows from the bottom, padded to 4 bytes."""
+    import struct
+
+    height, width = values.shape
+    packed = [(row.reshape(-1, 8 // bits) << np.arange(8 - bits, -1, -bits)).sum(1) for row in values[::-1]]
+    rows = b"".join(row.astype(np.uint8).tobytes().ljust(-(-width * bits // 32) * 4, b"\0") for row in packed)
+    table = b"".join(bytes([grey] * 3 + [0]) for grey in palette)
+    start = 54 + len(table)
+    head = struct.pack("<2sIHHI", b"BM", start + len(rows), 0, 0, start)
+    return (
+        head
+        + struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, 0, len(rows), 0, 0, len(palette), 0)
+        + table
+        + rows
+    )
+
+
+def test_bmp_of_a_byte_a_pixel_in_black_and_white(tmp_path):
+    """Pillow 13 reads its bytes as bits, and gives pixels that lie elsewhere."""
+    values = RNG.integers(0, 2, (20, 40), dtype=np.uint8)
+    for bits in (1, 8):
+        (tmp_path / "a.bmp").write_bytes(_bmp(values, bits, (0, 255)))
+        _same(read_image(tmp_path / "a.bmp", label=True), values)
+        _same(read_image(tmp_path / "a.bmp"), values * np.uint8(255))
+    values = RNG.integers(0, 16, (20, 40), dtype=np.uint8)
+    (tmp_path / "b.bmp").write_bytes(_bmp(values, 4, range(0, 256, 17)))
+    _same(read_image(tmp_path / "b.bmp", label=True), values)
+    for palette in ((0, 255), range(16)):
+        (tmp_path / "c.bmp").write_bytes(_bmp(values % len(palette), 4, palette))
+        with pytest.raises(ImageError, match=r"c\.bmp: holds greys of 4 bits by a palette; store it with 8 bits"):
+            read_image(tmp_path / "c.bmp", label=True)
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_sixteen_bit_png_is_exact(tmp_path, channels):
     values = _values((20, 33, channels), "u2")
@@ -269,3 +303,24 @@ def _write_itk(path, values, affine, packed):
     path.write_bytes("\n".join(lines).encode() + (data if path.suffix == ".mha" else b""))
     if path.suffix == ".mhd":
         path.with_name("a.raw").write_bytes(data)
+
+
+def test_itk_formats_that_do_not_say_where_they_lie(tmp_path):
+    """As pynrrd writes an array alone; ITK fills in voxels of 1 mm at the origin without a word."""
+    values = _values((5, 4, 3), "u1")
+    nrrd = "NRRD0004\ntype: uint8\ndimension: 3\nsizes: 5 4 3\nencoding: raw\n{}\n"
+    meta = "NDims = 3\nDimSize = 5 4 3\nElementType = MET_UCHAR\n{}ElementDataFile = LOCAL\n"
+    placed = "space directions: (1,0,0) (0,1,0) (0,0,1)\n"
+    for name, text, more, said in (
+        ("a.nrrd", nrrd, "", "states neither spacing nor place"),
+        ("a.nrrd", nrrd, "spacings: 1 1 2\n", "does not say where it lies"),
+        ("a.nrrd", nrrd, f"space dimension: 3\n{placed}", "does not say where it lies"),
+        ("a.nrrd", nrrd, f"space: left-posterior-superior\n{placed}", ""),
+        ("a.mha", meta, "", "states neither spacing nor place"),
+        ("a.mha", meta, "ElementSpacing = 1 1 2\n", "does not say where it lies"),
+        ("a.mha", meta, "ElementSpacing = 1 1 2\nOffset = 0 0 0\n", ""),
+    ):
+        (tmp_path / name).write_bytes(text.format(more).encode() + values.tobytes(order="F"))
+        image = read_image(tmp_path / name)
+        np.testing.assert_array_equal(image.array, values)
+        assert [note.startswith(said) for note in image.notes] == [True] * bool(said)

@@ -186,6 +186,15 @@ def test_polarity_only_where_turning_brings_objects_to_one_side() -> None:
     assert "would leave them darker in 15 %" in chosen.why
 
 
+def test_bytes_that_hold_few_values_have_no_scale_of_255() -> None:
+    masks = picture(quantiles=((0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1),))
+    assert plan_rules.intensity(found(masks, masks)).value == {"scheme": "percentiles"}
+    volume = case(dtype="uint8", quantiles=masks.quantiles)
+    assert plan_rules.intensity(found(volume)).value["scheme"] == "zscore"
+    usual = picture(quantiles=row(20, 90, 200))
+    assert plan_rules.intensity(found(usual)).value == {"scheme": "range", "low": 0, "high": 255}
+
+
 def test_colour_of_pictures() -> None:
     grey, coloured = picture(channels=4, equal_channels=True), picture(channels=3)
     assert plan_rules.colour(found(picture())).value is None
@@ -199,6 +208,13 @@ def test_colour_of_pictures() -> None:
     [
         ({}, [0]),
         ({"classes": ("background", "left kidney", "right_kidney")}, []),
+        ({"classes": ("background", "Left-Hippocampus", "Right-Hippocampus")}, []),
+        ({"classes": ("background", "LeftLung", "RightLung")}, []),
+        ({"classes": ("background", "lung (left)", "lung (right)")}, []),
+        ({"classes": ("background", "femur_L", "femur_R")}, []),
+        ({"classes": ("background", "ctx-lh-cuneus", "ctx-rh-cuneus")}, []),
+        ({"classes": ("background", "vertebra L1", "bright spot", "cleft")}, [0]),
+        ({"classes": ("background", "l")}, [0]),
         ({"modality": ("photograph",)}, [1]),
         ({"modality": ("ssTEM",)}, [0, 1]),
         ({"modality": ("H&E histology",)}, [0, 1]),

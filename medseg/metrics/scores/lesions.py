@@ -81,7 +81,7 @@ class Lesions(Score):
 
     def update(self, case: ScoredCase) -> Mapping[str, float | Sequence[float]]:
         """Count a case."""
-        least = math.ceil(self.min_size / math.prod(self.unit.edges(case)) - 1e-9)
+        least = math.ceil(self.min_size / self.unit.size(case) - 1e-9)
         counts = np.zeros((len(self.class_names), 3), np.int64)
         for index, *masks in cut_masks(case, self.classes, self.ignore_index):
             if masks[0].size:
