@@ -6,8 +6,9 @@ pydicom: more than half of what it takes.
 While a command imports MONAI, stand-ins take their places in MONAI's modules. They do what the packages do: the first
 use of one imports it, whoever uses it. Everything else in the process imports the packages themselves.
 
-Nor is the garbage collector let through the hundreds of thousands of objects that imports make and nobody drops while
-they are made; and when the command has ended, its process does too (`leave`): to take all of them apart took a second.
+Nor is the garbage collector let through the hundreds of thousands of objects that imports make and nobody drops, while
+they are made or later: twice 0.1 s before the first mask. And when the command has ended, its process does too
+(`leave`): to take all of them apart took a second.
 """
 
 from __future__ import annotations
@@ -179,9 +180,19 @@ def lean_monai() -> contextlib.ExitStack:
     undo.callback(sys.meta_path.remove, finder)
     if gc.isenabled():
         gc.disable()
-        finder.imported = gc.enable
+        if not gc.get_freeze_count():
+            finder.imported = _set_aside
+            undo.callback(gc.unfreeze)
+        else:
+            finder.imported = gc.enable
         undo.callback(gc.enable)
     return undo
+
+
+def _set_aside() -> None:
+    """Let the garbage collector work again, but for what is there by now."""
+    gc.freeze()
+    gc.enable()
 
 
 def leave(status: int) -> None:

@@ -50,7 +50,7 @@ def test_as_many_are_read_ahead_as_are_worked_on_at_once() -> None:
         return item
 
     room = Room(1000)
-    found = read_ahead(range(6), note, threads=1, room=room, size=lambda found: 10, ahead=4)
+    found: Any = read_ahead(range(6), note, threads=1, room=room, size=lambda found: 10, ahead=4)
     assert next(found) == (0, 0)
     assert all(each.wait(10) for each in read[:4])
     assert not read[4].is_set()
