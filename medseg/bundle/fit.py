@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,10 +22,11 @@ from medseg.bundle.options import Options
 from medseg.caller import spelt
 from medseg.data.check import Report, check_datalist
 from medseg.data.datalist import Datalist
+from medseg.data.file_facts import FileFacts, check_cache, measure_all, usual_workers
 from medseg.engines.loading import SegmentationDataset, different_sizes
 from medseg.engines.patches import PatchDataset
 from medseg.errors import MedsegError, counted
-from medseg.io.channels import first_of
+from medseg.io.channels import first_of, paths_of
 from medseg.io.parts import stored_bytes
 from medseg.runs.processes import by_the_first
 
@@ -34,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 _SHOWN = 5  # warnings of the data check
 _TRIED = 8  # samples whose shapes are compared
+_NARROW = 0.02  # of the range that is scaled: 0 to 1 of 0 to 255
 _FILLED = 0.25  # of a patch, at least, without a word
 _AXES = {2: "pictures (2D)", 3: "volumes (3D)"}
 
@@ -160,7 +163,7 @@ def problems(
         everything = spelt("fold", "all")
         return [f"{data.path}: nothing is left to train on with fold {wanted.fold}; choose another, or {everything}"]
     tried = _tried(dataset, description, sound)
-    found = list(tried.strange)
+    found = tried.strange or _beyond(data, description)
     if wanted.planned_for is not None and wanted.planned_for != data.fingerprint():
         found.append(
             f"{data.path}: the bundle was planned for other data (or they have changed since); plan again with medseg "
@@ -195,6 +198,43 @@ def problems(
         smallest = min(tried.drawn, key=lambda shape: shape[1:])
         found += _runs(network, smallest, wanted.batch_size if drawn else min(wanted.batch_size, len(dataset)), name)
     return found
+
+
+def _beyond(data: Datalist, description: Description) -> list[str]:
+    """Return which images of any part have values that the model does not scale, as the check has measured them all."""
+    taken = feeding.limits(description)
+    if taken is None:
+        return []
+    named = dict.fromkeys(path for _, entry in data.entries() for path in paths_of(data.absolute(entry)["image"]))
+    facts, _ = measure_all(
+        [(path, False) for path in named], cache_file=check_cache(data.path), workers=usual_workers()
+    )
+    ends = {
+        path: (min(row[0] for row in rows), max(row[-1] for row in rows))
+        for path in named
+        if (rows := _rows(facts, path))
+    }
+    wrong = [(path, said) for path, (least, most) in ends.items() if (said := feeding.beyond(least, most, description))]
+    if wrong:
+        more = f" (and so {counted(len(wrong) - 1, 'more image')} of {len(ends)})" if len(wrong) > 1 else ""
+        return [f"{wrong[0][0]}: {wrong[0][1]}{more}"]
+    least, most = (
+        min((end for end, _ in ends.values()), default=0.0),
+        max((end for _, end in ends.values()), default=0.0),
+    )
+    if ends and most - least < _NARROW * (taken[1] - taken[0]):
+        logger.warning(
+            "%s: the values of all images go from %g to %g, of which little is left where the model scales %g to %g; "
+            "train with model#input#intensity#low and #high of these images, or with scheme image",
+            data.path, least, most, *taken,
+        )  # fmt: skip
+    return []
+
+
+def _rows(facts: Mapping[tuple[Path, bool], FileFacts], path: Path) -> tuple[tuple[float, ...], ...]:
+    """Return the quantiles of a file's channels; none where it cannot be read."""
+    held = facts.get((path, False))
+    return held.quantiles if held is not None else ()
 
 
 def _sizes(data: Datalist, batch: int, different: Sequence[tuple[int, ...]]) -> list[str]:

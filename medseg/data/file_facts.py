@@ -25,7 +25,7 @@ __all__ = [
     *("measure", "measure_all", "save_cache", "usual_workers"),
 ]
 
-CHECKER_VERSION = 3
+CHECKER_VERSION = 4
 """Counted up when a measurement changes, so that older cache entries are not used."""
 
 MAX_LABEL_VALUES = 512
@@ -251,7 +251,9 @@ def _stamp(path: Path, label: bool, mapping: Mapping[int, int] | None) -> str | 
     try:
         stamp = _time_stamp(path)
     except OSError:
-        return None
+        if not os.path.exists(path):
+            return None
+        stamp = f"in parts|{path}"  # of a header without its values, which who reads it says, and no cache keeps
     mapped = f"{sorted(mapping.items())}" if label and mapping else ""
     return f"{'label' if label else 'image'}{mapped}|{stamp}"
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from medseg.engines.ensemble import OverMembers, joined, members_of
 from medseg.engines.loading import SegmentationDataset, make_loader
-from medseg.engines.precision import autocast, resolve_precision
+from medseg.engines.precision import autocast, network_to_device, resolve_precision
 from medseg.engines.prediction_checks import warn_of_one_class
 from medseg.engines.scores import LOSS, LossScore, WorstCases, affine_of, case_names
 from medseg.errors import MedsegError, shown
@@ -87,6 +87,7 @@ class Evaluator(SupervisedEvaluator):
         hide_names: bool = False,
     ) -> None:
         device = pick_device(device)
+        network_to_device(network)
         self.dataset = dataset
         self.class_names = [labels[index] for index in sorted(labels)]
         self.ignore_index = ignore_index

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from medseg.io import dicom, itk_formats, nifti, pictures, tiff
 from medseg.io.channels import Named, join, paths_of
+from medseg.io.contents import told_by_contents
 from medseg.io.image_file import ImageError, ImageFile
 from medseg.io.integrity import MAX_VOXELS, check_count
 
@@ -99,26 +100,37 @@ def _reader(path: Path) -> _Reader:
 def _decode(path: Path, label: bool) -> ImageFile:
     try:
         return _reader(path)(path, label)
-    except ImageError:
-        raise
     except FileNotFoundError as error:
+        missing = path if error.filename is None else Path(os.fspath(error.filename))
+        if missing != path:  # of a header, the file of its values
+            raise ImageError(
+                f"{path}: takes its values from {missing.name}, and there is no such file; put it beside"
+            ) from error
         raise ImageError(f"{path}: no such file; correct the path or restore the file") from error
     except PermissionError as error:
         raise ImageError(f"{path}: permission denied; make the file readable") from error
     except MemoryError as error:
         raise ImageError(f"{path}: does not fit into memory; cut it into parts") from error
-    except EOFError as error:
-        raise ImageError(f"{path}: ends too early ({error}); restore the file") from error
-    except (gzip.BadGzipFile, zlib.error) as error:
-        if "Not a gzipped file" in str(error):
-            raise ImageError(
-                f"{path}: is not compressed, whatever its name says; rename it, or restore the file"
-            ) from error
-        raise ImageError(
-            f"{path}: damaged (its compression's own checksum or code: {error}); restore the file"
-        ) from error
     except (
         Exception
     ) as error:  # decoders raise nearly every type on damaged bytes, struct.error and KeyError among them
-        detail = " ".join(str(error).replace(str(path), "").split()) or type(error).__name__
-        raise ImageError(f"{path}: damaged or not what its name says ({detail[:200]}); restore the file") from error
+        if image_suffix(path) and (told := told_by_contents(path)):
+            raise ImageError(f"{path}: {told}") from error
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(f"{path}: {_fault(path, error)}") from error
+
+
+def _fault(path: Path, error: Exception) -> str:
+    """Return what a decoder's error means, and what to do."""
+    if isinstance(error, EOFError):
+        return f"ends too early ({error}); restore the file"
+    if isinstance(error, gzip.BadGzipFile | zlib.error):
+        if "Not a gzipped file" not in str(error):
+            return f"damaged (its compression's own checksum or code: {error}); restore the file"
+        with path.open("rb") as file:
+            if file.read(2) == b"\x1f\x8b":
+                return "goes on after its compressed bytes with others; restore the file"
+        return "is not compressed, whatever its name says; rename it, or restore the file"
+    detail = " ".join(str(error).replace(str(path), "").split()) or type(error).__name__
+    return f"damaged or not what its name says ({detail[:200]}); restore the file"

@@ -7,6 +7,7 @@ claimed length and the right checksum, and values may not lie in a file elsewher
 from __future__ import annotations
 
 import math
+import re
 import threading
 import zlib
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from medseg.errors import shown
 from medseg.io.image_file import Affine, ImageError, ImageFile
 from medseg.io.integrity import DEFLATE_RATIO, check_claim, file_size
 from medseg.io.nifti import check_affine
@@ -31,6 +33,10 @@ LPS_TO_RAS: Affine = np.diag([-1.0, -1.0, 1.0, 1.0])
 """From ITK's and DICOM's patient axes (to the left, to the back, to the head) to ours."""
 
 _MAX_HEADER = 1 << 20
+_MOST_SAID = 200
+_ITK_PLACE = re.compile(r"^.*?(?:ITK ERROR|itk::ERROR): \w+\(0x[0-9a-f]+\): ", re.DOTALL)
+_SPACINGS = {"spacings", "spacedirections", "elementspacing", "elementsize"}
+_PLACES = {"space", "transformmatrix", "rotation", "orientation", "offset", "position", "origin"}
 _CHUNK = 1 << 20
 _NRRD_TYPES = {
     **dict.fromkeys(("signed char", "int8", "int8_t", "uchar", "unsigned char", "uint8", "uint8_t"), 1),
@@ -81,12 +87,13 @@ def read_itk(path: Path, label: bool) -> ImageFile:
     """
     size = file_size(path)
     with path.open("rb") as file:
-        if path.suffix.lower() == ".nrrd":
-            _check_nrrd(path, file, size)
-        else:
-            _check_meta(path, file, size)
-    with ITK_LOCK:
-        array, components, geometry = _decode(path)
+        check = _check_nrrd if path.suffix.lower() == ".nrrd" else _check_meta
+        notes = _geometry_notes(check(path, file, size))
+    try:
+        with ITK_LOCK:
+            array, components, geometry = _decode(path)
+    except RuntimeError as error:  # of ITK, with its source's line and an address in memory before what is wrong
+        raise ImageError(f"{path}: ITK cannot read it ({_said(path, error)}); store it again") from error
     spatial = min(array.ndim - (components > 1), 3)
     rest = array.shape[spatial:]
     if sum(edge > 1 for edge in rest) > 1:
@@ -95,7 +102,21 @@ def read_itk(path: Path, label: bool) -> ImageFile:
     array = array.reshape(*array.shape[:spatial], *((channels,) if channels > 1 else ()))
     affine = check_affine(path, LPS_TO_RAS @ geometry)
     spacing = tuple(float(length) for length in np.linalg.norm(affine[:3, :3], axis=0)[:spatial])
-    return ImageFile(array, channels, spacing=spacing, affine=affine, kind="volume")
+    return ImageFile(array, channels, spacing=spacing, affine=affine, kind="volume", notes=notes)
+
+
+def _said(path: Path, error: RuntimeError) -> str:
+    text = " ".join(_ITK_PLACE.sub("", str(error)).replace(str(path), "").split())
+    return text[-_MOST_SAID:] or type(error).__name__
+
+
+def _geometry_notes(fields: Mapping[str, str]) -> tuple[str, ...]:
+    """Say what a header leaves open of where its volume lies; ITK fills that with voxels of 1 mm at the origin."""
+    if not fields.keys() & _SPACINGS:
+        return ("states neither spacing nor place: voxels of 1 mm, and left and right, are a guess",)
+    if not fields.keys() & _PLACES:
+        return ("does not say where it lies (no space): left and right are a guess",)
+    return ()
 
 
 def _decode(path: Path) -> tuple[npt.NDArray[Any], int, Affine]:
@@ -148,7 +169,7 @@ def _pixel_type(path: Path, itk: Any, name: str, components: int) -> tuple[Any, 
     return pixel, stored
 
 
-def _check_nrrd(path: Path, file: BinaryIO, size: int) -> None:
+def _check_nrrd(path: Path, file: BinaryIO, size: int) -> dict[str, str]:
     if not file.readline(16).startswith(b"NRRD000"):
         raise ImageError(f"{path}: damaged or not what its name says (no NRRD header); restore the file")
     fields: dict[str, str] = {}
@@ -171,6 +192,7 @@ def _check_nrrd(path: Path, file: BinaryIO, size: int) -> None:
     if encoding != "raw" and not compressed:
         raise ImageError(f"{path}: is encoded as {encoding[:20] or 'nothing'}; store it raw or with gzip")
     _check_values(path, file, shape, _NRRD_TYPES[kind], size - file.tell(), compressed)
+    return fields
 
 
 def files_of(path: Path) -> tuple[Path, ...]:
@@ -195,7 +217,7 @@ def _meta_fields(path: Path, file: BinaryIO) -> dict[str, str]:
     return fields
 
 
-def _check_meta(path: Path, file: BinaryIO, size: int) -> None:
+def _check_meta(path: Path, file: BinaryIO, size: int) -> dict[str, str]:
     fields = _meta_fields(path, file)
     kind = fields.get("elementtype", "").upper()
     if kind not in _META_TYPES:
@@ -212,29 +234,48 @@ def _check_meta(path: Path, file: BinaryIO, size: int) -> None:
     compressed = _flag(fields, "compresseddata", "false") == "true"
     source = fields["elementdatafile"]
     if source.upper() == "LOCAL":
-        _check_values(path, file, shape, _META_TYPES[kind], size - file.tell(), compressed)
-        return
+        used = _check_values(path, file, shape, _META_TYPES[kind], size - file.tell(), compressed)
+        _check_stated(path, fields, used, compressed)
+        return fields
     if source != Path(source).name or source.upper().startswith("LIST") or "%" in source:
         raise ImageError(f"{path}: takes its values from {source[:80]!r}; name one file beside it, or store one .mha")
     values = path.with_name(source)
     length = file_size(values)
     with values.open("rb") as beside:
-        _check_values(values, beside, shape, _META_TYPES[kind], length, compressed)
+        used = _check_values(values, beside, shape, _META_TYPES[kind], length, compressed)
+    if "compresseddatasize" in fields:
+        _check_stated(path, fields, used, compressed)
+    return fields
 
 
-def _check_values(
-    path: Path, file: BinaryIO, shape: tuple[int, ...], width: int, stored: int, compressed: bool
-) -> None:
-    """The values must be there: all of them, and where they are compressed with the right checksum at the end."""
-    claimed = math.prod(shape) * width
-    check_claim(path, shape, claimed, stored, DEFLATE_RATIO if compressed else 1)
+def _check_stated(path: Path, fields: Mapping[str, str], used: int, compressed: bool) -> None:
+    """ITK unpacks as many bytes as the header states; where these are too few it hands over whatever memory held."""
     if not compressed:
         return
+    stated = fields.get("compresseddatasize", "")
+    if not stated.isascii() or not stated.isdigit() or int(stated[:18]) < used:
+        raise ImageError(
+            f"{path}: states {shown(stated[:20]) or 'no'} CompressedDataSize, but its values take {used} bytes; "
+            "correct the header, or store it again"
+        )
+
+
+def _check_values(path: Path, file: BinaryIO, shape: tuple[int, ...], width: int, stored: int, compressed: bool) -> int:
+    """The values must be there: all of them, and where they are compressed with the right checksum at the end.
+
+    Returns:
+        How many bytes of the file they take.
+    """
+    claimed, start = math.prod(shape) * width, file.tell()
+    check_claim(path, shape, claimed, stored, DEFLATE_RATIO if compressed else 1)
+    if not compressed:
+        return claimed
     unpack, found = zlib.decompressobj(47), 0  # 47: gzip or zlib, which it tells by the first bytes
     while not unpack.eof and found <= claimed and (packed := unpack.unconsumed_tail or file.read(_CHUNK)):
         found += len(unpack.decompress(packed, _CHUNK))
     if found != claimed or not unpack.eof:
         raise ImageError(f"{path}: unpacks to {found} bytes, but claims {claimed}; it is damaged, restore the file")
+    return file.tell() - start - len(unpack.unused_data)
 
 
 def _line(path: Path, file: BinaryIO) -> str:

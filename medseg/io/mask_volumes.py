@@ -45,18 +45,18 @@ def write_nifti(mask: NDArray[Any], affine: Affine, target: Path, *, source: Pat
         image.header.set_xyzt_units("mm")
         nibabel.save(image, target)
         return
-    original: Any = nibabel.load(source)
-    kind = nibabel.Nifti2Image if isinstance(original, nibabel.Nifti2Image) else nibabel.Nifti1Image
-    stored = mask.reshape(_stored_shape(original.shape, mask.shape))
-    header = original.header.copy() if keep_header else kind.header_class()
+    original = nifti.header_of(source)
+    kind = nibabel.Nifti2Image if isinstance(original, nibabel.Nifti2Header) else nibabel.Nifti1Image
+    stored = mask.reshape(_stored_shape(original.get_data_shape(), mask.shape))
+    header: Any = nibabel.load(source).header.copy() if keep_header else kind.header_class()
     header.set_data_dtype(mask.dtype)
     header.set_data_shape(stored.shape)
     header["cal_max"] = header["cal_min"] = 0
-    header.set_xyzt_units(original.header.get_xyzt_units()[0])
-    header.set_zooms(original.header["pixdim"][1 : stored.ndim + 1])
-    header["pixdim"][0] = original.header["pixdim"][0]  # the qform's handedness
+    header.set_xyzt_units(original.get_xyzt_units()[0])
+    header.set_zooms(np.nan_to_num(original["pixdim"][1 : stored.ndim + 1], nan=1, posinf=1))
+    header["pixdim"][0] = original["pixdim"][0]  # the qform's handedness
     for field in _FORMS:
-        header[field] = original.header[field]
+        header[field] = original[field]
     _agree(header, affine, stored.shape)
     nibabel.save(kind(stored, None, header), target)
 
@@ -67,10 +67,14 @@ def _agree(header: Any, affine: Affine, shape: tuple[int, ...]) -> None:
     if compare(affine, header.get_best_affine(), shape).voxels >= _EXACT:
         sform = sform or _SCANNER
         header.set_sform(affine, code=sform)
-    if sform and qform and compare(affine, header.get_qform(), shape).voxels >= _EXACT:
+    placed = nifti.qform_of(header)
+    if sform and qform and (placed is None or compare(affine, placed, shape).voxels >= _EXACT):
         header.set_qform(affine, code=qform)
         if not compare(affine, header.get_qform(), shape).same:  # sheared
             header["qform_code"] = 0
+    edges = np.linalg.norm(affine[:3, :3], axis=0)[: len(shape)]
+    if not header["qform_code"] and not np.allclose(header["pixdim"][1 : len(edges) + 1], edges, rtol=_EXACT):
+        header["pixdim"][1 : len(edges) + 1] = edges  # nothing else needs them, and ITK's spacing is theirs
 
 
 def _stored_shape(stored: tuple[int, ...], mask: tuple[int, ...]) -> tuple[int, ...]:

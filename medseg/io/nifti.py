@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +16,15 @@ import numpy.typing as npt
 from medseg.io.image_file import Affine, ImageError, ImageFile
 from medseg.io.integrity import DEFLATE_RATIO, check_claim, file_size, open_stream, read_bytes
 
-__all__ = ["SUFFIXES", "check_affine", "read_nifti"]
+__all__ = ["SUFFIXES", "check_affine", "header_of", "qform_of", "read_nifti"]
 
 SUFFIXES = (".nii", ".nii.gz", ".hdr")
 
 _GZIP = b"\x1f\x8b"
 _NIFTI_1, _NIFTI_2 = 348, 540  # bytes of a header, which begins with this number
 _DIFFERENCE = 0.1  # voxels; less is rounding of the stored quaternion
+_SPACING = 1e-2
+_ROUNDED = 1e-3
 _UNITS = {1: "metres", 3: "micrometres"}
 
 
@@ -45,10 +47,7 @@ def read_nifti(path: Path, label: bool) -> ImageFile:
     size = file_size(path)
     name = path.name.lower()
     with open_stream(path, compressed=name.endswith(".gz")) as stream:
-        start = stream.read(_NIFTI_1)
-        if b"\x5c" not in (start[:1], start[3:4]):  # 348 = 0x15c; otherwise perhaps NIfTI-2, whose header is longer
-            start += stream.read(_NIFTI_2 - _NIFTI_1)
-        header = _parse(path, start)
+        header, begun = _read_header(path, stream)
         pair = name.endswith(".hdr")
         offset = int(header.get_data_offset())
         if not pair and offset < int(header["sizeof_hdr"]) + 4:
@@ -58,18 +57,39 @@ def read_nifti(path: Path, label: bool) -> ImageFile:
         if not pair:
             ratio = DEFLATE_RATIO if name.endswith(".gz") else 1
             check_claim(path, shape, claimed + (offset if ratio == 1 else 0), size, ratio)
-            values, more = read_bytes(path, stream, offset - len(start), claimed)
+            values, more = read_bytes(path, stream, offset - begun, claimed)
     if pair:
         values, more = _read_pair(path, shape, claimed, offset)
     notes = [f"holds {more} bytes more than its header claims"] if more else []
     array = values.view(dtype).reshape(shape, order="F")
     array = _scale(array, *header.get_slope_inter())
-    affine = check_affine(path, header.get_best_affine())
+    affine = check_affine(path, _best_affine(path, header))
     notes += _geometry_notes(header, shape)
     array, channels, spatial = _arrange(path, array)
     lengths = np.linalg.norm(affine[:3, :3], axis=0)[:spatial]
     spacing = tuple(float(length) for length in lengths)
     return ImageFile(array, channels, spacing=spacing, affine=affine, kind="volume", notes=tuple(notes))
+
+
+def header_of(path: Path) -> Any:
+    """Return the header of a NIfTI file, as nibabel's, without its extensions.
+
+    Raises:
+        ImageError: if it is none.
+    """
+    with open_stream(path, compressed=path.name.lower().endswith(".gz")) as stream:
+        return _read_header(path, stream)[0]
+
+
+def qform_of(header: Any) -> Affine | None:
+    """Return the qform; ``None`` where the header has none, or its numbers place nothing."""
+    from nibabel.spatialimages import HeaderDataError
+
+    try:
+        affine = header.get_qform(coded=True)[0]
+    except (ValueError, HeaderDataError):  # a quaternion that is no turn, edges below 0
+        return None
+    return None if affine is None or not np.isfinite(affine).all() else affine
 
 
 def check_affine(path: Path, affine: Any) -> Affine:
@@ -85,6 +105,20 @@ def check_affine(path: Path, affine: Any) -> Affine:
     return matrix
 
 
+def _read_header(path: Path, stream: BinaryIO) -> tuple[Any, int]:
+    """Return the header and how many bytes of it were read."""
+    start = stream.read(_NIFTI_1)
+    if b"\x5c" not in (start[:1], start[3:4]):  # 348 = 0x15c; otherwise perhaps NIfTI-2, whose header is longer
+        start += stream.read(_NIFTI_2 - _NIFTI_1)
+    header = _parse(path, start)
+    turn = [header[f"quatern_{part}"].astype(float) for part in "bcd"]
+    length = math.sqrt(sum(float(part) ** 2 for part in turn))
+    if 1 < length < 1 + _ROUNDED:  # rounded by who wrote it; nibabel refuses what is longer than 1 by 2e-7
+        for name, part in zip("bcd", turn, strict=True):
+            header[f"quatern_{name}"] = part / length
+    return header, len(start)
+
+
 def _parse(path: Path, start: bytes) -> Any:
     import nibabel
 
@@ -92,7 +126,9 @@ def _parse(path: Path, start: bytes) -> Any:
     found = [kinds[n] for n in (int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")) if n in kinds]
     if not found or len(start) < found[0].template_dtype.itemsize:
         if start.startswith(_GZIP):
-            raise ImageError(f"{path}: is compressed; call it .nii.gz, or restore the file")
+            twice = path.name.lower().endswith(".gz")
+            remedy = "twice; decompress it once" if twice else "; call it .nii.gz, or restore the file"
+            raise ImageError(f"{path}: is compressed{' ' * twice}{remedy}")
         raise ImageError(f"{path}: damaged or not what its name says (no NIfTI header); restore the file")
     header = found[0](start[: found[0].template_dtype.itemsize], check=False)
     magic = bytes(header["magic"])[:3]
@@ -161,11 +197,13 @@ def _geometry_notes(header: Any, shape: tuple[int, ...]) -> list[str]:
     units = int(header["xyzt_units"]) & 7
     if units in _UNITS:
         notes.append(f"states lengths in {_UNITS[units]}; they are taken as mm")
-    sform, qform = header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]
+    sform, qform = header.get_sform(coded=True)[0], qform_of(header)
+    if qform is None and header["qform_code"] > 0:
+        notes.append("its qform places nothing (its numbers are no turn, or not finite); the sform counts")
     if sform is None and qform is None:
         notes.append("does not say where it lies (qform and sform have code 0): left and right are a guess")
     if sform is None or qform is None:
-        return notes
+        return notes + _spacing_notes(header, sform)
     edges = (*shape[:3], 1, 1)[:3]
     corners = np.array([[i, j, k, 1] for i in (0, edges[0] - 1) for j in (0, edges[1] - 1) for k in (0, edges[2] - 1)])
     apart = float(np.linalg.norm((sform - qform) @ corners.T, axis=0).max())
@@ -173,3 +211,22 @@ def _geometry_notes(header: Any, shape: tuple[int, ...]) -> list[str]:
     if apart > _DIFFERENCE * voxel:
         notes.append(f"qform and sform disagree by up to {apart:.3g} mm; the sform counts")
     return notes
+
+
+def _best_affine(path: Path, header: Any) -> Any:
+    try:
+        return header.get_best_affine()
+    except ValueError as error:
+        raise ImageError(f"{path}: its qform is no turn ({error}), and it has no sform; correct the header") from error
+
+
+def _spacing_notes(header: Any, sform: Affine | None) -> list[str]:
+    """Tell of voxel sizes that are not the sform's, where no qform needs them: ITK takes the spacing from them."""
+    if sform is None:
+        return []
+    stated, edges = np.abs(header["pixdim"][1:4]).astype(float), np.linalg.norm(sform[:3, :3], axis=0)
+    axes = min(int(header["dim"][0]), 3)
+    if np.allclose(stated[:axes], edges[:axes], rtol=_SPACING):
+        return []
+    sizes = [" x ".join(f"{edge:.4g}" for edge in each[:axes]) for each in (stated, edges)]
+    return [f"states voxels of {sizes[0]} mm in pixdim, of {sizes[1]} mm in the sform; the sform counts"]

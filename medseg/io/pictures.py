@@ -59,11 +59,18 @@ def read_picture(path: Path, label: bool) -> ImageFile:
             notes = _count_pictures(path, image)
             _check_mode(path, image.mode, label)
             notes += ("its CMYK colours are read as RGB, without their profile",) * (image.mode == _PRINT)
-            image.load()
+            two_greys = image.format == "BMP" and _two_greys(path, image.mode, start)
+            if not two_greys:
+                image.load()
             palette = image.mode == "P"
             orientation = image.getexif().get(_ORIENTATION, 1)  # of a PNG, known only after its pixels
             deep = bits == 16 and colour != _GREY
-            array = _read_deep_colours(path) if deep else _pixels(image, label, bits)
+            if two_greys:
+                array = _read_two_greys(path, label)
+            elif deep:
+                array = _read_deep_colours(path)
+            else:
+                array = _pixels(image, label, bits)
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path}: {error}; if the file is not damaged, cut it into parts") from error
     orientation = orientation if orientation in range(1, 9) else 1
@@ -92,7 +99,7 @@ def _check_claim(path: Path, image: Image.Image, start: bytes, size: int, lossy:
     if lossy:
         check_claim(path, shape, claimed, size, _JPEG_RATIO)
         return
-    bits, packed = struct.unpack("<HI", start[28:34]) if len(start) >= 34 and start[14] >= 40 else (8, 0)
+    bits, packed = _bmp_form(start)
     if packed in (1, 2):
         check_claim(path, shape, claimed, size, _BMP_RATIO)
     else:
@@ -106,6 +113,33 @@ def _count_pictures(path: Path, image: Image.Image) -> tuple[str, ...]:
     if image.format == "PNG":
         raise ImageError(f"{path}: is an animation of {count} pictures; store each in a file of its own")
     return (f"holds {count} pictures; the first is read",)
+
+
+def _two_greys(path: Path, mode: str, start: bytes) -> bool:
+    """Return whether a BMP is black and white by its palette, but of a byte a pixel, which Pillow reads as bits.
+
+    Raises:
+        ImageError: if it is of 4 bits and grey by its palette, which Pillow does not read either.
+    """
+    bits = _bmp_form(start)[0]
+    if mode in ("1", "L") and bits not in (1, 8):
+        raise ImageError(f"{path}: holds greys of {bits} bits by a palette; store it with 8 bits, or as PNG")
+    return mode == "1" and bits == 8
+
+
+def _read_two_greys(path: Path, label: bool) -> npt.NDArray[np.uint8]:
+    import imagecodecs
+
+    indices = np.asarray(imagecodecs.bmp_decode(path.read_bytes(), asrgb=False))
+    return indices if label else (indices > 0) * np.uint8(255)
+
+
+def _bmp_form(start: bytes) -> tuple[int, int]:
+    """Return a BMP's bits a pixel and its compression, as far as its header is long enough to tell."""
+    if len(start) < 34 or start[14] < 40:
+        return 8, 0
+    bits, packed = struct.unpack("<HI", start[28:34])
+    return int(bits), int(packed)
 
 
 def _check_mode(path: Path, mode: str, label: bool) -> None:
@@ -128,6 +162,8 @@ def _pixels(image: Image.Image, label: bool, bits: int) -> npt.NDArray[Any]:
 def _as_array(image: Image.Image) -> npt.NDArray[Any]:
     """Copy a picture in bands of rows: all at once Pillow takes twice its size on the way."""
     band = max(1, _BAND // max(image.width, 1))
+    if image.height <= band:
+        return np.array(image)
     first = np.asarray(image.crop((0, 0, image.width, min(band, image.height))))
     array = np.empty((image.height, *first.shape[1:]), first.dtype)
     for top in range(0, image.height, band):

@@ -111,8 +111,9 @@ def measure(
         of each class its parts, then all of it.
     """
     space = _Space(affine)
-    if mask.ndim == 2:
-        mask, values = mask[None], None if values is None else values[:, None]
+    if mask.ndim == 2:  # one page, or of a volume of two axes one plane
+        extra = 0 if affine is None else 2
+        mask, values = np.expand_dims(mask, extra), None if values is None else np.expand_dims(values, extra + 1)
     boxes = [tuple(slice(0, edge) for edge in mask.shape), *ndimage.find_objects(mask, max_label=max(classes))]
     for index in classes:
         box = boxes[index]

@@ -8,6 +8,7 @@ normal vision, protanopia and deuteranopia (simulated after Machado et al. 2009,
 from __future__ import annotations
 
 import colorsys
+import functools
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -127,6 +128,7 @@ def background_index(names: Sequence[str]) -> int | None:
     return next((index for index, name in enumerate(names) if is_background(name)), None)
 
 
+@functools.lru_cache(1024)  # a mask's palette takes 256, at every mask
 def _colour(index: int) -> Colour:
     if index < len(_CHOSEN):
         return parse_colour(_CHOSEN[index])

@@ -84,6 +84,15 @@ def test_missing(data):
     assert finding.files == (str(data.folder / "l3.png"),)
 
 
+def test_a_header_whose_values_are_gone(data):
+    """It was told as a missing header, which is there."""
+    header = "NDims = 2\nDimSize = 24 16\nElementType = MET_UCHAR\nElementDataFile = gone.raw\n"
+    (data.folder / "i9.mhd").write_text(header)
+    data.training[2]["image"] = "i9.mhd"
+    message = only(data.check(), "unreadable-file").message
+    assert message.startswith(f"{data.folder / 'i9.mhd'}: takes its values from gone.raw, and there is no such file")
+
+
 def test_unreadable(data):
     path = data.folder / "i2.png"
     path.write_bytes(path.read_bytes()[:100])

@@ -117,6 +117,40 @@ def test_pictures_against_pillow(tmp_path, mode, suffix):
     _same(read_image(tmp_path / f"a{suffix}"), truth, 1 if truth.ndim == 2 else truth.shape[2])
 
 
+def _bmp(values, bits, palette):
+    """Write by hand, as programs do that store only the colours they use; rows from the bottom, padded to 4 bytes."""
+    import struct
+
+    height, width = values.shape
+    packed = [(row.reshape(-1, 8 // bits) << np.arange(8 - bits, -1, -bits)).sum(1) for row in values[::-1]]
+    rows = b"".join(row.astype(np.uint8).tobytes().ljust(-(-width * bits // 32) * 4, b"\0") for row in packed)
+    table = b"".join(bytes([grey] * 3 + [0]) for grey in palette)
+    start = 54 + len(table)
+    head = struct.pack("<2sIHHI", b"BM", start + len(rows), 0, 0, start)
+    return (
+        head
+        + struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, 0, len(rows), 0, 0, len(palette), 0)
+        + table
+        + rows
+    )
+
+
+def test_bmp_of_a_byte_a_pixel_in_black_and_white(tmp_path):
+    """Pillow 13 reads its bytes as bits, and gives pixels that lie elsewhere."""
+    values = RNG.integers(0, 2, (20, 40), dtype=np.uint8)
+    for bits in (1, 8):
+        (tmp_path / "a.bmp").write_bytes(_bmp(values, bits, (0, 255)))
+        _same(read_image(tmp_path / "a.bmp", label=True), values)
+        _same(read_image(tmp_path / "a.bmp"), values * np.uint8(255))
+    values = RNG.integers(0, 16, (20, 40), dtype=np.uint8)
+    (tmp_path / "b.bmp").write_bytes(_bmp(values, 4, range(0, 256, 17)))
+    _same(read_image(tmp_path / "b.bmp", label=True), values)
+    for palette in ((0, 255), range(16)):
+        (tmp_path / "c.bmp").write_bytes(_bmp(values % len(palette), 4, palette))
+        with pytest.raises(ImageError, match=r"c\.bmp: holds greys of 4 bits by a palette; store it with 8 bits"):
+            read_image(tmp_path / "c.bmp", label=True)
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_sixteen_bit_png_is_exact(tmp_path, channels):
     values = _values((20, 33, channels), "u2")
@@ -223,6 +257,52 @@ def test_nifti_that_says_two_places_is_noted(tmp_path):
     assert "does not say where it lies" in read_image(tmp_path / "b.nii").notes[0]
 
 
+def _changed(path, values, affine, **fields):
+    """Write a NIfTI with fields of the header that nibabel does not write so."""
+    nifti = nibabel.Nifti1Image(values, affine)
+    nifti.set_sform(affine, code=1)
+    nifti.set_qform(affine, code=1)
+    nibabel.save(nifti, path)
+    with path.open("r+b") as file:
+        header = nibabel.Nifti1Header(file.read(348), check=False)
+        for name, value in fields.items():
+            header[name] = value
+        file.seek(0)
+        file.write(header.binaryblock)
+
+
+def test_nifti_whose_quaternion_is_rounded_or_no_turn(tmp_path):
+    """Other programs round it beyond what nibabel accepts; where a sform is there, nobody needs it."""
+    values, affine = _values((5, 4, 3), "u1"), np.diag([-2.0, -2, 3, 1])  # a half turn: (0, 0, 1)
+    path = tmp_path / "a.nii"
+    _changed(path, values, affine, sform_code=0, quatern_d=1.0001)
+    with pytest.raises(ValueError, match="w2 should be positive"):
+        nibabel.load(path)
+    image = read_image(path)
+    _same(image, values)
+    np.testing.assert_allclose(image.affine, affine, atol=1e-5)
+    assert image.notes == ()
+    _changed(path, values, affine, quatern_b=0.9, quatern_d=0.9)
+    image = read_image(path)
+    _same(image, values)
+    np.testing.assert_allclose(image.affine, nibabel.load(path).affine)
+    assert image.notes[0].startswith("its qform places nothing")
+    _changed(path, values, affine, sform_code=0, quatern_b=0.9, quatern_d=0.9)
+    with pytest.raises(ImageError, match=r"a\.nii: its qform is no turn .*, and it has no sform; correct the header"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("pixdim", [[1, 5, 5, 5], [1, 0, 0, 0], [1, *[np.nan] * 3]])
+def test_nifti_whose_voxel_sizes_are_not_the_sforms_is_noted(tmp_path, pixdim):
+    values, affine = _values((5, 4, 3), "u1"), np.diag([2.0, 2, 3, 1])
+    _changed(tmp_path / "a.nii", values, affine, qform_code=0, pixdim=[*pixdim, 1, 1, 1, 1])
+    image = read_image(tmp_path / "a.nii")
+    assert image.spacing == (2, 2, 3)
+    assert "mm in pixdim, of 2 x 2 x 3 mm in the sform; the sform counts" in image.notes[0]
+    _changed(tmp_path / "a.nii", values, affine, qform_code=0, pixdim=[1, 2, 2, 3.01, 1, 1, 1, 1])
+    assert read_image(tmp_path / "a.nii").notes == ()
+
+
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8"])
@@ -269,3 +349,24 @@ def _write_itk(path, values, affine, packed):
     path.write_bytes("\n".join(lines).encode() + (data if path.suffix == ".mha" else b""))
     if path.suffix == ".mhd":
         path.with_name("a.raw").write_bytes(data)
+
+
+def test_itk_formats_that_do_not_say_where_they_lie(tmp_path):
+    """As pynrrd writes an array alone; ITK fills in voxels of 1 mm at the origin without a word."""
+    values = _values((5, 4, 3), "u1")
+    nrrd = "NRRD0004\ntype: uint8\ndimension: 3\nsizes: 5 4 3\nencoding: raw\n{}\n"
+    meta = "NDims = 3\nDimSize = 5 4 3\nElementType = MET_UCHAR\n{}ElementDataFile = LOCAL\n"
+    placed = "space directions: (1,0,0) (0,1,0) (0,0,1)\n"
+    for name, text, more, said in (
+        ("a.nrrd", nrrd, "", "states neither spacing nor place"),
+        ("a.nrrd", nrrd, "spacings: 1 1 2\n", "does not say where it lies"),
+        ("a.nrrd", nrrd, f"space dimension: 3\n{placed}", "does not say where it lies"),
+        ("a.nrrd", nrrd, f"space: left-posterior-superior\n{placed}", ""),
+        ("a.mha", meta, "", "states neither spacing nor place"),
+        ("a.mha", meta, "ElementSpacing = 1 1 2\n", "does not say where it lies"),
+        ("a.mha", meta, "ElementSpacing = 1 1 2\nOffset = 0 0 0\n", ""),
+    ):
+        (tmp_path / name).write_bytes(text.format(more).encode() + values.tobytes(order="F"))
+        image = read_image(tmp_path / name)
+        np.testing.assert_array_equal(image.array, values)
+        assert [note.startswith(said) for note in image.notes] == [True] * bool(said)

@@ -156,6 +156,44 @@ def test_mhd_that_reaches_elsewhere(tmp_path, source):
     _refused(tmp_path / "a.mhd", "takes its values from")
 
 
+@pytest.mark.parametrize(("name", "off", "refused"), [
+    ("a.mha", None, True),
+    ("a.mha", -8, True),
+    ("a.mha", 0, False),
+    ("a.mhd", None, False),
+    ("a.mhd", -8, True),
+])  # fmt: skip
+def test_meta_image_of_fewer_compressed_bytes_than_it_holds(tmp_path, name, off, refused):
+    """ITK 5.4 then says "Uncompress failed" on stderr, and hands over memory that nobody filled."""
+    values = RNG.integers(0, 9000, (6, 5, 4)).astype(np.int16)
+    packed = zlib.compress(values.tobytes(order="F"))
+    lines = ["NDims = 3", "DimSize = 6 5 4", "ElementType = MET_SHORT", "CompressedData = True"]
+    lines += [f"CompressedDataSize = {len(packed) + off}"] if off is not None else []
+    lines += [f"ElementDataFile = {'LOCAL' if name == 'a.mha' else 'a.zraw'}", ""]
+    path = tmp_path / name
+    path.write_bytes("\n".join(lines).encode() + packed * (name == "a.mha"))
+    (tmp_path / "a.zraw").write_bytes(packed)
+    if refused:
+        _refused(path, rf"states \w+ CompressedDataSize, but its values take {len(packed)} bytes")
+    else:
+        np.testing.assert_array_equal(read_image(path).array, values)
+
+
+def test_a_header_without_the_file_of_its_values_names_that_file(tmp_path):
+    (tmp_path / "a.mhd").write_text("NDims = 1\nDimSize = 4\nElementType = MET_UCHAR\nElementDataFile = b.raw\n")
+    _refused(tmp_path / "a.mhd", r"takes its values from b\.raw, and there is no such file")
+    nibabel.save(nibabel.Nifti1Pair(NOISE[..., None], np.eye(4)), tmp_path / "c.hdr")
+    (tmp_path / "c.img").unlink()
+    _refused(tmp_path / "c.hdr", r"takes its values from c\.img, and there is no such file")
+
+
+def test_what_itk_does_not_read_is_told_without_its_source(tmp_path):
+    text = "NRRD0004\ntype: uint8\ndimension: 2\nsizes: 4 4\nspace: left-posterior-superior\n"
+    text += "space directions: (1,0,0) (0,1,0)\nencoding: raw\n\n"
+    (tmp_path / "a.nrrd").write_bytes(text.encode() + b"\0" * 16)
+    _refused(tmp_path / "a.nrrd", r"a\.nrrd: ITK cannot read it \((?!.*0x).*; store it again")
+
+
 def test_labels_near_integers_are_integers(tmp_path):
     path = tmp_path / "l.nii"
     values = np.array([[[0, 1 + 6e-8, 2 - 9e-5]]], np.float64)

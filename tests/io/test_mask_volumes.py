@@ -1,6 +1,7 @@
 """Masks of volumes: where the image lies, and nothing else of its header."""
 
 from pathlib import Path
+from typing import Any
 
 import itk
 import nibabel
@@ -150,6 +151,32 @@ def test_forms_that_disagree_agree_in_the_mask(tmp_path: Path) -> None:
     np.testing.assert_array_equal(written.affine, nibabel.load(path).affine)
     np.testing.assert_allclose(written.get_qform(), written.affine, atol=1e-5)
     assert (int(written.header["qform_code"]), int(written.header["sform_code"])) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"qform_code": 0, "pixdim": [1, 5, 5, 5, 1, 1, 1, 1]},
+        {"qform_code": 0, "pixdim": [1, *[np.nan] * 3, 1, 1, 1, 1]},
+        {"quatern_b": 0.9, "quatern_c": 0.9},
+        {"sform_code": 0, "quatern_b": 0, "quatern_c": 0, "quatern_d": 1.0001},
+    ],
+)
+def test_what_a_header_says_beside_the_place_is_mended_in_the_mask(tmp_path: Path, fields: dict[str, Any]) -> None:
+    """ITK takes the spacing from pixdim, nibabel refuses a quaternion that rounding made too long."""
+    path = volume(tmp_path / "v.nii", np.diag([-2.0, -2, 3, 1]), qform_affine=np.diag([-2.0, -2, 3, 1]))
+    with path.open("r+b") as file:
+        header: Any = nibabel.Nifti1Header(file.read(348), check=False)
+        for name, value in fields.items():
+            header[name] = value
+        file.seek(0)
+        file.write(header.binaryblock)
+    write_mask(MASK, path, tmp_path / "o.nii")
+    written = nibabel.load(tmp_path / "o.nii")
+    np.testing.assert_allclose(written.affine, np.diag([-2.0, -2, 3, 1]), atol=1e-5)
+    found = itk.imread(str(tmp_path / "o.nii"))
+    np.testing.assert_allclose(found.GetSpacing(), (2, 2, 3), rtol=1e-5)
+    np.testing.assert_allclose(itk.array_from_matrix(found.GetDirection()), np.eye(3), atol=1e-3)  # of LPS
 
 
 def test_sheared_volumes_have_no_qform(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Kinds of input that people have: the mask is that of the same values stored plainly, or one line says why not."""
 
+import csv
 import os
 import shutil
 from collections.abc import Callable
@@ -221,6 +222,37 @@ def test_one_image_under_several_names_is_predicted_under_each(models: Path, tmp
     assert len(masks) == 5
     for mask in masks[1:]:
         np.testing.assert_array_equal(mask, masks[0])
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nrrd", "a.mha"])
+def test_a_volume_of_two_axes_has_a_mask_that_lies_where_it_lies(models: Path, tmp_path: Path, name: str) -> None:
+    """Slices that were saved alone: a model of pictures took them, and then no mask could be written."""
+    affine = np.diag([-0.5, -0.75, 1, 1])
+    affine[:2, 3] = [10, 20]
+    (tmp_path / "in").mkdir()
+    nibabel.save(nibabel.Nifti1Image(GREY, affine), tmp_path / "flat.nii.gz")
+    image = sitk.ReadImage(str(tmp_path / "flat.nii.gz"))
+    sitk.WriteImage(image, str(tmp_path / "in" / name))
+    png(tmp_path / "plain" / "a.png", GREY)
+    wanted = ["probabilities", "measurements"]
+    done = predict(models / "grey.pt", tmp_path / "in", tmp_path / "out", outputs=wanted, overrides={"device": "cpu"})
+    assert (done.written, done.failures) == (1, [])
+    mask = sitk.ReadImage(str(tmp_path / "out" / name))
+    np.testing.assert_allclose(mask.GetSpacing(), image.GetSpacing())
+    np.testing.assert_allclose(mask.GetOrigin(), image.GetOrigin())
+    np.testing.assert_allclose(mask.GetDirection(), image.GetDirection())
+    plain = mask_of(models, "grey", tmp_path / "plain", tmp_path / "plain_out")
+    found = sitk.GetArrayFromImage(mask).T
+    np.testing.assert_array_equal(found, plain)
+    (maps,) = (tmp_path / "out").glob("*.probabilities.nii.gz")
+    found = nibabel.load(maps).get_fdata()[:, :, 0]
+    chosen = np.take_along_axis(found, plain[..., None].astype(int), -1)[..., 0]
+    np.testing.assert_allclose(chosen, found.max(-1), atol=2 / 65535)  # the step of the maps
+    assert found.std(axis=(0, 1)).min() > 1e-4
+    with (tmp_path / "out" / "measurements.csv").open() as file:
+        whole = [row for row in csv.DictReader(file) if row["part"] == "all"]
+    for row, index in zip(whole, (1, 2), strict=True):
+        assert float(row["volume_ml"]) * 1000 == pytest.approx(0.5 * 0.75 * np.count_nonzero(plain == index))
 
 
 def test_a_name_that_says_compressed_or_not_and_lies(models: Path, tmp_path: Path) -> None:

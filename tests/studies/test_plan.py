@@ -24,7 +24,7 @@ from medseg.data.file_facts import cache_folder
 from medseg.data.fingerprint import Fingerprint
 from medseg.io.images import read_image
 from medseg.studies import complexity, plan_bundle
-from medseg.studies.plan import _loading, make_plan
+from medseg.studies.plan import _loading, _schedule, make_plan
 from medseg.studies.plan_and_train import KEYS, plan_and_train
 from medseg.studies.plan_rules import PlanError
 
@@ -354,3 +354,8 @@ def test_loading_leaves_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
     for cores, number in ((1, 0), (2, 1), (16, 4)):
         monkeypatch.setattr("os.sched_getaffinity", lambda _, cores=cores: set(range(cores)), raising=False)
         assert _loading(torch.device("cuda"))["num_workers"].value == number
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (4, 2), (30, 10), (900, 45)])
+def test_a_short_training_is_not_over_before_its_rate_has_risen(steps: int, warmup: int) -> None:
+    assert _schedule(steps, 1.0)["warmup"].value == warmup
