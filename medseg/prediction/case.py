@@ -118,7 +118,8 @@ class Feeder:
         affine, orientation = None, 1
         if isinstance(loaded, MetaTensor):
             orientation = int(loaded.meta.get(STORED_ORIENTATION, 1))
-            if loaded.ndim == 4 and not is_stack(loaded):
+            placed = loaded.ndim == 3 and "original_affine" in loaded.meta  # a slice that knows its place
+            if placed or (loaded.ndim == 4 and not is_stack(loaded)):
                 affine = np.asarray(loaded.affine, dtype=np.float64)
         grid = Grid(tuple(loaded.shape[1:]), affine, orientation)
         plain = loaded.as_tensor() if isinstance(loaded, MetaTensor) else loaded
