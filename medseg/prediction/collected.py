@@ -138,7 +138,7 @@ class Collected:
             done = self._finish({"pred": found.float()})["pred"]
             found = done.as_tensor() if isinstance(done, MetaTensor) else torch.as_tensor(done)
         steps = Postprocess(self._description.postprocess, self._description.classes)
-        mask = steps(_whole(found[0]), self._grid.affine)
+        mask = steps(_whole(found[0]), self._grid.affine if len(self._grid.shape) == 3 else None)  # pixels, as scored
         return Result(
             mask,
             self._grid,
