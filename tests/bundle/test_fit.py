@@ -310,6 +310,17 @@ def trained(tmp_path: Path) -> tuple[Path, Path]:
     return data, workflow.train(BUNDLE, data=data, overrides={**SMALL, "output_dir": tmp_path / "run"})
 
 
+def test_a_run_goes_on_only_as_it_was_fed(trained: tuple[Path, Path]) -> None:
+    """Its first epochs saw 0 to 255 as 0 to 1, the next ones as 0 to 0.85, and its weights said the latter of all."""
+    data, run = trained
+    more = {**SMALL, "max_epochs": 2, "resume": str(run)}
+    with pytest.raises((MedsegError, RuntimeError)) as caught:
+        workflow.train(BUNDLE, data=data, overrides={**more, "model#input#intensity#high": 300})
+    assert "cannot be continued: input intensity high was 255 and is 300 now" in (one_line(caught.value) or "")
+    workflow.train(BUNDLE, data=data, overrides=more)
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
+
+
 def test_nothing_that_was_trained_on_is_a_test(trained: tuple[Path, Path]) -> None:
     data, run = trained
     options = {"device": "cpu", "mlflow": False}
