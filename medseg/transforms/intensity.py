@@ -293,6 +293,6 @@ class RandNegatived(IntensityTransform):
 
 
 def _length(image: Tensor) -> Tensor:
-    """Return the root of the summed squares, row by row: added up at once, 270 million values are up to a fifth short."""
+    """Return the root of the summed squares, row by row: at once, 270 million values are up to a fifth short."""
     length: Tensor = torch.linalg.vector_norm(torch.linalg.vector_norm(image, dim=-1))
     return length
