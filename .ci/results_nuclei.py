@@ -16,7 +16,31 @@ NAMES = {"images_alike": "images alike", "square_roots": "square roots", "kinds_
 def nuclei(results: Path) -> str:
     """Return the tables of ``nuclei_gpu.json`` and ``nuclei_cpu.json``; nothing where that was not measured."""
     paths = [results / f"nuclei_{device}.json" for device in ("gpu", "cpu")]
-    return "\n\n".join(_page(path) for path in paths if path.is_file())
+    pages = [_page(path) for path in paths if path.is_file()]
+    bounds = results / "nuclei_thresholds_cpu.json"
+    return "\n\n".join([*pages, _thresholds(json.loads(bounds.read_text())["result"])] if bounds.is_file() else pages)
+
+
+def _thresholds(result: dict[str, Any]) -> str:
+    """Return the bounds of any threshold, by kind."""
+    sides = {
+        "network": "the network's mask", "network_best": "its probabilities, best threshold of each image",
+        "grey_best": "grey values, best threshold of each image", "above_grey": "the former less the latter",
+    }  # fmt: skip
+    lines = [f"| kind of image | images | {' | '.join(sides.values())} |", "| --- " * (2 + len(sides)) + "|"]
+    for line in result["pooled"]:
+        cells = [line["kind"] or "**all**", str(line["images"]), *(_cell(line[side]) for side in sides)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([
+        "## How far a threshold can reach",
+        "",
+        "Who draws nuclei a little wider or tighter moves every Dice. Here each image gets the threshold that suits "
+        "its own label best (`python -m benchmarks.nuclei_thresholds`): bounds, which no method reaches, since nobody "
+        f"has the label. The networks are those above ({NAMES[result['variant']]}, {result['minutes']:g} minutes); "
+        "Dice, mean [95 % interval over images]:",
+        "",
+        *lines,
+    ])  # fmt: skip
 
 
 def _page(path: Path) -> str:

@@ -144,11 +144,11 @@ def pooled(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for score in SCORES:
             sides = {name: _values(each, "network", score)[inside] for name, each in images.items()}
             otsu = _values(next(iter(images.values())), OTSU, score)[inside]
-            line[score] = {name: _mean(values) for name, values in {**sides, OTSU: otsu}.items()}
-            line[f"{score}_above_otsu"] = {name: _mean(values - otsu) for name, values in sides.items()}
+            line[score] = {name: mean(values) for name, values in {**sides, OTSU: otsu}.items()}
+            line[f"{score}_above_otsu"] = {name: mean(values - otsu) for name, values in sides.items()}
             first = next(iter(VARIANTS))
             line[f"{score}_above_{first}"] = {
-                name: _mean(values - sides[first]) for name, values in sides.items() if first in sides and name != first
+                name: mean(values - sides[first]) for name, values in sides.items() if first in sides and name != first
             }
         line["pooled_iou"] = {name: _pooled_iou(each, "network", inside) for name, each in images.items()}
         line["pooled_iou"][OTSU] = _pooled_iou(next(iter(images.values())), OTSU, inside)
@@ -166,7 +166,7 @@ def _values(images: Sequence[Mapping[str, Any]], side: str, score: str) -> np.nd
     return np.array([image[side][score] for image in images], np.float64)
 
 
-def _mean(values: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, Any]:
+def mean(values: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, Any]:
     """Return the mean over images and its 95 % interval; an image whose score is not defined is not counted."""
     there = values[~np.isnan(values)]
     interval = ClusterBootstrap([""] * len(values)).intervals(values[:, None])[1] if len(values) else None
@@ -207,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         every = [each for each in held if _key(each) != _key(row)] + [row]
         lines = pooled(every)
         merge_rows(options.json, {**head, "pooled": lines}, [row], _key)
-        said = row.get("error") or f"Dice {_mean(_values(row['each'], 'network', 'dice'))['mean']:.3f}"
+        said = row.get("error") or f"Dice {mean(_values(row['each'], 'network', 'dice'))['mean']:.3f}"
         sys.stdout.write(f"{job[0]}, fold {job[1]}: {said}\n")
         sys.stdout.flush()
 

@@ -15,7 +15,7 @@ _TEMPORARY = re.compile(r"\.[0-9a-f]{8}\.(?P<target>.+)")
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path, *, sync_name: bool = True) -> Iterator[Path]:
     """Yield a temporary path that becomes ``path`` when the block ends without an exception.
 
     The temporary file lies in the folder of ``path`` and ends in its whole name, so that writers that choose a format
@@ -24,6 +24,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
     Args:
         path: target file; its folder must exist.
+        sync_name: wait until the new name would survive a power cut, too. Who writes many files into a folder waits
+            once, at their end (`sync_folder`): until then a power cut leaves the old one, or none, never a part.
 
     Raises:
         FileNotFoundError: if the folder is missing, or the block wrote nothing.
@@ -44,7 +46,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):  # the first error is the one to report
             temporary.unlink()
         raise
-    sync_folder(path.parent)
+    if sync_name:
+        sync_folder(path.parent)
 
 
 @contextlib.contextmanager

@@ -39,6 +39,10 @@ def test_it_reaches_the_disk_before_it_takes_the_name_and_the_name_after(
         temporary.write_text("all")
     assert calls == ["sync file 3", "rename", "sync folder", "close"]
     assert (tmp_path / "a.txt").read_text() == "all"
+    calls.clear()
+    with atomic_write(tmp_path / "a.txt", sync_name=False) as temporary:
+        temporary.write_text("of many")
+    assert calls == ["sync file 7", "rename"]
 
 
 def test_after_an_exception_all_is_as_before(tmp_path: Path) -> None:

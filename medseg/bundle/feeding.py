@@ -16,13 +16,13 @@ from monai.inferers import Inferer, SimpleInferer
 from monai.transforms import (
     Compose,
     MapTransform,
-    NormalizeIntensityd,
     ScaleIntensityd,
     ScaleIntensityRanged,
 )
 from torch import Tensor
 
 from medseg.bundle.description import Description, DescriptionError, Inference, Input
+from medseg.bundle.intensities import beyond_range
 from medseg.bundle.model_grid import ToModelGridd
 from medseg.errors import counted
 from medseg.inferers.multi_scale_flip import MultiScaleFlipInferer
@@ -37,11 +37,8 @@ from medseg.transforms.normalise import ImageNormalisation
 from medseg.transforms.resize import ResizeImagesd
 
 __all__ = [
-    "beyond",
-    "beyond_range",
     "evaluation",
     "inferer",
-    "limits",
     "not_finite",
     "picture",
     "prediction",
@@ -51,7 +48,6 @@ __all__ = [
 ]
 
 _LUMA = (0.299, 0.587, 0.114)
-_RANGE_SLACK = 0.05  # resizing and averages overshoot a little
 
 
 def training(description: Description) -> Compose:
@@ -177,7 +173,7 @@ def _intensity(intensity: Mapping[str, Any]) -> list[Callable[..., Any]]:
     if scheme == "percentiles":
         return [Percentilesd("image", float(intensity["low"]), float(intensity["high"]))]
     if scheme == "zscore":
-        return [NormalizeIntensityd("image", nonzero=bool(intensity["nonzero"]), channel_wise=True)]
+        return [ZScored("image", nonzero=bool(intensity["nonzero"]))]
     return []  # "none", and "imagenet", which is on the device
 
 
@@ -201,59 +197,6 @@ def unfit(image: Tensor, description: Description) -> str | None:
     if wanted is not None and image.shape[0] != wanted:
         return f"it has {counted(image.shape[0], 'channel')}, but the model takes {wanted}; convert it"
     return beyond_range(image, description)
-
-
-def limits(description: Description) -> tuple[float, float] | None:
-    """Return the least and greatest value of files that the model's scale is for; ``None`` where any are scaled right.
-
-    Args:
-        description: the model; only a range that is not clipped tells, which ImageNet's 0 to 255 is, too.
-    """
-    intensity = description.input.intensity
-    if intensity["scheme"] == "imagenet":
-        return 0.0, 255.0
-    if intensity["scheme"] != "range" or intensity["clip"]:
-        return None
-    return float(intensity["low"]), float(intensity["high"])
-
-
-def beyond(least: float, most: float, description: Description) -> str | None:
-    """Return why an image has other values than the model takes, or ``None``: 16 bits where 8 are scaled, say.
-
-    Args:
-        least: value of the image, as its file holds it.
-        most: value.
-        description: the model.
-    """
-    taken = limits(description)
-    if taken is None:
-        return None
-    low, high = taken
-    slack = _RANGE_SLACK * (high - low)
-    if least >= low - slack and most <= high + slack:
-        return None
-    own = f"its values go from {least:g} to {most:g}, but the model"
-    if description.input.intensity["scheme"] == "imagenet":
-        return (
-            f"{own} takes pictures of 0 to 255 (scheme imagenet); convert it, or train with "
-            "model#input#intensity#scheme=image"
-        )
-    return (
-        f"{own} scales {low:g} to {high:g}; convert it, or train with model#input#intensity#low and #high of these "
-        "images, or with scheme image"
-    )
-
-
-def beyond_range(image: Tensor, description: Description) -> str | None:
-    """Return what `beyond` says of an image as fed, so scaled already."""
-    taken = limits(description)
-    if taken is None:
-        return None
-    least, most = float(image.min()), float(image.max())
-    if description.input.intensity["scheme"] == "range":
-        low, high = taken
-        least, most = (low + edge * (high - low) for edge in (least, most))
-    return beyond(least, most, description)
 
 
 class Colourd(MapTransform):
@@ -331,6 +274,42 @@ class Percentilesd(MapTransform):
                 if not high > low:
                     low, high = float(plain.min()), float(plain.max())
                 plain.sub_(low).div_(high - low if high > low else 1.0)
+            scaled[key] = image
+        return scaled
+
+
+class ZScored(MapTransform):
+    """Dictionary transform: each channel to mean 0 and deviation 1; of a channel of one value all are 0.
+
+    The values are those of MONAI's ``NormalizeIntensityd(channel_wise=True)``, to the last bit. That one makes a
+    `MetaTensor` of every channel and every number, which takes several times as long as the arithmetic, and keeps
+    other threads waiting: it is Python.
+
+    Args:
+        keys: of images.
+        nonzero: count and change values above or below 0 alone.
+
+    Shape:
+        ``(C, *S)``, kept; float32.
+    """
+
+    def __init__(self, keys: Sequence[Hashable] | Hashable, *, nonzero: bool = False) -> None:
+        super().__init__(keys)
+        self.nonzero = nonzero
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Scale the images."""
+        scaled = dict(data)
+        for key in self.key_iterator(scaled):
+            image = scaled[key].to(torch.float32, copy=True)
+            for channel in image.as_tensor() if isinstance(image, MetaTensor) else image:
+                seen = channel[channel != 0] if self.nonzero else channel
+                if not seen.numel():
+                    continue
+                mean, deviation = seen.mean().item(), seen.std(unbiased=False).item()
+                seen.sub_(mean).div_(deviation or 1.0)
+                if self.nonzero:
+                    channel[channel != 0] = seen
             scaled[key] = image
         return scaled
 

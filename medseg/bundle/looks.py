@@ -44,7 +44,7 @@ def looking(
         hidden: whether cases are called by hashes of their names.
 
     Yields:
-        The look, see `medseg.runs.tested.looking`; ``None`` where this is none.
+        The look, see `medseg.runs.tested.on_record`; ``None`` where this is none.
     """
     listed = {_files(data.absolute(entry)) for entry in data.test}
     looked = [entry for entry in entries if _files(entry) in listed]
@@ -59,7 +59,7 @@ def looking(
         "cases": case_names(looked, hidden=hidden),
         "images": [digest.hexdigest()[:_DIGITS] for digest in digests],
     }
-    with tested.looking(list(weights), {**(more or {}), **what}) as look:
+    with tested.on_record(list(weights), {**(more or {}), **what}) as look:
         yield look
 
 

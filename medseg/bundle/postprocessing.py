@@ -93,8 +93,7 @@ class Choice(Score):
 
     def update(self, case: ScoredCase) -> Mapping[str, float | Sequence[float]]:
         """Try all candidates on a case, whose prediction must come without any."""
-        self.unit.edges(case)  # sizes in cubic mm and in pixels make no choice
-        voxel = 1.0 if case.affine is None else float(abs(np.linalg.det(case.affine[:3, :3])))
+        voxel = self.unit.size(case)  # refuses a mixture: sizes in cubic mm and in pixels make no choice
         guess, label = (each.cpu().numpy() for each in (case.prediction, case.label))
         counted = np.ones(label.shape, bool) if self.ignore_index is None else label != self.ignore_index
         boxes = ndimage.find_objects(guess, max_label=max(1, len(self.class_names) - 1))

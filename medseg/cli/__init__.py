@@ -17,6 +17,7 @@ import pkgutil
 import select
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol, cast
 
 from medseg import __version__
@@ -27,7 +28,7 @@ from medseg.errors import one_line, shown
 __all__ = ["Command", "load_command", "main", "names"]
 
 _DESCRIPTION = "Attention networks for image segmentation."
-_NAMED = ("overlays", "networks")  # options of several names, behind which keys may stand
+_NAMED = ("overlays", "networks", "ensemble", "maps")  # options of several names, behind which keys may stand
 _INTERRUPTED = 130  # 128 + SIGINT and 128 + SIGPIPE, as shells count
 _READER_GONE = 141
 
@@ -102,8 +103,9 @@ def _read_settings(parser: argparse.ArgumentParser, options: argparse.Namespace,
     words = list(more)
     for name in _NAMED:
         given: list[str] = getattr(options, name, [])
-        words = [*(text for text in given if "=" in text), *words]
-        setattr(options, name, [text for text in given if "=" not in text])
+        own = [text for text in given if "=" not in text or Path(text).exists()]  # a folder may be called lr=0.1
+        words = [*(text for text in given if text not in own), *words]
+        setattr(options, name, own)
     scores: list[str] = getattr(options, "scores", [])
     if any("=" in text for text in scores):
         own = _of_scores(scores)

@@ -1,12 +1,14 @@
 """MONAI without the packages that it only tries: each is imported when something of it is used.
 
-``import monai`` imports mlflow, pandas, scikit-learn, matplotlib, ITK and torchvision wherever they are installed, for
-parts of itself that a prediction does not call, and by Ignite the sharding of PyTorch: more than half of what it takes.
+``import monai`` imports mlflow, pandas, scikit-learn, SciPy, matplotlib, ITK, torchvision and more wherever they are
+installed, for parts of itself that a prediction does not call, by Ignite the sharding of PyTorch, and by nibabel
+pydicom: more than half of what it takes.
 While a command imports MONAI, stand-ins take their places in MONAI's modules. They do what the packages do: the first
 use of one imports it, whoever uses it. Everything else in the process imports the packages themselves.
 
-Nor is the garbage collector let through the hundreds of thousands of objects that imports make and nobody drops while
-they are made; and when the command has ended, its process does too (`leave`): to take all of them apart took a second.
+Nor is the garbage collector let through the hundreds of thousands of objects that imports make and nobody drops, while
+they are made or later: twice 0.1 s before the first mask. And when the command has ended, its process does too
+(`leave`): to take all of them apart took a second.
 """
 
 from __future__ import annotations
@@ -27,10 +29,11 @@ from typing import Any
 __all__ = ["LATER", "lean_monai", "leave"]
 
 LATER = (
-    *("itk", "matplotlib", "mlflow", "pandas", "scipy.signal", "sklearn"),
-    *("torch.distributed.optim", "torchvision"),
+    *("filelock", "huggingface_hub", "itk", "jsonschema", "matplotlib", "mlflow", "pandas", "pydicom", "requests"),
+    *("scipy", "skimage", "sklearn", "tifffile", "torch.distributed.optim", "torchvision"),
 )
-"""Packages and modules that MONAI, or Ignite for it, imports and a prediction does not use."""
+"""Packages and modules that MONAI, or Ignite or nibabel for it, imports and few predictions use."""
+_ERRORS = ("Error", "Exception")  # what names of exceptions end in
 _ROOT = "monai"
 _lean: list[_Finder] = []  # of this process
 
@@ -71,6 +74,8 @@ class _StandIn(ModuleType):
         if name.startswith("__"):  # what is asked of any module tells of no use
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         if self._finder.stands(self.__name__):
+            if name.endswith(_ERRORS):  # only a class of its own may stand after ``except``; nothing raises this one
+                return type(name, (Exception,), {})
             return _Name(self._finder, self.__name__, name)
         return getattr(self._finder.real(self.__name__), name)
 
@@ -175,9 +180,19 @@ def lean_monai() -> contextlib.ExitStack:
     undo.callback(sys.meta_path.remove, finder)
     if gc.isenabled():
         gc.disable()
-        finder.imported = gc.enable
+        if not gc.get_freeze_count():
+            finder.imported = _set_aside
+            undo.callback(gc.unfreeze)
+        else:
+            finder.imported = gc.enable
         undo.callback(gc.enable)
     return undo
+
+
+def _set_aside() -> None:
+    """Let the garbage collector work again, but for what is there by now."""
+    gc.freeze()
+    gc.enable()
 
 
 def leave(status: int) -> None:

@@ -122,6 +122,8 @@ def _answered(question: Question, options: argparse.Namespace) -> bool:
 
 def _print(made: Imported, dry_run: bool) -> None:
     """Print what the folder was taken for, what comes of it and what was left out."""
+    from medseg.importers.values import unnamed
+
     found, datalist = made.found, made.datalist
     sizes = {split: len(getattr(datalist, split)) for split in ("training", "validation", "test")}
     counts = ", ".join(f"{count} {split}" for split, count in sizes.items() if count)
@@ -132,6 +134,9 @@ def _print(made: Imported, dry_run: bool) -> None:
     ignored = "" if datalist.ignore_index is None else f"; {datalist.ignore_index} counts nowhere"
     mapped = f"; stored values {_pairs(datalist.values)}" if datalist.values else ""
     lines.append(f"classes {classes}{ignored}{mapped}")
+    if any(name == unnamed(index) for index, name in datalist.labels.items()):
+        names = [name if name != unnamed(index) else "NAME" for index, name in datalist.labels.items()]
+        lines.append(f"note    classes that nothing names are called by their number: --classes {','.join(names)}")
     lines.append(f"groups  {len(set(made.grouping.groups))}, {made.grouping.how}")
     if datalist.fold_keys:
         folds = [entry[datalist.fold_keys[0]] for entry in datalist.training]

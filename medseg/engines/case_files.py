@@ -126,9 +126,9 @@ class CaseFiles:
         return hashlib.sha256("\n".join([self.key, *parts]).encode()).hexdigest()[:32]
 
     def _content(self, path: Path) -> str:
-        """Return the hash of a file's content; it is read once, until its time or size changes."""
+        """Return the hash of a file's content; it is read once, until its size or one of its times changes."""
         stamps = [(part.resolve(), part.stat()) for part in parts_of(path)]
-        stamp = " ".join(f"{part} {stat.st_size} {stat.st_mtime_ns}" for part, stat in stamps)
+        stamp = " ".join(f"{part} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}" for part, stat in stamps)
         known = self.folder / "files" / hashlib.sha256(stamp.encode()).hexdigest()[:32]
         try:
             text = known.read_text(encoding="ascii")

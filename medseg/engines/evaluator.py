@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from medseg.engines.ensemble import OverMembers, joined, members_of
 from medseg.engines.loading import SegmentationDataset, make_loader
-from medseg.engines.precision import autocast, resolve_precision
+from medseg.engines.precision import autocast, network_to_device, resolve_precision
 from medseg.engines.prediction_checks import warn_of_one_class
 from medseg.engines.scores import LOSS, LossScore, WorstCases, affine_of, case_names
 from medseg.errors import MedsegError, shown
@@ -87,6 +87,7 @@ class Evaluator(SupervisedEvaluator):
         hide_names: bool = False,
     ) -> None:
         device = pick_device(device)
+        network_to_device(network)
         self.dataset = dataset
         self.class_names = [labels[index] for index in sorted(labels)]
         self.ignore_index = ignore_index
@@ -195,13 +196,14 @@ class Evaluator(SupervisedEvaluator):
         return {**self.board.table(), "grid": self._grid}
 
     def warn_of_one_class(self, level: int = logging.WARNING) -> None:
-        """Say so if the last evaluation found one class nearly everywhere.
+        """Say so if the last evaluation found one class nearly everywhere, or hardly any where it is.
 
         Args:
             level: of the message.
         """
         matrix = np.asarray(self.table()["overlap"]["confusion_matrix"])
-        warn_of_one_class(matrix.sum(0).tolist(), self.class_names, matrix.sum(1).tolist(), level=level)
+        right = int(matrix.trace())
+        warn_of_one_class(matrix.sum(0).tolist(), self.class_names, matrix.sum(1).tolist(), right, level=level)
 
     def result(self) -> Result:
         """Return everything that the last evaluation found; with several processes, every one must ask."""

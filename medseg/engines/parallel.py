@@ -27,8 +27,8 @@ def parallel(network: nn.Module, device: torch.device | str) -> nn.Module:
     device = pick_device(device)
     # before wrapping: DistributedDataParallel keeps gradients in the layout that the weights have now, and a later
     # change of the weights' layout would put each gradient on another weight
-    network_to_channels_last(network)
     network = draw_for_all(share_batch_norm(network, device))
+    network_to_channels_last(network)
     if device.type == "cuda":
         return nn.parallel.DistributedDataParallel(network, device_ids=[device.index])
     return nn.parallel.DistributedDataParallel(network)

@@ -39,14 +39,23 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=kinds[precision], enabled=precision != "fp32")
 
 
+def network_to_device(network: nn.Module) -> None:
+    """Give a network a CPU's own layers, in place: without them some are wrong there, see `medseg.layers.norms`.
+
+    Args:
+        network: on the device where it is to run.
+    """
+    if all(parameter.device.type == "cpu" for parameter in network.parameters()):  # else they only ask and hand on
+        quicken(network)
+
+
 def network_to_channels_last(network: nn.Module) -> None:
     """Store the convolution weights of a network in the layout of `memory_format`, in place, with a CPU's own layers.
 
     Args:
         network: on the device where it is to run: volumes are convolved otherwise on a GPU.
     """
-    if all(parameter.device.type == "cpu" for parameter in network.parameters()):  # else they only ask and hand on
-        quicken(network)
+    network_to_device(network)
     for parameter in network.parameters():
         # a copy: of a 1x1 kernel `contiguous` would keep strides that gradients do not have
         parameter.data = parameter.data.clone(memory_format=memory_format(parameter))

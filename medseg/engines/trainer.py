@@ -23,7 +23,7 @@ from medseg.engines.evaluator import Evaluator
 from medseg.engines.failures import TrainingError, diverged, let_go, no_memory, out_of_memory
 from medseg.engines.loading import SegmentationDataset, make_loader, stop_workers
 from medseg.engines.memory import keep_freed_memory
-from medseg.engines.precision import network_to_channels_last, resolve_precision
+from medseg.engines.precision import network_to_channels_last, network_to_device, resolve_precision
 from medseg.engines.progress import Progress
 from medseg.engines.random_state import own_random_state, seed_all
 from medseg.engines.schedule import Schedule
@@ -138,6 +138,7 @@ class Trainer(SupervisedTrainer):
         )
         if channels_last and not isinstance(network, nn.parallel.DistributedDataParallel):  # `parallel` has done it
             network_to_channels_last(network)
+        network_to_device(network)
         super().__init__(
             device=device,
             max_epochs=max_epochs,

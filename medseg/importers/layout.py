@@ -205,5 +205,6 @@ def recognise(folder: Folder, name: str = "") -> tuple[Layout, str]:
     sought = "; ".join(f"{key}: {layout.looks_for}" for key, layout in known.items())
     raise ImportingError(
         f"{where}: has no layout that is known ({sought}); say one with --as, name a folder inside, or say how "
-        "names of images and labels end with --image-suffix and --label-suffix"
+        "names of images and labels end with --image-suffix and --label-suffix; some releases, as they are "
+        "downloaded, have a command of their own: medseg data --help"
     )

@@ -18,7 +18,7 @@ from medseg.importers.layout import Case, Draw, Found, ImportingError, Options, 
 from medseg.io.image_file import ImageError, ImageFile
 from medseg.io.images import read_image
 
-__all__ = ["Classes", "map_colours", "resolve", "scan"]
+__all__ = ["Classes", "map_colours", "resolve", "scan", "unnamed"]
 
 IGNORE = "ignore"
 _IGNORED = 255
@@ -178,7 +178,7 @@ def resolve(
         if isinstance(target, str) and target != IGNORE and target not in index_of:
             index_of[target] = next(index for index in range(len(targets) + 1) if index not in taken)
             taken.add(index_of[target])
-    labels = {index: "background" if index == 0 else f"class_{index}" for index in sorted(taken)}
+    labels = {index: "background" if index == 0 else unnamed(index) for index in sorted(taken)}
     labels |= {index: name for name, index in index_of.items()}
     gaps = sorted(set(range(max(labels, default=0) + 1)) - labels.keys() - set(range(len(options.classes))))
     if gaps or not labels:
@@ -199,6 +199,11 @@ def resolve(
     colours.pop(ignore if ignore is not None else -1, None)
     same = all(stored == index for stored, index in values.items())
     return _named(Classes(dict(sorted(labels.items())), ignore, {} if same else values, colours), options, where)
+
+
+def unnamed(index: int) -> str:
+    """Return what a class is called that nothing names."""
+    return f"class_{index}"
 
 
 def _targets(found: Found, present: Counter[int], options: Options, where: Path) -> dict[int, int | str]:

@@ -1,15 +1,17 @@
 """Logits by linear interpolation on another grid, block by block, axis by axis: the whole image's are never held.
 
 Equal, within rounding, to MONAI's ``SpatialResample`` (bilinear, border) of all logits, which takes one gather of eight
-neighbours a voxel and class; along one axis after the other it takes two of two.
+neighbours a voxel and class; along one axis after the other it takes one of two each time.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from medseg.inferers.blocks import Block
 from medseg.inferers.memory_format import classes_last
@@ -17,6 +19,7 @@ from medseg.inferers.memory_format import classes_last
 __all__ = ["resample", "resized"]
 
 _AT_ONCE = (2**26, 2**21)  # values of a block that is handed on: on a GPU, and on a CPU
+_ROW = 8  # values side by side from which on a CPU sums weighted rows faster than it gathers neighbours one by one
 
 
 class _Axis:
@@ -57,17 +60,39 @@ class _Axis:
         """
         lower = (self.lower[new] - first).to(values.device)
         upper = (lower + 1).clamp(max=values.shape[dim] - 1)
+        weight = self.weight[new].to(values)
+        if values.device.type == "cpu" and math.prod(values.shape[dim + 1 :]) >= _ROW:
+            return _rows(values, dim, lower, upper, weight)
         shape = [1] * values.ndim
         shape[dim] = -1
-        weight = self.weight[new].to(values).view(shape)
-        return values.index_select(dim, lower).lerp_(values.index_select(dim, upper), weight)
+        return values.index_select(dim, lower).lerp_(values.index_select(dim, upper), weight.view(shape))
+
+
+def _rows(values: Tensor, dim: int, lower: Tensor, upper: Tensor, weight: Tensor) -> Tensor:
+    """Interpolate between planes across an axis: all in one pass over the rows that lie within them.
+
+    Args:
+        values: contiguous from the axis on, or they are copied.
+        dim: of the axis.
+        lower: which plane lies before each new one.
+        upper: which lies after it.
+        weight: of the latter, in [0, 1].
+    """
+    before, length, row = math.prod(values.shape[:dim]), values.shape[dim], math.prod(values.shape[dim + 1 :])
+    planes = torch.stack([lower, upper], 1) + length * torch.arange(before)[:, None, None]
+    shares = torch.stack([1 - weight, weight], 1).expand(before, -1, -1)
+    made = embedding_bag(
+        planes.reshape(-1, 2), values.reshape(-1, row), mode="sum", per_sample_weights=shares.reshape(-1, 2)
+    )
+    return made.view(*values.shape[:dim], len(lower), *values.shape[dim + 1 :])
 
 
 def resample(blocks: Iterable[Block], size: Sequence[int], positions: Sequence[Tensor]) -> Iterator[Block]:
     """Interpolate logits linearly.
 
     A block gives the new voxels that lie between the old ones known so far; the last plane of each side is kept for the
-    next block there.
+    next block there. Where nothing moves, blocks are cut as small as those that do: what follows takes memory that is
+    at hand.
 
     Args:
         blocks: of one image, as `BlockInferer` orders them.
@@ -78,15 +103,13 @@ def resample(blocks: Iterable[Block], size: Sequence[int], positions: Sequence[T
         blocks of ``(B, classes, *S)`` to blocks of ``(B, classes, *T)``, T being the lengths of ``positions``; float32.
     """
     axes = [_Axis(each, edge) for each, edge in zip(positions, size, strict=True)]
-    if all(axis.unchanged for axis in axes):
-        yield from blocks
-        return
+    unchanged = all(axis.unchanged for axis in axes)
     held: dict[tuple[int, ...], Tensor] = {}
     planes = 0
     for block in blocks:
         planes = planes or _planes(block.logits, axes)  # the same of all, or neighbours were cut elsewhere
         for part in _split(block, planes):
-            moved = _moved(part, axes, held)
+            moved = part if unchanged else _moved(part, axes, held)
             if moved is not None:
                 yield moved
 
@@ -102,6 +125,9 @@ def _planes(logits: Tensor, axes: Sequence[_Axis]) -> int:
 def _split(block: Block, planes: int) -> Iterator[Block]:
     """Cut a block into parts of so many planes."""
     at, logits = block
+    if logits.shape[2] <= planes:
+        yield block
+        return
     for start in range(0, logits.shape[2], planes):
         part = logits[:, :, start : start + planes]
         first = at[1].start + start

@@ -206,7 +206,9 @@ def _parts(held: Sequence[Series]) -> dict[Path, str]:
     if len(rest) > 1 and _are_one({file: head for _, own in rest for file, head in own.items()}):
         folders = few(sorted({str(each.files[0].parent) for each in held}), 3)
         said |= dict.fromkeys(
-            (each.files[0] for each in held), f"the slices of its series lie in several folders ({folders}); join them"
+            (each.files[0] for each in held),
+            f"the slices of its series lie in several folders ({folders}); put them, or links to them, into one "
+            "folder, and name that one",
         )
     return said
 

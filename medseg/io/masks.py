@@ -64,6 +64,7 @@ def write_mask(
     class_names: Sequence[str] | None = None,
     colours: Named | None = None,
     keep_header: bool = False,
+    sync_name: bool = True,
 ) -> None:
     """Write a mask atomically, as 8 bits where its values allow, else 16.
 
@@ -75,6 +76,7 @@ def write_mask(
         class_names: the background among them is black in a PNG; without names, class 0 is.
         colours: that classes name, see `medseg.reports.palette.class_colours`.
         keep_header: also keep what else the header of a NIfTI, NRRD or MHA image says.
+        sync_name: see `medseg.atomic.atomic_write`.
 
     Shape:
         mask ``(H, W)``, ``(Z, H, W)`` for a stack of pictures, ``(X, Y, Z)`` for a volume.
@@ -98,7 +100,7 @@ def write_mask(
     suffix = image_suffix(target)
     _check_format(grid, suffix, target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(target) as temporary:
+    with atomic_write(target, sync_name=sync_name) as temporary:
         if grid.affine is not None and suffix in _NIFTI:
             write_nifti(indices, grid.affine, temporary, source=file, keep_header=keep_header)
         elif grid.affine is not None:

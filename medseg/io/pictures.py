@@ -162,6 +162,8 @@ def _pixels(image: Image.Image, label: bool, bits: int) -> npt.NDArray[Any]:
 def _as_array(image: Image.Image) -> npt.NDArray[Any]:
     """Copy a picture in bands of rows: all at once Pillow takes twice its size on the way."""
     band = max(1, _BAND // max(image.width, 1))
+    if image.height <= band:
+        return np.array(image)
     first = np.asarray(image.crop((0, 0, image.width, min(band, image.height))))
     array = np.empty((image.height, *first.shape[1:]), first.dtype)
     for top in range(0, image.height, band):

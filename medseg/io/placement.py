@@ -39,7 +39,8 @@ class Grid:
 
     Args:
         shape: spatial shape of the upright array.
-        affine: ``(4, 4)``, voxel to patient in mm, RAS+; ``None`` for pictures and stacks of them, rows first.
+        affine: ``(4, 4)``, voxel to patient in mm, RAS+; ``None`` for pictures and stacks of them, rows first. A slice
+            that a file of volumes holds alone, ``(X, Y)``, has one.
         orientation: EXIF or TIFF tag 274 as stored; 1 where there is none.
     """
 

@@ -1,18 +1,30 @@
-"""Put the layers here that are faster than PyTorch's into a network, whoever wrote it."""
+"""Put the layers here that are faster than PyTorch's, or right where it is not, into a network, whoever wrote it."""
 
 from __future__ import annotations
 
 from torch import nn
 
-from medseg.layers.instance_norm import InstanceNorm2d, InstanceNorm3d
+from medseg.layers import norms
 from medseg.layers.pointwise import Layer, PointConv2d, PointConv3d, SplitConv2d, SplitConv3d, is_pointwise
 from medseg.layers.window_conv import WindowConv2d, WindowConv3d, is_window
 
 __all__ = ["quicken"]
 
 _NORMS: dict[type[nn.Module], type[nn.Module]] = {
-    nn.InstanceNorm2d: InstanceNorm2d,
-    nn.InstanceNorm3d: InstanceNorm3d,
+    nn.InstanceNorm2d: norms.InstanceNorm2d,
+    nn.InstanceNorm3d: norms.InstanceNorm3d,
+    nn.GroupNorm: norms.GroupNorm,
+    nn.BatchNorm2d: norms.BatchNorm2d,
+    nn.BatchNorm3d: norms.BatchNorm3d,
+    nn.LayerNorm: norms.LayerNorm,
+}
+_TIMMS: dict[str, type[nn.Module]] = {  # by name: timm takes a second to import
+    "GroupNorm": norms.GroupNorm,
+    "GroupNorm1": norms.GroupNorm,
+    "GroupNormAct": norms.GroupNormAct,
+    "BatchNormAct2d": norms.BatchNormAct,
+    "LayerNorm": norms.LayerNorm,
+    "LayerNorm2d": norms.LayerNorm2d,
 }
 _POINTWISE: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv2d: PointConv2d,
@@ -24,10 +36,10 @@ _WINDOWS: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: WindowConv2d, nn.
 
 
 def quicken(network: nn.Module) -> None:
-    """Make layers of PyTorch's the subclass of theirs that does the same faster on a CPU in channels-last layout.
+    """Make layers of PyTorch's the subclass of theirs that does the same faster, or rightly, on a CPU.
 
-    Parameters, names, hooks and settings stay, and so does whoever holds a layer. Layers of other classes, derived ones
-    too, are left, as are convolutions that are no faster.
+    Parameters, names, hooks and settings stay, and so does whoever holds a layer. Normalisations of timm's are such
+    layers too; others of other classes, derived ones too, are left, as are convolutions that are no faster.
 
     Args:
         network: changed in place.
@@ -40,7 +52,8 @@ def quicken(network: nn.Module) -> None:
 
 def _quick(layer: nn.Module) -> type[nn.Module] | None:
     if not isinstance(layer, Layer):
-        return _NORMS.get(type(layer))
+        kind = type(layer)
+        return _TIMMS.get(kind.__name__) if kind.__module__.startswith("timm.layers.") else _NORMS.get(kind)
     if is_pointwise(layer):
         return _POINTWISE.get(type(layer))
     return _WINDOWS.get(type(layer)) if is_window(layer) else None

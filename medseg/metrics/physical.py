@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -12,10 +13,14 @@ from scipy import ndimage
 
 from medseg.errors import MedsegError
 from medseg.metrics.score import ScoredCase
+from medseg.reports.palette import background_index
 
-__all__ = ["Unit", "chosen_classes", "cut_masks", "diagonal"]
+__all__ = ["Steps", "Unit", "chosen_classes", "cut_masks", "diagonal"]
 
 Mask = NDArray[np.bool_]
+Steps = NDArray[np.float64]
+
+_SHEARED = 1e-4  # cosine between two axes that no rounding of a header makes
 
 
 class Unit:
@@ -54,6 +59,31 @@ class Unit:
             raise MedsegError(f"{case.name} has the spacing {edges}; correct its header")
         return edges
 
+    def steps(self, case: ScoredCase) -> Steps:
+        """Return how far it is from a voxel to the next one along each axis, ``(axes, directions)``: in mm, or ones.
+
+        Of axes at right angles, as all are but a tilted gantry's, it is a diagonal matrix of `edges`.
+
+        Raises:
+            MedsegError: as `edges`.
+        """
+        edges = np.asarray(self.edges(case), np.float64)
+        if case.affine is not None:
+            steps: Steps = np.asarray(case.affine[:3, : len(edges)], np.float64).T
+            cosines = steps / edges[:, None] @ (steps / edges[:, None]).T
+            if np.abs(cosines - np.eye(len(edges))).max() > _SHEARED:
+                return steps
+        return np.diag(edges)
+
+    def size(self, case: ScoredCase) -> float:
+        """Return the size of a case's voxel: in cubic mm, or one.
+
+        Raises:
+            MedsegError: as `edges`.
+        """
+        self.edges(case)
+        return 1.0 if case.voxel_volume is None else case.voxel_volume
+
     def merge(self, others: Iterable[Unit]) -> None:
         """Become what all processes have seen.
 
@@ -71,14 +101,15 @@ def chosen_classes(class_names: Sequence[str], wanted: Sequence[str] | None, sco
 
     Args:
         class_names: by index.
-        wanted: names; ``None`` for all but the first, which is the background of most sets.
+        wanted: names; ``None`` for all but the background, or, where none is called so, all but the first.
         score: its name, for the message.
 
     Raises:
         MedsegError: if a name is unknown.
     """
     if wanted is None:
-        return list(range(min(1, len(class_names) - 1), len(class_names)))
+        around = background_index(class_names) or 0
+        return [index for index in range(len(class_names)) if index != around or len(class_names) == 1]
     listed = [wanted] if isinstance(wanted, str) else list(wanted)
     unknown = [name for name in listed if name not in class_names]
     if unknown or not listed:
@@ -132,11 +163,13 @@ def _around(boxes: Sequence[tuple[slice, ...] | None], axes: int) -> tuple[slice
     )
 
 
-def diagonal(shape: Sequence[int], edges: Sequence[float]) -> float:
-    """Return the length of an image's diagonal.
+def diagonal(shape: Sequence[int], steps: Steps) -> float:
+    """Return the length of an image's longest diagonal.
 
     Args:
         shape: spatial.
-        edges: of a voxel.
+        steps: from a voxel to the next one along each axis, see `Unit.steps`.
     """
-    return math.hypot(*(number * edge for number, edge in zip(shape, edges, strict=True)))
+    ends = steps * np.asarray(shape, np.float64)[:, None]
+    signs = itertools.product((1.0, -1.0), repeat=len(shape) - 1)
+    return max(float(np.linalg.norm(ends[0] + np.asarray(sign) @ ends[1:])) for sign in signs)

@@ -61,6 +61,11 @@ class ScoredCase:
             return None
         return tuple(float(edge) for edge in np.linalg.norm(self.affine[:3, :3], axis=0))
 
+    @property
+    def voxel_volume(self) -> float | None:
+        """Cubic mm of a voxel, less than its edges multiplied where slices are sheared; ``None`` where not known."""
+        return None if self.affine is None else float(abs(np.linalg.det(self.affine[:3, :3])))
+
 
 @dataclass(frozen=True)
 class Pooled:

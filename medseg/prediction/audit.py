@@ -256,16 +256,20 @@ def _lines(journal: Path) -> list[dict[str, Any]]:
 def _cases_of(folder: Path, lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return what became of the cases of a journal; one whose last file is not new was not done."""
     cases: dict[str, dict[str, Any]] = {}
+    lost: set[str] = set()
     for line in lines:
         before = line.pop(_BEFORE, None)
         if before is not None:
             *_, last = before
             if _changed(folder / last) in (None, before[last]):
+                lost.add(line["name"])  # with the power: the journal may have come further than the names of files
                 continue
             there = [folder / name for name in before if (folder / name).is_file()]
             outputs = [{"name": _below(folder, file), "sha256": _digest(file)} for file in there]
             numbers = line.pop("numbers", {})
             line |= {"outputs": outputs, **_numbers(numbers)}  # in the order that `Audit.wrote` has them
+        elif line["name"] in lost and "outputs" in line:
+            continue
         cases[line["name"]] = line  # the line that was written after it is the later one
     return list(cases.values())
 

@@ -123,10 +123,7 @@ class Feeder:
         grid = Grid(tuple(loaded.shape[1:]), affine, orientation)
         plain = loaded.as_tensor() if isinstance(loaded, MetaTensor) else loaded
         why_unlike = unlike(plain, self._description)
-        values = None
-        if self._values:  # MONAI's NormalizeIntensity writes into what it is given
-            writes = self._description.input.intensity["scheme"] == "zscore"
-            values = plain.clone() if writes else plain
+        values = plain if self._values else None  # no step writes into what it is given
         try:
             image = self._transform({"image": loaded}, start=1)["image"]
         except RuntimeError as error:

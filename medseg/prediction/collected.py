@@ -24,9 +24,10 @@ from medseg.prediction.sinks import PROBABILITIES, UNCERTAINTY, Result
 from medseg.reports.palette import background_index
 from medseg.transforms.postprocess import Postprocess
 
-__all__ = ["Collected"]
+__all__ = ["Collected", "counts_of"]
 
 _IN_MEMORY = 256 * 2**20  # bytes of probabilities; more are mapped from the disk
+_AT_ONCE = 2**20  # voxels that are counted at once: to count takes 8 bytes each
 
 
 class Collected:
@@ -137,7 +138,7 @@ class Collected:
             done = self._finish({"pred": found.float()})["pred"]
             found = done.as_tensor() if isinstance(done, MetaTensor) else torch.as_tensor(done)
         steps = Postprocess(self._description.postprocess, self._description.classes)
-        mask = steps(_whole(found[0]), self._grid.affine)
+        mask = steps(_whole(found[0]), self._grid.affine if len(self._grid.shape) == 3 else None)  # pixels, as scored
         return Result(
             mask,
             self._grid,
@@ -163,3 +164,16 @@ def _whole(indices: Tensor) -> NDArray[Any]:
     if array.dtype == np.uint8:
         return array
     return array.astype(np.uint16 if array.max(initial=0) > 255 else np.uint8)
+
+
+def counts_of(mask: NDArray[Any]) -> dict[int, int]:
+    """Return how many voxels of a mask each class has that is there; to sort them takes ten times as long.
+
+    Args:
+        mask: ``(*S)``, uint8 or uint16.
+    """
+    voxels = mask.reshape(-1)
+    counts = np.zeros(np.iinfo(mask.dtype).max + 1, np.int64)
+    for start in range(0, len(voxels), _AT_ONCE):
+        counts += np.bincount(voxels[start : start + _AT_ONCE], minlength=len(counts))
+    return {int(index): int(counts[index]) for index in np.flatnonzero(counts)}

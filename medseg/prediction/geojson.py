@@ -57,7 +57,7 @@ class Geojson:
             MedsegError: if the case is a volume.
         """
         if result.grid.affine is not None:
-            raise MedsegError("it is a volume, and --geojson outlines pictures; leave --geojson out for it")
+            raise MedsegError("it lies in a patient, and --geojson outlines pictures; leave --geojson out for it")
         pages = result.mask if result.mask.ndim == 3 else result.mask[None]
         features = []
         for index, classification in self._classes:

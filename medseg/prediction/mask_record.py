@@ -8,6 +8,7 @@ model's is that model's. One that is there and not entered is refused, never ski
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -189,7 +190,10 @@ class MaskRecord:
             self._begun = False
 
     def save(self) -> None:
-        """Write the record: own masks, and of other makers' those that this process does not replace."""
+        """Write the record: own masks, and of other makers' those that this process does not replace.
+
+        One that says so already, as at the end of most runs, is left alone: to write is to wait for the disk.
+        """
         held = {name: maker for name, maker in self._read().items() if name not in self._names}
         held |= dict.fromkeys(self._mine, self._maker)
         makers: list[Maker] = []
@@ -201,9 +205,12 @@ class MaskRecord:
             names = sorted(name for name in held if held[name].same(maker))
             masks = [name for name in names if name not in self._others]
             made_by.append(vars(maker) | {"masks": masks, "others": [name for name in names if name in self._others]})
+        text = json.dumps({"format": _FORMAT, "medseg": __version__, "made_by": made_by}, indent=1) + "\n"
+        with contextlib.suppress(FileNotFoundError):
+            if self.path.read_bytes() == text.encode():
+                return
         with atomic_write(self.path) as temporary:
-            content = {"format": _FORMAT, "medseg": __version__, "made_by": made_by}
-            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8")
 
     def _name(self, target: Path) -> str:
         return Path(os.path.relpath(target, self._folder)).as_posix()

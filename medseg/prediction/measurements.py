@@ -110,10 +110,10 @@ def measure(
     Yields:
         of each class its parts, then all of it.
     """
-    space = _Space(affine)
-    if mask.ndim == 2:  # one page, or of a volume of two axes one plane
-        extra = 0 if affine is None else 2
-        mask, values = np.expand_dims(mask, extra), None if values is None else np.expand_dims(values, extra + 1)
+    space = _Space(affine, flat=mask.ndim == 2)
+    if mask.ndim == 2:
+        page = 0 if affine is None else 2  # what an affine's third axis counts, or one of many pages
+        mask, values = np.expand_dims(mask, page), None if values is None else np.expand_dims(values, page + 1)
     boxes = [tuple(slice(0, edge) for edge in mask.shape), *ndimage.find_objects(mask, max_label=max(classes))]
     for index in classes:
         box = boxes[index]
@@ -126,13 +126,14 @@ def measure(
 class _Space:
     """What an affine makes of voxels."""
 
-    def __init__(self, affine: NDArray[np.float64] | None) -> None:
+    def __init__(self, affine: NDArray[np.float64] | None, *, flat: bool = False) -> None:
         self.volume = affine is not None
         self.matrix = np.eye(3) if affine is None else affine[:3, :3]
         self.voxel = float(abs(np.linalg.det(self.matrix)))
         edges = np.linalg.norm(self.matrix, axis=0)
-        # pages lie along the first axis
-        self.across = max(range(3), key=lambda axis: (round(float(edges[axis]), 4), axis)) if self.volume else 0
+        # pages lie along the first axis, the only plane of a slice that knows its place across the third
+        widest = max(range(3), key=lambda axis: (round(float(edges[axis]), 4), axis))
+        self.across = 0 if affine is None else 2 if flat else widest
         first, second = (self.matrix[:, axis] for axis in range(3) if axis != self.across)
         self.pixel = float(np.linalg.norm(np.cross(first, second)))
 

@@ -61,6 +61,7 @@ def read_ahead(
     threads: int,
     room: Room,
     size: Callable[[Read], int],
+    ahead: int = 0,
 ) -> Iterator[tuple[Item, Read | Exception]]:
     """Read items in threads while the caller works on those before; what is raised comes in the item's place.
 
@@ -70,7 +71,10 @@ def read_ahead(
         threads: that read.
         room: what others hold; what was read is counted there once it is handed on, and the caller gives it back.
         size: bytes of what was read.
+        ahead: how many are read ahead where there is room: what the caller works on at once, or there would be fewer
+            when it comes back; always one more than there are threads.
     """
+    most = max(threads + 1, ahead)
     waiting: deque[tuple[Item, Future[Read]]] = deque()
     left = iter(items)
 
@@ -86,7 +90,7 @@ def read_ahead(
         try:
             while True:
                 # the next one is read in any case; those behind it where there is room
-                while len(waiting) <= threads and (not waiting or room.for_another(len(waiting))):
+                while len(waiting) < most and (not waiting or room.for_another(len(waiting))):
                     try:
                         item = next(left)
                     except StopIteration:

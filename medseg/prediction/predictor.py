@@ -12,7 +12,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from monai.inferers import Inferer
 from torch import nn
@@ -26,7 +25,7 @@ from medseg.errors import counted, one_line, shown
 from medseg.prediction.audit import Audit
 from medseg.prediction.case import Fed, Feeder, check_fits
 from medseg.prediction.cases import ImageFolder, InputError, refuse_shared
-from medseg.prediction.collected import Collected
+from medseg.prediction.collected import Collected, counts_of
 from medseg.prediction.faults import FailuresError, no_space, reason, said_of
 from medseg.prediction.forward import Forward
 from medseg.prediction.mask_record import Maker, MaskRecord
@@ -257,7 +256,8 @@ class Predictor:
 
     def _work(self, cases: Sequence[Case]) -> None:
         room = Room()
-        read = read_ahead(cases, self._read, threads=self._threads, room=room, size=lambda fed: fed.nbytes)
+        ahead, threads = self.description.inference.batch, self._threads
+        read = read_ahead(cases, self._read, threads=threads, room=room, size=lambda fed: fed.nbytes, ahead=ahead)
         with Writer(room, self._not_written, no_space) as writer:
             for group in self._groups(read):
                 for case, found in self._predicted(group):
@@ -330,8 +330,7 @@ class Predictor:
         for sink in self.sinks:
             sink.write(case, result)
         self._audit.wrote(case, self._files[case.name], result.numbers)
-        values, counts = np.unique(result.mask, return_counts=True)
-        self.pixels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        self.pixels.update(counts_of(result.mask))
         for file in self._files[case.name]:
             self.record.wrote(file)
         self.written.append(case.target)

@@ -8,7 +8,9 @@ normal vision, protanopia and deuteranopia (simulated after Machado et al. 2009,
 from __future__ import annotations
 
 import colorsys
+import functools
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,6 +30,7 @@ _CHOSEN = (
     "661144", "3322AA", "6677FF", "77FFFF", "66BB66", "99DDBB", "003377", "CCEE77", "BB3344", "0055FF",
 )
 # fmt: on
+_BACKGROUNDS = ("background", "bg")
 _GOLDEN = 0.618033988749895
 _SHADES = ((0.65, 0.95), (0.9, 0.7), (0.45, 0.8), (0.8, 0.5))  # saturation, value
 
@@ -117,7 +120,7 @@ def class_palette(names: Sequence[str], named: Named | None = None) -> list[Colo
 
 def is_background(name: str) -> bool:
     """Return whether a class of this name is the background."""
-    return name.strip().lower() == "background"
+    return re.sub(r"[\s_-]+", "", name.lower()) in _BACKGROUNDS
 
 
 def background_index(names: Sequence[str]) -> int | None:
@@ -125,6 +128,7 @@ def background_index(names: Sequence[str]) -> int | None:
     return next((index for index, name in enumerate(names) if is_background(name)), None)
 
 
+@functools.lru_cache(1024)  # a mask's palette takes 256, at every mask
 def _colour(index: int) -> Colour:
     if index < len(_CHOSEN):
         return parse_colour(_CHOSEN[index])

@@ -20,6 +20,9 @@ def progress_bar(title: str, *, transfer: bool = False) -> Iterator[Callable[[in
     Yields:
         A function to call with what is done and what there is in all (``None`` if unknown).
     """
+    if not sys.stderr.isatty():  # nor is rich imported
+        yield lambda done, total: None
+        return
     from rich.console import Console
     from rich.progress import (
         BarColumn,

@@ -73,6 +73,7 @@ def _end(number: int, _frame: FrameType | None) -> None:
     if _received:  # it is ending
         return
     _received.append(number)
-    logger.warning("%s: the run ends now; %s continues it", signal.Signals(number).name, spelt("resume", "FOLDER"))
+    named = signal.Signals(number).name
+    logger.warning("%s: the run ends now; %s continues a training", named, spelt("resume", "FOLDER"))
     if not _blocks:
         raise Terminated(number)

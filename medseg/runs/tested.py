@@ -21,7 +21,7 @@ from medseg.errors import MedsegError, counted, few, shown
 from medseg.runs.lock import locked
 from medseg.runs.run_folder import STUDY, RunFolder
 
-__all__ = ["TESTED", "before", "looking", "note", "read", "said"]
+__all__ = ["TESTED", "before", "note", "on_record", "read", "said"]
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ _LOCK, _PATIENCE = ".tested.lock", 60.0  # seconds: writing a look takes millise
 
 
 @contextmanager
-def looking(runs: Sequence[Path], what: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def on_record(runs: Sequence[Path], what: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Write down a look at a test list: that it begins, and that it has ended where nothing breaks it off.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ from medseg.io.labels import read_label
 from medseg.metrics.score import ScoredCase
 from medseg.metrics.score_board import ScoreBoard
 from medseg.metrics.threshold_baseline import otsu_foreground
+from medseg.reports.palette import background_index
 
 __all__ = ["Baseline", "score_most_frequent", "score_otsu"]
 
@@ -54,8 +55,12 @@ def score_otsu(
 ) -> Baseline:
     """Score Otsu's threshold, image by image, as `medseg.bundle.evaluation.evaluate` scores a network.
 
+    Of three channels it is that of their luminance, of other numbers (modalities) that of their mean, each brought to
+    mean 0 and deviation 1; opacity is no channel.
+
     Args:
-        data: the datalist, which must have two classes, background first.
+        data: the datalist, which must have two classes: the background, which is the first unless named otherwise, and
+            another.
         entries: labelled images with absolute paths.
         foreground: side of the threshold, see `otsu_foreground`.
         scores: options of further scores by name, see `medseg.metrics.score`.
@@ -72,11 +77,34 @@ def score_otsu(
             f"{data.path}: has {data.num_classes} classes, but a threshold tells two apart; leave the baseline out"
         )
 
-    def mask(image: ImageFile) -> NDArray[Any]:
-        pixels = np.moveaxis(image.array, -1, 0) if image.channels > 1 else image.array
-        return otsu_foreground(pixels, foreground, spatial_dims=len(image.shape))
+    of_mean, inside = False, 0 if background_index(data.class_names) == 1 else 1
 
-    return _score(data, entries, mask, f"Otsu's threshold, {foreground} side", scores, progress)
+    def mask(image: ImageFile) -> NDArray[Any]:
+        nonlocal of_mean
+        pixels = _seen(image)
+        if len(pixels) not in (1, 3):
+            pixels, of_mean = _mean_channel(pixels), True
+        found = otsu_foreground(pixels, foreground, spatial_dims=len(image.shape))
+        return ~found if inside == 0 else found
+
+    found = _score(data, entries, mask, f"Otsu's threshold, {foreground} side", scores, progress)
+    return replace(found, title=f"{found.title} of the channels' mean") if of_mean else found
+
+
+def _seen(image: ImageFile) -> NDArray[Any]:
+    """Return an image's channels ``(C, *S)`` without that of opacity."""
+    if image.channels == 1:
+        return image.array[None]
+    return np.moveaxis(image.array[..., :-1] if image.alpha else image.array, -1, 0)
+
+
+def _mean_channel(pixels: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the mean ``(1, *S)`` of channels of different scales, each with mean 0 and deviation 1."""
+    scaled = np.zeros(pixels.shape[1:], np.float64)
+    for channel in pixels.astype(np.float64):
+        spread = float(channel.std())
+        scaled += (channel - channel.mean()) / (spread if spread > 0 else 1.0)
+    return scaled[None] / len(pixels)
 
 
 def score_most_frequent(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -21,6 +21,7 @@ __all__ = ["MaskClasses", "classes_of_truths", "read_classes", "read_groups", "s
 
 _MOST = 256
 _LISTED = 8
+_SECOND = (1, 255)  # of two classes, as masks and as pictures store it
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class MaskClasses:
         ignore_index: index of what counts for nothing in a truth.
         groups: of cases, by their file's name without suffix.
         or_indices: whether a prediction may hold class indices where truths hold other values (0 and 255).
+        either: whether a prediction may hold the second of two classes as 1 or as 255, whichever truths hold.
     """
 
     names: Sequence[str]
@@ -40,6 +42,7 @@ class MaskClasses:
     ignore_index: int | None = None
     groups: Mapping[str, str] = field(default_factory=dict)
     or_indices: bool = False
+    either: bool = False
 
     def indices(self, array: NDArray[Any], path: Path, *, truth: bool) -> NDArray[Any]:
         """Return a mask's stored values as class indices.
@@ -56,6 +59,8 @@ class MaskClasses:
         known = {value: index for value, index in self.values.items() if truth or index != self.ignore_index}
         if not truth and self.or_indices:
             known = self._of_prediction(held, known, path)
+        if not truth and self.either and any(held <= {0, second} for second in _SECOND):
+            known = {0: 0, **dict.fromkeys(_SECOND, 1)}
         wrong = sorted(held - known.keys())
         if wrong:
             several = ", ".join(f"{value:g}" for value in wrong[:_LISTED]) + (" ..." if len(wrong) > _LISTED else "")
@@ -146,17 +151,23 @@ def _named(by_value: Mapping[int, str], where: str, ignored: int | None = None) 
 
 
 def classes_of_truths(values: set[int]) -> MaskClasses:
-    """Return classes named after the values that truths hold.
+    """Return classes named after the values that truths hold, and after 0, the background, whether they hold it or not.
 
     Args:
         values: all that occur.
 
     Raises:
-        MedsegError: if they are more than classes are.
+        MedsegError: if they are more than classes are, or one is negative, which no class is.
     """
     if len(values) > _MOST:
         raise MedsegError(f"the truths hold {len(values)} different values: those are no classes; are they masks?")
-    return _named({value: str(value) for value in values}, "the truths")
+    if min(values, default=0) < 0:
+        raise MedsegError(
+            f"the truths hold {min(values)}, which names no class; if it is to count for nothing, give --labels with a "
+            f'JSON file that says so: {{"labels": {{"background": 0, "one": 1, "ignore": {min(values)}}}}}'
+        )
+    named = _named({value: str(value) for value in values | {0}}, "the truths")
+    return replace(named, either=len(named.names) == 2 and max(values, default=0) in _SECOND)
 
 
 def read_groups(path: Path) -> dict[str, str]:

@@ -151,13 +151,13 @@ def _schedule(steps: int, minutes: float) -> dict[str, Chosen]:
     epochs = max(1, math.ceil(steps * _SPARE / iterations))
     decay = min(0.999, max(0.9, round(1 - 20 / max(steps, 1), 4)))
     return {
-        "iterations": Chosen(iterations, f"an epoch is a twentieth of the {steps} steps that are expected"),
+        "iterations": Chosen(iterations, f"an epoch is so many of the {steps} steps that are expected"),
         "max_epochs": Chosen(epochs, f"{_SPARE} times what is expected: the minutes end the training"),
         "max_minutes": Chosen(minutes, "as it was asked for; the schedule is fitted to it"),
         "val_interval": Chosen(epochs, "the minutes are for training; the last, averaged weights are kept"),
         "validation_fold": Chosen(None, "all folds but the test's are trained on, as no choice is left to make"),
         "schedule": Chosen("cosine", "falls to zero when the minutes end"),
-        "warmup": Chosen(max(10, steps // 20), "a twentieth of the steps"),
+        "warmup": Chosen(max(min(10, steps // 2), steps // 20), "a twentieth of the steps; of few, 10 or half of them"),
         "learning_rate": Chosen(_LEARNING_RATE, "of AdamW with a warm-up, see docs/plans.md"),
         "clip_grad_norm": Chosen(1.0, "one odd batch must not undo the others in a short training"),
         "ema_decay": Chosen(decay, "averages over about the last twentieth of the steps"),

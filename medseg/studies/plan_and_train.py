@@ -18,6 +18,7 @@ from medseg.bundle import library, networks, workflow
 from medseg.bundle.data import load_data, split
 from medseg.bundle.early import refuse_unread
 from medseg.bundle.options import Options
+from medseg.bundle.ready import refuse_unlabelled
 from medseg.bundle.source import read_source
 from medseg.caller import spelt
 from medseg.data.check import check_datalist
@@ -80,12 +81,14 @@ class Trained:
             _row("network", per_case, self.classes),
             _row(other, self.baseline.scores["per_case"], self.classes),
         ]
-        notes = [f"means over {counted(per_case['cases'], 'image')} left out of the training [95 % interval]"]
         better, interval = self.difference
+        shown = " [95 % interval]" if interval is not None else ", too few for intervals"
+        notes = [f"means over {counted(per_case['cases'], 'image')} left out of the training{shown}"]
         if better is not None:
             notes.append(
                 f"Dice of an image, mean over the classes, network less {other}: {mean_text(better, interval)}"
             )
+            notes.append(_verdict(better, interval, other))
         by_kind = kinds_table(self.kinds, {"network": self.rows, other: self.baseline.rows}, self.classes)
         return [Table.of(rows, notes=notes), *([] if by_kind is None else [by_kind])]
 
@@ -143,7 +146,7 @@ def plan_and_train(
     from medseg.studies.plan import make_plan
 
     plan = make_plan(datalist, network=network, dimensions=dimensions, memory=memory, minutes=minutes, say=say)
-    plan_bundle.write(plan, datalist, planned, plan_bundle.name_of(plan, datalist))  # its folder is any plan's
+    plan_bundle.write_whole(plan, datalist, planned, plan_bundle.name_of(plan, datalist))  # its folder is any plan's
     say(f"planned: {plan.network.value['name']}, {plan.network.why}; see {planned / 'docs' / 'README.md'}")
     named = {"output_dir": str(folder / "run"), "run_name": folder.name}
     run = workflow.train(planned, data=datalist.path, overrides={**named, **changes})
@@ -153,7 +156,7 @@ def plan_and_train(
 def resume_planned(
     data: str | os.PathLike[str], run: str | Path, *, overrides: Mapping[str, Any] | None = None
 ) -> Trained:
-    """Go on with a training that `plan_and_train` began, and score it.
+    """Go on with what `plan_and_train` began, from its plan where no training had begun, and score it.
 
     Args:
         data: as it was.
@@ -163,7 +166,8 @@ def resume_planned(
     Raises:
         MedsegError: if there is no such run, or it cannot go on so.
     """
-    folder, changes = library.run_folder(Path(run)), dict(overrides or {})
+    where, changes = resolve_path(run), dict(overrides or {})
+    folder = where / "run" if (where / "plan" / "configs").is_dir() else library.run_folder(where)
     planned, made = folder.parent / "plan", folder.parent / "data"
     if not planned.is_dir():
         raise MedsegError(
@@ -238,6 +242,7 @@ def _refuse_unscored(data: Datalist, parts: Parts) -> None:
             f"{data.path}: no labelled image is left to score; name one of several folds with {spelt('fold', 'N')}, or "
             "plan first and train on everything: medseg plan DATA -o BUNDLE, medseg train BUNDLE --data DATA --fold all"
         )
+    refuse_unlabelled(data, parts[2], "test")
 
 
 def _baseline(data: Datalist, parts: Parts, scores: Mapping[str, Mapping[str, Any]]) -> Baseline:
@@ -247,6 +252,16 @@ def _baseline(data: Datalist, parts: Parts, scores: Mapping[str, Mapping[str, An
     if data.num_classes == 2:
         return score_otsu(data, test, scores=scores)
     return score_most_frequent(data, training, test, scores=scores)
+
+
+def _verdict(better: float, interval: Interval | None, other: str) -> str:
+    """Return in words what a difference to the baseline says."""
+    least, most = interval if interval is not None else (better, better)
+    if least > 0:
+        return f"the network is better than {other}" + ("" if interval is not None else " on these few")
+    if most > 0:
+        return f"these images do not tell the network from {other}: give more minutes, or more images"
+    return f"the network is no better than {other}: do not use it; give more minutes, and look at the worst cases"
 
 
 def _row(name: str, per_case: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:

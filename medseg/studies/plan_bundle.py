@@ -54,19 +54,20 @@ def write(plan: Plan, data: Datalist, folder: Path, name: str | None = None) -> 
     return folder
 
 
-def write_whole(plan: Plan, data: Datalist, target: Path) -> Path:
+def write_whole(plan: Plan, data: Datalist, target: Path, name: str | None = None) -> Path:
     """Write a plan as a bundle that is there whole or not at all, whenever the process is killed.
 
     Args:
         plan: what to write.
         data: the datalist that it was made for.
         target: folder of the bundle, which must not be there.
+        name: as in `write`.
 
     Returns:
         The folder.
     """
     with atomic_folder(target) as begun:
-        write(plan, data, begun)
+        write(plan, data, begun, name)
     return target
 
 

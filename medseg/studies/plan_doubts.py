@@ -8,16 +8,18 @@ from collections.abc import Iterator
 import numpy as np
 
 from medseg.data.fingerprint import Fingerprint
-from medseg.errors import few
+from medseg.errors import few, shown
 from medseg.studies.plan_network import SHARE, Measured
 from medseg.studies.plan_rules import LEAST_EDGE
 
-__all__ = ["FEW_STEPS", "THICK", "doubts"]
+__all__ = ["FEW_STEPS", "LARGE", "SMALL", "THICK", "doubts"]
 
 FEW_STEPS = 150
 """Steps below which a training hardly leaves its first weights."""
 THICK = 10.0
 """Ratio of voxel edges from which neighbouring slices say little of each other."""
+SMALL, LARGE = 1.0, 5000.0
+"""Millimetres across that no patient is: micrometres or metres were meant, or a microscope's volume."""
 
 
 def doubts(found: Fingerprint, axes: int, measured: Measured, minutes: float) -> list[str]:
@@ -29,7 +31,7 @@ def doubts(found: Fingerprint, axes: int, measured: Measured, minutes: float) ->
         measured: what it costs.
         minutes: of the training.
     """
-    return [*_steps(measured, minutes), *_depth(found, axes), *_rare(found)]
+    return [*_steps(measured, minutes), *_depth(found, axes), *_size(found), *_around(found), *_rare(found)]
 
 
 def _steps(measured: Measured, minutes: float) -> Iterator[str]:
@@ -61,6 +63,27 @@ def _depth(found: Fingerprint, axes: int) -> Iterator[str]:
         yield (
             f"voxels are {ratio:.0f} times as long along {'RAS'[thick]} as across it, so that neighbouring slices say "
             "little of each other; compare with --dimensions 2"
+        )
+
+
+def _size(found: Fingerprint) -> Iterator[str]:
+    if found.spacings is None:
+        return
+    across = float(np.median((found.spacings * found.shapes).max(axis=1)))
+    if across < SMALL or across > LARGE:
+        yield (
+            f"half of the volumes are {across:.3g} mm across or {'less' if across < SMALL else 'more'}; where their "
+            "headers mean another unit, scores in mm and tolerances say nothing: correct the spacing"
+        )
+
+
+def _around(found: Fingerprint) -> Iterator[str]:
+    shares = found.class_shares()
+    most = max(range(len(shares)), key=lambda index: shares[index])
+    if found.background is None and shares[most] > 0.5:
+        yield (
+            f"no class is called background, so that {shown(found.classes[most])}, {100 * shares[most]:.0f} % of all "
+            "voxels, is taken for a structure like the others; if it is what lies around them, call it background"
         )
 
 

@@ -7,6 +7,7 @@ supplementary note 2. ``docs/plans.md`` lists all of them.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ _CONTRASTS = 3.0  # images whose contrasts differ more than so are scaled one by
 _MINORITY = 0.05
 _MEDIAN = QUANTILES.index(0.5)
 _SIDES = ("left", "right")
+_PAIRS = ({"l", "r"}, {"lh", "rh"})  # one letter alone says little
+_WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+(?![a-z])")
+_FAINT = 64  # of 8 bits: images of lesser values alone, such as masks, do not fill the scale
 _TISSUE = {"em", "microscopy", "fluorescence", "brightfield", "histology", "histopathology", "dermoscopy", "sstem"}
 
 
@@ -165,7 +169,8 @@ def intensity(found: Fingerprint) -> Chosen:
         why = f"CT: percentiles 0.5 and 99.5 of the foreground over {volumes}, one scale for all"
         return Chosen({"scheme": "range", "low": low, "high": high, "clip": True}, why)
     own: dict[str, Any] = {"scheme": "percentiles" if found.dimensions == 2 else "zscore"}
-    if all(case.dtype == "uint8" for case in found.cases):
+    brightest = max(row[-1] for case in found.cases for row in case.quantiles)
+    if all(case.dtype == "uint8" for case in found.cases) and brightest >= _FAINT:
         contrasts = np.array([max(row[-2] - row[1] for row in case.quantiles) for case in found.cases])
         ratio = float(np.percentile(contrasts, 95) / max(np.percentile(contrasts, 5), 1.0))
         if ratio <= _CONTRASTS:
@@ -173,7 +178,9 @@ def intensity(found: Fingerprint) -> Chosen:
         return Chosen(own, f"contrasts differ by a factor of {ratio:.0f} between images: each by itself")
     if found.dimensions == 2:
         return Chosen(own, "values have no scale in common: each picture by its own percentiles")
-    nonzero = float(np.mean([case.quantiles[0][4] == 0 for case in found.cases])) > 0.5
+    # of zeros and one other value nothing would be left without the zeros
+    firsts = [case.quantiles[0] for case in found.cases]
+    nonzero = float(np.mean([row[4] == 0 and len(set(row)) > 2 for row in firsts])) > 0.5
     why = "values have no scale in common: each image by its own mean and deviation"
     if nonzero:
         return Chosen({**own, "nonzero": True}, f"{why}, zeros around the object left out")
@@ -262,7 +269,7 @@ def levels(patch: Sequence[int], voxel: Sequence[float] | None) -> tuple[list[in
     """Return the patch, rounded up to what the poolings divide, and the strides between levels, from the finest.
 
     nnU-Net: an axis is halved while it keeps `LEAST_EDGE` voxels, and not before the others have come to its voxel
-    size by a factor of 2; the last level is where no axis can be halved.
+    size by a factor of 2; the last level is where no axis can be halved. There are two levels at least.
 
     Args:
         patch: edges in voxels.
@@ -281,6 +288,7 @@ def levels(patch: Sequence[int], voxel: Sequence[float] | None) -> tuple[list[in
         strides.append(halved)
         size = [edge / step for edge, step in zip(size, halved, strict=True)]
         width = [edge * step for edge, step in zip(width, halved, strict=True)]
+    strides = strides or [[2 if edge > 1 else 1 for edge in patch]]  # of what is smaller than two levels: no less
     whole = [math.prod(stride[axis] for stride in strides) for axis in range(axes)]
     return [math.ceil(edge / multiple) * multiple for edge, multiple in zip(patch, whole, strict=True)], strides
 
@@ -318,8 +326,7 @@ def mirrors(found: Fingerprint, seen: Chosen | None = None) -> Chosen:
         found: the fingerprint.
         seen: plane of the slices, see `plane`.
     """
-    sided = any(side in name.lower().replace("_", " ").split() for name in found.classes for side in _SIDES)
-    if sided:
+    if _sided(found.classes):
         return Chosen([], "nowhere: classes are named by side, which mirroring would exchange")
     if found.dimensions == 3:
         if any(code == "" for code in found.orientations):
@@ -330,6 +337,12 @@ def mirrors(found: Fingerprint, seen: Chosen | None = None) -> Chosen:
     if _tissue(found):
         return Chosen([0, 1], "along both axes: tissue and cells look alike from every side")
     return Chosen([1], "from left to right: which way is up may matter")
+
+
+def _sided(classes: Sequence[str]) -> bool:
+    """Return whether classes are told apart by side: ``kidney_left``, ``Left-Lung``, ``RightLung``, ``rib_L``."""
+    words = {word.lower() for name in classes for word in _WORD.findall(name)}
+    return any(word.startswith(_SIDES) for word in words) or any(pair <= words for pair in _PAIRS)
 
 
 def _tissue(found: Fingerprint) -> bool:

@@ -2,13 +2,14 @@
 
 A prediction belongs to the truth of the same name in the same subfolder, whatever the formats: ``p/a.nii.gz`` and
 ``p/a.nrrd`` are a pair, ``a_seg.nii.gz`` and ``a.nii.gz`` are not. Both must lie in one place to within a tenth of a
-voxel; nothing is resampled. What has no partner or cannot be scored is named, and is in no mean.
+voxel, whatever the order and direction of their axes; nothing is resampled. What has no partner or cannot be scored is
+named, and is in no mean.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -175,11 +176,28 @@ def _mask(path: Path) -> ImageFile:
 
 
 def _pair(number: int, name: str, ours: Path, theirs: Path, classes: MaskClasses, group: str) -> ScoredCase:
-    guess, truth = _mask(ours), _mask(theirs)
+    truth = _mask(theirs)
+    guess = _along(_mask(ours), truth)
     check_same_place(guess, truth, ours, theirs)
     arrays = classes.indices(guess.array, ours, truth=False), classes.indices(truth.array, theirs, truth=True)
     prediction, label = (torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
     return ScoredCase(number, name, prediction, label, group=group, affine=truth.affine)
+
+
+def _along(guess: ImageFile, truth: ImageFile) -> ImageFile:
+    """Return a volume with its axes permuted and flipped to those of another; no voxel changes its value."""
+    if guess.affine is None or truth.affine is None or not len(guess.shape) == len(truth.shape) == 3:
+        return guess
+    if guess.shape == truth.shape and compare(truth.affine, guess.affine, truth.shape).same:
+        return guess  # of axes half-way between the patient's, rounding would decide which is which
+    from nibabel import orientations
+
+    has, wanted = (orientations.io_orientation(image.affine) for image in (guess, truth))
+    if np.isnan([has, wanted]).any() or np.array_equal(has, wanted):
+        return guess
+    turn = orientations.ornt_transform(has, wanted)
+    array = orientations.apply_orientation(guess.array, turn)
+    return replace(guess, array=array, affine=guess.affine @ orientations.inv_ornt_aff(turn, guess.shape))
 
 
 def check_same_place(guess: ImageFile, truth: ImageFile, ours: Path, theirs: Path) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from medseg.errors import MedsegError
 
@@ -62,6 +61,8 @@ class Steps:
         Shape:
             ``(*S)``, all three.
         """
+        from scipy import ndimage  # every description imports this module, few have steps
+
         kept = self._large_parts(mask, voxel)
         if self.fill_holes:
             kept = kept | (ndimage.binary_fill_holes(kept) & (free | mask))
@@ -70,6 +71,8 @@ class Steps:
     def _large_parts(self, mask: Mask, voxel: float) -> Mask:
         if not (self.largest or self.min_size) or not mask.any():
             return mask
+        from scipy import ndimage
+
         parts, _ = ndimage.label(mask, ndimage.generate_binary_structure(mask.ndim, mask.ndim))
         sizes = np.bincount(parts.ravel())
         sizes[0] = 0
@@ -123,6 +126,8 @@ class Postprocess:
         """
         if not self.steps:
             return indices
+        from scipy import ndimage
+
         voxel = 1.0 if affine is None else float(abs(np.linalg.det(affine[:3, :3])))
         boxes = ndimage.find_objects(indices, max_label=max(self.steps))
         done = indices.copy()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Spacing, SpatialResample
+from monai.transforms import NormalizeIntensityd, Spacing, SpatialResample
 from nibabel.orientations import aff2axcodes, axcodes2ornt, io_orientation, ornt_transform
 from PIL import Image
 
@@ -135,6 +135,24 @@ def test_negatives_are_scaled_as_what_they_show(intensity: dict[str, Any]) -> No
     np.testing.assert_allclose(fed(bright, polarity="bright", intensity=intensity), expected, atol=1e-5)
     # the range of a negative is its image's: 20 to 240, so the same image again
     np.testing.assert_allclose(fed(260 - bright, polarity="bright", intensity=intensity), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("nonzero", [False, True])
+def test_zscore_is_monais_to_the_last_bit_and_leaves_the_image_of_who_asks(nonzero: bool) -> None:
+    drawn = torch.from_numpy(np.random.default_rng(1).normal(300, 70, (4, 9, 8, 7)).astype(np.float32))
+    drawn[:, ::2] = 0
+    drawn[2], drawn[3] = 5, 0  # channels of one value
+    expected = NormalizeIntensityd("image", nonzero=nonzero, channel_wise=True)({"image": drawn.clone()})["image"]
+    place = torch.diag(torch.tensor([2.0, 3.0, 4.0, 1.0], dtype=torch.float64))
+    for image in (drawn, MetaTensor(drawn.clone(), affine=place, meta={"pages": True})):
+        given = image.clone()
+        scheme = {"scheme": "zscore", "nonzero": nonzero}
+        found = feeding.prediction(description(3, intensity=scheme))({"image": image}, start=1)["image"]
+        assert torch.equal(torch.as_tensor(found), torch.as_tensor(expected))
+        assert torch.equal(torch.as_tensor(image), torch.as_tensor(given))
+        if isinstance(image, MetaTensor):
+            assert torch.equal(found.affine, place)
+            assert found.meta["pages"]
 
 
 def test_negatives_leave_nothing_where_it_is() -> None:

@@ -92,7 +92,7 @@ def test_a_training_that_is_asked_to_end_goes_on(sections: Path, laid_out_store:
         said = (run.parent / "log.txt").read_text()
         assert status == 128 + number, said
         assert "Traceback" not in said
-        assert said.count(f"{name}: the run ends now; --resume FOLDER continues it") == 1
+        assert said.count(f"{name}: the run ends now; --resume FOLDER continues a training") == 1
         assert not (run / ".lock").exists()
         assert not (run / "model.pt").exists()
         before, held = held, load_checkpoint(run / "checkpoints" / "last.pt")["epoch"]

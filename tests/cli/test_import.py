@@ -89,6 +89,9 @@ def test_bad_options(pairs, tmp_path, capsys, more, message):
 
 def test_out_again(pairs, tmp_path, capsys):
     assert main(["import", str(pairs), "-o", str(tmp_path / "in"), "--values", "255=1"]) == 0
+    assert "note    classes that nothing names are called by their number: --classes background,NAME" in (
+        capsys.readouterr().out
+    )
     target = tmp_path / "Dataset001_x"
     assert main(["export-data", str(tmp_path / "in"), "-o", str(target), "--to", "nnunet"]) == 0
     assert "dataset.json: 8 cases" in capsys.readouterr().out

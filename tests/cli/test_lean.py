@@ -1,6 +1,7 @@
 """MONAI without what it only tries: stand-ins do what packages do, and nothing else of the process sees any."""
 
 import gc
+import importlib
 import json
 import subprocess
 import sys
@@ -94,13 +95,32 @@ def test_the_process_is_as_before(trying: Any) -> None:
     with lean_monai():
         assert not gc.isenabled()
     assert gc.isenabled()
+    assert not gc.get_freeze_count()
     with pytest.raises(ZeroDivisionError), lean_monai():
         raise ZeroDivisionError
     assert gc.isenabled()
     trying()
     assert sys.meta_path == finders
+    assert not gc.get_freeze_count()
     with lean_monai():  # it is imported: nothing is left to do
         assert gc.isenabled()
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_what_was_imported_is_not_looked_through_for_garbage(trying: Any, frozen: bool) -> None:
+    del sys.modules[trying().__name__]
+    if frozen:  # by whoever calls the command, who alone takes that back
+        gc.freeze()
+    kept = gc.get_freeze_count()
+    try:
+        with lean_monai():
+            module = importlib.import_module("trying")
+            assert gc.isenabled()
+            assert any(each is vars(module) for each in gc.get_objects()) == frozen
+        assert gc.isenabled()
+        assert (gc.get_freeze_count() > 0) == (kept > 0)
+    finally:
+        gc.unfreeze()
 
 
 def test_a_process_is_not_left_while_anything_works_or_watches(monkeypatch: pytest.MonkeyPatch) -> None:

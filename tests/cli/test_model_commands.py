@@ -187,6 +187,9 @@ def test_predict(calls, capsys):
     _, arguments, asked = calls[0][2]
     assert arguments[0] == ["runs/a", "runs/b", "runs/c"]
     assert (asked["outputs"], asked["tta"]) == (["measurements", "probabilities"], True)
+    assert main(["predict", "runs/a", "in", "out", "--ensemble", "runs/b", "device=cpu"]) == 0
+    _, arguments, asked = calls[0][3]
+    assert (arguments[0], asked["overrides"]) == (["runs/a", "runs/b"], {"device": "cpu"})
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,17 @@ def test_what_changes_a_case_makes_it_anew(
     shutil.copy(entry["image"], moved)  # another file with the same content is the same case
     CaseFiles("a", tmp_path / "cases").case({"image": str(moved)}, make)
     assert make.calls == 5
+
+
+def test_content_that_changes_behind_its_time(tmp_path: Path, entry: dict[str, Any]) -> None:
+    """As ``rsync -t`` and ``cp -p`` leave it: of the same size and modification time."""
+    os.utime(entry["image"], (1, 1))
+    files, make = CaseFiles("a", tmp_path / "cases"), Counting()
+    assert float(files.case(entry, make)["image"].max()) == 1
+    time.sleep(0.05)  # longer than a tick of the file system's clock
+    Path(entry["image"]).write_text("2")
+    os.utime(entry["image"], (1, 1))
+    assert float(files.case(entry, make)["image"].max()) == 2
 
 
 def test_an_unfinished_case_is_made_again(tmp_path: Path, entry: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from medseg.io import pictures
 from medseg.io.images import ImageError, read_image
 
 RNG = np.random.default_rng(0)
@@ -149,3 +150,18 @@ def test_colours_for_print_are_read_as_rgb(tmp_path):
     assert image.notes == ("its CMYK colours are read as RGB, without their profile",)
     with pytest.raises(ImageError, match="holds colours as CMYK; convert it to grey or RGB"):
         read_image(tmp_path / "print.jpg", label=True)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "RGB", "RGBA", "I;16", "I", "F"])
+def test_a_picture_is_the_same_whole_and_in_bands(mode, monkeypatch):
+    drawn = np.random.default_rng(0).integers(0, 256, (11, 5, 4)).astype(np.uint8)
+    if mode == "I;16":
+        picture = Image.fromarray(drawn[..., 0].astype(np.uint16) * 200)
+    else:
+        picture = Image.fromarray(drawn).convert(mode)
+    whole = pictures._as_array(picture)
+    whole[0] = whole[0]  # it may be written to
+    monkeypatch.setattr(pictures, "_BAND", 15)  # three rows: the last band is shorter
+    banded = pictures._as_array(picture)
+    assert (banded.dtype, banded.shape[:2]) == (whole.dtype, (11, 5))
+    assert np.array_equal(banded, whole)

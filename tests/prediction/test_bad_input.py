@@ -28,14 +28,6 @@ from medseg.prediction.predict import Outcome, predict
 GREY = np.random.default_rng(0).integers(0, 256, (20, 24)).astype(np.uint8)
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    for kind in ("grey", "rgb", "mr", "slices"):
-        write_model(folder / f"{kind}.pt", kind)
-    return folder
-
-
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     """A folder of two pictures."""

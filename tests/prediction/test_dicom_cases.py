@@ -104,7 +104,12 @@ def test_parts_of_a_series_in_several_folders_are_no_cases(tmp_path, apart):
     assert {path.parent.name for path in folder.missed} == {each.name for each in (tmp_path / "in").glob("p*")}
     for _, reason in folder.left_out:
         assert f"the slices of its series lie in several folders ({tmp_path / 'in' / 'p0'}, " in reason
-        assert reason.endswith("); join them")
+        assert reason.endswith("); put them, or links to them, into one folder, and name that one")
+    (tmp_path / "one").mkdir()
+    for number, path in enumerate(sorted((tmp_path / "in").glob("p*/*"))):
+        (tmp_path / "one" / f"{number}.dcm").symlink_to(path)
+    ((case),) = ImageFolder(tmp_path / "one", MODEL, tmp_path / "out").cases
+    assert (tmp_path / "one") in (case.image, case.image.parent)
 
 
 def test_a_copy_of_some_slices_is_no_case(tmp_path):

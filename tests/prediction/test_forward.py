@@ -237,3 +237,13 @@ def test_a_device_that_is_too_small_after_all(
     (result,) = predict([fed])
     np.testing.assert_array_equal(result.mask, usual.mask)
     assert "the memory of cpu did not hold it: windows are put together in the computer's memory" in caplog.text
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_voxels_are_counted_by_class(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collected, "_AT_ONCE", 7)  # the last piece is shorter
+    mask = np.random.default_rng(0).choice([0, 2, np.iinfo(kind).max], (5, 4, 3)).astype(kind)
+    values, counts = np.unique(mask, return_counts=True)
+    assert collected.counts_of(mask) == dict(zip(values.tolist(), counts.tolist(), strict=True))
+    assert collected.counts_of(np.swapaxes(mask, 0, 2)) == collected.counts_of(mask)
+    assert collected.counts_of(mask[:0]) == {}

@@ -157,7 +157,7 @@ def test_pages_are_planes(tmp_path: Path) -> None:
 
 
 def test_volumes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(MedsegError, match="it is a volume, and --geojson outlines pictures"):
+    with pytest.raises(MedsegError, match="it lies in a patient, and --geojson outlines pictures"):
         written(np.zeros((3, 4, 4)), tmp_path, affine=np.eye(4))
     with pytest.raises(MedsegError, match="--geojson outlines pictures, and this model takes volumes"):
         Geojson().open(RunInfo(tmp_path, described(3), [Maker("toy", "w", "m")]))

@@ -16,7 +16,6 @@ import tifffile
 from dicom_series import AXIAL, write_series
 from numpy.typing import NDArray
 from PIL import Image
-from tiny_models import write_model
 
 from medseg.prediction.predict import Outcome, predict
 
@@ -26,14 +25,6 @@ COLOUR = RANDOM.integers(0, 256, (40, 48, 3)).astype(np.uint8)
 PAINTED = np.asarray(Image.fromarray(COLOUR).quantize(64).convert("RGB"))
 VOLUME = RANDOM.integers(-100, 300, (20, 24, 12)).astype(np.int16)
 LUMA = np.asarray(Image.fromarray(PAINTED).convert("L"))
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    for kind in ("grey", "rgb", "ct", "mr"):
-        write_model(folder / f"{kind}.pt", kind)
-    return folder
 
 
 def run(model: Path, images: Path, output: Path) -> Outcome:
@@ -135,6 +126,50 @@ def test_each_page_is_that_of_its_picture(models: Path, tmp_path: Path, kind: st
         png(tmp_path / f"plain{number}" / "a.png", each)
         plain = mask_of(models, kind, tmp_path / f"plain{number}", tmp_path / f"out{number}")
         np.testing.assert_array_equal(found[number], plain)
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".nrrd", ".mha"])
+def test_a_slice_in_a_file_of_volumes_keeps_its_place(models: Path, tmp_path: Path, suffix: str) -> None:
+    """Its mask was made, and then could not be written."""
+    place = np.array([[0, -2, 0, 7], [3, 0, 0, -5], [0, 0, 4, 11], [0, 0, 0, 1.0]])
+    (tmp_path / "in").mkdir()
+    if ".nii" in suffix:
+        nibabel.save(nibabel.Nifti1Image(GREY, place), tmp_path / "in" / f"a{suffix}")
+    else:
+        image = sitk.GetImageFromArray(np.ascontiguousarray(GREY.T))
+        image.SetSpacing([3, 2])
+        image.SetDirection([0, 1, -1, 0])
+        image.SetOrigin([-7, 5])
+        sitk.WriteImage(image, str(tmp_path / "in" / f"a{suffix}"))
+    outputs = ["measurements", "uncertainty", "probabilities"]
+    done = predict(models / "grey.pt", tmp_path / "in", tmp_path / "out", outputs=outputs, overrides={"device": "cpu"})
+    assert (done.written, done.failures) == (1, [])
+    written = tmp_path / "out" / f"a{suffix}"
+    if ".nii" in suffix:
+        mask: Any = nibabel.load(written)
+        np.testing.assert_allclose(mask.affine, place)
+        values = np.asarray(mask.dataobj)
+    else:
+        mask = sitk.ReadImage(str(written))
+        assert (mask.GetSpacing(), mask.GetOrigin()) == ((3, 2), (-7, 5))
+        np.testing.assert_allclose(mask.GetDirection(), [0, 1, -1, 0])
+        values = sitk.GetArrayFromImage(mask).T
+    png(tmp_path / "plain" / "a.png", GREY)
+    np.testing.assert_array_equal(values, mask_of(models, "grey", tmp_path / "plain", tmp_path / "plain_out"))
+    with (tmp_path / "out" / "measurements.csv").open(encoding="utf-8") as file:
+        whole = [row for row in csv.DictReader(file) if row["part"] == "all"]
+    for row in whole:
+        pixels = int((values == int(row["class"])).sum())
+        assert int(row["voxels"]) == pixels > 0
+        assert float(row["area_mm2"]) == pytest.approx(6 * pixels)
+        reach = np.argwhere(values == int(row["class"])) * [3, 2]
+        assert float(row["longest_diameter_mm"]) >= np.linalg.norm(np.ptp(reach, axis=0)) / 2
+    assert len(whole) == 2
+    maps: Any = nibabel.load(tmp_path / "out" / "a.probabilities.nii.gz")
+    np.testing.assert_allclose(maps.affine[:2, [0, 1, 3]], place[:2, [0, 1, 3]])
+    predict(models / "grey.pt", tmp_path / "plain", tmp_path / "pages", outputs=outputs, overrides={"device": "cpu"})
+    pages = tifffile.imread(tmp_path / "pages" / "a.probabilities.tif")
+    np.testing.assert_allclose(np.asarray(maps.dataobj)[:, :, 0], np.moveaxis(pages, 0, -1), atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["grey", "rgb"])

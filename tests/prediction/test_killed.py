@@ -4,6 +4,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,23 @@ def test_before_the_mask(folder: Path) -> None:
     said = records(folder)
     check_done(folder, said["killed"]["cases"], ["a.png"])
     check_done(folder, said["done"]["cases"], ["b.png", "c.png"])
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_the_power_took_back_is_done_again(folder: Path, overwrite: bool) -> None:
+    """The names of masks reach the disk at the end of a run; its journal may have come further."""
+    old = folder / "b.png"
+    if overwrite:
+        run(folder)
+        shutil.copy2(folder / "out" / "b.png", old)
+        for path in (folder / "out").glob(RUN_RECORD):
+            path.unlink()
+    kill(folder, "before its mask", "c.png", overwrite=overwrite)
+    (folder / "out" / "b.png").unlink()
+    if overwrite:
+        shutil.copy2(old, folder / "out" / "b.png")
+    assert run(folder).written == (0 if overwrite else 2)
+    check_done(folder, records(folder)["killed"]["cases"], ["a.png"])
 
 
 @pytest.mark.parametrize(("where", "names"), [("before its mask", ["a.png"]), ("after its mask", ["a.png", "b.png"])])

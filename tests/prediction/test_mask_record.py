@@ -1,6 +1,8 @@
 """Masks that another model made are refused by name; those of this one are skipped, also after a kill."""
 
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +128,37 @@ def test_overwriting_makes_them_this_model_s(folder: Path) -> None:
     assert len(predict(folder, seed=1, overwrite=True).written) == 3
     assert record(folder) == {weights(0): ["a.png"], weights(1): list(NAMES[1:])}
     assert predict(folder, seed=1).skipped == 3
+
+
+def test_the_disk_is_waited_for_once_a_mask_and_once_a_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each mask is on the disk before it takes its name, all names are before the record of the run says so."""
+    said: list[str] = []
+    sync, replace = os.fsync, os.replace
+
+    def called(path: str) -> str:
+        name = re.sub(r"^(.*/)?\.[0-9a-f]{8}\.", r"\1", os.path.relpath(path, folder / "out"))
+        return re.sub(r"_[0-9T]+Z", "", name)
+
+    def synced(file: int) -> None:
+        said.append(f"sync {called(os.readlink(f'/proc/self/fd/{file}'))}")
+        sync(file)
+
+    def renamed(old: Any, new: Any) -> None:
+        said.append(f"name {called(os.fspath(new))}")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    predict(folder)
+    record, run = ([f"sync {name}", f"name {name}", "sync ."] for name in (MASK_RECORD, "medseg_run.json"))
+    masks = [line for name in NAMES for line in (f"sync {name}", f"name {name}")]
+    assert said[:3] == record
+    assert said[3 : 3 + len(masks)] == masks
+    assert sorted(said[3 + len(masks) :]) == sorted(["sync .", "sync sub", *run])
+    assert said[-3:] == run
+    said.clear()
+    predict(folder, overwrite=True)
+    assert said[: len(masks)] == masks, "the record of the masks says so already"
 
 
 def test_two_models_share_a_folder_where_their_images_differ(folder: Path) -> None:

@@ -42,6 +42,21 @@ def test_the_next_ones_are_read_while_one_is_worked_on() -> None:
     found.close()
 
 
+def test_as_many_are_read_ahead_as_are_worked_on_at_once() -> None:
+    read = [threading.Event() for _ in range(6)]
+
+    def note(item: int) -> int:
+        read[item].set()
+        return item
+
+    room = Room(1000)
+    found: Any = read_ahead(range(6), note, threads=1, room=room, size=lambda found: 10, ahead=4)
+    assert next(found) == (0, 0)
+    assert all(each.wait(10) for each in read[:4])
+    assert not read[4].is_set()
+    found.close()
+
+
 def test_no_more_is_read_than_there_is_room_for() -> None:
     """After the first case the size of one is known: two of 10 are held in a room of 25, not three."""
     read: list[int] = []

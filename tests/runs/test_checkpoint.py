@@ -1,6 +1,7 @@
 """Checkpoints: atomic, safe to read, strict about keys."""
 
 import errno
+import math
 import os
 import re
 import resource
@@ -233,3 +234,19 @@ def test_settings_stay_as_configured(caplog: pytest.LogCaptureFixture) -> None:
     groups = [{"params": [network.weight]}, {"params": [network.bias]}]
     with pytest.raises(CheckpointError, match=r"has 1 parameter group, but Adam is configured now with 2"):
         restore_optimizer(torch.optim.Adam(groups, lr=0.1), torch.optim.Adam(network.parameters()).state_dict())
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    "kind", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.float8_e5m2]
+)
+def test_weights_that_are_no_numbers_are_refused_by_name(kind: torch.dtype, bad: float) -> None:
+    network = nn.Module()
+    for name, value in (("whole", torch.zeros(2, 3)), ("single", torch.tensor(1.0)), ("none", torch.zeros(0))):
+        network.register_buffer(name, value.to(kind))
+    network.register_buffer("count", torch.tensor(3))
+    good = {name: value.clone() for name, value in network.state_dict().items()}
+    load_weights(network, good)
+    for name, value in (("whole", [[0.0, 1, 2], [3, bad, 5]]), ("single", bad)):
+        with pytest.raises(CheckpointError, match=rf"NaN or infinite.*{name}"):
+            load_weights(network, {**good, name: torch.tensor(value).to(kind)})

@@ -18,7 +18,7 @@ def folder(path: Path) -> Path:
 
 def look(run: Path, *images: str, others: tuple[Path, ...] = ()) -> str:
     """Look at images by a run, alone or with others; return what is said of the looks before."""
-    with tested.looking([run, *others], {"images": list(images)}) as begun:
+    with tested.on_record([run, *others], {"images": list(images)}) as begun:
         held = json.loads((run / "tested.json").read_text())[-1]
         assert held == {key: value for key, value in begun.items() if key != "said"}
         assert held["ended"] is None
@@ -67,9 +67,9 @@ def test_a_study_knows_the_looks_of_its_cells(tmp_path: Path) -> None:
 
 
 def test_what_is_broken_off_was_a_look(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), tested.looking([tmp_path], {"images": ["x"]}):
+    with pytest.raises(KeyboardInterrupt), tested.on_record([tmp_path], {"images": ["x"]}):
         raise KeyboardInterrupt
-    with tested.looking([tmp_path], {"images": ["x"]}) as begun:
+    with tested.on_record([tmp_path], {"images": ["x"]}) as begun:
         assert begun["said"].endswith(" (not finished)")
 
 
@@ -85,7 +85,7 @@ def test_records_that_cannot_be_read_or_written(tmp_path: Path, caplog: pytest.L
     (own / "tested.json").unlink()
     (beside / "tested.json").unlink()
     (own / ".tested.lock").mkdir()  # refuses root, too
-    with caplog.at_level(logging.WARNING), tested.looking([own, beside], {"images": ["x"]}):
+    with caplog.at_level(logging.WARNING), tested.on_record([own, beside], {"images": ["x"]}):
         pass
     assert "own/tested.json cannot be written (Is a directory)" in caplog.messages[-1]
     assert tested.read(own) == []

@@ -58,12 +58,22 @@ ABSENT = case(voxels=(1000, 0))
         ([ABSENT, ABSENT], 3, 0.01, "no label holds organ; nothing can be learned of it: label it, or leave the class"),
         ([case()], 3, 4.0, "about 127 steps in 10 minutes are too few to learn much; give --minutes 12 or more"),
         ([picture(), picture()], 2, 0.01, None),
+        ([case(spacing=(0.001, 0.001, 0.001))], 3, 0.01, "half of the volumes are 0.05 mm across or less; where their"),
+        ([case(spacing=(1.0, 1e3, 1e3))], 3, 0.01, "half of the volumes are 5e+04 mm across or more; where their"),
     ],
 )
 def test_doubts_of_a_plan(cases: list[Any], axes: int, seconds: float, said: str | None) -> None:
     lines = doubts(found(*cases), axes, measured(seconds), minutes=10)
     assert len(lines) == (said is not None)
     assert said is None or lines[0].startswith(said)
+
+
+def test_a_background_of_another_name_is_doubted() -> None:
+    (line,) = doubts(found(case(), classes=("nothing", "organ"), background=None), 3, measured(), minutes=10)
+    assert line.startswith("no class is called background, so that nothing, 90 % of all voxels, is taken for a str")
+    even = case(voxels=(400, 300, 300))
+    kinds = ("membrane", "mitochondria", "synapse")
+    assert doubts(found(even, classes=kinds, background=None), 3, measured(), minutes=10) == []
 
 
 def test_as_many_minutes_as_it_says_are_enough() -> None:
@@ -134,6 +144,25 @@ def test_classes_that_folds_keep_out_of_the_training(tmp_path: Path) -> None:
     path.write_text(json.dumps({**content, **entries}))
     (warned,) = [each.message for each in check_datalist(path).warnings if each.code == "untrained-class"]
     assert "no label of the training list holds class 2 (in a fold), other lists do: nothing is trained on it" in warned
+
+
+def test_a_test_list_of_which_some_have_no_label(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = pictures(tmp_path / "data") / "datalist.json"
+    content = json.loads(path.read_text())
+    entries = [{key: value for key, value in entry.items() if key != "fold"} for entry in content["training"]]
+    del entries[5]["label"]
+    path.write_text(json.dumps({**content, "training": entries[:4], "test": entries[4:]}))
+    assert main(["train", str(path.parent), "--output", str(tmp_path / "out"), *WORDS]) == 2
+    said = capsys.readouterr().err
+    assert "1 of 2 test images have no label, such as" in said
+    assert "measuring" not in said  # before anything is planned, not after the training
+    assert not (tmp_path / "out").exists()
+
+
+def test_slices_of_volumes_for_a_network_of_volumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = volumes(tmp_path / "data")
+    assert main(["train", str(data), "--output", str(tmp_path / "out"), *WORDS, "slices=true"]) == 2
+    assert "slices is true, but the network takes volumes as they are; give slices=false" in capsys.readouterr().err
 
 
 def test_memory_that_ends_in_the_middle(

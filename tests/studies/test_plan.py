@@ -24,7 +24,7 @@ from medseg.data.file_facts import cache_folder
 from medseg.data.fingerprint import Fingerprint
 from medseg.io.images import read_image
 from medseg.studies import complexity, plan_bundle
-from medseg.studies.plan import _loading, make_plan
+from medseg.studies.plan import _loading, _schedule, make_plan
 from medseg.studies.plan_and_train import KEYS, plan_and_train
 from medseg.studies.plan_rules import PlanError
 
@@ -165,6 +165,28 @@ def test_from_data_to_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     np.testing.assert_allclose(mask.affine, read.affine)
 
 
+def test_a_command_that_was_killed_before_its_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, output = str(volumes(tmp_path / "data")), tmp_path / "out"
+    words = [f"{key}={value}" for key, value in QUICK.items()]
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(plan_bundle.generate, "build", killed)
+        assert main(["train", data, "--output", str(output), *words]) == 130
+    assert not (output / "plan").exists()  # whole or not there: the same command begins anew
+    with monkeypatch.context() as patched:
+        patched.setattr(workflow, "train", killed)
+        assert main(["train", data, "--output", str(output), *words]) == 130
+    assert not (output / "run").exists()
+    planned = (output / "plan" / "bundle.yaml").read_bytes()
+    assert main(["train", data, "--resume", str(output), *words]) == 0
+    assert (output / "plan" / "bundle.yaml").read_bytes() == planned
+    assert (output / "run" / "baseline.json").is_file()
+    assert library.is_ours(output / "plan")
+
+
 def test_pictures_beside_otsu(tmp_path: Path) -> None:
     quick = {**QUICK, "network_def#channels": [2, 4, 4, 4]}
     done = plan_and_train(pictures(tmp_path / "data"), tmp_path / "out", minutes=5, overrides=quick)
@@ -181,6 +203,8 @@ def test_pictures_beside_otsu(tmp_path: Path) -> None:
     kept = json.loads((done.run / "baseline.json").read_text())
     assert kept["difference"]["dice"] == pytest.approx(scored[0] - scored[1])
     assert f"network less {done.baseline.title}: {scored[0] - scored[1]:.3f}" in text
+    assert f"the network is no better than {done.baseline.title}: do not use it; give more minutes" in text
+    assert "left out of the training, too few for intervals" in text
     row = row_of("squares", "planned", 5, tmp_path / "out")
     assert (row["steps"], row["cases"], row["difference"]) == (2, done.scores["per_case"]["cases"], kept["difference"])
     assert (row["data"], row["network"], row["baseline_title"]) == ("squares", "planned", done.baseline.title)
@@ -332,3 +356,8 @@ def test_loading_leaves_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
     for cores, number in ((1, 0), (2, 1), (16, 4)):
         monkeypatch.setattr("os.sched_getaffinity", lambda _, cores=cores: set(range(cores)), raising=False)
         assert _loading(torch.device("cuda"))["num_workers"].value == number
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (4, 2), (30, 10), (900, 45)])
+def test_a_short_training_is_not_over_before_its_rate_has_risen(steps: int, warmup: int) -> None:
+    assert _schedule(steps, 1.0)["warmup"].value == warmup

@@ -4,10 +4,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
+from medseg.bundle import networks
 from medseg.data.case_facts import CaseFacts
 from medseg.data.fingerprint import Fingerprint
 from medseg.studies import plan_rules
+from medseg.studies.plan_network import candidates
 from medseg.studies.plan_rules import PlanError
 
 
@@ -107,6 +110,14 @@ def test_levels(edges: Any, voxel: Any, patch: list[int], strides: list[list[int
     assert plan_rules.levels(edges, voxel) == (patch, strides)
 
 
+@pytest.mark.parametrize("network", ["unet", "lfa_unet", "attention_unet"])
+@pytest.mark.parametrize("edges", [(5, 7), (1, 1), (7, 6, 5), (1, 4, 4)])
+def test_images_smaller_than_two_levels_can_be_planned(network: str, edges: tuple[int, ...]) -> None:
+    tried = candidates(network, edges, edges, None)[-1]
+    made = networks.create(in_channels=1, out_channels=2, **tried.network).eval()
+    assert made(torch.zeros(1, 1, *tried.patch)).shape == (1, 2, *tried.patch)
+
+
 def test_every_level_keeps_four_voxels() -> None:
     for edges in [(200, 130, 17), (9, 8, 8), (64, 300, 5)]:
         patch, strides = plan_rules.levels(edges, (0.7, 0.9, 4.1))
@@ -186,6 +197,16 @@ def test_polarity_only_where_turning_brings_objects_to_one_side() -> None:
     assert "would leave them darker in 15 %" in chosen.why
 
 
+def test_bytes_that_hold_few_values_have_no_scale_of_255() -> None:
+    masks = picture(quantiles=((0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1),))
+    assert plan_rules.intensity(found(masks, masks)).value == {"scheme": "percentiles"}
+    for dtype in ("uint8", "float32"):  # of its ones alone, each by mean and deviation, nothing would be left
+        volume = case(dtype=dtype, quantiles=masks.quantiles)
+        assert plan_rules.intensity(found(volume)).value == {"scheme": "zscore"}
+    usual = picture(quantiles=row(20, 90, 200))
+    assert plan_rules.intensity(found(usual)).value == {"scheme": "range", "low": 0, "high": 255}
+
+
 def test_colour_of_pictures() -> None:
     grey, coloured = picture(channels=4, equal_channels=True), picture(channels=3)
     assert plan_rules.colour(found(picture())).value is None
@@ -199,6 +220,13 @@ def test_colour_of_pictures() -> None:
     [
         ({}, [0]),
         ({"classes": ("background", "left kidney", "right_kidney")}, []),
+        ({"classes": ("background", "Left-Hippocampus", "Right-Hippocampus")}, []),
+        ({"classes": ("background", "LeftLung", "RightLung")}, []),
+        ({"classes": ("background", "lung (left)", "lung (right)")}, []),
+        ({"classes": ("background", "femur_L", "femur_R")}, []),
+        ({"classes": ("background", "ctx-lh-cuneus", "ctx-rh-cuneus")}, []),
+        ({"classes": ("background", "vertebra L1", "bright spot", "cleft")}, [0]),
+        ({"classes": ("background", "l")}, [0]),
         ({"modality": ("photograph",)}, [1]),
         ({"modality": ("ssTEM",)}, [0, 1]),
         ({"modality": ("H&E histology",)}, [0, 1]),

@@ -1,5 +1,6 @@
 """Two folders of real label maps: 42 structures moved by a voxel, against MONAI's own figures."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from medseg.errors import MedsegError
 from medseg.io.masks import write_mask
 from medseg.io.placement import Grid
 from medseg.studies.mask_classes import classes_of_truths
-from medseg.studies.score_folders import score_folders
+from medseg.studies.score_folders import FolderScores, score_folders
 
 
 @pytest.mark.filterwarnings("ignore:.*always_return_as_numpy:FutureWarning")  # MONAI's own call of MONAI
@@ -63,6 +64,63 @@ def test_a_truth_that_cannot_be_read_is_told_with_its_pair(tmp_path: Path) -> No
     assert not found.complete
     assert found.result.table["per_case"]["cases"] == 1
     assert "b.nii.gz" in found.said()[0]
+
+
+PLAIN = (np.eye(4), np.eye(4))
+
+
+def scored(folder: Path, ours: Any, theirs: Any, affines: Any = PLAIN) -> FolderScores:
+    for name, array, affine in zip(("ours", "theirs"), (ours, theirs), affines, strict=True):
+        (folder / name).mkdir(exist_ok=True)
+        nibabel.Nifti1Image(array.astype(np.uint8), affine).to_filename(folder / name / "a.nii.gz")
+    return score_folders(folder / "ours", folder / "theirs")
+
+
+def ball(shape: Sequence[int] = (8, 9, 10), middle: Sequence[float] = (3, 4, 5)) -> Any:
+    return (sum((axis - place) ** 2 for axis, place in zip(np.indices(shape), middle, strict=True)) < 9).astype(int)
+
+
+@pytest.mark.parametrize("turn", [[0, 1, 2], [2, 0, 1], [1, 0, 2]])
+@pytest.mark.parametrize("flipped", [(), (0,), (0, 1, 2)])
+def test_axes_in_another_order_or_direction(tmp_path: Path, turn: list[int], flipped: tuple[int, ...]) -> None:
+    affine = np.array([[0.8, -0.3, 0.1, 3], [0.3, 0.9, 0.2, -5], [-0.1, -0.15, 2.4, 9], [0, 0, 0, 1]])
+    truth, guess, other = ball(), ball(middle=(4, 4, 5)), affine.copy()
+    expected = scored(tmp_path, guess, truth, (affine, affine)).result.rows[1:]
+    for axis in flipped:
+        other[:3, 3] += (truth.shape[axis] - 1) * affine[:3, axis]
+        other[:3, axis] *= -1
+    stored = np.flip(guess, flipped).transpose(turn)
+    found = scored(tmp_path, stored, truth, (other[:, [*turn, 3]], affine))
+    assert found.complete
+    assert found.result.rows[1:] == expected
+
+
+def test_a_truth_without_background(tmp_path: Path) -> None:
+    found = scored(tmp_path, ball(middle=(4, 4, 5)), 2 - ball())  # 1 and 2, and the prediction holds 0
+    rows = {row["name"]: row for row in found.result.table["per_case"]["classes"]}
+    assert list(rows) == ["0", "1", "2"]
+    assert all(rows[name]["hd95"] is not None for name in "12")  # neither is taken for what lies around
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(255, 1), (1, 255), (1, 1), (255, 255)])
+def test_one_class_as_1_or_as_255(tmp_path: Path, ours: int, theirs: int) -> None:
+    found = scored(tmp_path, ball() * ours, ball() * theirs)
+    assert [row["dice"] for row in found.result.table["per_case"]["classes"]] == [1, 1]
+
+
+@pytest.mark.parametrize("value", [2, 254])
+def test_other_values_of_a_prediction_are_refused(tmp_path: Path, value: int) -> None:
+    with pytest.raises(MedsegError, match=f"holds value {value}, which is no class"):
+        scored(tmp_path, ball() * value, ball())
+    both = ball()
+    both[0, 0, 0] = 255
+    with pytest.raises(MedsegError, match="holds value 255, which is no class"):
+        scored(tmp_path, both, ball())
+
+
+def test_a_negative_value_names_no_class() -> None:
+    with pytest.raises(MedsegError, match=r'the truths hold -1, which names no class; .* "ignore": -1'):
+        classes_of_truths({-1, 0, 1})
 
 
 def test_too_many_values_are_no_classes() -> None:

@@ -29,7 +29,7 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 from medseg.errors import MedsegError
-from medseg.metrics.physical import Unit, chosen_classes, cut_masks, diagonal
+from medseg.metrics.physical import Steps, Unit, chosen_classes, cut_masks, diagonal
 from medseg.metrics.score import Pooled, Score, ScoredCase
 
 RULE = (
@@ -45,7 +45,7 @@ class Distances(Score):
         class_names: by index.
         ignore_index: label value that counts for nothing.
         tolerance: of the NSD, in mm (in pixels where there is no spacing).
-        classes: names of the classes that count; all but the first by default.
+        classes: names of the classes that count; all but the background (else the first) by default.
 
     Raises:
         MedsegError: if the tolerance is out of range or a class unknown.
@@ -86,15 +86,15 @@ class Distances(Score):
 
     def update(self, case: ScoredCase) -> Mapping[str, float | Sequence[float]]:
         """Count a case."""
-        edges = self.unit.edges(case)
+        steps = self.unit.steps(case)
         found = {column: [math.nan] * len(self.class_names) for column in self.columns}
         for index, guess, truth in cut_masks(case, self.classes, self.ignore_index):
             there = int(guess.any()) + int(truth.any())
             if there == 1:
-                farthest = diagonal(case.label.shape, edges)
+                farthest = diagonal(case.label.shape, steps)
                 values = farthest, farthest, 0.0
             elif there == 2:
-                values = surface_scores(*surface_distances(guess, truth, edges), self.tolerance)
+                values = surface_scores(*surface_distances(guess, truth, steps), self.tolerance)
             else:
                 continue
             for column, value in zip(self.columns, values, strict=True):
@@ -112,19 +112,19 @@ class Distances(Score):
 
 
 def surface_distances(
-    prediction: NDArray[np.bool_], truth: NDArray[np.bool_], edges: Sequence[float]
+    prediction: NDArray[np.bool_], truth: NDArray[np.bool_], steps: Steps
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the distance of each predicted surface voxel to the true surface, and the reverse.
 
     Args:
         prediction: mask that is not empty.
         truth: of the same shape, not empty.
-        edges: of a voxel along each axis.
+        steps: from a voxel to the next one along each axis, ``(axes, directions)``.
 
     Shape:
         ``(*S)`` to one value a surface voxel.
     """
-    ours, theirs = (np.argwhere(mask ^ ndimage.binary_erosion(mask)) * edges for mask in (prediction, truth))
+    ours, theirs = (np.argwhere(mask ^ ndimage.binary_erosion(mask)) @ steps for mask in (prediction, truth))
     return KDTree(theirs).query(ours)[0], KDTree(ours).query(theirs)[0]
 
 

@@ -35,7 +35,7 @@ class Lesions(Score):
         iou: from which two parts match, above 0.
         connectivity: ``"corners"`` joins voxels that share a corner, ``"faces"`` those that share a face alone.
         min_size: smallest part that counts, in truth and in prediction, in cubic mm (without spacing: in pixels).
-        classes: names of the classes that count; all but the first by default.
+        classes: names of the classes that count; all but the background (else the first) by default.
 
     Raises:
         MedsegError: if an option is out of range.
@@ -81,7 +81,7 @@ class Lesions(Score):
 
     def update(self, case: ScoredCase) -> Mapping[str, float | Sequence[float]]:
         """Count a case."""
-        least = math.ceil(self.min_size / math.prod(self.unit.edges(case)) - 1e-9)
+        least = math.ceil(self.min_size / self.unit.size(case) - 1e-9)
         counts = np.zeros((len(self.class_names), 3), np.int64)
         for index, *masks in cut_masks(case, self.classes, self.ignore_index):
             if masks[0].size:

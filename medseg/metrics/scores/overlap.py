@@ -56,7 +56,7 @@ class Overlap(Score):
             "accuracy": float(hit.sum()) / total if total else math.nan,
             "pixels": true.tolist(),
             "predicted_pixels": predicted.tolist(),
-            "voxel_ml": math.nan if case.spacing is None else math.prod(case.spacing) / 1000,  # of mm^3
+            "voxel_ml": math.nan if case.voxel_volume is None else case.voxel_volume / 1000,  # of mm^3
         }
 
     def merge(self, everyone: Sequence[Self]) -> None:

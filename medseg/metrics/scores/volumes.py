@@ -29,7 +29,7 @@ class Volumes(Score):
     Args:
         class_names: by index.
         ignore_index: label value that counts for nothing.
-        classes: names of the classes that count; all but the first by default.
+        classes: names of the classes that count; all but the background (else the first) by default.
     """
 
     columns = ("volume_difference", "absolute_volume_difference", "relative_volume_difference")
@@ -61,8 +61,7 @@ class Volumes(Score):
 
     def update(self, case: ScoredCase) -> Mapping[str, float | Sequence[float]]:
         """Count a case."""
-        edges = self.unit.edges(case)
-        size = math.prod(edges) if case.spacing is None else math.prod(case.spacing) / _CUBIC_MM
+        size = self.unit.size(case) / (1.0 if case.affine is None else _CUBIC_MM)
         label, guess = (each.cpu().numpy().ravel() for each in (case.label, case.prediction))
         if self.ignore_index is not None:
             kept = label != self.ignore_index

@@ -1,5 +1,6 @@
 """HD95, ASSD and NSD against brute force and figures by hand."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -72,6 +73,40 @@ def test_against_all_pairs_of_surface_voxels(spacing: Sequence[float] | None, se
     expected = by_hand(prediction == 0, label == 0, spacing or (1, 1, 1), 1.5)
     assert [named[column][0] for column in ("hd95", "assd", "nsd")] == pytest.approx(expected)
     assert math.isnan(named["hd95"][1])
+
+
+@pytest.mark.parametrize(
+    ("names", "counted"),
+    [
+        (["background", "one"], ["one"]),
+        (["one", "background"], ["one"]),
+        (["one", "BG", "two"], ["one", "two"]),
+        (["membrane", "mitochondria"], ["mitochondria"]),
+        (["background"], ["background"]),
+    ],
+)
+def test_the_background_is_left_out_wherever_it_stands(names: list[str], counted: list[str]) -> None:
+    assert Distances(names).compute().details["classes"] == counted
+
+
+def test_a_tilted_gantry() -> None:
+    """Slices 4 mm apart along a table at 30 degrees to their normal: axes are not at right angles."""
+    affine = np.diag([0.8, 1.5, 4.0, 1.0])
+    affine[1, 2] = -4 * math.tan(math.radians(30))
+    random = np.random.default_rng(0)
+    label = (random.random((9, 8, 7)) < 0.1).repeat(2, 0).astype(np.int64)
+    prediction = np.roll(label, 1, 2) * (random.random(label.shape) < 0.9)
+    one = ScoredCase(0, "a", torch.from_numpy(prediction), torch.from_numpy(label), affine=affine)
+    found = Distances(NAMES, None, tolerance=1.5).update(one)
+    points = [surface(mask == 1, (1, 1, 1)) @ affine[:3, :3].T for mask in (prediction, label)]
+    apart = cdist(*points)
+    both = [*apart.min(1), *apart.min(0)]
+    expected = max(np.percentile(apart.min(side), 95) for side in (0, 1)), np.mean(both), np.mean(np.array(both) <= 1.5)
+    assert [found[column][1] for column in ("hd95", "assd", "nsd")] == pytest.approx(expected)
+    assert math.prod(one.spacing or ()) / one.voxel_volume == pytest.approx(1 / math.cos(math.radians(30)))
+    missed = ScoredCase(0, "a", torch.zeros(18, 8, 7, dtype=torch.int64), torch.from_numpy(label), affine=affine)
+    corners = np.array(list(itertools.product((0, 18), (0, 8), (0, 7)))) @ affine[:3, :3].T
+    assert Distances(NAMES, None).update(missed)["hd95"][1] == pytest.approx(cdist(corners, corners).max())
 
 
 def test_a_moved_cuboid_in_millimetres() -> None:

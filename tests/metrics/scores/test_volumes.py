@@ -33,6 +33,14 @@ def test_millilitres_by_hand() -> None:
     assert math.isnan(found["relative_volume_difference"][2])  # type: ignore[index]
 
 
+def test_sheared_slices_are_no_cuboids() -> None:
+    affine = np.diag([2.0, 3.0, 5.0, 1.0])
+    affine[1, 2] = 7.0  # a voxel keeps its 30 mm3, whatever its third edge is
+    mask = np.ones((10, 10, 10), np.int64)
+    found = Volumes(["background", "one"]).update(case(mask, mask, affine))
+    assert found["volume"][1] == pytest.approx(30.0)
+
+
 def test_missed_absent_ignored_and_pictures() -> None:
     truth, guess = np.zeros((4, 4), np.int64), np.zeros((4, 4), np.int64)
     truth[0, :3], truth[3] = 1, 255
