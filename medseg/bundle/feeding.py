@@ -22,6 +22,7 @@ from monai.transforms import (
 from torch import Tensor
 
 from medseg.bundle.description import Description, DescriptionError, Inference, Input
+from medseg.bundle.intensities import beyond_range
 from medseg.bundle.model_grid import ToModelGridd
 from medseg.errors import counted
 from medseg.inferers.multi_scale_flip import MultiScaleFlipInferer
@@ -37,11 +38,8 @@ from medseg.transforms.resize import ResizeImagesd
 from medseg.transforms.scales import Percentilesd, Polarityd, ZScored
 
 __all__ = [
-    "beyond",
-    "beyond_range",
     "evaluation",
     "inferer",
-    "limits",
     "not_finite",
     "picture",
     "prediction",
@@ -51,7 +49,6 @@ __all__ = [
 ]
 
 _LUMA = (0.299, 0.587, 0.114)
-_RANGE_SLACK = 0.05  # resizing and averages overshoot a little
 
 
 def training(description: Description) -> Compose:
@@ -201,59 +198,6 @@ def unfit(image: Tensor, description: Description) -> str | None:
     if wanted is not None and image.shape[0] != wanted:
         return f"it has {counted(image.shape[0], 'channel')}, but the model takes {wanted}; convert it"
     return beyond_range(image, description)
-
-
-def limits(description: Description) -> tuple[float, float] | None:
-    """Return the least and greatest value of files that the model's scale is for; ``None`` where any are scaled right.
-
-    Args:
-        description: the model; only a range that is not clipped tells, which ImageNet's 0 to 255 is, too.
-    """
-    intensity = description.input.intensity
-    if intensity["scheme"] == "imagenet":
-        return 0.0, 255.0
-    if intensity["scheme"] != "range" or intensity["clip"]:
-        return None
-    return float(intensity["low"]), float(intensity["high"])
-
-
-def beyond(least: float, most: float, description: Description) -> str | None:
-    """Return why an image has other values than the model takes, or ``None``: 16 bits where 8 are scaled, say.
-
-    Args:
-        least: value of the image, as its file holds it.
-        most: value.
-        description: the model.
-    """
-    taken = limits(description)
-    if taken is None:
-        return None
-    low, high = taken
-    slack = _RANGE_SLACK * (high - low)
-    if least >= low - slack and most <= high + slack:
-        return None
-    own = f"its values go from {least:g} to {most:g}, but the model"
-    if description.input.intensity["scheme"] == "imagenet":
-        return (
-            f"{own} takes pictures of 0 to 255 (scheme imagenet); convert it, or train with "
-            "model#input#intensity#scheme=image"
-        )
-    return (
-        f"{own} scales {low:g} to {high:g}; convert it, or train with model#input#intensity#low and #high of these "
-        "images, or with scheme image"
-    )
-
-
-def beyond_range(image: Tensor, description: Description) -> str | None:
-    """Return what `beyond` says of an image as fed, so scaled already."""
-    taken = limits(description)
-    if taken is None:
-        return None
-    least, most = float(image.min()), float(image.max())
-    if description.input.intensity["scheme"] == "range":
-        low, high = taken
-        least, most = (low + edge * (high - low) for edge in (least, most))
-    return beyond(least, most, description)
 
 
 class Colourd(MapTransform):
