@@ -90,8 +90,8 @@ def test_the_image_is_kept_as_it_was_read(tmp_path: Path, scheme: str) -> None:
     fed = Feeder(description, values=True).read(tmp_path / "x.nii.gz")
     assert fed.values is not None
     np.testing.assert_array_equal(fed.values[0], stored)
-    assert fed.unlike is None
-    assert Feeder(description).read(tmp_path / "x.nii.gz").unlike is None
+    assert fed.unlike == ()
+    assert Feeder(description).read(tmp_path / "x.nii.gz").unlike == ()
 
 
 def test_means_are_of_the_image_whatever_the_network_sees(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_means_are_of_the_image_whatever_the_network_sees(tmp_path: Path) -> Non
     with (tmp_path / "out" / "measurements.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     found = {int(row["class"]): float(row["mean_intensity"]) for row in rows if row["part"] == "all"}
-    assert found == {index: pytest.approx(stored[mask == index].mean(), rel=1e-6) for index in found}
+    assert found == {index: pytest.approx(stored[mask == index].mean(), rel=1e-5) for index in found}
     assert len(found) >= 2
 
 
