@@ -23,7 +23,7 @@ from medseg.bundle.source import read_source
 from medseg.caller import spelt
 from medseg.data.check import check_datalist
 from medseg.data.datalist import Datalist, Parts, datalist_file
-from medseg.errors import MedsegError, counted, shown
+from medseg.errors import MedsegError, counted, few, shown
 from medseg.reports.score_tables import mean_text
 from medseg.reports.tables import Table, tables_to_json
 from medseg.runs.paths import resolve_path
@@ -85,7 +85,7 @@ class Trained:
         better, interval = self.difference
         if better is not None:
             notes.append(
-                f"Dice of an image, mean over the classes, network less {other}: {mean_text(better, interval)}"
+                f"Dice of an image, mean over {few(self.classes)}, network less {other}: {mean_text(better, interval)}"
             )
         by_kind = kinds_table(self.kinds, {"network": self.rows, other: self.baseline.rows}, self.classes)
         return [Table.of(rows, notes=notes), *([] if by_kind is None else [by_kind])]
