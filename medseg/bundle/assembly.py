@@ -160,7 +160,7 @@ def trainer(
         handlers: further ones, such as `FactorisationWarmUp`: each is attached to the trainer.
         bundle_root: folder of the bundle, for ``publish: true``.
     """
-    from medseg.bundle.intensities import trained_on
+    from medseg.bundle import intensities, usual
     from medseg.bundle.record import config_of, header_of
     from medseg.bundle.start import run_folder
 
@@ -180,7 +180,13 @@ def trainer(
         fed=asdict(description.input),
         publish=publish or None,
         tracking=wanted.mlflow,
-        header=lambda: header_of(replace(description, intensities=trained_on(data, dataset.data, description.input))),
+        header=lambda: header_of(
+            replace(
+                description,
+                intensities=intensities.trained_on(data, dataset.data, description.input),
+                usual=usual.trained_on(data, dataset.data, description),
+            )
+        ),
         command=command.words,
         overlays=command.overlays(),
         register_name=wanted.register,

@@ -164,6 +164,7 @@ class Description:
         beside_paper: which means stand beside those of the network's paper: ``"pooled"`` over all pixels or
             ``"per_case"``; ``None`` where that is not known.
         intensities: of the images that weights were trained on, see `medseg.bundle.intensities`; a training sets them.
+        usual: ranges of the cases that weights were trained on, see `medseg.bundle.usual`; a training sets them.
         temperature: that logits are divided by before they become probabilities, see `medseg.bundle.temperature`.
     """
 
@@ -178,6 +179,7 @@ class Description:
     postprocess: Mapping[str, Any] = field(default_factory=dict)
     beside_paper: Any = None
     intensities: Mapping[str, Any] = field(default_factory=dict)
+    usual: Mapping[str, Any] = field(default_factory=dict)
     temperature: float = 1.0
 
     @classmethod
@@ -216,6 +218,8 @@ class Description:
             raise DescriptionError(f"{where}: temperature is {self.temperature!r}; give a number above 0")
         if self.intensities and not _are_intensities(self.intensities):
             raise DescriptionError(f"{where}: intensities are not what a training writes; leave them out")
+        if self.usual and not _is_usual(self.usual, len(self.classes)):
+            raise DescriptionError(f"{where}: usual is not what a training writes; leave it out")
         try:
             named = {str(index): name for index, name in enumerate(self.classes)}
             validate_codes({str(key): code for key, code in self.codes.items()}, named, where)
@@ -234,7 +238,7 @@ class Description:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values: dicts, lists, strings, numbers, booleans and ``None``."""
         held = dict(_plain(dataclasses.asdict(self)))
-        unsaid = {"codes": {}, "intensities": {}, "temperature": 1.0}
+        unsaid = {"codes": {}, "intensities": {}, "usual": {}, "temperature": 1.0}
         return {key: value for key, value in held.items() if key not in unsaid or value != unsaid[key]}
 
 
@@ -245,6 +249,19 @@ def _are_intensities(seen: Any) -> bool:
         pairs = [pair for low, high in rows for pair in zip(low, high, strict=True)]
         return len(pairs) > 1 and seen["images"] > 0 and all(low <= high for low, high in pairs)
     except (KeyError, TypeError, ValueError):
+        return False
+
+
+def _is_usual(seen: Any, classes: int) -> bool:
+    """Return whether values are what `medseg.bundle.usual.trained_on` gives."""
+    try:
+        axes = {"mm": 3, "px": 2}[seen["unit"]]
+        ranges = [seen[name] for name in ("extent", "spacing")[: axes - 1]]  # pictures have no voxel size
+        pairs = [pair for low, high in ranges for pair in zip(low, high, strict=True)]
+        found = [tuple(pair) for index, pair in seen["found"].items() if 0 <= int(index) < classes]
+        whole = len(pairs) == axes * len(ranges) and len(found) == len(seen["found"]) and seen["cases"] > 0
+        return whole and all(0 <= low <= high for low, high in [*pairs, *found])
+    except (AttributeError, KeyError, TypeError, ValueError):
         return False
 
 

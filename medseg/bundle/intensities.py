@@ -22,12 +22,12 @@ from medseg.data.file_facts import check_cache, measure_all, usual_workers
 from medseg.io.channels import paths_of
 from medseg.io.images import ImageError
 
-__all__ = ["beyond", "beyond_range", "limits", "trained_on", "unlike"]
+__all__ = ["FEWEST", "beyond", "beyond_range", "limits", "trained_on", "unlike"]
 
 Rows = npt.NDArray[np.float64]
 
 _LOOKED_AT = (0.005, 0.25, 0.5, 0.75, 0.995)
-_FEWEST = 8  # images that say what is usual
+FEWEST = 8  # images that say what is usual
 _MOST = 256
 _SPREAD, _WIDTH = 0.25, 0.5  # allowed beyond: of the spread of all values, and of what this quantile itself varied by
 _RANGE_SLACK = 0.05  # resizing and averages overshoot a little
@@ -55,7 +55,7 @@ def trained_on(data: Datalist, entries: Sequence[Entry], fed: Input) -> dict[str
     rows = [_coloured(row[:, _places()], fed.colour) for row in measured if row.size]
     count = max((len(row) for row in rows), default=0)
     rows = [row for row in rows if len(row) == count]
-    if len(rows) < _FEWEST:
+    if len(rows) < FEWEST:
         return {}
     seen = np.stack([_as_fed(row, fed) for row in rows])
     values = [float(np.min(rows)), float(np.max(rows))]

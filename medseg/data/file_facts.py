@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from medseg.atomic import atomic_write
 from medseg.data.case_facts import quantiles
@@ -25,7 +26,7 @@ __all__ = [
     *("measure", "measure_all", "save_cache", "usual_workers"),
 ]
 
-CHECKER_VERSION = 4
+CHECKER_VERSION = 5
 """Counted up when a measurement changes, so that older cache entries are not used."""
 
 MAX_LABEL_VALUES = 512
@@ -49,6 +50,7 @@ class FileFacts:
         palette: whether the file stores palette indices.
         not_finite: number of NaN and infinite values.
         values: a label's different values, ascending; ``None`` for an image.
+        counts: how many pixels have each of `values`.
         fractions: whether a label holds values that are not integers.
         affine: the 16 values of voxel to patient (mm, RAS+) row by row, ``None`` for pictures and
             stacks of them, whose axes begin with pages and rows.
@@ -67,6 +69,7 @@ class FileFacts:
     palette: bool = False
     not_finite: int = 0
     values: tuple[int, ...] | None = None
+    counts: tuple[int, ...] | None = None
     fractions: bool = False
     affine: tuple[float, ...] | None = None
     lossy: bool = False
@@ -119,17 +122,7 @@ def measure(path: Path, *, label: bool, mapping: Mapping[int, int] | None = None
     not_finite = 0
     if array.dtype.kind == "f":
         not_finite = int(array.size - np.count_nonzero(np.isfinite(array)))
-    values: tuple[int, ...] | None = None
-    fractions = False
-    if label:
-        if array.dtype == np.uint8:
-            found = np.flatnonzero(np.bincount(array.ravel(), minlength=256))
-        else:
-            found = np.unique(array[np.isfinite(array)] if not_finite else array)
-            if found.dtype.kind == "f":
-                fractions = bool(np.any(np.abs(found - np.rint(found)) > _WHOLE))
-                found = np.unique(np.rint(found))
-        values = tuple(int(value) for value in found[:MAX_LABEL_VALUES])
+    values, counts, fractions = _label_values(array) if label else (None, None, False)
     return FileFacts(
         shape=tuple(image.shape),
         channels=image.channels,
@@ -137,6 +130,7 @@ def measure(path: Path, *, label: bool, mapping: Mapping[int, int] | None = None
         palette=image.palette,
         not_finite=not_finite,
         values=values,
+        counts=counts,
         fractions=fractions,
         affine=None if image.affine is None else tuple(np.asarray(image.affine, np.float64).ravel().tolist()),
         lossy=image.lossy,
@@ -147,6 +141,23 @@ def measure(path: Path, *, label: bool, mapping: Mapping[int, int] | None = None
         notes=image.notes,
         sha256=digest,
     )
+
+
+def _label_values(array: npt.NDArray[Any]) -> tuple[tuple[int, ...], tuple[int, ...], bool]:
+    """Return a label's least values, how many pixels have each, and whether some are no integers."""
+    fractions = False
+    if array.dtype == np.uint8:
+        every = np.bincount(array.ravel(), minlength=256)
+        found = np.flatnonzero(every)
+        counts = every[found]
+    else:
+        found, counts = np.unique(array[np.isfinite(array)] if array.dtype.kind == "f" else array, return_counts=True)
+        if found.dtype.kind == "f":
+            fractions = bool(np.any(np.abs(found - np.rint(found)) > _WHOLE))
+            found, place = np.unique(np.rint(found), return_inverse=True)
+            counts = np.bincount(place, weights=counts).astype(np.int64)
+    kept = slice(MAX_LABEL_VALUES)
+    return tuple(int(value) for value in found[kept]), tuple(int(count) for count in counts[kept]), fractions
 
 
 def measure_all(

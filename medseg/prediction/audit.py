@@ -76,22 +76,24 @@ class Audit:
             except OSError as error:
                 self._no_journal(error)
 
-    def read(self, case: Case, unlike: str | None = None) -> None:
+    def read(self, case: Case) -> None:
         """Take note of an input's bytes; called in the thread that reads them.
 
         Args:
             case: whose files are hashed, of a DICOM series every file of it.
-            unlike: how its intensities are unlike those that the model was trained on.
         """
         files = [part for file in case.files for part in parts_of(file)]
         digests = [_digest(file) for file in files]
         joined = digests[0] if len(digests) == 1 else hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
         found: dict[str, Any] = {"sha256": joined, "files": len(files)}
-        if unlike is not None:
-            found["intensities"] = unlike
         if is_dicom(files[0]):
             found |= _tags(files[0], (*_UIDS, *(_PERSONS if self._run.keep_identifiers else ())))
         self._inputs[case.name] = found
+
+    def doubt(self, case: Case, said: Sequence[str]) -> None:
+        """Take note of how a case that was read is unlike what the model was trained on."""
+        if said:
+            self._inputs[case.name]["unlike"] = list(said)
 
     def recover(self) -> None:
         """Make records of what killed runs left, where this one has nothing to write; not of one that is at work."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from medseg.bundle import feeding
 from medseg.bundle.description import Description
 from medseg.bundle.intensities import unlike
+from medseg.bundle.usual import unlike_image
 from medseg.errors import MedsegError
 from medseg.inferers.way_back import WayBack
 from medseg.io.channels import Named, paths_of
@@ -34,13 +35,13 @@ class Fed:
         image: ``(C, *S)`` on the model's grid.
         grid: of the image as it was read; without an affine for pictures and stacks of them.
         values: of the image as it was read, ``(C, *S)`` float32 or uint8; ``None`` where nobody asked.
-        unlike: how its intensities are unlike those that the model was trained on; ``None`` where they are not.
+        unlike: how it is unlike the images that the model was trained on, a phrase each.
     """
 
     image: Tensor
     grid: Grid
     values: Tensor | None = None
-    unlike: str | None = None
+    unlike: tuple[str, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -122,7 +123,8 @@ class Feeder:
                 affine = np.asarray(loaded.affine, dtype=np.float64)
         grid = Grid(tuple(loaded.shape[1:]), affine, orientation)
         plain = loaded.as_tensor() if isinstance(loaded, MetaTensor) else loaded
-        why_unlike = unlike(plain, self._description)
+        other = unlike(plain, self._description)
+        doubts = ((other,) if other else ()) + tuple(unlike_image(plain, affine, self._description))
         values = plain if self._values else None  # no step writes into what it is given
         try:
             image = self._transform({"image": loaded}, start=1)["image"]
@@ -131,7 +133,7 @@ class Feeder:
         why = feeding.not_finite(image)
         if why is not None:
             raise PredictionError(why)
-        return Fed(image, grid, values, why_unlike)
+        return Fed(image, grid, values, doubts)
 
 
 def _files(path: Named) -> str | list[str]:

@@ -35,7 +35,7 @@ from medseg.prediction.dicom_objects import (
 )
 from medseg.prediction.dicom_seg import tracking_uid
 from medseg.prediction.keyhole import keyhole
-from medseg.prediction.measurements import Measured
+from medseg.prediction.measurements import Measured, parts_of
 from medseg.prediction.outlines import outlines
 
 __all__ = ["MOST_PARTS", "measurement_report"]
@@ -177,13 +177,12 @@ class _Groups:
         return self._group(uid, self.segment.label, numbers, referenced_segment=reference)
 
     def parts(self, measured: Sequence[Measured], mask: npt.NDArray[Any]) -> Iterator[Any]:
-        """Yield the groups of its largest parts, in the order of their numbers; of a single part none."""
+        """Yield the groups of its largest parts, the largest first, as they are numbered; of a single part none."""
         if len(measured) < 2:
             return
-        largest = sorted(measured, key=lambda each: -each.voxels)[:MOST_PARTS]
-        labels, _ = ndimage.label(mask == self.segment.index, ndimage.generate_binary_structure(3, 3))
+        labels, _ = parts_of(mask == self.segment.index)
         boxes = ndimage.find_objects(labels)
-        for each in sorted(largest, key=lambda each: each.part or 0):
+        for each in measured[:MOST_PARTS]:
             assert each.part is not None
             uid = tracking_uid(self.slices, self.segment, self.algorithm, each.part)
             regions = list(self._regions(labels, each.part, boxes[each.part - 1]))

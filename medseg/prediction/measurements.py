@@ -2,6 +2,7 @@
 
 A part is joined where voxels touch, also at corners, as in the postprocessing. Of a class without a voxel there is a
 row of zeros, so that what was not found is not mistaken for what was not looked for. The background is not measured.
+The parts of a class stand in the order of their sizes, the largest is number 1. Numbers have six digits.
 
 - ``volume_ml``: of volumes.
 - ``area_mm2``: of the largest cross-section, across the axis of the array with
@@ -9,6 +10,7 @@ row of zeros, so that what was not found is not mistaken for what was not looked
 - ``mean_intensity``: of the image as its file stores it (of CT: HU), of several channels with semicolons between them.
 - ``longest_diameter_mm``: the largest distance of two points of the surface that runs midway between voxels inside and
   outside, as of scikit-image's and pyradiomics' marching cubes.
+- ``unlike_training``: how the case is unlike what the model was trained on (`medseg.bundle.usual`); else empty.
 
 Pictures state no size of their pixels that is reliable: ``area_px`` and ``longest_diameter_px`` are in pixels.
 """
@@ -28,11 +30,11 @@ from medseg.prediction.case_table import CaseTable
 from medseg.prediction.sinks import VALUES, Case, Result, RunInfo
 from medseg.reports.palette import background_index
 
-__all__ = ["COLUMNS", "WHOLE", "Measured", "Measurements", "measure"]
+__all__ = ["COLUMNS", "WHOLE", "Measured", "Measurements", "measure", "parts_of"]
 
 COLUMNS = (
     "class", "class_name", "part", "voxels", "volume_ml", "area_mm2", "area_px", "mean_intensity",
-    "longest_diameter_mm", "longest_diameter_px",
+    "longest_diameter_mm", "longest_diameter_px", "unlike_training",
 )  # fmt: skip
 WHOLE = "all"
 """What stands in place of a part's number in the row of a class; it follows those of the class's parts."""
@@ -50,7 +52,7 @@ class Measured:
 
     Args:
         index: of the class.
-        part: number from 1, in the order of the first voxel; ``None`` for the class.
+        part: number from 1, the largest first, see `parts_of`; ``None`` for the class.
         voxels: how many.
         size: in cubic mm of volumes, in pixels of pictures.
         area: of the largest cross-section, of a picture all of it, in ``unit`` squared.
@@ -79,17 +81,22 @@ class Measured:
         Args:
             names: of the classes.
         """
-        mean = ";".join(f"{value:.9g}" for value in self.mean) if self.voxels else ""
+        mean = ";".join(f"{value:.6g}" for value in self.mean) if self.voxels else ""
         return {
             "class": self.index,
             "class_name": names[self.index],
             "part": WHOLE if self.part is None else self.part,
             "voxels": self.voxels,
-            "volume_ml": self.size / 1000 if self.volume else None,
-            "area_mm2" if self.volume else "area_px": self.area,
+            "volume_ml": _digits(self.size / 1000) if self.volume else None,
+            "area_mm2" if self.volume else "area_px": _digits(self.area) if self.volume else round(self.area),
             "mean_intensity": mean,
-            f"longest_diameter_{self.unit}": self.diameter,
+            f"longest_diameter_{self.unit}": _digits(self.diameter),
         }
+
+
+def _digits(value: float) -> float:
+    """Return a number of six digits: float32 of a header, and a border of half a voxel, know no more."""
+    return float(f"{value:.6g}")
 
 
 def measure(
@@ -157,9 +164,23 @@ class _Space:
         return Measured(index, part, voxels, voxels * self.voxel, area, mean, diameter, self.volume)
 
 
+def parts_of(found: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
+    """Return the connected parts of a class, numbered from 1, the largest first, and how many there are.
+
+    Args:
+        found: where the class is, ``(X, Y, Z)``; parts that touch at a corner are one. Of parts of one size the first
+            is the one whose first voxel is.
+    """
+    labels, number = ndimage.label(found, ndimage.generate_binary_structure(3, 3))
+    order = np.argsort(-np.bincount(labels.ravel(), minlength=number + 1)[1:], kind="stable")
+    numbers = np.zeros(number + 1, np.int32)
+    numbers[1 + order] = np.arange(1, number + 1)
+    return numbers[labels], int(number)
+
+
 def _parts(index: int, found: NDArray[np.bool_], values: NDArray[Any] | None, space: _Space) -> Iterator[Measured]:
     """Measure the parts of a class, then the class."""
-    labels, number = ndimage.label(found, ndimage.generate_binary_structure(3, 3))
+    labels, number = parts_of(found)
     flat = labels.ravel()
     counts = np.bincount(flat, minlength=number + 1)
     sums = [np.bincount(flat, weights=one.ravel(), minlength=number + 1) for one in (() if values is None else values)]
@@ -221,7 +242,8 @@ class Measurements:
     def write(self, case: Case, result: Result) -> None:
         """Measure the case."""
         found = measure(result.mask, result.values, result.grid.affine, self._classes)
-        self._table.add(case.name, [each.row(self._names) for each in found])
+        rows = [each.row(self._names) for each in found]
+        self._table.add(case.name, [{**row, "unlike_training": "; ".join(result.doubts)} for row in rows])
 
     def close(self) -> None:
         """Put the rows in order, where cases were done in another."""

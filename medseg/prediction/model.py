@@ -25,12 +25,15 @@ from medseg.bundle.ensemble import Unlike, joined, members, refuse_twice, warn
 from medseg.bundle.library import weights_file
 from medseg.bundle.record import load_described, read_weights, verified_hash
 from medseg.bundle.source import read_source
+from medseg.bundle.usual import unlike_mask
 from medseg.engines.precision import network_to_channels_last, resolve_precision
 from medseg.errors import MedsegError, counted
 from medseg.io.masks import write_mask
 from medseg.io.placement import Grid
 from medseg.prediction.backends import BACKENDS, SUFFIXES, Exported, exported_alone, exported_of
 from medseg.prediction.case import Fed, Feeder, check_fits
+from medseg.prediction.collected import counts_of
+from medseg.prediction.doubts import told
 from medseg.prediction.forward import Forward
 from medseg.prediction.sinks import PROBABILITIES, UNCERTAINTY
 from medseg.resources import BUNDLE_FILE
@@ -194,8 +197,6 @@ class Model:
 
     def _predict_fed(self, fed: Fed, source: Path | None, wants: Iterable[str]) -> Prediction:
         check_fits(fed, self.description)
-        if fed.unlike is not None:
-            logger.warning("%s: %s; is it an image for this model?", source.name if source else "an array", fed.unlike)
         forward = Forward(
             self.networks,
             self.description,
@@ -206,6 +207,10 @@ class Model:
             temperatures=self.temperatures,
         )
         (result,) = forward([fed])
+        grid = result.grid
+        doubts = [*fed.unlike, *unlike_mask(counts_of(result.mask), grid.shape, grid.affine, self.description)]
+        if doubts:
+            logger.warning("%s", told(source.name if source else "an array", doubts))
         return Prediction(
             result.mask, self.description, result.grid, source, result.probabilities, result.numbers, result.entropy
         )

@@ -18,14 +18,16 @@ from torch import nn
 
 from medseg.bundle.description import Description
 from medseg.bundle.record import load_described, read_weights, verified_hash
+from medseg.bundle.usual import unlike_mask
 from medseg.caller import spelt
 from medseg.engines.precision import network_to_channels_last, resolve_precision
 from medseg.engines.prediction_checks import warn_of_one_class
-from medseg.errors import counted, one_line, shown
+from medseg.errors import counted, one_line
 from medseg.prediction.audit import Audit
 from medseg.prediction.case import Fed, Feeder, check_fits
 from medseg.prediction.cases import ImageFolder, InputError, refuse_shared
 from medseg.prediction.collected import Collected, counts_of
+from medseg.prediction.doubts import Doubts
 from medseg.prediction.faults import FailuresError, no_space, reason, said_of
 from medseg.prediction.forward import Forward
 from medseg.prediction.mask_record import Maker, MaskRecord
@@ -105,7 +107,7 @@ class Predictor:
         self.failures: list[tuple[Path, str]] = []
         self.written: list[Path] = []
         self._threads, self._progress, self._began = num_workers, progress, 0.0
-        self._unlike: dict[str, str] = {}  # cases of other intensities than the model was trained on
+        self._doubts = Doubts()
         self.pixels: Counter[int] = Counter()  # by class, over all masks
         self._elsewhere: set[str] = set()  # devices of other processes
         if dataset.output_dir.is_file():
@@ -185,7 +187,7 @@ class Predictor:
                     self._write_audit(ended, time.monotonic() - self._began)
         logger.info("%s written to %s", counted(len(self.written), "mask"), self.folder.output_dir.name)
         self._warn_of_one_class()
-        self._warn_of_unlike()
+        self._doubts.warn(len(self.todo))
         self._raise_failures()
 
     def _all(self, work: Callable[[Sequence[Case]], None]) -> None:
@@ -238,8 +240,7 @@ class Predictor:
             line: of that process's record.
         """
         self._audit.took(case, line)
-        if "intensities" in line:
-            self._unlike[case.name] = str(line["intensities"])
+        self._doubts.add(case.name, line.get("unlike", ()))
         for file in self.files(case):
             self.record.wrote(file)
         self.written.append(case.target)
@@ -283,9 +284,8 @@ class Predictor:
     def _read(self, case: Case) -> Fed:
         fed = self._feeder.read(case.files)
         check_fits(fed, self.description)
-        self._audit.read(case, fed.unlike)
-        if fed.unlike is not None:
-            self._unlike[case.name] = fed.unlike
+        self._audit.read(case)
+        self._doubt(case, fed.unlike)
         return fed
 
     def _groups(self, read: Iterator[tuple[Case, Fed | Exception]]) -> Iterator[Group]:
@@ -326,11 +326,14 @@ class Predictor:
     def _write(self, case: Case, collected: Collected) -> None:
         """Finish a case and write all its outputs; called in the thread that writes."""
         result = collected.result()
+        counts = counts_of(result.mask)
+        self._doubt(case, unlike_mask(counts, result.grid.shape, result.grid.affine, self.description))
+        result = replace(result, doubts=self._doubts.of(case.name))
         self._audit.writes(case, self._files[case.name], result.numbers)
         for sink in self.sinks:
             sink.write(case, result)
         self._audit.wrote(case, self._files[case.name], result.numbers)
-        self.pixels.update(counts_of(result.mask))
+        self.pixels.update(counts)
         for file in self._files[case.name]:
             self.record.wrote(file)
         self.written.append(case.target)
@@ -380,14 +383,9 @@ class Predictor:
             every = sorted({*names, *self.pixels})
             warn_of_one_class([self.pixels[index] for index in every], [names.get(i, str(i)) for i in every])
 
-    def _warn_of_unlike(self) -> None:
-        if self._unlike:
-            name = min(self._unlike)
-            logger.warning(
-                "%d of %s: other intensities than the model was trained on, such as %s: %s; is it the model for them? "
-                "The record of the run names all",
-                len(self._unlike), counted(len(self.todo), "image"), shown(name), self._unlike[name],
-            )  # fmt: skip
+    def _doubt(self, case: Case, said: Sequence[str]) -> None:
+        self._doubts.add(case.name, said)
+        self._audit.doubt(case, self._doubts.of(case.name))
 
     def _said(self) -> list[str]:
         return said_of(self.failures, len(self.todo), self.folder.left_out)

@@ -76,6 +76,7 @@ class Result:
             wants `UNCERTAINTY`.
         numbers: of the case, by name: ``uncertainty`` and, of an ensemble, ``disagreement``; see
             `medseg.prediction.uncertainty`.
+        doubts: how the case is unlike what the model was trained on, a phrase each.
     """
 
     mask: NDArray[Any]
@@ -84,6 +85,7 @@ class Result:
     probabilities: NDArray[Any] | None = None
     entropy: NDArray[Any] | None = None
     numbers: Mapping[str, float] = field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -84,14 +84,16 @@ def test_a_single_model_is_itself() -> None:
     assert together(model(postprocess=steps)) == ensemble.Joined(model(postprocess=steps))
 
 
-@pytest.mark.parametrize("name", ["name", "network", "temperature", "intensities", "scores"])
+@pytest.mark.parametrize("name", ["name", "network", "temperature", "intensities", "usual", "scores"])
 def test_what_may_differ_without_a_word(name: str) -> None:
     seen = {"low": [[0.0]], "high": [[1.0]], "values": [0.0, 1.0], "images": 9}
+    usual = {"cases": 9, "unit": "px", "extent": [[8, 8], [9, 9]], "found": {}}
     values: dict[str, tuple[Any, Any]] = {
         "name": ("a", "b"),
         "network": ({"name": "unet", "channels": [8]}, {"name": "attention_unet"}),
         "temperature": (1.0, 2.5),
         "intensities": (seen, {**seen, "images": 8}),
+        "usual": (usual, {**usual, "cases": 8}),
         "scores": ({}, {"volumes": {}}),
     }
     first, second = (model(**{name: value}) for value in values[name])

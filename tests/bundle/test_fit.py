@@ -176,7 +176,7 @@ def test_channels_classes_and_intensities_come_from_the_data(
     data = write(tmp_path, [(16, 16)] * 6, channels=3)
     content = json.loads((data / "datalist.json").read_text())
     (data / "datalist.json").write_text(json.dumps({**content, "colours": {"1": "#0a800b"}}))
-    monkeypatch.setattr(intensities, "_FEWEST", 2)
+    monkeypatch.setattr(intensities, "FEWEST", 2)
     run = workflow.train(BUNDLE, data=data, overrides={**SMALL, "output_dir": tmp_path / "run"})
     described = read_weights(run / "model.pt").description
     assert described is not None
@@ -185,6 +185,9 @@ def test_channels_classes_and_intensities_come_from_the_data(
     assert described.colours == {"1": "#0a800b"}
     assert 2 <= described.intensities["images"] < 6  # of the training part alone
     assert (len(described.intensities["low"]), len(described.intensities["high"])) == (3, 3)
+    assert (described.usual["cases"], described.usual["unit"]) == (described.intensities["images"], "px")
+    assert described.usual["extent"] == [[16, 16], [16, 16]]
+    assert 0 < described.usual["found"]["1"][1] < 1
     found = workflow.evaluate(run, overrides={"device": "cpu", "mlflow": False})
     for picture in (run / "report" / "overlays.png", found.folder / "overlays.png", run / "curves.png"):
         pixels = np.asarray(Image.open(picture).convert("RGB")).reshape(-1, 3)

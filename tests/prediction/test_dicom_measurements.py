@@ -90,7 +90,7 @@ def test_of_many_parts_the_largest_are_shown(tmp_path, monkeypatch):
         for item in _groups(pydicom.dcmread(tmp_path / "sr.dcm"))
         if item.ContentSequence[0].TextValue.startswith("liver")
     ]
-    assert labels == ["liver_tumor", "liver_tumor, part 1", "liver_tumor, part 3"]
+    assert labels == ["liver_tumor", "liver_tumor, part 1", "liver_tumor, part 2"]
 
 
 def _groups(data):

@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from medseg.bundle.description import Description
 from medseg.errors import MedsegError
 from medseg.io.placement import Grid
 from medseg.prediction.mask_record import Maker
-from medseg.prediction.measurements import Measured, Measurements, measure
+from medseg.prediction.measurements import Measured, Measurements, measure, parts_of
 from medseg.prediction.sinks import Case, Result, RunInfo
 
 EDGES = np.array([0.7, 0.9, 3.0])
@@ -55,7 +56,7 @@ def test_volumes_against_scikit_image() -> None:
         parts = {each.voxels: each for each in found if each.index == index and each.part is not None}
         for region in regionprops(label(mask == index, connectivity=3), values[0], spacing=tuple(EDGES)):
             part = parts[int(region.num_pixels)]
-            assert part.row(NAMES)["volume_ml"] == pytest.approx(region.area / 1000)
+            assert part.row(NAMES)["volume_ml"] == pytest.approx(region.area / 1000, rel=1e-5)
             assert part.mean == (pytest.approx(region.intensity_mean, rel=1e-5),)
             whole = np.zeros_like(mask, bool)
             whole[tuple(region.coords.T)] = True
@@ -92,19 +93,47 @@ def test_pictures_are_measured_in_pixels() -> None:
     (region,) = regionprops(label(mask == 1), np.moveaxis(image, 0, -1))
     row = found[1, 1].row(["a", "b", "c"])
     assert row["area_px"] == region.area == 40
-    assert row["mean_intensity"] == ";".join(f"{value:.9g}" for value in region.intensity_mean)
-    assert row["longest_diameter_px"] == pytest.approx(region.feret_diameter_max)
+    assert row["mean_intensity"] == ";".join(f"{value:.6g}" for value in region.intensity_mean)
+    assert row["longest_diameter_px"] == pytest.approx(region.feret_diameter_max, rel=1e-5)
     assert row["volume_ml"] is None
     assert "area_mm2" not in row
     assert (2, 2) not in found
     assert found[2, 1].diameter == pytest.approx(np.hypot(1, 2))  # from the left of one to the right of the other
 
 
+def test_parts_stand_by_size_and_numbers_have_six_digits(tmp_path: Path) -> None:
+    mask = np.zeros((9, 9, 9), np.uint8)
+    mask[0, 0, 0] = mask[4, 4, 4:6] = 1
+    mask[8, 0, :5] = mask[0, 8, 8] = 1
+    numbered, count = parts_of(mask == 1)
+    assert (count, numbered[8, 0, 0], numbered[4, 4, 4], numbered[0, 0, 0], numbered[0, 8, 8]) == (4, 1, 2, 3, 4)
+    np.testing.assert_array_equal(numbered > 0, mask == 1)
+    values = np.full((1, *mask.shape), 1234.5678, np.float32)
+    *parts, every = measure(mask, values, np.diag([1 / 3, 1 / 3, 7.7, 1]), [1])
+    assert [(part.part, part.voxels) for part in parts] == [(1, 5), (2, 2), (3, 1), (4, 1)]
+    assert every.row(NAMES)["volume_ml"] == 0.0077
+    assert every.row(NAMES)["mean_intensity"] == "1234.57"
+    picture = Measured(1, None, 1234567, 1234567.0, 1234567.0, (1.0,), 2.0, volume=False)
+    assert picture.row(NAMES)["area_px"] == picture.row(NAMES)["voxels"] == 1234567  # counts are whole
+
+
+def test_what_is_doubtful_of_a_case_stands_in_its_rows(tmp_path: Path) -> None:
+    sink = opened(tmp_path)
+    plain = result_of(scene())
+    sink.write(case_of("a.nii", tmp_path), plain)
+    sink.write(case_of("b.nii", tmp_path), replace(plain, doubts=("too large", "too thick")))
+    sink.close()
+    assert {(row["case"], row["unlike_training"]) for row in rows(tmp_path)} == {
+        ("a.nii", ""),
+        ("b.nii", "too large; too thick"),
+    }
+
+
 def test_pages_of_a_stack() -> None:
     mask = np.zeros((3, 8, 8), np.uint8)
     mask[0, 1, 1:7] = mask[1, 1, 1:3] = mask[1, 5, 5] = 1
     *parts, every = measure(mask, None, None, [1])
-    assert [part.voxels for part in parts] == [8, 1]
+    assert [(part.part, part.voxels) for part in parts] == [(1, 8), (2, 1)]
     assert (parts[0].area, parts[0].diameter) == (6, 6)
     assert every.diameter == pytest.approx(np.hypot(4, 5))  # the second page has both ends
 

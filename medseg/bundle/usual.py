@@ -1,0 +1,168 @@
+"""What cases a model was trained on, and whether another is quite unlike them: a whole head for crops, grey for colour.
+
+Beside the intensities (`medseg.bundle.intensities`) the ranges of sizes, voxel sizes and volumes of each class are kept
+with the weights. What lies far beyond them (twice the size or voxel size, or half; three times the largest volume) is
+told: not that a mask is wrong, but that nobody tried such a case.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from medseg.bundle import intensities
+from medseg.bundle.description import Description
+from medseg.data.datalist import Datalist, Entry
+from medseg.data.file_facts import FileFacts, check_cache, measure_all, usual_workers
+from medseg.io.channels import paths_of
+from medseg.reports.palette import background_index
+
+__all__ = ["trained_on", "unlike_image", "unlike_mask"]
+
+Affine = npt.NDArray[np.float64]
+
+_TIMES = 2  # as large, or as small
+_MORE = 3  # times as much of a class
+
+
+def trained_on(data: Datalist, entries: Sequence[Entry], description: Description) -> dict[str, Any]:
+    """Return the ranges of a training's cases: plain values, which name none of them.
+
+    Args:
+        data: the datalist, whose check has measured the files already.
+        entries: of the training.
+        description: the model: its classes, and whether it takes colours.
+
+    Returns:
+        ``cases``, how many; ``unit`` of ``extent``, the least and greatest edges: of volumes ``mm`` along R, A and S,
+        of pictures ``px`` of height and width; ``spacing`` of volumes; ``found``, by class the least and greatest
+        volume in the labels, in ml, of pictures as share of the picture; ``colour``, whether all show colours. Empty
+        where there are too few cases to say.
+    """
+    cases = [(paths_of(entry["image"])[0], *paths_of(entry["label"])) for entry in entries if "label" in entry]
+    files = [(path, number > 0) for case in cases for number, path in enumerate(case)]
+    workers = usual_workers()
+    facts, _ = measure_all(files, cache_file=check_cache(data.path), workers=workers, mapping=data.values)
+    pairs = [(facts.get((image, False)), facts.get((label, True))) for image, label, *_ in cases]
+    known = [(a, b) for a, b in pairs if a is not None and b is not None and a.error is None and b.error is None]
+    sizes = [_size(image.shape, _affine(image)) for image, _ in known]
+    units = {unit for unit, *_ in sizes}
+    if len(known) < intensities.FEWEST or len(units) != 1:
+        return {}
+    (unit,) = units
+    background = background_index(description.classes)
+    amounts = {
+        str(index): [_amount(_count(label, index), image.shape, _affine(image))[0] for image, label in known]
+        for index in range(len(description.classes))
+        if index != background
+    }
+    return {
+        "cases": len(known),
+        "unit": unit,
+        "extent": _range([extent for _, extent, _ in sizes]),
+        **({"spacing": _range([spacing for _, _, spacing in sizes])} if unit == "mm" else {}),
+        "found": {index: [min(each), max(each)] for index, each in amounts.items()},
+        **({"colour": all(_coloured(image) for image, _ in known)} if description.input.colour else {}),
+    }
+
+
+def unlike_image(image: Tensor, affine: Affine | None, description: Description) -> list[str]:
+    """Return how an image is unlike those that a model was trained on, a phrase each.
+
+    Args:
+        image: as its file holds it, ``(C, *S)``.
+        affine: voxel to patient in mm; ``None`` of pictures.
+        description: the model; of one that does not say what it was trained on, nothing is unlike.
+    """
+    seen = description.usual
+    if not seen:
+        return []
+    those, said = f"those of the {seen['cases']} images that the model was trained on", []
+    if seen.get("colour") and (image.shape[0] < 3 or bool((image[1:3] == image[:1]).all())):
+        said.append(f"it shows no colours, {those} do")
+    unit, extent, spacing = _size(tuple(image.shape[1:]), affine)
+    resized = unit == "px" and description.input.size is not None  # whatever size it has
+    if unit == seen["unit"] and not resized and _far(extent, seen["extent"]):
+        said.append(f"its size is {_by(extent)} {unit}, {those} from {_from_to(seen['extent'])}")
+    if unit == seen["unit"] == "mm" and _far(spacing, seen["spacing"]):
+        said.append(f"its voxels are {_by(spacing)} mm, {those} from {_from_to(seen['spacing'])}")
+    return said
+
+
+def unlike_mask(
+    counts: Mapping[int, int], shape: Sequence[int], affine: Affine | None, description: Description
+) -> list[str]:
+    """Return of which classes a mask holds far more than any label of a model's training, a phrase each.
+
+    Args:
+        counts: voxels by class.
+        shape: of the mask.
+        affine: as of `unlike_image`.
+        description: the model.
+    """
+    seen, said = description.usual, []
+    for index, (_, most) in (seen["found"] if seen else {}).items():
+        amount, unit = _amount(counts.get(int(index), 0), shape, affine)
+        if seen["unit"] == "px":
+            amount, unit = _amount(counts.get(int(index), 0), shape, None)
+        elif unit != "ml":
+            continue
+        if amount > _MORE * most:
+            name = description.classes[int(index)]
+            shown = [f"{each:.4g} ml" if unit == "ml" else f"{100 * each:.3g} %" for each in (amount, most)]
+            labels = f"the labels of the {seen['cases']} images that the model was trained on"
+            said.append(f"{shown[0]} of it are {name}, in {labels} at most {shown[1]}")
+    return said
+
+
+def _affine(image: FileFacts) -> Affine | None:
+    return None if image.affine is None else np.array(image.affine, np.float64).reshape(4, 4)
+
+
+def _size(shape: Sequence[int], affine: Affine | None) -> tuple[str, list[float], list[float]]:
+    """Return unit, edges and voxel size: of volumes along R, A and S, of pictures and pages height and width."""
+    if affine is None or len(shape) != 3:
+        return "px", [float(edge) for edge in shape[-2:]], []
+    import nibabel
+
+    axes = nibabel.io_orientation(affine)[:, 0]
+    order = np.argsort(axes)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    return "mm", [float(shape[n] * spacing[n]) for n in order], [float(spacing[n]) for n in order]
+
+
+def _amount(count: int, shape: Sequence[int], affine: Affine | None) -> tuple[float, str]:
+    if affine is None or len(shape) != 3:
+        return count / max(1, math.prod(shape)), ""
+    return count * float(abs(np.linalg.det(affine[:3, :3]))) / 1000, "ml"
+
+
+def _count(label: FileFacts, index: int) -> int:
+    held = dict(zip(label.values or (), label.counts or (), strict=True))
+    return held.get(index, 0)
+
+
+def _coloured(image: FileFacts) -> bool:
+    return image.channels >= 3 and len(set(image.quantiles[:3])) > 1
+
+
+def _range(rows: Sequence[Sequence[float]]) -> list[list[float]]:
+    return [[limit(column) for column in zip(*rows, strict=True)] for limit in (min, max)]
+
+
+def _far(values: Sequence[float], limits: Sequence[Sequence[float]]) -> bool:
+    low, high = limits
+    return any(not least / _TIMES <= each <= most * _TIMES for each, least, most in zip(values, low, high, strict=True))
+
+
+def _by(values: Sequence[float]) -> str:
+    return " x ".join(f"{value:.3g}" if value < 1000 else f"{value:.0f}" for value in values)
+
+
+def _from_to(limits: Sequence[Sequence[float]]) -> str:
+    return f"{_by(limits[0])} to {_by(limits[1])}"
