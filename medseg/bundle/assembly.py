@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -177,6 +177,7 @@ def trainer(
         config=lambda: config_of(command, options, description),
         datalist=data,
         split=wanted.only("fold_key", "fold", "validation_fold"),
+        fed=asdict(description.input),
         publish=publish or None,
         tracking=wanted.mlflow,
         header=lambda: header_of(replace(description, intensities=trained_on(data, dataset.data, description.input))),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -54,14 +55,20 @@ class Command:
         return [path.stem for path in self.files[1:]]
 
     def text(self, name: str, value: Any) -> Any:
-        """Return an option as it was typed, where it was and has become a number on the way; else ``value``.
+        """Return an option as it was typed, where it was and has become another on the way; else ``value``.
+
+        MONAI's command line makes numbers of names such as ``2024_01_05``, and its configuration ``a::1`` of ``a#1``.
 
         Args:
             name: of the option.
             value: what the configuration holds.
         """
         given = self.overrides.get(name)
-        return given if isinstance(given, str) and isinstance(value, int | float) else value
+        given = os.fspath(given) if isinstance(given, os.PathLike) else given
+        if not isinstance(given, str):
+            return value
+        same = isinstance(value, int | float) or (isinstance(value, str) and value == given.replace("#", "::"))
+        return given if same else value
 
     @cached_property
     def plain(self) -> dict[str, Any]:

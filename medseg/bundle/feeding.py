@@ -22,6 +22,7 @@ from monai.transforms import (
 from torch import Tensor
 
 from medseg.bundle.description import Description, DescriptionError, Inference, Input
+from medseg.bundle.intensities import beyond_range
 from medseg.bundle.model_grid import ToModelGridd
 from medseg.errors import counted
 from medseg.inferers.multi_scale_flip import MultiScaleFlipInferer
@@ -34,13 +35,11 @@ from medseg.io.load import ALPHA, LoadImagesd, is_stack
 from medseg.reports.windows import Window, window_of
 from medseg.transforms.normalise import ImageNormalisation
 from medseg.transforms.resize import ResizeImagesd
+from medseg.transforms.scales import Percentilesd, Polarityd, ZScored
 
 __all__ = [
-    "beyond",
-    "beyond_range",
     "evaluation",
     "inferer",
-    "limits",
     "not_finite",
     "picture",
     "prediction",
@@ -50,7 +49,6 @@ __all__ = [
 ]
 
 _LUMA = (0.299, 0.587, 0.114)
-_RANGE_SLACK = 0.05  # resizing and averages overshoot a little
 
 
 def training(description: Description) -> Compose:
@@ -202,59 +200,6 @@ def unfit(image: Tensor, description: Description) -> str | None:
     return beyond_range(image, description)
 
 
-def limits(description: Description) -> tuple[float, float] | None:
-    """Return the least and greatest value of files that the model's scale is for; ``None`` where any are scaled right.
-
-    Args:
-        description: the model; only a range that is not clipped tells, which ImageNet's 0 to 255 is, too.
-    """
-    intensity = description.input.intensity
-    if intensity["scheme"] == "imagenet":
-        return 0.0, 255.0
-    if intensity["scheme"] != "range" or intensity["clip"]:
-        return None
-    return float(intensity["low"]), float(intensity["high"])
-
-
-def beyond(least: float, most: float, description: Description) -> str | None:
-    """Return why an image has other values than the model takes, or ``None``: 16 bits where 8 are scaled, say.
-
-    Args:
-        least: value of the image, as its file holds it.
-        most: value.
-        description: the model.
-    """
-    taken = limits(description)
-    if taken is None:
-        return None
-    low, high = taken
-    slack = _RANGE_SLACK * (high - low)
-    if least >= low - slack and most <= high + slack:
-        return None
-    own = f"its values go from {least:g} to {most:g}, but the model"
-    if description.input.intensity["scheme"] == "imagenet":
-        return (
-            f"{own} takes pictures of 0 to 255 (scheme imagenet); convert it, or train with "
-            "model#input#intensity#scheme=image"
-        )
-    return (
-        f"{own} scales {low:g} to {high:g}; convert it, or train with model#input#intensity#low and #high of these "
-        "images, or with scheme image"
-    )
-
-
-def beyond_range(image: Tensor, description: Description) -> str | None:
-    """Return what `beyond` says of an image as fed, so scaled already."""
-    taken = limits(description)
-    if taken is None:
-        return None
-    least, most = float(image.min()), float(image.max())
-    if description.input.intensity["scheme"] == "range":
-        low, high = taken
-        least, most = (low + edge * (high - low) for edge in (least, most))
-    return beyond(least, most, description)
-
-
 class Colourd(MapTransform):
     """Dictionary transform: pictures to three channels, or to one.
 
@@ -298,106 +243,3 @@ class Colourd(MapTransform):
         weights = torch.tensor(_LUMA).view(3, *[1] * (image.ndim - 1))
         grey = (image.float() * weights).sum(0, keepdim=True)
         return grey if image.is_floating_point() else grey.round().to(image.dtype)
-
-
-class Percentilesd(MapTransform):
-    """Dictionary transform: bring two percentiles of each channel to 0 and 1; what lies beyond stays beyond.
-
-    Where both are one value, as of a few bright voxels on an even ground, the least and greatest are brought there
-    (MONAI's ``ScaleIntensityRangePercentiles`` leaves the scale as it is then); of a channel of one value all are 0.
-
-    Args:
-        keys: of images.
-        low: percentile that becomes 0.
-        high: percentile that becomes 1.
-
-    Shape:
-        ``(C, *S)``, kept; float32.
-    """
-
-    def __init__(self, keys: Sequence[Hashable] | Hashable, low: float, high: float) -> None:
-        super().__init__(keys)
-        self.ends = [low, high]
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Scale the images."""
-        scaled = dict(data)
-        for key in self.key_iterator(scaled):
-            image = scaled[key].to(torch.float32, copy=True)
-            for channel in image:
-                plain = channel.as_tensor() if isinstance(channel, MetaTensor) else channel
-                low, high = np.percentile(plain.numpy(), self.ends).tolist()
-                if not high > low:
-                    low, high = float(plain.min()), float(plain.max())
-                plain.sub_(low).div_(high - low if high > low else 1.0)
-            scaled[key] = image
-        return scaled
-
-
-class ZScored(MapTransform):
-    """Dictionary transform: each channel to mean 0 and deviation 1; of a channel of one value all are 0.
-
-    The values are those of MONAI's ``NormalizeIntensityd(channel_wise=True)``, to the last bit. That one makes a
-    `MetaTensor` of every channel and every number, which takes several times as long as the arithmetic, and keeps
-    other threads waiting: it is Python.
-
-    Args:
-        keys: of images.
-        nonzero: count and change values above or below 0 alone.
-
-    Shape:
-        ``(C, *S)``, kept; float32.
-    """
-
-    def __init__(self, keys: Sequence[Hashable] | Hashable, *, nonzero: bool = False) -> None:
-        super().__init__(keys)
-        self.nonzero = nonzero
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Scale the images."""
-        scaled = dict(data)
-        for key in self.key_iterator(scaled):
-            image = scaled[key].to(torch.float32, copy=True)
-            for channel in image.as_tensor() if isinstance(image, MetaTensor) else image:
-                seen = channel[channel != 0] if self.nonzero else channel
-                if not seen.numel():
-                    continue
-                mean, deviation = seen.mean().item(), seen.std(unbiased=False).item()
-                seen.sub_(mean).div_(deviation or 1.0)
-                if self.nonzero:
-                    channel[channel != 0] = seen
-            scaled[key] = image
-        return scaled
-
-
-class Polarityd(MapTransform):
-    """Dictionary transform: turn images into negatives whose median is on the other side of the middle of their range.
-
-    Args:
-        keys: of images.
-        polarity: ``"bright"``: what is turned has its median above the middle (objects, the lesser part, are dark);
-            ``"dark"``: below it.
-        nonzero: count and change values above or below 0 alone.
-
-    Shape:
-        ``(C, *S)``, kept; a negative has the range of the image.
-    """
-
-    def __init__(self, keys: Sequence[Hashable] | Hashable, polarity: str, *, nonzero: bool = False) -> None:
-        super().__init__(keys)
-        self.polarity, self.nonzero = polarity, nonzero
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Turn the images."""
-        turned = dict(data)
-        for key in self.key_iterator(turned):
-            image = turned[key]
-            seen = image[image != 0] if self.nonzero else image
-            if not seen.numel():
-                continue
-            low, high = seen.min(), seen.max()
-            above = float(seen.median()) > (float(low) + float(high)) / 2  # as tensors, bytes would wrap round
-            if above == (self.polarity == "bright") and bool(high > low):
-                negative = low + high - image
-                turned[key] = torch.where(image != 0, negative, image) if self.nonzero else negative
-        return turned

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from medseg.bundle import feeding
+from medseg.bundle import intensities
 from medseg.bundle.description import Description
 from medseg.bundle.options import Options
 from medseg.caller import spelt
@@ -202,7 +202,7 @@ def problems(
 
 def _beyond(data: Datalist, description: Description) -> list[str]:
     """Return which images of any part have values that the model does not scale, as the check has measured them all."""
-    taken = feeding.limits(description)
+    taken = intensities.limits(description)
     if taken is None:
         return []
     named = dict.fromkeys(path for _, entry in data.entries() for path in paths_of(data.absolute(entry)["image"]))
@@ -214,7 +214,9 @@ def _beyond(data: Datalist, description: Description) -> list[str]:
         for path in named
         if (rows := _rows(facts, path))
     }
-    wrong = [(path, said) for path, (least, most) in ends.items() if (said := feeding.beyond(least, most, description))]
+    wrong = [
+        (path, said) for path, (least, most) in ends.items() if (said := intensities.beyond(least, most, description))
+    ]
     if wrong:
         more = f" (and so {counted(len(wrong) - 1, 'more image')} of {len(ends)})" if len(wrong) > 1 else ""
         return [f"{wrong[0][0]}: {wrong[0][1]}{more}"]
@@ -267,7 +269,7 @@ def _tried(dataset: SegmentationDataset, description: Description, sound: bool) 
         try:
             case = dataset.whole(index)
             tried.whole[path] = tuple(case["image"].shape)
-            beyond = feeding.beyond_range(case["image"], description)
+            beyond = intensities.beyond_range(case["image"], description)
             if beyond is not None and not tried.strange:
                 tried.strange.append(f"{path}: {beyond}")
             if _fits(dataset, case["image"].ndim - 1, description.spatial_dims):

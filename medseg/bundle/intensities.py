@@ -22,7 +22,7 @@ from medseg.data.file_facts import check_cache, measure_all, usual_workers
 from medseg.io.channels import paths_of
 from medseg.io.images import ImageError
 
-__all__ = ["trained_on", "unlike"]
+__all__ = ["beyond", "beyond_range", "limits", "trained_on", "unlike"]
 
 Rows = npt.NDArray[np.float64]
 
@@ -30,6 +30,7 @@ _LOOKED_AT = (0.005, 0.25, 0.5, 0.75, 0.995)
 _FEWEST = 8  # images that say what is usual
 _MOST = 256
 _SPREAD, _WIDTH = 0.25, 0.5  # allowed beyond: of the spread of all values, and of what this quantile itself varied by
+_RANGE_SLACK = 0.05  # resizing and averages overshoot a little
 _OWN_SCALE = ("image", "percentiles", "zscore")
 
 
@@ -123,3 +124,56 @@ def _as_fed(rows: Rows, fed: Input) -> Rows:
         rows = (rows - scheme["low"]) / (scheme["high"] - scheme["low"])
         return np.clip(rows, 0, 1) if scheme["clip"] else rows
     return rows
+
+
+def limits(description: Description) -> tuple[float, float] | None:
+    """Return the least and greatest value of files that the model's scale is for; ``None`` where any are scaled right.
+
+    Args:
+        description: the model; only a range that is not clipped tells, which ImageNet's 0 to 255 is, too.
+    """
+    intensity = description.input.intensity
+    if intensity["scheme"] == "imagenet":
+        return 0.0, 255.0
+    if intensity["scheme"] != "range" or intensity["clip"]:
+        return None
+    return float(intensity["low"]), float(intensity["high"])
+
+
+def beyond(least: float, most: float, description: Description) -> str | None:
+    """Return why an image has other values than the model takes, or ``None``: 16 bits where 8 are scaled, say.
+
+    Args:
+        least: value of the image, as its file holds it.
+        most: value.
+        description: the model.
+    """
+    taken = limits(description)
+    if taken is None:
+        return None
+    low, high = taken
+    slack = _RANGE_SLACK * (high - low)
+    if least >= low - slack and most <= high + slack:
+        return None
+    own = f"its values go from {least:g} to {most:g}, but the model"
+    if description.input.intensity["scheme"] == "imagenet":
+        return (
+            f"{own} takes pictures of 0 to 255 (scheme imagenet); convert it, or train with "
+            "model#input#intensity#scheme=image"
+        )
+    return (
+        f"{own} scales {low:g} to {high:g}; convert it, or train with model#input#intensity#low and #high of these "
+        "images, or with scheme image"
+    )
+
+
+def beyond_range(image: Tensor, description: Description) -> str | None:
+    """Return what `beyond` says of an image as fed, so scaled already."""
+    taken = limits(description)
+    if taken is None:
+        return None
+    least, most = float(image.min()), float(image.max())
+    if description.input.intensity["scheme"] == "range":
+        low, high = taken
+        least, most = (low + edge * (high - low) for edge in (least, most))
+    return beyond(least, most, description)

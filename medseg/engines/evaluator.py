@@ -196,13 +196,14 @@ class Evaluator(SupervisedEvaluator):
         return {**self.board.table(), "grid": self._grid}
 
     def warn_of_one_class(self, level: int = logging.WARNING) -> None:
-        """Say so if the last evaluation found one class nearly everywhere.
+        """Say so if the last evaluation found one class nearly everywhere, or hardly any where it is.
 
         Args:
             level: of the message.
         """
         matrix = np.asarray(self.table()["overlap"]["confusion_matrix"])
-        warn_of_one_class(matrix.sum(0).tolist(), self.class_names, matrix.sum(1).tolist(), level=level)
+        right = int(matrix.trace())
+        warn_of_one_class(matrix.sum(0).tolist(), self.class_names, matrix.sum(1).tolist(), right, level=level)
 
     def result(self) -> Result:
         """Return everything that the last evaluation found; with several processes, every one must ask."""

@@ -1,4 +1,4 @@
-"""What must not become a mask without a word: one class everywhere."""
+"""What must not become a mask without a word: one class everywhere, or none where it is."""
 
 from __future__ import annotations
 
@@ -44,22 +44,46 @@ def one_class_everywhere(
     )
 
 
+def hardly_right(right: int, class_names: Sequence[str], truth: Sequence[int]) -> str | None:
+    """Return what to say of a network that is right in less than half of the pixels that one class everywhere would be.
+
+    Rare things that are drawn a little too wide cost many pixels, too: that is no reason to complain.
+
+    Args:
+        right: pixels over all images that got their class.
+        class_names: by index.
+        truth: true pixels by class.
+    """
+    most = max(range(len(truth)), key=lambda index: truth[index])
+    if 2 * right >= truth[most]:
+        return None
+    return (
+        f"the network is right in {_percent(right / sum(truth))} of all pixels, class {shown(class_names[most])!r} "
+        f"everywhere would be in {_percent(truth[most] / sum(truth))}: it has not learnt the classes. Train longer or "
+        "at another rate, and see that the images are fed as in training"
+    )
+
+
 def warn_of_one_class(
     predicted: Sequence[int],
     class_names: Sequence[str],
     truth: Sequence[int] | None = None,
+    right: int | None = None,
     *,
     level: int = logging.WARNING,
 ) -> None:
-    """Log what `one_class_everywhere` says, if anything.
+    """Log what `one_class_everywhere` says, or `hardly_right`, if anything.
 
     Args:
         predicted: as there.
         class_names: as there.
         truth: as there.
+        right: as there, where it is known.
         level: of the message.
     """
     message = one_class_everywhere(predicted, class_names, truth)
+    if message is None and truth is not None and right is not None:
+        message = hardly_right(right, class_names, truth)
     if message is not None:
         logger.log(level, "%s", message)
 

@@ -1,4 +1,4 @@
-"""What makes a run the run that it is: data, labels, split, network. What differs in one of them is another run."""
+"""What makes a run the run that it is: data, labels, split, network, feeding. What differs in one is another run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ _NOTHING = "not there"
 
 
 def identify(
-    datalist: Datalist | None, split: Mapping[str, Any] | None = None, network: nn.Module | None = None
+    datalist: Datalist | None,
+    split: Mapping[str, Any] | None = None,
+    network: nn.Module | None = None,
+    fed: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return plain data that tells one run from another.
 
@@ -28,8 +31,11 @@ def identify(
         split: ``fold_key``, ``fold`` and ``validation_fold``.
         network: gives its ``recipe``, a dict with ``name`` and ``arguments``, where it has one. Names and shapes of
             its weights are compared when they are loaded.
+        fed: how images are brought to the network's input.
     """
     identity: dict[str, Any] = dict(split or {})
+    if fed is not None:
+        identity["input"] = fed
     if datalist is not None:
         identity |= {
             "fingerprint": datalist.fingerprint(),

@@ -31,6 +31,7 @@ from medseg.runs.tracking import MLflowTracker, RunFolder, first_line
 
 logger = logging.getLogger(__name__)
 
+_OF_MODEL = ("network", "input")  # of what makes a run, nothing of its data
 _DEAD = 3600.0  # seconds without a write after which a temporary file is a dead process's
 
 
@@ -48,6 +49,7 @@ class Run:
         config: returns the resolved configuration, asked when the run opens.
         datalist: whose fingerprint is recorded.
         split: numbers of the fold scheme, for the record.
+        fed: how images are brought to the network's input; a run goes on only as it began.
         publish: file that gets the run's weights at the end (the bundle's ``models/model.pt``); ``None`` or ``False``
             for none.
         header: plain data for the header of the weights, such as the description of the model. Run name, commit,
@@ -69,6 +71,7 @@ class Run:
         config: Callable[[], dict[str, Any]] = dict,
         datalist: Datalist | None = None,
         split: Mapping[str, Any] | None = None,
+        fed: Mapping[str, Any] | None = None,
         publish: str | Path | bool | None = None,
         header: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
         tracking: bool = True,
@@ -85,6 +88,7 @@ class Run:
         self._config = config
         self._datalist = datalist
         self._split = dict(split or {})
+        self._fed = fed
         self._header = header or {}
         self._tracking = (tracking, tracking_uri, experiment)
         self._tags = {"command": shlex.join(command), "overlays": " ".join(overlays)}
@@ -147,7 +151,7 @@ class Run:
         return load_checkpoint(self.last_checkpoint) if goes_on else None
 
     def _claim(self, resume: bool, network: nn.Module | None) -> dict[str, Any] | None:
-        self.identity = identify(self._datalist, self._split, network)
+        self.identity = identify(self._datalist, self._split, network, self._fed)
         lock = FolderLock(self.files.path)
         lock.acquire()
         try:
@@ -212,7 +216,7 @@ class Run:
         self.files.write_config(config)
         self.files.write_json("environment.json", self._environment)
         self.files.truncate_metrics(epoch)
-        data: dict[str, Any] = {key: value for key, value in self.identity.items() if key != "network"}
+        data: dict[str, Any] = {key: value for key, value in self.identity.items() if key not in _OF_MODEL}
         if self._datalist is not None:
             data["name"] = self._datalist.name
             self.files.write_json(f"checkpoints/{FILES}", file_record(self._datalist))

@@ -81,12 +81,14 @@ class Trained:
             _row("network", per_case, self.classes),
             _row(other, self.baseline.scores["per_case"], self.classes),
         ]
-        notes = [f"means over {counted(per_case['cases'], 'image')} left out of the training [95 % interval]"]
         better, interval = self.difference
+        shown = " [95 % interval]" if interval is not None else ", too few for intervals"
+        notes = [f"means over {counted(per_case['cases'], 'image')} left out of the training{shown}"]
         if better is not None:
             notes.append(
                 f"Dice of an image, mean over the classes, network less {other}: {mean_text(better, interval)}"
             )
+            notes.append(_verdict(better, interval, other))
         by_kind = kinds_table(self.kinds, {"network": self.rows, other: self.baseline.rows}, self.classes)
         return [Table.of(rows, notes=notes), *([] if by_kind is None else [by_kind])]
 
@@ -250,6 +252,16 @@ def _baseline(data: Datalist, parts: Parts, scores: Mapping[str, Mapping[str, An
     if data.num_classes == 2:
         return score_otsu(data, test, scores=scores)
     return score_most_frequent(data, training, test, scores=scores)
+
+
+def _verdict(better: float, interval: Interval | None, other: str) -> str:
+    """Return in words what a difference to the baseline says."""
+    least, most = interval if interval is not None else (better, better)
+    if least > 0:
+        return f"the network is better than {other}" + ("" if interval is not None else " on these few")
+    if most > 0:
+        return f"these images do not tell the network from {other}: give more minutes, or more images"
+    return f"the network is no better than {other}: do not use it; give more minutes, and look at the worst cases"
 
 
 def _row(name: str, per_case: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:

@@ -269,9 +269,7 @@ class RandGammad(IntensityTransform):
         raised = signed.sub(low).div_(high - low).log_().mul_(value).exp_()
         raised -= raised.mean()
         mean = image.mean()
-        spread = torch.linalg.vector_norm(image - mean) / torch.linalg.vector_norm(
-            raised
-        )  # a third of what `std` takes
+        spread = _length(image - mean) / _length(raised)  # a third of what `std` takes
         return torch.where(high > low, raised.mul_(self.sign * spread).add_(mean), image)
 
 
@@ -292,3 +290,9 @@ class RandNegatived(IntensityTransform):
         """Turn the values over within their range."""
         low, high = image.aminmax()
         return low + high - image
+
+
+def _length(image: Tensor) -> Tensor:
+    """Return the root of the summed squares, row by row: at once, 270 million values are up to a fifth short."""
+    length: Tensor = torch.linalg.vector_norm(torch.linalg.vector_norm(image, dim=-1))
+    return length

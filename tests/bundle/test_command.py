@@ -50,6 +50,16 @@ def test_folders_that_look_like_numbers(monais: pytest.MonkeyPatch, tmp_path: Pa
     assert folder(20240105, "output_dir", typed()) == str(tmp_path / "20240105")
 
 
+def test_folders_with_a_number_sign(monais: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """MONAI's configuration makes ``case::3`` of ``case#3``: another folder, or none."""
+    monais.chdir(tmp_path)
+    monais.setattr(sys, "argv", ["monai.bundle", "run", "--config_file", "a.yaml", "--dataset_dir", "case#3"])
+    assert folder("case::3", "dataset_dir", typed()) == str(tmp_path / "case#3")
+    assert folder("case::4", "dataset_dir", typed()) == str(tmp_path / "case::4")  # not what was typed
+    given = Command("medseg", (), {"output_dir": tmp_path / "case#3"})
+    assert folder(str(tmp_path / "case::3"), "output_dir", given) == str(tmp_path / "case#3")
+
+
 @pytest.mark.parametrize("value", [True, None, "", 1.5, ["a"]])
 def test_what_is_no_folder(value: object) -> None:
     with pytest.raises(MedsegError):

@@ -32,6 +32,7 @@ def test_a_missed_target_is_said(script: ModuleType, tmp_path: Path) -> None:
     record = json.loads((RESULTS / "volume_peak_cpu.json").read_text())
     record["notes"] = ["Not measured again."]
     record["result"] |= {"peak_mib_gaussian": 1912.0, "ratio_gaussian": 1.1, "ratio_constant": 1.11}
+    record["result"]["peak_mib_constant"] = 1785.0
     (tmp_path / "volume_peak_cpu.json").write_text(json.dumps(record))
     section = script.large_volumes(tmp_path)
     assert "| to its mask | 1,912 | at most 1,911: **missed** | 1.10 | at most 1.10: met |" in section

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from medseg.engines.prediction_checks import one_class_everywhere, warn_of_one_class
+from medseg.engines.prediction_checks import hardly_right, one_class_everywhere, warn_of_one_class
 from medseg.engines.scores import LossScore, WorstCases, case_names
 from medseg.errors import MedsegError
 from medseg.inferers.blocks import check_finite
@@ -43,6 +43,22 @@ def test_one_class_everywhere(predicted, truth, says, caplog):
     message = one_class_everywhere(predicted, ["none", "cell"], truth)
     assert (message is None) if says is None else (message is not None and says in message)
     warn_of_one_class(predicted, ["none", "cell"], truth)
+    assert len(caplog.records) == (says is not None)
+
+
+@pytest.mark.parametrize(
+    ("right", "truth", "says"),
+    [
+        (109, [690, 310], "is right in 10.9 % of all pixels, class 'none' everywhere would be in 69 %: it has"),
+        (340, [310, 690], "class 'cell' everywhere would be in 69 %"),
+        (970, [990, 10], None),  # rare objects, drawn too wide
+        (346, [310, 690], None),
+    ],
+)
+def test_hardly_right(right, truth, says, caplog):
+    message = hardly_right(right, ["none", "cell"], truth)
+    assert (message is None) if says is None else (message is not None and says in message)
+    warn_of_one_class([400, 600], ["none", "cell"], truth, right)
     assert len(caplog.records) == (says is not None)
 
 

@@ -203,6 +203,8 @@ def test_pictures_beside_otsu(tmp_path: Path) -> None:
     kept = json.loads((done.run / "baseline.json").read_text())
     assert kept["difference"]["dice"] == pytest.approx(scored[0] - scored[1])
     assert f"network less {done.baseline.title}: {scored[0] - scored[1]:.3f}" in text
+    assert f"the network is no better than {done.baseline.title}: do not use it; give more minutes" in text
+    assert "left out of the training, too few for intervals" in text
     row = row_of("squares", "planned", 5, tmp_path / "out")
     assert (row["steps"], row["cases"], row["difference"]) == (2, done.scores["per_case"]["cases"], kept["difference"])
     assert (row["data"], row["network"], row["baseline_title"]) == ("squares", "planned", done.baseline.title)

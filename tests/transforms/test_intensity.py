@@ -19,6 +19,7 @@ from medseg.transforms.intensity import (
     RandLowResolutiond,
     RandNegatived,
     RandNoised,
+    _length,
 )
 
 KINDS = [RandNoised, RandBlurd, RandBrightnessd, RandContrastd, RandLowResolutiond, RandGammad]
@@ -181,3 +182,10 @@ def test_mirror_axes() -> None:
 def test_bad_options(options: dict[str, Any], said: str) -> None:
     with pytest.raises(MedsegError, match=said):
         RandNoised("image", **options)
+
+
+def test_a_length_of_many_values_is_all_of_them() -> None:
+    """Added up in single precision, one after the other, 17 million are 0.003 % short, 270 million a fifth."""
+    image = 30 + torch.randn(256, 256, 256)
+    exact = sum(float(plane.double().square().sum()) for plane in image) ** 0.5
+    assert float(_length(image)) == pytest.approx(exact, rel=3e-6)
