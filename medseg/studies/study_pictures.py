@@ -32,8 +32,8 @@ _LOSS, _SCORE = "loss", "val_mean_iou"
 _ALT = {
     "boxes.png": "Each row's scores of the cases: median and quartiles, whiskers to the last case within 1.5 times "
     "their range, the mean as a diamond.",
-    "differences.png": "What the second row has more than the first, case by case; the diamond is the mean, the bar "
-    "its 95 % interval. Filled diamonds are differences that hold after correction.",
+    "differences.png": "What the second row has more than the first, case by case; the diamond is the mean{bar}. Filled "
+    "diamonds are differences that hold after correction.",
     "curves.png": "Trainings over their epochs: a thin line each, thick the mean of a row as far as all of its "
     "trainings went.",
 }
@@ -88,13 +88,17 @@ def pictures(
     return found
 
 
-def items(drawn: Mapping[str, Image]) -> list[Text | Picture]:
+def items(drawn: Mapping[str, Image], pairs: Mapping[tuple[str, str, str, str], Pair]) -> list[Text | Picture]:
     """Return the pictures as a page has them, each with what it shows.
 
     Args:
         drawn: see `pictures`.
+        pairs: likewise.
     """
-    return [item for name, picture in drawn.items() for item in (Text(_ALT[name]), Picture(picture, _ALT[name]))]
+    with_bars = any(pair.interval is not None for (*_, kind), pair in pairs.items() if kind == MEAN)
+    bar = ", the bar its 95 % interval" if with_bars else "; there are too few groups for an interval"
+    said = {name: _ALT[name].format(bar=bar) for name in drawn}
+    return [item for name, picture in drawn.items() for item in (Text(said[name]), Picture(picture, said[name]))]
 
 
 def write(drawn: Mapping[str, Image], folder: Path) -> None:
