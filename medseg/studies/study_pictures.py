@@ -67,16 +67,18 @@ def pictures(
     Args:
         scores: of its cells.
         pairs: the tests, by first row, second row, column and class.
-        headings: of the columns' means.
+        headings: of the columns' means; what has none is not drawn.
         curves: of the trainings.
     """
-    columns = list(scores.columns)[:_COLUMNS]
+    columns = list(headings)[:_COLUMNS]
     panels = {headings[name]: {row: scores.of_cases(row, name, MEAN) for row in scores.rows} for name in columns}
-    found = {"boxes.png": boxes(panels)}
+    found = {"boxes.png": boxes(panels)} if panels else {}
     apart: dict[str, list[Difference]] = {}
     for (first, second, column, kind), pair in pairs.items():
-        into = apart.setdefault(f"difference in {headings[column]}", []) if kind == MEAN and column in columns else None
-        if into is not None and len(into) < _PAIRS:
+        if kind != MEAN or column not in columns:
+            continue
+        into = apart.setdefault(f"difference in {headings[column]}", [])
+        if len(into) < _PAIRS:
             values = scores.of_cases(second, column, kind) - scores.of_cases(first, column, kind)
             into.append((f"{second} less {first}", values, pair.interval, pair.holds))
     if apart:

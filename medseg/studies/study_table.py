@@ -103,8 +103,10 @@ class StudyTable:
         return self._intervals[key]
 
     def _kinds(self, column: str, *, all_of_them: bool = False) -> Sequence[str]:
-        """Return what of a column is shown: the mean, and each class where there are few."""
+        """Return what of a column is shown: the mean, and each class where there are few; of signed errors classes."""
         classes = self.scores.classes if column in self.scores.by_class else ()
+        if self._directions[column] == 0 and len(classes) > 1:  # in whose mean they would cancel
+            return classes
         return (MEAN, *(classes if all_of_them or 1 < len(classes) <= _WIDE else ()))
 
     def stands_out(self, row: str, column: str, kind: str) -> bool:
@@ -236,6 +238,7 @@ class StudyTable:
                             unit: self.scores.values[row, column, kind][number, place]
                             for column, unit in self.scores.columns.items()
                             if (row, column, kind) in self.scores.values
+                            and (kind != MEAN or MEAN in self._kinds(column))
                         }
                         rows.append({**start, "class": kind or "(mean)", **{k: float(v) for k, v in held.items()}})
         return Table.of(rows)
@@ -294,7 +297,7 @@ class StudyTable:
         sections = [Section("rows", "Rows", [*items, main])]
         if self.pairs:
             sections.append(Section("differences", "Differences", [tests]))
-        means = {column: self._heading(column, MEAN) for column in self.scores.columns}
+        means = {column: self._heading(column, MEAN) for column in self.scores.columns if MEAN in self._kinds(column)}
         drawn = study_pictures.pictures(self.scores, self.pairs, means, self.curves)
         study_pictures.write(drawn, folder)
         sections.append(Section("pictures", "Cases and trainings", study_pictures.items(drawn)))

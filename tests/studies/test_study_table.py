@@ -112,7 +112,10 @@ def test_of_errors_less_is_better() -> None:
     assert "HD95 a, mm" in found.main().columns
     signed = study(ROWS[:2], show=("volume_difference",))
     table = StudyTable(signed, scores(ROWS[:2], column="volume_difference"))
-    assert not table.stands_out("strong", "volume_difference", MEAN)
+    assert not table.stands_out("strong", "volume_difference", "a")
+    assert table.main().columns == ["", "volume error a", "volume error b"]  # a mean over them would cancel
+    assert {line["class"] for line in csv.DictReader(io.StringIO(table.long().to_csv()))} == {"a", "b"}
+    assert study_pictures.pictures(table.scores, table.pairs, {}, {}) == {}
 
 
 def test_tests_are_corrected_together() -> None:
