@@ -85,7 +85,7 @@ def _near(path: PurePath, takes: Callable[[Path], bool]) -> Path | None:
     for number, part in enumerate(parts, 1):
         allowed = takes if number == len(parts) else Path.is_dir
         name = part
-        if not allowed(found / part):
+        if not ((found / part).exists() and allowed(found / part)):
             names = [each.name for each in found.iterdir() if not each.name.startswith(".") and allowed(each)]
             near = difflib.get_close_matches(part, names, 1, _NEAR)
             if not near:

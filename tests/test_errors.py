@@ -83,3 +83,4 @@ def test_what_is_named_can_be_taken(tmp_path):
     (tmp_path / "isic.txt").write_text("x")
     assert near_path(tmp_path / "isik.txt", Path.is_dir) is None
     assert near_path(tmp_path / "isik.txt") == tmp_path / "isic.txt"
+    assert near_path(tmp_path / "isik.txt", lambda path: path.suffix == ".txt") == tmp_path / "isic.txt"

@@ -24,7 +24,8 @@ def say_unknown(folder: Folder) -> str:
         folder: the listing.
     """
     flat = [path for path in folder.images if path.name.lower().endswith((*pictures.SUFFIXES, *tiff.SUFFIXES))]
-    rest = [path for path in folder.files if path not in set(folder.images)]
+    images = set(folder.images)
+    rest = [path for path in folder.files if path not in images]
     slices = [path for path in rest if folder.reasons.get(path, "DICOM slice").startswith("DICOM slice")]
     archives = [path for path in rest if path.name.lower().endswith(ARCHIVES)]
     texts = [path for path in rest if path.name.lower().endswith(_TEXTS)]
