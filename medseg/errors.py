@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
-from pathlib import PurePath
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path, PurePath
 
-__all__ = ["MedsegError", "counted", "few", "one_line", "shown", "together"]
+__all__ = ["MedsegError", "counted", "few", "near_path", "one_line", "shown", "together"]
 
 _NUMBER = re.compile(r"[-+]?\d[\d.e+-]*")
+_NEAR = 0.53  # of difflib, at least: hipo is near hippocampus
 _EACH = 2  # files of one fault that are named each
 _KEPT_SPACES = "Zs"  # such as the ideographic space of Japanese file names
 
@@ -63,6 +65,34 @@ def few(names: Sequence[object], most: int = 5) -> str:
     """
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(str, names[:most])) + more
+
+
+def near_path(path: PurePath, takes: Callable[[Path], bool] = Path.exists) -> Path | None:
+    """Return what is there and is called nearly as a path that is not, folder by folder, for a message.
+
+    Args:
+        path: that is not there.
+        takes: what the last part may be; those above it are folders.
+    """
+    try:
+        return _near(path, takes)
+    except OSError:  # of a folder that may not be looked into
+        return None
+
+
+def _near(path: PurePath, takes: Callable[[Path], bool]) -> Path | None:
+    found, parts = Path(path.anchor), path.parts[bool(path.anchor) :]
+    for number, part in enumerate(parts, 1):
+        allowed = takes if number == len(parts) else Path.is_dir
+        name = part
+        if not ((found / part).exists() and allowed(found / part)):
+            names = [each.name for each in found.iterdir() if not each.name.startswith(".") and allowed(each)]
+            near = difflib.get_close_matches(part, names, 1, _NEAR)
+            if not near:
+                return None
+            name = near[0]
+        found /= name
+    return found
 
 
 def together(faults: Iterable[tuple[object, str]], noun: str = "file") -> list[str]:

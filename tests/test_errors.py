@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from medseg.errors import MedsegError, counted, few, shown, together
+from medseg.errors import MedsegError, counted, few, near_path, shown, together
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,32 @@ def test_few_names_and_how_many_more() -> None:
     assert few(["a", "b"], 2) == "a, b"
     assert few([Path("a"), Path("b"), Path("c")], 1) == "a and 2 more"
     assert few([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ("runs/isik", "runs/isic"),
+        ("rnus/isik", "runs/isic"),
+        ("hipo", "hippocampus"),
+        ("runs/nothing", None),
+        ("elsewhere/isic", None),
+        ("runs/isic/mdel.pt", "runs/isic/model.pt"),
+        ("runs/isic/model.pt/x", None),
+        ("runs/secret", None),
+    ],
+)
+def test_what_is_called_nearly_so(tmp_path, monkeypatch, asked, expected):
+    for folder in ("runs/isic", "hippocampus", "runs/.secret"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "runs/isic/model.pt").write_text("x")
+    monkeypatch.chdir(tmp_path)
+    assert near_path(Path(asked)) == (expected and Path(expected))
+    assert near_path(tmp_path / asked) == (expected and tmp_path / expected)
+
+
+def test_what_is_named_can_be_taken(tmp_path):
+    (tmp_path / "isic.txt").write_text("x")
+    assert near_path(tmp_path / "isik.txt", Path.is_dir) is None
+    assert near_path(tmp_path / "isik.txt") == tmp_path / "isic.txt"
+    assert near_path(tmp_path / "isik.txt", lambda path: path.suffix == ".txt") == tmp_path / "isic.txt"

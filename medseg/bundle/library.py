@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from medseg.data.file_facts import cache_folder
-from medseg.errors import MedsegError, shown
+from medseg.errors import MedsegError, near_path, shown
 from medseg.resources import BUNDLE_FILE, bundles_root
 from medseg.runs.paths import resolve_path
 from medseg.runs.run_folder import METRICS, MODEL
@@ -65,7 +65,7 @@ def find(name: str | Path) -> Path:
 
 
 def refuse_unknown(name: str, what: str) -> NoReturn:
-    """Say that there is no bundle of a name, and which one is meant.
+    """Say that there is no bundle of a name, and which one, or which folder, is meant.
 
     Args:
         name: as it was given.
@@ -74,8 +74,9 @@ def refuse_unknown(name: str, what: str) -> NoReturn:
     Raises:
         BundleError: always.
     """
-    near = difflib.get_close_matches(name, names(), 1)
-    hint = f"did you mean {near[0]}?" if near else f"the bundles are {', '.join(names())}"
+    folder = near_path(Path(name).expanduser(), lambda path: path.is_dir() or path.suffix in _SUFFIXES)
+    near = [shown(each) for each in (folder, *difflib.get_close_matches(name, names(), 1)) if each is not None]
+    hint = f"did you mean {' or '.join(near)}?" if near else f"the bundles are {', '.join(names())}"
     raise BundleError(f"there is no {what} {name!r}; {hint}")
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medseg.cli._arguments import add_output
 from medseg.errors import counted, shown
@@ -21,11 +22,35 @@ _SHOWN = 20
 _FEW = 3
 
 
+class _Layout(argparse.Action):
+    """Takes a layout's name, or prints all, as ``--help`` prints options, and ends the program."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Keep the name, or print."""
+        if values != "list":
+            setattr(namespace, self.dest, values)
+            return
+        from medseg.importers.layout import layouts
+
+        known = layouts()
+        width = max(map(len, known))
+        sys.stdout.writelines(f"{name:{width}}  {layout.looks_for}\n" for name, layout in known.items())
+        parser.exit()
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("source", type=Path, help="folder of the data set")
     add_output(parser, "folder of the datalist; files stay where they are", required=True)
-    parser.add_argument("--as", dest="layout", default="", metavar="NAME", help="layout, instead of recognising it")
+    parser.add_argument(
+        "--as", dest="layout", action=_Layout, default="", metavar="NAME", help="layout, not recognised; list: all"
+    )
     said = parser.add_argument_group("what only you know")
     said.add_argument("--images", default="", metavar="FOLDER", help="of the images below SOURCE, or channels a,b,c")
     said.add_argument("--labels", default="", metavar="FOLDER", help="of the labels below SOURCE, or their name")

@@ -1,4 +1,4 @@
-"""Score masks that anybody made against true ones: two folders, files of the same name."""
+"""Score masks that anybody made against true ones: two folders, or a folder and a datalist."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("predictions", type=Path, help="folder of masks, or one mask")
-    parser.add_argument("truths", type=Path, help="folder of true masks of the same names, but for the suffix")
+    parser.add_argument("truths", type=Path, help="datalist or its folder; or folder of true masks of the same names")
     parser.add_argument("--labels", nargs="+", metavar="NAME", help="classes from value 0, or a dataset.json with them")
     parser.add_argument("--groups", type=Path, metavar="CSV", help="patient or slide of each: columns case and group")
     add_scores(parser, "distances and volumes unless named")
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the command; returns the exit status: 1 if a file of either folder was not scored."""
+    """Run the command; returns the exit status: 1 if a prediction or a truth was not scored."""
     from medseg.io.folder import refuse_missing
 
     scores = scores_of(options)
@@ -33,12 +33,15 @@ def run(options: argparse.Namespace) -> int:
     from medseg.runs.report import write_report
     from medseg.runs.run_folder import RunFolder
     from medseg.studies.mask_classes import read_classes, read_groups
+    from medseg.studies.mask_pairs import truths_of
     from medseg.studies.score_folders import WANTED, score_folders
 
+    truths = truths_of(options.truths)
+    data = None if isinstance(truths, Path) else truths
     found = score_folders(
         options.predictions,
-        options.truths,
-        classes=read_classes(options.labels) if options.labels else None,
+        truths,
+        classes=read_classes(options.labels, data) if options.labels else None,
         groups=read_groups(options.groups) if options.groups else None,
         scores=scores or WANTED,
     )

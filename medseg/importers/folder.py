@@ -12,7 +12,10 @@ from medseg.data.schema import DatalistError, read_json
 from medseg.errors import MedsegError, shown
 from medseg.io.folder import list_images
 
-__all__ = ["Folder", "stem_of"]
+__all__ = ["ARCHIVES", "Folder", "stem_of"]
+
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
+"""How the names of archives end."""
 
 
 class Folder:
@@ -33,6 +36,8 @@ class Folder:
     """
 
     def __init__(self, root: Path, leave: Iterable[Path] = ()) -> None:
+        if root.is_file() and root.name.lower().endswith(ARCHIVES):
+            raise MedsegError(f"{shown(root)}: is an archive; unpack it first, and name the folder that comes of it")
         if root.exists() and not root.is_dir():
             raise MedsegError(f"{shown(root)}: is a file; name the folder of the data set")
         listing = list_images(root, leave=leave, masks=True)

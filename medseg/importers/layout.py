@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from medseg.errors import MedsegError, shown
 from medseg.importers.folder import Folder
+from medseg.importers.unknown import say_unknown
 from medseg.io.image_file import ImageFile
 
 __all__ = ["Case", "Draw", "Found", "ImportingError", "Layout", "Options", "Question", "layouts", "recognise"]
@@ -202,9 +203,4 @@ def recognise(folder: Folder, name: str = "") -> tuple[Layout, str]:
             )
         for key, why in fitting.items():
             return known[key], why
-    sought = "; ".join(f"{key}: {layout.looks_for}" for key, layout in known.items())
-    raise ImportingError(
-        f"{where}: has no layout that is known ({sought}); say one with --as, name a folder inside, or say how "
-        "names of images and labels end with --image-suffix and --label-suffix; some releases, as they are "
-        "downloaded, have a command of their own: medseg data --help"
-    )
+    raise ImportingError(say_unknown(folder))

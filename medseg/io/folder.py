@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from medseg.errors import MedsegError
+from medseg.errors import MedsegError, near_path
 from medseg.io import dicom
 from medseg.io.images import SUFFIXES, image_suffix
 from medseg.io.masks import mask_path
@@ -118,7 +118,9 @@ def refuse_missing(root: Path) -> None:
         MedsegError: naming it.
     """
     if not root.exists():
-        raise MedsegError(f"{_printable(root)}: no such file or folder; name an image or a folder of images")
+        near = near_path(root)
+        hint = f"did you mean {_printable(near)}?" if near is not None else "name an image or a folder of images"
+        raise MedsegError(f"{_printable(root)}: no such file or folder; {hint}")
 
 
 def with_channels(listing: Listing, count: int) -> Listing:

@@ -15,6 +15,7 @@ from torch import Tensor
 from medseg.errors import MedsegError, counted, shown
 from medseg.metrics.intervals import ClusterBootstrap, Interval
 from medseg.metrics.score import Pooled, Score, ScoredCase, make_score
+from medseg.reports.palette import background_index
 from medseg.reports.score_tables import WHOLE
 
 POOLED = "pooled over all pixels"
@@ -158,6 +159,7 @@ class ScoreBoard:
             "averaging": POOLED,
             "classes": classes,
             **{key: _plain(value) for found in pooled.values() for key, value in found.overall.items()},
+            **self._objects({key: np.array([values]) for key, values in _classes(pooled) if key != "support"}),
             "absent": never,
             "notes": [note for found in pooled.values() for note in found.notes],
             "per_case": per_case,
@@ -176,6 +178,7 @@ class ScoreBoard:
             numbers = {column: _there(values[:, index]) for column, values in by_class.items()}
             rows.append({"name": name, **means, "n": numbers, "interval": within, **self._alone(index)})
         units = {key: unit for score in self.scores.values() for key, unit in score.units.items()}
+        whole = {column: values for column, values in by_class.items() if column not in self.signed}
         return {
             "averaging": f"mean over {counted(len(self.rows), 'case')}",
             "cases": len(self.rows),
@@ -185,8 +188,10 @@ class ScoreBoard:
             "notes": {name: list(score.notes) for name, score in self.scores.items()},
             "bootstrap": {**draws.record(), "note": draws.note()},
             "classes": rows,
-            **{f"mean_{column}": _plain(_mean_of_means(values)) for column, values in by_class.items()},
-            "mean_interval": {column: _pair(overall) for column, (_, overall) in found.items()},
+            "signed": sorted(self.signed & set(by_class)),
+            **{f"mean_{column}": _plain(_mean_of_means(values)) for column, values in whole.items()},
+            "mean_interval": {column: _pair(found[column][1]) for column in whole},
+            **self._objects(whole, draws),
             "whole": {
                 column: {
                     "mean": _plain(_mean(values)),
@@ -197,6 +202,27 @@ class ScoreBoard:
                 if values.ndim == 1 and len(values)
             },
         }
+
+    def _objects(self, columns: Mapping[str, Values], draws: ClusterBootstrap | None = None) -> dict[str, Any]:
+        """Return the means over the classes without the background, where there is one and another class.
+
+        Args:
+            columns: values ``(rows, classes)``.
+            draws: for intervals of the means.
+        """
+        background = background_index(self.class_names)
+        if background is None or len(self.class_names) == 1:
+            return {}
+        held = {column: np.delete(values, background, axis=1) for column, values in columns.items()}
+        means: dict[str, Any] = {f"mean_{column}": _plain(_mean_of_means(values)) for column, values in held.items()}
+        if draws is not None:
+            means["mean_interval"] = {column: _pair(draws.intervals(values)[1]) for column, values in held.items()}
+        return {"without_background": means}
+
+    @property
+    def signed(self) -> frozenset[str]:
+        """Columns with errors to both sides, which would cancel in a mean over the classes."""
+        return frozenset(column for score in self.scores.values() for column in score.signed)
 
     def _stacked(self) -> dict[str, Values]:
         """Return the values of all cases by column: ``(cases, classes)``, or ``(cases,)`` of whole cases."""
@@ -230,7 +256,8 @@ class ScoreBoard:
             if stacked.ndim == 2:
                 each_class = zip(self.class_names, stacked.T, strict=True)
                 found |= {f"case_{key}_{slug(name)}": _mean(values) for name, values in each_class}
-                found[f"case_mean_{key}"] = _mean_of_means(stacked)
+                if key not in self.signed:
+                    found[f"case_mean_{key}"] = _mean_of_means(stacked)
             elif len(stacked):
                 found[f"case_{key}"] = _mean(stacked)
         return {f"{prefix}{k}": float(v) for k, v in found.items() if math.isfinite(v)}
@@ -239,8 +266,7 @@ class ScoreBoard:
     def names(self) -> frozenset[str]:
         """Names in `flat` that weights can be picked by, without prefix, of the columns and of what is overall."""
         found = {name for score in self.scores.values() for name in score.compute().overall}
-        signed = {column for score in self.scores.values() for column in score.signed}
-        for column in set(self.columns) - signed:
+        for column in set(self.columns) - self.signed:
             found |= {f"case_{column}", f"case_mean_{column}"}
             found |= {f"{start}{column}_{slug(name)}" for start in ("", "case_") for name in self.class_names}
         return frozenset(found)
@@ -257,8 +283,8 @@ class ScoreBoard:
     def lines(self) -> Iterable[dict[str, Any]]:
         """Yield the rows of ``scores_per_case.csv``: for each case one of the whole, and one a class that is counted.
 
-        The row of the whole holds what is one value a case, and of the others the mean over the counted classes. A
-        column with a unit ends in it: ``hd95_mm``.
+        The row of the whole holds what is one value a case, and of the others the mean over the counted classes, the
+        background among them; of signed errors it holds nothing. A column with a unit ends in it: ``hd95_mm``.
         """
         units = {key: unit for score in self.scores.values() for key, unit in score.units.items()}
         for line in self._lines():
@@ -268,15 +294,20 @@ class ScoreBoard:
         for row in self.rows:
             start = {"case": row.name, "group": row.group}
             scores = set(self.columns)
-            whole = {
-                key: _plain(float(value) if value.ndim == 0 else _mean(value) if key in scores else float(value.sum()))
-                for key, value in row.values.items()
-            }
+            whole = {key: _plain(self._whole(key, value)) for key, value in row.values.items()}
             yield {**start, "class": WHOLE, **whole}
             by_class = {key: value for key, value in row.values.items() if value.ndim}
             for index, name in enumerate(self.class_names):
                 if any(not math.isnan(by_class[key][index]) for key in by_class if key in scores):
                     yield {**start, "class": name, **{key: _plain(value[index]) for key, value in by_class.items()}}
+
+    def _whole(self, column: str, values: Values) -> float:
+        """Return the value of a whole case."""
+        if values.ndim == 0:
+            return float(values)
+        if column in self.signed:
+            return math.nan
+        return _mean(values) if column in self.columns else float(values.sum())
 
 
 def slug(name: str) -> str:

@@ -20,7 +20,7 @@ from medseg.io.images import image_suffix
 from medseg.prediction.dicom_cases import Found, picture_case, series_cases, whole_series
 from medseg.prediction.sinks import Case
 
-__all__ = ["ImageFolder", "InputError", "is_case_blind", "refuse_shared"]
+__all__ = ["ImageFolder", "InputError", "datalist_of", "is_case_blind", "refuse_shared"]
 
 _DATALIST = ".json"
 _TEXTS = (".txt", ".md", ".csv", ".tsv", ".json", ".yaml", ".yml", ".xml", ".html", ".log", ".pdf", ".geojson", ".rst")
@@ -65,7 +65,7 @@ class ImageFolder:
     ) -> None:
         self.output_dir, self.overwrite = Path(output_dir), overwrite
         source, self.told = Path(folder), ""
-        self.datalist = _datalist_of(source)
+        self.datalist = datalist_of(source)
         if self.datalist is None:
             channels = int(description.network.get("in_channels") or 1)
             listing = with_channels(list_images(source, leave=[self.output_dir]), channels)
@@ -150,10 +150,13 @@ def is_case_blind(folder: Path) -> bool:
     return False
 
 
-def _datalist_of(source: Path) -> Path | None:
+def datalist_of(source: Path) -> Path | None:
     """Return the datalist that is named, or that a folder of images holds.
 
     A ``dataset.json`` that lists no images, such as nnU-Net's, is none.
+
+    Args:
+        source: a file, or a folder.
     """
     if source.is_file():
         return source if source.suffix.lower() == _DATALIST else None

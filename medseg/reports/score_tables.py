@@ -8,7 +8,9 @@ The scores are those of ``scores.json``, as `medseg.metrics.score_board.ScoreBoa
 - ``per_case``: ``cases``, ``rule``, ``classes`` (means, under ``n`` in how many cases each was counted, under
   ``interval`` the 95 % intervals, ``missed`` and ``invented`` cases) and ``mean_<score>`` over the classes, with
   ``mean_interval``; ``columns`` and ``notes`` by score, ``units`` by column; ``bootstrap`` says how the intervals were
-  made; ``whole`` holds what is one value a case;
+  made; ``whole`` holds what is one value a case; ``signed`` columns have no mean over the classes;
+- ``without_background``, of the pooled scores and in ``per_case``: the same ``mean_<score>`` over the other classes,
+  where one is called background. Those beside it are over all classes, the background among them;
 - further ``boundary`` and ``instances``, each with what belongs to it;
 - ``beside_paper``: ``"pooled"`` or ``"per_case"``, where it is known which of the two the paper prints.
 
@@ -17,10 +19,11 @@ What is undefined is ``None``: an absent class is written ``absent``, a single u
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from medseg.errors import counted
+from medseg.reports.palette import is_background
 from medseg.reports.tables import UNDEFINED, Cell, Table
 
 ABSENT = "absent"
@@ -67,10 +70,10 @@ def pooled_table(scores: Mapping[str, Any], *, digits: int = 3) -> Table:
         gone = row["name"] in absent
         rows.append([row["name"], *(ABSENT if gone else _absent_or(row[key], scores, key, row) for key in columns)])
         rows[-1].append(row["support"])
-    total = sum(row["support"] for row in scores["classes"])
-    summary: list[list[Cell]] = [
-        [_mean_of(scores), *(_overall(scores, f"mean_{key}") for key in columns), total],
-    ]
+    summary: list[list[Cell]] = []
+    for label, means, counted_in in _means(scores, scores, [row for row in rows if row[0] not in absent]):
+        total = sum(row["support"] for row in scores["classes"] if counted_in(row["name"]))
+        summary.append([label, *(means.get(f"mean_{key}") for key in columns), total])
     for key, name in _OVERALL.items():
         if key in scores:
             under = _UNDER.get(key, columns[0])
@@ -95,9 +98,8 @@ def per_case_tables(scores: Mapping[str, Any], *, digits: int = 3) -> list[Table
             continue
         first = not tables
         rows = [_class_row(row, columns, held, digits) for row in held["classes"]]
-        number = [held["cases"], *(sum(row[key] for row in held["classes"]) for key in _alone(held))]
-        means = (_with_interval(held[f"mean_{key}"], held["mean_interval"][key], digits) for key in columns)
-        rows.append([_mean_of(scores), *means, *number])
+        last = _mean_rows(scores, columns, digits)
+        rows += last
         whole = held["whole"] if first else {}
         for key, value in whole.items():
             mean = _with_interval(value["mean"], value["interval"], digits)
@@ -107,8 +109,24 @@ def per_case_tables(scores: Mapping[str, Any], *, digits: int = 3) -> list[Table
         notes = [*held["notes"].get(name, ())]
         notes += [held["rule"], held["bootstrap"]["note"]] if first else []
         title = held["averaging"] + (_paper(scores, "per_case") if first else "")
-        tables.append(Table(headings, rows, notes, title, 1 + len(whole), digits))
+        tables.append(Table(headings, rows, notes, title, len(last) + len(whole), digits))
     return tables
+
+
+def _mean_rows(scores: Mapping[str, Any], columns: Sequence[str], digits: int) -> list[list[Cell]]:
+    """Return the rows of the means over the classes of a table of means over the cases."""
+    held = scores["per_case"]
+    there = [[row["name"]] for row in held["classes"] if any(row["n"][key] for key in columns)]
+    rows: list[list[Cell]] = []
+    for label, means, counted_in in _means(scores, held, there):
+        within = means["mean_interval"]
+        cells = [
+            "" if key in held.get("signed", ()) else _with_interval(means[f"mean_{key}"], within[key], digits)
+            for key in columns
+        ]
+        alone = (sum(row[key] for row in held["classes"] if counted_in(row["name"])) for key in _alone(held))
+        rows.append([label, *cells, held["cases"], *alone])
+    return rows
 
 
 def _class_row(row: Mapping[str, Any], columns: Sequence[str], held: Mapping[str, Any], digits: int) -> list[Cell]:
@@ -181,6 +199,10 @@ def long_table(scores: Mapping[str, Any]) -> Table:
             more = _ends(row.get("interval", {}))
             rows.append({"averaging": label, "class": row["name"], **values, **more, **number})
         means = {key: value for key, value in held.items() if _is_score(key, value)}
+        if objects := held.get("without_background"):
+            columns = {key.removeprefix("mean_"): value for key, value in objects.items() if _is_score(key, value)}
+            more = _ends(objects.get("mean_interval", {}))
+            rows.append({"averaging": label, "class": "(mean without background)", **columns, **more})
         if means:  # the mean of a column stands under it; mean accuracy, of which there is none, under its own name
             below = {f"mean_{key}" for row in held["classes"] for key in row}
             columns = {key.removeprefix("mean_") if key in below else key: value for key, value in means.items()}
@@ -217,14 +239,31 @@ def _absent_or(value: Cell, scores: Mapping[str, Any], key: str, row: Mapping[st
     return ABSENT if key == "boundary_f" and row["name"] in scores["boundary"]["absent"] else value
 
 
-def _overall(scores: Mapping[str, Any], key: str) -> Cell:
-    value: Cell = scores.get(key)
-    return value
+def _means(
+    scores: Mapping[str, Any], held: Mapping[str, Any], there: Sequence[Sequence[Cell]]
+) -> list[tuple[str, Mapping[str, Any], Callable[[str], bool]]]:
+    """Return the means over classes: what they are called, where they stand, and which classes count.
 
+    The one without the background is the first, unless the scores stand beside a paper's that are pooled: those count
+    it, as of PASCAL VOC. Where the background has no score there is no other.
 
-def _mean_of(scores: Mapping[str, Any]) -> str:
-    absent = len(scores["absent"])
-    return f"mean of {len(scores['classes']) - absent} classes" if absent else "mean"
+    Args:
+        scores: see the module.
+        held: these, or ``per_case`` in them.
+        there: rows of the classes that are counted.
+    """
+    names = [str(row[0]) for row in there]
+    objects = [name for name in names if not is_background(name)]
+    if not any(is_background(row["name"]) for row in held["classes"]) or "without_background" not in held:
+        return [(f"mean of {counted(len(names), 'class', 'classes')}", held, lambda name: True)]
+    without = (
+        f"mean of {counted(len(objects), 'class', 'classes')}, without background", held["without_background"],
+        lambda name: not is_background(name),
+    )  # fmt: skip
+    if len(objects) == len(names):
+        return [without]
+    among = (f"mean of {counted(len(names), 'class', 'classes')}, background included", held, lambda name: True)
+    return [among, without] if scores.get("beside_paper") == "pooled" else [without, among]
 
 
 def _paper(scores: Mapping[str, Any], kind: str) -> str:

@@ -26,12 +26,19 @@ from medseg.runs.lock import FolderLock
 from medseg.runs.paths import resolve_path
 from medseg.runs.processes import by_the_first, rank
 from medseg.runs.report import Result, write_report
-from medseg.runs.run_folder import FILES, LAST, MODEL, RunError, refuse_taken
+from medseg.runs.run_folder import FILES, LAST, MODEL, RunError, refuse_taken, to_plain
 from medseg.runs.tracking import MLflowTracker, RunFolder, first_line
 
 logger = logging.getLogger(__name__)
 
 _OF_MODEL = ("network", "input")  # of what makes a run, nothing of its data
+_ANY_TIME = {
+    "bundle_root", "dataset_dir", "datalist", "max_epochs", "max_minutes", "val_interval", "num_workers", "device",
+    "resume", "runs_dir", "run_name", "output_dir", "publish", "mlflow", "tracking_uri", "experiment", "register",
+    "hide_names", "planned_for",
+}  # fmt: skip
+"""Keys of a configuration by which a run learns nothing else: they may change while it goes on."""
+
 _DEAD = 3600.0  # seconds without a write after which a temporary file is a dead process's
 
 
@@ -212,6 +219,8 @@ class Run:
                 logger.warning("%s holds no completed epoch; starting from the beginning", self.name)
             self.best_checkpoint.unlink(missing_ok=True)
         config = self._config()
+        if epoch:
+            self._say_changes(config, epoch)
         self._environment = provenance.collect()
         self.files.write_config(config)
         self.files.write_json("environment.json", self._environment)
@@ -230,6 +239,18 @@ class Run:
         self._tracker.log_tags(self._tags)
         if self._datalist is not None:
             self._tracker.log_dataset(self._datalist.name, str(data["fingerprint"]), len(self._datalist.training))
+
+    def _say_changes(self, config: Mapping[str, Any], epoch: int) -> None:
+        """Warn of what the configuration has otherwise from now on, and keep what it was."""
+        before, now = (
+            {key: value for key, value in each.items() if key not in _ANY_TIME}
+            for each in (self.files.config_before(), to_plain(config))
+        )
+        if not before or not (changed := differences(before, now)):
+            return
+        kept = self.files.keep_config(epoch)
+        said = "; ".join(changed)
+        logger.warning("%s goes on otherwise from epoch %d: %s (before: %s)", self.name, epoch + 1, said, kept.name)
 
     def headed(self, weights: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
         """Return the weights with the header of this run."""

@@ -129,6 +129,18 @@ class RunFolder:
 
         return self.write_text(CONFIG, yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True))
 
+    def config_before(self) -> dict[str, Any]:
+        """Return the configuration that the run has had so far; empty where there is none."""
+        import yaml
+
+        path = self.file(CONFIG)
+        held = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return held if isinstance(held, dict) else {}
+
+    def keep_config(self, epoch: int) -> Path:
+        """Keep the configuration that the run has had up to an epoch, before another one is written."""
+        return self.write_text(f"config_until_epoch_{epoch}.yaml", self.file(CONFIG).read_text(encoding="utf-8"))
+
     def append_metrics(self, epoch: int, values: Mapping[str, float]) -> None:
         """Add one line to ``metrics.jsonl``: the epoch, the time in seconds since 1970, and the values.
 

@@ -75,13 +75,16 @@ def cases_of(
     return found
 
 
-def table_of(cases: Sequence[CaseScores], classes: Sequence[str], names: Sequence[str]) -> Table:
+def table_of(
+    cases: Sequence[CaseScores], classes: Sequence[str], names: Sequence[str], mean_dice: str = "mean Dice"
+) -> Table:
     """Return a row a case, the lowest mean Dice first.
 
     Args:
         cases: all of them.
         classes: those that count.
         names: what each case is called, in the order of ``cases``.
+        mean_dice: what the mean over these classes is called.
     """
     order = sorted(range(len(cases)), key=lambda n: (math.isnan(cases[n].mean), cases[n].mean, n))
     unit = cases[0].unit if cases else "pixels"
@@ -89,7 +92,7 @@ def table_of(cases: Sequence[CaseScores], classes: Sequence[str], names: Sequenc
     rows = []
     for place in order[:_LONG]:
         case = cases[place]
-        row: dict[str, Any] = {"case": names[place], "mean Dice": _cell(case.mean)}
+        row: dict[str, Any] = {"case": names[place], mean_dice: _cell(case.mean)}
         if wide:
             row |= {f"Dice {name}": case.dice.get(name) for name in classes}
             for name in classes:

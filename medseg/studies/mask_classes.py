@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.data.datalist import Datalist
-from medseg.errors import MedsegError, shown
-from medseg.io.images import image_suffix
+from medseg.errors import MedsegError, counted, few, shown
 from medseg.io.labels import map_values
+from medseg.studies.mask_pairs import stem
 
-__all__ = ["MaskClasses", "classes_of_truths", "read_classes", "read_groups", "stem"]
+__all__ = ["MaskClasses", "classes_of_datalist", "classes_of_truths", "read_classes", "read_groups"]
 
 _MOST = 256
 _LISTED = 8
@@ -69,7 +69,7 @@ class MaskClasses:
             what = ("value", "is") if len(wrong) == 1 else ("values", "are")
             raise MedsegError(
                 f"{shown(path)}: holds {what[0]} {several}, which {what[1]} no class ({listed}); name all classes with "
-                "--labels, or correct the mask"
+                "--labels, or the datalist that says what values mean (--labels datalist.json), or correct the mask"
             )
         return map_values(array, known, path)
 
@@ -80,24 +80,33 @@ class MaskClasses:
         if stored and held <= indices.keys() and any(known[value] != value for value in held):
             raise MedsegError(
                 f"{shown(path)}: its values are class indices, or stored values of the datalist that mean other "
-                "classes; say which with --labels NAME ... in the order of the values"
+                "classes; name the folder of the labels as truths, and --labels NAME ... in the order of the values"
             )
         return known if stored else indices
 
 
-def read_classes(labels: Sequence[str]) -> MaskClasses:
+def read_classes(labels: Sequence[str], data: Datalist | None = None) -> MaskClasses:
     """Return what ``--labels`` says.
 
     Args:
         labels: names by value from 0; or one JSON file with ``labels``: a datalist or a decathlon's or nnU-Net's
             ``dataset.json``.
+        data: datalist of the truths, if they have one: it says what values mean, and names are those of its classes.
 
     Raises:
-        MedsegError: if the file says no classes, or a name comes twice.
+        MedsegError: if the file says no classes, a name comes twice, or there are more or fewer than classes.
     """
     if len(labels) == 1 and labels[0].lower().endswith(".json"):
         return _of_file(Path(labels[0]))
-    return _named(dict(enumerate(labels)), "--labels")
+    named = _named(dict(enumerate(labels)), "--labels")
+    if data is None:
+        return named
+    if len(labels) != data.num_classes:
+        raise MedsegError(
+            f"--labels names {counted(len(labels), 'class', 'classes')}, {shown(data.path)} has {data.num_classes} "
+            f"({shown(few(data.class_names))}); leave --labels out, or name each"
+        )
+    return replace(classes_of_datalist(data), names=named.names)
 
 
 def _of_file(path: Path) -> MaskClasses:
@@ -123,10 +132,15 @@ def _of_file(path: Path) -> MaskClasses:
     return _named(by_value, str(path), ignored)
 
 
-def _of_datalist(data: Datalist) -> MaskClasses:
+def classes_of_datalist(data: Datalist) -> MaskClasses:
+    """Return the classes of a datalist, by the values that its labels hold."""
     same = {index: index for index in range(data.num_classes)}
     if data.ignore_index is not None:
         same[data.ignore_index] = data.ignore_index
+    return MaskClasses(data.class_names, dict(data.values) or same, data.ignore_index, or_indices=bool(data.values))
+
+
+def _of_datalist(data: Datalist) -> MaskClasses:
     groups: dict[str, str] = {}
     for _, entry in data.entries():
         for key in ("label", "image"):
@@ -136,7 +150,7 @@ def _of_datalist(data: Datalist) -> MaskClasses:
                     raise MedsegError(
                         f"{shown(data.path)}: files named {shown(name)} are of several groups; give --groups"
                     )
-    return MaskClasses(data.class_names, dict(data.values) or same, data.ignore_index, groups, bool(data.values))
+    return replace(classes_of_datalist(data), groups=groups)
 
 
 def _named(by_value: Mapping[int, str], where: str, ignored: int | None = None) -> MaskClasses:
@@ -190,14 +204,3 @@ def read_groups(path: Path) -> dict[str, str]:
         if groups.setdefault(name, group) != group:
             raise MedsegError(f"{shown(path)}: {shown(name)} is in the groups {shown(groups[name])} and {shown(group)}")
     return groups
-
-
-def stem(path: PurePath) -> str:
-    """Return a path without the suffix of an image's format, ``.nii.gz`` as a whole; other dots stay.
-
-    Args:
-        path: inside its folder.
-    """
-    suffix = image_suffix(path)
-    text = path.as_posix()
-    return text[: -len(suffix)] if suffix else text

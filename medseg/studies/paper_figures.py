@@ -36,6 +36,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from typing import Any
 
 from medseg.errors import MedsegError
@@ -133,6 +134,7 @@ class Printed:
         unit: ``"%"``, or empty for shares of 1.
         columns: score and class of each, the class empty for the mean over the classes.
         rows: figures by the row's name in the paper, digits as printed.
+        data: how the names of the data sets begin that the figures are of, as ``data_scripts`` names them.
         remark: what else a reader must know.
     """
 
@@ -141,6 +143,7 @@ class Printed:
     unit: str
     columns: Sequence[tuple[str, str]]
     rows: Mapping[str, Sequence[str]]
+    data: str
     remark: str = ""
 
     @property
@@ -155,7 +158,7 @@ class Printed:
         return {self._heading(*column): figure for column, figure in zip(self.columns, figures, strict=True)}
 
     def value(self, row: str, score: str, of_class: str) -> str | None:
-        """Return one figure, or ``None`` where it is not printed.
+        """Return one figure as printed, or ``None`` where it is not.
 
         Args:
             row: its name in the paper.
@@ -164,10 +167,36 @@ class Printed:
         """
         return self.cells(row).get(self._heading(score, of_class))
 
-    def _heading(self, score: str, of_class: str) -> str:
-        return " ".join(part for part in (_SCORES.get(score, score), of_class) if part) + (
-            f", {self.unit}" if self.unit else ""
+    def share(self, row: str, score: str, of_class: str) -> str | None:
+        """Return one figure as a share of 1, as ours are, with the digits that are printed; see `value`."""
+        figure = self.value(row, score, of_class)
+        return str(Decimal(figure).scaleb(-2)) if figure and self.unit else figure
+
+    def shares(self, row: str) -> dict[str, str | None]:
+        """Return the figures of a row as shares of 1 under their headings; ``None`` where there is no such row."""
+        return {named(*column): self.share(row, *column) for column in self.columns}
+
+    def other_data(self, name: str) -> str:
+        """Return a sentence that the figures are of other data than those of this name; nothing where they are not."""
+        if name.lower().startswith(self.data):
+            return ""
+        return (
+            f"{self.source} is of other data than this table: the printed figures are of {self.data}, ours of {name!r}, "
+            "and do not compare"
         )
+
+    def _heading(self, score: str, of_class: str) -> str:
+        return named(score, of_class) + (f", {self.unit}" if self.unit else "")
+
+
+def named(score: str, of_class: str) -> str:
+    """Return the heading of a score of a class.
+
+    Args:
+        score: such as ``iou``.
+        of_class: a class, or empty for the mean.
+    """
+    return " ".join(part for part in (_SCORES.get(score, score), of_class) if part)
 
 
 _SCORES = {
@@ -180,6 +209,7 @@ def _printed(
     columns: Sequence[tuple[str, str]],
     rows: str,
     *,
+    data: str,
     kind: str = "pooled",
     unit: str = "%",
     remark: str = "",
@@ -187,7 +217,7 @@ def _printed(
     """Return a table of lines ``row: figure figure ...``."""
     lines = [line.rpartition(":") for line in rows.strip().splitlines()]
     held = {name.strip(): figures.split() for name, _, figures in lines}
-    return Printed(source, kind, unit, columns, held, remark)
+    return Printed(source, kind, unit, columns, held, data, remark)
 
 
 _CELL_IOU = [("iou", name) for name in ("", "membrane", "mitochondria", "synapse", "extracellular", "intracellular")]
@@ -207,7 +237,7 @@ TABLES: Mapping[str, Printed] = {
         SA-UNet: 72.18 73.36 82.08 45.24 67.24 92.95
         U-net + self-attention: 72.01 73.15 82.14 46.36 65.64 92.77
         U-net with ours: 72.80 73.22 82.43 49.06 66.56 92.71
-    """, remark="the text has 72.69 for RU-Net"),
+    """, remark="the text has 72.69 for RU-Net", data="drosophila"),
     "lfa_unet_2": _printed("LFA U-Net, table 2", _LUNG_IOU, """
         U-net: 44.33 95.06 31.03 43.37 7.86
         Attention U-Net: 44.43 94.91 31.07 42.90 8.86
@@ -215,19 +245,19 @@ TABLES: Mapping[str, Printed] = {
         SA-UNet: 44.75 95.73 29.38 48.88 5.02
         U-net + self-attention: 44.69 95.15 31.73 42.31 9.58
         U-net with ours: 46.93 95.49 36.00 44.69 11.55
-    """),
+    """, data="covid"),
     "lfa_unet_3": _printed("LFA U-Net, table 3", _LUNG_IOU, """
         3: 46.62 94.32 36.61 40.13 15.44
         5: 46.77 95.25 36.09 44.00 11.74
         7: 46.95 95.19 37.32 45.05 10.25
         9: 46.74 95.30 35.05 44.82 11.77
         11: 47.05 95.37 35.87 44.97 12.00
-    """),
+    """, data="covid"),
     "lfa_unet_4": _printed("LFA U-Net, table 4", _LUNG_IOU, """
         Encoder: 46.95 95.19 37.32 45.05 10.25
         Decoder: 42.03 93.49 30.48 37.79 6.39
         None: 41.97 94.03 28.31 35.42 10.12
-    """),
+    """, data="covid"),
     "focusnet_pp_1": _printed("FocusNet++, table 1", [("precision", ""), ("recall", ""), ("dice", ""), ("iou", "")], """
         FCN: 0.7176 0.8966 0.7861 0.7013
         U-Net: 0.7398 0.9043 0.8167 0.7268
@@ -238,39 +268,39 @@ TABLES: Mapping[str, Printed] = {
         Attn U-Net: 0.7526 0.9286 0.8741 0.7813
         FocusNet: 0.7805 0.9328 0.8676 0.7751
         FocusNet++: 0.8322 0.9471 0.9014 0.8271
-    """, kind="per_case", unit="", remark="of the lesion alone"),
+    """, kind="per_case", unit="", remark="of the lesion alone", data="isic2018"),
     "focusnet_pp_3": _printed("FocusNet++, table 3", [("precision", ""), ("recall", "")], """
         U-Net: 0.8976 0.9052
         BCU-Net: 0.9024 0.9078
         Attn U-Net: 0.8782 0.9019
         FocusNet: 0.9016 0.8981
         FocusNet++: 0.9173 0.9139
-    """, kind="per_case", unit="", remark="of the nuclei alone"),
+    """, kind="per_case", unit="", remark="of the nuclei alone", data="dsb2018"),
     "multi_scale_1": _printed("multi-scale refinement, table 1", _MEAN_IOU, """
         Baseline (DeepLab-LargeFOV): 61.40
         Merged with MaxPooling: 63.88
         Merged with AvgPooling: 64.07
         Attention-to-Scale: 64.74
         Our method: 67.98
-    """),
+    """, data="voc2012"),
     "multi_scale_2": _printed("multi-scale refinement, table 2", _MEAN_IOU, """
         Base model: 64.74
         Base model+: 65.80
         Base model++: 66.83
         Our method: 67.98
-    """),
+    """, data="voc2012"),
     "multi_scale_3": _printed("multi-scale refinement, table 3", [("iou", ""), ("accuracy", "")], """
         ResNet34-dilated8 (Baseline): 32.67 76.41
         Baseline + attention-to-scale: 35.11 76.82
         Baseline + PSP: 36.43 78.01
         Baseline + our attention model: 37.07 78.57
         Baseline + our attention model + PSP: 38.21 79.29
-    """),
+    """, data="ade20k"),
     "mfnet_6": _printed("MFNet, figure 6", [("iou", ""), ("frequency_weighted_iou", "")], """
         MFNet: 68.97 85.71
         Deeplabv3+: 68.98 85.31
         EMNet: 70.05 85.32
-    """, remark="figures 8 to 10 plot both by epoch: metrics.jsonl and curves.png of each cell"),
+    """, remark="figures 8 to 10 plot both by epoch: metrics.jsonl and curves.png of each cell", data="voc2012"),
     "df_dam_1": _printed("DF-DAM, table 1", _MEAN_IOU, """
         Res50, Sum: 68.2
         Res50, DAFM: 73.7
@@ -278,27 +308,27 @@ TABLES: Mapping[str, Printed] = {
         Res101, Sum: 72.9
         Res101, DAFM: 76.8
         Res101, DAFM + 2DPAM: 77.9
-    """),
+    """, data="voc2012"),
     "df_dam_2": _printed("DF-DAM, table 2", _MEAN_IOU, """
         Res18, Sum: 70.3
         Res18, DAFM: 72.8
         Res18, DAFM + 2DPAM: 73.1
-    """),
+    """, data="cityscapes"),
     "df_dam_3": _printed("DF-DAM, table 3", _MEAN_IOU, """
         Ours (Res18): 73.1
         Ours (Res18), MS: 74.6
         Ours (Res18), MS, Flip: 74.9
-    """),
-    "df_dam_4": _printed("DF-DAM, table 4", _MEAN_IOU, "Ours (ResNet18): 73.6", remark=_SERVER),
+    """, data="cityscapes"),
+    "df_dam_4": _printed("DF-DAM, table 4", _MEAN_IOU, "Ours (ResNet18): 73.6", remark=_SERVER, data="cityscapes"),
     "df_dam_5": _printed("DF-DAM, table 5", _MEAN_IOU, """
         Ours (Res101): 77.90
         Ours (Res101), MS: 79.55
         Ours (Res101), MS, Flip: 79.83
-    """),
-    "df_dam_6": _printed("DF-DAM, table 6", _MEAN_IOU, "Ours (ResNet101): 82.3", remark=_SERVER),
+    """, data="voc2012"),
+    "df_dam_6": _printed("DF-DAM, table 6", _MEAN_IOU, "Ours (ResNet101): 82.3", remark=_SERVER, data="voc2012"),
     "df_dam_7": _printed("DF-DAM, table 7", _VOC_IOU, """
         Ours: 82.3 95.6 70.7 91.1 73.0 76.1 94.1 91.3 93.7 37.8 90.2 72.1 91.0 93.0 90.6 88.7 72.3 92.6 59.7 86.6 72.5
-    """, remark=_SERVER),
+    """, remark=_SERVER, data="voc2012"),
 }  # fmt: skip
 """Tables of scores by name; a study's ``paper`` names one."""
 

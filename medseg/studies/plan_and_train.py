@@ -23,7 +23,7 @@ from medseg.bundle.source import read_source
 from medseg.caller import spelt
 from medseg.data.check import check_datalist
 from medseg.data.datalist import Datalist, Parts, datalist_file
-from medseg.errors import MedsegError, counted, shown
+from medseg.errors import MedsegError, counted, few, shown
 from medseg.reports.score_tables import mean_text
 from medseg.reports.tables import Table, tables_to_json
 from medseg.runs.paths import resolve_path
@@ -86,7 +86,7 @@ class Trained:
         notes = [f"means over {counted(per_case['cases'], 'image')} left out of the training{shown}"]
         if better is not None:
             notes.append(
-                f"Dice of an image, mean over the classes, network less {other}: {mean_text(better, interval)}"
+                f"Dice of an image, mean over {few(self.classes)}, network less {other}: {mean_text(better, interval)}"
             )
             notes.append(_verdict(better, interval, other))
         by_kind = kinds_table(self.kinds, {"network": self.rows, other: self.baseline.rows}, self.classes)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from medseg.data.datalist import Datalist
-from medseg.errors import counted
+from medseg.errors import counted, few
 from medseg.reports.drawings import agreement, palette_of, reliability
 from medseg.reports.page import Facts, Item, Legend, Picture, Section, Sortable, Text
 from medseg.reports.palette import WRONG, Colour, background_index, class_palette
@@ -82,6 +82,11 @@ class Scored:
         """Names of the classes without the background; all, where there is none."""
         background = background_index(self.names)
         return [name for index, name in enumerate(self.names) if index != background] or self.names
+
+    @cached_property
+    def mean_dice(self) -> str:
+        """What the mean Dice of a case is called: it leaves out the background, where there is one."""
+        return "mean Dice" if self.objects == self.names else "mean Dice without background"
 
     @cached_property
     def palette(self) -> list[Colour | None]:
@@ -156,7 +161,7 @@ def _summary(held: Scored) -> Iterator[Item]:
     there = [case for case in held.cases if not math.isnan(case.mean)]
     if there:
         worst = min(there, key=lambda case: case.mean)
-        facts.append(("lowest case", f"{held.called[worst.number - 1]}, mean Dice {worst.mean:.2f}"))
+        facts.append(("lowest case", f"{held.called[worst.number - 1]}, {held.mean_dice} {worst.mean:.2f}"))
     missed = sum(row.get("missed", 0) for row in rows)
     invented = sum(row.get("invented", 0) for row in rows)
     facts.append(("not found at all", f"{counted(missed, 'structure')} that the truth has"))
@@ -211,11 +216,12 @@ def _scores(held: Scored) -> Iterator[Item]:
 def _every_case(held: Scored) -> Iterator[Item]:
     if not held.cases:
         return
+    over = "" if held.objects == held.names else f" The mean Dice of a case is over {few(held.objects)}."
     yield Text(
-        "The lowest first; press a heading to sort."
+        f"The lowest first; press a heading to sort.{over}"
         + ("" if held.keep_identifiers else f" Case n is the nth case of {PER_CASE}, beside the run.")
     )
-    yield Sortable(table_of(held.cases, held.objects, held.called))
+    yield Sortable(table_of(held.cases, held.objects, held.called, held.mean_dice))
 
 
 def _pictures(held: Scored) -> Iterator[Item]:
@@ -320,15 +326,15 @@ def _ranking(held: Scored) -> Iterator[Item]:
             "place": n,
             "case": held.called[case.number - 1],
             "uncertainty": case.uncertainty,
-            "mean Dice": None if math.isnan(case.mean) else case.mean,
+            held.mean_dice: None if math.isnan(case.mean) else case.mean,
         }
         for n, case in enumerate(first, 1)
     ]
     yield Table.of(rows, notes=[_WHERE])
-    yield from _rank_says(known)
+    yield from _rank_says(known, held.mean_dice)
 
 
-def _rank_says(cases: Sequence[CaseScores]) -> Iterator[Item]:
+def _rank_says(cases: Sequence[CaseScores], mean_dice: str) -> Iterator[Item]:
     from scipy.stats import spearmanr
 
     pairs = [(case.uncertainty, case.mean) for case in cases if not math.isnan(case.mean)]
@@ -339,7 +345,7 @@ def _rank_says(cases: Sequence[CaseScores]) -> Iterator[Item]:
     weak = "finds few of the bad cases" if found.statistic < -0.2 else "does not find the bad cases"
     said = "finds the bad cases" if found.statistic < -0.5 else weak
     yield Text(
-        f"On these {len(pairs)} cases the ranking {said}: rank correlation of uncertainty and mean Dice "
+        f"On these {len(pairs)} cases the ranking {said}: rank correlation of uncertainty and {mean_dice} "
         f"{found.statistic:.2f} (-1: the most unsure case is the worst; 0: it says nothing)."
     )
 

@@ -1,9 +1,8 @@
-"""Score two folders of masks, whoever made them: the same scores, table and files as an evaluation's.
+"""Score masks against true ones, whoever made them: the same scores, table and files as an evaluation's.
 
-A prediction belongs to the truth of the same name in the same subfolder, whatever the formats: ``p/a.nii.gz`` and
-``p/a.nrrd`` are a pair, ``a_seg.nii.gz`` and ``a.nii.gz`` are not. Both must lie in one place to within a tenth of a
-voxel, whatever the order and direction of their axes; nothing is resampled. What has no partner or cannot be scored is
-named, and is in no mean.
+Which prediction belongs to which truth says `medseg.studies.mask_pairs`. Both must lie in one place to within a tenth
+of a voxel, whatever the order and direction of their axes; nothing is resampled. What has no partner or cannot be
+scored is counted and named, and is in no mean.
 """
 
 from __future__ import annotations
@@ -16,20 +15,23 @@ from typing import Any
 import numpy as np
 import torch
 
+from medseg.data.datalist import Datalist
 from medseg.engines.evaluator import SCORES
-from medseg.errors import MedsegError, counted, shown
-from medseg.io.folder import Listing, list_images
+from medseg.errors import MedsegError, counted, few, shown, together
 from medseg.io.images import ImageFile, read_image
 from medseg.io.placement import ROUNDING, compare, describe
 from medseg.metrics.score import ScoredCase
 from medseg.metrics.score_board import ScoreBoard
 from medseg.runs.report import Result
-from medseg.studies.mask_classes import MaskClasses, classes_of_truths, stem
+from medseg.studies.mask_classes import MaskClasses, classes_of_datalist, classes_of_truths
+from medseg.studies.mask_pairs import pair_masks
 
 __all__ = ["WANTED", "FolderScores", "score_folders"]
 
 WANTED: Mapping[str, Mapping[str, Any]] = {"distances": {}, "volumes": {}}
 """What is scored beside overlap unless asked for otherwise."""
+
+_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -42,62 +44,70 @@ class FolderScores:
         without_truth: predictions that have none.
         failures: pairs that could not be scored, with the reason.
         left_out: of each folder, what was no image, in one line.
+        predictions: how many there are.
+        truths: how many there are.
     """
 
     result: Result
     without_prediction: list[str] = field(default_factory=list)
     without_truth: list[str] = field(default_factory=list)
     failures: list[tuple[str, str]] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
+    left_out: Sequence[str] = ()
+    predictions: int = 0
+    truths: int = 0
 
     @property
     def complete(self) -> bool:
-        """Whether every file of both folders was scored."""
+        """Whether every prediction and every truth was scored."""
         return not (self.without_prediction or self.without_truth or self.failures)
 
     def said(self) -> list[str]:
-        """Return a line for each file that was not scored."""
-        lines = [f"{shown(name)}: has no prediction" for name in self.without_prediction]
-        lines += [f"{shown(name)}: has no truth" for name in self.without_truth]
-        return [*lines, *(f"{shown(name)}: {reason}" for name, reason in self.failures), *self.left_out]
+        """Return lines on what was not scored: how many lack a partner, with a few names, and why pairs failed."""
+        lacking = (
+            (self.without_prediction, self.truths, "truth", "prediction"),
+            (self.without_truth, self.predictions, "prediction", "truth"),
+        )
+        lines = [
+            f"{len(names)} of {counted(total, what)} {'has' if len(names) == 1 else 'have'} no {partner}: "
+            f"{shown(few(names, _NAMED))}"
+            for names, total, what, partner in lacking
+            if names
+        ]
+        return [*lines, *together(self.failures, "pair"), *self.left_out]
 
 
 def score_folders(
     predictions: Path,
-    truths: Path,
+    truths: Path | Datalist,
     *,
     classes: MaskClasses | None = None,
     groups: Mapping[str, str] | None = None,
     scores: Mapping[str, Mapping[str, Any] | None] = WANTED,
     progress: Callable[[int, int], None] | None = None,
 ) -> FolderScores:
-    """Score the masks of a folder against those of another.
+    """Score the masks of a folder against those of another, or against the labels of a datalist.
 
     Args:
         predictions: folder of masks, or one mask.
-        truths: the same.
-        classes: what values mean; by default every value of a truth is a class.
-        groups: of cases by name; by default those of ``classes``.
+        truths: the same; or a datalist, whose labels are the truths, of whatever list.
+        classes: what values mean; by default what the datalist says, else every value of a truth is a class.
+        groups: of cases by name; by default those of ``classes``, or of the datalist.
         scores: options by name, beside overlap; see `medseg.metrics.score`.
         progress: called as ``progress(pairs done, pairs in all)``.
 
     Raises:
         MedsegError: if there is no pair, none could be scored, or a case has no group where others have.
     """
-    found, wanted = (list_images(folder, masks=True) for folder in (predictions, truths))
-    ours, theirs = _by_name(found), _by_name(wanted)
-    if predictions.is_file() and truths.is_file():  # one against one, whatever they are called
-        ours = dict(zip(theirs, ours.values(), strict=True))
-    names = sorted(ours.keys() & theirs.keys())
-    if not names:
-        raise MedsegError(
-            f"no prediction of {shown(predictions)} is called as a truth of {shown(truths)}: there are "
-            f"{_some(ours)} and {_some(theirs)}; name both alike, but for the suffix"
-        )
+    pairs = pair_masks(predictions, truths)
+    ours, theirs, names = pairs.predictions, pairs.truths, pairs.names
+    if classes is None and isinstance(truths, Datalist):
+        classes = classes_of_datalist(truths)
     if classes is None:
         classes = classes_of_truths(set().union(*(_values(theirs[name]) for name in names)))
     board = ScoreBoard(classes.names, classes.ignore_index, {**SCORES, **scores})
-    of_group = _groups(names, dict(groups if groups is not None else classes.groups), strict=groups is not None)
+    of_group = _groups(
+        names, dict(groups if groups is not None else classes.groups or pairs.groups), strict=groups is not None
+    )
     failures: list[tuple[str, str]] = []
     for number, name in enumerate(names):
         try:
@@ -112,7 +122,6 @@ def score_folders(
         raise MedsegError(
             f"none of {counted(len(names), 'pair')} could be scored; {shown(failures[0][0])}: {failures[0][1]}"
         )
-    left_out = [f"{shown(x.folder)}: {x.describe()}" for x in (found, wanted) if x.left_out]
     table = board.table()
     missing = {"without_prediction": sorted(theirs.keys() - ours.keys())}
     missing["without_truth"] = sorted(ours.keys() - theirs.keys())
@@ -123,27 +132,8 @@ def score_folders(
     failed = [{"case": name, "reason": reason} for name, reason in failures]
     table["not_scored"] = {**missing, "failed": failed}
     rows = list(board.lines())
-    return FolderScores(Result(table, classes.names, (), rows, classes.ignore_index), failures=failures,
-                        left_out=left_out, **missing)  # fmt: skip
-
-
-def _by_name(listing: Listing) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in listing.images:
-        inner = path.relative_to(listing.folder)
-        name = stem(inner) if inner.parts else path.name
-        if name in found:
-            raise MedsegError(
-                f"{shown(listing.folder)}: {shown(found[name].name)} and {shown(path.name)} are both {shown(name)}; "
-                "remove one"
-            )
-        found[name] = path
-    return found
-
-
-def _some(files: Mapping[str, Path]) -> str:
-    few = ", ".join(shown(path.name) for path in list(files.values())[:2])
-    return (few + (" ..." if len(files) > 2 else "")) or "no masks"
+    return FolderScores(Result(table, classes.names, (), rows, classes.ignore_index), failures=failures, **missing,
+                        left_out=pairs.left_out, predictions=len(ours), truths=len(theirs))  # fmt: skip
 
 
 def _groups(names: Sequence[str], groups: Mapping[str, str], *, strict: bool) -> dict[str, str]:

@@ -32,8 +32,8 @@ _LOSS, _SCORE = "loss", "val_mean_iou"
 _ALT = {
     "boxes.png": "Each row's scores of the cases: median and quartiles, whiskers to the last case within 1.5 times "
     "their range, the mean as a diamond.",
-    "differences.png": "What the second row has more than the first, case by case; the diamond is the mean, the bar "
-    "its 95 % interval. Filled diamonds are differences that hold after correction.",
+    "differences.png": "What the second row has more than the first, case by case; the diamond is the mean{bar}. Filled "
+    "diamonds are differences that hold after correction.",
     "curves.png": "Trainings over their epochs: a thin line each, thick the mean of a row as far as all of its "
     "trainings went.",
 }
@@ -67,16 +67,18 @@ def pictures(
     Args:
         scores: of its cells.
         pairs: the tests, by first row, second row, column and class.
-        headings: of the columns' means.
+        headings: of the columns' means; what has none is not drawn.
         curves: of the trainings.
     """
-    columns = list(scores.columns)[:_COLUMNS]
+    columns = list(headings)[:_COLUMNS]
     panels = {headings[name]: {row: scores.of_cases(row, name, MEAN) for row in scores.rows} for name in columns}
-    found = {"boxes.png": boxes(panels)}
+    found = {"boxes.png": boxes(panels)} if panels else {}
     apart: dict[str, list[Difference]] = {}
     for (first, second, column, kind), pair in pairs.items():
-        into = apart.setdefault(f"difference in {headings[column]}", []) if kind == MEAN and column in columns else None
-        if into is not None and len(into) < _PAIRS:
+        if kind != MEAN or column not in columns:
+            continue
+        into = apart.setdefault(f"difference in {headings[column]}", [])
+        if len(into) < _PAIRS:
             values = scores.of_cases(second, column, kind) - scores.of_cases(first, column, kind)
             into.append((f"{second} less {first}", values, pair.interval, pair.holds))
     if apart:
@@ -86,13 +88,17 @@ def pictures(
     return found
 
 
-def items(drawn: Mapping[str, Image]) -> list[Text | Picture]:
+def items(drawn: Mapping[str, Image], pairs: Mapping[tuple[str, str, str, str], Pair]) -> list[Text | Picture]:
     """Return the pictures as a page has them, each with what it shows.
 
     Args:
         drawn: see `pictures`.
+        pairs: likewise.
     """
-    return [item for name, picture in drawn.items() for item in (Text(_ALT[name]), Picture(picture, _ALT[name]))]
+    with_bars = any(pair.interval is not None for (*_, kind), pair in pairs.items() if kind == MEAN)
+    bar = ", the bar its 95 % interval" if with_bars else "; there are too few groups for an interval"
+    said = {name: _ALT[name].format(bar=bar) for name in drawn}
+    return [item for name, picture in drawn.items() for item in (Text(said[name]), Picture(picture, said[name]))]
 
 
 def write(drawn: Mapping[str, Image], folder: Path) -> None:

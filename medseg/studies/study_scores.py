@@ -55,6 +55,7 @@ class Scores:
             pixels; columns that are not pooled are not there.
         by_class: columns that have a value a class; others are of a case.
         scored: options by name of the scores beside overlap, of all rows.
+        data: name of the data set.
     """
 
     rows: Sequence[str]
@@ -67,6 +68,7 @@ class Scores:
     pooled: Mapping[tuple[str, str, str], Sequence[float]]
     by_class: frozenset[str]
     scored: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    data: str = ""
 
     @property
     def groups(self) -> list[str]:
@@ -146,7 +148,7 @@ def collect(study: Study, data: Datalist, made: Sequence[Made]) -> Scores:
                     values[each.cell.row.name, name, kind][seed, at] = math.nan if value is None else value
     return Scores(
         [row.name for row in study.rows], study.seeds, units, classes, list(place_of), _labelled(study, data), values,
-        _pooled(study, made, classes), by_class, _scored(made),
+        _pooled(study, made, classes), by_class, _scored(made), data.name,
     )  # fmt: skip
 
 

@@ -103,8 +103,10 @@ class StudyTable:
         return self._intervals[key]
 
     def _kinds(self, column: str, *, all_of_them: bool = False) -> Sequence[str]:
-        """Return what of a column is shown: the mean, and each class where there are few."""
+        """Return what of a column is shown: the mean, and each class where there are few; of signed errors classes."""
         classes = self.scores.classes if column in self.scores.by_class else ()
+        if self._directions[column] == 0 and len(classes) > 1:  # in whose mean they would cancel
+            return classes
         return (MEAN, *(classes if all_of_them or 1 < len(classes) <= _WIDE else ()))
 
     def stands_out(self, row: str, column: str, kind: str) -> bool:
@@ -138,7 +140,7 @@ class StudyTable:
         line |= self._pooled_cells(row)
         if self.printed is not None:
             paper = next((each.paper for each in self.study.rows if each.name == row), "")
-            line |= {f"{self.printed.source}: {name}": text for name, text in self.printed.cells(paper).items()}
+            line |= {f"{self.printed.source}: {name}": text for name, text in self.printed.shares(paper).items()}
         return line
 
     def _heading(self, column: str, kind: str) -> str:
@@ -209,7 +211,7 @@ class StudyTable:
         folds = np.array(self.scores.pooled.get((row, column, kind), []))
         line |= {"pooled": _mean(folds), "pooled_sd_folds": _deviation(folds)}
         if self.printed is not None:
-            line |= {"paper": self.printed.source, "printed": self.printed.value(paper, column, kind)}
+            line |= {"paper": self.printed.source, "printed": self.printed.share(paper, column, kind)}
         return line
 
     def long_tests(self) -> Table:
@@ -236,6 +238,7 @@ class StudyTable:
                             unit: self.scores.values[row, column, kind][number, place]
                             for column, unit in self.scores.columns.items()
                             if (row, column, kind) in self.scores.values
+                            and (kind != MEAN or MEAN in self._kinds(column))
                         }
                         rows.append({**start, "class": kind or "(mean)", **{k: float(v) for k, v in held.items()}})
         return Table.of(rows)
@@ -266,7 +269,10 @@ class StudyTable:
         if len(scores.rows) > 1:
             lines.append("bold (in plain text *): better than every other row, and each of these differences holds")
         if self.printed is not None:
-            lines.append(f"{self.printed.source}: as printed there, {self.printed.note}")
+            lines += [each for each in (self.printed.other_data(scores.data),) if each]
+            lines.append(
+                f"{self.printed.source}: printed {self.printed.note}{self.printed.unit and '; here shares of 1'}"
+            )
             if self.printed.kind == "pooled":
                 lines.append("pooled: over all pixels of a fold, mean over folds and seeds, as the paper's figures are")
         return lines
@@ -294,10 +300,10 @@ class StudyTable:
         sections = [Section("rows", "Rows", [*items, main])]
         if self.pairs:
             sections.append(Section("differences", "Differences", [tests]))
-        means = {column: self._heading(column, MEAN) for column in self.scores.columns}
+        means = {column: self._heading(column, MEAN) for column in self.scores.columns if MEAN in self._kinds(column)}
         drawn = study_pictures.pictures(self.scores, self.pairs, means, self.curves)
         study_pictures.write(drawn, folder)
-        sections.append(Section("pictures", "Cases and trainings", study_pictures.items(drawn)))
+        sections.append(Section("pictures", "Cases and trainings", study_pictures.items(drawn, self.pairs)))
         use = f"{INTENDED_USE}."
         page = Page(
             self.study.title, f"{len(self.scores.rows)} rows", use, sections, f"Written by medseg {__version__}."

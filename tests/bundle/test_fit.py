@@ -280,6 +280,18 @@ def test_a_run_goes_on_only_as_it_was_fed(trained: tuple[Path, Path]) -> None:
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
 
 
+def test_what_a_run_does_otherwise_from_now_on_is_said(
+    trained: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    data, run = trained
+    workflow.train(BUNDLE, data=data, overrides={**SMALL, "max_epochs": 2, "resume": str(run)})
+    assert "goes on otherwise" not in caplog.text
+    before = (run / "config.yaml").read_text()
+    workflow.train(BUNDLE, data=data, overrides={**SMALL, "max_epochs": 3, "seed": 7, "resume": str(run)})
+    assert "goes on otherwise from epoch 3: seed was 0 and is 7 now (before: config_until_epoch_2.yaml)" in caplog.text
+    assert (run / "config_until_epoch_2.yaml").read_text() == before
+
+
 def test_nothing_that_was_trained_on_is_a_test(trained: tuple[Path, Path]) -> None:
     data, run = trained
     options = {"device": "cpu", "mlflow": False}

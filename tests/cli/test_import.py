@@ -122,3 +122,13 @@ def test_a_command_that_imports_by_itself_says_which_one_is_told(pairs, tmp_path
     said = capsys.readouterr().err
     assert "has no option 'values'" in said
     assert said.endswith("; what a folder of images and labels holds is said to `medseg import FOLDER -o DIR`\n")
+
+
+def test_layouts_are_listed(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["import", "anything", "--as", "list"])
+    assert end.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) >= 12
+    assert [line.split()[0] for line in lines][:2] == ["bids", "cityscapes"]
+    assert "folders JPEGImages and SegmentationClass beside each other" in lines[-1]

@@ -18,7 +18,8 @@ from medseg.io.masks import write_mask
 from medseg.io.placement import Grid
 from medseg.metrics.score import ScoredCase
 from medseg.metrics.score_board import ScoreBoard
-from medseg.studies.mask_classes import read_classes, read_groups, stem
+from medseg.studies.mask_classes import read_classes, read_groups
+from medseg.studies.mask_pairs import stem
 
 AFFINE = np.diag([-0.8, 0.9, 2.5, 1.0])
 NAMES = ["background", "head", "body"]
@@ -95,7 +96,10 @@ def test_files_without_partner_are_named_and_the_others_scored(score: Score, fol
     status, out, err = score("--json")
     assert status == 1
     lines = err.splitlines()
-    assert lines[:2] == ["medseg: p4.v1: has no prediction", "medseg: other: has no truth"]
+    assert lines[:2] == [
+        "medseg: 1 of 6 truths has no prediction: p4.v1",
+        "medseg: 1 of 6 predictions has no truth: other",
+    ]
     assert "left out 1 of 7: notes.xyz (unknown format .xyz)" in lines[2]
     table = json.loads(out)
     assert table["per_case"]["averaging"] == "mean over 5 of 6 cases; the others have no score"
@@ -172,7 +176,10 @@ def test_names_that_do_not_fit(score: Score, folders: tuple[Path, Path], tmp_pat
     (folders[1] / "p0.v1.nrrd").unlink()
     for path in list(folders[0].rglob("*.n*")):
         path.rename(path.with_name(f"seg_{path.name}"))
-    assert "is called as a truth of" in score()[2]
+    status, _, err = score()
+    assert (status, len(err.splitlines())) == (2, 1)
+    assert "is called as a truth of" in err
+    assert "or give as truths the datalist that pairs images and labels" in err
     for path in list(folders[0].rglob("*.n*")):
         path.unlink()
     assert "there are no masks and p0.v1.nii.gz" in score()[2]

@@ -28,15 +28,53 @@ def test_two_layouts_are_refused_by_name(make):
     assert recognise(Folder(make.root), "voc")[0].name == "voc"
 
 
-def test_none_says_what_was_looked_for(make):
-    make.picture("a.png")
-    with pytest.raises(
-        ImportingError,
-        match=r"no layout that is known \(bids: dataset_description.json and masks .*voc: .* with --image-suffix",
-    ):
+NONE = [
+    (["a1.png", "b2.png"], "2 pictures found, no labels; put them beside the images, such as images/a.png and masks"),
+    (["stage1_train.zip", "x.txt"], "1 archive found, no images; unpack stage1_train.zip first"),
+    (["notes.txt"], "nothing found, no images; name the folder"),
+    (
+        ["ct.nii.gz", "seg_fast.nii.gz", "mr.nii"],
+        "3 volumes found, 1 name as of labels, such as seg_fast.nii.gz, which",
+    ),
+    (
+        ["masks/a.png", "masks/b.png", "a.json"],
+        "2 pictures, 1 JSON or XML file found, all called as labels, such as a.",
+    ),
+    (
+        [f"{n}/{place}.png" for n in "ab" for place in (f"images/{n}", "masks/1", "masks/2")],
+        "6 pictures found, several masks for one image, as in a: merge them .*medseg data dsb2018",
+    ),
+]
+
+
+@pytest.mark.parametrize(("files", "message"), NONE)
+def test_none_says_what_was_found_and_what_is_missing(make, files, message):
+    for name in files:
+        make.text(name, "x")
+    with pytest.raises(ImportingError, match=f"source: {message}") as error:
         recognise(Folder(make.root))
+    said = str(error.value).removeprefix(str(make.root))
+    assert len(said) < 300
+    assert said.endswith("known layouts: medseg import --as list")
+
+
+def test_slices_without_segmentation(make):
+    for number in range(3):
+        make.place(f"series/{number}.dcm").write_bytes(b"\0" * 128 + b"DICM")
+    with pytest.raises(ImportingError, match=r"3 DICOM files found, no labels: none is a SEG or RTSTRUCT"):
+        recognise(Folder(make.root))
+
+
+def test_a_layout_that_is_not_there(make):
+    make.picture("a.png")
     with pytest.raises(ImportingError, match=r"there is no layout 'vocc'; choose from bids, cityscapes"):
         recognise(Folder(make.root), "vocc")
+
+
+def test_an_archive_is_to_be_unpacked(make):
+    make.text("all.tar.gz", "x")
+    with pytest.raises(MedsegError, match=r"all.tar.gz: is an archive; unpack it first"):
+        Folder(make.root / "all.tar.gz")
 
 
 def test_names_alone_count_only_without_a_mark(make):

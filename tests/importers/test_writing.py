@@ -144,7 +144,7 @@ def test_bad_folders(make, tmp_path):
     with pytest.raises(MedsegError, match=r"none: no such file or folder"):
         import_folder(tmp_path / "none", tmp_path / "out")
     make.text("a.txt", "x")
-    with pytest.raises(ImportingError, match=r"has no layout that is known"):
+    with pytest.raises(ImportingError, match=r"source: nothing found, no images; name the folder"):
         import_folder(make.root, tmp_path / "out", Options(), Wishes())
     assert not (tmp_path / "out").exists()
 

@@ -290,3 +290,23 @@ def test_what_a_score_refuses_names_the_case_once(said: str, told: str) -> None:
     board.add("refuses", Refuses(["a"]))
     with pytest.raises(MedsegError, match=told):
         board.update(ScoredCase(0, "b", map_, map_))
+
+
+def test_the_means_without_the_background_are_those_of_the_other_classes() -> None:
+    names = ["bone", "background", "none"]  # it is not always the first
+    rows = [dataclasses.replace(case, group=f"g{case.index // 2}") for case in cases(12)]
+    board = filled(ScoreBoard(names, None, {"overlap": {}}), rows)
+    table = board.table()
+    held = table["per_case"]
+    for found, mean in ((table, "mean_dice"), (held, "mean_dice"), (held, "mean_precision")):
+        column = mean.removeprefix("mean_")
+        values = [row[column] for row in found["classes"] if row["name"] != "background" and row[column] is not None]
+        assert found["without_background"][mean] == pytest.approx(np.mean(values))
+        assert found["without_background"][mean] != pytest.approx(found[mean])
+    values = np.array([row.values["dice"] for row in board.rows])
+    _, overall = ClusterBootstrap([row.group for row in board.rows]).intervals(values[:, [0, 2]])
+    assert overall is not None
+    assert held["without_background"]["mean_interval"]["dice"] == [*overall]
+    without = filled(ScoreBoard(["bone", "fat", "none"], None, {"overlap": {}}), cases()).table()
+    assert "without_background" not in without
+    assert "without_background" not in without["per_case"]

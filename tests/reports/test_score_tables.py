@@ -103,13 +103,13 @@ def test_each_score_has_a_table_with_its_unit_and_its_rule(scores):
     first, second = per_case_tables(scores)
     assert first.columns == ["class", "IoU", "Dice", "n", "missed", "invented"]
     assert second.to_text().splitlines()[1:] == [
-        "class              HD95 (mm)             n  missed  invented",
-        "-----------------  --------------------  -  ------  --------",
-        "membrane           -                     0       0         0",  # the score leaves it out
-        "glia|extra         7.000 [6.000, 8.000]  3       2         0",
-        "void               absent                0       0         0",
-        "-----------------  --------------------  -  ------  --------",
-        "mean of 2 classes  7.000                 8       2         0",
+        "class            HD95 (mm)             n  missed  invented",
+        "---------------  --------------------  -  ------  --------",
+        "membrane         -                     0       0         0",  # the score leaves it out
+        "glia|extra       7.000 [6.000, 8.000]  3       2         0",
+        "void             absent                0       0         0",
+        "---------------  --------------------  -  ------  --------",
+        "mean of 1 class  7.000                 8       2         0",
         "what a miss costs",
     ]
     line = next(csv.DictReader(io.StringIO(long_table(scores).to_csv())))
@@ -167,3 +167,48 @@ def test_all_absent(scores):
     scores["classes"] = scores["classes"][2:]
     scores |= dict.fromkeys(("mean_iou", "mean_dice", "mean_precision", "mean_recall", "accuracy"))
     assert "mean of 0 classes            -" in pooled_table(scores).to_text()
+
+
+@pytest.fixture
+def with_background(scores):
+    """The first class is the background; the others have 0.0 pooled and 0.2 over the cases."""
+    for held in (scores, scores["per_case"]):
+        held["classes"][0]["name"] = "background"
+    scores["without_background"] = dict.fromkeys(("mean_iou", "mean_dice", "mean_precision", "mean_recall"), 0.0)
+    scores["per_case"]["without_background"] = {
+        "mean_iou": 0.1, "mean_dice": 0.2, "mean_interval": {"iou": None, "dice": [0.15, 0.24]},
+    }  # fmt: skip
+    return scores
+
+
+def test_each_mean_says_whether_the_background_counts(with_background):
+    """First the mean that a background cannot flatter; beside a paper's pooled figures, which count it, the other."""
+    pooled, cases = score_tables(with_background)
+    assert [row[:3] for row in pooled.rows[3:5]] == [
+        ["mean of 1 class, without background", 0.0, 0.0],
+        ["mean of 2 classes, background included", 0.25615, 0.33875],
+    ]
+    assert [row[-1] for row in pooled.rows[3:5]] == [42, 1_234_609]
+    assert [row[0] for row in cases.rows[3:5]] == [row[0] for row in pooled.rows[3:5]]
+    assert [row[2] for row in cases.rows[3:5]] == ["0.200 [0.150, 0.240]", "0.450 [0.400, 0.500]"]
+    lines = list(csv.DictReader(io.StringIO(long_table(with_background).to_csv())))
+    assert [line["dice"] for line in lines if line["class"] == "(mean without background)"] == ["0.0", "0.2"]
+    with_background["beside_paper"] = "pooled"
+    assert pooled_table(with_background).rows[3][0] == "mean of 2 classes, background included"
+    with_background["beside_paper"] = "per_case"
+    assert pooled_table(with_background).rows[3][0] == "mean of 1 class, without background"
+
+
+def test_a_score_that_leaves_the_background_out_has_one_mean_and_signed_errors_none(with_background):
+    held = with_background["per_case"]
+    held["columns"]["volumes"], held["units"] = ["volume_difference", "absolute_volume_difference"], {}
+    held["notes"]["volumes"], held["signed"] = [], ["volume_difference"]
+    for means in (held, held["without_background"]):
+        means["mean_interval"]["absolute_volume_difference"] = None
+        means["mean_absolute_volume_difference"] = 2.0
+    for line, value, number in zip(held["classes"], (None, -2.0, None), (0, 3, 0), strict=True):
+        line |= {"volume_difference": value, "absolute_volume_difference": None if value is None else -value}
+        for column in ("volume_difference", "absolute_volume_difference"):
+            line["n"][column], line["interval"][column] = number, None
+    table = per_case_tables(with_background)[1]
+    assert table.rows[3:] == [["mean of 1 class, without background", "", 2.0, 8]]

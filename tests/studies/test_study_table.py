@@ -13,6 +13,7 @@ import pytest
 from scipy.stats import wilcoxon
 
 from medseg.metrics.intervals import ClusterBootstrap
+from medseg.reports.page import Text
 from medseg.reports.tables import Strong
 from medseg.studies import study_pictures
 from medseg.studies.study import Cell, Study, StudyError, StudyRow
@@ -105,6 +106,17 @@ def test_pictures_show_each_pair_and_those_that_are_not_there_any_more_go(tmp_pa
     assert [path.name for path in tmp_path.glob("*.png")] == ["boxes.png"]
 
 
+def test_a_bar_is_spoken_of_where_one_is_drawn() -> None:
+    """Two groups are too few for an interval."""
+    whole = scores(ROWS[:2])
+    few = replace(whole, cases=[replace(case, group=f"g{number % 2}") for number, case in enumerate(whole.cases)])
+    for made, said in ((whole, "the bar its 95 % interval"), (few, "too few groups for an interval")):
+        table = StudyTable(study(ROWS[:2]), made)
+        drawn = study_pictures.pictures(table.scores, table.pairs, {"dice": "Dice"}, {})
+        texts = [item.text for item in study_pictures.items(drawn, table.pairs) if isinstance(item, Text)]
+        assert said in texts[1]
+
+
 def test_of_errors_less_is_better() -> None:
     chosen = study(ROWS[:2], show=("hd95",))
     found = StudyTable(chosen, scores(ROWS[:2], sign=-1, column="hd95", unit="_mm"))
@@ -112,7 +124,10 @@ def test_of_errors_less_is_better() -> None:
     assert "HD95 a, mm" in found.main().columns
     signed = study(ROWS[:2], show=("volume_difference",))
     table = StudyTable(signed, scores(ROWS[:2], column="volume_difference"))
-    assert not table.stands_out("strong", "volume_difference", MEAN)
+    assert not table.stands_out("strong", "volume_difference", "a")
+    assert table.main().columns == ["", "volume error a", "volume error b"]  # a mean over them would cancel
+    assert {line["class"] for line in csv.DictReader(io.StringIO(table.long().to_csv()))} == {"a", "b"}
+    assert study_pictures.pictures(table.scores, table.pairs, {}, {}) == {}
 
 
 def test_tests_are_corrected_together() -> None:
@@ -131,13 +146,18 @@ def test_paper_stands_in_columns_of_its_own() -> None:
     values = {({"weak": "U-Net", "strong": "mine"}[row], *rest): found for (row, *rest), found in made.values.items()}
     pooled = {(name, "iou", MEAN): [0.5] for name in ("U-Net", "mine")}
     named = Scores(("U-Net", "mine"), (0, 1), {"iou": "iou"}, ("a", "b"), made.cases, 30, values, pooled, made.by_class)
+    named = replace(named, data="covid_ct")
     table = StudyTable(Study("s", "t", rows, seeds=(0, 1), paper="lfa_unet_3"), named)
     line = dict(zip(table.main().columns, table.main().rows[0], strict=True))
-    assert line["LFA U-Net, table 3: IoU, %"] == "46.62"
+    assert line["LFA U-Net, table 3: IoU"] == "0.4662"
     assert line["pooled IoU"] == 0.5
-    assert dict(zip(table.main().columns, table.main().rows[1], strict=True))["LFA U-Net, table 3: IoU, %"] is None
-    assert json.loads(table.long().to_json())["rows"][0]["printed"] == "46.62"
-    assert any("in per cent, pooled over all pixels" in note for note in table.main().notes)
+    assert dict(zip(table.main().columns, table.main().rows[1], strict=True))["LFA U-Net, table 3: IoU"] is None
+    assert json.loads(table.long().to_json())["rows"][0]["printed"] == "0.4662"
+    notes = table.main().notes
+    assert "LFA U-Net, table 3: printed in per cent, pooled over all pixels; here shares of 1" in notes
+    assert not any("of other data" in note for note in notes)
+    other = StudyTable(table.study, replace(named, data="my_lungs")).main().notes
+    assert any("the printed figures are of covid, ours of 'my_lungs', and do not compare" in note for note in other)
 
 
 def test_groups_on_both_sides_of_a_split_are_said() -> None:

@@ -53,7 +53,10 @@ class Volumes(Score):
     @property
     def notes(self) -> Sequence[str]:
         """What a reader of the means must know."""
-        return ["Predicted less true; relative to the true volume, which an invented class has not."]
+        return [
+            "Predicted less true; relative to the true volume, which an invented class has not. Errors with a sign "
+            "have no mean over the classes, in which they would cancel."
+        ]
 
     def reset(self) -> None:
         """Forget everything."""

@@ -57,7 +57,9 @@ def test_ambiguous_images(make, bring):
 def test_said_suffixes(make, bring):
     make.picture("a_x.png", "b_x.png")
     make.label("a_y.png", "b_y.png")
-    with pytest.raises(ImportingError, match=r"no layout that is known"):
+    with pytest.raises(
+        ImportingError, match=r"4 pictures found, no labels; .* or say how names end with --image-suffix and"
+    ):
         bring()
     made = bring(layout="pairs", image_suffix="_x", label_suffix="_y")
     assert [case.name for case in made.found.cases] == ["a", "b"]

@@ -61,6 +61,22 @@ def test_no_weights_are_picked_by_a_signed_score() -> None:
     assert not {"case_mean_volume_difference", "case_relative_volume_difference_one"} & board.names
 
 
+def test_signed_errors_do_not_cancel_in_a_mean_over_the_classes() -> None:
+    """One class has three pixels too many and another three too few: the bias of each stands, and no mean of 0."""
+    truth, guess = np.zeros((4, 4), np.int64), np.zeros((4, 4), np.int64)
+    truth[0, :3], guess[1, :3] = 1, 2
+    board = ScoreBoard(NAMES, None, {"volumes": {}})
+    board.update(case(guess, truth))
+    held = board.table()["per_case"]
+    assert [row["volume_difference"] for row in held["classes"]] == [None, -3, 3]
+    assert held["mean_absolute_volume_difference"] == 3
+    assert held["signed"] == ["relative_volume_difference", "volume_difference"]
+    assert not {"mean_volume_difference", "mean_relative_volume_difference"} & held.keys()
+    assert not {"case_mean_volume_difference", "case_mean_relative_volume_difference"} & board.flat().keys()
+    whole = next(iter(board.lines()))
+    assert (whole["volume_difference_pixels"], whole["absolute_volume_difference_pixels"]) == (None, 3)
+
+
 def test_an_unknown_class() -> None:
     with pytest.raises(MedsegError, match="`scores: volumes: classes` names 'three'"):
         Volumes(NAMES, classes="three")
