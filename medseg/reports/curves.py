@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg.errors import MedsegError
-from medseg.reports.figures import MARKERS, default_style, new_figure, to_image
+from medseg.reports.figures import MARKERS, default_style, new_figure, to_image, whole_numbers
 from medseg.reports.palette import Colour, class_colours, line_colours, on_white
 
 if TYPE_CHECKING:
@@ -149,10 +149,8 @@ def _plot(
 
 
 def _finish(axes: Any, label: str, *, legend: bool, last: bool) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     axes.set_ylabel(label)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    whole_numbers(axes)
     axes.ticklabel_format(axis="y", scilimits=(-3, 4))
     axes.grid(color="#e4e4e4", linewidth=0.8)
     axes.set_axisbelow(True)

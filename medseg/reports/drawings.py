@@ -96,7 +96,10 @@ def _finish(first: Any, second: Any, *, entries: int) -> None:
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
     if entries <= _LISTED:
-        first.legend(frameon=False, fontsize=9, loc="upper left")
+        figure = first.get_figure()
+        figure.legend(
+            *first.get_legend_handles_labels(), frameon=False, fontsize=9, loc="outside lower center", ncols=6
+        )
 
 
 def palette_of(names: Sequence[str], palette: Sequence[Colour | None]) -> dict[str, Colour]:

@@ -41,6 +41,20 @@ def new_figure(width: float, height: float) -> Any:
     return figure
 
 
+def whole_numbers(axes: Any) -> None:
+    """Mark whole numbers alone on an x axis, as of epochs and images, with room around a single one.
+
+    Args:
+        axes: on which all is drawn.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
+    low, high = axes.dataLim.intervalx
+    if low == high:
+        axes.set_xlim(low - 0.5, high + 0.5)
+
+
 def to_image(figure: Any) -> Image:
     """Draw a figure; equal figures give equal pixels.
 

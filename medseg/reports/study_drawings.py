@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.reports.figures import MARKERS, default_style, new_figure, to_image
+from medseg.reports.figures import MARKERS, default_style, new_figure, to_image, whole_numbers
 from medseg.reports.palette import line_colours
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ def learning(curves: Mapping[str, Mapping[str, Sequence[tuple[Values, Values]]]]
                     markeredgecolor=_INK, markeredgewidth=0.6, markevery=max(1, len(epochs) // 8),
                 )  # fmt: skip
             axes.set(xlabel="epoch", ylabel=label)
+            whole_numbers(axes)
             _bare(axes)
         all_axes[-1].legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
         return to_image(figure)

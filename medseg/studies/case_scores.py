@@ -10,10 +10,11 @@ from typing import Any
 from medseg.reports.score_tables import WHOLE, heading
 from medseg.reports.tables import Table
 
-__all__ = ["CaseScores", "cases_of", "table_of"]
+__all__ = ["CaseScores", "all_alike", "cases_of", "table_of"]
 
 _WIDE = 4  # classes up to which each has columns of its own
 _LONG = 1000  # cases that a page can hold
+_LEAST = 0.002  # difference of uncertainties that three digits show
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,21 @@ def table_of(
         rows.append(row)
     notes = [f"the {_LONG:,} lowest of {len(cases):,} cases; scores_per_case.csv has all"] if len(cases) > _LONG else []
     return Table.of(rows, notes=notes)
+
+
+def all_alike(values: Sequence[float]) -> str | None:
+    """Return a sentence on uncertainties that rank no case before another, as far as a table shows them.
+
+    Args:
+        values: of the cases.
+    """
+    low, high = min(values), max(values)
+    if len(values) < 2 or high - low >= _LEAST:
+        return None
+    return (
+        f"The uncertainty of all {len(values)} cases is {low:.3f} to {high:.3f}: it tells none from another, and so "
+        "says nothing of where to look first."
+    )
 
 
 def _titled(column: str) -> str:

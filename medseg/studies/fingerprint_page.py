@@ -12,7 +12,7 @@ from medseg.atomic import atomic_write
 from medseg.data.case_facts import QUANTILES
 from medseg.data.fingerprint import Fingerprint
 from medseg.errors import shown
-from medseg.reports.figures import default_style, new_figure, to_image
+from medseg.reports.figures import default_style, new_figure, to_image, whole_numbers
 from medseg.reports.palette import class_colours
 from medseg.reports.tables import Table
 
@@ -24,6 +24,7 @@ _AXES = {2: ("rows", "columns"), 3: ("right-left", "back-front", "foot-head")}
 _GREY = "0.45"
 _LEAST = 0.001  # of what a table's three digits show
 _NOTHING = 1e-9
+_LETTERS = 36  # of class names that have room beside each other
 _WIDE = 10.0  # ratio from which amounts are drawn on a logarithmic scale
 
 
@@ -49,7 +50,9 @@ def write(found: Fingerprint, folder: Path) -> Path:
 def table(found: Fingerprint) -> Table:
     """Return what was measured: least, middle and largest over the images, and the classes."""
     axes = _AXES[found.dimensions]
-    rows: list[Sequence[Any]] = [[f"{name}, voxels", *_spread(found.shapes[:, axis])] for axis, name in enumerate(axes)]
+    rows: list[Sequence[Any]] = [
+        [f"{name}, {_elements(found)}", *_spread(found.shapes[:, axis])] for axis, name in enumerate(axes)
+    ]
     if found.spacings is not None:
         rows += [[f"{name}, mm", *_spread(found.spacings[:, axis])] for axis, name in enumerate(axes)]
     for channel in range(found.channels):
@@ -79,11 +82,11 @@ def draw(found: Fingerprint) -> Any:
     with default_style():
         figure = new_figure(9, 6)
         edges, voxels, amounts, values = figure.subplots(2, 2).ravel()
-        _points(edges, found.shapes, _AXES[found.dimensions], "edges, voxels")
+        _points(edges, found.shapes, _AXES[found.dimensions], f"edges, {_elements(found)}")
         if known:
-            _points(voxels, found.spacings, _AXES[found.dimensions], "voxel size, mm")
+            _points(voxels, found.spacings, _AXES[found.dimensions], f"{_elements(found)[:-1]} size, mm")
         else:
-            voxels.text(0.5, 0.5, "the files state no voxel size", ha="center", color=_GREY)
+            voxels.text(0.5, 0.5, f"the files state no {_elements(found)[:-1]} size", ha="center", color=_GREY)
             voxels.set_axis_off()
         _classes(amounts, found)
         _values(values, found)
@@ -111,8 +114,13 @@ def _amounts(found: Fingerprint) -> tuple[np.ndarray[Any, np.dtype[np.float64]],
     """Return how much of each class an image holds, a row an image, in ml where that is known, and the unit."""
     voxels = np.array([case.voxels for case in found.cases], np.float64)
     if found.spacings is None or found.dimensions == 2:
-        return voxels, "pixels" if found.dimensions == 2 else "voxels"
+        return voxels, _elements(found)
     return voxels * found.spacings.prod(axis=1, keepdims=True) / 1000, "ml"
+
+
+def _elements(found: Fingerprint) -> str:
+    """Return what an image consists of."""
+    return "pixels" if found.dimensions == 2 else "voxels"
 
 
 def _points(place: Any, rows: Any, names: Sequence[str], title: str) -> None:
@@ -140,7 +148,9 @@ def _classes(place: Any, found: Fingerprint) -> None:
         place.set_yscale("log")
     few = len(indices) <= 8
     names = [shown(found.classes[index])[:24] if few else str(index) for index in indices]
-    place.set_xticks(range(len(indices)), names, rotation=0 if few else 90)
+    level = few and sum(len(name) + 2 for name in names) <= _LETTERS
+    turned: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if few else {"rotation": 90}
+    place.set_xticks(range(len(indices)), names, **({} if level else turned))
     place.set_title(f"{unit} of a class, in images that hold it")
 
 
@@ -154,8 +164,9 @@ def _values(place: Any, found: Fingerprint) -> None:
     )
     inside = [(n, case.foreground[0][middle]) for n, case in enumerate(cases) if case.foreground]
     if inside:
-        place.plot(*zip(*inside, strict=True), ".", color="#d55e00", markersize=3, label="median of the foreground")
-        place.legend(loc="upper left")
+        place.plot(*zip(*inside, strict=True), ".", color="#d55e00", markersize=3)
     place.set_yscale("symlog", linthresh=100)
-    place.set_xlabel("images, by their brightest values")
+    points = "\npoints: median of the foreground" if inside else ""
+    place.set_xlabel(f"images, by their brightest values{points}")
+    whole_numbers(place)
     place.set_title("values, 0.5 to 99.5 %" + (" (channel 0)" if found.channels > 1 else ""))

@@ -181,8 +181,8 @@ class Printed:
         if name.lower().startswith(self.data):
             return ""
         return (
-            f"{self.source} is of other data than this table: the printed figures are of {self.data}, ours of {name!r}, "
-            "and do not compare"
+            f"{self.source} is of other data than this table: the printed figures are of {self.data}, ours of "
+            f"{name!r}; they do not compare"
         )
 
     def _heading(self, score: str, of_class: str) -> str:

@@ -60,7 +60,7 @@ def _measured(held: Datalist) -> Iterator[Item]:
     yield fingerprint_page.table(found)
     yield Picture(
         to_image(fingerprint_page.draw(found)),
-        "Edges, voxel sizes, amounts of the classes and values of the images, a point or line an image",
+        "Edges, sizes of a pixel or voxel, amounts of the classes and values of the images, a point or line an image",
     )
 
 

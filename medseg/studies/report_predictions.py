@@ -29,6 +29,7 @@ from medseg.reports.slices import make_slices
 from medseg.reports.tables import Table
 from medseg.reports.viewer import make_viewer
 from medseg.reports.windows import Window, as_window, window_of
+from medseg.studies.case_scores import all_alike
 
 __all__ = ["sections"]
 
@@ -149,12 +150,13 @@ def sections(folder: Path, images: Path | None, *, keep_identifiers: bool) -> tu
     """
     held = Predictions(folder, images, keep_identifiers)
     makers = ", ".join(each["name"] for each in held.record["made_by"]) or "no model"
+    pictures = bool(held.masks) and all(mask.unit == "pixels" for mask in held.masks)
     subtitle = f"{counted(len(held.masks), 'case')}, by {makers}"
     return "Predictions", subtitle, [
         Section("summary", "In short", list(_summary(held))),
         Section("look", "What to look at first", list(_ranking(held))),
         Section("pictures", "Masks over their images", list(_pictures(held))),
-        Section("volumes", "Volumes of every case", list(_volumes(held))),
+        Section("volumes", f"{'Sizes in' if pictures else 'Volumes of'} every case", list(_volumes(held))),
         Section("origin", "Versions and hashes", [Facts(_origin(held), code=True)]),
     ]  # fmt: skip
 
@@ -201,6 +203,9 @@ def _ranking(held: Predictions) -> Iterator[Item]:
         yield Text(
             f"No uncertainty was asked for ({UNCERTAINTY} is not there): masks with nothing in them come first.", "note"
         )
+        return
+    if (alike := all_alike([mask.uncertainty for mask in known])) is not None:
+        yield Text(alike)
         return
     rows: list[dict[str, Any]] = [
         {"place": n, "case": held.called(mask), "uncertainty": mask.uncertainty} for n, mask in enumerate(known[:10], 1)

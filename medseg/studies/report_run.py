@@ -24,7 +24,7 @@ from medseg.reports.tables import Table, csv_cell, tables_of_json
 from medseg.reports.viewer import Viewer, make_viewer
 from medseg.runs.report import COMPARED, PER_CASE, read_rows
 from medseg.runs.run_folder import METRICS
-from medseg.studies.case_scores import CaseScores, cases_of, table_of
+from medseg.studies.case_scores import CaseScores, all_alike, cases_of, table_of
 from medseg.studies.report_data import data_section
 from medseg.studies.report_origin import asked, versions
 
@@ -108,6 +108,11 @@ class Scored:
         """What each case is called in the report."""
         return [case.name if self.keep_identifiers else f"case {case.number}" for case in self.cases]
 
+    @property
+    def pictures(self) -> bool:
+        """Whether the cases are pictures, whose classes have no volumes: their sizes are in pixels."""
+        return bool(self.cases) and all(case.unit == "pixels" for case in self.cases)
+
     @cached_property
     def split(self) -> str:
         """What was scored, in a word."""
@@ -139,7 +144,7 @@ def sections(folder: Path, data: Datalist | Path | None, *, keep_identifiers: bo
         Section("scores", "Scores by class", list(_scores(held))),
         Section("cases", "Every case", list(_every_case(held))),
         Section("pictures", "The worst and the best cases", list(_pictures(held))),
-        Section("volumes", "Volumes", list(_volumes(held))),
+        Section("volumes", "Sizes" if held.pictures else "Volumes", list(_volumes(held))),
         Section("look", "What to look at first", list(_ranking(held))),
         Section("calibration", "Calibration", list(_calibration(held))),
         Section("origin", "Versions and hashes", list(versions(held.run, held.folder, held.record))),
@@ -302,8 +307,8 @@ def _volumes(held: Scored) -> Iterator[Item]:
         ],
         digits=digits,
     )
-    colours = palette_of(held.names, held.palette)
-    yield Picture(agreement(pairs, unit, colours), "Found against true volume, and their difference, a point a case")
+    colours, what = palette_of(held.names, held.palette), "size" if held.pictures else "volume"
+    yield Picture(agreement(pairs, unit, colours), f"Found against true {what}, and their difference, a point a case")
 
 
 def _volume_row(pairs: np.ndarray[Any, Any], digits: int) -> list[Any]:
@@ -319,6 +324,9 @@ def _ranking(held: Scored) -> Iterator[Item]:
     known = [case for case in held.cases if not math.isnan(case.uncertainty)]
     if not known:
         yield Text("No uncertainty was computed; score the run again: medseg evaluate RUN", "note")
+        return
+    if (alike := all_alike([case.uncertainty for case in known])) is not None:
+        yield Text(alike)
         return
     first = sorted(known, key=lambda case: -case.uncertainty)[:_FIRST]
     rows = [

@@ -32,8 +32,8 @@ _LOSS, _SCORE = "loss", "val_mean_iou"
 _ALT = {
     "boxes.png": "Each row's scores of the cases: median and quartiles, whiskers to the last case within 1.5 times "
     "their range, the mean as a diamond.",
-    "differences.png": "What the second row has more than the first, case by case; the diamond is the mean{bar}. Filled "
-    "diamonds are differences that hold after correction.",
+    "differences.png": "What the second row has more than the first, case by case; the diamond is the mean{bar}. "
+    "Filled diamonds are differences that hold after correction.",
     "curves.png": "Trainings over their epochs: a thin line each, thick the mean of a row as far as all of its "
     "trainings went.",
 }

@@ -10,6 +10,7 @@ from PIL import Image
 
 from medseg.reports.confusion import confusion_picture, save_confusion, short_count
 from medseg.reports.curves import curves_picture, save_curves
+from medseg.reports.figures import new_figure, whole_numbers
 from medseg.reports.palette import class_colours, contrast_to_white, on_white
 
 NAMES = ["membrane", "mitochondria", "synapse"]
@@ -142,3 +143,14 @@ def test_pyplot_stays_out():
         "confusion_picture([[1]], ['a'])\nprint('matplotlib.pyplot' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+@pytest.mark.parametrize(("epochs", "marks"), [((1.0,), {1}), ((1.0, 2.0), {1, 2}), ((1.0, 40.0), set(range(41)))])
+def test_epochs_and_images_are_whole_numbers(epochs: tuple[float, ...], marks: set[int]) -> None:
+    axes = new_figure(4, 3).subplots()
+    axes.plot(epochs, epochs, "o")
+    whole_numbers(axes)
+    low, high = axes.get_xlim()
+    shown = [mark for mark in axes.get_xticks() if low <= mark <= high]
+    assert shown
+    assert set(shown) <= marks

@@ -37,7 +37,7 @@ def test_a_table_of_what_was_measured() -> None:
     [
         (CHANNELS, "values of the foreground, channel 1", [1, 50, 99]),
         (UNPLACED, "voxels of organ", [100, 100, 100]),
-        (found(picture()), "columns, voxels", [320, 320, 320]),
+        (found(picture()), "columns, pixels", [320, 320, 320]),
         (found(picture()), "pixels of organ", [100, 100, 100]),
     ],
 )

@@ -107,7 +107,7 @@ def test_predictions(scored: Path, tmp_path: Path) -> None:
     assert "<strong>case 1, uncertainty" in text
     assert "low, ml" in text  # the classes are named
     assert "case 3" not in text  # maps of the uncertainty are no masks
-    assert "As uncertainty.csv has it" in text
+    assert "it tells none from another" in text  # the network is not trained
     shutil.copytree(scored / "masks", tmp_path / "masks")
     (tmp_path / "masks" / "uncertainty.csv").write_text(
         "case,model,uncertainty\nMUELLER^HANS.nrrd,a,0.1\nimage1.nii.gz,a,0.75\n"
@@ -115,6 +115,7 @@ def test_predictions(scored: Path, tmp_path: Path) -> None:
     assert main(["report", str(tmp_path / "masks")]) == 0
     text = (tmp_path / "masks" / "report.html").read_text()
     assert re.search(r"<td[^>]*>1</td><td>case 2</td><td[^>]*>0.750</td>", text)
+    assert "As uncertainty.csv has it" in text
     assert "The images were not named" in text
 
 

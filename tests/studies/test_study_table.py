@@ -157,7 +157,7 @@ def test_paper_stands_in_columns_of_its_own() -> None:
     assert "LFA U-Net, table 3: printed in per cent, pooled over all pixels; here shares of 1" in notes
     assert not any("of other data" in note for note in notes)
     other = StudyTable(table.study, replace(named, data="my_lungs")).main().notes
-    assert any("the printed figures are of covid, ours of 'my_lungs', and do not compare" in note for note in other)
+    assert any("the printed figures are of covid, ours of 'my_lungs'; they do not compare" in note for note in other)
 
 
 def test_groups_on_both_sides_of_a_split_are_said() -> None:
