@@ -62,11 +62,11 @@ def _start(path: Path) -> bytes:
 
 def _kind(start: bytes) -> tuple[str, tuple[str, ...]]:
     """Return what first bytes belong to, and the suffixes that fit; nothing where they are unknown."""
+    if start[_DICOM_PREAMBLE : _DICOM_PREAMBLE + 4] == b"DICM":  # first: of slides its preamble begins as a TIFF does
+        return "a DICOM file", (".dcm", ".dicom", ".ima")
     for first, what, suffixes in _STARTS:
         if start.startswith(first):
             return what, suffixes
-    if start[_DICOM_PREAMBLE : _DICOM_PREAMBLE + 4] == b"DICM":
-        return "a DICOM file", (".dcm", ".dicom", ".ima")
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         return "a WebP picture", ()
     return (_BOXES.get(start[8:12], "") if start[4:8] == b"ftyp" else ""), ()
