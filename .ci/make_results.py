@@ -294,8 +294,9 @@ PAGES = {
         "The papers' tables: printed, and run here",
         "Every table and figure of the five papers, each row beside what was run of it here, with budget and hardware. "
         "**None of these runs has a paper's whole budget**: most are minutes, of small networks or parts of the data, "
-        "and are labelled so. `-` is what a paper, or a run, does not have. A gap is told where it is larger than the "
-        "spread: the standard deviation over folds or seeds, or by how much two trainings with one seed differed; "
+        "and are labelled so. `-` is what a paper, or a run, does not have. A gap of the means over the classes (where "
+        "ours are not the paper's classes, of each that is the same) is told where it is larger than the spread: the "
+        "standard deviation over folds or seeds, or by how much two trainings with one seed differed; "
         "where there is no spread, always. What is known of it stands below, with what that rests on. What networks "
         "cost, printed and counted, and a step of each on a GPU stand at the end of each paper; more is counted in "
         "[networks](../networks.md#beside-the-papers).",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,8 @@ from medseg.studies.study import Study
 Column = tuple[str, str]  # score and class, the class empty for the mean
 _POOLED = "pooled over all pixels"
 _OTHER_MEASURE = " where the paper's are most likely means over the images"
+_OTHER = {"lfa_unet_2": ("background",)}  # classes that hold other pixels than the paper's of that name
+_LUNGS = "its background holds the lungs, a class of the paper's, and is compared with nothing"
 
 
 @dataclass(frozen=True)
@@ -195,9 +198,10 @@ def _small(path: Path, studies: Sequence[Study]) -> Run:
         f"`{record['command']}`, [{path.name}]({path.name})",
         *([f"**{counted(missing, 'training')} of {record['cells_asked']} not run**"] if missing else []),
         *record.get("notes", ()),
-        _tests(record["tables"][1]["rows"]),
+        *([_LUNGS] if asked["paper"] in _OTHER else []),
+        _tests(record),
     ]
-    other = ("background",) if asked["paper"] == "lfa_unet_2" else ()
+    other = _OTHER.get(asked["paper"], ())
     kinds = list(dict.fromkeys(classes))
     short = f"CPU, small, {steps} steps"
     return Run(study.name, path.stem, short, f"{'; '.join(about)}.", found, kinds, other)
@@ -246,9 +250,10 @@ def _long(lines: Sequence[Mapping[str, Any]], row: str, pooled: bool) -> dict[Co
     return found
 
 
-def _tests(rows: Sequence[Mapping[str, Any]]) -> str:
+def _tests(record: Mapping[str, Any]) -> str:
     """Return which paired tests of the means hold."""
-    mine = [row for row in rows if row["class"] == "(mean)"]
+    table, tests = record["tables"]
+    mine = [row for row in tests["rows"] if row["class"] == "(mean)"]
     holding = [row for row in mine if row["holds"] == "yes"]
     said = [
         f"{row['second']} less {row['first']} {row['score']} {row['difference']:+.3f} "
@@ -258,7 +263,19 @@ def _tests(rows: Sequence[Mapping[str, Any]]) -> str:
     about = (
         f"paired tests of means over cases (Wilcoxon, Holm): {len(holding)} of {counted(len(mine), 'difference')} hold"
     )
-    return about + (f": {', '.join(said)}" if said else "")
+    return about + (f": {', '.join(said)}" if said else "") + _of_single_cases(record, table, tests)
+
+
+def _of_single_cases(record: Mapping[str, Any], table: Mapping[str, Any], tests: Mapping[str, Any]) -> str:
+    """Return a warning of tests that took cases of one group for independent, as studies did."""
+    drawn = re.search(r"draws of ([\d,]+) ", " ".join(table.get("notes", ())))
+    groups = int(drawn[1].replace(",", "")) if drawn else record["data"]["cases"]
+    if groups == record["data"]["cases"] or "signed-rank test on the cases" not in " ".join(tests.get("notes", ())):
+        return ""
+    return (
+        f"; these tests took {record['data']['cases']} cases of {groups} groups for independent, and call too many "
+        "differences real; a study tests means of groups now"
+    )
 
 
 def _recipe(path: Path, studies: Sequence[Study]) -> Run:
@@ -282,8 +299,9 @@ def _recipe(path: Path, studies: Sequence[Study]) -> Run:
         f"{_pooled(study)}",
         f"code {environment['git']['commit'][:7]}",
         f"`{record['command']}`, [{path.name}]({path.name})",
+        *([_LUNGS] if study.paper in _OTHER else []),
     ]
-    other = ("background",) if study.paper == "lfa_unet_2" else ()
+    other = _OTHER.get(study.paper, ())
     short = f"CPU, {held['minutes']:g} minutes"
     return Run(study.name, path.stem, short, f"{'; '.join(about)}.", found, classes, other)
 

@@ -67,6 +67,18 @@ class ClusterBootstrap:
             return counted(self.number, self.by)
         return counted(self.number, "group or single case", "groups and single cases")
 
+    def means(self, values: Values) -> Values:
+        """Return the mean of each group's cases.
+
+        Args:
+            values: of each case, finite.
+
+        Shape:
+            values ``(cases,)`` to ``(groups,)``.
+        """
+        found: Values = np.bincount(self.places, values, self.number) / np.bincount(self.places, minlength=self.number)
+        return found
+
     def intervals(self, values: Values) -> tuple[list[Interval | None], Interval | None]:
         """Return the interval of each column's mean over the cases, and that of the mean of these means.
 

@@ -1,8 +1,8 @@
 """The table of a study: mean, interval and spread of each row, by class, and the paired tests between the rows.
 
 Bold stands only where a row is better than every other one and each of those differences holds: by Wilcoxon's
-signed-rank test on the cases, corrected after Holm for all tests of the table, and by the interval of the difference,
-which draws whole groups.
+signed-rank test on the groups' means, corrected after Holm for all tests of the table, and by the interval of the
+difference, which draws whole groups.
 """
 
 from __future__ import annotations
@@ -183,8 +183,10 @@ class StudyTable:
             line |= {"mean": Strong(text) if text is not None and pair.holds else text, "cases": pair.cases}
             rows.append(line | {"p": _p(pair.p), "p (Holm)": _p(pair.corrected), "holds": _yes(pair.holds)})
         number = sum(not math.isnan(pair.p) for pair in self.pairs.values())
+        groups = ClusterBootstrap(self.scores.groups)
+        tested = "cases" if groups.number == len(self.scores.cases) else f"means of {groups.counted()}"
         notes = [
-            "p: Wilcoxon's signed-rank test on the cases, two-sided; corrected after Holm for "
+            f"p: Wilcoxon's signed-rank test on the {tested}, two-sided; corrected after Holm for "
             f"{counted(number, 'test')}",
             f"a difference holds where the corrected p is below {1 - LEVEL:.2f} and its interval, which draws whole "
             "groups, is on one side of 0; of another training neither says anything",

@@ -126,7 +126,7 @@ def test_a_gap_has_a_reason_or_says_that_none_is_known(
 ) -> None:
     cells = [{"row": row["name"], "fold": 0, "seed": 0, "steps": 9, "minutes": 1.0} for row in ROWS]
     test = {"first": "U-Net", "second": "LFA U-Net", "score": "iou", "class": "(mean)", "holds": "yes"}
-    content = {
+    content: dict[str, Any] = {
         "command": "python", "study": {"paper": "lfa_unet_1", "fold_key": "fold", "folds": [0], "rows": ROWS},
         "data": {"name": "d", "cases": 3}, "cells_asked": 2,
         "cells": [{**cell, "code": {"commit": "0123456789"}} for cell in cells],
@@ -143,6 +143,13 @@ def test_a_gap_has_a_reason_or_says_that_none_is_known(
     assert "| U-Net | A |" not in part  # 1.34 is within the spread
     assert "(1) an eighth of the width" in part
     assert "1 of 1 difference hold: LFA U-Net less U-Net iou -0.200 [-0.300, -0.100]" in part
+    table, tests = content["tables"]
+    tests["notes"] = ["p: Wilcoxon's signed-rank test on the cases, two-sided"]
+    for groups, warned in ((2, True), (3, False)):  # of three cases
+        table["notes"] = [f"mean over 3 cases of 3 [95 % interval: BCa bootstrap, 2,000 draws of {groups} groups]"]
+        (tmp_path / "study_drosophila_small.json").write_text(json.dumps(content))
+        again = section(script.reproduction(tmp_path), "lfa_unet_1_sections")
+        assert ("these tests took 3 cases of 2 groups for independent" in again) is warned
     notes = script.NOTES.read_text()
     monkeypatch.setattr(script, "NOTES", tmp_path / "notes.yaml")
     script.NOTES.write_text(notes.replace("study_drosophila_small\n", "study_other_small\n"))

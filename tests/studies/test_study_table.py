@@ -165,6 +165,8 @@ def test_groups_on_both_sides_of_a_split_are_said() -> None:
     assert not any("several folds" in note for note in StudyTable(study(ROWS[:2]), whole).main().notes)
     cases = [replace(case, group=f"g{number // 2}") for number, case in enumerate(whole.cases)]
     torn = StudyTable(study(ROWS[:2], fold_key="fold_random"), replace(whole, cases=cases))
+    assert "test on the means of 12 groups, two-sided" in torn.tests().notes[0]
+    assert "test on the cases, two-sided" in StudyTable(study(ROWS[:2]), whole).tests().notes[0]
     assert "12 groups of fold_random lie in several folds, such as g0: networks saw cases" in "".join(torn.main().notes)
 
 
