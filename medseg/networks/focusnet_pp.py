@@ -25,6 +25,12 @@ times 0.35, rounded to multiples of 4; 0.96 M). Deviations:
   rate of dropout: 0.5 is the authors' code's, which computes the dropped map and goes on with the whole one, so that
   ``dropout=0`` is what ran there.
 - Odd sizes: pooling rounds up, and what is enlarged is cropped to the size of the skip.
+
+Training, of which the bundles' READMEs say more: the text names neither optimiser nor rate; the authors' code has Adam
+at 0.0001 with a tenth of it from three epochs on, batch 4 (text: 8), 1 pixel of smoothing in the Tversky index, weights
+by the validation loss, and each image stretched from its own least to its own greatest value, which the bundles'
+overlay ``as_published`` follows. Without it ISIC's images are divided by 255, and those of the nuclei stretched. The
+last batch of an epoch is dropped where it is not full. The paper's scores are means over images.
 """
 
 from __future__ import annotations

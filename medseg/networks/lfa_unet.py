@@ -9,6 +9,10 @@ say the encoder, section III-B the decoder; the first is the default. Deviations
   the modules see 512, 256, 128 and 64 channels, one at each of the decoder's four levels.
 - Padded keys are masked (the paper does not say).
 - q, k and v have biases (28.95 M parameters at 1 input channel and 5 classes).
+
+Training, of which the bundles' READMEs say more: eq. 3, a cosine, is given for the COVID-19 slices; the rate of the
+Drosophila sections stays (their overlay ``cosine`` follows it too). The last batch of an epoch is dropped where it is
+not full.
 """
 
 from __future__ import annotations

@@ -23,6 +23,9 @@ Where the author's code departs from the text, the text is followed; the options
 - The last stage of the encoder has a multi-grid of dilations, 1, 2 and 4 times its own (``multi_grid=(1, 2, 4)``).
 - The decoder drops half of the values after its first convolution and a tenth after its second
   (``inner_dropout=0.5, dropout=0.1``).
+- In its training (`as_published` too, but for the scores) both losses are divided by the batch size, Y and Z have the
+  encoder's rate, conv1 and conv2 are in no group, and images are mirrored, scaled and blurred. It trains on VOC's own
+  1,464 images unless it is told otherwise, and scores centre crops of 513 x 513 of resized images; here whole ones.
 """
 
 from collections.abc import Sequence
