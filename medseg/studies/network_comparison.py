@@ -96,7 +96,7 @@ def compare_networks(
     try:
         with Spent(folder, clock, since) as spent:
             found = own_data(data, folder, asked, say)
-            check_datalist(found).raise_for_errors()
+            check_datalist(found, fold_keys=[asked.fold_key]).raise_for_errors()
             known = {"where": str(resolve_path(data)), "data": found.fingerprint()}
             record = Record.begin(folder, {**asked.lasting(), **known})
             made = _Comparison(folder, found, asked, record, spent, executor, sharing, mixed, say).run()

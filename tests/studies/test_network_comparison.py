@@ -342,6 +342,18 @@ def test_refused_before_anything_is_planned(
     assert not (tmp_path / "out" / "plans").exists()
 
 
+def test_a_scheme_that_divides_groups_is_refused(tmp_path: Path) -> None:
+    """Whatever the scheme is called: the default one keeps them together."""
+    place = write_data(tmp_path / "data", folds=2, cases=8) / "datalist.json"
+    content = json.loads(place.read_text())
+    for number, entry in enumerate(content["training"]):
+        entry["group"], entry["fold_site"] = f"g{entry['fold']}{number // 4}", number // 2 % 2
+    place.write_text(json.dumps(content))
+    with pytest.raises(MedsegError, match=r"group 'g\d\d' is on both sides of a split \(fold_site 0, 1"):
+        compare_networks(tmp_path / "data", tmp_path / "out", Asked(30, fold_key="fold_site"))
+    assert not (tmp_path / "out" / "plans").exists()
+
+
 def test_a_folder_that_is_something_else(whole: Whole, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     with pytest.raises(MedsegError, match="holds something else; name a new folder, or that of a comparison"):
