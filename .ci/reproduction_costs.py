@@ -19,6 +19,7 @@ from medseg.studies.paper_figures import ROWS, Row
 RECORD = "gpu_networks"
 FORMATS = ("fp32", "bf16", "bf16 channels-last")
 NOT_RUN, UNKNOWN = "not run", "why is not known"
+_AT = "the paper's crop and batch"
 _PRINTED = ("parameters", "macs")
 _HEADS = {"parameters": "parameters, 10^6", "macs": "multiply-adds, 10^9"}
 _SCALES = {"parameters": 1e6, "macs": 1e9}
@@ -38,7 +39,7 @@ def costs(paper: Mapping[str, Any], results: Path, notes: Sequence[Mapping[str, 
         notes: why a count is not the paper's.
     """
     parts = [_source(source, remark, notes) for source, remark in paper.get("costs", {}).items()]
-    return "\n\n".join([f"### {paper['studies']}costs", *parts, _timed(paper["measured"], results)])
+    return "\n\n".join([f"### {paper['studies']}costs", *parts, _timed(paper, results)])
 
 
 def summary(papers: Sequence[Mapping[str, Any]], results: Path) -> Iterator[tuple[str, str, int, int, str]]:
@@ -149,20 +150,20 @@ def _device(record: Mapping[str, Any]) -> str:
     return str(record["environment"]["gpus"][0]["name"])
 
 
-def _timed(names: Sequence[str], results: Path) -> str:
+def _timed(paper: Mapping[str, Any], results: Path) -> str:
     """Return how long a training step took, and in how much memory."""
     record = _record(results)
     heads = ["network", "pixels, batch", *(f"step, ms: {form}" for form in FORMATS)]
     heads += [f"peak GiB: {form}" for form in FORMATS[::2]]
     lines = [f"| {' | '.join(heads)} |", "| --- | --- |" + " ---: |" * (len(heads) - 2)]
-    for name in names:
+    for name in paper["measured"]:
         lines.append(f"| {' | '.join([name, *_step(record.get('rows', {}).get(name), len(heads) - 1)])} |")
     if not record:
         return "\n".join(lines)
     environment = record["environment"]
     about = [
         f"A training step (forward, backward, Adam) on a batch that is there already, alone on one {_device(record)}, "
-        "at the paper's crop and batch; no paper prints such times",
+        f"at {paper.get('measured_at', _AT)}; no paper prints such times",
         *_minutes(results, record["command"]),
         f"code {environment['git']['commit'][:7]}",
         f"`{record['command']}`, [{RECORD}.json]({RECORD}.json); more in [on a GPU](gpu.md)",

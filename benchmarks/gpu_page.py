@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_rows import CLASSES, TABLE_1, TABLE_3, TRAININGS
+from benchmarks.gpu_rows import CLASSES, MEASURED, TABLE_1, TABLE_3, TRAININGS, Measured
 from benchmarks.gpu_speed import read
+from medseg.studies.complexity import build
+from medseg.studies.measures import parameters
+from medseg.studies.paper_figures import Row
 
 _ITEMS = ("drosophila", "dsb2018")
 _STEPS = {"drosophila": 24, "dsb2018": 20}  # a pass, batch 8
@@ -91,7 +94,20 @@ def networks(content: Mapping[str, Any]) -> str:
         lines.append([name, *cells])
     head = ["network", "pixels, batch", "GMAC", "step, ms: fp32", "bf16", "bf16 cl", "images/s: training, bf16 cl"]
     head += ["inference, bf16 cl", "inference, fp32", "peak GiB: fp32", "bf16 cl", "MFU training, %"]
-    return table([*head, "MFU inference, %"], lines)
+    return table([*head, "MFU inference, %"], lines) + _timed_otherwise(content)
+
+
+def _timed_otherwise(content: Mapping[str, Any]) -> str:
+    """Return a line of rows that were timed with another network, or at another crop, than they have now."""
+    now = {row.name: row for row in MEASURED}
+    names = [name for name, row in done(content).items() if name in now and _is_other(row, now[name])]
+    said = "Timed at another crop, or as another network, than the bundle trains now"
+    return f"\n{said}: {'; '.join(names)}.\n" if names else ""
+
+
+def _is_other(timed: Mapping[str, Any], now: Measured) -> bool:
+    row = Row(now.name, now.path, now.in_channels, now.out_channels, now.size, now.kwargs)
+    return tuple(timed["size"]) != now.size or timed["parameters"] != parameters(build(row, "meta"))
 
 
 def compiled(content: Mapping[str, Any]) -> str:
@@ -224,8 +240,9 @@ images. ALL-HL leans to recall.
 """
 _SPEED = """## Speed of every network at its paper's crop and batch
 
-A training step is forward, backward and Adam on one batch that is there already, alone on the device; cuDNN picks by
-its heuristics (no benchmark mode). fp32 convolves in TF32, "cl" is channels-last. MFU: operations counted from
+Where a paper names no crop or batch, its bundle's. A training step is forward, backward and Adam on one batch that is
+there already, alone on the device; cuDNN picks by its heuristics (no benchmark mode). fp32 convolves in TF32, "cl" is
+channels-last. MFU: operations counted from
 multiply-adds (three forwards a step) over the data sheet's dense peak, 989 TFLOP/s in bf16. Where a step takes about
 as long in all formats, the processor that launches kernels is the limit, not the device.
 """

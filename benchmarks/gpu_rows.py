@@ -16,7 +16,7 @@ _VOLUME = (48, 64, 48)  # what every hippocampus fits into
 
 @dataclass(frozen=True)
 class Measured:
-    """A network at its paper's crop and batch.
+    """A network at its paper's crop and batch, its bundle's where the paper names none.
 
     Attributes:
         name: of the row.
@@ -84,7 +84,7 @@ MEASURED = (
     _lesion("UNet++", "unet_pp.UNetPP"),
     _lesion("BCDU-Net", "bcdu_net.BCDUNet"),
     _lesion("FocusNet", "focusnet.FocusNet"),
-    _lesion("FCN-8s", "fcn8s.FCN8s"),
+    _lesion("FCN-8s", "fcn8s.FCN8s", norm="batch"),
     _scene("DF-DAM, ResNet-18, Cityscapes", "df_dam.DFDAM", 1024, 8, 19),
     _scene("DF-DAM, ResNet-50, VOC", "df_dam.DFDAM", 512, 16, 21, encoder="resnet50.tv_in1k"),
     _scene("MFNet", "mfnet.MFNet", 513, 4, 21),
@@ -94,9 +94,9 @@ MEASURED = (
     _scene("attention to scale", "multi_scale.AttentionToScale", 321, 10, 21),
     _scene("merge by maximum", "multi_scale.MultiScalePooling", 321, 10, 21),
     _scene("DeepLab-LargeFOV", "deeplab_largefov.DeepLabLargeFOV", 321, 10, 21),
-    _scene("refinement, ResNet-34", "multi_scale.MultiScaleRefinement", 473, 16, 150, base="resnet34_dilated"),
-    _scene("PSPNet", "psp_net.PSPNet", 473, 16, 150),
-    _scene("ResNet-34-dilated-8", "dilated_resnet.DilatedResNet", 473, 16, 150),
+    _scene("refinement, ResNet-34", "multi_scale.MultiScaleRefinement", 384, 16, 150, base="resnet34_dilated"),
+    _scene("PSPNet", "psp_net.PSPNet", 384, 16, 150, grid_channels=512),
+    _scene("ResNet-34-dilated-8", "dilated_resnet.DilatedResNet", 384, 16, 150),
 )
 
 

@@ -4,6 +4,7 @@ import importlib
 import json
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,10 +13,13 @@ import pytest
 
 from benchmarks import common, gpu, gpu_training, gpu_wheels
 from benchmarks.gpu import merge
-from benchmarks.gpu_page import render
-from benchmarks.gpu_rows import BUNDLE, MEASURED, NUCLEI, TABLE_1, TABLE_3, TISSUE, TRAININGS, Training
+from benchmarks.gpu_page import networks, render
+from benchmarks.gpu_rows import BUNDLE, MEASURED, NUCLEI, TABLE_1, TABLE_3, TISSUE, TRAININGS, Measured, Training
 from data_scripts import synthetic
 from medseg.releases.sections import Layout, write_layout
+from medseg.studies.complexity import build
+from medseg.studies.study import read_study
+from medseg.studies.study_list import recipe
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,9 +58,9 @@ def test_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     found = {path.stem.removeprefix("gpu_"): json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json")}
     assert set(found) == {"run", "networks", "engine", "drosophila", "dsb2018", "hippocampus"}, said
-    networks = found["networks"]["rows"]
-    assert "channels is ()" in networks["fails"]["error"]  # and the row before it stands
-    assert networks["Drosophila: U-Net"]["formats"]["bf16 channels-last"]["training_images_per_second"] > 0
+    speed = found["networks"]["rows"]
+    assert "channels is ()" in speed["fails"]["error"]  # and the row before it stands
+    assert speed["Drosophila: U-Net"]["formats"]["bf16 channels-last"]["training_images_per_second"] > 0
     assert [row.get("error") for row in found["engine"]["rows"].values()] == [None] * 4
     (tissue,) = found["drosophila"]["rows"].values()
     assert tissue.get("error") is None
@@ -166,6 +170,48 @@ def test_rows_are_told_apart_and_name_what_is_there() -> None:
     assert TABLE_3["FocusNet++ light"] == (0.9173, 0.9139)
     for mean, *ious in TABLE_1.values():  # as printed
         assert sum(ious) / 5 == pytest.approx(mean, abs=0.01)
+
+
+CALLED = {
+    "R2U-Net (t = 2)": "R2U-Net", "FCN-8s": "FCN", "DF-DAM, ResNet-18, Cityscapes": "DAFM and 2DPAM",
+    "DF-DAM, ResNet-50, VOC": "ResNet-50, DAFM and 2DPAM", "merge by maximum": "largest of the scales",
+    "refinement, LargeFOV": "refinement", "refinement, ResNet-34": "refinement", "PSPNet": "PSP",
+    "ResNet-34-dilated-8": "dilated ResNet-34",
+}  # fmt: skip
+
+
+def study_of(row: Measured) -> str:
+    known = {"Drosophila": "lfa_unet_1", "nuclei": "focusnet_pp_3", "ISIC": "focusnet_pp_1"}
+    scenes = {
+        "Cityscapes": "df_dam_2",
+        "VOC": "df_dam_1",
+        "MFNet": "mfnet_6",
+        "DeepLabv3+": "mfnet_6",
+        "EMANet": "mfnet_6",
+    }
+    found = known.get(row.name.partition(":")[0]) or scenes.get(row.name.rpartition(" ")[2])
+    return found or ("multi_scale_3" if row.out_channels == 150 else "multi_scale_1")
+
+
+@pytest.mark.parametrize("row", [row for row in MEASURED if len(row.size) == 2], ids=lambda row: row.name)
+def test_what_is_measured_is_the_step_that_its_bundle_trains(row: Measured) -> None:
+    study, called = read_study(study_of(row)), row.name.rpartition(": ")[2]
+    (asked,) = (each for each in study.rows if each.name == CALLED.get(called, called))
+    trained = recipe(study, asked)
+    assert trained is not None
+    assert (row.size, row.batch, row.path) == (trained.row.size, trained.batch, trained.row.target)
+    like = replace(trained.row, name=row.name, in_channels=row.in_channels, out_channels=row.out_channels)
+    ours = replace(like, target=row.path, kwargs=row.kwargs)
+    shapes = [{k: v.shape for k, v in build(each, "meta").state_dict().items()} for each in (ours, like)]
+    assert shapes[0] == shapes[1]
+
+
+def test_what_was_timed_otherwise_is_named() -> None:
+    count = 29738997  # as the record has it
+    right = {"size": [513, 513], "batch": 4, "macs": 1, "parameters": count, "formats": {}}
+    assert "Timed" not in networks({"rows": {"MFNet": right}})
+    for other in ({"size": [473, 473]}, {"parameters": count + 1}):
+        assert networks({"rows": {"MFNet": {**right, **other}}}).endswith("than the bundle trains now: MFNet.\n")
 
 
 def test_merged_calls_keep_both_and_prefer_scores(tmp_path: Path) -> None:
