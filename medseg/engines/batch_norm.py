@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from medseg.errors import MedsegError
+from medseg.layers import norms
 from medseg.losses.processes import several
 
 __all__ = ["SharedBatchNorm", "SharedBatchNormAct", "share_batch_norm"]
@@ -77,6 +78,9 @@ _SHARED: dict[type[nn.Module], type[nn.Module]] = {
     nn.BatchNorm2d: SharedBatchNorm,
     nn.BatchNorm3d: SharedBatchNorm,
     BatchNormAct2d: SharedBatchNormAct,
+    norms.BatchNorm2d: SharedBatchNorm,  # what a CPU's layout has made of them
+    norms.BatchNorm3d: SharedBatchNorm,
+    norms.BatchNormAct: SharedBatchNormAct,
 }
 _DONE = (SharedBatchNorm, nn.SyncBatchNorm)
 

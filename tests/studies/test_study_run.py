@@ -318,7 +318,7 @@ def test_a_plan_is_made_once(whole: Path, tmp_path: Path, monkeypatch: pytest.Mo
     asked: list[dict[str, Any]] = []
     broken = [True]
 
-    def write(made: Any, data: Any, folder: Path) -> Path:
+    def write(made: Any, data: Any, folder: Path, name: str | None) -> Path:
         shutil.copytree(library.find("unet_drosophila"), folder, dirs_exist_ok=True)
         if broken.pop() if broken else False:
             raise KilledError
