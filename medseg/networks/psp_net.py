@@ -7,8 +7,8 @@ Deviations:
   it; the paper has ResNet-50 and deeper ones with another first layer, and the loss.
 - Between the joined maps and the classifier stands a 3x3 convolution to 512 channels with dropout of 0.1, which the
   paper does not mention; it is in what its authors released.
-- The grids' maps are enlarged by their regions' borders (``align_corners=False``), scores by the centres of their corner
-  pixels, as in all scene networks here.
+- The grids' maps are enlarged by their regions' borders (``align_corners=False``), scores by the centres of their
+  corner pixels, as in all scene networks here.
 - Of the paper's variants only the best is here: average pooling, with fewer channels of each grid (table 1): those of
   the encoder's last features shared out among the grids. CSAILVision/semantic-segmentation-pytorch, which that
   comparison seems to have used (see `multi_scale`), has 512 for each: ``grid_channels=512``. Its first layers, three
