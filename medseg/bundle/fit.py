@@ -22,7 +22,7 @@ from medseg.bundle.options import Options
 from medseg.caller import spelt
 from medseg.data.check import Report, check_datalist
 from medseg.data.datalist import Datalist
-from medseg.data.file_facts import FileFacts, check_cache, measure_all, usual_workers
+from medseg.data.file_facts import FileFacts, facts_of
 from medseg.engines.loading import SegmentationDataset, different_sizes
 from medseg.engines.patches import PatchDataset
 from medseg.errors import MedsegError, counted
@@ -206,9 +206,7 @@ def _beyond(data: Datalist, description: Description) -> list[str]:
     if taken is None:
         return []
     named = dict.fromkeys(path for _, entry in data.entries() for path in paths_of(data.absolute(entry)["image"]))
-    facts, _ = measure_all(
-        [(path, False) for path in named], cache_file=check_cache(data.path), workers=usual_workers()
-    )
+    facts = facts_of(data.path, [(path, False) for path in named])
     ends = {
         path: (min(row[0] for row in rows), max(row[-1] for row in rows))
         for path in named

@@ -18,7 +18,7 @@ from torch import Tensor
 from medseg.bundle.description import Description, Input
 from medseg.data.case_facts import QUANTILES, quantiles
 from medseg.data.datalist import Datalist, Entry
-from medseg.data.file_facts import check_cache, measure_all, usual_workers
+from medseg.data.file_facts import facts_of
 from medseg.io.channels import paths_of
 from medseg.io.images import ImageError
 
@@ -49,7 +49,7 @@ def trained_on(data: Datalist, entries: Sequence[Entry], fed: Input) -> dict[str
     step = max(1, -(-len(entries) // _MOST))
     chosen = [paths_of(entry["image"]) for entry in entries[::step]]
     files = [(path, False) for paths in chosen for path in paths]
-    facts, _ = measure_all(files, cache_file=check_cache(data.path), workers=usual_workers())
+    facts = facts_of(data.path, files)
     known = {path: held.quantiles for (path, _), held in facts.items()}
     measured = [np.array([row for path in paths for row in known.get(path, ())]) for paths in chosen]
     rows = [_coloured(row[:, _places()], fed.colour) for row in measured if row.size]

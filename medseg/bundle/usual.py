@@ -18,7 +18,7 @@ from torch import Tensor
 from medseg.bundle import intensities
 from medseg.bundle.description import Description
 from medseg.data.datalist import Datalist, Entry
-from medseg.data.file_facts import FileFacts, check_cache, measure_all, usual_workers
+from medseg.data.file_facts import FileFacts, facts_of
 from medseg.io.channels import paths_of
 from medseg.reports.palette import background_index
 
@@ -46,8 +46,7 @@ def trained_on(data: Datalist, entries: Sequence[Entry], description: Descriptio
     """
     cases = [(paths_of(entry["image"])[0], *paths_of(entry["label"])) for entry in entries if "label" in entry]
     files = [(path, number > 0) for case in cases for number, path in enumerate(case)]
-    workers = usual_workers()
-    facts, _ = measure_all(files, cache_file=check_cache(data.path), workers=workers, mapping=data.values)
+    facts = facts_of(data.path, files, mapping=data.values)
     pairs = [(facts.get((image, False)), facts.get((label, True))) for image, label, *_ in cases]
     known = [(a, b) for a, b in pairs if a is not None and b is not None and a.error is None and b.error is None]
     sizes = [_size(image.shape, _affine(image)) for image, _ in known]
@@ -105,13 +104,13 @@ def unlike_mask(
         affine: as of `unlike_image`.
         description: the model.
     """
-    seen, said = description.usual, []
-    for index, (_, most) in (seen["found"] if seen else {}).items():
-        amount, unit = _amount(counts.get(int(index), 0), shape, affine)
-        if seen["unit"] == "px":
-            amount, unit = _amount(counts.get(int(index), 0), shape, None)
-        elif unit != "ml":
-            continue
+    said: list[str] = []
+    seen = description.usual
+    if not seen or (seen["unit"] == "mm" and (affine is None or len(shape) != 3)):
+        return said
+    lies = affine if seen["unit"] == "mm" else None
+    for index, (_, most) in seen["found"].items():
+        amount, unit = _amount(counts.get(int(index), 0), shape, lies)
         if amount > _MORE * most:
             name = description.classes[int(index)]
             shown = [f"{each:.4g} ml" if unit == "ml" else f"{100 * each:.3g} %" for each in (amount, most)]

@@ -23,7 +23,7 @@ from medseg.io.parts import parts_of
 
 __all__ = [
     *("CHECKER_VERSION", "MAX_LABEL_VALUES", "FileFacts", "cache_folder", "check_cache", "content_hash", "hash_all"),
-    *("measure", "measure_all", "save_cache", "usual_workers"),
+    *("facts_of", "measure", "measure_all", "save_cache", "usual_workers"),
 ]
 
 CHECKER_VERSION = 5
@@ -158,6 +158,19 @@ def _label_values(array: npt.NDArray[Any]) -> tuple[tuple[int, ...], tuple[int, 
             counts = np.bincount(place, weights=counts).astype(np.int64)
     kept = slice(MAX_LABEL_VALUES)
     return tuple(int(value) for value in found[kept]), tuple(int(count) for count in counts[kept]), fractions
+
+
+def facts_of(
+    datalist: Path, files: Iterable[tuple[Path, bool]], *, mapping: Mapping[int, int] | None = None
+) -> dict[tuple[Path, bool], FileFacts]:
+    """Return what the check of a datalist has measured of files; what it has not is measured now, and not kept.
+
+    Args:
+        datalist: absolute path of its JSON file.
+        files: see `measure_all`.
+        mapping: see `measure`.
+    """
+    return measure_all(files, cache_file=check_cache(datalist), workers=usual_workers(), mapping=mapping)[0]
 
 
 def measure_all(

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.jit import is_scripting, is_tracing  # type: ignore[attr-defined]
 from torch.nn.functional import batch_norm, group_norm, instance_norm, layer_norm
+from torch.nn.modules import instancenorm
 
 from medseg.layers.normalised import lies_channels_last, normalised
 
@@ -36,36 +37,30 @@ __all__ = [
 _FEW = 2**12  # values of a channel that PyTorch's batch normalisation adds up well, and faster
 
 
-class InstanceNorm2d(nn.InstanceNorm2d):
+class _InstanceNorm(instancenorm._InstanceNorm):
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise."""
+        if is_scripting() or is_tracing() or torch.compiler.is_compiling():  # type: ignore[no-untyped-call]
+            alone = self.training or not self.track_running_stats
+            mean, variance = self.running_mean, self.running_var
+            return instance_norm(input, mean, variance, self.weight, self.bias, alone, self.momentum, self.eps)  # type: ignore[arg-type]
+        return _each(self, input) if _known(self, input) else _mended(super().forward(input))
+
+
+class InstanceNorm2d(_InstanceNorm, nn.InstanceNorm2d):
     """Of pictures; arguments, parameters and result as PyTorch's.
 
     Shape:
         ``(B, C, H, W)``, kept, memory layout too.
     """
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalise."""
-        if is_scripting() or is_tracing() or torch.compiler.is_compiling():  # type: ignore[no-untyped-call]
-            alone = self.training or not self.track_running_stats
-            mean, variance = self.running_mean, self.running_var
-            return instance_norm(input, mean, variance, self.weight, self.bias, alone, self.momentum, self.eps)  # type: ignore[arg-type]
-        return _each(self, input) if _known(self, input) else _mended(super().forward(input))
 
-
-class InstanceNorm3d(nn.InstanceNorm3d):
+class InstanceNorm3d(_InstanceNorm, nn.InstanceNorm3d):
     """Of volumes; arguments, parameters and result as PyTorch's.
 
     Shape:
         ``(B, C, H, W, D)``, kept, memory layout too.
     """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalise."""
-        if is_scripting() or is_tracing() or torch.compiler.is_compiling():  # type: ignore[no-untyped-call]
-            alone = self.training or not self.track_running_stats
-            mean, variance = self.running_mean, self.running_var
-            return instance_norm(input, mean, variance, self.weight, self.bias, alone, self.momentum, self.eps)  # type: ignore[arg-type]
-        return _each(self, input) if _known(self, input) else _mended(super().forward(input))
 
 
 class GroupNorm(nn.GroupNorm):
@@ -176,7 +171,7 @@ class LayerNorm2d(nn.LayerNorm):
         return _layer(self, rows).permute(0, 3, 1, 2)
 
 
-def _known(module: nn.InstanceNorm2d | nn.InstanceNorm3d, image: Tensor) -> bool:
+def _known(module: _InstanceNorm, image: Tensor) -> bool:
     return (
         image.device.type == "cpu"
         and image.dtype == torch.float32
@@ -189,7 +184,7 @@ def _known(module: nn.InstanceNorm2d | nn.InstanceNorm3d, image: Tensor) -> bool
     )
 
 
-def _each(module: nn.InstanceNorm2d | nn.InstanceNorm3d, image: Tensor) -> Tensor:
+def _each(module: _InstanceNorm, image: Tensor) -> Tensor:
     if lies_channels_last(image):
         return normalised(image, module.weight, module.bias, module.eps, module.num_features).result
     return group_norm(image, module.num_features, module.weight, module.bias, module.eps)
