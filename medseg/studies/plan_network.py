@@ -212,7 +212,13 @@ def candidates(
     return found
 
 
-def choose(tried: Sequence[Candidate], limits: Limits) -> Measured:
+def choose(
+    tried: Sequence[Candidate],
+    limits: Limits,
+    *,
+    asked: str = "",
+    accept: Callable[[Measured], None] = lambda expected: None,
+) -> Measured:
     """Return the costliest candidate that fits the memory and trains enough steps in the minutes.
 
     Operations are counted for all; the cheapest is measured, and from it the costliest that could do is found, measured
@@ -223,6 +229,9 @@ def choose(tried: Sequence[Candidate], limits: Limits) -> Measured:
     Args:
         tried: candidates.
         limits: of the training.
+        asked: what all candidates have because somebody wants it so, for messages.
+        accept: called before the first measurement with the costliest candidate that can be built, of which nothing is
+            known but its operations; may refuse the plan.
 
     Raises:
         PlanError: if no candidate can be built, or none fits.
@@ -231,7 +240,9 @@ def choose(tried: Sequence[Candidate], limits: Limits) -> Measured:
     every = [(_macs(c, limits, lines), c) for c in tried]
     counted = sorted(((n, c) for n, c in every if n is not None), key=lambda pair: pair[0] * pair[1].batch)
     if not counted:
-        raise PlanError(f"network {tried[0].network['name']} cannot be built for these images: {lines[0]}")
+        wanted = f" with {asked}" if asked else ""
+        raise PlanError(f"network {tried[0].network['name']} cannot be built for these images{wanted}: {lines[0]}")
+    accept(Measured(counted[-1][1], limits.seconds, 0, counted[-1][0]))
     last: Measured | None = None
     for number, (macs, candidate) in enumerate(counted):  # the cheapest that runs at all
         last = _measure(candidate, macs, limits, lines)
