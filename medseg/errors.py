@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePath
 
-__all__ = ["MedsegError", "counted", "few", "near_path", "one_line", "shown", "together"]
+__all__ = ["MedsegError", "counted", "few", "meant", "near_path", "one_line", "shown", "together"]
 
 _NUMBER = re.compile(r"[-+]?\d[\d.e+-]*")
 _NEAR = 0.53  # of difflib, at least: hipo is near hippocampus
@@ -65,6 +65,18 @@ def few(names: Sequence[object], most: int = 5) -> str:
     """
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(str, names[:most])) + more
+
+
+def meant(path: PurePath, otherwise: str, takes: Callable[[Path], bool] = Path.exists) -> str:
+    """Return which path may have been meant by one that is not there, for a message; else what to do.
+
+    Args:
+        path: that is not there.
+        otherwise: what to do where nothing is called nearly so.
+        takes: as of `near_path`.
+    """
+    near = near_path(path, takes)
+    return otherwise if near is None else f"did you mean {shown(near)}?"
 
 
 def near_path(path: PurePath, takes: Callable[[Path], bool] = Path.exists) -> Path | None:

@@ -15,7 +15,7 @@ from medseg.bundle.options import Options
 from medseg.bundle.seen import Seen, refuse_scoring
 from medseg.caller import spelt
 from medseg.data.datalist import Datalist, Entry
-from medseg.errors import MedsegError, counted, near_path, shown
+from medseg.errors import MedsegError, counted, meant, shown
 from medseg.io.channels import first_of
 from medseg.runs.paths import resolve_path
 
@@ -94,8 +94,7 @@ def prepare(
     folders = [library.run_folder(run) for run in runs]
     for run, folder in zip(runs, folders, strict=True):
         if not folder.is_dir():
-            near = near_path(Path(run).expanduser(), Path.is_dir)
-            hint = f"did you mean {shown(near)}?" if near is not None else "name the folder of a run"
+            hint = meant(Path(run).expanduser(), "name the folder of a run", Path.is_dir)
             raise WorkflowError(f"{run}: no such folder; {hint}")
         if folders.count(folder) > 1:
             raise WorkflowError(f"{run} is named twice, and would count twice in the ensemble; name each run once")

@@ -18,7 +18,7 @@ from medseg.cli._arguments import (
     say,
     say_foreign,
 )
-from medseg.errors import MedsegError, shown
+from medseg.errors import MedsegError, meant, shown
 
 __all__ = ["add_arguments", "run"]
 
@@ -59,7 +59,8 @@ def run(options: argparse.Namespace) -> int:
         start_from=options.weights,
     )
     if options.resume is not None and not options.resume.is_dir():
-        raise MedsegError(f"--resume {options.resume}: no such folder; give the folder of a run")
+        way = meant(options.resume, "give the folder of a run", Path.is_dir)
+        raise MedsegError(f"--resume {options.resume}: no such folder; {way}")
     from medseg.bundle import library, workflow
 
     if options.data is None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medseg.errors import MedsegError, shown
+from medseg.errors import MedsegError, meant, shown
 from medseg.io.labels import VALUES_KEY
 
 __all__ = ["PATH_KEYS", "DatalistError", "read_json", "validate"]
@@ -102,9 +102,8 @@ def _read_text(path: Path, where: str) -> str:
             raise DatalistError(f"{where}: has {status.st_size} bytes, too many for a datalist (at most {MAX_BYTES})")
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
-        raise DatalistError(
-            f"{where}: no such datalist; correct the path, or make one: medseg import FOLDER -o DIR, medseg data NAME"
-        ) from error
+        way = meant(path, "correct the path, or make one: medseg import FOLDER -o DIR, medseg data NAME")
+        raise DatalistError(f"{where}: no such datalist; {way}") from error
     except UnicodeDecodeError as error:
         raise DatalistError(f"{where}: not UTF-8 text ({error.reason}); a datalist is a JSON file") from error
     except OSError as error:

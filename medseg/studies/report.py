@@ -8,7 +8,7 @@ from pathlib import Path
 from medseg import __version__
 from medseg.bundle.metadata import INTENDED_USE
 from medseg.data.datalist import Datalist
-from medseg.errors import MedsegError, shown
+from medseg.errors import MedsegError, meant, shown
 from medseg.io.folder import MASK_RECORD
 from medseg.reports.page import Page, write_page
 from medseg.reports.summary import HTML
@@ -39,7 +39,8 @@ def make_report(
         MedsegError: if the folder holds nothing to report, or the output is a folder.
     """
     if not folder.is_dir():
-        raise MedsegError(f"{shown(folder)}: no such folder; name a run, an evaluation or a folder of predictions")
+        way = meant(folder, "name a run, an evaluation or a folder of predictions", Path.is_dir)
+        raise MedsegError(f"{shown(folder)}: no such folder; {way}")
     target = folder / HTML if output is None else output
     if target.is_dir():
         raise MedsegError(f"{shown(target)} is a folder; name a file for the report, such as {HTML}")

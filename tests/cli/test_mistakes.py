@@ -150,3 +150,18 @@ def test_every_command_that_writes_a_folder_takes_o(name, capsys):
     with pytest.raises(SystemExit):
         main([*name.split(), "--help"])
     assert "-o" in capsys.readouterr().out.split("--output")[0]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["plan", "hipocampus", "-o", "new"], ["report", "hipocampus"], ["train", "hippocampus", "--resume", "hipocampus"]],
+)
+def test_what_is_not_there_is_near_something(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    (tmp_path / "hippocampus").mkdir()
+    (tmp_path / "hippocampus" / "dataset.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    assert "did you mean" in (said := capsys.readouterr().err)
+    assert "hippocampus" in said.split("did you mean")[1]
