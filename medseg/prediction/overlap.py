@@ -67,13 +67,13 @@ class Room:
             self._held -= nbytes
 
     def for_another(self, coming: int = 0) -> bool:
-        """Return whether one more case, as large as the largest yet, leaves the size unbroken.
+        """Return whether one more case, as large as the largest yet, leaves the size unbroken; of none is known: no.
 
         Args:
             coming: cases that are being read and not counted yet.
         """
         with self._lock:
-            return self._held + (coming + 1) * self._largest <= self._size
+            return self._largest > 0 and self._held + (coming + 1) * self._largest <= self._size
 
 
 def read_ahead(
@@ -109,20 +109,25 @@ def read_ahead(
         return found
 
     with _pool(max(1, threads), "medseg-read") as pool:
+
+        def fill(most: int, least: int) -> None:
+            # so many in any case; others where there is room, which is not known before the first is there
+            while len(waiting) < least or (len(waiting) < most and room.for_another(len(waiting))):
+                try:
+                    item = next(left)
+                except StopIteration:
+                    return
+                waiting.append((item, pool.submit(read, item)))
+
         try:
             while True:
-                # the next one is read in any case; those behind it where there is room
-                while len(waiting) < most and (not waiting or room.for_another(len(waiting))):
-                    try:
-                        item = next(left)
-                    except StopIteration:
-                        break
-                    waiting.append((item, pool.submit(read, item)))
+                fill(most, 1)
                 if not waiting:
                     return
                 item, future = waiting.popleft()
                 found = done(future)
                 del future
+                fill(most - 1, 0)
                 yield item, found
                 del item, found
         finally:
