@@ -168,6 +168,8 @@ def test_groups_on_both_sides_of_a_split_are_said() -> None:
     assert "test on the means of 12 groups, two-sided" in torn.tests().notes[0]
     assert "test on the cases, two-sided" in StudyTable(study(ROWS[:2]), whole).tests().notes[0]
     assert "12 groups of fold_random lie in several folds, such as g0: networks saw cases" in "".join(torn.main().notes)
+    said = replace(torn, study=replace(torn.study, divides_groups="the paper's protocol"))
+    assert "which flatters them (why: the paper's protocol)" in "".join(said.main().notes)
 
 
 def test_every_format_is_written(tmp_path: Path) -> None:
