@@ -135,6 +135,7 @@ def _joined(paths: Sequence[Path], facts: Mapping[tuple[Path, bool], FileFacts])
             joined,
             channels=joined.channels + more.channels,
             not_finite=joined.not_finite + more.not_finite,
+            lone=joined.lone or more.lone,
             notes=tuple(dict.fromkeys((*joined.notes, *more.notes))),
             lossy=joined.lossy or more.lossy,
             sha256=f"{joined.sha256}{more.sha256}",
