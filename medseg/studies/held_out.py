@@ -52,9 +52,8 @@ def predict_held_out(
     cells = _cells(study, data, rows)
     missing = [cell.name for cell in cells if read_made(places, study, cell) is None]
     if missing:
-        raise StudyError(
-            f"{shown(places.folder)}: {counted(len(missing), 'cell')} missing: {few(missing)}; run makes them"
-        )
+        gone = f"{counted(len(missing), 'cell')} missing: {few(missing)}"
+        raise StudyError(f"{shown(places.folder)}: {gone}; go on with medseg study run")
     target, found, failed = resolve_path(output, "output"), list[Path](), list[str]()
     for cell in cells:
         masks = target / f"{cell.row.slug}-seed{cell.seed}"

@@ -4,7 +4,6 @@ import csv
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,14 +13,11 @@ import yaml
 from tiny_study import in_this_process, write_data, write_study
 
 from medseg.cli import main
-from medseg.data.datalist import Datalist
 from medseg.errors import MedsegError
 from medseg.runs.lock import FolderLock, LockedError
 from medseg.runs.run_folder import RunFolder
 from medseg.studies import study_cell, study_run
 from medseg.studies.executors import Done
-from medseg.studies.held_out import predict_held_out
-from medseg.studies.score_folders import score_folders
 from medseg.studies.study import Cell, read_study
 from medseg.studies.study_cell import Places, read_made
 from medseg.studies.study_pictures import PICTURES, curves_of
@@ -90,37 +86,6 @@ def test_every_case_is_scored_once_in_its_fold(whole: Path) -> None:
     own = (whole / "out" / "cells" / "u_net-fold1-seed0" / "test" / "scores_per_case.csv").read_text()
     one = next(line for line in lines if line["row"] == "U-Net" and line["fold"] == "1")
     assert one["dice"] in own
-
-
-def test_masks_are_those_that_the_table_scored(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["study", "predict", str(whole / "out"), "-o", str(tmp_path / "masks"), "--measurements"]) == 0
-    assert capsys.readouterr().err.count("3 masks written, 0 there before") == 6
-    data = Datalist.load(whole / "data" / "datalist.json")
-    with (whole / "out" / "out_of_fold.csv").open(newline="") as file:
-        lines = [line for line in csv.DictReader(file) if line["class"] == "square"]
-    best = 0.0
-    for row, folder in (("U-Net", "u_net-seed0"), ("LFA U-Net", "lfa_u_net-seed0")):
-        table = score_folders(tmp_path / "masks" / folder, data)
-        assert (table.predictions, table.truths, table.failures) == (9, 9, [])
-        found = {str(each["case"]): each["dice"] for each in table.result.rows if each["class"] == "square"}
-        held = {Path(line["case"]).stem: float(line["dice"]) for line in lines if line["row"] == row}
-        assert {Path(name).stem: value for name, value in found.items()} == pytest.approx(held)
-        best = max(best, *held.values())
-        assert (tmp_path / "masks" / folder / "measurements.csv").is_file()
-    assert best > 0
-    assert main(["study", "predict", str(whole / "out"), "-o", str(tmp_path / "masks"), "--rows", "U-Net"]) == 0
-    assert capsys.readouterr().err.count("0 masks written, 3 there before") == 3
-
-
-def test_masks_of_a_study_that_is_not_complete(copied: Path, tmp_path: Path) -> None:
-    shutil.rmtree(copied / "out" / "cells" / "u_net-fold1-seed0")
-    with pytest.raises(MedsegError, match="1 cell missing: u_net-fold1-seed0; run makes them"):
-        predict_held_out(copied / "out", tmp_path / "masks")
-    with pytest.raises(MedsegError, match="no row 'U-net'; there are U-Net, LFA U-Net"):
-        predict_held_out(copied / "out", tmp_path / "masks", rows=["U-net"])
-    with pytest.raises(MedsegError, match=r"holds no study\.yaml; name the folder of a study"):
-        predict_held_out(copied / "data", tmp_path / "masks")
-    assert not (tmp_path / "masks").exists()
 
 
 def test_curves_are_those_that_the_trainings_recorded(whole: Path) -> None:
@@ -308,22 +273,6 @@ def test_rows_that_cannot_be_trained_are_refused_before_one_is(
     study = read_study(write_study(tmp_path / "s.yaml", data=str(whole / "data"), **changes))
     with pytest.raises(MedsegError, match=message):
         run_study(study, tmp_path / "out", executor=no_cells, tracking=False)
-
-
-def test_folds_that_divide_groups_want_a_reason(tmp_path: Path) -> None:
-    place = write_data(tmp_path / "data") / "datalist.json"
-    content = json.loads(place.read_text())
-    for number, entry in enumerate(content["training"]):
-        entry["group"], entry["fold_random"] = f"g{entry['fold']}{number // 4}", number % 2
-    place.write_text(json.dumps(content))
-    study = read_study(write_study(tmp_path / "s.yaml", data=str(tmp_path / "data"), fold_key="fold_random"))
-    with pytest.raises(MedsegError, match=r"its folds by fold_random divide \d groups .* say why in divides_groups"):
-        run_study(study, tmp_path / "out", executor=no_cells, tracking=False)
-    assert not (tmp_path / "out").exists()
-    said = replace(study, divides_groups="neighbours lie on both sides in the paper")
-    assert read_study(write_study(tmp_path / "t.yaml", **said.plain())).divides_groups == said.divides_groups
-    with pytest.raises(AssertionError, match="were to be made"):
-        run_study(said, tmp_path / "out", executor=no_cells, tracking=False)
 
 
 def test_never_two_in_one_folder(copied: Path) -> None:
