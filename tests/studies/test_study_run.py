@@ -4,14 +4,13 @@ import csv
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
-from tiny_study import in_this_process, write_data, write_study
+from tiny_study import in_this_process, no_cells, write_data, write_study
 
 from medseg.cli import main
 from medseg.errors import MedsegError
@@ -67,11 +66,6 @@ def copied(whole: Path, tmp_path: Path) -> Path:
     )
     assert Path(study.data) == folder / "data"
     return folder
-
-
-def no_cells(folder: Path, cells: Sequence[Cell], mixed: bool) -> Iterator[Done]:
-    raise AssertionError(f"nothing is missing, but {cells} were to be made")
-    yield
 
 
 def test_every_case_is_scored_once_in_its_fold(whole: Path) -> None:
@@ -274,22 +268,6 @@ def test_rows_that_cannot_be_trained_are_refused_before_one_is(
     study = read_study(write_study(tmp_path / "s.yaml", data=str(whole / "data"), **changes))
     with pytest.raises(MedsegError, match=message):
         run_study(study, tmp_path / "out", executor=no_cells, tracking=False)
-
-
-def test_folds_that_divide_groups_want_a_reason(tmp_path: Path) -> None:
-    place = write_data(tmp_path / "data") / "datalist.json"
-    content = json.loads(place.read_text())
-    for number, entry in enumerate(content["training"]):
-        entry["group"], entry["fold_random"] = f"g{entry['fold']}{number // 4}", number % 2
-    place.write_text(json.dumps(content))
-    study = read_study(write_study(tmp_path / "s.yaml", data=str(tmp_path / "data"), fold_key="fold_random"))
-    with pytest.raises(MedsegError, match=r"its folds by fold_random divide \d groups .* say why in divides_groups"):
-        run_study(study, tmp_path / "out", executor=no_cells, tracking=False)
-    assert not (tmp_path / "out").exists()
-    said = replace(study, divides_groups="neighbours lie on both sides in the paper")
-    assert read_study(write_study(tmp_path / "t.yaml", **said.plain())).divides_groups == said.divides_groups
-    with pytest.raises(AssertionError, match="were to be made"):
-        run_study(said, tmp_path / "out", executor=no_cells, tracking=False)
 
 
 def test_never_two_in_one_folder(copied: Path) -> None:
