@@ -5,7 +5,6 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,11 +12,14 @@ import yaml
 from tiny_study import in_this_process, no_cells, write_data, write_study
 
 from medseg.cli import main
+from medseg.data.datalist import Datalist
 from medseg.errors import MedsegError
 from medseg.runs.lock import FolderLock, LockedError
 from medseg.runs.run_folder import RunFolder
-from medseg.studies import study_cell, study_run
+from medseg.studies import study_cell
 from medseg.studies.executors import Done
+from medseg.studies.held_out import predict_held_out
+from medseg.studies.score_folders import score_folders
 from medseg.studies.study import Cell, read_study
 from medseg.studies.study_cell import Places, read_made
 from medseg.studies.study_pictures import PICTURES, curves_of
@@ -81,6 +83,37 @@ def test_every_case_is_scored_once_in_its_fold(whole: Path) -> None:
     own = (whole / "out" / "cells" / "u_net-fold1-seed0" / "test" / "scores_per_case.csv").read_text()
     one = next(line for line in lines if line["row"] == "U-Net" and line["fold"] == "1")
     assert one["dice"] in own
+
+
+def test_masks_are_those_that_the_table_scored(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", "predict", str(whole / "out"), "-o", str(tmp_path / "masks"), "--measurements"]) == 0
+    assert capsys.readouterr().err.count("3 masks written, 0 there before") == 6
+    data = Datalist.load(whole / "data" / "datalist.json")
+    with (whole / "out" / "out_of_fold.csv").open(newline="") as file:
+        lines = [line for line in csv.DictReader(file) if line["class"] == "square"]
+    best = 0.0
+    for row, folder in (("U-Net", "u_net-seed0"), ("LFA U-Net", "lfa_u_net-seed0")):
+        table = score_folders(tmp_path / "masks" / folder, data)
+        assert (table.predictions, table.truths, table.failures) == (9, 9, [])
+        found = {str(each["case"]): each["dice"] for each in table.result.rows if each["class"] == "square"}
+        held = {Path(line["case"]).stem: float(line["dice"]) for line in lines if line["row"] == row}
+        assert {Path(name).stem: value for name, value in found.items()} == pytest.approx(held)
+        best = max(best, *held.values())
+        assert (tmp_path / "masks" / folder / "measurements.csv").is_file()
+    assert best > 0
+    assert main(["study", "predict", str(whole / "out"), "-o", str(tmp_path / "masks"), "--rows", "U-Net"]) == 0
+    assert capsys.readouterr().err.count("0 masks written, 3 there before") == 3
+
+
+def test_masks_of_a_study_that_is_not_complete(copied: Path, tmp_path: Path) -> None:
+    shutil.rmtree(copied / "out" / "cells" / "u_net-fold1-seed0")
+    with pytest.raises(MedsegError, match="1 cell missing: u_net-fold1-seed0; run makes them"):
+        predict_held_out(copied / "out", tmp_path / "masks")
+    with pytest.raises(MedsegError, match="no row 'U-net'; there are U-Net, LFA U-Net"):
+        predict_held_out(copied / "out", tmp_path / "masks", rows=["U-net"])
+    with pytest.raises(MedsegError, match=r"holds no study\.yaml; name the folder of a study"):
+        predict_held_out(copied / "data", tmp_path / "masks")
+    assert not (tmp_path / "masks").exists()
 
 
 def test_curves_are_those_that_the_trainings_recorded(whole: Path) -> None:
@@ -303,49 +336,6 @@ def test_cells_that_fail_are_named_and_the_others_made(copied: Path) -> None:
             read_study(copied / "squares.yaml"), copied / "out", executor=half, tracking=False, say=said.append
         )  # fmt: skip
     assert said[-1].startswith("2 of 2  u_net-fold1-seed0  about 0 min left")
-
-
-def test_a_plan_is_made_once(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole or not at all, for what two cells at a time get each; the row's cells then train it as a bundle."""
-    from medseg.bundle import library
-    from medseg.studies import plan, plan_bundle, plan_network
-
-    asked: list[dict[str, Any]] = []
-    broken = [True]
-
-    def write(made: Any, data: Any, folder: Path, name: str | None) -> Path:
-        shutil.copytree(library.find("unet_drosophila"), folder, dirs_exist_ok=True)
-        if broken.pop() if broken else False:
-            raise KilledError
-        return folder
-
-    monkeypatch.setattr(plan, "make_plan", lambda data, **wanted: asked.append(wanted))
-    monkeypatch.setattr(plan_bundle, "write", write)
-    monkeypatch.setattr(plan_network, "memory_limit", lambda *_: SimpleNamespace(value=6 * 2**30))
-    monkeypatch.setattr(study_run, "pick_device", lambda device: device)
-    row = {"name": "planned", "plan": "unet", "dimensions": 2, "memory": 4, "set": {"device": "cpu"}}
-    rows = [row, {"name": "free", "plan": "unet", "set": {"device": "cuda"}}]
-    study = read_study(write_study(tmp_path / "s.yaml", data=str(whole / "data"), rows=rows, epochs=None, minutes=3))
-    named: list[str] = []
-
-    def none_done(folder: Path, cells: Sequence[Cell], mixed: bool) -> Iterator[Done]:
-        named.extend(cell.name for cell in cells)
-        yield from (Done(cell.name, "not now") for cell in cells)
-
-    def sharing(settings: dict[str, Any]) -> int:
-        return 2 if settings["device"] == "cpu" else 3
-
-    with pytest.raises(KilledError):
-        run_study(study, tmp_path / "out", executor=none_done, sharing=sharing, tracking=False)
-    assert not (tmp_path / "out" / "plans" / "planned").exists()
-    for _ in range(2):
-        with pytest.raises(MedsegError, match="6 cells of 6 could not be made"):
-            run_study(study, tmp_path / "out", executor=none_done, sharing=sharing, tracking=False)
-    first = {"network": "unet", "dimensions": 2, "memory": 4, "minutes": 1.5, "device": "cpu"}
-    free = {"network": "unet", "dimensions": None, "memory": 2, "minutes": 1, "device": "cuda"}
-    assert [{key: call[key] for key in first} for call in asked] == [first, first, free]
-    assert sorted(path.name for path in (tmp_path / "out" / "plans").iterdir()) == ["free", "planned"]
-    assert named[:6:2] == [f"planned-fold{fold}-seed0" for fold in range(3)]
 
 
 @pytest.mark.usefixtures("copied_stores")
