@@ -14,6 +14,8 @@ gradient of a single sample of instance normalisation is laid out plainly there,
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from torch.jit import is_scripting, is_tracing  # type: ignore[attr-defined]
@@ -82,8 +84,9 @@ class GroupNorm(nn.GroupNorm):
 class GroupNormAct(GroupNorm):
     """The same for timm's layer that drops and activates after it."""
 
-    act: nn.Module
-    drop: nn.Module
+    if TYPE_CHECKING:  # torch.jit.script takes an annotation for a type of its own
+        act: nn.Module
+        drop: nn.Module
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise, drop and activate."""
@@ -115,8 +118,9 @@ class BatchNorm2d(_BatchNorm, nn.BatchNorm2d):
 class BatchNormAct(BatchNorm2d):
     """The same for timm's layer that drops and activates after it."""
 
-    act: nn.Module
-    drop: nn.Module
+    if TYPE_CHECKING:  # torch.jit.script takes an annotation for a type of its own
+        act: nn.Module
+        drop: nn.Module
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise, drop and activate."""
