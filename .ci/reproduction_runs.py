@@ -252,7 +252,7 @@ def _long(lines: Sequence[Mapping[str, Any]], row: str, pooled: bool) -> dict[Co
 
 def _tests(record: Mapping[str, Any]) -> str:
     """Return which paired tests of the means hold."""
-    table, tests = record["tables"]
+    tests = record["tables"][1]
     mine = [row for row in tests["rows"] if row["class"] == "(mean)"]
     holding = [row for row in mine if row["holds"] == "yes"]
     said = [
@@ -260,22 +260,9 @@ def _tests(record: Mapping[str, Any]) -> str:
         f"[{row['low']:.3f}, {row['high']:.3f}]"
         for row in holding
     ]
-    about = (
-        f"paired tests of means over cases (Wilcoxon, Holm): {len(holding)} of {counted(len(mine), 'difference')} hold"
-    )
-    return about + (f": {', '.join(said)}" if said else "") + _of_single_cases(record, table, tests)
-
-
-def _of_single_cases(record: Mapping[str, Any], table: Mapping[str, Any], tests: Mapping[str, Any]) -> str:
-    """Return a warning of tests that took cases of one group for independent, as studies did."""
-    drawn = re.search(r"draws of ([\d,]+) ", " ".join(table.get("notes", ())))
-    groups = int(drawn[1].replace(",", "")) if drawn else record["data"]["cases"]
-    if groups == record["data"]["cases"] or "signed-rank test on the cases" not in " ".join(tests.get("notes", ())):
-        return ""
-    return (
-        f"; these tests took {record['data']['cases']} cases of {groups} groups for independent, and call too many "
-        "differences real; a study tests means of groups now"
-    )
+    on = re.search(r"signed-rank test on (the [^,]+),", " ".join(tests.get("notes", ())))
+    about = f"paired tests on {on[1] if on else 'nothing'} (Wilcoxon, Holm): {len(holding)} of "
+    return about + f"{counted(len(mine), 'difference')} hold" + (f": {', '.join(said)}" if said else "")
 
 
 def _recipe(path: Path, studies: Sequence[Study]) -> Run:

@@ -26,8 +26,8 @@ PAPERS = Path(__file__).with_name("papers")
 """Folder of the studies that come with medseg."""
 
 _STUDY = (
-    "title", "about", "data", "fold_key", "folds", "scored", "seeds", "minutes", "epochs", "bundle", "with", "set",
-    "scores", "show", "classes", "paper", "images", "rows",
+    "title", "about", "data", "fold_key", "divides_groups", "folds", "scored", "seeds", "minutes", "epochs",
+    "bundle", "with", "set", "scores", "show", "classes", "paper", "images", "rows",
 )  # fmt: skip
 _ROW = ("name", "bundle", "with", "set", "plan", "dimensions", "memory", "score_with", "score_set", "paper")
 OWN = (
@@ -109,6 +109,7 @@ class Study:
         rows: to compare.
         data: folder of the datalist, or the datalist; empty where it is to be named with the command.
         fold_key: fold scheme.
+        divides_groups: why that scheme may put cases of one group on both sides; empty where it must not.
         folds: numbers, ``None`` for all of the scheme, empty for the fixed lists.
         scored: part that is scored: ``test``, or ``validation`` where the data have no other.
         seeds: of each training.
@@ -127,6 +128,7 @@ class Study:
     about: str = ""
     data: str = ""
     fold_key: str = "fold"
+    divides_groups: str = ""
     folds: tuple[int, ...] | None = None
     scored: str = "test"
     seeds: tuple[int, ...] = (0,)
@@ -209,6 +211,7 @@ class Study:
             "show": list(self.show),
         }
         more |= {"classes": list(self.classes), "paper": self.paper, "images": self.images}
+        more["divides_groups"] = self.divides_groups
         return {**values, **{k: v for k, v in more.items() if v not in (None, [], {}, "")}, "rows": rows}
 
 
@@ -375,6 +378,7 @@ _SCALARS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "scored": (lambda value: value in ("test", "validation"), "choose test or validation"),
     "about": (_is_text, "give text"),
     "fold_key": (_is_text, "give text"),
+    "divides_groups": (_is_text, "give text: why the folds may divide groups"),
     "paper": (_is_text, "give text"),
 }
 

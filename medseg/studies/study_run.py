@@ -73,7 +73,7 @@ def run_study(
     """
     places = Places(resolve_path(folder, "output"))
     data = study.load()
-    check_datalist(data).raise_for_errors()
+    check_datalist(data, fold_keys=_whole(study, data)).raise_for_errors()
     cells = study.cells(data)
     study.classes_of(data)
     if places.folder.exists() and not places.folder.is_dir():
@@ -102,6 +102,29 @@ def run_study(
     finally:
         lock.release()
     return table
+
+
+def _whole(study: Study, data: Datalist) -> list[str] | None:
+    """Return the fold schemes in which a group must lie on one side; ``None`` where data have no folds.
+
+    Raises:
+        StudyError: naming what the study has to say, if its folds divide groups.
+    """
+    if not data.fold_keys:
+        return None
+    if study.divides_groups or study.folds == ():
+        return []
+    sides: dict[Any, set[Any]] = {}
+    for entry in data.training:
+        if "group" in entry:
+            sides.setdefault(entry["group"], set()).add(entry.get(study.fold_key))
+    torn = sum(len(folds) > 1 for folds in sides.values())
+    if torn:
+        raise StudyError(
+            f"study {study.name}: its folds by {study.fold_key} divide {counted(torn, 'group')} (patients, sections): "
+            "a network sees cases of groups that it is scored on; name another fold_key, or say why in divides_groups"
+        )
+    return [study.fold_key]
 
 
 def make_table(folder: str | Path, *, mixed: bool = False, incomplete: bool = False) -> StudyTable:

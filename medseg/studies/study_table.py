@@ -264,9 +264,11 @@ class StudyTable:
         )
         lines = [f"{over}, {held_out}{seeds} {interval}", f"classes that count: {', '.join(scores.classes)}"]
         if scores.torn:
+            why = self.study.divides_groups
             lines.append(
                 f"{counted(len(scores.torn), 'group')} of {self.study.fold_key} lie in several folds, such as "
                 f"{scores.torn[0]}: networks saw cases of the groups that they are scored on, which flatters them"
+                + (f" (why: {why})" if why else "")
             )
         if len(scores.rows) > 1:
             lines.append("bold (in plain text *): better than every other row, and each of these differences holds")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 from medseg.prediction.overlap import Room, Writer, read_ahead
 
@@ -58,23 +59,31 @@ def test_as_many_are_read_ahead_as_are_worked_on_at_once() -> None:
 
 
 def test_no_more_is_read_than_there_is_room_for() -> None:
-    """After the first case the size of one is known: two of 10 are held in a room of 25, not three."""
-    read: list[int] = []
-    room = Room(25)
+    """Two of 10 are held in a room of 25, not three, and before the size of one is known there is one."""
+    read = [threading.Event() for _ in range(6)]
+    first, room = threading.Event(), Room(25)
 
     def note(item: int) -> int:
-        read.append(item)
-        return item
+        read[item].set()
+        return item if item else first.wait(10)
 
     found = reading(note, 6, 3, room)
-    next(found)
+    other = threading.Thread(target=lambda: next(found))
+    other.start()
+    assert read[0].wait(10)
+    assert not read[1].wait(0.1)
+    first.set()
+    other.join(10)
+    assert read[1].wait(10)
+    assert not read[2].wait(0.1)
     next(found)  # both are held now
-    item, _ = next(found)  # one is read in any case, or nothing would ever go on
-    assert (item, len(read)) == (2, 3)
+    assert next(found) == (2, 2)  # one is read in any case, or nothing would ever go on
+    assert not read[3].wait(0.1)
     for _ in range(3):
         room.give(10)
-    next(found)
-    assert len(read) == 5  # the one that was asked for, and one ahead
+    assert next(found) == (3, 3)
+    assert read[4].wait(10)  # one ahead
+    assert not read[5].wait(0.1)
     found.close()
 
 
@@ -140,3 +149,27 @@ def test_nothing_is_written_after_a_request_to_end() -> None:
     with pytest.raises(SystemExit):
         hand_over()
     assert done == []
+
+
+def test_what_threads_compute_takes_no_others_to_help() -> None:
+    before = torch.get_num_threads()
+    used: list[int] = []
+
+    def note(item: int = 0) -> int:
+        used.append(torch.get_num_threads())
+        return item
+
+    torch.set_num_threads(3)
+    try:
+        room = Room(1000)
+        list(reading(note, 4, 2, room))
+        with Writer[int](room, lambda item, error: None) as writer:
+            writer.put(1, lambda: used.append(torch.get_num_threads()), 1)
+        assert used == [1, 1, 1, 1, 1]
+        assert torch.get_num_threads() == 3
+        later = threading.Thread(target=note)  # somebody else's
+        later.start()
+        later.join()
+        assert used[-1] == 3
+    finally:
+        torch.set_num_threads(before)
