@@ -55,7 +55,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     """Yield a new folder of the name of ``target`` that becomes ``target`` when the block ends without an exception.
 
     It lies in ``.unfinished`` beside ``target``; what a killed process left of it there is removed first, so that one
-    process at a time may make ``target``.
+    process at a time may make ``target``. After an exception nothing of it is left.
 
     Args:
         target: folder, which must not be there.
@@ -66,11 +66,14 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     begun = target.parent / ".unfinished" / target.name
     shutil.rmtree(begun, ignore_errors=True)
     begun.mkdir(parents=True)
-    yield begun
-    os.rename(begun, target)
-    sync_folder(target.parent)
-    with contextlib.suppress(OSError):  # it holds what a process that was killed left of another folder
-        begun.parent.rmdir()
+    try:
+        yield begun
+        os.rename(begun, target)
+        sync_folder(target.parent)
+    finally:
+        shutil.rmtree(begun, ignore_errors=True)
+        with contextlib.suppress(OSError):  # it holds what a process that was killed left of another folder
+            begun.parent.rmdir()
 
 
 def remove_leftovers(folder: str | Path, target: str | None = None, *, seconds: float = 0.0) -> int:

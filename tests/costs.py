@@ -29,7 +29,7 @@ class Device:
         row, batch = rows[0], options["batch_size"]
         self.precisions.add(options["precision"])
         macs = self._count(rows, ("macs",))["rows"][0]["macs"]
-        base = row.kwargs["channels"][0]
+        base = row.kwargs.get("channels", [0])[0]
         self.measured.append((base, row.size))
         if base > self.fails_above:
             return {"rows": [{"errors": {"memory": "does not fit"}, "throughput": None, "memory_bytes": None}]}

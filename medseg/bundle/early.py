@@ -19,7 +19,7 @@ from medseg.bundle.start import check_names, folder
 from medseg.caller import nearest
 from medseg.runs.run_folder import refuse_taken
 
-__all__ = ["refuse", "refuse_inference", "refuse_unread"]
+__all__ = ["is_plain", "refuse", "refuse_inference", "refuse_unread"]
 
 _NETWORKS = ("name", "seed")  # arguments of what makes a network, not of the network itself
 _EXPRESSIONS = ("$", "@", "%")  # of MONAI's configuration: what they give is not known yet
@@ -39,7 +39,7 @@ def refuse(command: Command, *, begins: bool) -> None:
     check_names(command)
     _refuse_arguments(command)
     found = {**command.plain, **command.overrides}
-    known = {name: value for name, value in found.items() if name in Options.names() and _is_plain(value)}
+    known = {name: value for name, value in found.items() if name in Options.names() and is_plain(value)}
     wanted = Options.of(known)
     refuse_fold(datalist({"datalist": wanted.datalist}, found["dataset_dir"], command), wanted, command)
     if begins and wanted.output_dir and not wanted.resume:
@@ -50,7 +50,7 @@ def _refuse_arguments(command: Command) -> None:
     """Refuse arguments that the network does not take, as far as its source tells."""
     held = command.united.get("network_def")
     name = command.overrides.get("network_def#name", held.get("name") if isinstance(held, dict) else None)
-    if isinstance(name, str) and _is_plain(name) and "network_def" not in command.overrides:
+    if isinstance(name, str) and is_plain(name) and "network_def" not in command.overrides:
         keys = [key.split("#")[1] for key in command.own_keys() if key.startswith("network_def#")]
         refuse_arguments(name, [key for key in keys if key not in _NETWORKS and not key.startswith("_")])
 
@@ -86,5 +86,6 @@ def refuse_unread(what: str, given: Iterable[str], takes: Sequence[str], more: s
             raise OptionError(f"{what} has no option {key!r}; {hint}")
 
 
-def _is_plain(value: Any) -> bool:
+def is_plain(value: Any) -> bool:
+    """Return whether a value is what it says, not an expression of MONAI's configuration."""
     return not (isinstance(value, str) and value.startswith(_EXPRESSIONS))

@@ -16,13 +16,14 @@ import numpy.typing as npt
 from torch import Tensor
 
 from medseg.bundle.description import Description, Input
-from medseg.data.case_facts import QUANTILES, quantiles
+from medseg.data.case_facts import QUANTILES, lone, quantiles
 from medseg.data.datalist import Datalist, Entry
 from medseg.data.file_facts import facts_of
+from medseg.errors import counted
 from medseg.io.channels import paths_of
 from medseg.io.images import ImageError
 
-__all__ = ["FEWEST", "beyond", "beyond_range", "limits", "trained_on", "unlike"]
+__all__ = ["FEWEST", "beyond", "beyond_range", "limits", "lone_value", "trained_on", "unlike"]
 
 Rows = npt.NDArray[np.float64]
 
@@ -90,6 +91,29 @@ def unlike(image: Tensor, description: Description) -> str | None:
     if description.input.intensity["scheme"] in _OWN_SCALE:
         return f"{own} and are spread otherwise than those of the {seen['images']} images that the model was trained on"
     return f"{own}, those of the {seen['images']} images that the model was trained on from {least:.4g} to {most:.4g}"
+
+
+def lone_value(image: Tensor, description: Description) -> str | None:
+    """Return which few voxels make most of an image's scale where the model scales it by its own values, or ``None``.
+
+    Args:
+        image: as its file holds it, ``(C, *S)``, of finite values.
+        description: the model.
+    """
+    if description.input.intensity["scheme"] not in _OWN_SCALE:
+        return None
+    values = image.numpy()
+    try:
+        found = lone(values, quantiles(values, None, "image"))
+    except ImageError:
+        return None  # infinite values, which are refused
+    if not found or not np.isfinite(found[0]):
+        return None
+    value, number = found
+    return (
+        f"{counted(int(number), 'voxel')} of {value:.4g} alone make{'s' * (number == 1)} most of its deviation, so "
+        "that the rest is grey to the model: replace them, such as by the median of their neighbours"
+    )
 
 
 def _places() -> list[int]:

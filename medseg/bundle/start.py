@@ -123,7 +123,7 @@ def _refuse_inside(config: Mapping[str, Any], key: str, *, lists: bool = True) -
 
 def _holds(config: Any, path: list[str], lists: bool) -> bool:
     """Return whether a key is there, or may be: where ``lists`` is false, nothing is known of what stands in lists."""
-    for part in path:
+    for number, part in enumerate(path, 1):
         if isinstance(config, Mapping) and part in config:
             config = config[part]
         elif isinstance(config, list) and not lists:
@@ -131,7 +131,7 @@ def _holds(config: Any, path: list[str], lists: bool) -> bool:
         elif isinstance(config, list) and part.isdecimal() and int(part) < len(config):
             config = config[int(part)]
         else:  # an argument of a component, which refuses what it does not take
-            return isinstance(config, Mapping) and "_target_" in config
+            return isinstance(config, Mapping) and "_target_" in config and number == len(path)
     return True
 
 

@@ -23,7 +23,7 @@ from medseg.runs.paths import resolve_path
 
 __all__ = [
     "Evaluation", "WorkflowError", "calibrate", "check", "choose_postprocessing", "evaluate", "evaluate_together",
-    "train",
+    "refuse", "train",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -94,19 +94,42 @@ def check(
     Returns:
         The data check's report, and everything else for which the configuration cannot train on the data.
     """
-    folder = library.find(bundle)
-    command = _asked(folder, data, overlays, overrides, begins=False)
     from medseg.bundle import fit
 
+    parts = _parts_of(bundle, data, overlays, overrides)
+    report = fit.report(*parts[:4])
+    return report, fit.problems(*parts, sound=report.ok)
+
+
+def refuse(bundle: str | Path, *, data: str | Path, overrides: Mapping[str, Any] | None = None) -> None:
+    """Refuse what a bundle cannot be trained with, on data whose files are sound; nothing is written.
+
+    Args:
+        bundle: its folder.
+        data: folder of the datalist, or the datalist's file.
+        overrides: values by key.
+
+    Raises:
+        MedsegError: as `train` would before its first step.
+    """
+    from medseg.bundle import fit
+
+    if found := fit.problems(*_parts_of(bundle, data, (), overrides)):
+        raise fit.FitError("\n  ".join(found))
+
+
+def _parts_of(
+    bundle: str | Path, data: str | Path, overlays: Sequence[str], overrides: Mapping[str, Any] | None
+) -> tuple[Any, Options, Any, Any, Any]:
+    """Return a training's data, options, description, samples and network."""
+    folder = library.find(bundle)
+    command = _asked(folder, data, overlays, overrides, begins=False)
     parser = _parser(command, folder)
     if "encoder_weights" in parser.get() and "encoder_weights" not in command.overrides:
         parser.update({"encoder_weights": "random"})  # no weights are fetched for a check
     found, options = parser.get_parsed_content("data"), Options.of(parser.get_parsed_content("options"))
-    described = parser.get_parsed_content("description")
-    dataset = parser.get_parsed_content("train#dataset")
-    report = fit.report(found, options, described, dataset)
-    network = parser.get_parsed_content("network_def")
-    return report, fit.problems(found, options, described, dataset, network, sound=report.ok)
+    described, dataset = parser.get_parsed_content("description"), parser.get_parsed_content("train#dataset")
+    return found, options, described, dataset, parser.get_parsed_content("network_def")
 
 
 def evaluate(

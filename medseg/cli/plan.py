@@ -11,6 +11,8 @@ from medseg.errors import shown
 
 __all__ = ["add_arguments", "run"]
 
+_SHOWN = 5
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
@@ -35,7 +37,12 @@ def run(options: argparse.Namespace) -> int:
     from medseg.studies import plan_bundle
     from medseg.studies.plan import make_plan
 
-    check_datalist(data).raise_for_errors()  # as whatever is trained on the plan begins
+    checked = check_datalist(data)  # as whatever is trained on the plan begins
+    for finding in checked.warnings[:_SHOWN]:
+        say(f"warning: {finding.message}")
+    if len(checked.warnings) > _SHOWN:
+        say(f"warning: and {len(checked.warnings) - _SHOWN} more; `medseg check` lists them")
+    checked.raise_for_errors()
     plan = make_plan(
         data,
         network=options.network,

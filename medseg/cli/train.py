@@ -96,15 +96,12 @@ def _without_bundle(options: argparse.Namespace, overrides: dict[str, Any]) -> i
         overrides.pop("resume")
         done = resume_planned(where, options.resume, overrides=overrides)
     else:
-        for name in ("output_dir", "max_minutes"):
-            overrides.pop(name, None)
         done = plan_and_train(
             where,
-            options.output or new_folder(where),
+            overrides.pop("output_dir", None) or new_folder(where),
             network=options.network,
             dimensions=options.dimensions,
             memory=options.memory,
-            minutes=options.minutes,
             overrides=overrides,
             say=say,
         )

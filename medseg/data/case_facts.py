@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +15,17 @@ from medseg.io.image_file import ImageFile
 from medseg.io.images import ImageError, read_image
 from medseg.io.labels import read_label
 
-__all__ = ["QUANTILES", "CaseFacts", "measure_case", "quantiles"]
+__all__ = ["QUANTILES", "CaseFacts", "lone", "measure_case", "quantiles"]
 
 QUANTILES = (0.0, 0.005, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.995, 1.0)
 """Which quantiles of an image's values are kept."""
 
 _SAMPLE = 20_000  # voxels of the foreground, and of all, whose values are looked at
 _EQUAL = 1e-6
+_FEW = 1e-5  # of the voxels, or one: no structure is so small beside a value so far from all others
+_MOST_OF = 0.5  # of the variance
+_GATE = 0.1  # of the usual squares: what is not above that is no more than half of all
+_NORMAL = 5.15  # deviations between the quantiles 0.005 and 0.995 of normal values
 
 
 @dataclass(frozen=True)
@@ -154,6 +158,35 @@ def quantiles(
         if sample.size:
             rows.append(tuple(float(value) for value in np.quantile(sample, QUANTILES)))
     return tuple(rows)
+
+
+def lone(values: npt.NDArray[Any], rows: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    """Return a value so far from all others that the few voxels that have it make most of a channel's variance.
+
+    An image that is scaled by its own mean and deviation, or least and greatest value, would be grey but for them.
+
+    Args:
+        values: ``(C, *S)``, finite.
+        rows: quantiles of each channel at `QUANTILES`.
+
+    Returns:
+        The value, and how many voxels lie more than half as far from the median; empty where there is none.
+    """
+    middle, low, high = (QUANTILES.index(share) for share in (0.5, 0.005, 0.995))
+    for channel, row in zip(values, rows, strict=False):
+        median = row[middle]
+        value = max(float(channel.min()), float(channel.max()), key=lambda end: abs(end - median))
+        usual, most = (row[high] - row[low]) / _NORMAL, max(1, int(_FEW * channel.size))
+        if value == median or most * (value - median) ** 2 < _GATE * usual**2 * channel.size:
+            continue  # as nearly always: nothing more is computed
+        far = np.abs(channel.astype(np.float64) - median)
+        beyond = far > abs(value - median) / 2
+        number = int(np.count_nonzero(beyond))
+        if number <= most:
+            squares = far * far
+            if float(squares[beyond].sum()) > _MOST_OF * float(squares.sum()):
+                return value, number
+    return ()
 
 
 def _equal(channels: npt.NDArray[Any]) -> bool:

@@ -77,6 +77,13 @@ def _image(case: Case, requirements: Requirements, ignore_index: int | None) -> 
         values = counted(facts.not_finite, "value")
         message = f"{case.image}: holds {values} of NaN or infinity; replace them or leave the image out"
         yield error("not-finite", message, case.image)
+    if facts.lone:
+        value, number = facts.lone
+        message = (
+            f"{case.image}: {counted(int(number), 'voxel')} of {value:.4g} alone make{'s' * (number == 1)} most of its "
+            "deviation, so that scaled by it the rest is grey; replace them, such as by the median of their neighbours"
+        )
+        yield warning("lone-value", message, case.image)
     if facts.palette:
         message = f"{case.image}: palette image, read as its 3 colours; store it as grey or RGB to leave no doubt"
         yield warning("palette-image", message, case.image)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.atomic import atomic_write
-from medseg.data.case_facts import quantiles
+from medseg.data.case_facts import lone, quantiles
 from medseg.io.images import ImageError, read_image
 from medseg.io.labels import map_values
 from medseg.io.parts import parts_of
@@ -26,7 +26,7 @@ __all__ = [
     *("facts_of", "measure", "measure_all", "save_cache", "usual_workers"),
 ]
 
-CHECKER_VERSION = 5
+CHECKER_VERSION = 6
 """Counted up when a measurement changes, so that older cache entries are not used."""
 
 MAX_LABEL_VALUES = 512
@@ -58,6 +58,8 @@ class FileFacts:
         orientation: EXIF or TIFF orientation as stored, 1 where there is none; `shape` is upright.
         quantiles: of an image's values, a row a channel, at `medseg.data.case_facts.QUANTILES`; none of a label, or
             where values are not finite.
+        lone: of an image, a value that few voxels have and that makes most of its deviation, and how many they are,
+            see `medseg.data.case_facts.lone`; empty where there is none.
         notes: what the reader found doubtful.
         sha256: hash of the file's bytes.
         error: why the file cannot be read, or ``None``; then the rest means nothing.
@@ -75,6 +77,7 @@ class FileFacts:
     lossy: bool = False
     orientation: int = 1
     quantiles: tuple[tuple[float, ...], ...] = ()
+    lone: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
     sha256: str = ""
     error: str | None = None
@@ -123,6 +126,10 @@ def measure(path: Path, *, label: bool, mapping: Mapping[int, int] | None = None
     if array.dtype.kind == "f":
         not_finite = int(array.size - np.count_nonzero(np.isfinite(array)))
     values, counts, fractions = _label_values(array) if label else (None, None, False)
+    rows: tuple[tuple[float, ...], ...] = ()
+    if not label and not not_finite:
+        array = np.moveaxis(array, -1, 0) if image.channels > 1 else array[None]
+        rows = quantiles(array, None, path)
     return FileFacts(
         shape=tuple(image.shape),
         channels=image.channels,
@@ -135,9 +142,8 @@ def measure(path: Path, *, label: bool, mapping: Mapping[int, int] | None = None
         affine=None if image.affine is None else tuple(np.asarray(image.affine, np.float64).ravel().tolist()),
         lossy=image.lossy,
         orientation=image.orientation,
-        quantiles=()
-        if label or not_finite
-        else quantiles(np.moveaxis(array, -1, 0) if image.channels > 1 else array[None], None, path),
+        quantiles=rows,
+        lone=lone(array, rows) if rows else (),
         notes=image.notes,
         sha256=digest,
     )

@@ -224,7 +224,7 @@ class _Comparison:
             self.record.failed[name] = str(error)
             self.say(f"{name} is out: {error}")
             return
-        plan_bundle.write_whole(plan, self.data, target)
+        plan_bundle.write(plan, self.data, target)
         held_out = len(plan.found.cases) / len(self.data.folds(self.asked.fold_key))
         measured = plan.measured
         self.record.plans[name] = {

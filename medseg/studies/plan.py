@@ -16,16 +16,19 @@ from medseg.data.fingerprint import Fingerprint, fingerprint
 from medseg.reports.progress import progress_bar
 from medseg.runs.processes import pick_device
 from medseg.studies import plan_doubts, plan_network, plan_rules
-from medseg.studies.plan_network import Limits, Measured
+from medseg.studies.plan_asked import Asked
+from medseg.studies.plan_network import Candidate, Limits, Measured
 from medseg.studies.plan_rules import Chosen, PlanError
 
-__all__ = ["MINUTES", "Plan", "make_plan"]
+__all__ = ["DEFAULT_NETWORK", "MINUTES", "Plan", "make_plan"]
 
 DEFAULT_NETWORK = "unet"
+"""Of a plan for which nobody names one."""
 MINUTES = 60.0
 """Of a training whose minutes nobody says."""
 
 _LEARNING_RATE = 0.002
+_AUX = 0.1  # of the loss: what auxiliary outputs weigh beside the network's own
 _RECORDS = 20  # epochs that a training is divided into: each is recorded and can be resumed from
 _SPARE = 20  # times the steps that are expected: the clock ends a training, even one planned beside other work
 _LOADING = 4  # processes at most
@@ -76,6 +79,8 @@ def make_plan(
     memory: float | None = None,
     minutes: float | None = None,
     device: str | None = None,
+    asked: Asked | None = None,
+    accept: Callable[[Plan], None] = lambda plan: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Plan:
     """Plan a bundle for a data set.
@@ -87,47 +92,70 @@ def make_plan(
         memory: that a training step may take, in GiB; by default a share of what is free.
         minutes: of the training; 60 by default.
         device: ``"cpu"``, ``"cuda:0"``; by default a GPU where there is one.
+        asked: what of the training is settled already.
+        accept: called with the plan as it may be before the device is measured; may refuse it.
         say: called with a line while networks are measured, and for each doubt.
 
     Raises:
         PlanError: if there is no plan for these data, or nothing fits.
         MedsegError: if data or network cannot be used.
     """
-    place, name = pick_device(device), network or DEFAULT_NETWORK
+    place, name, kept = pick_device(device), network or DEFAULT_NETWORK, asked or Asked()
     networks.resolve(name)
     with progress_bar("measuring images") as update:
         found = fingerprint(data, progress=update)
     axes = int(plan_rules.dimensions(found, dimensions).value)
+    kept.refuse_axes(axes)
     if all(share == 0 for index, share in enumerate(found.class_shares()) if index != found.background):
         raise PlanError(f"{data.path}: no label holds anything but {found.classes[0]}; there is nothing to learn")
     seen = plan_rules.plane(found, axes)
-    fed = {
+    fed = _fed(found, seen)
+    channels = {"rgb": 3, "grey": 1}.get(str(fed["colour"].value), found.channels)
+    target = fed["spacing"].value
+    edges = plan_rules.across([float(edge) for edge in plan_rules.resampled(found, target)], seen)
+    target = target and plan_rules.across(target, seen)
+    limit, wanted = plan_network.memory_limit(memory, place), MINUTES if minutes is None else minutes
+    needed = plan_network.wanted_steps(len(found.classes))
+    limits = Limits(channels, len(found.classes), wanted, int(limit.value), place, needed, progress=say)
+
+    def planned(measured: Measured) -> Plan:
+        return _plan(data, found, fed, measured, limits, limit.why)
+
+    tried = plan_network.candidates(name, kept.patch or plan_rules.full_patch(edges, axes), edges, target)
+    measured = plan_network.choose(
+        kept.kept(tried), limits, asked=str(kept), accept=lambda expected: accept(planned(expected))
+    )
+    if kept.batch is None:
+        measured = plan_network.larger_batch(measured, limits, pixels=math.prod(edges) * len(found.cases))
+    plan = planned(measured)
+    for doubt in plan.doubts:
+        say(f"warning: {doubt}")
+    return plan
+
+
+def _fed(found: Fingerprint, seen: Chosen | None) -> dict[str, Chosen]:
+    return {
         "intensity": plan_rules.intensity(found),
         "polarity": plan_rules.polarity(found),
         "colour": plan_rules.colour(found),
         "spacing": plan_rules.spacing(found, seen),
         **({"plane": seen} if seen else {}),
     }
-    channels = {"rgb": 3, "grey": 1}.get(str(fed["colour"].value), found.channels)
-    target = fed["spacing"].value
-    edges = plan_rules.across([float(edge) for edge in plan_rules.resampled(found, target)], seen)
-    target = target and plan_rules.across(target, seen)
-    limit, wanted = plan_network.memory_limit(memory, place), MINUTES if minutes is None else minutes
-    classes = len(found.classes)
-    needed = plan_network.wanted_steps(classes)
-    limits = Limits(channels, classes, wanted, int(limit.value), place, needed, progress=say)
-    tried = plan_network.candidates(name, plan_rules.full_patch(edges, axes), edges, target)
-    measured = plan_network.choose(tried, limits)
-    measured = plan_network.larger_batch(measured, limits, pixels=math.prod(edges) * len(found.cases))
+
+
+def _plan(
+    data: Datalist, found: Fingerprint, fed: Mapping[str, Chosen], measured: Measured, limits: Limits, why: str
+) -> Plan:
+    """Return the plan of what was measured."""
+    seen, wanted, place = fed.get("plane"), limits.minutes, limits.device
     steps = measured.steps(wanted)
-    size = list(measured.candidate.patch)
     chosen = Chosen(
-        {**measured.candidate.network, "in_channels": channels},
+        {**measured.candidate.network, "in_channels": limits.channels},
         f"{measured.seconds:.3g} s a step, {measured.memory / 2**30:.2f} GiB on {place.type}: about {steps} steps in "
-        f"{wanted:g} minutes (limit {limit.value / 2**30:.2f} GiB: {limit.why})",
+        f"{wanted:g} minutes (limit {limits.memory / 2**30:.2f} GiB: {why})",
     )
     inference = {
-        "window": Chosen(size, "the patch that is trained on"),
+        "window": Chosen(list(measured.candidate.patch), "the patch that is trained on"),
         "overlap": Chosen(0.5, "half a window, as nnU-Net: the middle of a window is surer than its edge"),
         "mirror_axes": plan_rules.mirrors(found, seen),
     }
@@ -137,13 +165,10 @@ def make_plan(
         **_schedule(steps, wanted),
         **_samples(found, measured, seen),
         **_loading(place),
-        **_learning(data),
+        **_learning(data, measured.candidate),
     }
     scores = {"distances": {"tolerance": 1.0}} if found.spacings is not None and found.dimensions == 3 else {}
-    plan = Plan(found, chosen, fed, inference, train, scores, measured, str(place), wanted)
-    for doubt in plan.doubts:
-        say(f"warning: {doubt}")
-    return plan
+    return Plan(found, chosen, fed, inference, train, scores, measured, str(place), wanted)
 
 
 def _schedule(steps: int, minutes: float) -> dict[str, Chosen]:
@@ -185,10 +210,15 @@ def _loading(device: torch.device) -> dict[str, Chosen]:
     return {"num_workers": Chosen(number, "loading processes, so that the GPU need not wait; none on a CPU")}
 
 
-def _learning(data: Datalist) -> dict[str, Chosen]:
+def _learning(data: Datalist, candidate: Candidate) -> dict[str, Chosen]:
     loss: dict[str, Any] = {"_target_": "medseg.losses.focal_iou.FocalIoULoss", "gamma": 0.0}
     if data.ignore_index is not None:
         loss["ignore_index"] = "$@data.ignore_index"
+    why = "cross-entropy and soft IoU in equal parts: small classes count as much as large ones"
+    if aux := plan_network.auxiliary(candidate):
+        terms = [{"output": "pred", "loss": loss}, *({"output": name, "loss": loss, "weight": _AUX} for name in aux)]
+        loss = {"_target_": "medseg.losses.multi_output.MultiOutputLoss", "terms": terms}
+        why += f"; of the auxiliary outputs a tenth as much (DF-DAM): {', '.join(aux)}"
     optimizer = {
         "_target_": "torch.optim.AdamW", "params": "$@network.parameters()", "lr": "@learning_rate",
         "weight_decay": 0.01, "fused": True,
@@ -198,7 +228,7 @@ def _learning(data: Datalist) -> dict[str, Chosen]:
         "mirror_axes": "@model#inference#mirror_axes",
     }  # fmt: skip
     return {
-        "loss": Chosen(loss, "cross-entropy and soft IoU in equal parts: small classes count as much as large ones"),
+        "loss": Chosen(loss, why),
         "optimizer": Chosen(
             optimizer, "learns within hundreds of steps where SGD needs tens of thousands; in one pass"
         ),

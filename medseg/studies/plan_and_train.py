@@ -6,11 +6,14 @@ import json
 import os
 import re
 import shlex
+import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from medseg.atomic import atomic_write
@@ -133,24 +136,68 @@ def plan_and_train(
         MedsegError: with what is wrong, before the first step.
     """
     folder, changes = resolve_path(output), dict(overrides or {})
-    planned = folder / "plan"
     refuse_unread("train", [key.split("#")[0] for key in changes], KEYS, ELSEWHERE)
-    library.refuse_taken(planned)
-    datalist = data_of(data, folder, say)
+    library.refuse_taken(folder / "plan")
     if network is not None:
         networks.resolve(network)
-    parts: Parts = ([], [], []) if changes.get("fold") == "all" else _parts(datalist, changes)
-    _refuse_unscored(datalist, parts)
-    check_datalist(datalist).raise_for_errors()
-    from medseg.studies import plan_bundle
-    from medseg.studies.plan import make_plan
+    from medseg.studies.plan import DEFAULT_NETWORK
+    from medseg.studies.plan_asked import Asked
 
-    plan = make_plan(datalist, network=network, dimensions=dimensions, memory=memory, minutes=minutes, say=say)
-    plan_bundle.write_whole(plan, datalist, planned, plan_bundle.name_of(plan, datalist))  # its folder is any plan's
+    asked = Asked.of(changes, network or DEFAULT_NETWORK)
+    minutes = changes.pop("max_minutes", minutes)
+    with _nothing_left(folder):
+        datalist = data_of(data, folder, say)
+        parts: Parts = ([], [], []) if changes.get("fold") == "all" else _parts(datalist, changes)
+        _refuse_unscored(datalist, parts)
+        check_datalist(datalist).raise_for_errors()
+        wanted = {"network": network, "dimensions": dimensions, "memory": memory, "minutes": minutes, "asked": asked}
+        run = _planned_run(datalist, folder, wanted, changes, say)
+    return _finished(folder / "plan", run, datalist, parts)
+
+
+def _planned_run(
+    data: Datalist,
+    folder: Path,
+    wanted: Mapping[str, Any],
+    changes: Mapping[str, Any],
+    say: Callable[[str], None],
+) -> Path:
+    """Plan and train; what the training would refuse is refused before the device is measured."""
+    from medseg.studies import plan_bundle
+    from medseg.studies.plan import Plan, make_plan
+
+    changes = {"output_dir": str(folder / "run"), "run_name": folder.name, **changes}
+
+    def accept(expected: Plan) -> None:
+        with TemporaryDirectory() as temporary:
+            sketch = Path(temporary) / "plan"
+            sketch.mkdir()
+            plan_bundle.write_configuration(expected, data, sketch, plan_bundle.name_of(expected, data))
+            workflow.refuse(sketch, data=data.path, overrides=changes)
+
+    plan = make_plan(data, device=changes.get("device"), accept=accept, say=say, **wanted)
+    # its folder is any plan's
+    planned = plan_bundle.write(plan, data, folder / "plan", plan_bundle.name_of(plan, data))
     say(f"planned: {plan.network.value['name']}, {plan.network.why}; see {planned / 'docs' / 'README.md'}")
-    named = {"output_dir": str(folder / "run"), "run_name": folder.name}
-    run = workflow.train(planned, data=datalist.path, overrides={**named, **changes})
-    return _finished(planned, run, datalist, parts)
+    return workflow.train(planned, data=data.path, overrides=changes)
+
+
+@contextmanager
+def _nothing_left(folder: Path) -> Iterator[None]:
+    """Remove what was made in a folder by a command that fails before its run; what is interrupted can go on."""
+    there = set(folder.iterdir()) if folder.is_dir() else set()
+    new = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        yield
+    except Exception:
+        if not (folder / "run").exists():
+            for made in (folder / "data", folder / "plan"):
+                if made not in there:
+                    shutil.rmtree(made, ignore_errors=True)
+            with suppress(OSError):  # somebody else has put something there
+                for empty in new:
+                    empty.rmdir()
+        raise
 
 
 def resume_planned(

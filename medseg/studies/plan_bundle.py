@@ -18,7 +18,7 @@ from medseg.studies import fingerprint_page
 from medseg.studies.plan import Plan
 from medseg.studies.plan_rules import Chosen
 
-__all__ = ["lines", "name_of", "text", "values_table", "write", "write_whole"]
+__all__ = ["lines", "name_of", "text", "values_table", "write", "write_configuration"]
 
 _HEAD = """\
 # Planned by `medseg plan` for {name} ({number}). Each value says why it is so; change what you know
@@ -29,7 +29,7 @@ _UNKNOWN = "not stated"
 
 
 def write(plan: Plan, data: Datalist, folder: Path, name: str | None = None) -> Path:
-    """Write a plan as a bundle.
+    """Write a plan as a bundle that is there whole or not at all, whenever the process is killed.
 
     Args:
         plan: what to write.
@@ -44,31 +44,28 @@ def write(plan: Plan, data: Datalist, folder: Path, name: str | None = None) -> 
         BundleError: if the folder exists and is not empty.
     """
     library.refuse_taken(folder)
-    (folder / "docs").mkdir(parents=True, exist_ok=True)
-    for file, content in (("bundle.yaml", text(plan, data, name)), ("docs/README.md", _page(plan, data))):
-        with atomic_write(folder / file) as temporary:
-            temporary.write_text(content, encoding="utf-8")
-    fingerprint_page.write(plan.found, folder / "docs")
-    generate.build(folder)
-    library.remember(folder)
+    with atomic_folder(folder) as begun:
+        (begun / "docs").mkdir()
+        with atomic_write(begun / "docs" / "README.md") as temporary:
+            temporary.write_text(_page(plan, data), encoding="utf-8")
+        fingerprint_page.write(plan.found, begun / "docs")
+        write_configuration(plan, data, begun, name)
+        library.remember(begun)
     return folder
 
 
-def write_whole(plan: Plan, data: Datalist, target: Path, name: str | None = None) -> Path:
-    """Write a plan as a bundle that is there whole or not at all, whenever the process is killed.
+def write_configuration(plan: Plan, data: Datalist, folder: Path, name: str | None = None) -> None:
+    """Write what a plan says to programs: `bundle.yaml` and MONAI's files.
 
     Args:
         plan: what to write.
         data: the datalist that it was made for.
-        target: folder of the bundle, which must not be there.
+        folder: which is there.
         name: as in `write`.
-
-    Returns:
-        The folder.
     """
-    with atomic_folder(target) as begun:
-        write(plan, data, begun, name)
-    return target
+    with atomic_write(folder / "bundle.yaml") as temporary:
+        temporary.write_text(text(plan, data, name), encoding="utf-8")
+    generate.build(folder)
 
 
 def name_of(plan: Plan, data: Datalist) -> str:

@@ -18,17 +18,9 @@ from medseg.studies.paper_figures import Row
 from medseg.studies.plan_rules import Chosen, PlanError, levels, smaller
 
 __all__ = [
-    "BASES",
-    "STEPS",
-    "Candidate",
-    "Limits",
-    "Measured",
-    "arguments",
-    "choose",
-    "larger_batch",
-    "memory_limit",
-    "wanted_steps",
-]
+    "BASES", "STEPS", "Candidate", "Limits", "Measured", "arguments", "auxiliary", "candidates", "choose",
+    "larger_batch", "memory_limit", "wanted_steps",
+]  # fmt: skip
 
 BASES = (32, 24, 16, 12, 8)
 """Channels of the finest level that are tried; each level has twice those of the one before, up to `MOST_CHANNELS`."""
@@ -42,6 +34,7 @@ PICTURES_A_BATCH = 4  # at least: statistics of fewer are no batch's
 VOLUMES_A_BATCH = 2
 SHARE = 0.85  # of the clock that the bare step has in a training with its data and records: 0.83 to 0.93 on a CPU
 _SMALLEST = {2: 96**2, 3: 32**3}  # pixels of a patch below which only want of memory goes
+_ROOM = (1, 8, 16, 32, 64)  # edges that a network may need for its levels
 _TRIES = 8
 _WIDER = 4.0  # times the operations a second that wide layers do beside narrow ones, at most
 _NEAR = 1.2  # times the budget that a cost may be, foreseen from another patch of the same width, to be measured
@@ -160,17 +153,20 @@ def arguments(name: str, strides: Sequence[Sequence[int]], base: int, axes: int)
     usual: Any = known["channels"].default if "channels" in known else None
     sized = isinstance(usual, tuple)
     if sized:
-        depth = len(strides) + 1 if "strides" in known else 1 + sum(min(stride) > 1 for stride in strides)
-        doubled = [base * 2**level for level in range(max(2, depth))]
-        given["channels"] = [min(width, MOST_CHANNELS[axes]) for width in doubled]
-        if given["channels"] != doubled and "strides" not in known and not _takes(given):
-            given["channels"] = [width for width in doubled if width <= MOST_CHANNELS[axes]]
         if "fc_channels" in known:  # of layers beside the levels: wide as these are, as in the paper
             given["fc_channels"] = known["fc_channels"].default * base // usual[0]
-        if len(given["channels"]) != len(usual) and not _takes(given):  # of so many levels whatever the patch
-            given["channels"] = [min(base * 2**level, MOST_CHANNELS[axes]) for level in range(len(usual))]
-        if "strides" in known:
-            given["strides"] = [list(stride) for stride in strides]
+        depth = len(strides) + 1 if "strides" in known else 1 + sum(min(stride) > 1 for stride in strides)
+        depth, most = max(2, depth), len(usual)
+        for number in (depth, *(range(depth + 1, most + 1) if depth < most else (most,))):  # some have so many or none
+            doubled = [base * 2**level for level in range(number)]
+            given["channels"] = [min(width, MOST_CHANNELS[axes]) for width in doubled]
+            if "strides" in known:
+                more = number - 1 - len(strides)
+                given["strides"] = [list(stride) for stride in [*strides, *[strides[-1]] * more][: number - 1]]
+            elif given["channels"] != doubled and not _takes(given):
+                given["channels"] = [width for width in doubled if width <= MOST_CHANNELS[axes]]
+            if number == most or _takes(given):
+                break
     if "norm" in known and known["norm"].default == "batch" and axes == 3:
         given["norm"] = ["instance", {"affine": True}]
     return given, base if sized else 0
@@ -184,6 +180,34 @@ def _takes(network: Mapping[str, Any]) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _with_room(patch: Sequence[int], network: Mapping[str, Any]) -> list[int]:
+    """Return a patch whose edges are as long as a network's levels need: of small images the rest is padding."""
+    try:
+        with torch.device("meta"):
+            built = networks.create(in_channels=1, out_channels=2, **network).train()
+    except ValueError:
+        return list(patch)  # which has its own reason
+    for least in _ROOM:
+        tried = [max(edge, least) for edge in patch]
+        try:
+            built(torch.empty((VOLUMES_A_BATCH, 1, *tried), device="meta"))
+        except (RuntimeError, ValueError, AssertionError):
+            continue
+        return tried
+    return list(patch)
+
+
+def auxiliary(candidate: Candidate) -> list[str]:
+    """Return the outputs that a network gives beside its own in training, to be compared with the label."""
+    try:
+        with torch.device("meta"):
+            built = networks.create(in_channels=1, out_channels=2, **candidate.network).train()
+            outputs = built(torch.empty((VOLUMES_A_BATCH, 1, *candidate.patch)))
+    except (RuntimeError, ValueError, AssertionError):
+        return []  # an operation without a meta kernel
+    return [name for name in outputs if name.startswith("aux_")] if isinstance(outputs, Mapping) else []
 
 
 def candidates(
@@ -201,6 +225,8 @@ def candidates(
     size: list[int] | None = list(patch)
     while size is not None:
         rounded, strides = levels(size, voxel)
+        if min(rounded) < _ROOM[-1]:
+            rounded = _with_room(rounded, arguments(name, strides, BASES[0], axes)[0])
         pixels = math.prod(rounded)
         batch = VOLUMES_A_BATCH if axes == 3 else max(PICTURES_A_BATCH, min(16, BATCH_PIXELS // pixels))
         for base in BASES:
@@ -212,7 +238,13 @@ def candidates(
     return found
 
 
-def choose(tried: Sequence[Candidate], limits: Limits) -> Measured:
+def choose(
+    tried: Sequence[Candidate],
+    limits: Limits,
+    *,
+    asked: str = "",
+    accept: Callable[[Measured], None] = lambda expected: None,
+) -> Measured:
     """Return the costliest candidate that fits the memory and trains enough steps in the minutes.
 
     Operations are counted for all; the cheapest is measured, and from it the costliest that could do is found, measured
@@ -223,6 +255,9 @@ def choose(tried: Sequence[Candidate], limits: Limits) -> Measured:
     Args:
         tried: candidates.
         limits: of the training.
+        asked: what all candidates have because somebody wants it so, for messages.
+        accept: called before the first measurement with the costliest candidate that can be built, of which nothing is
+            known but its operations; may refuse the plan.
 
     Raises:
         PlanError: if no candidate can be built, or none fits.
@@ -231,7 +266,9 @@ def choose(tried: Sequence[Candidate], limits: Limits) -> Measured:
     every = [(_macs(c, limits, lines), c) for c in tried]
     counted = sorted(((n, c) for n, c in every if n is not None), key=lambda pair: pair[0] * pair[1].batch)
     if not counted:
-        raise PlanError(f"network {tried[0].network['name']} cannot be built for these images: {lines[0]}")
+        wanted = f" with {asked}" if asked else ""
+        raise PlanError(f"network {tried[0].network['name']} cannot be built for these images{wanted}: {lines[0]}")
+    accept(Measured(counted[-1][1], limits.seconds, 0, counted[-1][0]))
     last: Measured | None = None
     for number, (macs, candidate) in enumerate(counted):  # the cheapest that runs at all
         last = _measure(candidate, macs, limits, lines)

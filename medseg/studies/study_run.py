@@ -183,7 +183,7 @@ def _plan(places: Places, study: Study, data: Datalist, sharing: Callable[[Mappi
         made = plan.make_plan(
             data, network=row.plan, dimensions=row.dimensions, memory=memory, minutes=minutes, device=device, say=say
         )
-        plan_bundle.write_whole(made, data, target)
+        plan_bundle.write(made, data, target)
         say(f"{row.name}: planned, see {shown(target / 'docs' / 'README.md')}")
 
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from medseg.bundle.description import Description, DescriptionError
-from medseg.bundle.intensities import trained_on, unlike
+from medseg.bundle.intensities import lone_value, trained_on, unlike
 from medseg.io.load import LoadImagesd
 
 RNG = np.random.default_rng(0)
@@ -145,3 +145,16 @@ def test_real_images(sets: dict[str, list[Path]], tmp_path: Path, name: str) -> 
         assert told(sets[other], model) == len(sets[other]), other
     for other in same:
         assert told(sets[other], model) == 0, other
+
+
+@pytest.mark.parametrize("scheme", ["zscore", "image", "percentiles"])
+def test_few_wild_voxels_that_make_the_scale_are_told(scheme: str) -> None:
+    image = torch.from_numpy(RNG.normal(100, 10, (1, 40, 40)).astype(np.float32))
+    assert lone_value(image, described({"scheme": scheme})) is None
+    image[0, 3, 4] = 1e9
+    said = lone_value(image, described({"scheme": scheme}))
+    assert said is not None
+    assert said.startswith("1 voxel of 1e+09 alone makes most of its deviation")
+    assert lone_value(image, described({"scheme": "range", "low": 0, "high": 200, "clip": True})) is None
+    image[0, 3, 4] = np.inf
+    assert lone_value(image, described({"scheme": scheme})) is None  # which is refused

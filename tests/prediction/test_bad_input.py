@@ -278,6 +278,16 @@ def test_a_fault_of_a_library_is_a_failure_of_its_case(
     assert str(error) in done.failures[0][1]
 
 
+def test_a_wild_voxel_that_makes_the_scale_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    values = np.random.default_rng(0).normal(100, 10, (20, 18, 16)).astype(np.float32)
+    values[3, 4, 5] = 1e9
+    nibabel.Nifti1Image(values, np.eye(4)).to_filename(tmp_path / "hot.nii.gz")
+    done = run(write_model(tmp_path / "m.pt", "mr"), tmp_path / "hot.nii.gz")
+    assert done.written == 1
+    (said,) = (each for each in caplog.messages if "hot.nii.gz" in each and "alone" in each)
+    assert "1 voxel of 1e+09 alone makes most of its deviation" in said
+
+
 def test_images_of_another_kind_are_told_in_one_line(
     tmp_path: Path, images: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

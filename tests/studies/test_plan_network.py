@@ -10,6 +10,7 @@ from costs import PACE, PARAMETERS, Device
 
 from medseg.bundle import networks
 from medseg.studies import complexity, plan_network
+from medseg.studies.plan_asked import Asked
 from medseg.studies.plan_network import (
     Candidate,
     Limits,
@@ -208,3 +209,15 @@ def test_a_gpu_gets_the_batch_that_keeps_it_busy(
     assert on_gpu.candidate.batch == expected
     assert on_gpu.seconds == seconds[expected]
     assert larger_batch(start, replace(gpu, device=CPU), pixels=pixels) is start
+
+
+def test_levels_that_are_asked_for_are_those_that_the_patch_has() -> None:
+    def strides(levels: int, *patch: int) -> list[list[list[int]]]:
+        kept = Asked(tuple(patch), None, {"channels": [2] * levels}).kept(tried(patch))
+        return [each.network["strides"] for each in kept]
+
+    assert strides(2, 32, 32, 16) == [[[2, 2, 2]]]
+    assert strides(3, 16, 16, 16) == [[[2, 2, 2], [2, 2, 2]]]
+    assert strides(4, 16, 16, 8) == [[[2, 2, 2], [2, 2, 1], [2, 2, 2]]]
+    assert strides(5, 16, 16, 4) == [[[2, 2, 1], [2, 2, 1], [2, 2, 2], [2, 2, 2]]]
+    assert strides(6, 16, 16, 4) == strides(5, 16, 16, 4)  # which no network of six levels takes
