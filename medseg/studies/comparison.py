@@ -14,6 +14,7 @@ import numpy as np
 from medseg.data.datalist import SPLITS, Datalist
 from medseg.errors import MedsegError
 from medseg.metrics.intervals import LEAST_GROUPS, RESAMPLES
+from medseg.reports.palette import is_background
 from medseg.reports.score_tables import WHOLE
 from medseg.reports.tables import Table
 from medseg.studies.paired_tests import compare
@@ -198,4 +199,16 @@ def table_of(rows: Sequence[Mapping[str, Any]], *, digits: int = 3) -> Table:
         rows: one mapping a method.
         digits: after the decimal point.
     """
-    return Table.of(rows, digits=digits, notes=[_NOTE] if any(_GAIN in row for row in rows) else [])
+    notes = [*_counted(rows), *([_NOTE] if any(_GAIN in row for row in rows) else [])]
+    return Table.of(rows, digits=digits, notes=notes)
+
+
+def _counted(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say which classes the scores without a class's name are of, where one is the background."""
+    keys = {key: None for row in rows for key in row}  # in order
+    classes = [key.removeprefix("IoU ") for key in keys if key.startswith("IoU ") and key != "IoU per case"]
+    around = next(filter(is_background, classes), None)
+    if around is None:
+        return []
+    means = f"means over classes count {around}"
+    return [f"{means}; Dice, precision, recall and scores per case are of {classes[1]}" if len(classes) == 2 else means]

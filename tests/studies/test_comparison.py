@@ -183,6 +183,19 @@ def test_undefined_is_empty_and_methods_may_differ_in_columns() -> None:
     assert both.to_text().splitlines()[3].split()[:3] == ["=n", "U-Net", "1,234"]
 
 
+@pytest.mark.parametrize(("names", "said"), [
+    (("background", "a"), "means over classes count background; Dice, precision, recall and scores per case are of a"),
+    (("background", "a", "b"), "means over classes count background"),
+    (("a", "b"), None),
+])  # fmt: skip
+def test_a_table_says_whether_the_background_counts(names: tuple[str, ...], said: str | None) -> None:
+    classes = [{"name": name, "iou": 0.5, "dice": 0.6, "precision": 0.7, "recall": 0.8} for name in names]
+    per_case = {"classes": classes, "mean_iou": 0.1, "mean_dice": 0.2}
+    scores = {"classes": classes, "mean_iou": 0.5, "accuracy": 0.25, "mean_accuracy": 0.4, "per_case": per_case}
+    table = table_of(rows_of([Method("m", scores, {})]))
+    assert list(table.notes) == ([] if said is None else [said])
+
+
 def test_means_over_images_are_other_numbers(real_data: Path, tmp_path: Path) -> None:
     """Otsu's threshold on 20 skin lesions: pooled Dice / Jaccard 0.699 / 0.537, per image 0.626 / 0.509.
 
