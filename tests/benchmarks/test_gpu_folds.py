@@ -1,14 +1,17 @@
 """What `benchmarks.gpu_folds` and `own_data` make of their rows: pooled scores, ranks, and jobs of which some fail."""
 
 import json
+import shutil
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_study import write_data
 
-from benchmarks import common, own_data
+from benchmarks import common, gpu_folds, own_data
 from benchmarks.gpu_folds import _short, pooled
+from medseg.bundle import generate, library
 
 
 def test_cases_of_all_folds_are_pooled() -> None:
@@ -66,3 +69,26 @@ def test_a_job_that_fails_is_a_row(tmp_path: Path) -> None:
     assert "json.tool: not done when the time was over" in str(kept["late"]["error"])
     assert "No such file" in str(kept["wrong"]["error"])
     assert str(tmp_path) not in json.dumps(kept)
+
+
+def test_a_fold_from_the_command_to_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trained and scored in processes of its own; a second call finds the row and does it no more."""
+    plan = shutil.copytree(library.find("unet_drosophila"), tmp_path / "plan")
+    lines = (plan / "bundle.yaml").read_text().replace("\ntrain:\n", "\ntrain:\n  patch: [32, 32]\n", 1)
+    assert "patch: [32, 32]" in lines
+    (plan / "bundle.yaml").write_text(lines)
+    generate.build(plan)
+    small = ["network_def#channels=[4,8]", "batch_size=2", "device=cpu", "iterations=2", "max_epochs=1"]
+    words = ["--data", str(write_data(tmp_path / "data")), "--plan", str(plan)]
+    words += ["--folds", "0", "--concurrent", "1", "--minutes", "1", "--limit", "9", "--commit", "abc"]
+    words += ["--work", str(tmp_path / "work"), "--json", str(tmp_path / "folds.json"), "--set", *small]
+    gpu_folds.main(words)
+    found = json.loads((tmp_path / "folds.json").read_text())
+    (row,) = found["rows"]
+    assert "error" not in row, row
+    assert (row["fold"], row["cases"], found["pooled"]["cases"]) == (0, 3, 3)
+    assert found["pooled"]["dice"]["square"]["mean"] == pytest.approx(np.mean([each[2] for each in row["each"][1::2]]))
+    assert found["environment"]["git"]["commit"] == "abc"
+    monkeypatch.setattr(gpu_folds, "fold_row", lambda *_: pytest.fail("is trained again"))
+    gpu_folds.main(words)
+    assert json.loads((tmp_path / "folds.json").read_text())["rows"] == [row]
