@@ -22,7 +22,7 @@ LARGEST_ROOM = 0.15
 ORDER = (
     ("__main__", "cli"), ("api",), ("node",), ("studies",), ("prediction",), ("jobs",), ("bundle",), ("engines",),
     ("runs",), ("releases",), ("exporters",), ("importers",), ("data",), ("io",), ("networks",),
-    ("encoders", "inferers", "layers", "losses", "metrics", "transforms"), ("reports",), ("resources",),
+    ("encoders", "inferers", "layers", "losses", "metrics", "transforms"), ("reports",), ("affines",), ("resources",),
     ("atomic", "caller", "errors"),
 )  # fmt: skip
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}

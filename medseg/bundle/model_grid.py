@@ -12,6 +12,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from torch import Tensor
 
+from medseg.affines import voxel_edges
 from medseg.bundle.description import Description, DescriptionError
 from medseg.inferers.blocks import gather, whole
 from medseg.inferers.regrid import resample
@@ -99,7 +100,7 @@ def _resampled(volume: MetaTensor, spacing: Sequence[float | None], mode: str) -
     from monai.transforms import SpatialResample
 
     affine = np.asarray(volume.affine, dtype=np.float64)
-    edges = np.linalg.norm(affine[:3, :3], axis=0)
+    edges = voxel_edges(affine)
     given = np.array([own if edge is None else edge for edge, own in zip(spacing, edges, strict=True)])
     wanted = np.where(np.abs(edges - given) <= AFFINE_TOL, edges, given)
     target = zoom_affine(affine, wanted, diagonal=False)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from medseg.affines import voxel_edges, voxel_volume
 from medseg.bundle import intensities
 from medseg.bundle.description import Description
 from medseg.data.datalist import Datalist, Entry
@@ -191,14 +192,14 @@ def _size(shape: Sequence[int], affine: Affine | None) -> tuple[str, list[float]
 
     axes = nibabel.io_orientation(affine)[:, 0]
     order = np.argsort(axes)
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    spacing = voxel_edges(affine)
     return "mm", [float(shape[n] * spacing[n]) for n in order], [float(spacing[n]) for n in order]
 
 
 def _amount(count: int, shape: Sequence[int], affine: Affine | None) -> tuple[float, str]:
     if affine is None or len(shape) != 3:
         return count / max(1, math.prod(shape)), ""
-    return count * float(abs(np.linalg.det(affine[:3, :3]))) / 1000, "ml"
+    return count * voxel_volume(affine) / 1000, "ml"
 
 
 def _count(label: FileFacts, index: int) -> int:

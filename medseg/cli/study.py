@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from medseg.cli._arguments import add_output, end_with_input, number_above_zero, own_process, say
 from medseg.cli._executors import add_executor, executor_of, sharing_of
 from medseg.errors import shown
+from medseg.prediction.outputs import OUTPUTS
 
 if TYPE_CHECKING:
     from medseg.studies.study_table import StudyTable
@@ -34,6 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     test = actions.add_parser("test", help="score the cells and the ensembles of their folds on the test list")
     test.add_argument("folder", type=Path, metavar="DIR", help="folder of a study, whose record says each test")
     test.add_argument("--rows", nargs="+", default=[], metavar="ROW", help="to test (default: all)")
+    predict = actions.add_parser("predict", help="write each case's mask by the network that has not seen it")
+    predict.add_argument("folder", type=Path, metavar="DIR", help="folder of a study, whose cells are complete")
+    add_output(predict, "folder for a folder of masks a row and seed", required=True)
+    predict.add_argument("--rows", nargs="+", default=[], metavar="ROW", help="to predict by (default: all)")
+    predict.add_argument("--overwrite", action="store_true", help="also masks that are there, whatever made them")
+    for name, output in OUTPUTS.items():
+        predict.add_argument(f"--{name}", dest="outputs", action="append_const", const=name, help=output.about)
     for each, what in ((run_, "cells"), (test, "ensembles and runs")):
         add_executor(each, what)
         each.add_argument("--no-mlflow", action="store_true", help="keep the record in the folder alone")
@@ -64,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
     actions = {"run": _run, "table": _table, "test": _test, "cell": _cell, "part": _part, "list": _list}
+    actions["predict"] = _predict
     return actions[options.action](options)
 
 
@@ -116,6 +125,16 @@ def _test(options: argparse.Namespace) -> int:
     for name, table in tables.items():
         _print(table)
         say(f"table: {shown(folder / name / 'table.html')}")
+    return 0
+
+
+def _predict(options: argparse.Namespace) -> int:
+    own_process()
+    from medseg.studies.held_out import predict_held_out
+
+    asked = {"rows": options.rows, "outputs": options.outputs or (), "overwrite": options.overwrite}
+    for masks in predict_held_out(options.folder, options.output, **asked, say=say):
+        sys.stdout.write(f"{shown(masks)}\n")
     return 0
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medseg.affines import voxel_edges
 from medseg.io.channels import first_of
 from medseg.io.image_file import ImageFile
 from medseg.io.images import ImageError, read_image
@@ -110,7 +111,7 @@ def _place(image: ImageFile) -> tuple[tuple[int, ...], tuple[float, ...] | None,
     import nibabel
 
     oriented = nibabel.io_orientation(image.affine)
-    spacing = np.linalg.norm(image.affine[:3, :3], axis=0)
+    spacing = voxel_edges(image.affine)
     order = np.argsort(oriented[:, 0])  # axis of the file for each of R, A, S
     shape = tuple(int(image.shape[axis]) for axis in order)
     codes = "".join(nibabel.orientations.ornt2axcodes(oriented))

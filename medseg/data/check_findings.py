@@ -119,18 +119,22 @@ class Case:
 def _joined(paths: Sequence[Path], facts: Mapping[tuple[Path, bool], FileFacts]) -> tuple[Path, FileFacts | None]:
     """Return what is known of an image: of several files their channels together, or the file at fault."""
     first = facts.get((paths[0], False))
-    if len(paths) == 1 or first is None or first.error is not None:
+    if len(paths) == 1 or first is None:
         return paths[0], first
+    if first.error is not None:
+        return paths[0], replace(first, error=f"{first.error}{_spread(paths)}")
     joined = first
     for path in paths[1:]:
         more = facts.get((path, False))
-        if more is None or more.error is not None:
+        if more is None:
             return path, more
+        if more.error is not None:
+            return path, replace(more, error=f"{more.error}{_spread(paths)}")
         fault = f"{path}: is {shape_text(more.shape)}, but the channel {paths[0].name} is {shape_text(first.shape)}"
         if more.shape == first.shape:
             fault = _apart(path, more, paths[0], first)
         if fault:
-            return path, FileFacts(error=f"{fault}; bring all channels of the image to one grid")
+            return path, FileFacts(error=f"{fault}; bring all channels of the image to one grid{_spread(paths)}")
         joined = replace(
             joined,
             channels=joined.channels + more.channels,
@@ -141,6 +145,16 @@ def _joined(paths: Sequence[Path], facts: Mapping[tuple[Path, bool], FileFacts])
             sha256=f"{joined.sha256}{more.sha256}",
         )
     return paths[0], joined
+
+
+def _spread(paths: Sequence[Path]) -> str:
+    """Return what to do where folders were not meant as channels, an empty text where files are named."""
+    if not all(path.is_dir() for path in paths):
+        return ""
+    return (
+        f" (each of the {len(paths)} folders is a channel; of a series that is spread over them, put all files into "
+        "one folder and name that)"
+    )
 
 
 def _apart(path: Path, more: FileFacts, start: Path, first: FileFacts) -> str:

@@ -17,7 +17,7 @@ from medseg.io.labels import VALUES_KEY
 __all__ = ["PATH_KEYS", "DatalistError", "read_json", "validate"]
 
 PATH_KEYS = ("image", "label", "instances")
-"""Entry keys that name a file (``image``: or the folder of a DICOM series, or a list of files, one a channel);
+"""Entry keys that name a file (``image``: or the folder of a DICOM series, or a list of such, one a channel);
 ``instances`` is a map of object numbers 1 to n, 0 where there is none."""
 
 MAX_BYTES = 2**30

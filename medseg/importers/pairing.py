@@ -11,6 +11,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from medseg.errors import counted
@@ -165,6 +166,22 @@ def _single_start(stem: str) -> str:
     return match[0] if match else ""
 
 
+@dataclass(frozen=True)
+class _Sides:
+    """Shared parts of a folder's names, by what may stand around them, and all of them together."""
+
+    keys: dict[Affix, frozenset[str]]
+    every: frozenset[str]
+
+
+@lru_cache(maxsize=4096)
+def _sides(paths: tuple[Path, ...], after: str | None, most: int | None = None) -> _Sides:
+    """Look at a folder's names once, however many others it is tried with; at the first ``most`` of them."""
+    affixes = _affixes([stem_of(path) for path in paths], after)
+    keys = {affix: frozenset(_keyed(paths[:most], affix)[0]) for affix in affixes}
+    return _Sides(keys, frozenset().union(*keys.values()))
+
+
 def rules_between(
     images: Sequence[Path], labels: Sequence[Path], image_suffix: str | None = None, label_suffix: str | None = None
 ) -> Rule | None:
@@ -178,15 +195,13 @@ def rules_between(
         image_suffix: end of the images' names, if it is known.
         label_suffix: end of the labels' names, if it is known.
     """
-    left = _affixes([stem_of(path) for path in images], image_suffix)
-    right = _affixes([stem_of(path) for path in labels], label_suffix)
+    left, right = _sides(tuple(images), image_suffix), _sides(tuple(labels), label_suffix, _SAMPLE)
+    if left.every.isdisjoint(right.every):
+        return None
     best: tuple[int, int, Affix, Affix] | None = None
-    few = labels[:_SAMPLE]
-    sides = {affix: _keyed(images, affix)[0].keys() for affix in left}
-    for label in right:
-        keys = _keyed(few, label)[0].keys()
-        for image in left:
-            score = (len(keys & sides[image]), -image.length - label.length, image, label)
+    for label, keys in right.keys.items():
+        for image, others in left.keys.items():
+            score = (len(keys & others), -image.length - label.length, image, label)
             if best is None or score[:2] > best[:2]:
                 best = score
     if best is None or not best[0]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medseg.affines import voxel_edges
 from medseg.io.dicom_heads import (
     SUFFIXES,
     claims_dicom,
@@ -91,7 +92,7 @@ def _read(path: Path) -> ImageFile:
     array = _values(path, slices.stack.planes, heads)
     channels = array.shape[3] if array.ndim == 4 else 1
     affine = slices.stack.affine
-    spacing = tuple(float(length) for length in np.linalg.norm(affine[:3, :3], axis=0))
+    spacing = tuple(float(length) for length in voxel_edges(affine))
     return ImageFile(array, channels, spacing=spacing, affine=affine, kind="volume", lossy=lossy, notes=slices.notes)
 
 

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from medseg.affines import voxel_edges
 from medseg.errors import shown
 from medseg.io.image_file import Affine, ImageError, ImageFile
 from medseg.io.integrity import DEFLATE_RATIO, check_claim, file_size
@@ -101,7 +102,7 @@ def read_itk(path: Path, label: bool) -> ImageFile:
     channels = math.prod(rest)
     array = array.reshape(*array.shape[:spatial], *((channels,) if channels > 1 else ()))
     affine = check_affine(path, LPS_TO_RAS @ geometry)
-    spacing = tuple(float(length) for length in np.linalg.norm(affine[:3, :3], axis=0)[:spatial])
+    spacing = tuple(float(length) for length in voxel_edges(affine)[:spatial])
     return ImageFile(array, channels, spacing=spacing, affine=affine, kind="volume", notes=notes)
 
 

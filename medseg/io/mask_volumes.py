@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.affines import voxel_edges
 from medseg.io import nifti
 from medseg.io.image_file import Affine
 from medseg.io.itk_formats import ITK_LOCK, LPS_TO_RAS, require_itk
@@ -72,7 +73,7 @@ def _agree(header: Any, affine: Affine, shape: tuple[int, ...]) -> None:
         header.set_qform(affine, code=qform)
         if not compare(affine, header.get_qform(), shape).same:  # sheared
             header["qform_code"] = 0
-    edges = np.linalg.norm(affine[:3, :3], axis=0)[: len(shape)]
+    edges = voxel_edges(affine)[: len(shape)]
     if not header["qform_code"] and not np.allclose(header["pixdim"][1 : len(edges) + 1], edges, rtol=_EXACT):
         header["pixdim"][1 : len(edges) + 1] = edges  # nothing else needs them, and ITK's spacing is theirs
 

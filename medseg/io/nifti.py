@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from medseg.affines import voxel_edges
 from medseg.io.image_file import Affine, ImageError, ImageFile
 from medseg.io.integrity import DEFLATE_RATIO, check_claim, file_size, open_stream, read_bytes
 
@@ -66,7 +67,7 @@ def read_nifti(path: Path, label: bool) -> ImageFile:
     affine = check_affine(path, _best_affine(path, header))
     notes += _geometry_notes(header, shape)
     array, channels, spatial = _arrange(path, array)
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)[:spatial]
+    lengths = voxel_edges(affine)[:spatial]
     spacing = tuple(float(length) for length in lengths)
     return ImageFile(array, channels, spacing=spacing, affine=affine, kind="volume", notes=tuple(notes))
 
@@ -99,7 +100,7 @@ def check_affine(path: Path, affine: Any) -> Affine:
         ImageError: if it is not finite or flattens space.
     """
     matrix = np.asarray(affine, dtype=np.float64)
-    lengths = np.linalg.norm(matrix[:3, :3], axis=0)
+    lengths = voxel_edges(matrix)
     if not np.isfinite(matrix).all() or not lengths.all() or abs(np.linalg.det(matrix[:3, :3] / lengths)) < 1e-6:
         raise ImageError(f"{path}: its affine {np.round(matrix[:3], 4).tolist()} flattens space; correct the header")
     return matrix
@@ -207,7 +208,7 @@ def _geometry_notes(header: Any, shape: tuple[int, ...]) -> list[str]:
     edges = (*shape[:3], 1, 1)[:3]
     corners = np.array([[i, j, k, 1] for i in (0, edges[0] - 1) for j in (0, edges[1] - 1) for k in (0, edges[2] - 1)])
     apart = float(np.linalg.norm((sform - qform) @ corners.T, axis=0).max())
-    voxel = float(np.linalg.norm(sform[:3, :3], axis=0).min())
+    voxel = float(voxel_edges(sform).min())
     if apart > _DIFFERENCE * voxel:
         notes.append(f"qform and sform disagree by up to {apart:.3g} mm; the sform counts")
     return notes
@@ -224,7 +225,7 @@ def _spacing_notes(header: Any, sform: Affine | None) -> list[str]:
     """Tell of voxel sizes that are not the sform's, where no qform needs them: ITK takes the spacing from them."""
     if sform is None:
         return []
-    stated, edges = np.abs(header["pixdim"][1:4]).astype(float), np.linalg.norm(sform[:3, :3], axis=0)
+    stated, edges = np.abs(header["pixdim"][1:4]).astype(float), voxel_edges(sform)
     axes = min(int(header["dim"][0]), 3)
     if np.allclose(stated[:axes], edges[:axes], rtol=_SPACING):
         return []

@@ -14,11 +14,13 @@ gradient of a single sample of instance normalisation is laid out plainly there,
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from torch.jit import is_scripting, is_tracing  # type: ignore[attr-defined]
 from torch.nn.functional import batch_norm, group_norm, instance_norm, layer_norm
-from torch.nn.modules import instancenorm
+from torch.nn.modules import batchnorm, instancenorm
 
 from medseg.layers.normalised import lies_channels_last, normalised
 
@@ -82,8 +84,9 @@ class GroupNorm(nn.GroupNorm):
 class GroupNormAct(GroupNorm):
     """The same for timm's layer that drops and activates after it."""
 
-    act: nn.Module
-    drop: nn.Module
+    if TYPE_CHECKING:  # torch.jit.script takes an annotation for a type of its own
+        act: nn.Module
+        drop: nn.Module
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise, drop and activate."""
@@ -95,26 +98,29 @@ class GroupNormAct(GroupNorm):
         return activated
 
 
-class BatchNorm2d(nn.BatchNorm2d):
+class _BatchNorm(batchnorm._BatchNorm):
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise."""
+        if is_scripting():
+            kept = (self.running_mean, self.running_var, self.num_batches_tracked)
+            return _scripted(input, kept, self.weight, self.bias, self.training, self.momentum, self.eps)
+        return _all(self, input) if _counts(self, input) else super().forward(input)
+
+
+class BatchNorm2d(_BatchNorm, nn.BatchNorm2d):
     """Of pictures; arguments, parameters, statistics and result as PyTorch's.
 
     Shape:
         ``(B, C, H, W)``, kept, memory layout too.
     """
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalise."""
-        if is_scripting():
-            kept = (self.running_mean, self.running_var, self.num_batches_tracked)
-            return _scripted(input, kept, self.weight, self.bias, self.training, self.momentum, self.eps)
-        return _all(self, input) if _counts(self, input, 4) else super().forward(input)
-
 
 class BatchNormAct(BatchNorm2d):
     """The same for timm's layer that drops and activates after it."""
 
-    act: nn.Module
-    drop: nn.Module
+    if TYPE_CHECKING:  # torch.jit.script takes an annotation for a type of its own
+        act: nn.Module
+        drop: nn.Module
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise, drop and activate."""
@@ -127,19 +133,12 @@ class BatchNormAct(BatchNorm2d):
         return activated
 
 
-class BatchNorm3d(nn.BatchNorm3d):
+class BatchNorm3d(_BatchNorm, nn.BatchNorm3d):
     """Of volumes; arguments, parameters, statistics and result as PyTorch's.
 
     Shape:
         ``(B, C, H, W, D)``, kept, memory layout too.
     """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalise."""
-        if is_scripting():
-            kept = (self.running_mean, self.running_var, self.num_batches_tracked)
-            return _scripted(input, kept, self.weight, self.bias, self.training, self.momentum, self.eps)
-        return _all(self, input) if _counts(self, input, 5) else super().forward(input)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -219,11 +218,11 @@ def _scripted(
     return batch_norm(image, mean, variance, weight, bias, training or mean is None, share, eps)
 
 
-def _counts(module: nn.BatchNorm2d | nn.BatchNorm3d, image: Tensor, axes: int) -> bool:
+def _counts(module: _BatchNorm, image: Tensor) -> bool:
     """Tell whether the batch's own mean is taken, of a map that `normalised` takes."""
     return (
         (module.training or module.running_mean is None)
-        and image.ndim == axes
+        and image.ndim == (4 if isinstance(module, nn.BatchNorm2d) else 5)
         and not (is_tracing() or torch.compiler.is_compiling())  # type: ignore[no-untyped-call]
         and lies_channels_last(image)
         and image.shape[1] == module.num_features
@@ -231,7 +230,7 @@ def _counts(module: nn.BatchNorm2d | nn.BatchNorm3d, image: Tensor, axes: int) -
     )
 
 
-def _all(module: nn.BatchNorm2d | nn.BatchNorm3d, image: Tensor) -> Tensor:
+def _all(module: _BatchNorm, image: Tensor) -> Tensor:
     result, mean, variance = normalised(image, module.weight, module.bias, module.eps, image.shape[1], joined=True)
     if module.training and module.running_mean is not None and module.running_var is not None:
         number = image.numel() // image.shape[1]

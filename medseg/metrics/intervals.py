@@ -3,7 +3,8 @@
 Cases of one patient resemble each other, so whole groups are drawn anew with replacement, with all of their cases
 (C. A. Field, A. H. Welsh, "Bootstrapping clustered data", https://doi.org/10.1111/j.1467-9868.2007.00593.x; percentile
 interval of B. Efron, R. J. Tibshirani, "An Introduction to the Bootstrap", 1993). A case whose group is not known is a
-group of its own. The interval says nothing of how far another training would differ.
+group of its own. The interval says nothing of how far another training would differ. Of few groups it is too narrow:
+where their means are normal, that of 5 holds the true mean 85 times in 100, of 10 90 times, of 20 93 times.
 
 `ClusterBootstrap.intervals` are the many percentile intervals of one evaluation, all from the same draws;
 `ClusterBootstrap.bca` is one interval of a study's table, corrected for bias and skewness (BCa, same book, chapter 14)

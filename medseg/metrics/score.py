@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medseg.affines import voxel_edges, voxel_volume
 from medseg.errors import MedsegError
 
 _HERE = "medseg.metrics.scores"
@@ -59,12 +60,12 @@ class ScoredCase:
         """Edges of a voxel in mm along each axis; ``None`` where they are not known."""
         if self.affine is None:
             return None
-        return tuple(float(edge) for edge in np.linalg.norm(self.affine[:3, :3], axis=0))
+        return tuple(float(edge) for edge in voxel_edges(self.affine))
 
     @property
     def voxel_volume(self) -> float | None:
         """Cubic mm of a voxel, less than its edges multiplied where slices are sheared; ``None`` where not known."""
-        return None if self.affine is None else float(abs(np.linalg.det(self.affine[:3, :3])))
+        return None if self.affine is None else voxel_volume(self.affine)
 
 
 @dataclass(frozen=True)

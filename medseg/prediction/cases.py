@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from medseg.bundle.description import Description
 from medseg.data.datalist import SPLITS, Datalist, datalist_file
@@ -20,7 +21,7 @@ from medseg.io.images import image_suffix
 from medseg.prediction.dicom_cases import Found, picture_case, series_cases, whole_series
 from medseg.prediction.sinks import Case
 
-__all__ = ["ImageFolder", "InputError", "datalist_of", "is_case_blind", "refuse_shared"]
+__all__ = ["ImageFolder", "InputError", "datalist_of", "is_case_blind", "names_of", "refuse_shared"]
 
 _DATALIST = ".json"
 _TEXTS = (".txt", ".md", ".csv", ".tsv", ".json", ".yaml", ".yml", ".xml", ".html", ".log", ".pdf", ".geojson", ".rst")
@@ -176,6 +177,17 @@ def _listed(data: Datalist) -> Listing:
     folder = Path(os.path.commonpath([data.root, *(files[0].parent for files in named)]))
     several = {first: files for first, files in unique.items() if len(files) > 1}
     return Listing(folder, tuple(sorted(unique)), channels=several)
+
+
+def names_of(data: Datalist, entries: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the names that cases of a datalist have in an `ImageFolder` of it.
+
+    Args:
+        data: the datalist.
+        entries: of it, with absolute paths.
+    """
+    listing = _listed(data)
+    return [_name(Path(paths_of(entry["image"])[0]), listing) for entry in entries]
 
 
 def _told(data: Datalist, source: Path, output: Path, listing: Listing) -> str:

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.affines import voxel_edges
 from medseg.atomic import atomic_write
 from medseg.io.images import image_suffix
 from medseg.io.placement import Grid, compare, to_stored
@@ -69,7 +70,7 @@ def _write_nifti(maps: NDArray[Any], affine: NDArray[np.float64], file: BinaryIO
     header.set_slope_inter(1 / _STEPS, 0)
     header.set_sform(affine, code=1)
     header.set_qform(affine, code=1)
-    header["pixdim"][1:4] = np.linalg.norm(affine[:3, :3], axis=0)
+    header["pixdim"][1:4] = voxel_edges(affine)
     if not compare(affine, header.get_qform(), shape).same:  # sheared, which a qform cannot hold
         header.set_qform(None, code=0)
     header.set_xyzt_units("mm")

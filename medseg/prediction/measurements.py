@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from medseg.affines import voxel_edges, voxel_volume
 from medseg.prediction.case_table import CaseTable
 from medseg.prediction.sinks import VALUES, Case, Result, RunInfo
 from medseg.reports.palette import background_index
@@ -136,8 +137,7 @@ class _Space:
     def __init__(self, affine: NDArray[np.float64] | None, *, flat: bool = False) -> None:
         self.volume = affine is not None
         self.matrix = np.eye(3) if affine is None else affine[:3, :3]
-        self.voxel = float(abs(np.linalg.det(self.matrix)))
-        edges = np.linalg.norm(self.matrix, axis=0)
+        self.voxel, edges = voxel_volume(self.matrix), voxel_edges(self.matrix)
         # pages lie along the first axis, the only plane of a slice that knows its place across the third
         widest = max(range(3), key=lambda axis: (round(float(edges[axis]), 4), axis))
         self.across = 0 if affine is None else 2 if flat else widest

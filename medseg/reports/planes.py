@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.affines import voxel_edges
+
 __all__ = ["Plane", "anatomical_planes", "tilt"]
 
 _NAMES = ("sagittal", "coronal", "axial")  # by the axis (x, y, z) that a plane is perpendicular to
@@ -64,7 +66,7 @@ def anatomical_planes(affine: NDArray[np.float64], interest: NDArray[np.bool_]) 
     facing = nibabel.orientations.io_orientation(affine)  # for each axis of the array: x, y or z, and its sign
     order = tuple(int(np.flatnonzero(facing[:, 0] == world)[0]) for world in range(3))
     flipped = tuple(bool(facing[axis, 1] < 0) for axis in order)
-    edges = np.linalg.norm(affine[:3, :3], axis=0)
+    edges = voxel_edges(affine)
     for world in (2, 1, 0):
         across, down = (axis for axis in range(3) if axis != world)
         shape = interest.shape[order[down]], interest.shape[order[across]]
@@ -87,5 +89,5 @@ def anatomical_planes(affine: NDArray[np.float64], interest: NDArray[np.bool_]) 
 
 def tilt(affine: NDArray[np.float64]) -> float:
     """Return by how many degrees the axes of an array lie off the anatomical ones, at most."""
-    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    axes = affine[:3, :3] / voxel_edges(affine)
     return float(np.degrees(np.arccos(np.clip(np.abs(axes).max(axis=0), 0, 1)).max()))

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.affines import voxel_edges
 from medseg.atomic import atomic_write
 from medseg.errors import MedsegError, shown
 from medseg.reports.planes import Plane, anatomical_planes, tilt
@@ -163,7 +164,7 @@ def _cut(
 
 def _plane(affine: Array, interest: NDArray[np.bool_]) -> Plane | None:
     planes = {plane.axis: plane for plane in anatomical_planes(affine, interest)}
-    edges = np.linalg.norm(affine[:3, :3], axis=0)
+    edges = voxel_edges(affine)
     thick = int(edges.argmax())
     if thick in planes and edges[thick] >= _THICK * np.median(edges):
         return planes[thick]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -21,6 +22,8 @@ _PACKAGES = {
     "mlflow": "mlflow",
 }
 _GIT_SECONDS = 5.0
+PACKAGE = Path(__file__).resolve().parents[1]
+"""Folder of medseg's own code."""
 
 
 def collect() -> dict[str, Any]:
@@ -39,7 +42,7 @@ def collect() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "packages": {name: _version(package) for name, package in _PACKAGES.items()},
-        "git": git_state(Path(__file__).resolve().parents[1]),
+        "git": git_state(PACKAGE),
         "os": _os(),
         "cpu": {"model": _cpu_model(), "cores": os.cpu_count(), "usable_cores": _usable_cores()},
         "memory_gib": _memory_gib(),
@@ -67,6 +70,21 @@ def git_state(folder: str | Path) -> dict[str, Any] | None:
     if not commit or changes is None:
         return None
     return {"commit": commit, "dirty": bool(changes)}
+
+
+def source_hash(folder: str | Path) -> str:
+    """Return a hash of all files of code as they lie on the disk, committed or not: names and contents.
+
+    Args:
+        folder: of the code; what Python compiles of it, and hidden files, do not count.
+    """
+    folder, digest = Path(folder), hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        if path.is_file() and not any(part == "__pycache__" or part.startswith(".") for part in parts):
+            content = path.read_bytes()
+            digest.update(f"{'/'.join(parts)}\0{len(content)}\0".encode("utf-8", "surrogateescape") + content)
+    return digest.hexdigest()
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -17,7 +17,7 @@ from medseg.reports.progress import progress_bar
 from medseg.runs.processes import pick_device
 from medseg.studies import plan_doubts, plan_network, plan_rules
 from medseg.studies.plan_asked import Asked
-from medseg.studies.plan_network import Limits, Measured
+from medseg.studies.plan_network import Candidate, Limits, Measured
 from medseg.studies.plan_rules import Chosen, PlanError
 
 __all__ = ["DEFAULT_NETWORK", "MINUTES", "Plan", "make_plan"]
@@ -28,6 +28,7 @@ MINUTES = 60.0
 """Of a training whose minutes nobody says."""
 
 _LEARNING_RATE = 0.002
+_AUX = 0.1  # of the loss: what auxiliary outputs weigh beside the network's own
 _RECORDS = 20  # epochs that a training is divided into: each is recorded and can be resumed from
 _SPARE = 20  # times the steps that are expected: the clock ends a training, even one planned beside other work
 _LOADING = 4  # processes at most
@@ -164,7 +165,7 @@ def _plan(
         **_schedule(steps, wanted),
         **_samples(found, measured, seen),
         **_loading(place),
-        **_learning(data),
+        **_learning(data, measured.candidate),
     }
     scores = {"distances": {"tolerance": 1.0}} if found.spacings is not None and found.dimensions == 3 else {}
     return Plan(found, chosen, fed, inference, train, scores, measured, str(place), wanted)
@@ -209,10 +210,15 @@ def _loading(device: torch.device) -> dict[str, Chosen]:
     return {"num_workers": Chosen(number, "loading processes, so that the GPU need not wait; none on a CPU")}
 
 
-def _learning(data: Datalist) -> dict[str, Chosen]:
+def _learning(data: Datalist, candidate: Candidate) -> dict[str, Chosen]:
     loss: dict[str, Any] = {"_target_": "medseg.losses.focal_iou.FocalIoULoss", "gamma": 0.0}
     if data.ignore_index is not None:
         loss["ignore_index"] = "$@data.ignore_index"
+    why = "cross-entropy and soft IoU in equal parts: small classes count as much as large ones"
+    if aux := plan_network.auxiliary(candidate):
+        terms = [{"output": "pred", "loss": loss}, *({"output": name, "loss": loss, "weight": _AUX} for name in aux)]
+        loss = {"_target_": "medseg.losses.multi_output.MultiOutputLoss", "terms": terms}
+        why += f"; of the auxiliary outputs a tenth as much (DF-DAM): {', '.join(aux)}"
     optimizer = {
         "_target_": "torch.optim.AdamW", "params": "$@network.parameters()", "lr": "@learning_rate",
         "weight_decay": 0.01, "fused": True,
@@ -222,7 +228,7 @@ def _learning(data: Datalist) -> dict[str, Chosen]:
         "mirror_axes": "@model#inference#mirror_axes",
     }  # fmt: skip
     return {
-        "loss": Chosen(loss, "cross-entropy and soft IoU in equal parts: small classes count as much as large ones"),
+        "loss": Chosen(loss, why),
         "optimizer": Chosen(
             optimizer, "learns within hundreds of steps where SGD needs tens of thousands; in one pass"
         ),

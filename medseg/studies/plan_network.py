@@ -18,17 +18,9 @@ from medseg.studies.paper_figures import Row
 from medseg.studies.plan_rules import Chosen, PlanError, levels, smaller
 
 __all__ = [
-    "BASES",
-    "STEPS",
-    "Candidate",
-    "Limits",
-    "Measured",
-    "arguments",
-    "choose",
-    "larger_batch",
-    "memory_limit",
-    "wanted_steps",
-]
+    "BASES", "STEPS", "Candidate", "Limits", "Measured", "arguments", "auxiliary", "candidates", "choose",
+    "larger_batch", "memory_limit", "wanted_steps",
+]  # fmt: skip
 
 BASES = (32, 24, 16, 12, 8)
 """Channels of the finest level that are tried; each level has twice those of the one before, up to `MOST_CHANNELS`."""
@@ -201,10 +193,21 @@ def _with_room(patch: Sequence[int], network: Mapping[str, Any]) -> list[int]:
         tried = [max(edge, least) for edge in patch]
         try:
             built(torch.empty((VOLUMES_A_BATCH, 1, *tried), device="meta"))
-        except (RuntimeError, ValueError):
+        except (RuntimeError, ValueError, AssertionError):
             continue
         return tried
     return list(patch)
+
+
+def auxiliary(candidate: Candidate) -> list[str]:
+    """Return the outputs that a network gives beside its own in training, to be compared with the label."""
+    try:
+        with torch.device("meta"):
+            built = networks.create(in_channels=1, out_channels=2, **candidate.network).train()
+            outputs = built(torch.empty((VOLUMES_A_BATCH, 1, *candidate.patch)))
+    except (RuntimeError, ValueError, AssertionError):
+        return []  # an operation without a meta kernel
+    return [name for name in outputs if name.startswith("aux_")] if isinstance(outputs, Mapping) else []
 
 
 def candidates(

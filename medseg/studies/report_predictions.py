@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from medseg.affines import voxel_volume
 from medseg.errors import MedsegError, counted, shown
 from medseg.io.dicom_heads import is_dicom, read_head
 from medseg.io.folder import MASK_RECORD, list_images, mask_targets, with_channels
@@ -184,7 +185,7 @@ def _measured(number: int, name: str, path: Path, unsure: dict[str, float]) -> M
     image = read_image(path, label=True)
     values, counts = np.unique(image.array, return_counts=True)
     known = image.affine is not None
-    size = abs(float(np.linalg.det(image.affine[:3, :3]))) / 1000 if image.affine is not None else 1.0  # mm^3 in a ml
+    size = voxel_volume(image.affine) / 1000 if image.affine is not None else 1.0  # mm^3 in a ml
     amounts = {int(value): float(count) * size for value, count in zip(values, counts, strict=True)}
     return Mask(number, path, name, amounts, "ml" if known else "pixels", unsure.get(_stem(name), math.nan))
 

@@ -29,12 +29,13 @@ from medseg.runs.report import PER_CASE
 from medseg.runs.run_folder import CONFIG, LAST, MODEL, STUDY, RunFolder
 from medseg.studies.study import Cell, Study, StudyError, read_study
 
-__all__ = ["CELL", "PATIENCE", "STUDY", "Made", "Places", "identity", "read_made", "run_cell"]
+__all__ = ["CELL", "PATIENCE", "STUDY", "THEN", "Made", "Places", "describe_code", "identity", "read_made", "run_cell"]
 
 logger = logging.getLogger(__name__)
 
 CELL = "cell.json"
 _BEGUN = "begun.json"
+THEN = ", then "  # between the commits, and the changed files, of a cell that other code went on with
 PATIENCE = 60.0  # seconds in which the process of a study that was killed lets go of its cell
 _WAIT = 0.5
 
@@ -112,23 +113,34 @@ def identity(study: Study, cell: Cell, data: Datalist, bundle: str) -> dict[str,
         bundle: of the cell's row.
 
     Returns:
-        ``cell`` (row, fold, seed, what is scored), ``code`` (commit or version, whether files were changed since),
-        ``recipe`` (hash of the configuration files), ``data`` (fingerprint), ``budget`` (as the study says it;
-        of minutes, with the device that they are spent on).
+        ``cell`` (row, fold, seed, what is scored), ``code`` (see `describe_code`), ``recipe`` (hash of the
+        configuration files), ``data`` (fingerprint), ``budget`` (as the study says it; of minutes, with the device that
+        they are spent on).
     """
     found = provenance.collect()
-    git = found["git"]
-    code = {"commit": git["commit"], "changed": git["dirty"]} if git else {"commit": __version__, "changed": False}
     budget: dict[str, Any] = {} if study.epochs is None else {"epochs": study.epochs}
     if study.minutes is not None:
         budget = {"minutes": study.minutes, "on": device_of(found)}
     return {
         "cell": _asked(study, cell),
-        "code": code,
+        "code": describe_code(found["git"]),
         "recipe": _recipe(bundle, cell),
         "data": data.fingerprint(),
         "budget": budget,
     }
+
+
+def describe_code(git: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what names the code: the commit, and a hash of the files where they were changed since, else ``False``.
+
+    Outside a checkout the version and a hash of the files stand for the commit.
+    """
+    if git is not None and not git["dirty"]:
+        return {"commit": git["commit"], "changed": False}
+    source = provenance.source_hash(provenance.PACKAGE)
+    if git is None:
+        return {"commit": f"{__version__} ({source[:12]})", "changed": False}
+    return {"commit": git["commit"], "changed": source}
 
 
 def _asked(study: Study, cell: Cell) -> dict[str, Any]:
@@ -265,8 +277,8 @@ def _begin(work: Path, now: dict[str, Any], mixed: bool) -> dict[str, Any]:
             f"{work}: was begun otherwise: {'; '.join(different)}; give what it began with, or remove this folder to "
             "train the cell anew" + ("" if mixed else " (--mixed goes on with other code or another budget)")
         )
-    commits = [begun["code"]["commit"], now["code"]["commit"]]
-    code = {"commit": ", then ".join(dict.fromkeys(commits)), "changed": now["code"]["changed"]}
+    commits, changes = ([str(of["code"][key] or "") for of in (begun, now)] for key in ("commit", "changed"))
+    code = {"commit": THEN.join(dict.fromkeys(commits)), "changed": THEN.join(dict.fromkeys(filter(None, changes)))}
     mixture = {**now, "code": code}
     RunFolder(work).write_json(_BEGUN, mixture)
     return mixture

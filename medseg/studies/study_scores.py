@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,7 @@ from medseg.errors import counted, few
 from medseg.reports.score_tables import WHOLE
 from medseg.runs.report import read_rows
 from medseg.studies.study import Study, StudyError
-from medseg.studies.study_cell import Made
+from medseg.studies.study_cell import THEN, Made
 
 __all__ = ["MEAN", "Case", "Scores", "collect", "footnotes"]
 
@@ -26,6 +27,7 @@ MEAN = ""
 
 Values = NDArray[np.float64]
 _Row = Mapping[str, str]
+_COMMIT = re.compile("[0-9a-f]{40,}")
 _OVERALL = ("frequency_weighted_iou",)  # pooled scores that no case has, which papers print
 
 
@@ -283,6 +285,14 @@ def _told(what: str, how: str, mixed: bool) -> str:
     return f"cells of different {what} stand in this table, as --mixed allowed: {how}"
 
 
+def _code(record: Mapping[str, Any]) -> str:
+    code = record["code"]
+    commits = THEN.join(commit[:12] if _COMMIT.fullmatch(commit) else commit for commit in code["commit"].split(THEN))
+    if not code["changed"]:
+        return commits
+    return f"{commits} with uncommitted changes {THEN.join(each[:12] for each in str(code['changed']).split(THEN))}"
+
+
 def _budget(record: Mapping[str, Any]) -> str:
     held = record["budget"]
     parts = [f"{held[key]:g} {key}" for key in ("minutes", "epochs") if held.get(key) is not None]
@@ -290,7 +300,7 @@ def _budget(record: Mapping[str, Any]) -> str:
 
 
 _ASKED: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
-    "code": lambda record: ", then ".join(commit[:12] for commit in str(record["code"]["commit"]).split(", then ")),
+    "code": _code,
     "data": lambda record: str(record["data"])[:12],
     "budgets": _budget,
 }

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medseg.affines import voxel_volume
 from medseg.errors import MedsegError
 
 __all__ = ["Postprocess", "Steps"]
@@ -128,7 +129,7 @@ class Postprocess:
             return indices
         from scipy import ndimage
 
-        voxel = 1.0 if affine is None else float(abs(np.linalg.det(affine[:3, :3])))
+        voxel = 1.0 if affine is None else voxel_volume(affine)
         boxes = ndimage.find_objects(indices, max_label=max(self.steps))
         done = indices.copy()
         for index in sorted(self.steps):

@@ -10,6 +10,7 @@ from PIL import Image
 from medseg.data import file_facts
 from medseg.data.check import check_datalist
 from medseg.data.datalist import Datalist, DatalistError
+from medseg.io.images import read_image
 
 
 def pixels(seed, shape=(16, 24)):
@@ -372,3 +373,26 @@ def test_a_wild_value_of_bytes_and_of_a_second_channel_is_no_overflow(tmp_path):
         assert file_facts.lone(image, file_facts.quantiles(image, None, "x")) == ()
         image[1, 3, 4] = wild
         assert file_facts.lone(image, file_facts.quantiles(image, None, "x")) == (wild, 1)
+
+
+def test_folders_of_one_image_are_channels_and_a_spread_series_is_told_apart(tmp_path, real_data):
+    series = real_data / "dicom_mr_hippocrop" / "study1"
+    for name in ("t1", "t2"):
+        shutil.copytree(series, tmp_path / name)
+    for number, file in enumerate(sorted(series.iterdir())):
+        half = tmp_path / ("first" if number % 2 else "second")
+        half.mkdir(exist_ok=True)
+        shutil.copy(file, half)
+    image = read_image(series)
+    label = np.zeros(image.shape, np.uint8)
+    label[:9] = 1
+    nibabel.Nifti1Image(label, image.affine).to_filename(tmp_path / "l.nii.gz")
+    content = {"name": "x", "labels": {"0": "a", "1": "b"}, "modality": {"0": "T1", "1": "T2"}, "test": []}
+    told = {}
+    for folders in (["t1", "t2"], ["first", "second"]):
+        entry = {"image": folders, "label": "l.nii.gz"}
+        (tmp_path / "dataset.json").write_text(json.dumps({**content, "training": [entry]}))
+        told[folders[0]] = [each.message for each in check_datalist(tmp_path / "dataset.json", in_channels=2).errors]
+    assert told["t1"] == []
+    assert len(told["first"]) == 1
+    assert "each of the 2 folders is a channel; of a series that is spread over them, put all files" in told["first"][0]

@@ -257,3 +257,30 @@ def test_what_is_scripted_or_exported_takes_any_batch() -> None:
     for made in (torch.jit.script(network), exported):
         for image, wanted in zip(images, expected, strict=True):
             torch.testing.assert_close(made(image), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, nn.BatchNorm3d, BatchNormAct2d])
+def test_a_scripted_batch_norm_learns_as_pytorchs(kind: type[nn.Module], momentum: float | None) -> None:
+    torch.manual_seed(0)
+    theirs = kind(4, momentum=momentum)
+    ours = copy.deepcopy(theirs)
+    quicken(ours)
+    assert type(ours).__module__ == norms.__name__
+    scripted = torch.jit.script(ours)
+    shape = (2, 4, 3, 5, 6) if kind is nn.BatchNorm3d else (2, 4, 5, 6)
+    for training in (True, True, False):
+        image = 2 + torch.randn(shape)
+        scripted.train(training)
+        torch.testing.assert_close(scripted(image), theirs.train(training)(image))
+    for name, buffer in theirs.named_buffers():
+        torch.testing.assert_close(dict(scripted.named_buffers())[name], buffer)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning", "ignore::DeprecationWarning")
+def test_a_scripted_group_norm_drops_and_activates() -> None:
+    theirs = GroupNormAct(8, 4, act_layer=nn.Sigmoid)
+    ours, image = copy.deepcopy(theirs), 2 + torch.randn(2, 8, 5, 6)
+    quicken(ours)
+    torch.testing.assert_close(torch.jit.script(ours)(image), theirs(image))

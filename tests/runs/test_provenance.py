@@ -61,6 +61,22 @@ def test_git_state_of_a_checkout(checkout):
     assert provenance.git_state(folder / "code") == {"commit": commit, "dirty": True}
 
 
+def test_source_hash_is_of_what_lies_there(checkout):
+    code = checkout[0] / "code"
+    first = provenance.source_hash(code)
+    (code / "__pycache__").mkdir()
+    (code / "__pycache__" / "module.pyc").write_bytes(b"compiled")
+    assert provenance.source_hash(code) == first
+    (code / "module.py").write_text("x = 2\n")
+    second = provenance.source_hash(code)
+    (code / "module.py").rename(code / "other.py")
+    third = provenance.source_hash(code)
+    (code / "other.py").rename(code / "module.py")
+    (code / "module.py").write_text("x = 1\n")
+    assert len({first, second, third}) == 3
+    assert provenance.source_hash(code) == first
+
+
 def test_git_state_ignores_a_hook_s_environment(checkout, monkeypatch):
     folder, commit = checkout
     monkeypatch.setenv("GIT_DIR", "/nowhere")

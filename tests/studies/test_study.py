@@ -1,5 +1,8 @@
 """What a study may say, and what is refused before anything is trained."""
 
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,10 @@ from medseg.bundle import library
 from medseg.bundle.overlays import record, refuse_clashes
 from medseg.bundle.source import read_source
 from medseg.errors import MedsegError
+from medseg.studies.executors import CellsError, Done
 from medseg.studies.paper_figures import TABLES, printed
-from medseg.studies.study import StudyError, read_study, shipped
+from medseg.studies.study import Cell, StudyError, read_study, shipped
+from medseg.studies.study_run import run_study
 
 
 @pytest.fixture
@@ -128,3 +133,23 @@ def test_printed_means_are_those_of_their_classes() -> None:
             if abs(mean - sum(classes) / len(classes)) > 0.011:
                 wrong.append((name, row))
     assert wrong == []
+
+
+def test_folds_that_divide_groups_want_a_reason(folder: Path, tmp_path: Path) -> None:
+    place = folder / "data" / "datalist.json"
+    content = json.loads(place.read_text())
+    for number, entry in enumerate(content["training"]):
+        entry["group"], entry["fold_random"] = f"g{entry['fold']}{number // 4}", number % 2
+    place.write_text(json.dumps(content))
+    study = read_study(write_study(folder / "s.yaml", fold_key="fold_random"))
+
+    def cells(folder: Path, cells: Sequence[Cell], mixed: bool) -> Iterator[Done]:
+        yield Done(cells[0].name, "asked for")
+
+    with pytest.raises(MedsegError, match=r"its folds by fold_random divide \d groups .* say why in divides_groups"):
+        run_study(study, tmp_path / "out", executor=cells, tracking=False)
+    assert not (tmp_path / "out").exists()
+    said = replace(study, divides_groups="the paper's split")
+    assert read_study(write_study(tmp_path / "t.yaml", **said.plain())).divides_groups == "the paper's split"
+    with pytest.raises(CellsError, match="asked for"):
+        run_study(said, tmp_path / "out", executor=cells, tracking=False)

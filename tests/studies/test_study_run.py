@@ -4,20 +4,18 @@ import csv
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
-from tiny_study import in_this_process, write_data, write_study
+from tiny_study import in_this_process, no_cells, write_data, write_study
 
 from medseg.cli import main
 from medseg.errors import MedsegError
 from medseg.runs.lock import FolderLock, LockedError
 from medseg.runs.run_folder import RunFolder
-from medseg.studies import study_cell, study_run
+from medseg.studies import study_cell
 from medseg.studies.executors import Done
 from medseg.studies.study import Cell, read_study
 from medseg.studies.study_cell import Places, read_made
@@ -67,11 +65,6 @@ def copied(whole: Path, tmp_path: Path) -> Path:
     )
     assert Path(study.data) == folder / "data"
     return folder
-
-
-def no_cells(folder: Path, cells: Sequence[Cell], mixed: bool) -> Iterator[Done]:
-    raise AssertionError(f"nothing is missing, but {cells} were to be made")
-    yield
 
 
 def test_every_case_is_scored_once_in_its_fold(whole: Path) -> None:
@@ -276,22 +269,6 @@ def test_rows_that_cannot_be_trained_are_refused_before_one_is(
         run_study(study, tmp_path / "out", executor=no_cells, tracking=False)
 
 
-def test_folds_that_divide_groups_want_a_reason(tmp_path: Path) -> None:
-    place = write_data(tmp_path / "data") / "datalist.json"
-    content = json.loads(place.read_text())
-    for number, entry in enumerate(content["training"]):
-        entry["group"], entry["fold_random"] = f"g{entry['fold']}{number // 4}", number % 2
-    place.write_text(json.dumps(content))
-    study = read_study(write_study(tmp_path / "s.yaml", data=str(tmp_path / "data"), fold_key="fold_random"))
-    with pytest.raises(MedsegError, match=r"its folds by fold_random divide \d groups .* say why in divides_groups"):
-        run_study(study, tmp_path / "out", executor=no_cells, tracking=False)
-    assert not (tmp_path / "out").exists()
-    said = replace(study, divides_groups="neighbours lie on both sides in the paper")
-    assert read_study(write_study(tmp_path / "t.yaml", **said.plain())).divides_groups == said.divides_groups
-    with pytest.raises(AssertionError, match="were to be made"):
-        run_study(said, tmp_path / "out", executor=no_cells, tracking=False)
-
-
 def test_never_two_in_one_folder(copied: Path) -> None:
     study = read_study(copied / "squares.yaml")
     lock = FolderLock(copied / "out")
@@ -325,49 +302,6 @@ def test_cells_that_fail_are_named_and_the_others_made(copied: Path) -> None:
             read_study(copied / "squares.yaml"), copied / "out", executor=half, tracking=False, say=said.append
         )  # fmt: skip
     assert said[-1].startswith("2 of 2  u_net-fold1-seed0  about 0 min left")
-
-
-def test_a_plan_is_made_once(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole or not at all, for what two cells at a time get each; the row's cells then train it as a bundle."""
-    from medseg.bundle import library
-    from medseg.studies import plan, plan_bundle, plan_network
-
-    asked: list[dict[str, Any]] = []
-    broken = [True]
-
-    def write(made: Any, data: Any, folder: Path, name: str | None) -> Path:
-        shutil.copytree(library.find("unet_drosophila"), folder, dirs_exist_ok=True)
-        if broken.pop() if broken else False:
-            raise KilledError
-        return folder
-
-    monkeypatch.setattr(plan, "make_plan", lambda data, **wanted: asked.append(wanted))
-    monkeypatch.setattr(plan_bundle, "write", write)
-    monkeypatch.setattr(plan_network, "memory_limit", lambda *_: SimpleNamespace(value=6 * 2**30))
-    monkeypatch.setattr(study_run, "pick_device", lambda device: device)
-    row = {"name": "planned", "plan": "unet", "dimensions": 2, "memory": 4, "set": {"device": "cpu"}}
-    rows = [row, {"name": "free", "plan": "unet", "set": {"device": "cuda"}}]
-    study = read_study(write_study(tmp_path / "s.yaml", data=str(whole / "data"), rows=rows, epochs=None, minutes=3))
-    named: list[str] = []
-
-    def none_done(folder: Path, cells: Sequence[Cell], mixed: bool) -> Iterator[Done]:
-        named.extend(cell.name for cell in cells)
-        yield from (Done(cell.name, "not now") for cell in cells)
-
-    def sharing(settings: dict[str, Any]) -> int:
-        return 2 if settings["device"] == "cpu" else 3
-
-    with pytest.raises(KilledError):
-        run_study(study, tmp_path / "out", executor=none_done, sharing=sharing, tracking=False)
-    assert not (tmp_path / "out" / "plans" / "planned").exists()
-    for _ in range(2):
-        with pytest.raises(MedsegError, match="6 cells of 6 could not be made"):
-            run_study(study, tmp_path / "out", executor=none_done, sharing=sharing, tracking=False)
-    first = {"network": "unet", "dimensions": 2, "memory": 4, "minutes": 1.5, "device": "cpu"}
-    free = {"network": "unet", "dimensions": None, "memory": 2, "minutes": 1, "device": "cuda"}
-    assert [{key: call[key] for key in first} for call in asked] == [first, first, free]
-    assert sorted(path.name for path in (tmp_path / "out" / "plans").iterdir()) == ["free", "planned"]
-    assert named[:6:2] == [f"planned-fold{fold}-seed0" for fold in range(3)]
 
 
 @pytest.mark.usefixtures("copied_stores")

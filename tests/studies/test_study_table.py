@@ -211,6 +211,10 @@ def made(row: str, **record: Any) -> Made:
             {"code": {"commit": "e" * 40, "changed": False}},
             "different code .*cccccccccccc .x-fold0.*eeeeeeeeeeee .y-fold0",
         ),
+        (
+            {"code": {"commit": "c" * 40, "changed": "a" * 64}},
+            "different code .*cccccccccccc .x-fold0.*c with uncommitted changes aaaaaaaaaaaa .y-fold0",
+        ),
         ({"data": "other"}, "different data .*d .x-fold0-seed0.; other .y-fold0"),
         ({"budget": {"epochs": 4}}, "different budgets .*3 epochs .x-.*4 epochs .y-"),
         ({"budget": {"minutes": 3.0, "on": "a GPU"}}, "different budgets .*3 minutes on a GPU"),
@@ -220,7 +224,7 @@ def test_cells_that_differ_are_refused_or_said(other: dict[str, Any], said: str)
     assert footnotes([made("x"), made("y")], False) == []
     with pytest.raises(StudyError, match=f"cells of {said}.*say --mixed"):
         footnotes([made("x"), made("y", **other)], False)
-    (note,) = footnotes([made("x"), made("y", **other)], True)
+    note, *_ = footnotes([made("x"), made("y", **other)], True)
     assert note.startswith("cells of different")
     assert "as --mixed allowed" in note
 
@@ -237,5 +241,12 @@ def test_recipes_may_differ_between_rows_alone() -> None:
 
 
 def test_changed_code_is_said() -> None:
-    (note,) = footnotes([made("x", code={"commit": "c" * 40, "changed": True})], False)
+    changed = {"commit": "c" * 40, "changed": "a" * 64}
+    (note,) = footnotes([made("x", code=changed), made("y", code=changed)], False)
     assert "not committed" in note
+
+
+def test_cells_of_the_same_commit_with_other_changes_are_refused() -> None:
+    cells = [made(row, code={"commit": "c" * 40, "changed": row * 64}) for row in "ab"]
+    with pytest.raises(StudyError, match=r"different code .*changes aaaaaaaaaaaa \(a-.*changes bbbbbbbbbbbb \(b-"):
+        footnotes(cells, False)

@@ -15,10 +15,13 @@ from tiny_study import in_this_process, jobs_in_this_process, write_data, write_
 
 from medseg.bundle import workflow
 from medseg.cli import main
+from medseg.data.datalist import Datalist
 from medseg.errors import MedsegError
 from medseg.prediction.predict import predict
 from medseg.runs.mlflow_store import artifact_path
 from medseg.studies.executors import CellsError
+from medseg.studies.held_out import predict_held_out
+from medseg.studies.score_folders import score_folders
 from medseg.studies.study import read_study
 from medseg.studies.study_run import run_study
 from medseg.studies.study_table import StudyTable
@@ -270,3 +273,35 @@ def test_what_is_no_test(trained: Path, study: Path, tmp_path: Path) -> None:
         score_test_list(study)
     assert not (study / "tested.json").exists()
     assert not (study / "tests").exists()
+
+
+def test_masks_of_a_study_are_those_that_its_table_scored(
+    trained: Path, study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["study", "predict", str(study), "-o", str(tmp_path / "masks"), "--measurements"]) == 0
+    assert capsys.readouterr().err.count("4 masks written, 0 there before") == 4
+    data = Datalist.load(trained / "data" / "datalist.json")
+    lines = [line for line in lines_of(study / "out_of_fold.csv") if line["class"] == "square"]
+    best = 0.0
+    for row, slug in ROWS.items():
+        table = score_folders(tmp_path / "masks" / f"{slug}-seed0", data)
+        assert (table.predictions, table.failures) == (8, [])
+        found = {str(each["case"]): each["dice"] for each in table.result.rows if each["class"] == "square"}
+        held = {Path(line["case"]).stem: float(line["dice"]) for line in lines if line["row"] == row}
+        assert {Path(name).stem: value for name, value in found.items()} == pytest.approx(held)
+        best = max(best, *held.values())
+        assert (tmp_path / "masks" / f"{slug}-seed0" / "measurements.csv").is_file()
+    assert best > 0
+    assert main(["study", "predict", str(study), "-o", str(tmp_path / "masks"), "--rows", "U-Net"]) == 0
+    assert capsys.readouterr().err.count("0 masks written, 4 there before") == 2
+
+
+def test_masks_of_a_study_that_is_not_complete(study: Path, tmp_path: Path) -> None:
+    shutil.rmtree(study / "cells" / "u_net-fold1-seed0")
+    with pytest.raises(MedsegError, match="1 cell missing: u_net-fold1-seed0; go on with medseg study run"):
+        predict_held_out(study, tmp_path / "masks")
+    with pytest.raises(MedsegError, match="no row 'U-net'; there are U-Net, LFA U-Net"):
+        predict_held_out(study, tmp_path / "masks", rows=["U-net"])
+    with pytest.raises(MedsegError, match=r"holds no study\.yaml; name the folder of a study"):
+        predict_held_out(tmp_path, tmp_path / "masks")
+    assert not (tmp_path / "masks").exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from pathlib import Path
 
@@ -83,6 +82,10 @@ class Pairs(Layout):
         by_folder: dict[Path, list[Path]] = defaultdict(list)
         for path in folder.images:
             by_folder[path.parent].append(path)
+        below: dict[Path, list[Path]] = defaultdict(list)
+        for place in by_folder:
+            for above in (place, *place.parents):
+                below[above].append(place)
         suffixes = (options.image_suffix, options.label_suffix)
         images, labels = (
             folder.subfolder(named, option) if named else None
@@ -97,7 +100,7 @@ class Pairs(Layout):
             ends = options.label_suffix and any(stem_of(path).endswith(options.label_suffix) for path in files)
             if labels is None and not (is_label(folder.rel(place)) or ends):
                 continue
-            rule = _nearest(place, by_folder, folder, suffixes, images)
+            rule = _nearest(place, by_folder, below, folder, suffixes, images)
             if rule is not None:
                 rules.append(rule)
         return sorted(rules, key=lambda rule: (str(rule.images), str(rule.labels), rule.label.after))
@@ -106,24 +109,28 @@ class Pairs(Layout):
 def _nearest(
     labels: Path,
     by_folder: dict[Path, list[Path]],
+    below: dict[Path, list[Path]],
     folder: Folder,
     suffixes: tuple[str | None, str | None],
     images: Path | None,
 ) -> Rule | None:
     """Return the best rule with the nearest folder of images that has any; two equally good ones are refused."""
-    near: dict[int, list[Rule]] = defaultdict(list)
-    for place in by_folder:
-        if place == labels or (images is None and is_label(folder.rel(place))):
-            continue
-        if images is not None and not place.is_relative_to(images):
-            continue
-        rule = rules_between(by_folder[place], by_folder[labels], *suffixes)
-        if rule is not None:
-            shared = os.path.commonpath([place, labels])
-            near[len(Path(shared).parts)].append(rule)
-    if not near:
+    tried, rules = {labels}, list[Rule]()
+    for above in (labels, *labels.parents):
+        for place in below.get(above, ()):
+            if place in tried:
+                continue
+            tried.add(place)
+            if is_label(folder.rel(place)) if images is None else not place.is_relative_to(images):
+                continue
+            rule = rules_between(by_folder[place], by_folder[labels], *suffixes)
+            if rule is not None:
+                rules.append(rule)
+        if rules:
+            break
+    else:
         return None
-    rules = sorted(near[max(near)], key=lambda rule: -len(rule.pairs))
+    rules.sort(key=lambda rule: -len(rule.pairs))
     rules = [rule for rule in rules if is_image(folder.rel(rule.images))] or rules
     if len(rules) > 1 and len(rules[1].pairs) == len(rules[0].pairs):
         several = "; ".join(rule.describe(folder.root) for rule in rules)
