@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg.atomic import atomic_folder, atomic_write
+from medseg.bundle import intensities, usual
 from medseg.bundle.description import Description, DescriptionError, differences
 from medseg.bundle.library import ENSEMBLE
 from medseg.errors import MedsegError, shown
@@ -110,7 +111,7 @@ def joined(models: Mapping[str, Description]) -> Joined:
     a 2D network beside a 3D one. Of windows, overlap, scales and flips, of colours and codes that contradict each other
     the first's are taken; of postprocessing what all do to a class: the smallest ``min_size``, ``largest`` and
     ``fill_holes`` where each has it. Mirrored (``--tta``) are the axes along which all were trained so. Each keeps its
-    own network and temperature.
+    own network and temperature. What they were trained on is as wide as any says, and not known where one says nothing.
 
     Args:
         models: by where each was loaded from; the first goes before the others.
@@ -142,6 +143,8 @@ def joined(models: Mapping[str, Description]) -> Joined:
         beside_paper=None if _differ([each.beside_paper for each in held]) else first.beside_paper,
         colours=_union([each.colours for each in held], "colours", unlike),
         codes=_union([each.codes for each in held], "codes", unlike),
+        usual=usual.widest([each.usual for each in held]),
+        intensities=intensities.widest([each.intensities for each in held]),
     )
     return Joined(description, tuple(unlike))
 
@@ -182,8 +185,8 @@ def _apart(model: Description, first: Description, called: str = "the latter has
     apart = differences(model, replace(first, network=model.network, classes=model.classes), called)
     if list(model.classes) != list(first.classes):
         apart.append(f"classes {', '.join(model.classes)} ({called} {', '.join(first.classes)})")
-    for key, usual in (("spatial_dims", 2), ("in_channels", 1), ("out_channels", len(first.classes))):
-        ours, theirs = (int(each.network.get(key) or usual) for each in (model, first))
+    for key, default in (("spatial_dims", 2), ("in_channels", 1), ("out_channels", len(first.classes))):
+        ours, theirs = (int(each.network.get(key) or default) for each in (model, first))
         if ours != theirs:
             apart.append(f"network {key} {ours} ({called} {theirs})")
     return apart

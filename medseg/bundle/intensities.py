@@ -8,7 +8,7 @@ real data is in tests/bundle/test_intensities.py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from medseg.errors import counted
 from medseg.io.channels import paths_of
 from medseg.io.images import ImageError
 
-__all__ = ["FEWEST", "beyond", "beyond_range", "limits", "lone_value", "trained_on", "unlike"]
+__all__ = ["FEWEST", "beyond", "beyond_range", "limits", "lone_value", "trained_on", "unlike", "widest"]
 
 Rows = npt.NDArray[np.float64]
 
@@ -61,6 +61,25 @@ def trained_on(data: Datalist, entries: Sequence[Entry], fed: Input) -> dict[str
     seen = np.stack([_as_fed(row, fed) for row in rows])
     values = [float(np.min(rows)), float(np.max(rows))]
     return {"low": seen.min(0).tolist(), "high": seen.max(0).tolist(), "values": values, "images": len(rows)}
+
+
+def widest(seen: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the intensities that the members of an ensemble were trained on, as `medseg.bundle.usual.widest` does.
+
+    Args:
+        seen: of each member, as `trained_on` gives it; all are fed alike.
+
+    Returns:
+        The same; empty where a member does not say it.
+    """
+    if not all(seen) or len({np.shape(each[name]) for each in seen for name in ("low", "high")}) != 1:
+        return {}
+    return {
+        "low": np.min([each["low"] for each in seen], axis=0).tolist(),
+        "high": np.max([each["high"] for each in seen], axis=0).tolist(),
+        "values": [min(each["values"][0] for each in seen), max(each["values"][1] for each in seen)],
+        "images": max(each["images"] for each in seen),
+    }
 
 
 def unlike(image: Tensor, description: Description) -> str | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medseg.bundle.description import Description
+from medseg.bundle.usual import shown_ranges
 from medseg.errors import shown
 from medseg.reports.score_tables import score_tables
 from medseg.reports.tables import Table
@@ -44,6 +45,7 @@ def card(record: Mapping[str, Any], description: Description, scores: Sequence[M
         ("Fingerprint of the data", data.get("fingerprint") or "not known"),
         ("Split", _split(data)),
         ("Classes", ", ".join(description.classes)),
+        *shown_ranges(description),
     ]
     lines = [
         f"# {shown(texts['title'])}",

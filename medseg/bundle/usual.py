@@ -23,7 +23,7 @@ from medseg.data.file_facts import FileFacts, facts_of
 from medseg.io.channels import paths_of
 from medseg.reports.palette import background_index
 
-__all__ = ["trained_on", "unlike_image", "unlike_mask"]
+__all__ = ["shown_ranges", "trained_on", "unlike_image", "unlike_mask", "widest"]
 
 Affine = npt.NDArray[np.float64]
 
@@ -42,8 +42,8 @@ def trained_on(data: Datalist, entries: Sequence[Entry], description: Descriptio
     Returns:
         ``cases``, how many; ``unit`` of ``extent``, the least and greatest edges: of volumes ``mm`` along R, A and S,
         of pictures ``px`` of height and width; ``spacing`` of volumes; ``found``, by class the least and greatest
-        volume in the labels, in ml, of pictures as share of the picture; ``colour``, whether all show colours. Empty
-        where there are too few cases to say.
+        volume in the labels, in ml, of pictures as share of the picture; ``colour``, whether all show colours, and
+        ``grey``, where none does. Empty where there are too few cases to say.
     """
     cases = [(paths_of(entry["image"])[0], *paths_of(entry["label"])) for entry in entries if "label" in entry]
     files = [(path, number > 0) for case in cases for number, path in enumerate(case)]
@@ -56,6 +56,7 @@ def trained_on(data: Datalist, entries: Sequence[Entry], description: Descriptio
         return {}
     (unit,) = units
     background = background_index(description.classes)
+    colours = [_coloured(image) for image, _ in known] if description.input.colour else []
     amounts = {
         str(index): [_amount(_count(label, index), image.shape, _affine(image))[0] for image, label in known]
         for index in range(len(description.classes))
@@ -67,8 +68,61 @@ def trained_on(data: Datalist, entries: Sequence[Entry], description: Descriptio
         "extent": _range([extent for _, extent, _ in sizes]),
         **({"spacing": _range([spacing for _, _, spacing in sizes])} if unit == "mm" else {}),
         "found": {index: [min(each), max(each)] for index, each in amounts.items()},
-        **({"colour": all(_coloured(image) for image, _ in known)} if description.input.colour else {}),
+        **({"colour": all(colours)} if colours else {}),
+        **({"grey": True} if colours and not any(colours) else {}),
     }
+
+
+def widest(seen: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what cases the members of an ensemble were trained on, each range as wide as any of theirs.
+
+    Folds see most cases of one data set: what one member knows is not unlike the ensemble, and the first alone would
+    have the others' cases told. How many cases that makes together is not known, so that the most of one member are
+    counted.
+
+    Args:
+        seen: of each member, as `trained_on` gives it.
+
+    Returns:
+        The same; empty where a member does not say it, which may know any case, or where pictures stand beside volumes.
+    """
+    if not all(seen) or len({each["unit"] for each in seen}) != 1:
+        return {}
+    ranges = [name for name in ("extent", "spacing") if all(name in each for each in seen)]
+    indices = [index for index in seen[0]["found"] if all(index in each["found"] for each in seen)]
+    together: dict[str, Any] = {"cases": max(each["cases"] for each in seen), "unit": seen[0]["unit"]}
+    for name in ranges:
+        lows, highs = zip(*(each[name] for each in seen), strict=True)
+        together[name] = [[min(edges) for edges in zip(*lows, strict=True)], _greatest(highs)]
+    together["found"] = {
+        index: [min(each["found"][index][0] for each in seen), max(each["found"][index][1] for each in seen)]
+        for index in indices
+    }
+    if any("colour" in each for each in seen):
+        together["colour"] = all(each.get("colour", False) for each in seen)
+    return {**together, **({"grey": True} if all(each.get("grey", False) for each in seen) else {})}
+
+
+def shown_ranges(description: Description) -> list[tuple[str, str]]:
+    """Return what a model was trained on, as a reader is told it: name and value; nothing where it is not known."""
+    seen, rows = description.usual, []
+    if seen:
+        names = ("R, A and S", "mm") if seen["unit"] == "mm" else ("height and width", "px")
+        rows.append(("Cases that were measured", str(seen["cases"])))
+        rows.append((f"Sizes along {names[0]}, {names[1]}", _from_to(seen["extent"])))
+        if "spacing" in seen:
+            rows.append(("Voxels, mm", _from_to(seen["spacing"])))
+        for index, (least, most) in seen["found"].items():
+            low, high = (f"{each:.4g} ml" if names[1] == "mm" else f"{100 * each:.3g} %" for each in (least, most))
+            rows.append((f"{description.classes[int(index)]} in a label", f"{low} to {high}"))
+        if "colour" in seen:
+            colours = "all" if seen["colour"] else "none" if seen.get("grey") else "some"
+            rows.append(("Pictures that show colours", colours))
+    if description.intensities:
+        least, most = description.intensities["values"]
+        images = description.intensities["images"]
+        rows.append(("Values of files", f"{least:.4g} to {most:.4g} (0.5 to 99.5 % of each of {images} images)"))
+    return rows
 
 
 def unlike_image(image: Tensor, affine: Affine | None, description: Description) -> list[str]:
@@ -85,7 +139,13 @@ def unlike_image(image: Tensor, affine: Affine | None, description: Description)
     those, said = f"those of the {seen['cases']} images that the model was trained on", []
     if seen.get("colour") and (image.shape[0] < 3 or bool((image[1:3] == image[:1]).all())):
         said.append(f"it shows no colours, {those} do")
+    if seen.get("grey") and image.shape[0] >= 3 and not bool((image[1:3] == image[:1]).all()):
+        said.append(f"it shows colours, {those} show none")
     unit, extent, spacing = _size(tuple(image.shape[1:]), affine)
+    if unit != seen["unit"]:
+        volume = "volumes in mm", "pictures or pages without a voxel size"
+        own, others = volume if unit == "mm" else volume[::-1]
+        said.append(f"it is one of {own}, {those} are {others}")
     resized = unit == "px" and description.input.size is not None  # whatever size it has
     if unit == seen["unit"] and not resized and _far(extent, seen["extent"]):
         said.append(f"its size is {_by(extent)} {unit}, {those} from {_from_to(seen['extent'])}")
@@ -149,6 +209,10 @@ def _count(label: FileFacts, index: int) -> int:
 
 def _coloured(image: FileFacts) -> bool:
     return image.channels >= 3 and len(set(image.quantiles[:3])) > 1
+
+
+def _greatest(rows: Sequence[Sequence[float]]) -> list[float]:
+    return [max(column) for column in zip(*rows, strict=True)]
 
 
 def _range(rows: Sequence[Sequence[float]]) -> list[list[float]]:

@@ -3,7 +3,8 @@
 A group of measurements a class refers to its segment of the DICOM SEG: volume, largest cross-section, longest diameter
 and, of CT and MR, the mean of the image; a class without a voxel has a volume of 0. Where a class has several connected
 parts, their number stands in its group, and the largest of them have groups of their own, whose outlines are drawn on
-the source's slices. What is measured, and how, says `medseg.prediction.measurements`.
+the source's slices. A comment in the report itself, to which TID 1500 is open, says how the case is unlike what the
+model was trained on. What is measured, and how, says `medseg.prediction.measurements`.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ _VOLUME, _AREA = code("118565006", "Volume"), code("42798000", "Area")
 _DIAMETER = code("L0JK", "Maximum 3D Diameter of a Mesh", "IBSI")
 _PARTS = code("parts", "Number of connected parts", "99MEDSEG")
 _MEAN = code("373098007", "Mean")
+_COMMENT = code("121106", "Comment", "DCM")
 _INTENSITY = {  # by modality: what the values are, and their unit
     "CT": (code("112031", "Attenuation Coefficient", "DCM"), code("[hnsf'U]", "Hounsfield unit", "UCUM")),
     "MR": (code("110852", "MR signal intensity", "DCM"), code("1", "no units", "UCUM")),
@@ -72,6 +74,7 @@ def measurement_report(
     *,
     segmentation: Any,
     where: str,
+    doubts: Sequence[str] = (),
 ) -> Any:
     """Return measurements as a Comprehensive SR.
 
@@ -83,6 +86,7 @@ def measurement_report(
         algorithm: what made the mask.
         segmentation: the DICOM SEG of the mask, of `medseg.prediction.dicom_seg.segmentation`.
         where: what the series is called, for messages.
+        doubts: how the case is unlike what the model was trained on, a phrase each.
 
     Shape:
         mask ``(X, Y, Z)`` as `medseg.io.dicom.read_dicom` gives the series.
@@ -113,6 +117,11 @@ def measurement_report(
             imaging_measurements=groups,
             referenced_images=sources,
         )
+        if doubts:
+            said = f"Unlike what the model was trained on: {'; '.join(doubts)}"
+            report[0].ContentSequence.append(
+                highdicom.sr.TextContentItem(concept(_COMMENT), said, highdicom.sr.RelationshipTypeValues.CONTAINS)
+            )
         made = highdicom.sr.ComprehensiveSR(
             evidence=[*sources, segmentation],
             content=report[0],

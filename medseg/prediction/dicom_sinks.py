@@ -127,7 +127,7 @@ class Measured(_DicomSink):
         segmented = segmentation(*about, where=case.name)
         indices = [segment.index for segment in self._segments]
         measured = list(measure(result.mask, result.values, result.grid.affine, indices))
-        report = measurement_report(measured, *about, segmentation=segmented, where=case.name)
+        report = measurement_report(measured, *about, segmentation=segmented, where=case.name, doubts=result.doubts)
         target, beside = self.files(case)
         save(segmented, beside)
         save(report, target)

@@ -2,7 +2,9 @@
 
 "File > Import objects from file" reads it; `medseg import` reads it back. Coordinates are pixels, 0, 0 being the corner
 of the first one; rings are closed and holes are kept (RFC 7946, but for its geographic coordinates). Pages of a stack
-are planes z. Of a picture that is stored turned (EXIF), the outlines are those of the picture as it is seen upright.
+are planes z. Of a NIfTI of two axes, x goes along the first axis of the file and y along the second, as it is stored;
+its place in the patient is not in the outlines. Of a picture that is stored turned (EXIF), the outlines are those of
+the picture as it is seen upright.
 """
 
 from __future__ import annotations
@@ -56,9 +58,10 @@ class Geojson:
         Raises:
             MedsegError: if the case is a volume.
         """
-        if result.grid.affine is not None:
+        placed = result.grid.affine is not None
+        if placed and result.mask.ndim != 2:
             raise MedsegError("it lies in a patient, and --geojson outlines pictures; leave --geojson out for it")
-        pages = result.mask if result.mask.ndim == 3 else result.mask[None]
+        pages = result.mask if result.mask.ndim == 3 else (result.mask.T if placed else result.mask)[None]
         features = []
         for index, classification in self._classes:
             for number, page in enumerate(pages):

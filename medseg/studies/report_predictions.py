@@ -1,7 +1,8 @@
 """What the report of predicted masks says: volumes, what to look at first, and the masks over their images.
 
-What a folder of predictions holds is read here alone: the masks by their record, and, where they were asked for, the
-uncertainty of each (``uncertainty.csv``). There is no truth: the report of the model's run says how good
+What a folder of predictions holds is read here alone: the masks by their record, how their images are unlike what the
+model was trained on by the records of the runs, and, where they were asked for, the uncertainty of each
+(``uncertainty.csv``). There is no truth: the report of the model's run says how good
 they are.
 """
 
@@ -11,7 +12,7 @@ import csv
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from medseg.io.dicom_heads import is_dicom, read_head
 from medseg.io.folder import MASK_RECORD, list_images, mask_targets, with_channels
 from medseg.io.images import image_suffix, read_image
 from medseg.io.parts import parts_of
+from medseg.prediction.audit import RUN_RECORD, records_in
 from medseg.reports.page import Facts, Item, Legend, Section, Sortable, Text
 from medseg.reports.palette import Colour, background_index, class_palette
 from medseg.reports.slices import make_slices
@@ -38,6 +40,7 @@ UNCERTAINTY = "uncertainty.csv"
 _SHOWN = 6  # cases with pictures
 _CHANNELS = 8  # that are looked for
 _LONG = 1000  # rows of a table
+_ODD = 20  # cases that are unlike the training
 _MOST_BYTES = 3_200_000  # of all pictures
 
 
@@ -52,6 +55,7 @@ class Mask:
         amounts: of each class value, in ``unit``.
         unit: ``"ml"``, or ``"pixels"`` of pictures.
         uncertainty: NaN where it is not known.
+        unlike: how the case is unlike what the model was trained on, a phrase each.
     """
 
     number: int
@@ -60,6 +64,7 @@ class Mask:
     amounts: dict[int, float]
     unit: str
     uncertainty: float
+    unlike: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,21 @@ class Predictions:
         names = sorted({name for each in self.record["made_by"] for name in each["masks"]})
         unsure = self._uncertainty()
         there = [(n, name, self.folder / name) for n, name in enumerate(names, 1) if (self.folder / name).is_file()]
-        return [_measured(number, name, path, unsure) for number, name, path in there]
+        unlike = self._unlike()
+        measured = (_measured(number, name, path, unsure) for number, name, path in there)
+        return [replace(mask, unlike=unlike.get(mask.name, ())) for mask in measured]
+
+    def _unlike(self) -> dict[str, tuple[str, ...]]:
+        """Return how cases are unlike the training, by the name of their mask: of each what its last run said."""
+        try:
+            cases = records_in(self.folder)
+            made = [(str(file["name"]), case) for case in cases for file in case.get("outputs", ())]
+            return {name: tuple(map(str, case.get("unlike", ()))) for name, case in made}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise MedsegError(
+                f"{shown(self.folder)}: a record {RUN_RECORD} cannot be read ({type(error).__name__}); restore it, or "
+                "take it away and lose what it says"
+            ) from error
 
     def _uncertainty(self) -> dict[str, float]:
         path = self.folder / UNCERTAINTY
@@ -183,6 +202,8 @@ def _summary(held: Predictions) -> Iterator[Item]:
     if named > len(held.masks):
         facts.append(("not there any more", str(named - len(held.masks))))
     facts.append(("nothing found in", counted(len(without), "case")))
+    unlike = sum(bool(mask.unlike) for mask in held.masks)
+    facts.append(("unlike what the model was trained on", counted(unlike, "case")))
     yield Facts(facts)
     yield Text(
         "There is no truth here: how good such masks are is in the report of the run that trained the model.", "note"
@@ -192,14 +213,30 @@ def _summary(held: Predictions) -> Iterator[Item]:
 
 
 def _ranked(held: Predictions) -> list[Mask]:
-    """Return the masks to look at, the most unsure first; where that is not known, those with nothing in them."""
-    if any(not math.isnan(mask.uncertainty) for mask in held.masks):
-        return sorted(held.masks, key=lambda mask: (math.isnan(mask.uncertainty), -mask.uncertainty, mask.number))
-    return sorted(held.masks, key=lambda mask: (sum(mask.amounts.get(v, 0) for v in held.classes) > 0, mask.number))
+    """Return the masks to look at: those of cases unlike the training, then the most unsure, else those without any."""
+    masks = sorted(held.masks, key=lambda mask: mask.number)
+    if any(not math.isnan(mask.uncertainty) for mask in masks):
+        masks.sort(key=lambda mask: (math.isnan(mask.uncertainty), -mask.uncertainty))
+    else:
+        masks.sort(key=lambda mask: sum(mask.amounts.get(value, 0) for value in held.classes) > 0)
+    return sorted(masks, key=lambda mask: not mask.unlike)
 
 
 def _ranking(held: Predictions) -> Iterator[Item]:
-    known = [mask for mask in _ranked(held) if not math.isnan(mask.uncertainty)]
+    odd = [mask for mask in held.masks if mask.unlike]
+    if odd:
+        yield Text(
+            f"{counted(len(odd), 'case')} of {len(held.masks)} unlike what the model was trained on: nobody tried such "
+            "cases, and their masks may be wrong where they look sure.",
+            "warning",
+        )
+        told = [{"case": held.called(mask), "unlike the training": "; ".join(mask.unlike)} for mask in odd[:_ODD]]
+        more = [f"the first {_ODD} of {len(odd):,} cases; {RUN_RECORD} names all"] if len(odd) > _ODD else []
+        yield Table.of(told, notes=more)
+    known = sorted(
+        (mask for mask in held.masks if not math.isnan(mask.uncertainty)),
+        key=lambda mask: (-mask.uncertainty, mask.number),
+    )
     if not known:
         yield Text(
             f"No uncertainty was asked for ({UNCERTAINTY} is not there): masks with nothing in them come first.", "note"
@@ -234,6 +271,7 @@ def _pictures(held: Predictions) -> Iterator[Item]:
         window = window_of(pixels, held.window(mask), _modality(files[0]))
         case = {"name": mask.name, "image": pixels, "prediction": found.array, "affine": image.affine, "window": window}
         unsure = "" if math.isnan(mask.uncertainty) else f", uncertainty {mask.uncertainty:.3f}"
+        unsure += ", unlike the training" * bool(mask.unlike)
         yield make_viewer(
             make_slices(case), held.palette, title=f"{held.called(mask)}{unsure}", most_bytes=_MOST_BYTES // len(chosen)
         )

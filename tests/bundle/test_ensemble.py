@@ -150,6 +150,22 @@ def test_colours_and_codes_are_those_that_any_member_has() -> None:
     assert together(model(), model(codes={"1": code})).description.codes == {"1": code}
 
 
+def test_what_they_were_trained_on_is_as_wide_as_any_says() -> None:
+    def trained(most: int) -> Description:
+        usual = {"cases": 8, "unit": "px", "extent": [[9, 9], [most, most]], "found": {"1": [0.1, most / 99]}}
+        seen = {"low": [[0.0, 1.0]], "high": [[1.0, float(most)]], "values": [0.0, float(most)], "images": 8}
+        return model(usual=usual, intensities=seen)
+
+    for members in ([trained(10), trained(30)], [trained(30), trained(10)]):
+        found = together(*members)
+        assert (found.description.usual, found.description.intensities, found.unlike) == (
+            trained(30).usual,
+            trained(30).intensities,
+            (),
+        )
+    assert together(trained(10), model()).description.usual == {}
+
+
 def test_one_line_says_in_what_they_differ(caplog: pytest.LogCaptureFixture) -> None:
     ensemble.warn(together(model(), model(inference={"overlap": 0.5}, postprocess={"low": {"largest": True}})).unlike)
     assert [record.getMessage() for record in caplog.records] == [

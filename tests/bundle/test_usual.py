@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+from medseg.bundle import intensities
 from medseg.bundle.description import Description
-from medseg.bundle.usual import trained_on, unlike_image, unlike_mask
+from medseg.bundle.usual import shown_ranges, trained_on, unlike_image, unlike_mask, widest
 from medseg.io.images import read_image
 from medseg.prediction.collected import counts_of
 
@@ -81,7 +82,18 @@ def test_volumes(tmp_path: Path) -> None:
         f"0.002 ml of it are back, {labels} 0 ml",
     ]
     picture = torch.zeros(1, 500, 500)
-    assert unlike_image(picture, None, model) == unlike_mask({1: 9}, (500, 500), None, model) == []  # no millimetres
+    assert unlike_image(picture, None, model) == [
+        "it is one of pictures or pages without a voxel size, those of the 8 images that the model was trained on are "
+        "volumes in mm"
+    ]
+    assert unlike_mask({1: 9}, (500, 500), None, model) == []  # no millimetres
+    assert shown_ranges(model) == [
+        ("Cases that were measured", "8"),
+        ("Sizes along R, A and S, mm", "20 x 20 x 30 to 20 x 27 x 30"),
+        ("Voxels, mm", "2 x 1 x 1 to 2 x 1 x 1"),
+        ("front in a label", "0.002 ml to 0.016 ml"),
+        ("back in a label", "0 ml to 0 ml"),
+    ]
     assert trained(pairs[:7]).usual == {}
 
 
@@ -114,6 +126,45 @@ def test_pictures_in_colour(tmp_path: Path) -> None:
     Image.open(pairs[0][0]).convert("L").convert("RGB").save(pairs[0][0])
     assert trained(pairs, {0: 0, 255: 1}, colour="rgb").usual["colour"] is False
     assert "colour" not in trained(pairs, {0: 0, 255: 1}).usual
+
+
+def test_pictures_without_colours(tmp_path: Path) -> None:
+    """A model that makes colours grey takes a stained picture: told, if all of its training were grey."""
+    pairs = []
+    for number in range(8):
+        for name in ("i", "l"):
+            Image.fromarray(RNG.integers(0, 2, (20, 30)).astype(np.uint8)).save(tmp_path / f"{name}{number}.png")
+        pairs.append((tmp_path / f"i{number}.png", tmp_path / f"l{number}.png"))
+    model = trained(pairs, colour="grey")
+    assert (model.usual["colour"], model.usual["grey"]) == (False, True)
+    those = "those of the 8 images that the model was trained on"
+    assert unlike_image(torch.rand(3, 20, 30), None, model) == [f"it shows colours, {those} show none"]
+    assert unlike_image(torch.rand(1, 20, 30).repeat(3, 1, 1), None, model) == []
+    said = unlike_image(torch.rand(1, 20, 30, 9), np.eye(4), model)
+    assert said == [f"it is one of volumes in mm, {those} are pictures or pages without a voxel size"]
+    assert Description.of(model.to_dict()) == model
+    assert ("Pictures that show colours", "none") in shown_ranges(model)
+    colours = RNG.integers(0, 255, (20, 30, 3)).astype(np.uint8)
+    Image.fromarray(colours).save(pairs[0][0])
+    assert "grey" not in trained(pairs, colour="grey").usual
+
+
+def test_an_ensemble_knows_what_any_member_knows() -> None:
+    def seen(cases: int, extent: Any, most: float, **more: Any) -> dict[str, Any]:
+        return {"cases": cases, "unit": "px", "extent": extent, "found": {"1": [0.1, most]}, **more}
+
+    first, second = seen(8, [[20, 30], [25, 40]], 0.2, grey=True, colour=False), seen(9, [[22, 10], [50, 35]], 0.5)
+    assert widest([first, {**second, "colour": True}]) == seen(9, [[20, 10], [50, 40]], 0.5, colour=False)
+    assert widest([first, first]) == first
+    assert widest([first, {}]) == {}
+    volumes = {**first, "unit": "mm", "spacing": [[1, 1, 1], [2, 2, 2]], "extent": [[9, 9, 9], [10, 10, 10]]}
+    assert widest([volumes, first]) == {}
+    assert widest([volumes, {**volumes, "spacing": [[0.5, 1, 1], [1, 3, 1]]}])["spacing"] == [[0.5, 1, 1], [2, 3, 2]]
+    one = {"low": [[0.0, 1.0]], "high": [[1.0, 2.0]], "values": [-5.0, 9.0], "images": 8}
+    other = {"low": [[0.5, 0.5]], "high": [[0.7, 3.0]], "values": [0.0, 90.0], "images": 12}
+    both = {"low": [[0.0, 0.5]], "high": [[1.0, 3.0]], "values": [-5.0, 90.0], "images": 12}
+    assert intensities.widest([one, other]) == both
+    assert intensities.widest([one, {}]) == {}
 
 
 def test_who_knows_nothing_says_nothing() -> None:

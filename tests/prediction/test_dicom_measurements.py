@@ -20,11 +20,12 @@ from medseg.prediction.measurements import measure
 highdicom = pytest.importorskip("highdicom", reason="DICOM SR needs highdicom; pip install 'medseg[dicom]'")
 
 
-def write(folder, mask, target):
+def write(folder, mask, target, doubts=()):
     image, slices, segments = read_image(folder), read_slices(folder), segments_of(description())
     measured = list(measure(mask, image.array[None].astype(np.float32), image.affine, (1, 2, 3)))
     seg = segmentation(mask, slices, segments, ALGORITHM, where="a series")
-    made = measurement_report(measured, mask, slices, segments, ALGORITHM, segmentation=seg, where="a series")
+    about = {"segmentation": seg, "where": "a series", "doubts": doubts}
+    made = measurement_report(measured, mask, slices, segments, ALGORITHM, **about)
     save(made, target)
     return made, seg, measured
 
@@ -55,6 +56,30 @@ def test_dcmqi_reads_what_was_measured(tmp_path):
         assert numbers.get("Number of connected parts") == (3 if index == 2 else None)
     assert by_name["kidney_left"]["FindingSite"]["CodeMeaning"] == "Kidney"
     assert by_name["liver_tumor"]["FindingSite"]["CodeMeaning"] == "Liver"
+
+
+def test_how_the_case_is_unlike_the_training_is_a_comment(tmp_path):
+    """dcmqi and highdicom find the measurements as before, and dicom3tools finds no error."""
+    folder, mask = series(tmp_path / "s"), mask_of((24, 16, 6))
+    write(folder, mask, tmp_path / "plain.sr.dcm")
+    write(folder, mask, tmp_path / "sr.dcm", doubts=("its size is 9 mm", "40 ml of it are Gefäß"))
+    assert faults(tmp_path / "sr.dcm") == []
+    said = "Unlike what the model was trained on: its size is 9 mm; 40 ml of it are Gefäß"
+    comments = {}
+    for name in ("plain.sr.dcm", "sr.dcm"):
+        data = pydicom.dcmread(tmp_path / name)
+        comments[name] = [
+            (item.ConceptNameCodeSequence[0].CodeMeaning, item.TextValue)
+            for item in data.ContentSequence
+            if item.ValueType == "TEXT" and item.RelationshipType == "CONTAINS"
+        ]
+    assert comments == {"plain.sr.dcm": [], "sr.dcm": [("Comment", said)]}
+    groups = [
+        len(highdicom.sr.srread(tmp_path / name).content.get_volumetric_roi_measurement_groups()) for name in comments
+    ]
+    assert groups[0] == groups[1] > 0
+    run("tid1500reader", "--inputDICOM", tmp_path / "sr.dcm", "--outputMetadata", tmp_path / "sr.json")
+    assert len(json.loads((tmp_path / "sr.json").read_text())["Measurements"]) == 6
 
 
 def test_a_part_is_drawn_where_it_lies(tmp_path):

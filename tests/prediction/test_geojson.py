@@ -5,12 +5,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 from skimage.draw import polygon2mask
+from tiny_models import write_model
 
 from medseg.bundle.description import Description
 from medseg.errors import MedsegError
@@ -19,6 +21,7 @@ from medseg.io.placement import Grid
 from medseg.prediction.geojson import Geojson
 from medseg.prediction.mask_record import Maker
 from medseg.prediction.outlines import Polygon, outlines
+from medseg.prediction.predict import predict
 from medseg.prediction.sinks import Case, Result, RunInfo
 
 RING = """
@@ -154,6 +157,35 @@ def test_pages_are_planes(tmp_path: Path) -> None:
     mask = np.zeros((3, 4, 4), int)
     mask[0, 1, 1] = mask[2, 2, 2] = 1
     assert [each["geometry"]["plane"]["z"] for each in written(mask, tmp_path)] == [0, 2]
+
+
+def test_a_nifti_of_two_axes(tmp_path: Path) -> None:
+    """Its first axis is x, its second y: the voxel i = 7, j = 2 is the pixel whose corner is 7, 2."""
+    mask = np.zeros((9, 4), int)
+    mask[7, 2] = 1
+    (feature,) = written(mask, tmp_path, affine=np.eye(4))
+    (ring,) = feature["geometry"]["coordinates"]
+    assert {tuple(point) for point in ring} == {(7, 2), (8, 2), (8, 3), (7, 3)}
+
+
+def test_a_nifti_of_two_axes_is_predicted_and_outlined(tmp_path: Path) -> None:
+    """Its outlines, drawn, are its mask as nibabel reads that."""
+    values = np.kron(np.random.default_rng(0).integers(0, 255, (5, 4)), np.ones((8, 8))).astype(np.uint8)
+    (tmp_path / "in").mkdir()
+    nibabel.save(nibabel.Nifti1Image(values, np.diag([-1.0, 1, 1, 1])), tmp_path / "in" / "x.nii.gz")
+    model = write_model(tmp_path / "m.pt", "grey")
+    done = predict(model, tmp_path / "in", tmp_path / "out", outputs=["geojson"], overrides={"device": "cpu"})
+    assert (done.written, done.failures) == (1, [])
+    mask = np.squeeze(np.asarray(nibabel.load(tmp_path / "out" / "x.nii.gz").dataobj))
+    assert mask.shape == values.shape
+    back = np.zeros(mask.T.shape, bool)
+    for feature in json.loads((tmp_path / "out" / "x.geojson").read_text())["features"]:
+        geometry = feature["geometry"]
+        several = [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]
+        for outer, *holes in several:
+            back |= filled([[outer, *holes]], back.shape)
+    np.testing.assert_array_equal(back.T, mask > 0)
+    assert 0 < back.mean() < 1
 
 
 def test_volumes_are_refused(tmp_path: Path) -> None:

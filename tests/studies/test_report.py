@@ -18,10 +18,12 @@ from tiny_models import write_model
 
 from medseg.bundle import workflow
 from medseg.cli import main
+from medseg.errors import MedsegError
 from medseg.prediction.predict import predict
 from medseg.reports.page import Facts, Page, Section, Sortable, Text
 from medseg.reports.tables import Table
 from medseg.studies.report import make_report
+from medseg.studies.report_predictions import Predictions, _ranked
 
 SECTIONS = [
     "summary", "asked", "data", "scores", "cases", "pictures", "volumes", "look", "calibration", "origin",
@@ -117,6 +119,34 @@ def test_predictions(scored: Path, tmp_path: Path) -> None:
     assert re.search(r"<td[^>]*>1</td><td>case 2</td><td[^>]*>0.750</td>", text)
     assert "As uncertainty.csv has it" in text
     assert "The images were not named" in text
+    assert "unlike the training" not in text
+
+
+def test_predictions_unlike_the_training_are_looked_at_first(scored: Path, tmp_path: Path) -> None:
+    """Before the most unsure ones, in words that name no patient; a later run that finds nothing takes it back."""
+    masks = tmp_path / "masks"
+    shutil.copytree(scored / "masks", masks)
+    (masks / "uncertainty.csv").write_text("case,model,uncertainty\nMUELLER^HANS.nrrd,a,0.1\nimage1.nii.gz,a,0.75\n")
+    name = min(
+        name for each in json.loads((masks / "medseg_masks.json").read_text())["made_by"] for name in each["masks"]
+    )
+
+    def ranked() -> list[int]:
+        return [mask.number for mask in _ranked(Predictions(masks, None, keep_identifiers=False))]
+
+    assert ranked() == [2, 1]
+    for year, unlike, order in ((2998, {"unlike": ["its size is 9 mm", "<b>"]}, [1, 2]), (2999, {}, [2, 1])):
+        case = {"name": "MUELLER^HANS.nrrd", **unlike, "outputs": [{"name": name}]}
+        (masks / f"medseg_run_{year}0101T000000Z.json").write_text(json.dumps({"cases": [case]}))
+        assert ranked() == order
+        text = make_report(masks, tmp_path / "report.html").read_text()
+        assert ("its size is 9 mm; &lt;b&gt;" in text) == bool(unlike)
+        assert "MUELLER" not in text
+    (masks / "medseg_run_29990101T000000Z.json").write_text("{")
+    with pytest.raises(
+        MedsegError, match=r"a record medseg_run_\*\.json cannot be read \(JSONDecodeError\); restore it"
+    ):
+        make_report(masks, tmp_path / "report.html")
 
 
 @pytest.mark.parametrize(
