@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from medseg.errors import MedsegError
 from medseg.metrics.intervals import LEVEL, ClusterBootstrap, Interval
 
-__all__ = ["Pair", "compare", "holm", "signed_rank"]
+__all__ = ["Pair", "compare", "holm", "least", "signed_rank"]
 
 Values = NDArray[np.float64]
 
@@ -65,6 +65,15 @@ def signed_rank(differences: Sequence[float] | Values) -> float:
     values = np.asarray(differences, dtype=np.float64)
     values = values[values != 0]
     return float(wilcoxon(values).pvalue) if len(values) else 1.0
+
+
+def least(number: int) -> float:
+    """Return the smallest p that `signed_rank` can give: that of differences which all have one sign.
+
+    Args:
+        number: of cases or groups.
+    """
+    return min(1.0, 2.0 ** (1 - number))
 
 
 def holm(values: Sequence[float]) -> list[float]:

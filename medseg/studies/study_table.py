@@ -23,13 +23,13 @@ from medseg.atomic import atomic_write
 from medseg.bundle.evaluation import ALWAYS
 from medseg.bundle.metadata import INTENDED_USE
 from medseg.errors import counted
-from medseg.metrics.intervals import LEAST_GROUPS, LEVEL, RESAMPLES, ClusterBootstrap, Interval
+from medseg.metrics.intervals import LEAST_GROUPS, LEVEL, MANY_GROUPS, RESAMPLES, ClusterBootstrap, Interval
 from medseg.metrics.score_board import ScoreBoard
 from medseg.reports.page import Page, Section, Text, write_page
 from medseg.reports.score_tables import heading, mean_text
 from medseg.reports.tables import Cell, Strong, Table, tables_to_json
 from medseg.studies import study_pictures
-from medseg.studies.paired_tests import Pair, compare, holm
+from medseg.studies.paired_tests import Pair, compare, holm, least
 from medseg.studies.paper_figures import Printed, printed
 from medseg.studies.study import Study
 from medseg.studies.study_scores import MEAN, Scores
@@ -191,6 +191,12 @@ class StudyTable:
             f"a difference holds where the corrected p is below {1 - LEVEL:.2f} and its interval, which draws whole "
             "groups, is on one side of 0; of another training neither says anything",
         ]
+        smallest = least(groups.number)
+        if groups.number and smallest * number >= 1 - LEVEL:
+            notes.append(
+                f"of {groups.counted()} no p is below {smallest:.3g}, so that none of {counted(number, 'test')} can "
+                "hold, whatever the networks do: test fewer differences, or more groups"
+            )
         return Table.of(rows, title="differences between the rows", notes=notes)
 
     def long(self) -> Table:
@@ -262,6 +268,8 @@ class StudyTable:
             if groups.number >= LEAST_GROUPS
             else f"(no intervals: {groups.counted()}, {LEAST_GROUPS} are the least)"
         )
+        if LEAST_GROUPS <= groups.number < MANY_GROUPS:
+            interval = f"{interval[:-1]}; of so few it is narrower than it says, see docs/how-to/scores.md]"
         lines = [f"{over}, {held_out}{seeds} {interval}", f"classes that count: {', '.join(scores.classes)}"]
         if scores.torn:
             why = self.study.divides_groups

@@ -172,6 +172,21 @@ def test_groups_on_both_sides_of_a_split_are_said() -> None:
     assert "which flatters them (why: the paper's protocol)" in "".join(said.main().notes)
 
 
+def test_few_groups_are_said_to_decide_little() -> None:
+    whole = scores(ROWS[:2])
+
+    def of(number: int) -> StudyTable:
+        cases = [replace(case, group=f"g{place % number}") for place, case in enumerate(whole.cases)]
+        return StudyTable(study(ROWS[:2]), replace(whole, cases=cases))
+
+    tests = len(of(8).tests().rows)
+    assert "of so few it is narrower than it says" in of(8).main().notes[0]
+    assert "narrower" not in "".join(StudyTable(study(ROWS[:2]), whole).main().notes)  # 24 cases, each a group
+    assert f"of 5 groups no p is below 0.0625, so that none of {tests} tests can hold" in of(5).tests().notes[-1]
+    assert all(pair.p >= 0.0625 for pair in of(5).pairs.values())
+    assert "can hold" not in "".join(of(12).tests().notes)
+
+
 def test_every_format_is_written(tmp_path: Path) -> None:
     table = StudyTable(study(ROWS[:2], about="Which & why?"), scores(ROWS[:2]), ["a note"])
     files = table.write(tmp_path)
