@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from medseg import __version__
+from medseg.bundle.library import run_folder
 from medseg.bundle.metadata import INTENDED_USE
 from medseg.data.datalist import Datalist
 from medseg.errors import MedsegError, meant, shown
@@ -26,7 +27,7 @@ def make_report(
     """Write the report of a folder.
 
     Args:
-        folder: of a run, an evaluation or predictions.
+        folder: of a run, an evaluation or predictions; or what `medseg train DATA` wrote, which holds the run.
         output: the HTML file; by default ``report.html`` in the folder.
         data: of a run, its data, by default where they lay; of predictions, the folder of their images, without which
             none is shown.
@@ -41,6 +42,8 @@ def make_report(
     if not folder.is_dir():
         way = meant(folder, "name a run, an evaluation or a folder of predictions", Path.is_dir)
         raise MedsegError(f"{shown(folder)}: no such folder; {way}")
+    if not (folder / MASK_RECORD).is_file():
+        folder = run_folder(folder)
     target = folder / HTML if output is None else output
     if target.is_dir():
         raise MedsegError(f"{shown(target)} is a folder; name a file for the report, such as {HTML}")

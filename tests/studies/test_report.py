@@ -86,6 +86,14 @@ def test_a_run(scored: Path) -> None:
     assert "patient&#39;s right on the left" in text
 
 
+def test_what_a_training_from_data_wrote_stands_for_its_run(scored: Path, tmp_path: Path) -> None:
+    shutil.copytree(scored / "run", tmp_path / "out" / "run")
+    (tmp_path / "out" / "run" / "config.yaml").touch()
+    path = make_report(tmp_path / "out", data=scored / "data")
+    assert path == tmp_path / "out" / "run" / "report.html"
+    assert "not for clinical decisions" in path.read_text()
+
+
 def test_volumes_are_those_of_the_labels(scored: Path) -> None:
     import nibabel
 
