@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg.atomic import atomic_folder, atomic_write
-from medseg.bundle import intensities, usual
 from medseg.bundle.description import Description, DescriptionError, differences
 from medseg.bundle.library import ENSEMBLE
 from medseg.errors import MedsegError, shown
@@ -129,6 +128,8 @@ def joined(models: Mapping[str, Description]) -> Joined:
     held = list(models.values())
     if not others:
         return Joined(first)
+    from medseg.bundle import intensities, usual  # which imports PyTorch, and is late enough here
+
     unlike = [
         Unlike(f"inference {name}", values, values[0])
         for name in _INFERENCE

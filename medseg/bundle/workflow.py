@@ -94,9 +94,9 @@ def check(
     Returns:
         The data check's report, and everything else for which the configuration cannot train on the data.
     """
-    from medseg.bundle import fit
-
     parts = _parts_of(bundle, data, overlays, overrides)
+    from medseg.bundle import fit  # and PyTorch, for which a mistake in the words does not wait
+
     report = fit.report(*parts[:4])
     return report, fit.problems(*parts, sound=report.ok)
 
@@ -112,9 +112,10 @@ def refuse(bundle: str | Path, *, data: str | Path, overrides: Mapping[str, Any]
     Raises:
         MedsegError: as `train` would before its first step.
     """
+    parts = _parts_of(bundle, data, (), overrides)
     from medseg.bundle import fit
 
-    if found := fit.problems(*_parts_of(bundle, data, (), overrides)):
+    if found := fit.problems(*parts):
         raise fit.FitError("\n  ".join(found))
 
 

@@ -140,15 +140,15 @@ def plan_and_train(
     library.refuse_taken(folder / "plan")
     if network is not None:
         networks.resolve(network)
-    from medseg.studies.plan import DEFAULT_NETWORK
-    from medseg.studies.plan_asked import Asked
-
-    asked = Asked.of(changes, network or DEFAULT_NETWORK)
-    minutes = changes.pop("max_minutes", minutes)
     with _nothing_left(folder):
         datalist = data_of(data, folder, say)
         parts: Parts = ([], [], []) if changes.get("fold") == "all" else _parts(datalist, changes)
         _refuse_unscored(datalist, parts)
+        from medseg.studies.plan import DEFAULT_NETWORK  # and PyTorch, for which the mistakes above do not wait
+        from medseg.studies.plan_asked import Asked
+
+        asked = Asked.of(changes, network or DEFAULT_NETWORK)
+        minutes = changes.pop("max_minutes", minutes)
         check_datalist(datalist).raise_for_errors()
         wanted = {"network": network, "dimensions": dimensions, "memory": memory, "minutes": minutes, "asked": asked}
         run = _planned_run(datalist, folder, wanted, changes, say)
