@@ -16,10 +16,9 @@ import numpy.typing as npt
 from torch import Tensor
 
 from medseg.bundle.description import Description, Input
-from medseg.data.case_facts import QUANTILES, lone, quantiles
+from medseg.data.case_facts import QUANTILES, lone, lone_said, quantiles
 from medseg.data.datalist import Datalist, Entry
 from medseg.data.file_facts import facts_of
-from medseg.errors import counted
 from medseg.io.channels import paths_of
 from medseg.io.images import ImageError
 
@@ -128,10 +127,9 @@ def lone_value(image: Tensor, description: Description) -> str | None:
         return None  # infinite values, which are refused
     if not found or not np.isfinite(found[0]):
         return None
-    value, number = found
     return (
-        f"{counted(int(number), 'voxel')} of {value:.4g} alone make{'s' * (number == 1)} most of its deviation, so "
-        "that the rest is grey to the model: replace them, such as by the median of their neighbours"
+        f"{lone_said(found)}, so that the rest is grey to the model: replace them, such as by the median of their "
+        "neighbours"
     )
 
 

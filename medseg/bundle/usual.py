@@ -93,7 +93,7 @@ def widest(seen: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     together: dict[str, Any] = {"cases": max(each["cases"] for each in seen), "unit": seen[0]["unit"]}
     for name in ranges:
         lows, highs = zip(*(each[name] for each in seen), strict=True)
-        together[name] = [[min(edges) for edges in zip(*lows, strict=True)], _greatest(highs)]
+        together[name] = [_range(lows)[0], _range(highs)[1]]
     together["found"] = {
         index: [min(each["found"][index][0] for each in seen), max(each["found"][index][1] for each in seen)]
         for index in indices
@@ -209,10 +209,6 @@ def _count(label: FileFacts, index: int) -> int:
 
 def _coloured(image: FileFacts) -> bool:
     return image.channels >= 3 and len(set(image.quantiles[:3])) > 1
-
-
-def _greatest(rows: Sequence[Sequence[float]]) -> list[float]:
-    return [max(column) for column in zip(*rows, strict=True)]
 
 
 def _range(rows: Sequence[Sequence[float]]) -> list[list[float]]:

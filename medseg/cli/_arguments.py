@@ -13,9 +13,9 @@ from typing import Any
 from medseg.errors import MedsegError, shown
 
 __all__ = [
-    "add_output", "add_overlays", "add_plan", "add_plan_size", "add_scores", "add_settings", "end_with_input",
-    "give_process_back", "number_above_zero", "overrides_of", "own_process", "positive", "say", "say_foreign",
-    "scores_of", "setting", "write_json",
+    "add_output", "add_outputs", "add_overlays", "add_plan", "add_plan_size", "add_scores", "add_settings",
+    "end_with_input", "give_process_back", "number_above_zero", "overrides_of", "own_process", "positive", "say",
+    "say_foreign", "scores_of", "setting", "write_json",
 ]  # fmt: skip
 
 _DIGITS = re.compile(r"^\d+(_\d+)+$")
@@ -71,6 +71,14 @@ def add_output(parser: argparse._ActionsContainer, what: str, *, metavar: str = 
         required: whether it must be given.
     """
     parser.add_argument("-o", "--output", type=Path, required=required, metavar=metavar, help=what)
+
+
+def add_outputs(parser: argparse.ArgumentParser) -> None:
+    """Add what is written beside masks, an option each; `outputs` names those that were given, ``None`` of none."""
+    from medseg.prediction.outputs import OUTPUTS
+
+    for name, output in OUTPUTS.items():
+        parser.add_argument(f"--{name}", dest="outputs", action="append_const", const=name, help=output.about)
 
 
 def add_overlays(parser: argparse.ArgumentParser) -> None:

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medseg.atomic import atomic_write
-from medseg.cli._arguments import add_overlays, add_settings, end_with_input, overrides_of, own_process
+from medseg.cli._arguments import add_outputs, add_overlays, add_settings, end_with_input, overrides_of, own_process
 from medseg.cli._executors import add_executor, executor_of
 from medseg.errors import MedsegError, shown, together
 from medseg.io.dicomweb_address import is_address
-from medseg.prediction.outputs import OUTPUTS
 
 if TYPE_CHECKING:
     from medseg.prediction.archive_input import ArchiveOptions
@@ -36,8 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--ensemble", nargs="+", default=[], metavar="MODEL", help="average with these models, of folds"
     )
     parser.add_argument("--tta", action="store_true", help="average over the mirror images that it was trained on")
-    for name, output in OUTPUTS.items():
-        parser.add_argument(f"--{name}", dest="outputs", action="append_const", const=name, help=output.about)
+    add_outputs(parser)
     parser.add_argument("--series", type=Path, metavar="FILE", help="rules: which DICOM series the model takes (YAML)")
     parser.add_argument(
         "--codes", type=Path, metavar="FILE", help="coded concepts of classes for DICOM (a datalist, JSON)"

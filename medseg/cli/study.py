@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medseg.cli._arguments import add_output, end_with_input, number_above_zero, own_process, say
+from medseg.cli._arguments import add_output, add_outputs, end_with_input, number_above_zero, own_process, say
 from medseg.cli._executors import add_executor, executor_of, sharing_of
 from medseg.errors import shown
-from medseg.prediction.outputs import OUTPUTS
 
 if TYPE_CHECKING:
     from medseg.studies.study_table import StudyTable
@@ -40,8 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output(predict, "folder for a folder of masks a row and seed", required=True)
     predict.add_argument("--rows", nargs="+", default=[], metavar="ROW", help="to predict by (default: all)")
     predict.add_argument("--overwrite", action="store_true", help="also masks that are there, whatever made them")
-    for name, output in OUTPUTS.items():
-        predict.add_argument(f"--{name}", dest="outputs", action="append_const", const=name, help=output.about)
+    add_outputs(predict)
     for each, what in ((run_, "cells"), (test, "ensembles and runs")):
         add_executor(each, what)
         each.add_argument("--no-mlflow", action="store_true", help="keep the record in the folder alone")
@@ -71,8 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
-    actions = {"run": _run, "table": _table, "test": _test, "cell": _cell, "part": _part, "list": _list}
-    actions["predict"] = _predict
+    actions = {
+        "run": _run, "table": _table, "test": _test, "predict": _predict, "cell": _cell, "part": _part, "list": _list,
+    }  # fmt: skip
     return actions[options.action](options)
 
 

@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.affines import voxel_edges
+from medseg.errors import counted
 from medseg.io.channels import first_of
 from medseg.io.image_file import ImageFile
 from medseg.io.images import ImageError, read_image
 from medseg.io.labels import read_label
 
-__all__ = ["QUANTILES", "CaseFacts", "lone", "measure_case", "quantiles"]
+__all__ = ["QUANTILES", "CaseFacts", "lone", "lone_said", "measure_case", "quantiles"]
 
 QUANTILES = (0.0, 0.005, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.995, 1.0)
 """Which quantiles of an image's values are kept."""
@@ -187,6 +188,12 @@ def lone(values: npt.NDArray[Any], rows: Sequence[Sequence[float]]) -> tuple[flo
             if float(squares[beyond].sum()) > _MOST_OF * float(squares.sum()):
                 return value, number
     return ()
+
+
+def lone_said(found: Sequence[float]) -> str:
+    """Return in words what `lone` has found."""
+    value, number = found
+    return f"{counted(int(number), 'voxel')} of {value:.4g} alone make{'s' * (number == 1)} most of its deviation"
 
 
 def _equal(channels: npt.NDArray[Any]) -> bool:

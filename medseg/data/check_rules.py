@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from medseg.data.case_facts import lone_said
 from medseg.data.check_findings import (
     Case,
     Finding,
@@ -78,10 +79,9 @@ def _image(case: Case, requirements: Requirements, ignore_index: int | None) -> 
         message = f"{case.image}: holds {values} of NaN or infinity; replace them or leave the image out"
         yield error("not-finite", message, case.image)
     if facts.lone:
-        value, number = facts.lone
         message = (
-            f"{case.image}: {counted(int(number), 'voxel')} of {value:.4g} alone make{'s' * (number == 1)} most of its "
-            "deviation, so that scaled by it the rest is grey; replace them, such as by the median of their neighbours"
+            f"{case.image}: {lone_said(facts.lone)}, so that scaled by it the rest is grey; replace them, such as by "
+            "the median of their neighbours"
         )
         yield warning("lone-value", message, case.image)
     if facts.palette:

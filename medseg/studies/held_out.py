@@ -12,7 +12,7 @@ from medseg.prediction.cases import names_of
 from medseg.prediction.predict import predict
 from medseg.runs.paths import resolve_path
 from medseg.studies.study import Cell, Study, StudyError, read_study
-from medseg.studies.study_cell import STUDY, Places, read_made
+from medseg.studies.study_cell import Places, read_made
 
 __all__ = ["predict_held_out"]
 
@@ -44,12 +44,10 @@ def predict_held_out(
             are there then.
         MedsegError: if masks of others lie in the folder.
     """
-    places = Places(resolve_path(folder, "the study's folder"))
-    if not places.study.is_file():
-        raise StudyError(f"{shown(places.folder)} holds no {STUDY}; name the folder of a study")
-    study = read_study(places.study)
+    places = Places.begun(folder)
+    study = read_study(places.study).of_rows(rows)
     data = study.load()
-    cells = _cells(study, data, rows)
+    cells = study.cells(data)
     missing = [cell.name for cell in cells if read_made(places, study, cell) is None]
     if missing:
         gone = f"{counted(len(missing), 'cell')} missing: {few(missing)}"
@@ -57,14 +55,13 @@ def predict_held_out(
     target, found, failed = resolve_path(output, "output"), list[Path](), list[str]()
     for cell in cells:
         masks = target / f"{cell.row.slug}-seed{cell.seed}"
-        device = {key: cell.row.settings[key] for key in ("device",) if key in cell.row.settings}
         done = predict(
             places.cell(cell.name),
             data.path,
             masks,
             outputs=outputs,
             overlays=cell.row.score_with,
-            overrides={**device, **cell.row.score_set},
+            overrides=cell.row.scoring,
             overwrite=overwrite,
             cases=_held_out(study, data, cell),
         )
@@ -74,14 +71,6 @@ def predict_held_out(
     if failed:
         raise StudyError(f"{counted(len(failed), 'case')} could not be predicted: {few(failed)}")
     return found
-
-
-def _cells(study: Study, data: Datalist, rows: Sequence[str]) -> list[Cell]:
-    known = [row.name for row in study.rows]
-    for name in rows:
-        if name not in known:
-            raise StudyError(f"the study has no row {name!r}; there are {', '.join(known)}")
-    return [cell for cell in study.cells(data) if not rows or cell.row.name in rows]
 
 
 def _held_out(study: Study, data: Datalist, cell: Cell) -> list[str]:

@@ -175,18 +175,22 @@ def arguments(name: str, strides: Sequence[Sequence[int]], base: int, axes: int)
 def _takes(network: Mapping[str, Any]) -> bool:
     """Return whether a network can be built so: some have twice the channels at each level, without a most."""
     try:
-        with torch.device("meta"):
-            networks.create(in_channels=1, out_channels=2, **network)
+        _shapes_alone(network)
     except ValueError:
         return False
     return True
 
 
+def _shapes_alone(network: Mapping[str, Any]) -> torch.nn.Module:
+    """Return a network in training whose weights have shapes alone."""
+    with torch.device("meta"):
+        return networks.create(in_channels=1, out_channels=2, **network).train()
+
+
 def _with_room(patch: Sequence[int], network: Mapping[str, Any]) -> list[int]:
     """Return a patch whose edges are as long as a network's levels need: of small images the rest is padding."""
     try:
-        with torch.device("meta"):
-            built = networks.create(in_channels=1, out_channels=2, **network).train()
+        built = _shapes_alone(network)
     except ValueError:
         return list(patch)  # which has its own reason
     for least in _ROOM:
@@ -202,8 +206,8 @@ def _with_room(patch: Sequence[int], network: Mapping[str, Any]) -> list[int]:
 def auxiliary(candidate: Candidate) -> list[str]:
     """Return the outputs that a network gives beside its own in training, to be compared with the label."""
     try:
+        built = _shapes_alone(candidate.network)
         with torch.device("meta"):
-            built = networks.create(in_channels=1, out_channels=2, **candidate.network).train()
             outputs = built(torch.empty((VOLUMES_A_BATCH, 1, *candidate.patch)))
     except (RuntimeError, ValueError, AssertionError):
         return []  # an operation without a meta kernel

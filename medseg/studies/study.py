@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,11 @@ class StudyRow:
     def slug(self) -> str:
         """The name as that of a folder."""
         return _SLUG.sub("_", self.name.lower().replace("+", "p")).strip("_")
+
+    @property
+    def scoring(self) -> dict[str, Any]:
+        """Single keys of the evaluation: its own, and the training's device."""
+        return {**{key: self.settings[key] for key in ("device",) if key in self.settings}, **self.score_set}
 
     def definition(self) -> dict[str, Any]:
         """Return what makes a training one of this row, as plain values."""
@@ -150,6 +155,17 @@ class Study:
             raise StudyError(f"study {self.name} names no data; say where they lie with --data DIR")
         return load_data(self.data)
 
+    def of_rows(self, names: Sequence[str]) -> Study:
+        """Return the study of some rows alone; without names it is this one.
+
+        Raises:
+            StudyError: if there is no such row.
+        """
+        known = [row.name for row in self.rows]
+        if unknown := [name for name in names if name not in known]:
+            raise StudyError(f"study {self.name} has no row {unknown[0]!r}; there are {', '.join(known)}")
+        return replace(self, rows=tuple(row for row in self.rows if not names or row.name in names))
+
     def folds_of(self, data: Datalist) -> tuple[int | None, ...]:
         """Return the folds to train: those that are named, all of the scheme, or ``None`` for the fixed lists.
 
@@ -196,22 +212,15 @@ class Study:
             | ({"paper": row.paper} if row.paper else {})
             for row in self.rows
         ]
-        folds: Any = "all" if self.folds is None else list(self.folds)
-        values: dict[str, Any] = {
-            "title": self.title,
-            "about": self.about,
-            "data": self.data,
-            "fold_key": self.fold_key,
-        }
-        values |= {"folds": folds, "scored": self.scored, "seeds": list(self.seeds)}
-        more: dict[str, Any] = {
-            "minutes": self.minutes,
-            "epochs": self.epochs,
-            "scores": dict(self.scores),
-            "show": list(self.show),
-        }
-        more |= {"classes": list(self.classes), "paper": self.paper, "images": self.images}
-        more["divides_groups"] = self.divides_groups
+        values = {
+            "title": self.title, "about": self.about, "data": self.data, "fold_key": self.fold_key,
+            "folds": "all" if self.folds is None else [*self.folds], "scored": self.scored, "seeds": list(self.seeds),
+        }  # fmt: skip
+        more = {
+            "minutes": self.minutes, "epochs": self.epochs, "scores": dict(self.scores), "show": list(self.show),
+            "classes": list(self.classes), "paper": self.paper, "images": self.images,
+            "divides_groups": self.divides_groups,
+        }  # fmt: skip
         return {**values, **{k: v for k, v in more.items() if v not in (None, [], {}, "")}, "rows": rows}
 
 

@@ -22,9 +22,11 @@ from medseg import __version__
 from medseg.atomic import sync_folder
 from medseg.bundle import library, workflow
 from medseg.data.datalist import Datalist
+from medseg.errors import shown
 from medseg.runs import provenance
 from medseg.runs.identity import differences
 from medseg.runs.lock import FolderLock, LockedError
+from medseg.runs.paths import resolve_path
 from medseg.runs.report import PER_CASE
 from medseg.runs.run_folder import CONFIG, LAST, MODEL, STUDY, RunFolder
 from medseg.studies.study import Cell, Study, StudyError, read_study
@@ -58,6 +60,18 @@ class Places:
     def cell(self, name: str) -> Path:
         """Return the folder of a complete cell."""
         return self.folder / "cells" / name
+
+    @classmethod
+    def begun(cls, folder: str | Path) -> Places:
+        """Return the places of a study that is there.
+
+        Raises:
+            StudyError: if the folder holds none.
+        """
+        places = cls(resolve_path(folder, "the study's folder"))
+        if not places.study.is_file():
+            raise StudyError(f"{shown(places.folder)} holds no {STUDY}; name the folder of a study")
+        return places
 
     def work(self, name: str) -> Path:
         """Return the folder that is locked while a cell is made; its run lies in it under the cell's name."""
@@ -245,11 +259,9 @@ def _make(places: Places, study: Study, cell: Cell, data: Datalist, mixed: bool)
     now = json.loads(json.dumps(identity(study, cell, data, bundle)))
     record = _begin(work, now, mixed)
     run = work / cell.name
-    settings = dict(cell.row.settings)
     if not (run / MODEL).is_file():  # the last file that a training writes
         workflow.train(bundle, data=data.path, overlays=cell.row.overlays, overrides=_overrides(study, cell, run))
-    device = {"device": settings["device"]} if "device" in settings else {}
-    told = {**device, **cell.row.score_set, "mlflow": False, "scored": study.scored}
+    told = {**cell.row.scoring, "mlflow": False, "scored": study.scored}
     workflow.evaluate(run, overlays=cell.row.score_with, overrides=told, scores=study.scores)
     record["budget"] = record["budget"] or _own_budget(run)
     RunFolder(run).write_json(CELL, record)

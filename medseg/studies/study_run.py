@@ -30,7 +30,7 @@ from medseg.studies.executors import Executor, all_done, here
 from medseg.studies.study import Cell, Study, StudyError, read_study
 from medseg.studies.study_cell import STUDY, Made, Places, identity, read_made
 from medseg.studies.study_pictures import PICTURES, curves_of
-from medseg.studies.study_scores import collect, footnotes
+from medseg.studies.study_scores import collect, footnotes, torn
 from medseg.studies.study_table import FILES, StudyTable
 
 __all__ = ["Tracked", "make_table", "run_study"]
@@ -114,15 +114,11 @@ def _whole(study: Study, data: Datalist) -> list[str] | None:
         return None
     if study.divides_groups or study.folds == ():
         return []
-    sides: dict[Any, set[Any]] = {}
-    for entry in data.training:
-        if "group" in entry:
-            sides.setdefault(entry["group"], set()).add(entry.get(study.fold_key))
-    torn = sum(len(folds) > 1 for folds in sides.values())
-    if torn:
+    if groups := torn((entry.get("group", ""), entry.get(study.fold_key)) for entry in data.training):
         raise StudyError(
-            f"study {study.name}: its folds by {study.fold_key} divide {counted(torn, 'group')} (patients, sections): "
-            "a network sees cases of groups that it is scored on; name another fold_key, or say why in divides_groups"
+            f"study {study.name}: its folds by {study.fold_key} divide {counted(len(groups), 'group')} (patients, "
+            "sections): a network sees cases of groups that it is scored on; name another fold_key, or say why in "
+            "divides_groups"
         )
     return [study.fold_key]
 
@@ -138,9 +134,7 @@ def make_table(folder: str | Path, *, mixed: bool = False, incomplete: bool = Fa
     Raises:
         StudyError: if the folder holds no study, or cells are missing or mixed.
     """
-    places = Places(resolve_path(folder, "the study's folder"))
-    if not places.study.is_file():
-        raise StudyError(f"{shown(places.folder)} holds no {STUDY}; name the folder of a study")
+    places = Places.begun(folder)
     study = read_study(places.study)
     table = _table(places, study, study.load(), mixed=mixed, incomplete=incomplete)
     table.write(places.folder)

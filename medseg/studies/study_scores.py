@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from medseg.runs.report import read_rows
 from medseg.studies.study import Study, StudyError
 from medseg.studies.study_cell import THEN, Made
 
-__all__ = ["MEAN", "Case", "Scores", "collect", "footnotes"]
+__all__ = ["MEAN", "Case", "Scores", "collect", "footnotes", "torn"]
 
 MEAN = ""
 """Stands for a class in the mean over those that count."""
@@ -80,10 +80,7 @@ class Scores:
     @property
     def torn(self) -> list[str]:
         """Groups whose cases lie in several folds."""
-        folds: dict[str, set[int | None]] = {}
-        for case in self.cases:
-            folds.setdefault(case.group, set()).add(case.fold)
-        return [group for group, found in folds.items() if group and len(found) > 1]
+        return torn((case.group, case.fold) for case in self.cases)
 
     def of_cases(self, row: str, column: str, name: str) -> Values:
         """Return the value of each case, its mean over the seeds that have one ``(cases,)``."""
@@ -97,6 +94,18 @@ class Scores:
     def of_seeds(self, row: str, column: str, name: str) -> Values:
         """Return the mean over the cases of each seed."""
         return _means(self.values[row, column, name], 1)
+
+
+def torn(sides: Iterable[tuple[str, Any]]) -> list[str]:
+    """Return the groups that stand on several sides.
+
+    Args:
+        sides: group and side of each case; an empty text is no group.
+    """
+    found: dict[str, set[Any]] = {}
+    for group, side in sides:
+        found.setdefault(group, set()).add(side)
+    return [group for group, several in found.items() if group and len(several) > 1]
 
 
 def _means(values: Values, axis: int) -> Values:

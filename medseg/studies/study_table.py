@@ -263,13 +263,12 @@ class StudyTable:
             held_out = f"those of the {self.study.scored} list"
         if self.study.scored == "validation":
             held_out += " (which picked the weights, and so flatters them)"
+        few = "; of so few it is narrower than it says, see docs/how-to/scores.md" * (groups.number < MANY_GROUPS)
         interval = (
-            f"[95 % interval: BCa bootstrap, {RESAMPLES:,} draws of {groups.counted()}]"
+            f"[95 % interval: BCa bootstrap, {RESAMPLES:,} draws of {groups.counted()}{few}]"
             if groups.number >= LEAST_GROUPS
             else f"(no intervals: {groups.counted()}, {LEAST_GROUPS} are the least)"
         )
-        if LEAST_GROUPS <= groups.number < MANY_GROUPS:
-            interval = f"{interval[:-1]}; of so few it is narrower than it says, see docs/how-to/scores.md]"
         lines = [f"{over}, {held_out}{seeds} {interval}", f"classes that count: {', '.join(scores.classes)}"]
         if scores.torn:
             why = self.study.divides_groups

@@ -6,7 +6,7 @@ written down before it begins, in the study and in each run: when, which weights
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -25,8 +25,8 @@ from medseg.runs.lock import FolderLock
 from medseg.runs.paths import resolve_path
 from medseg.runs.run_folder import METRICS, MODEL, RunFolder
 from medseg.studies.executors import all_done
-from medseg.studies.study import Cell, Study, StudyError, StudyRow, read_study
-from medseg.studies.study_cell import STUDY, Made, Places, read_made
+from medseg.studies.study import Cell, Study, StudyError, read_study
+from medseg.studies.study_cell import Made, Places, read_made
 from medseg.studies.study_run import Tracked
 from medseg.studies.study_scores import collect, footnotes
 from medseg.studies.study_table import StudyTable
@@ -73,9 +73,7 @@ def score_test_list(
         CellsError: with what could not be scored, after the last.
         LockedError: if another process works in the study.
     """
-    places = Places(resolve_path(folder, "the study's folder"))
-    if not places.study.is_file():
-        raise StudyError(f"{shown(places.folder)} holds no {STUDY}; name the folder of a study")
+    places = Places.begun(folder)
     lock = FolderLock(places.folder)
     lock.acquire()
     try:
@@ -114,13 +112,12 @@ def score_part(folder: str | Path, look: str, name: str) -> Path:
     if test is None or part is None or "tables" not in test:
         raise StudyError(f"{shown(places.folder)}: no test {look} is at work on {name}; medseg study test begins one")
     row, target = part.cell.row, places.folder / str(test["tables"]) / name
-    device = {"device": row.settings["device"]} if "device" in row.settings else {}
     found = workflow.evaluate_together(
         [places.cell(each) for each in part.members],
         data=data.path,
         output=target,
         overlays=row.score_with,
-        overrides={**device, **row.score_set, "mlflow": False},
+        overrides={**row.scoring, "mlflow": False},
         scores=study.scores,
         noted=True,
     )
@@ -195,7 +192,7 @@ class _Test:
                 f"study {whole.name}: its own table is of the test list already (scored: test, without folds); see "
                 f"{shown(places.folder / 'table.html')}"
             )
-        study = replace(whole, rows=_named(whole, rows))
+        study = whole.of_rows(rows)
         cells = study.cells(data)
         made = {cell.name: read_made(places, study, cell) for cell in cells}
         missing = [name for name, each in made.items() if each is None]
@@ -265,14 +262,6 @@ class _Test:
         scores = collect(asked, self.data, made)
         scores = scores if runs is None else replace(scores, seeds=runs)
         return StudyTable(asked, scores, notes, replicate="seed" if runs is None else "run", cases_file=CASES)
-
-
-def _named(study: Study, names: Sequence[str]) -> tuple[StudyRow, ...]:
-    known: Mapping[str, StudyRow] = {row.name: row for row in study.rows}
-    for name in names:
-        if name not in known:
-            raise StudyError(f"study {study.name} has no row {name!r}; there are {', '.join(known)}")
-    return tuple(row for row in study.rows if not names or row.name in names)
 
 
 def _refuse_groups(data: Datalist) -> None:
