@@ -87,13 +87,29 @@ def _read(path: Path) -> ImageFile:
         file = next(iter(heads))
         array = read_pixels(file, result_type(heads))[0]
         channels = array.shape[2] if array.ndim == 3 else 1
-        return ImageFile(array, channels, lossy=lossy, notes=(*_notes(heads), *beside))
+        return ImageFile(array, channels, lossy=lossy, notes=(*_notes(heads), *_shape_note(first), *beside))
     slices = stack_series(path, heads, beside)
     array = _values(path, slices.stack.planes, heads)
     channels = array.shape[3] if array.ndim == 4 else 1
     affine = slices.stack.affine
     spacing = tuple(float(length) for length in voxel_edges(affine))
     return ImageFile(array, channels, spacing=spacing, affine=affine, kind="volume", lossy=lossy, notes=slices.notes)
+
+
+def _shape_note(head: Any) -> list[str]:
+    """Return a note of a picture whose pixels are no squares."""
+    for name in ("PixelSpacing", "ImagerPixelSpacing", "PixelAspectRatio"):
+        sides = head.get(name)
+        if (
+            sides is not None
+            and hasattr(sides, "__len__")
+            and len(sides) == 2
+            and all(float(side) > 0 for side in sides)
+        ):
+            rows, columns = (float(side) for side in sides)
+            unlike = abs(rows - columns) > 0.01 * max(rows, columns)
+            return [f"its pixels are {rows:g} high to {columns:g} wide ({name}); they are taken as squares"] * unlike
+    return []
 
 
 def series_files(path: Path) -> tuple[Path, ...]:

@@ -20,6 +20,7 @@ from medseg.io.image_file import ImageError
 from medseg.io.integrity import file_size
 
 __all__ = [
+    "MOSAIC",
     "NO_IMAGE",
     "PLACED",
     "SUFFIXES",
@@ -28,6 +29,7 @@ __all__ = [
     "is_dicom",
     "is_image",
     "is_lossy",
+    "is_mosaic",
     "is_picture",
     "kind_of",
     "quiet",
@@ -36,12 +38,18 @@ __all__ = [
 ]
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
-PLACED = ("ImagePositionPatient", "PerFrameFunctionalGroupsSequence", "NumberOfFrames")
+MOSAIC: tuple[str | int, ...] = ("ImageType", 0x00190010, 0x0019100A)  # Siemens: number of images in mosaic
+"""What says whether a file is a mosaic, see `is_mosaic`."""
+
+PLACED = ("ImagePositionPatient", "PerFrameFunctionalGroupsSequence", "NumberOfFrames", *MOSAIC)
 """What says whether a file is a picture, see `is_picture`."""
 
 NO_IMAGE = ("SEG", "RTSTRUCT", "RTPLAN", "RTDOSE", "SR", "PR", "KO", "REG", "FID", "DOC", "AU", "ECG")
 """Modalities of objects that hold no image of their own."""
 
+_PACKED = (".gz", ".bz2", ".xz", ".zip")
+_FIRST = {2: (0, 1), 8: (0, 1, 5, 8, 18, 22, 24)}  # what the first tag of a file without a preamble may be
+_SHORT = 128  # bytes that its value takes at most
 _DIRECTORY = "1.2.840.10008.1.3.10"
 _SECONDARY = "1.2.840.10008.5.1.4.1.1.7"  # and what begins so: its forms of several frames
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
@@ -106,11 +114,36 @@ def is_dicom(path: Path) -> bool:
 
 
 def claims_dicom(path: Path) -> bool:
-    """Return whether a regular file is DICOM, or says so by its name: an empty or cut slice has lost its mark."""
-    return is_dicom(path) or (path.is_file() and path.suffix.lower() in SUFFIXES)
+    """Return whether a regular file is DICOM, or says so by its name or its first tag.
+
+    An empty or cut slice has lost its mark, one of an old archive never had a preamble, one may be packed: a
+    series that is read without it would be a shorter one.
+    """
+    if not path.is_file():
+        return False
+    packed = path.suffix.lower() in _PACKED and Path(path.stem).suffix.lower() in SUFFIXES
+    return path.suffix.lower() in SUFFIXES or packed or is_dicom(path) or _has_tag(path)
 
 
-def read_head(path: Path, tags: Sequence[str] | None = None) -> Any:
+def _has_tag(path: Path) -> bool:
+    """Return whether a file begins with a tag that a DICOM file without a preamble begins with."""
+    with path.open("rb") as file:
+        start = file.read(8)
+    group, element = (int.from_bytes(start[at : at + 2], "little") for at in (0, 2))
+    if len(start) < 8 or element not in _FIRST.get(group, ()):
+        return False
+    return start[4:6] in (b"UL", b"OB", b"CS", b"UI", b"DA") or 0 < int.from_bytes(start[4:], "little") <= _SHORT
+
+
+def _no_dicom(path: Path) -> str:
+    if path.suffix.lower() in _PACKED:
+        return f"is a packed DICOM file ({path.suffix}); unpack it"
+    if _has_tag(path):
+        return "DICOM file without a preamble; write it anew in DICOM's file format (dcmconv, or pydicom)"
+    return "damaged DICOM file (no mark after its preamble); restore or remove it"
+
+
+def read_head(path: Path, tags: Sequence[str | int] | None = None) -> Any:
     """Read a file's tags up to its pixels.
 
     Args:
@@ -124,7 +157,7 @@ def read_head(path: Path, tags: Sequence[str] | None = None) -> Any:
 
     file_size(path)
     if not is_dicom(path):
-        raise ImageError(f"{path}: damaged DICOM file (no mark after its preamble); restore or remove it")
+        raise ImageError(f"{path}: {_no_dicom(path)}")
     try:
         with quiet():
             with path.open("rb") as file:
@@ -227,7 +260,19 @@ def is_image(head: Any) -> bool:
 def is_picture(head: Any) -> bool:
     """Return whether a file is one frame that states no place in a patient: ultrasound, endoscopy, plain X-ray."""
     placed = "ImagePositionPatient" in head or "PerFrameFunctionalGroupsSequence" in head
-    return int(head.get("NumberOfFrames") or 1) == 1 and not placed
+    return int(head.get("NumberOfFrames") or 1) == 1 and not placed and not is_mosaic(head)
+
+
+def is_mosaic(head: Any) -> bool:
+    """Return whether a file holds all slices of a volume side by side, as Siemens' scanners store EPI."""
+    if "PerFrameFunctionalGroupsSequence" in head:
+        return False  # each frame is a slice, whatever the type says
+    if "MOSAIC" in _words(head.get("ImageType")):
+        return True
+    maker, count = (head.get(tag) for tag in MOSAIC[1:])
+    told = str(getattr(maker, "value", "")).strip() == "SIEMENS MR HEADER"
+    value = getattr(count, "value", 1)
+    return told and (int.from_bytes(value, "little") if isinstance(value, bytes) else int(value or 1)) > 1
 
 
 def is_lossy(head: Any) -> bool:

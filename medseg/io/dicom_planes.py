@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from medseg.io.dicom_heads import is_mosaic
+from medseg.io.dicom_kinds import check_kinds, kinds_of_frame, tell_apart
 from medseg.io.image_file import Affine, ImageError
 from medseg.io.itk_formats import LPS_TO_RAS
 from medseg.io.nifti import check_affine
@@ -40,6 +42,8 @@ class Plane:
         along_column: see `along_row`.
         spacing: distance between rows, then between columns.
         thickness: of the slice, or the stated distance between slices; ``None`` where none is stated.
+        kinds: what is told of its kind, from `medseg.io.dicom_kinds`.
+        uid: of the image, empty where none is stated.
     """
 
     path: Path
@@ -49,6 +53,8 @@ class Plane:
     along_column: npt.NDArray[np.float64]
     spacing: tuple[float, float]
     thickness: float | None
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    uid: str = ""
 
     @property
     def normal(self) -> npt.NDArray[np.float64]:
@@ -91,12 +97,17 @@ def series_planes(path: Path, heads: Mapping[Path, Any]) -> list[Plane]:
     planes: list[Plane] = []
     for file, head in heads.items():
         frames = int(head.get("NumberOfFrames") or 1)
+        if is_mosaic(head):
+            raise ImageError(
+                f"{file}: is a mosaic, all slices of a volume side by side in one picture; convert it with dcm2niix, "
+                "and name what that writes"
+            )
         if "PerFrameFunctionalGroupsSequence" in head:
             planes += [_plane_of_frame(file, head, frame, frames) for frame in range(frames)]
         elif frames > 1:
             raise ImageError(f"{file}: holds {frames} frames without a place in the patient; store them as pictures")
         else:
-            planes.append(_plane(file, None, head, head, head, head))
+            planes.append(_plane(file, None, (head, head, head, head), head))
     first = planes[0]
     for plane in planes:
         turned = max(
@@ -112,12 +123,11 @@ def series_planes(path: Path, heads: Mapping[Path, Any]) -> list[Plane]:
                 f"{plane.spacing} mm; split the series"
             )
     _check_alike(path, heads)
+    check_kinds(path, heads, [(plane.name, plane.kinds) for plane in planes])
     return sorted(planes, key=lambda plane: float(plane.position @ first.normal))
 
 
 def _check_alike(path: Path, heads: Mapping[Path, Any]) -> None:
-    if len({patient for head in heads.values() if (patient := str(head.get("PatientID") or "").strip())}) > 1:
-        raise ImageError(f"{path}: its slices state different patients (PatientID); split the series")
     colours = {_is_colour(head): file.name for file, head in heads.items()}
     if len(colours) > 1:
         raise ImageError(
@@ -151,10 +161,13 @@ def _plane_of_frame(file: Path, head: Any, frame: int, frames: int) -> Plane:
 
     measures = group("PixelMeasuresSequence")
     parts = (group("PlanePositionSequence"), group("PlaneOrientationSequence"), measures, measures)
-    return _plane(file, frame if frames > 1 else None, *parts)
+    return _plane(file, frame if frames > 1 else None, parts, head, (groups[frame], shared))
 
 
-def _plane(file: Path, frame: int | None, place: Any, turn: Any, pixels: Any, slices: Any) -> Plane:
+def _plane(
+    file: Path, frame: int | None, parts: tuple[Any, Any, Any, Any], head: Any, groups: tuple[Any, ...] = ()
+) -> Plane:
+    place, turn, pixels, slices = parts
     position = _floats(file, place, "ImagePositionPatient", 3)
     turned = _floats(file, turn, "ImageOrientationPatient", 6)
     rows, columns = _floats(file, pixels, "PixelSpacing", 2)
@@ -165,7 +178,8 @@ def _plane(file: Path, frame: int | None, place: Any, turn: Any, pixels: Any, sl
         raise ImageError(f"{file}: its PixelSpacing is {rows} x {columns} mm; correct it")
     thickness = slices.get("SpacingBetweenSlices") or slices.get("SliceThickness")
     stated = abs(float(thickness)) if thickness else None
-    return Plane(file, frame, position, row, column, (float(rows), float(columns)), stated or None)
+    kinds, uid = kinds_of_frame(head, groups), str(head.get("SOPInstanceUID") or "")
+    return Plane(file, frame, position, row, column, (float(rows), float(columns)), stated or None, kinds, uid)
 
 
 def _floats(file: Path, tags: Any, name: str, count: int) -> npt.NDArray[np.float64]:
@@ -218,15 +232,21 @@ def stack_planes(path: Path, planes: Sequence[Plane]) -> Stack:
     return Stack(tuple(planes), check_affine(path, LPS_TO_RAS @ matrix), tilt, notes)
 
 
+def _twice(one: Plane, other: Plane) -> str:
+    told = f"slices {one.name} and {other.name} lie at the same place"
+    if one.uid and one.uid == other.uid and one.path != other.path:
+        return f"{told} and are one image (SOPInstanceUID) twice; remove one"
+    if apart := tell_apart(one.kinds, other.kinds):
+        return f"{told} and differ in {apart}: the series holds several volumes; split it by that"
+    return f"{told}; remove one, or split the series if it holds several volumes"
+
+
 def _check_gaps(path: Path, planes: Sequence[Plane]) -> None:
     places = np.array([plane.position @ planes[0].normal for plane in planes])
     gaps = np.diff(places)
     if gaps.min() < _SAME:
         at = int(gaps.argmin())
-        raise ImageError(
-            f"{path}: slices {planes[at].name} and {planes[at + 1].name} lie at the same place; remove one, or split "
-            "the series if it holds several volumes"
-        )
+        raise ImageError(f"{path}: {_twice(planes[at], planes[at + 1])}")
     usual, widest = float(np.median(gaps)), int(gaps.argmax())
     if gaps[widest] > 1.5 * usual and len(gaps) > 1:
         missing = round(gaps[widest] / usual) - 1 or 1

@@ -16,19 +16,20 @@ from typing import Any
 import numpy as np
 
 from medseg.errors import few
+from medseg.io import dicom_kinds
 from medseg.io.dicom import Slices, stack_series
-from medseg.io.dicom_heads import claims_dicom, is_image, is_picture, kind_of, quiet, read_head, why_beside
+from medseg.io.dicom_heads import MOSAIC, claims_dicom, is_image, is_picture, kind_of, quiet, read_head, why_beside
 from medseg.io.dicom_planes import GapError
 from medseg.io.image_file import ImageError
 
 __all__ = ["Series", "SeriesListing", "files_below", "list_series", "parts_of_series"]
 
-_TAGS = (  # what tells series apart, places their slices and says how values are stored
+_TAGS: tuple[str | int, ...] = (  # what tells series apart, places their slices and says how values are stored
     *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "SeriesDescription"),
     *("SeriesNumber", "ProtocolName", "BodyPartExamined", "ImageType", "Rows", "Columns", "NumberOfFrames"),
     *("SamplesPerPixel", "PhotometricInterpretation", "ImagePositionPatient", "ImageOrientationPatient"),
     *("PixelSpacing", "SliceThickness", "SpacingBetweenSlices", "RescaleSlope", "RescaleIntercept"),
-    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "PatientID"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", *MOSAIC, *dicom_kinds.TAGS),
 )
 _STACKED = ("CT", "MR", "PT")
 _PLANES = ("sagittal", "coronal", "axial")  # by the patient's axis that the normal is nearest to

@@ -15,6 +15,7 @@ from typing import Any
 
 from medseg.atomic import atomic_write
 from medseg.errors import MedsegError
+from medseg.io.placement import Grid
 from medseg.prediction.outlines import outlines
 from medseg.prediction.sinks import Case, Result, RunInfo
 from medseg.reports.palette import class_colours, class_palette
@@ -44,6 +45,15 @@ class Geojson:
             if drawn[index] is not None
         ]
 
+    def refuse(self, grid: Grid) -> None:
+        """Refuse a volume.
+
+        Raises:
+            MedsegError: if it is one.
+        """
+        if grid.affine is not None and len(grid.shape) != 2:
+            raise MedsegError("it lies in a patient, and --geojson outlines pictures; leave --geojson out for it")
+
     def files(self, case: Case) -> list[Path]:
         """Return the outlines' file."""
         return [case.beside(".geojson")]
@@ -53,14 +63,8 @@ class Geojson:
         return True
 
     def write(self, case: Case, result: Result) -> None:
-        """Write the outlines.
-
-        Raises:
-            MedsegError: if the case is a volume.
-        """
+        """Write the outlines."""
         placed = result.grid.affine is not None
-        if placed and result.mask.ndim != 2:
-            raise MedsegError("it lies in a patient, and --geojson outlines pictures; leave --geojson out for it")
         pages = result.mask if result.mask.ndim == 3 else (result.mask.T if placed else result.mask)[None]
         features = []
         for index, classification in self._classes:

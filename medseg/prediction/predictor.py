@@ -34,7 +34,7 @@ from medseg.prediction.mask_record import Maker, MaskRecord
 from medseg.prediction.masks import Masks
 from medseg.prediction.overlap import Room, Writer, read_ahead
 from medseg.prediction.shared import gather
-from medseg.prediction.sinks import VALUES, Case, RunInfo, Sink
+from medseg.prediction.sinks import VALUES, Case, Refuses, RunInfo, Sink
 from medseg.runs.processes import pick_device
 
 __all__ = ["ImageFolder", "InputError", "Predictor"]
@@ -284,6 +284,9 @@ class Predictor:
     def _read(self, case: Case) -> Fed:
         fed = self._feeder.read(case.files)
         check_fits(fed, self.description)
+        for sink in self.sinks:
+            if isinstance(sink, Refuses):
+                sink.refuse(fed.grid)
         self._audit.read(case)
         self._doubt(case, fed.unlike)
         return fed

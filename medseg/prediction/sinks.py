@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from medseg.bundle.description import Description
     from medseg.prediction.mask_record import Maker
 
-__all__ = ["PROBABILITIES", "UNCERTAINTY", "VALUES", "Case", "Gathers", "Result", "RunInfo", "Sink"]
+__all__ = ["PROBABILITIES", "UNCERTAINTY", "VALUES", "Case", "Gathers", "Refuses", "Result", "RunInfo", "Sink"]
 
 PROBABILITIES = "probabilities"
 UNCERTAINTY = "uncertainty"
@@ -150,6 +150,19 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """End the run: finish files of all cases. Called once after `open`, also where the run failed."""
+        ...
+
+
+@runtime_checkable
+class Refuses(Protocol):
+    """A `Sink` that some images cannot have, which is said before they are predicted."""
+
+    def refuse(self, grid: Grid) -> None:
+        """Refuse an image by where its voxels lie; called in a thread that reads.
+
+        Raises:
+            MedsegError: with the reason.
+        """
         ...
 
 

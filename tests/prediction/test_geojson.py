@@ -18,6 +18,7 @@ from medseg.bundle.description import Description
 from medseg.errors import MedsegError
 from medseg.importers.drawing import fill_polygons
 from medseg.io.placement import Grid
+from medseg.prediction.forward import Forward
 from medseg.prediction.geojson import Geojson
 from medseg.prediction.mask_record import Maker
 from medseg.prediction.outlines import Polygon, outlines
@@ -188,9 +189,26 @@ def test_a_nifti_of_two_axes_is_predicted_and_outlined(tmp_path: Path) -> None:
     assert 0 < back.mean() < 1
 
 
-def test_volumes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(MedsegError, match="it lies in a patient, and --geojson outlines pictures"):
-        written(np.zeros((3, 4, 4)), tmp_path, affine=np.eye(4))
+def test_volumes_are_refused(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before their forwards: a picture beside them is done, and the network has seen nothing else."""
+    forwards: list[Any] = []
+    collect = Forward.collect
+
+    def counted(self: Forward, fed: Any) -> Any:
+        forwards.extend(fed)
+        return collect(self, fed)
+
+    monkeypatch.setattr(Forward, "collect", counted)
+    (tmp_path / "in").mkdir()
+    volume = np.random.default_rng(0).integers(0, 255, (20, 24, 3)).astype(np.uint8)
+    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "in" / "v.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(volume[..., 0], np.eye(4)), tmp_path / "in" / "p.nii.gz")
+    device = {"device": "cpu"}
+    done = predict(models / "slices.pt", tmp_path / "in", tmp_path / "out", outputs=["geojson"], overrides=device)
+    assert done.written == 1
+    assert [name for name, _ in done.failures] == ["v.nii.gz"]
+    assert "it lies in a patient, and --geojson outlines pictures" in done.failures[0][1]
+    assert len(forwards) == 1
     with pytest.raises(MedsegError, match="--geojson outlines pictures, and this model takes volumes"):
         Geojson().open(RunInfo(tmp_path, described(3), [Maker("toy", "w", "m")]))
 
