@@ -136,7 +136,7 @@ def _notes(heads: Mapping[Path, Any]) -> list[str]:
     notes = []
     if any(str(head.get("PhotometricInterpretation", "")) == "MONOCHROME1" for head in heads.values()):
         notes.append("says that small values are white (MONOCHROME1); values are taken as they are stored")
-    slopes = {slope for head in heads.values() for slope, _ in rescales(head) if slope is not None}
+    slopes = {slope for head in heads.values() for slope, _ in rescales(head)}
     if len(slopes) > 1:
         notes.append(
             f"slices have {len(slopes)} different rescale slopes ({min(slopes):.4g} to {max(slopes):.4g}); each is "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,11 @@ _VALUES = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _RLE = "1.2.840.10008.1.2.5"
 _STILL = tuple(f"1.2.840.10008.1.2.4.{family}" for family in ("5", "6", "7", "8", "90", "91", "92", "93", "20"))
 # JPEG, JPEG-LS, JPEG 2000 and its high-throughput form; not MPEG (.100 to .108), JPIP (.94, .95), JPEG XL (.110 on)
+_CODING = (  # what says how values are coded
+    *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelData"),
+)
+_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _COLOURS = ("MONOCHROME1", "MONOCHROME2", "RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 
 
@@ -34,13 +40,13 @@ def result_type(heads: Mapping[Path, Any]) -> np.dtype[Any]:
     """
     low, high, whole, bits = 0.0, 0.0, True, 0
     for head in heads.values():
-        pairs = rescales(head)
-        if any(slope is None for slope, _ in pairs):
+        if head.get("BitsStored") is None:  # of floats, which a head without pixels does not show otherwise
             return np.dtype(np.float64)
+        pairs = rescales(head)
         if "ModalityLUTSequence" in head or str(head.get("PhotometricInterpretation")) == "PALETTE COLOR":
             bits, high = max(bits, 16), max(high, 2.0**16 - 1)
             continue
-        stored = int(head.get("BitsStored") or 16)
+        stored = int(head.BitsStored or 16)
         signed = int(head.get("PixelRepresentation") or 0)
         ends = (-(2.0 ** (stored - 1)), 2.0 ** (stored - 1) - 1) if signed else (0.0, 2.0**stored - 1)
         whole = whole and all(slope == 1 and intercept == round(intercept) for slope, intercept in pairs)
@@ -88,31 +94,22 @@ def _read(path: Path, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     if syntax is None or not getattr(syntax, "is_transfer_syntax", False):
         told = "does not say" if syntax is None else f"says in no known way ({str(syntax)[:64]!r})"
         raise ImageError(f"{path}: {told} how its values are stored (TransferSyntaxUID); restore the file")
+    if dtype.kind != "f" and "PixelData" not in data and any(name in data for name in _VALUES):
+        raise ImageError(f"{path}: holds floats, but states BitsStored as integers do; take that tag out")
     native = not syntax.is_compressed or syntax.is_deflated
     shape = _check(path, data, native)
-    if native or syntax == _RLE:
-        pixels = _scaled(data, _decode(path, data), dtype)
-    elif len(rescales(data)) > 1:  # GDCM takes one slope for all frames
-        raise ImageError(f"{path}: its frames are compressed and differ in slope or intercept; decompress the file")
-    else:
-        _check_coding(path, data)
-        pixels = _decode_with_itk(path, dtype, syntax)
+    pixels = _scaled(data, _stored(path, data, native or syntax == _RLE), dtype)
     if pixels.size != np.prod(shape):
         raise ImageError(f"{path}: decodes to {pixels.shape}, but claims {shape}; restore the file")
     return pixels.reshape(shape if shape[-1] > 1 else shape[:-1])
 
 
-def rescales(head: Any) -> list[tuple[float | None, float]]:
+def rescales(head: Any) -> list[tuple[float, float]]:
     """Return slope and intercept of a file, one pair for all its frames or one for each.
 
     Args:
         head: tags of the file.
-
-    Returns:
-        Pairs; a slope is ``None`` where values are floats already.
     """
-    if "FloatPixelData" in head or "DoubleFloatPixelData" in head:
-        return [(None, 0.0)]
     frames = [_transform(group) for group in head.get("PerFrameFunctionalGroupsSequence") or ()]
     shared = [_transform(group) for group in head.get("SharedFunctionalGroupsSequence") or ()]
     slope, intercept = head.get("RescaleSlope"), head.get("RescaleIntercept")
@@ -146,11 +143,16 @@ def _check(path: Path, data: Any, native: bool) -> tuple[int, int, int, int]:
     return (*shape[:3], 3) if colours == "PALETTE COLOR" else shape
 
 
-def _decode(path: Path, data: Any) -> npt.NDArray[Any]:
+def _stored(path: Path, data: Any, plain: bool) -> npt.NDArray[Any]:
+    """Return the values of a file before slope and intercept; of a palette, the colours."""
     from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
     from pydicom.pixels.utils import pixel_array
 
-    pixels = pixel_array(data)
+    if plain:
+        pixels = pixel_array(data)
+    else:
+        _check_coding(path, data)
+        pixels = _decode_with_itk(path, data)
     if str(data.PhotometricInterpretation) == "PALETTE COLOR":
         colours = apply_color_lut(pixels, data)
         return np.asarray(colours)
@@ -164,17 +166,17 @@ def _decode(path: Path, data: Any) -> npt.NDArray[Any]:
 def _scaled(data: Any, pixels: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     pairs = rescales(data)
     plain = "ModalityLUTSequence" in data or str(data.PhotometricInterpretation) == "PALETTE COLOR"
-    if plain or pairs[0][0] is None or pairs == [(1, 0)]:
+    if plain or pairs == [(1, 0)]:
         return pixels.astype(dtype)
     if len(pairs) == 1:
         return _line(pixels, pairs[0], dtype)
     return np.stack([_line(frame, pair, dtype) for frame, pair in zip(pixels, pairs, strict=True)])
 
 
-def _line(pixels: npt.NDArray[Any], pair: tuple[float | None, float], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+def _line(pixels: npt.NDArray[Any], pair: tuple[float, float], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     slope, intercept = pair
     if dtype.kind == "f":
-        return (pixels.astype(np.float64) * (1.0 if slope is None else slope) + intercept).astype(dtype)
+        return (pixels.astype(np.float64) * slope + intercept).astype(dtype)
     return (pixels.astype(np.int64) + round(intercept)).astype(dtype)  # the type is an integer where the slope is 1
 
 
@@ -204,24 +206,53 @@ def _table_bytes(shape: Any) -> int:
     return (entries or 1 << 16) * (2 if bits == 16 else 1)
 
 
-def _decode_with_itk(path: Path, dtype: np.dtype[Any], syntax: Any) -> npt.NDArray[Any]:
-    """Decode JPEG, JPEG-LS and JPEG 2000; GDCM applies slope and intercept itself."""
+def _decode_with_itk(path: Path, data: Any) -> npt.NDArray[Any]:
+    """Decode JPEG, JPEG-LS and JPEG 2000.
+
+    Of a whole file, GDCM would give other values than those of the same slices uncompressed: it turns MONOCHROME1
+    round, passes over a modality LUT, and applies slope and intercept by the kind of the object. So it gets a copy
+    that says how the values are coded, and nothing of what they mean.
+    """
+    syntax = data.file_meta.TransferSyntaxUID
     if not str(syntax).startswith(_STILL):
         raise ImageError(_undecodable(path, syntax, "no decoder for it is here"))
     itk = require_itk(path)
     try:
-        with ITK_LOCK:
+        with tempfile.TemporaryDirectory(prefix="medseg_") as folder, ITK_LOCK:
+            copy = Path(folder) / "coded.dcm"
+            _bare(data).save_as(copy, enforce_file_format=True)
             reader_io = itk.GDCMImageIO.New()
-            reader_io.SetFileName(str(path))
+            reader_io.SetFileName(str(copy))
             reader_io.ReadImageInformation()
             pixel = itk.D
             kind = itk.VectorImage[pixel, 3] if int(reader_io.GetNumberOfComponents()) > 1 else itk.Image[pixel, 3]
-            reader = itk.ImageFileReader[kind].New(FileName=str(path), ImageIO=reader_io)
+            reader = itk.ImageFileReader[kind].New(FileName=str(copy), ImageIO=reader_io)
             reader.Update()
             values = itk.array_from_image(reader.GetOutput())
     except RuntimeError as error:
         raise ImageError(_undecodable(path, syntax, "its code is damaged, or of a kind that GDCM lacks")) from error
-    return np.asarray(values).astype(dtype)
+    sign = "i" if int(data.get("PixelRepresentation") or 0) else "u"
+    return np.asarray(values).astype(np.int64).astype(f"{sign}{int(data.BitsAllocated) // 8}")
+
+
+def _bare(data: Any) -> Any:
+    """Return a file of the same code: a capture whose values are what is stored."""
+    import pydicom
+
+    several = int(data.get("NumberOfFrames") or 1) > 1
+    colour = int(data.get("SamplesPerPixel") or 1) > 1
+    bare = pydicom.Dataset()
+    for name in _CODING:
+        if name in data:
+            bare[name] = data[name]
+    if not colour:  # what one sample a pixel stands for is no matter of the code
+        bare.PhotometricInterpretation = "MONOCHROME2"
+    frames = 4 if colour else 3 if int(data.BitsAllocated) > 8 else 2  # true colour, grey words, grey bytes
+    bare.SOPClassUID = f"{_CAPTURE}.{frames}" if several else _CAPTURE
+    bare.SOPInstanceUID = "2.25.1"
+    bare.file_meta = pydicom.dataset.FileMetaDataset()
+    bare.file_meta.TransferSyntaxUID = data.file_meta.TransferSyntaxUID
+    return bare
 
 
 def _undecodable(path: Path, syntax: Any, why: str) -> str:

@@ -173,11 +173,11 @@ def test_what_a_tag_holds_is_shown_only_where_it_is_a_number():
 
 
 def test_want_of_memory_is_no_damage(tmp_path, monkeypatch):
-    def decode(path, data):
+    def decode(path, data, plain):
         raise MemoryError
 
     folder = write_series(tmp_path / "s", [0, 2, 4])
-    monkeypatch.setattr(dicom_pixels, "_decode", decode)
+    monkeypatch.setattr(dicom_pixels, "_stored", decode)
     with pytest.raises(ImageError, match="memory") as caught:
         read_image(folder)
     assert "restore" not in str(caught.value)
