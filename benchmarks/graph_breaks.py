@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,16 +71,17 @@ def row_of(network: nn.Module, dims: int, backend: str) -> dict[str, Any]:
     found |= _broken("evaluation")
     outputs = _compiled(network.train(), backend)(image)
     values = [outputs] if isinstance(outputs, Tensor) else list(outputs.values())
-    torch.stack([value.float().square().mean() for value in values]).sum().backward()
+    loss = torch.stack([value.float().square().mean() for value in values]).sum()
+    loss.backward()  # type: ignore[no-untyped-call]
     found |= _broken("training")
     gradients = [each.grad for each in network.parameters() if each.grad is not None]
     return found | {"gradients_finite": bool(gradients) and all(bool(each.isfinite().all()) for each in gradients)}
 
 
-def _compiled(network: nn.Module, backend: str) -> nn.Module:
+def _compiled(network: nn.Module, backend: str) -> Callable[[Tensor], Any]:
     torch._dynamo.reset()
     counters.clear()
-    compiled: nn.Module = torch.compile(network, backend=backend)
+    compiled: Callable[[Tensor], Any] = torch.compile(network, backend=backend)
     return compiled
 
 
