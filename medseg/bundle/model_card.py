@@ -57,8 +57,9 @@ def card(record: Mapping[str, Any], description: Description, scores: Sequence[M
         "## Intended use",
         shown(record["intended_use"]),
         "",
-        "Images must be of the kind that it was trained on: modality, region, protocol and patients as below. On any "
-        "other it was not tried. A mask says nothing of how sure it is.",
+        "Images must be of the kind that it was trained on, of which stands below what is known; region, protocol and "
+        "patients are not among it: ask who hands the model on. On any other kind it was not tried. A mask says "
+        "nothing of how sure it is.",
         "",
         "## Training data",
         _table(trained),
@@ -90,7 +91,7 @@ def _split(data: Mapping[str, Any]) -> str:
     if data.get("fold") is None:
         return "the datalist's own lists"
     scheme = data.get("fold_key") or "fold"
-    return f"all but fold {data['fold']} of {scheme}"
+    return f"all but fold {data['fold']}{'' if scheme == 'fold' else f' of {scheme}'}"
 
 
 def _feeding(description: Description) -> list[tuple[str, Any]]:

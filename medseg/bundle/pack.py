@@ -143,7 +143,8 @@ def _record(name: str, read: Weights, description: Description, about: About, fo
     network = networks.rebuild(description.network)
     load_described(network, read, description)  # they fit, are finite, and are those that their header was written for
     header = read_header(read.content) or {}
-    texts, references = _words(folder, description, about)
+    held = _held(folder, header)
+    texts, references = _words(folder, description, about, held.get("modality"))
     record = {
         "format": FORMAT,
         "made_by": f"medseg {__version__}",
@@ -154,7 +155,7 @@ def _record(name: str, read: Weights, description: Description, about: About, fo
         "intended_use": about.intended_use,
         "authors": about.authors,
         "licence": about.licence if about.licence is None or not Path(about.licence).is_file() else "see LICENSE",
-        "data": _data(folder, header),
+        "data": _data(held, header),
         "packages": header.get("packages") or collect()["packages"],
         "commit": header.get("commit"),
         "weights": header.get("sha256"),
@@ -201,8 +202,10 @@ def _run_of(weights: Path) -> Path:
     return weights.parent.parent if weights.parent.name in ("models", "checkpoints") else weights.parent
 
 
-def _words(folder: Path, description: Description, about: About) -> tuple[dict[str, str], list[str]]:
-    """Return texts and references of the bundle that is named, lies there, or is ours."""
+def _words(
+    folder: Path, description: Description, about: About, modality: Sequence[str] | None
+) -> tuple[dict[str, str], list[str]]:
+    """Return texts and references of the bundle that is named, lies there, or is ours; else what the run knows."""
     places = [folder, folder.parent / "plan"] if about.bundle is None else [library.find(about.bundle)]
     if about.bundle is None and description.name in library.names():
         places.append(library.find(description.name))
@@ -215,7 +218,7 @@ def _words(folder: Path, description: Description, about: About) -> tuple[dict[s
             "description": f"{description.network.get('name')} trained by medseg",
             "data_source": "not named",
             "data_type": what,
-            "modality": "not named",
+            "modality": ", ".join(modality or []) or "not named",
         }
         return texts, []
     source = read_source(bundle)
@@ -288,14 +291,17 @@ def _short(scores: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _data(folder: Path, header: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is known of the training data; its classes are the model's."""
+def _held(folder: Path, header: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the run says of its data; nothing where it is of another training than these weights'."""
     try:
-        held = json.loads((folder / "data.json").read_text(encoding="utf-8"))
+        held: dict[str, Any] = json.loads((folder / "data.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        held = {}
-    if held.get("fingerprint") != header.get("fingerprint"):  # of another training than these weights'
-        held = {}
+        return {}
+    return held if held.get("fingerprint") == header.get("fingerprint") else {}
+
+
+def _data(held: Mapping[str, Any], header: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is known of the training data; its classes are the model's."""
     kept = {key: held[key] for key in ("name", "fold_key", "fold", "validation_fold", "ignore_index") if key in held}
     return {**kept, "fingerprint": header.get("fingerprint")}
 

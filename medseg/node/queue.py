@@ -290,7 +290,8 @@ class Queue:
         made = []
         for key, generation, present, absent, settled in rows:
             finished = frozenset(model for series, model, done in jobs if (series, done) == (key, generation))
-            made.append(SeriesState(key, generation, present, absent, finished, owed=not settled))
+            done = frozenset(model for series, model, _ in jobs if series == key)
+            made.append(SeriesState(key, generation, present, absent, finished, done, owed=not settled))
         return tuple(made)
 
     def predicted(self, claim: Claim, worked: Worked, destinations: Sequence[str], retry: Retry, now: float) -> bool:

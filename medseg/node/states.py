@@ -56,6 +56,7 @@ class SeriesState:
         present: instances whose files are here.
         absent: instances that were received, and deleted after an earlier result.
         finished: models that have done it as it is.
+        done: models that have done it, as it is or as it was before more of it came.
         owed: it was received and never settled: neither done nor found to be not for any model.
     """
 
@@ -64,6 +65,7 @@ class SeriesState:
     present: int
     absent: int
     finished: frozenset[str]
+    done: frozenset[str]
     owed: bool = False
 
 

@@ -86,6 +86,9 @@ class _Work:
         if not listing.series and not listing.damaged:
             self.notes.append(f"{called}: {next(iter(listing.left_out.values()), 'no DICOM image')}")
             return
+        if state.absent and state.done - state.finished:  # no rule can judge what came late by itself
+            self._late(called, state)
+            return
         taken, refused = self._choose(listing)
         todo = [route for route in taken if route.name not in state.finished]
         if not taken:
@@ -97,13 +100,16 @@ class _Work:
             cut = counted(len(listing.damaged), "file")
             self.hopeless.append(f"{called}: {cut} of it cannot be read; send it again")
         elif todo and state.absent:
-            self.hopeless.append(
-                f"{called}: {counted(state.present, 'instance')} came after {state.absent} of it were done and "
-                "deleted; send the whole series again"
-            )
+            self._late(called, state)
         else:
             for route in todo:
                 self._predict(called, state, route)
+
+    def _late(self, called: str, state: SeriesState) -> None:
+        self.hopeless.append(
+            f"{called}: {counted(state.present, 'instance')} came after {state.absent} of it were done and "
+            "deleted; send the whole series again"
+        )
 
     def _choose(self, listing: SeriesListing) -> tuple[list[Route], dict[str, str]]:
         taken, refused = [], {}

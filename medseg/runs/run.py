@@ -227,7 +227,7 @@ class Run:
         self.files.truncate_metrics(epoch)
         data: dict[str, Any] = {key: value for key, value in self.identity.items() if key not in _OF_MODEL}
         if self._datalist is not None:
-            data["name"] = self._datalist.name
+            data |= {"name": self._datalist.name, "modality": list(self._datalist.modality)}
             self.files.write_json(f"checkpoints/{FILES}", file_record(self._datalist))
         self.files.write_json("data.json", data)
         enabled, uri, experiment = self._tracking

@@ -114,6 +114,18 @@ def test_it_predicts_what_its_run_predicts(run: Path, packed: Path, images: Path
     assert predict(run, images, tmp_path / "masks", overrides={"device": "cpu"}).skipped == 1  # the same maker
 
 
+def test_the_modality_is_the_datalists_where_no_bundle_names_it(run: Path, packed: Path, tmp_path: Path) -> None:
+    assert "| Modality | not named |" in contents(packed)["docs/README.md"].decode()
+    moved = shutil.copytree(run, tmp_path / "moved")
+    held = json.loads((moved / "data.json").read_text())
+    (moved / "data.json").write_text(json.dumps({**held, "modality": ["T1", "T2"]}))
+    card = contents(pack(moved, tmp_path / "named.zip").path)["docs/README.md"].decode()
+    assert "| Modality | T1, T2 |" in card
+    assert "| Split | all but fold 0 |" in card
+    (moved / "data.json").write_text(json.dumps({**held, "modality": ["CT"], "fingerprint": "0" * 64}))  # of others
+    assert "| Modality | not named |" in contents(pack(moved, tmp_path / "others.zip").path)["docs/README.md"].decode()
+
+
 @pytest.mark.filterwarnings("ignore:parsing config_file:UserWarning")  # that a configuration is code
 def test_monai_runs_it_unpacked(run: Path, packed: Path, images: Path, tmp_path: Path) -> None:
     folder = tmp_path / "bundle"

@@ -9,6 +9,7 @@ import pytest
 from node_desk import BROKEN, STILL, Desk, Shelf
 from node_parts import FakeModel, study_files
 
+from medseg.io.dicom_rules import rules_of
 from medseg.node import service
 from medseg.node.config import Retry
 from medseg.node.queue import Queue, QueueError
@@ -174,7 +175,9 @@ def test_a_late_instance_makes_a_new_result(desk, tmp_path):
     assert desk.states == {1: "done"}
 
 
-def test_a_late_instance_after_the_others_were_deleted(desk, tmp_path):
+@pytest.mark.parametrize("fewest", [1, 3])  # a rule takes the late instance alone, or does not
+def test_a_late_instance_after_the_others_were_deleted(desk, tmp_path, fewest):
+    desk.model.rules = rules_of([{"modality": ["CT"], "slices": [fewest, 600]}], "test")
     files = study_files(tmp_path, 1, slices=4)
     for file in files[:3]:
         desk.receive(file)
