@@ -14,7 +14,9 @@ from results_gpu import device_of, folds, large_volumes, patches_on_a_gpu
 from results_networks import networks
 from results_nuclei import nuclei
 from results_reproduction import reproduction
+from results_scenes import compiled, scenes
 from results_settings import settings
+from results_tests import paired_tests
 
 from medseg.reports.score_tables import mean_text, score_tables
 from medseg.reports.summary import summarise
@@ -77,6 +79,7 @@ def speed() -> str:
                 f"| LFA local / global, {row['what']}, {row['size']} x {row['size']} | {row['ratio']:.3g} | {target} |"
             )
     sections = (cohort(RESULTS), backends(RESULTS), large_volumes(RESULTS), patches_on_a_gpu(RESULTS))
+    sections += (scenes(RESULTS), compiled(RESULTS))
     return "\n\n".join(filter(None, ["\n".join(rows), *sections]))
 
 
@@ -319,6 +322,16 @@ PAGES = {
         "SEG is right. `study1` and `study2` are crops of MR series around a hippocampus; `ct` has three slices and a "
         "liver drawn by others, and is of another source than the slabs that were trained on.",
         partial(clinic, RESULTS),
+    ),
+    "paired-tests": (
+        "What a difference that holds is worth",
+        "Made-up scores of networks through the tests of a study's table, by `python -m benchmarks.paired_tests`: "
+        "Wilcoxon's test on the groups' means, corrected after Holm over all pairs, and the BCa interval of the "
+        "difference on the same side of 0. At a level of 5 %, at most 5 of 100 tables of networks that are alike "
+        "may have a difference. The test alone asks whether most groups gain, not whether the mean does: where few"
+        " failures weigh up many gains it says yes, and the interval is what keeps such differences out of the "
+        "table. Few groups may lack the failures altogether.",
+        partial(paired_tests, RESULTS),
     ),
     "speed": (
         "Speed",

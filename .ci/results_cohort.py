@@ -5,6 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+KINDS = {
+    "pictures": "pictures",
+    "volumes": "volumes",
+    "large_volumes": "volumes of eight times as many voxels, interpolated from those",
+}
 SIDES = {
     "bare": "the same forwards alone, in a process that has done them before",
     "medseg_inside": "medseg, in a process that has predicted before",
@@ -34,12 +39,12 @@ def cohort(results: Path) -> str:
     result = record["result"]
     about = (
         f"A trained model over a cohort, from files to masks, on {result['threads']} threads of "
-        f"{record['environment']['cpu']['model']}, medians of {result['rounds']} rounds in turn, by "
+        f"{record['environment']['cpu']['model']}, medians of rounds in turn ({result['rounds']}), by "
         "`python -m benchmarks.cohort`. All sides run one U-Net (nnU-Net's) with equal weights, windows and overlap. "
         "A command's seconds are those from its start until its process is gone; CPU seconds count the "
         "processes that it started, the peak is that of the largest."
     )
-    parts = [_kind(name, result[name], result["targets"]) for name in ("pictures", "volumes") if name in result]
+    parts = [_kind(name, result[name], result["targets"]) for name in KINDS if name in result]
     return "\n\n".join(["## A cohort", about, *parts])
 
 
@@ -47,10 +52,14 @@ def _kind(name: str, found: Mapping[str, Any], targets: Mapping[str, tuple[str, 
     window = " x ".join(map(str, found["window"]))
     same = found["equal_pixels"]
     load = ", ".join(f"{each:.1f}" for each in found["load"])
+    number, bare = found["sides"]["bare"]["windows"], found["ratios"]["wall"]
     lines = [
-        f"{found['number']} {name}, windows of {window} ({found['sides']['bare']['windows']:.0f} in all), channels "
+        f"{found['number']} {KINDS[name]}, windows of {window} ({number:.0f} in all), channels "
         f"{'-'.join(map(str, found['channels']))}. Pixels equal to medseg's: nnU-Net's {same['nnunet']:.4f}, MONAI's "
-        f"{same['monai']:.4f}. Load of the machine before each round: {load}.",
+        f"{same['monai']:.4f}. Load of the machine before each round: {load}. The bare forwards alone are "
+        f"{bare['monai / bare']['median']:.3g} times as fast as MONAI's command and "
+        f"{bare['nnunet_inside / bare']['median']:.3g} times as fast as nnU-Net in one process: nobody who computes "
+        "them can be faster.",
         "",
         "| what | measured | by CPU seconds | target |",
         "| --- | --- | --- | --- |",

@@ -3,8 +3,9 @@
     python -m benchmarks.cohort --pictures DIR --volumes DIR --nnunet build/nnunet --json docs/results/cohort_cpu.json
     python -m benchmarks.cohort --volumes DIR --nnunet build/nnunet --number 2 --rounds 1       whether all sides run
 
-40 pictures and 10 volumes, by one network (nnU-Net's U-Net) with equal weights, windows, overlap and threads; each side
-in processes of its own, in turn, so many rounds, and a ratio is the median over rounds.
+40 pictures, 10 volumes, and 10 of eight times as many voxels (``--large-volumes``, interpolated from those), by one
+network (nnU-Net's U-Net) with equal weights, windows, overlap and threads; each side in processes of its own, in turn,
+so many rounds, and a ratio is the median over rounds.
 
 - ``medseg``: ``medseg predict``; ``medseg_one``: of the largest image alone; ``medseg_inside``: in a process that has
   predicted before, and ``bare``: the forwards of the same windows there, nothing else.
@@ -181,6 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=Path, help="folder of at least 40 PNG images")
     parser.add_argument("--volumes", type=Path, help="folder of at least 10 volumes, .nii.gz")
+    parser.add_argument("--large-volumes", type=Path, help="likewise, each enlarged twofold over every axis")
     parser.add_argument("--nnunet", type=Path, required=True, help="folder that holds nnunetv2, or that of this Python")
     parser.add_argument("--number", type=int, help="of images of each kind, instead")
     parser.add_argument("--rounds", type=int, default=3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,14 @@ class Cohort:
     """Images of one kind and their model.
 
     Args:
-        name: ``"pictures"`` or ``"volumes"``.
+        name: ``"pictures"``, ``"volumes"`` or ``"large_volumes"``.
         number: of images.
         spatial_dims: 2 or 3.
         in_channels: of the images.
         window: of the sliding window.
         channels: of the network's levels.
         classes: names by index.
+        enlarged: factor by which volumes are interpolated, over every axis.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Cohort:
     window: Sequence[int]
     channels: Sequence[int]
     classes: Sequence[str]
+    enlarged: int = 1
 
     @property
     def suffix(self) -> str:
@@ -42,9 +44,11 @@ class Cohort:
         return ".png" if self.spatial_dims == 2 else ".nii.gz"
 
 
+_VOLUMES = Cohort("volumes", 10, 3, 1, (40, 56, 40), (16, 32, 64, 128), ("background", "anterior", "posterior"))
 COHORTS = (
     Cohort("pictures", 40, 2, 3, (256, 256), (16, 32, 64, 128), ("background", "nucleus")),
-    Cohort("volumes", 10, 3, 1, (40, 56, 40), (16, 32, 64, 128), ("background", "anterior", "posterior")),
+    _VOLUMES,
+    replace(_VOLUMES, name="large_volumes", enlarged=2),
 )
 
 

@@ -22,6 +22,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,6 @@ import numpy as np
 from benchmarks.common import at_once, call_logged, evaluate_words, merge_rows, train_words, training_of
 from benchmarks.hippocampus import PUBLISHED
 from medseg.bundle.data import load_data
-from medseg.bundle.networks import resolve
 from medseg.bundle.source import read_source
 from medseg.cli._arguments import setting
 from medseg.metrics.intervals import ClusterBootstrap
@@ -39,7 +39,7 @@ from medseg.reports.score_tables import WHOLE
 from medseg.runs.provenance import collect
 from medseg.runs.report import PER_CASE, read_rows
 from medseg.studies import complexity
-from medseg.studies.paper_figures import Row
+from medseg.studies.study_list import measured_row
 
 FOLDS = 5
 SCORES = ("dice", "hd95", "assd", "nsd")
@@ -60,23 +60,22 @@ def planned(options: argparse.Namespace, deadline: float) -> Path:
     return folder
 
 
-def about(plan: Path, channels: int, classes: int) -> dict[str, Any]:
-    """Return what a plan chose: network, patch, batch, and the multiply-adds of a patch."""
+def about(plan: Path, classes: int) -> dict[str, Any]:
+    """Return what a plan, or a bundle, chose: network, patch, batch, and the multiply-adds of a patch or an image.
+
+    Args:
+        plan: its folder.
+        classes: of the data.
+    """
     source = read_source(plan)
-    network, train = dict(source.description.network), source.train
+    network, train = dict(source.description.network), source.options()
     lines = (plan / "bundle.yaml").read_text().splitlines()
     why = next((before for before, line in itertools.pairwise(lines) if line.startswith("network:")), "")
-    kept = {
-        key: value
-        for key, value in network.items()
-        if key not in ("name", "spatial_dims", "in_channels", "out_channels")
-    }
-    kind = resolve(str(network["name"]))
-    target = f"{kind.__module__}.{kind.__qualname__}"
-    row = Row(str(network["name"]), target, channels, classes, tuple(train["patch"]), kept)
+    row = replace(measured_row(str(network["name"]), source, {}), out_channels=classes)
     macs = complexity.measure([row], ("macs",))["rows"][0]["macs"]
     names = ("patch", "batch_size", "iterations", "max_epochs", "warmup", "ema_decay", "num_workers")
-    return {"network": network, **{name: train.get(name) for name in names}, "macs": macs, "why": why.lstrip("# ")}
+    held = {"network": network, **{name: train.get(name) for name in names}}
+    return {**held, "macs": macs, "macs_of": list(row.size), "why": why.lstrip("# ")}
 
 
 def fold_row(fold: int, options: argparse.Namespace, plan: Path, deadline: float) -> dict[str, Any]:
@@ -200,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     head: dict[str, Any] = {
         "benchmark": "gpu_folds", "minutes": options.minutes, "seed": options.seed, "concurrent": options.concurrent,
         "data": {"name": datalist.name, "fingerprint": datalist.fingerprint(), "folds": FOLDS},
-        "plan": {**about(plan, 1, datalist.num_classes), "seconds": time.monotonic() - began},
+        "plan": {**about(plan, datalist.num_classes), "seconds": time.monotonic() - began},
         "published": PUBLISHED, "environment": collect(),
     }  # fmt: skip
     if options.commit:

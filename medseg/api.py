@@ -6,7 +6,7 @@ Nothing here sets up the caller's process: no logging, no seeding, no hooks.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,9 +49,11 @@ def plan(
     bundle: str | os.PathLike[str],
     *,
     network: str | None = None,
+    dimensions: int | None = None,
     minutes: float | None = None,
     memory: float | None = None,
     device: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
 ) -> Path:
     """Plan a bundle for a data set: how it is fed, how large its network is, how it is trained in the minutes.
 
@@ -59,9 +61,11 @@ def plan(
         data: folder of the datalist, or the datalist's file.
         bundle: new folder of the bundle.
         network: of medseg or MONAI, by name; U-Net by default.
+        dimensions: 2 or 3; by default the images'.
         minutes: of the training; 60 by default.
         memory: that a training step may take, in GiB; by default a share of what is free.
         device: that the training is planned for; by default a GPU where there is one.
+        overrides: single keys that the plan keeps to, such as ``{"patch": [64, 64]}``.
 
     Returns:
         The bundle's folder, which `train` takes.
@@ -71,14 +75,18 @@ def plan(
     """
     from medseg.bundle import library
     from medseg.bundle.data import load_data
+    from medseg.studies.plan_and_train import refuse_keys
 
-    folder = Path(bundle)
+    folder, changes = Path(bundle), dict(overrides or {})
+    refuse_keys(changes)
     library.refuse_taken(folder)
     datalist = load_data(data)
     from medseg.studies import plan_bundle
-    from medseg.studies.plan import make_plan
 
-    made = make_plan(datalist, network=network, minutes=minutes, memory=memory, device=device)
+    minutes = changes.pop("max_minutes", minutes)
+    made = plan_bundle.plan_for(
+        datalist, changes, network=network, dimensions=dimensions, minutes=minutes, memory=memory, device=device
+    )
     return plan_bundle.write(made, datalist, folder)
 
 

@@ -32,7 +32,7 @@ from medseg.bundle.samples import samples, scored_samples
 from medseg.bundle.seen import Seen, refuse_scoring, seen_by
 from medseg.bundle.start import folder as folder_of
 from medseg.data.coding import propose_codes
-from medseg.data.datalist import Datalist
+from medseg.data.datalist import Datalist, Entry
 from medseg.engines.ensemble import members_of
 from medseg.engines.evaluator import Evaluator
 from medseg.engines.loading import SegmentationDataset
@@ -160,7 +160,6 @@ def trainer(
         handlers: further ones, such as `FactorisationWarmUp`: each is attached to the trainer.
         bundle_root: folder of the bundle, for ``publish: true``.
     """
-    from medseg.bundle import intensities, usual
     from medseg.bundle.record import config_of, header_of
     from medseg.bundle.start import run_folder
 
@@ -180,13 +179,7 @@ def trainer(
         fed=asdict(description.input),
         publish=publish or None,
         tracking=wanted.mlflow,
-        header=lambda: header_of(
-            replace(
-                description,
-                intensities=intensities.trained_on(data, dataset.data, description.input),
-                usual=usual.trained_on(data, dataset.data, description),
-            )
-        ),
+        header=lambda: header_of(_as_trained(description, data, dataset.data)),
         command=command.words,
         overlays=command.overlays(),
         register_name=wanted.register,
@@ -214,6 +207,18 @@ def trainer(
         before = weights_file(folder_of(wanted.start_from, "start_from", command)).parent
     built.add_event_handler(Events.STARTED, _keep_place, data, before)
     return built
+
+
+def _as_trained(description: Description, data: Datalist, entries: Sequence[Entry]) -> Description:
+    """Return a model that knows what it was trained on."""
+    from medseg.bundle import intensities, usual
+
+    facts = usual.facts_of_training(data, entries)
+    return replace(
+        description,
+        intensities=intensities.trained_on(facts, entries, description.input),
+        usual=usual.trained_on(facts, entries, description),
+    )
 
 
 def _keep_place(engine: Trainer, data: Datalist, before: Path | None) -> None:

@@ -9,6 +9,7 @@ real data is in tests/bundle/test_intensities.py.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,14 +18,27 @@ from torch import Tensor
 
 from medseg.bundle.description import Description, Input
 from medseg.data.case_facts import QUANTILES, lone, lone_said, quantiles
-from medseg.data.datalist import Datalist, Entry
-from medseg.data.file_facts import facts_of
+from medseg.data.datalist import Entry
+from medseg.data.file_facts import FileFacts
 from medseg.io.channels import paths_of
 from medseg.io.images import ImageError
 
-__all__ = ["FEWEST", "beyond", "beyond_range", "limits", "lone_value", "trained_on", "unlike", "widest"]
+__all__ = [
+    "FEWEST",
+    "Facts",
+    "beyond",
+    "beyond_range",
+    "limits",
+    "lone_value",
+    "looked_at",
+    "trained_on",
+    "unlike",
+    "widest",
+]
 
 Rows = npt.NDArray[np.float64]
+Facts = Mapping[tuple[Path, bool], FileFacts]
+"""What is known of files: images and, where the key says so, labels."""
 
 _LOOKED_AT = (0.005, 0.25, 0.5, 0.75, 0.995)
 FEWEST = 8  # images that say what is usual
@@ -34,11 +48,20 @@ _RANGE_SLACK = 0.05  # resizing and averages overshoot a little
 _OWN_SCALE = ("image", "percentiles", "zscore")
 
 
-def trained_on(data: Datalist, entries: Sequence[Entry], fed: Input) -> dict[str, Any]:
+def looked_at(entries: Sequence[Entry]) -> list[list[Path]]:
+    """Return the files of the images that say what is usual, by image.
+
+    Args:
+        entries: of a training.
+    """
+    return [paths_of(entry["image"]) for entry in entries[:: max(1, -(-len(entries) // _MOST))]]
+
+
+def trained_on(facts: Facts, entries: Sequence[Entry], fed: Input) -> dict[str, Any]:
     """Return the intensities of a training: what `unlike` compares; plain values, which name no image.
 
     Args:
-        data: the datalist, whose check has measured the files already.
+        facts: of the files that `looked_at` names, as the check of the datalist has measured them.
         entries: of the training.
         fed: how the model is fed.
 
@@ -46,12 +69,8 @@ def trained_on(data: Datalist, entries: Sequence[Entry], fed: Input) -> dict[str
         ``low`` and ``high``, the least and greatest value of each quantile by channel, ``values``, in which the values
         lay as files hold them, and ``images``; empty where there are too few images to say.
     """
-    step = max(1, -(-len(entries) // _MOST))
-    chosen = [paths_of(entry["image"]) for entry in entries[::step]]
-    files = [(path, False) for paths in chosen for path in paths]
-    facts = facts_of(data.path, files)
-    known = {path: held.quantiles for (path, _), held in facts.items()}
-    measured = [np.array([row for path in paths for row in known.get(path, ())]) for paths in chosen]
+    known = {path: held.quantiles for (path, label), held in facts.items() if not label}
+    measured = [np.array([row for path in paths for row in known.get(path, ())]) for paths in looked_at(entries)]
     rows = [_coloured(row[:, _places()], fed.colour) for row in measured if row.size]
     count = max((len(row) for row in rows), default=0)
     rows = [row for row in rows if len(row) == count]

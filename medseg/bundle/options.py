@@ -15,8 +15,13 @@ from typing import Any
 
 from medseg.errors import MedsegError
 
-__all__ = ["OptionError", "Options"]
+__all__ = ["OF_A_RUN", "OptionError", "Options"]
 
+OF_A_RUN = (
+    "datalist", "dataset_dir", "runs_dir", "output_dir", "run_name", "publish", "resume", "start_from", "fold",
+    "fold_key", "scored", "seed", "hide_names", "mlflow", "tracking_uri", "experiment", "register", "device",
+)  # fmt: skip
+"""Keys of one training, which no plan holds."""
 _PATHS = ("datalist", "runs_dir", "output_dir", "publish", "resume", "start_from")
 _SWITCHES = ("channels_last", "compile", "hide_names", "mlflow", "slices")
 _WHOLE = {

@@ -3,7 +3,9 @@
 For each class but the first, alone: no step; holes filled; the largest part kept; parts below one of several sizes
 removed; and these with holes filled. The steps with the highest mean Dice over the validation cases win, the simplest
 of equals, if they gain at least `LEAST_GAIN`; a class that no case's truth holds gets none. Of a case, a class in
-neither truth nor prediction is not counted, as in an evaluation. Test cases have no part in it.
+neither truth nor prediction is not counted, as in an evaluation. Steps are out that take parts of which more than
+`MOST_TRUE` are there: a second lesion that was found weighs little in a Dice. Where class 0 is an object as others are,
+what is taken from a class must not cost it more than the class gains. Test cases have no part in it.
 """
 
 from __future__ import annotations
@@ -23,13 +25,16 @@ from medseg.bundle.record import rewrite
 from medseg.errors import counted
 from medseg.metrics.physical import Unit
 from medseg.metrics.score import Pooled, Score, ScoredCase
+from medseg.reports.palette import background_index
 from medseg.reports.tables import Cell, Table
 from medseg.transforms.postprocess import Postprocess, Steps
 
-__all__ = ["CANDIDATES", "LEAST_GAIN", "Choice", "Chosen", "keep"]
+__all__ = ["CANDIDATES", "LEAST_GAIN", "MOST_TRUE", "Choice", "Chosen", "keep"]
 
 LEAST_GAIN = 0.001
 """Of the mean Dice: less is left to chance."""
+MOST_TRUE = 0.05
+"""Of the parts that steps take: share that may lie in the truth, by half or more of themselves."""
 SIZES = (10.0, 30.0, 100.0, 300.0, 1000.0)
 """Smallest parts that are tried, in cubic mm (of pictures: in pixels)."""
 _PARTS = (Steps(), *(Steps(min_size=size) for size in SIZES), Steps(largest=True))
@@ -89,6 +94,8 @@ class Choice(Score):
         """Forget everything."""
         self.unit = Unit()
         self.dice: list[Values] = []  # of each case (classes, candidates)
+        self.first: list[Values] = []  # the same of class 0, after what is done to each class
+        self.taken = np.zeros((len(self.class_names), len(CANDIDATES), 2), np.int64)  # parts, and those that are there
         self.true: list[NDArray[np.bool_]] = []  # of each case: which classes the truth holds
 
     def update(self, case: ScoredCase) -> Mapping[str, float | Sequence[float]]:
@@ -98,6 +105,7 @@ class Choice(Score):
         counted = np.ones(label.shape, bool) if self.ignore_index is None else label != self.ignore_index
         boxes = ndimage.find_objects(guess, max_label=max(1, len(self.class_names) - 1))
         found = np.full((len(self.class_names), len(CANDIDATES)), math.nan)
+        first = np.full_like(found, _dice(guess[counted] == 0, label[counted] == 0))
         true = np.array([int((label == index).sum()) for index in range(len(self.class_names))])
         for index in range(1, len(self.class_names)):
             box = boxes[index - 1]
@@ -105,11 +113,23 @@ class Choice(Score):
                 found[index] = 0.0 if true[index] else math.nan
                 continue
             part, wanted, seen = guess[box], label[box] == index, counted[box]
+            background, zeros = (label[box] == 0) & seen, int(((guess == 0) & counted).sum())
+            sizes, within = _parts(part == index, wanted)
+            right = int(((guess == 0) & (label == 0) & counted).sum())
             for place, steps in enumerate(CANDIDATES):
-                kept = steps.apply(part == index, part == 0, voxel) & seen
+                done = steps.apply(part == index, part == 0, voxel)
+                kept = done & seen
                 whole = int(kept.sum()) + int(true[index])
                 found[index, place] = 2 * int((kept & wanted).sum()) / whole if whole else math.nan
+                freed, filled = (part == index) & ~done, done & (part == 0)
+                more = int((freed & seen).sum()) - int((filled & seen).sum())
+                better = int((freed & background).sum()) - int((filled & background).sum())
+                all_zeros = zeros + more + int(((label == 0) & counted).sum())
+                first[index, place] = 2 * (right + better) / all_zeros if all_zeros else math.nan
+                gone = ~steps.stays(sizes, voxel)[1:]
+                self.taken[index, place] += int(gone.sum()), int((gone & (2 * within >= sizes)[1:]).sum())
         self.dice.append(found)
+        self.first.append(first)
         self.true.append(true > 0)
         return {}
 
@@ -119,19 +139,42 @@ class Choice(Score):
 
     def chosen(self) -> list[Chosen]:
         """Return what is best for each class but the first."""
-        dice = np.stack(self.dice)
+        dice, first = np.stack(self.dice), np.stack(self.first)
         true = [any(of_cases) for of_cases in zip(*self.true, strict=True)]
+        beside = background_index(self.class_names) != 0  # what is taken from a class is given to another one
         result = []
         for index in range(1, len(self.class_names)):
             means = [_mean(dice[:, index, place]) for place in range(len(CANDIDATES))]
             best = 0
             if true[index]:
-                most = max(means)
-                near = next(place for place, mean in enumerate(means) if mean >= most - 1e-9)
-                best = near if means[near] >= means[0] + LEAST_GAIN else 0
+                others = [_mean(first[:, index, place]) if beside else 0.0 for place in range(len(CANDIDATES))]
+                gains = [mean - means[0] for mean in means]
+                fit = [
+                    place for place, gain in enumerate(gains)
+                    if min(gain, gain + others[place] - others[0]) >= LEAST_GAIN and self._may(index, place)
+                ]  # fmt: skip
+                most = max((gains[place] for place in fit), default=0.0)
+                best = next((place for place in fit if gains[place] >= most - 1e-9), 0)
             cases = int((~np.isnan(dice[:, index, 0])).sum())
             result.append(Chosen(self.class_names[index], CANDIDATES[best], means[0], means[best], cases))
         return result
+
+    def _may(self, index: int, place: int) -> bool:
+        """Return whether what steps take of a class is hardly ever there."""
+        parts, there = self.taken[index, place]
+        return bool(there <= MOST_TRUE * parts)
+
+
+def _parts(mask: NDArray[np.bool_], wanted: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the voxels of each part of a class, and how many of them are true; of what is no part first."""
+    parts, number = ndimage.label(mask, ndimage.generate_binary_structure(mask.ndim, mask.ndim))
+    sizes, within = (np.bincount(each.ravel(), minlength=number + 1) for each in (parts, parts[wanted]))
+    return sizes, within
+
+
+def _dice(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    whole = int(one.sum()) + int(other.sum())
+    return 2 * int((one & other).sum()) / whole if whole else math.nan
 
 
 def _mean(values: Values) -> float:
@@ -172,7 +215,10 @@ def table_of(chosen: Sequence[Chosen], cases: int, unit: str) -> Table:
     before = [each.before for each in chosen]
     rows.append(["mean", "", _mean(np.array(before)), _mean(np.array(after)), cases])
     title = f"postprocessing chosen on {counted(cases, 'validation case')}, each class by itself"
-    note = f"None where the mean Dice gains less than {LEAST_GAIN}. A gain on the cases that it was chosen by flatters."
+    note = (
+        f"None where the mean Dice gains less than {LEAST_GAIN}, or more than {100 * MOST_TRUE:g} % of the parts that "
+        "are taken are there. A gain on the cases that it was chosen by flatters."
+    )
     return Table(["class", "steps", "Dice before", "Dice after", "n"], rows, [note], title, 1)
 
 

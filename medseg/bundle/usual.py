@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from medseg.data.file_facts import FileFacts, facts_of
 from medseg.io.channels import paths_of
 from medseg.reports.palette import background_index
 
-__all__ = ["shown_ranges", "trained_on", "unlike_image", "unlike_mask", "widest"]
+__all__ = ["facts_of_training", "shown_ranges", "trained_on", "unlike_image", "unlike_mask", "widest"]
 
 Affine = npt.NDArray[np.float64]
 
@@ -31,11 +32,28 @@ _TIMES = 2  # as large, or as small
 _MORE = 3  # times as much of a class
 
 
-def trained_on(data: Datalist, entries: Sequence[Entry], description: Description) -> dict[str, Any]:
+def facts_of_training(data: Datalist, entries: Sequence[Entry]) -> intensities.Facts:
+    """Return what the check of a datalist has measured of a training's files, in one pass over what it has kept.
+
+    Args:
+        data: the datalist.
+        entries: of the training.
+    """
+    files = [(path, number > 0) for case in _cases(entries) for number, path in enumerate(case)]
+    files += [(path, False) for paths in intensities.looked_at(entries) for path in paths]
+    return facts_of(data.path, files, mapping=data.values)
+
+
+def _cases(entries: Sequence[Entry]) -> list[tuple[Path, ...]]:
+    """Return of each labelled case its first image and its labels."""
+    return [(paths_of(entry["image"])[0], *paths_of(entry["label"])) for entry in entries if "label" in entry]
+
+
+def trained_on(facts: intensities.Facts, entries: Sequence[Entry], description: Description) -> dict[str, Any]:
     """Return the ranges of a training's cases: plain values, which name none of them.
 
     Args:
-        data: the datalist, whose check has measured the files already.
+        facts: see `facts_of_training`.
         entries: of the training.
         description: the model: its classes, and whether it takes colours.
 
@@ -45,10 +63,7 @@ def trained_on(data: Datalist, entries: Sequence[Entry], description: Descriptio
         volume in the labels, in ml, of pictures as share of the picture; ``colour``, whether all show colours, and
         ``grey``, where none does. Empty where there are too few cases to say.
     """
-    cases = [(paths_of(entry["image"])[0], *paths_of(entry["label"])) for entry in entries if "label" in entry]
-    files = [(path, number > 0) for case in cases for number, path in enumerate(case)]
-    facts = facts_of(data.path, files, mapping=data.values)
-    pairs = [(facts.get((image, False)), facts.get((label, True))) for image, label, *_ in cases]
+    pairs = [(facts.get((image, False)), facts.get((label, True))) for image, label, *_ in _cases(entries)]
     known = [(a, b) for a, b in pairs if a is not None and b is not None and a.error is None and b.error is None]
     sizes = [_size(image.shape, _affine(image)) for image, _ in known]
     units = {unit for unit, *_ in sizes}

@@ -64,6 +64,7 @@ def train(
 
     Raises:
         MedsegError: with what is wrong, before the first step.
+        KeyboardInterrupt: and `SystemExit`, with the run's folder as a note, to go on with.
     """
     folder = library.find(bundle)
     command = _asked(folder, data, overlays, overrides, begins=True)
@@ -71,8 +72,13 @@ def train(
     if given.get("start_from") is not None and "encoder_weights" in command.plain and "encoder_weights" not in given:
         command = replace(command, overrides={**given, "encoder_weights": "random"})  # others come in their place
     parser = _parser(command, folder)
-    for entry_point in ("initialize", "run", "finalize"):
-        _evaluate(parser, entry_point)
+    try:
+        for entry_point in ("initialize", "run", "finalize"):
+            _evaluate(parser, entry_point)
+    except (KeyboardInterrupt, SystemExit) as error:
+        if entry_point != "initialize":  # else there is no trainer yet
+            error.add_note(str(parser.get_parsed_content("train#trainer").run_record.folder))
+        raise
     return Path(parser.get_parsed_content("train#trainer").run_record.folder)
 
 

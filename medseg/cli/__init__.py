@@ -15,6 +15,7 @@ import keyword
 import os
 import pkgutil
 import select
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -80,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_arguments(parser)
     options, more = parser.parse_known_args(given[1:])
     _read_settings(parser, options, more)
+    options.typed = given
     return _guarded(command, options, list(parser._option_string_actions))
 
 
@@ -146,9 +148,13 @@ def _guarded(command: Command, options: argparse.Namespace, own: Sequence[str]) 
         with speaking(getattr(options, "spelt", {}), own):
             status = command.run(options)
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        sys.stderr.write("medseg: interrupted\n")
+    except KeyboardInterrupt as error:
+        sys.stderr.write(f"medseg: interrupted{_way_on(options, error)}\n")
         return _INTERRUPTED
+    except SystemExit as error:  # asked to end by a signal, as a cluster does
+        if way := _way_on(options, error):
+            sys.stderr.write(f"medseg: ended{way}\n")
+        raise
     except BrokenPipeError:
         if not _reader_is_gone():
             raise  # some other pipe: not for us to hide
@@ -163,6 +169,13 @@ def _guarded(command: Command, options: argparse.Namespace, own: Sequence[str]) 
     finally:
         give_process_back()
     return status
+
+
+def _way_on(options: argparse.Namespace, error: BaseException) -> str:
+    """Return how a command goes on that was broken off: what it says of itself, or nothing."""
+    way: Callable[[argparse.Namespace, BaseException], Sequence[str] | None] | None = getattr(options, "goes_on", None)
+    words = None if way is None else way(options, error)
+    return "" if words is None else f"; go on with: medseg {shlex.join(words)}"
 
 
 def _reader_is_gone() -> bool:

@@ -14,8 +14,8 @@ from medseg.errors import MedsegError, shown
 
 __all__ = [
     "add_output", "add_outputs", "add_overlays", "add_plan", "add_plan_size", "add_scores", "add_settings",
-    "end_with_input", "give_process_back", "number_above_zero", "overrides_of", "own_process", "positive", "say",
-    "say_foreign", "scores_of", "setting", "write_json",
+    "end_with_input", "give_process_back", "number_above_zero", "overrides_of", "own_process", "positive", "same_again",
+    "say", "say_foreign", "scores_of", "setting", "write_json",
 ]  # fmt: skip
 
 _DIGITS = re.compile(r"^\d+(_\d+)+$")
@@ -173,6 +173,17 @@ def overrides_of(options: argparse.Namespace, **named: Any) -> dict[str, Any]:
             raise MedsegError(f"{key} is given twice, as {changes[key]!r} and {value!r}; give it once")
         changes[key] = value
     return changes
+
+
+def same_again(options: argparse.Namespace, error: BaseException) -> list[str] | None:
+    """Return how a command goes on that was broken off: as it was typed, once its folder is there.
+
+    Args:
+        options: parsed arguments with ``output``.
+        error: that broke it off.
+    """
+    output: Path | None = getattr(options, "output", None)
+    return list(options.typed) if output is not None and output.is_dir() else None
 
 
 def own_process(*, lean: bool = False) -> None:

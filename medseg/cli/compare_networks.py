@@ -15,6 +15,7 @@ from medseg.cli._arguments import (
     overrides_of,
     own_process,
     positive,
+    same_again,
     say,
 )
 from medseg.cli._executors import add_executor, executor_of, sharing_of
@@ -49,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-pictures", action="store_true", help="show no case in the report")
     parser.add_argument("--mixed", action="store_true", help="go on with trainings that other code began")
     add_settings(parser, "single keys of the configuration of all trainings, such as device=cpu")
-    parser.set_defaults(spelt={"fold_key": "--fold-key"})
+    parser.set_defaults(spelt={"fold_key": "--fold-key"}, goes_on=same_again)
 
 
 def run(options: argparse.Namespace) -> int:

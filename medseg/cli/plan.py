@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from medseg.cli._arguments import add_output, add_plan, number_above_zero, say
+from medseg.cli._arguments import add_output, add_plan, add_settings, number_above_zero, overrides_of, say
 from medseg.errors import shown
 
 __all__ = ["add_arguments", "run"]
@@ -21,21 +21,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_plan(parser)
     parser.add_argument("--minutes", type=number_above_zero, metavar="M", help="of the training (60)")
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU where there is one)")
-    parser.set_defaults(spelt={"device": "--device"})
+    add_settings(parser, "single keys that the plan keeps to, such as patch=[64,64]")
+    parser.set_defaults(spelt={"device": "--device", "max_minutes": "--minutes"})
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
+    changes = overrides_of(options, max_minutes=options.minutes)
     from medseg.bundle import library, networks
     from medseg.bundle.data import load_data
+    from medseg.studies.plan_and_train import refuse_keys
 
+    refuse_keys(changes)
     library.refuse_taken(options.output)
     data = load_data(options.data)
     if options.network is not None:
         networks.resolve(options.network)
     from medseg.data.check import check_datalist
     from medseg.studies import plan_bundle
-    from medseg.studies.plan import make_plan
 
     checked = check_datalist(data)  # as whatever is trained on the plan begins
     for finding in checked.warnings[:_SHOWN]:
@@ -43,12 +46,13 @@ def run(options: argparse.Namespace) -> int:
     if len(checked.warnings) > _SHOWN:
         say(f"warning: and {len(checked.warnings) - _SHOWN} more; `medseg check` lists them")
     checked.raise_for_errors()
-    plan = make_plan(
+    plan = plan_bundle.plan_for(
         data,
+        {key: value for key, value in changes.items() if key != "max_minutes"},
         network=options.network,
         dimensions=options.dimensions,
         memory=options.memory,
-        minutes=options.minutes,
+        minutes=changes.get("max_minutes"),
         device=options.device,
         say=say,
     )

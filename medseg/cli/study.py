@@ -7,7 +7,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medseg.cli._arguments import add_output, add_outputs, end_with_input, number_above_zero, own_process, say
+from medseg.cli._arguments import (
+    add_output,
+    add_outputs,
+    end_with_input,
+    number_above_zero,
+    own_process,
+    same_again,
+    say,
+)
 from medseg.cli._executors import add_executor, executor_of, sharing_of
 from medseg.errors import shown
 
@@ -28,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run_.add_argument("study", metavar="STUDY", help="YAML file, or a name of medseg study list")
     add_output(run_, "folder of the study, new or begun", required=True)
     run_.add_argument("--data", type=Path, metavar="DIR", help="folder of the datalist (default: what the study names)")
+    run_.set_defaults(goes_on=same_again)
     table = actions.add_parser("table", help="make the table from the cells that are there")
     table.add_argument("folder", type=Path, metavar="DIR", help="folder of a study")
     table.add_argument("--incomplete", action="store_true", help="though cells are missing; the table says which")

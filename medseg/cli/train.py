@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -45,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_plan(parser)
     add_overlays(parser)
     add_settings(parser, "single keys of the configuration, such as batch_size=4")
-    parser.set_defaults(spelt={**_SPELT, "dataset_dir": "--data"})
+    parser.set_defaults(spelt={**_SPELT, "dataset_dir": "--data"}, goes_on=_goes_on)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -111,6 +113,25 @@ def _without_bundle(options: argparse.Namespace, overrides: dict[str, Any]) -> i
     lines = [f"{name}: {shown(place)}\n" for name, place in places.items()]
     sys.stdout.writelines([f"{tables}\n\n", *lines])
     return 0
+
+
+def _goes_on(options: argparse.Namespace, error: BaseException) -> list[str] | None:
+    """Return the words that go on with a training that was broken off; ``None`` where none had begun."""
+    begun = [Path(note) for note in getattr(error, "__notes__", ()) if Path(note).is_dir()]  # see workflow.train
+    output = options.resume or options.output
+    if output is not None and (output / "plan" / "configs").is_dir():
+        begun = [output]
+    elif begun and options.data is None:
+        begun = [begun[0].parent]  # that of the plan
+    if not begun:
+        return None
+    named = {"--data": options.data, "--fold": options.fold, "--minutes": options.minutes}
+    words = ["train", options.bundle]
+    for option, value in named.items():
+        words += [] if value is None else [option, f"{value:g}" if isinstance(value, float) else str(value)]
+    words += ["--with", *options.overlays] if options.overlays else []
+    words += ["--resume", os.path.relpath(begun[0]) if output is None else str(begun[0])]
+    return [*words, *(f"{key}={json.dumps(value)}" for key, value in options.settings if key != "output_dir")]
 
 
 def _fold(text: str) -> int | str:

@@ -24,6 +24,7 @@ _NOTE = (
     f"{_GAIN}: image by image; 95 % interval: BCa bootstrap, {RESAMPLES:,} draws of groups (of images where none is "
     f"known), none of fewer than {LEAST_GROUPS}"
 )
+_LEFT_OUT = "images that one lacks"
 _SAME = ("fingerprint", "split", "fold_key", "fold")  # what makes two evaluations comparable
 
 
@@ -133,7 +134,8 @@ def rows_of(methods: Sequence[Method]) -> list[dict[str, Any]]:
 
     Scores are pooled over all pixels unless their column says that they are means over the cases. With instance scores,
     rows after the first say by how much their average precision of an image is above the first one's, with the 95 %
-    interval that a study has too, see `medseg.studies.paired_tests.compare`.
+    interval that a study has too, see `medseg.studies.paired_tests.compare`, and how many images only one of the two
+    has an average precision of, where there are some.
 
     Raises:
         ComparisonError: if two methods have scores of other numbers of images.
@@ -189,7 +191,8 @@ def _gain(method: Method, first: str, base: Sequence[float], values: Sequence[fl
         )
     pair = compare(np.asarray(base, np.float64), np.asarray(values, np.float64), groups)
     low, high = pair.interval or (None, None)
-    return {_GAIN: pair.difference, "at least (95 %)": low, "at most (95 %)": high}
+    found = {_GAIN: pair.difference, "at least (95 %)": low, "at most (95 %)": high}
+    return found | ({_LEFT_OUT: pair.left_out} if pair.left_out else {})
 
 
 def table_of(rows: Sequence[Mapping[str, Any]], *, digits: int = 3) -> Table:

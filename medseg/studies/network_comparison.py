@@ -24,7 +24,7 @@ from medseg.runs.lock import FolderLock
 from medseg.runs.paths import resolve_path
 from medseg.runs.processes import pick_device
 from medseg.runs.run_folder import RunFolder
-from medseg.studies import plan_bundle, plan_network, plan_rules
+from medseg.studies import plan_asked, plan_bundle, plan_network, plan_rules
 from medseg.studies.executors import CellsError, Executor, here
 from medseg.studies.halving import LEAST, Budget, Stage, choose, holds, kept, stages
 from medseg.studies.network_data import own_data
@@ -32,7 +32,7 @@ from medseg.studies.network_page import write_report
 from medseg.studies.network_ranking import places
 from medseg.studies.network_record import RECORD, SPENT, Asked, Record, Spent
 from medseg.studies.network_result import RESULTS, VALIDATION, Compared
-from medseg.studies.plan import Plan, make_plan
+from medseg.studies.plan import Plan
 from medseg.studies.plan_and_train import ELSEWHERE, KEYS
 from medseg.studies.study import OWN, Study, StudyRow
 from medseg.studies.study_run import run_study
@@ -117,6 +117,8 @@ def _refuse(asked: Asked, folder: Path) -> None:
         raise MedsegError(f"{asked.networks[0]} alone cannot be compared; name two networks or more, or none")
     takes = [key for key in KEYS if key not in OWN]
     refuse_unread("compare-networks", [key.split("#")[0] for key in asked.settings], takes, ELSEWHERE)
+    for name in asked.networks or NETWORKS:
+        plan_asked.Asked.of(asked.settings, name)
     if folder.exists() and not folder.is_dir():
         raise MedsegError(f"{shown(folder)} is a file; name a folder for the comparison")
     begun = any((folder / name).is_file() for name in (RECORD, SPENT))
@@ -216,9 +218,11 @@ class _Comparison:
         target = self._planned(name)
         shutil.rmtree(target, ignore_errors=True)  # planned by a process that was killed before it said so
         try:
-            plan = make_plan(
-                self.data, network=name, dimensions=self.asked.dimensions, memory=self.record.memory / 2**30,
-                minutes=minutes, device=self.asked.settings.get("device"), say=self.say,
+            plan = plan_bundle.plan_for(
+                self.data, self.asked.settings, network=name, dimensions=self.asked.dimensions,
+                memory=self.record.memory / 2**30, minutes=minutes, device=self.asked.settings.get("device"),
+                say=self.say,
+                run={**self.asked.settings, "fold": self.record.folds[0], "fold_key": self.asked.fold_key},
             )  # fmt: skip
         except MedsegError as error:
             self.record.failed[name] = str(error)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.errors import counted
 from medseg.metrics.intervals import LEVEL, ClusterBootstrap, Interval
 from medseg.reports.score_tables import heading, mean_text
 from medseg.reports.tables import Cell, Table
@@ -35,6 +36,7 @@ class Place:
         mean: over the cases of the mean over the classes; NaN where no case has one.
         interval: of the mean.
         ranks: 95 % interval of the rank; ``None`` for too few groups.
+        left_out: cases that do not count for ``ranks``, since some of the networks have no value of them.
     """
 
     rank: int
@@ -42,6 +44,7 @@ class Place:
     mean: float
     interval: Interval | None = None
     ranks: tuple[int, int] | None = None
+    left_out: int = 0
 
 
 def places(table: StudyTable, column: str = "dice") -> list[Place]:
@@ -59,11 +62,13 @@ def places(table: StudyTable, column: str = "dice") -> list[Place]:
     values = np.stack([scores.of_cases(row, column, MEAN) for row in scores.rows], axis=1)
     means = [float(np.nanmean(each)) if (~np.isnan(each)).any() else math.nan for each in values.T]
     drawn = _ranks_of_draws(scores, values)
+    missing = np.isnan(values)
+    left_out = int((missing.any(axis=1) & ~missing.all(axis=1)).sum())
     found = []
     for number, row in enumerate(scores.rows):
         rank = 1 + sum(other > means[number] or math.isnan(means[number]) > math.isnan(other) for other in means)
         ranks = None if drawn is None else (int(drawn[0][number]), int(drawn[1][number]))
-        found.append(Place(rank, row, means[number], table.interval(row, column, MEAN), ranks))
+        found.append(Place(rank, row, means[number], table.interval(row, column, MEAN), ranks, left_out))
     return sorted(found, key=lambda place: place.rank)
 
 
@@ -105,9 +110,15 @@ def verdict(table: StudyTable, found: Sequence[Place], column: str = "dice") -> 
     if interval is not None and sign < 0:
         interval = (0.0 - interval[1], 0.0 - interval[0])
     lead = f"Its lead over {second.network}, {mean_text(sign * pair.difference + 0.0, interval)}"
+    if pair.left_out:
+        lead += (
+            f" (of {counted(pair.cases, 'case')}; {pair.left_out} that one of the two has no {name} of are left out)"
+        )
     if pair.holds:
         return f"{said} {lead}, holds ({_p(pair.corrected)})."
     why = f"{_p(pair.corrected)}, but its interval, which draws whole groups, reaches 0"
+    if interval is not None and interval[0] * interval[1] > 0:
+        why = f"{_p(pair.corrected)}, but by their ranks most groups say the opposite of the mean"
     if interval is None:
         why = "there are too few groups for an interval"
     elif not pair.corrected < 1 - LEVEL:
@@ -150,6 +161,10 @@ def ranking(
             rows.append({"rank": rank, "network": each.network, name: score, "from": trained})
     rows += [{"rank": None, "network": network, name: None, "from": why} for network, why in failed]
     notes = [NOTE] if any(place.ranks is not None for place in found) else []
+    if notes and found[0].left_out:
+        notes.append(
+            f"ranks leave out {counted(found[0].left_out, 'case')} that some network has no {heading(column)} of"
+        )
     if out:
         notes.append("who went out in a rung has the score of that rung, which that of no other length compares with")
     return Table.of(rows, title="ranking", notes=notes)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from medseg.errors import MedsegError
 from medseg.metrics.intervals import LEVEL, ClusterBootstrap, Interval
 
-__all__ = ["Pair", "compare", "holm", "least", "signed_rank"]
+__all__ = ["Pair", "compare", "holm", "least", "signed_rank", "signed_rank_side"]
 
 Values = NDArray[np.float64]
 
@@ -31,6 +31,8 @@ class Pair:
         interval: of it, clustered by group; ``None`` for too few groups.
         p: of the signed-rank test on the groups' means, two-sided, by itself.
         corrected: the same after `holm`.
+        side: where the test finds the second: above the first (1), below (-1), or neither (0).
+        left_out: cases of which one method has a value and the other has none, so that they do not count.
     """
 
     cases: int
@@ -38,14 +40,19 @@ class Pair:
     interval: Interval | None
     p: float
     corrected: float = float("nan")
+    side: int = 0
+    left_out: int = 0
 
     @property
     def holds(self) -> bool:
-        """Whether the difference holds: by the corrected test, and by the interval, which knows the groups."""
+        """Whether the difference holds: by the corrected test and by the interval of the mean, on the same side.
+
+        A method that gains a little on most cases and fails on a few is above by its ranks and below by its mean.
+        """
         if self.interval is None or not self.corrected < 1 - LEVEL:
             return False
         low, high = self.interval
-        return low > 0 or high < 0
+        return (low > 0 and self.side > 0) or (high < 0 and self.side < 0)
 
 
 def signed_rank(differences: Sequence[float] | Values) -> float:
@@ -65,6 +72,19 @@ def signed_rank(differences: Sequence[float] | Values) -> float:
     values = np.asarray(differences, dtype=np.float64)
     values = values[values != 0]
     return float(wilcoxon(values).pvalue) if len(values) else 1.0
+
+
+def signed_rank_side(differences: Sequence[float] | Values) -> int:
+    """Return the sign of what `signed_rank` finds: of the ranks of the positive less those of the negative.
+
+    Args:
+        differences: as there.
+    """
+    from scipy.stats import rankdata
+
+    values = np.asarray(differences, dtype=np.float64)
+    values = values[values != 0]
+    return int(np.sign((rankdata(np.abs(values)) * np.sign(values)).sum())) if len(values) else 0
 
 
 def least(number: int) -> float:
@@ -102,7 +122,7 @@ def compare(first: Values, second: Values, groups: Sequence[str]) -> Pair:
     """Compare two methods on the cases that both have a value of.
 
     Args:
-        first: of each case; NaN is not counted.
+        first: of each case; NaN where there is none, and what one alone has is counted as left out.
         second: of the same cases.
         groups: of each case, see `ClusterBootstrap`.
 
@@ -111,8 +131,11 @@ def compare(first: Values, second: Values, groups: Sequence[str]) -> Pair:
     """
     differences = second - first
     there = ~np.isnan(differences)
+    left_out = int((np.isnan(first) != np.isnan(second)).sum())
     if not there.any():
-        return Pair(0, float("nan"), None, float("nan"))
+        return Pair(0, float("nan"), None, float("nan"), left_out=left_out)
     kept = [group for group, counts in zip(groups, there, strict=True) if counts]
     clusters, found = ClusterBootstrap(kept), differences[there]
-    return Pair(len(found), float(found.mean()), clusters.bca(found), signed_rank(clusters.means(found)))
+    means = clusters.means(found)
+    side = signed_rank_side(means)
+    return Pair(len(found), float(found.mean()), clusters.bca(found), signed_rank(means), side=side, left_out=left_out)

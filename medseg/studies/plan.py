@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from medseg.studies import plan_doubts, plan_network, plan_rules
 from medseg.studies.plan_asked import Asked
 from medseg.studies.plan_network import Candidate, Limits, Measured
 from medseg.studies.plan_rules import Chosen, PlanError
+from medseg.transforms.postprocess import Postprocess
 
 __all__ = ["DEFAULT_NETWORK", "MINUTES", "Plan", "make_plan"]
 
@@ -45,6 +46,7 @@ class Plan:
         inference: how whole images are predicted, by key of ``inference``.
         train: options and components of the training, by key of ``train``.
         scores: further scores of an evaluation, by name.
+        postprocess: of masks, by class.
         measured: what the network costs on the device.
         device: where that was measured.
         minutes: that the training is planned for.
@@ -55,7 +57,8 @@ class Plan:
     input: Mapping[str, Chosen]
     inference: Mapping[str, Chosen]
     train: Mapping[str, Chosen]
-    scores: Mapping[str, Mapping[str, Any]]
+    scores: Mapping[str, Any]
+    postprocess: Mapping[str, Any]
     measured: Measured
     device: str
     minutes: float
@@ -92,7 +95,7 @@ def make_plan(
         memory: that a training step may take, in GiB; by default a share of what is free.
         minutes: of the training; 60 by default.
         device: ``"cpu"``, ``"cuda:0"``; by default a GPU where there is one.
-        asked: what of the training is settled already.
+        asked: what of the plan is settled already.
         accept: called with the plan as it may be before the device is measured; may refuse it.
         say: called with a line while networks are measured, and for each doubt.
 
@@ -106,20 +109,22 @@ def make_plan(
         found = fingerprint(data, progress=update)
     axes = int(plan_rules.dimensions(found, dimensions).value)
     kept.refuse_axes(axes)
+    Postprocess({name: each.value for name, each in kept.over("postprocess", {}).items()}, data.class_names)
     if all(share == 0 for index, share in enumerate(found.class_shares()) if index != found.background):
         raise PlanError(f"{data.path}: no label holds anything but {found.classes[0]}; there is nothing to learn")
-    seen = plan_rules.plane(found, axes)
-    fed = _fed(found, seen)
+    seen = kept.plane(plan_rules.plane(found, axes))
+    fed = kept.over("input", _fed(found, seen))
     channels = {"rgb": 3, "grey": 1}.get(str(fed["colour"].value), found.channels)
     target = fed["spacing"].value
-    edges = plan_rules.across([float(edge) for edge in plan_rules.resampled(found, target)], seen)
+    resized = fed["size"].value if "size" in fed else None
+    edges = [float(edge) for edge in resized or plan_rules.across(list(plan_rules.resampled(found, target)), seen)]
     target = target and plan_rules.across(target, seen)
     limit, wanted = plan_network.memory_limit(memory, place), MINUTES if minutes is None else minutes
     needed = plan_network.wanted_steps(len(found.classes))
     limits = Limits(channels, len(found.classes), wanted, int(limit.value), place, needed, progress=say)
 
     def planned(measured: Measured) -> Plan:
-        return _plan(data, found, fed, measured, limits, limit.why)
+        return _kept(_plan(data, found, fed, measured, limits, limit.why, kept.value("train", "iterations")), kept)
 
     tried = plan_network.candidates(name, kept.patch or plan_rules.full_patch(edges, axes), edges, target)
     measured = plan_network.choose(
@@ -143,8 +148,26 @@ def _fed(found: Fingerprint, seen: Chosen | None) -> dict[str, Chosen]:
     }
 
 
+def _kept(plan: Plan, asked: Asked) -> Plan:
+    """Return a plan with what was asked for in its place."""
+    scores = asked.over("scores", {name: Chosen(options, "") for name, options in plan.scores.items()})
+    return replace(
+        plan,
+        inference=asked.over("inference", plan.inference),
+        train=asked.over("train", plan.train),
+        scores={name: chosen.value for name, chosen in scores.items()},
+        postprocess={name: chosen.value for name, chosen in asked.over("postprocess", {}).items()},
+    )
+
+
 def _plan(
-    data: Datalist, found: Fingerprint, fed: Mapping[str, Chosen], measured: Measured, limits: Limits, why: str
+    data: Datalist,
+    found: Fingerprint,
+    fed: Mapping[str, Chosen],
+    measured: Measured,
+    limits: Limits,
+    why: str,
+    iterations: int | None,
 ) -> Plan:
     """Return the plan of what was measured."""
     seen, wanted, place = fed.get("plane"), limits.minutes, limits.device
@@ -162,17 +185,17 @@ def _plan(
     made_for = Chosen(found.data, "other data are refused: null where images of the same kind are meant")
     train = {
         "planned_for": made_for,
-        **_schedule(steps, wanted),
+        **_schedule(steps, wanted, iterations),
         **_samples(found, measured, seen),
         **_loading(place),
         **_learning(data, measured.candidate),
     }
     scores = {"distances": {"tolerance": 1.0}} if found.spacings is not None and found.dimensions == 3 else {}
-    return Plan(found, chosen, fed, inference, train, scores, measured, str(place), wanted)
+    return Plan(found, chosen, fed, inference, train, scores, {}, measured, str(place), wanted)
 
 
-def _schedule(steps: int, minutes: float) -> dict[str, Chosen]:
-    iterations = max(10, steps // _RECORDS)
+def _schedule(steps: int, minutes: float, asked: int | None = None) -> dict[str, Chosen]:
+    iterations = asked or max(10, steps // _RECORDS)
     epochs = max(1, math.ceil(steps * _SPARE / iterations))
     decay = min(0.999, max(0.9, round(1 - 20 / max(steps, 1), 4)))
     return {

@@ -13,14 +13,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from medseg.atomic import atomic_write
 from medseg.bundle import library, networks, workflow
 from medseg.bundle.data import load_data, split
 from medseg.bundle.early import refuse_unread
-from medseg.bundle.options import Options
+from medseg.bundle.options import OF_A_RUN, Options
 from medseg.bundle.ready import refuse_unlabelled
 from medseg.bundle.source import read_source
 from medseg.caller import spelt
@@ -36,7 +35,17 @@ if TYPE_CHECKING:
     from medseg.metrics.intervals import Interval
     from medseg.studies.baseline import Baseline
 
-__all__ = ["BASELINE", "ELSEWHERE", "KEYS", "Trained", "data_of", "new_folder", "plan_and_train", "resume_planned"]
+__all__ = [
+    "BASELINE",
+    "ELSEWHERE",
+    "KEYS",
+    "Trained",
+    "data_of",
+    "new_folder",
+    "plan_and_train",
+    "refuse_keys",
+    "resume_planned",
+]
 
 BASELINE = "baseline.json"
 KEYS = (*Options.names(), "model", "network_def", "loss", "optimizer", "augmentation", "handlers", "device")
@@ -102,6 +111,21 @@ class Trained:
         return {**self.baseline.scores, **held}
 
 
+def refuse_keys(changes: Mapping[str, Any]) -> None:
+    """Refuse keys that no plan holds.
+
+    Args:
+        changes: that a plan, which no training follows at once, is to keep to.
+
+    Raises:
+        MedsegError: naming the key, and where it is given.
+    """
+    for key in changes:
+        if key.split("#")[0] in OF_A_RUN or key == "network_def#seed":
+            raise MedsegError(f"{spelt(key)} is of a training, not of a plan; give it to `medseg train BUNDLE`")
+    refuse_unread("plan", [key.split("#")[0] for key in changes], KEYS)
+
+
 def new_folder(data: str | os.PathLike[str]) -> Path:
     """Return a folder of its own below ``runs``, named after the data and the time."""
     path = Path(os.path.abspath(data))
@@ -147,10 +171,10 @@ def plan_and_train(
         from medseg.studies.plan import DEFAULT_NETWORK  # and PyTorch, for which the mistakes above do not wait
         from medseg.studies.plan_asked import Asked
 
-        asked = Asked.of(changes, network or DEFAULT_NETWORK)
+        Asked.of(changes, network or DEFAULT_NETWORK)
         minutes = changes.pop("max_minutes", minutes)
         check_datalist(datalist).raise_for_errors()
-        wanted = {"network": network, "dimensions": dimensions, "memory": memory, "minutes": minutes, "asked": asked}
+        wanted = {"network": network, "dimensions": dimensions, "memory": memory, "minutes": minutes}
         run = _planned_run(datalist, folder, wanted, changes, say)
     return _finished(folder / "plan", run, datalist, parts)
 
@@ -164,22 +188,13 @@ def _planned_run(
 ) -> Path:
     """Plan and train; what the training would refuse is refused before the device is measured."""
     from medseg.studies import plan_bundle
-    from medseg.studies.plan import Plan, make_plan
 
-    changes = {"output_dir": str(folder / "run"), "run_name": folder.name, **changes}
-
-    def accept(expected: Plan) -> None:
-        with TemporaryDirectory() as temporary:
-            sketch = Path(temporary) / "plan"
-            sketch.mkdir()
-            plan_bundle.write_configuration(expected, data, sketch, plan_bundle.name_of(expected, data))
-            workflow.refuse(sketch, data=data.path, overrides=changes)
-
-    plan = make_plan(data, device=changes.get("device"), accept=accept, say=say, **wanted)
+    told = {"output_dir": str(folder / "run"), "run_name": folder.name, **changes}
+    plan = plan_bundle.plan_for(data, changes, run=told, device=changes.get("device"), say=say, **wanted)
     # its folder is any plan's
     planned = plan_bundle.write(plan, data, folder / "plan", plan_bundle.name_of(plan, data))
     say(f"planned: {plan.network.value['name']}, {plan.network.why}; see {planned / 'docs' / 'README.md'}")
-    return workflow.train(planned, data=data.path, overrides=changes)
+    return workflow.train(planned, data=data.path, overrides=told)
 
 
 @contextmanager

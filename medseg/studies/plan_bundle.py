@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from medseg.atomic import atomic_folder, atomic_write
-from medseg.bundle import generate, library
+from medseg.bundle import generate, library, workflow
 from medseg.bundle.networks import resolve
 from medseg.data.datalist import Datalist
 from medseg.data.fingerprint import Fingerprint
@@ -16,19 +18,24 @@ from medseg.errors import counted, shown
 from medseg.reports.tables import Table
 from medseg.studies import fingerprint_page
 from medseg.studies.plan import Plan
+from medseg.studies.plan_asked import Asked
 from medseg.studies.plan_rules import Chosen
 
-__all__ = ["lines", "name_of", "text", "values_table", "write", "write_configuration"]
+__all__ = ["ASKED", "lines", "name_of", "plan_for", "text", "values_table", "write", "write_configuration"]
 
 _HEAD = """\
 # Planned by `medseg plan` for {name} ({number}). Each value says why it is so; change what you know
 # better, then write MONAI's files anew: medseg bundle build FOLDER
 """
 
+ASKED = "docs/asked.json"
+"""What a plan was to keep to, where that may change."""
 _UNKNOWN = "not stated"
 
 
-def write(plan: Plan, data: Datalist, folder: Path, name: str | None = None) -> Path:
+def write(
+    plan: Plan, data: Datalist, folder: Path, name: str | None = None, *, asked: Mapping[str, Any] | None = None
+) -> Path:
     """Write a plan as a bundle that is there whole or not at all, whenever the process is killed.
 
     Args:
@@ -36,6 +43,7 @@ def write(plan: Plan, data: Datalist, folder: Path, name: str | None = None) -> 
         data: the datalist that it was made for.
         folder: new folder of the bundle.
         name: of the model; ``None`` for the folder's.
+        asked: what the plan was to keep to, which is written beside it where it may be asked for again.
 
     Returns:
         The folder.
@@ -48,6 +56,9 @@ def write(plan: Plan, data: Datalist, folder: Path, name: str | None = None) -> 
         (begun / "docs").mkdir()
         with atomic_write(begun / "docs" / "README.md") as temporary:
             temporary.write_text(_page(plan, data), encoding="utf-8")
+        if asked is not None:
+            with atomic_write(begun / ASKED) as temporary:
+                temporary.write_text(json.dumps(asked), encoding="utf-8")
         fingerprint_page.write(plan.found, begun / "docs")
         write_configuration(plan, data, begun, name)
         library.remember(begun)
@@ -66,6 +77,44 @@ def write_configuration(plan: Plan, data: Datalist, folder: Path, name: str | No
     with atomic_write(folder / "bundle.yaml") as temporary:
         temporary.write_text(text(plan, data, name), encoding="utf-8")
     generate.build(folder)
+
+
+def plan_for(
+    data: Datalist,
+    changes: Mapping[str, Any],
+    *,
+    network: str | None = None,
+    run: Mapping[str, Any] | None = None,
+    **wanted: Any,
+) -> Plan:
+    """Plan with single keys of the configuration settled; what a training would refuse is refused before measuring.
+
+    Args:
+        data: the datalist.
+        changes: values by key, see `Asked.of`.
+        network: see `make_plan`.
+        run: what the training will be told, ``changes`` among it, to be refused as it would be; ``None`` where it is
+            not known.
+        wanted: see `make_plan`.
+
+    Raises:
+        MedsegError: naming the key that no plan or no training can keep to.
+    """
+    from medseg.studies import plan
+
+    told = {**changes, "fold": "all"} if run is None and changes else run
+
+    def accept(expected: Plan) -> None:
+        if told is None:
+            return
+        with TemporaryDirectory() as temporary:
+            sketch = Path(temporary) / "plan"
+            sketch.mkdir()
+            write_configuration(expected, data, sketch, name_of(expected, data))
+            workflow.refuse(sketch, data=data.path, overrides=told)
+
+    asked = Asked.of(changes, network or plan.DEFAULT_NETWORK)
+    return plan.make_plan(data, network=network, asked=asked, accept=accept, **wanted)
 
 
 def name_of(plan: Plan, data: Datalist) -> str:
@@ -98,6 +147,8 @@ def text(plan: Plan, data: Datalist, name: str | None = None) -> str:
     lines += [f"# {_comment(plan.network.why)}\n", _line("network", plan.network.value)]
     if plan.scores:
         lines += ["# surfaces in mm; the tolerance is of NSD\n", _line("scores", plan.scores)]
+    if plan.postprocess:
+        lines.append(_line("postprocess", plan.postprocess))
     for section, values in (("input", plan.input), ("inference", plan.inference), ("train", plan.train)):
         lines.append(f"{section}:\n")
         lines += list(_section(values))

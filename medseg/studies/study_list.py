@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from medseg.bundle import library, networks
 from medseg.bundle.source import Source, read_source
@@ -17,8 +19,9 @@ from medseg.studies import complexity
 from medseg.studies.paper_figures import Row
 from medseg.studies.study import Study, StudyError, StudyRow, read_study, shipped
 
-__all__ = ["Recipe", "list_studies", "recipe"]
+__all__ = ["Recipe", "list_studies", "measured_row", "recipe"]
 
+_CPU_IMAGES, _CPU_PIXELS = 2, 2**19  # least images and most pixels of a step that is measured on a CPU
 _SIZE = 256  # edge in pixels of an image whose size neither bundle nor study names
 _PLACES = ("name", "spatial_dims", "in_channels", "out_channels", "seed")  # of a network, that `Row` has of its own
 
@@ -71,18 +74,31 @@ def recipe(study: Study, row: StudyRow) -> Recipe | None:
             raise StudyError(f"{row.name}: overlay {name} is a file of its own; its steps cannot be told beforehand")
         changes |= source.overlays[name]
     changes |= row.settings
-    options = {**source.options(), **{key: value for key, value in changes.items() if "#" not in key}}
-    described = {key.split("#", 1)[1]: value for key, value in changes.items() if key.startswith("network_def#")}
-    network = {**source.description.network, **described}
-    name = str(network["name"])
-    built = networks.resolve(name)
-    arguments = {key: value for key, value in network.items() if key not in _PLACES and _is_plain(value)}
-    measured = Row(
-        row.name, f"{built.__module__}.{built.__qualname__}", _channels(source, network), int(network["out_channels"]),
-        _size(source, options, changes, int(network["spatial_dims"])), arguments,
-    )  # fmt: skip
+    measured, options = measured_row(row.name, source, changes), _options(source, changes)
     epochs = study.epochs or int(options["max_epochs"])
     return Recipe(measured, int(options["batch_size"]), epochs, options["iterations"])
+
+
+def measured_row(name: str, source: Source, changes: Mapping[str, Any]) -> Row:
+    """Return network and image of a bundle's training, as `medseg.studies.complexity` measures it.
+
+    Args:
+        name: of the row.
+        source: the bundle.
+        changes: of overlays and settings.
+    """
+    described = {key.split("#", 1)[1]: value for key, value in changes.items() if key.startswith("network_def#")}
+    network = {**source.description.network, **described}
+    built = networks.resolve(str(network["name"]))
+    arguments = {key: value for key, value in network.items() if key not in _PLACES and _is_plain(value)}
+    return Row(
+        name, f"{built.__module__}.{built.__qualname__}", _channels(source, network), int(network["out_channels"]),
+        _size(source, _options(source, changes), changes, int(network["spatial_dims"])), arguments,
+    )  # fmt: skip
+
+
+def _options(source: Source, changes: Mapping[str, Any]) -> dict[str, Any]:
+    return {**source.options(), **{key: value for key, value in changes.items() if "#" not in key}}
 
 
 def _is_plain(value: Any) -> bool:
@@ -122,6 +138,7 @@ def list_studies(
     """
     rows: list[dict[str, Cell]] = []
     notes: list[str] = []
+    paces = _Paces(say)
     for name in names or shipped():
         study = read_study(name, data)
         found = study.load() if study.data else None
@@ -131,13 +148,14 @@ def list_studies(
         if study.minutes is not None:
             line["hours"] = cells * study.minutes / 60
         elif measured:
-            line["hours"], doubts = _hours(study, found, cells, say)
+            line["hours"], doubts = _hours(study, found, cells, paces)
             notes += doubts
         rows.append(line | {"data": found.name if found else _source_of(study), "title": study.title})
     if not measured:
         notes.append("hours of schedules in epochs: --measure")
     else:
         notes.append("hours: the steps of all trainings, one after the other, by a step measured on this device")
+        notes += paces.notes
     notes.append(
         "loading, validations and scoring come on top of the hours; where folds are not known, cells are of one"
     )
@@ -158,9 +176,7 @@ def _budget(study: Study) -> str:
     return f"{' or '.join(map(str, sorted(epochs)))} epochs, the bundle's"
 
 
-def _hours(
-    study: Study, data: Datalist | None, cells: int, say: Callable[[str], None]
-) -> tuple[float | None, list[str]]:
+def _hours(study: Study, data: Datalist | None, cells: int, paces: _Paces) -> tuple[float | None, list[str]]:
     """Return the hours of all cells, and why there are none."""
     images = study.images if data is None else _trained_on(study, data)
     if images is None:
@@ -170,12 +186,52 @@ def _hours(
         found = recipe(study, row)
         if found is None:
             return None, [f"{study.name}: row {row.name} is planned when the study begins; give it minutes"]
-        say(f"measuring {study.name}, {row.name}")
-        (result,) = complexity.measure([found.row], ["throughput"], batch_size=found.batch)["rows"]
-        if result["throughput"] is None:
-            return None, [f"{study.name}, {row.name}: {shown(result['errors']['throughput'])}"]
-        total += found.seconds(images, result["throughput"]["training"])
+        pace = paces.of(found, f"{study.name}, {row.name}")
+        if isinstance(pace, str):
+            return None, [f"{study.name}, {row.name}: {shown(pace)}"]
+        total += found.seconds(images, pace)
     return math.ceil(total / 360 * cells / len(study.rows)) / 10, []
+
+
+class _Paces:
+    """Images that are trained in a second, measured once for all rows with the same network, image and batch.
+
+    On a CPU a step has fewer images where they are large, since it takes as long for each of a few as of many: those of
+    the scenes' batches take minutes, and more memory than such a machine has.
+
+    Args:
+        say: called with a line of news.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._known: dict[str, float | str] = {}
+        self.notes: list[str] = []
+        self._cpu = not torch.cuda.is_available()
+
+    def of(self, found: Recipe, name: str) -> float | str:
+        """Return the images a second, or why there are none.
+
+        Args:
+            found: what is trained.
+            name: of the row, for the news.
+        """
+        batch, row = found.batch, replace(found.row, name="", source="")
+        if self._cpu:
+            batch = min(batch, max(_CPU_IMAGES, _CPU_PIXELS // math.prod(row.size)))
+        key = f"{row} {batch}"
+        if key not in self._known:
+            fewer = f" by {batch} of its {found.batch} images a step" if batch < found.batch else ""
+            self._say(f"measuring {name}{fewer}")
+            (result,) = complexity.measure([row], ["throughput"], batch_size=batch)["rows"]
+            held = result["throughput"]
+            self._known[key] = result["errors"]["throughput"] if held is None else held["training"]
+        if batch < found.batch and not self.notes:
+            self.notes.append(
+                f"where a step has more than {_CPU_PIXELS:,} pixels, one of fewer images ({_CPU_IMAGES} at least) was "
+                "measured on this CPU; whether a whole step fits in its memory was not tried"
+            )
+        return self._known[key]
 
 
 def _trained_on(study: Study, data: Datalist) -> int:

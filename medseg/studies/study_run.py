@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -22,12 +23,14 @@ from medseg.data.datalist import Datalist
 from medseg.errors import counted, few, shown
 from medseg.metrics.score_board import ScoreBoard
 from medseg.resources import BUNDLE_FILE
+from medseg.runs.identity import differences
 from medseg.runs.lock import FolderLock
 from medseg.runs.paths import resolve_path
 from medseg.runs.processes import pick_device
+from medseg.runs.run_folder import to_plain
 from medseg.runs.tracking import MLflowTracker, import_run
 from medseg.studies.executors import Executor, all_done, here
-from medseg.studies.study import Cell, Study, StudyError, read_study
+from medseg.studies.study import Cell, Study, StudyError, StudyRow, read_study
 from medseg.studies.study_cell import STUDY, Made, Places, identity, read_made
 from medseg.studies.study_pictures import PICTURES, curves_of
 from medseg.studies.study_scores import collect, footnotes, torn
@@ -164,21 +167,51 @@ def _write_study(places: Places, study: Study) -> None:
 
 def _plan(places: Places, study: Study, data: Datalist, sharing: Callable[[Mapping[str, Any]], int], say: Say) -> None:
     """Plan a bundle for each row that asks for one; each once, whole or not at all, for the share that a cell gets."""
-    for row in study.rows:
-        target = places.folder / "plans" / row.slug
-        if not row.plan or target.is_dir():
-            continue
-        from medseg.studies import plan, plan_bundle, plan_network
+    rows = [row for row in study.rows if row.plan]
+    if not rows:
+        return
+    from medseg.studies import plan, plan_bundle, plan_network
+    from medseg.studies.plan_asked import Asked
 
+    for row in rows:
+        Asked.of(row.settings, row.plan)  # of every row before the first is measured
+    for row in rows:
+        target, wanted = places.folder / "plans" / row.slug, to_plain({**row.definition(), "minutes": study.minutes})
+        if _is_planned(places, row, target / plan_bundle.ASKED, wanted):
+            continue
         device, shared, memory = row.settings.get("device"), sharing(row.settings), row.memory
         if memory is None and shared > 1:
             memory = plan_network.memory_limit(None, pick_device(device)).value / shared / 2**30
         minutes = (plan.MINUTES if study.minutes is None else study.minutes) / shared
-        made = plan.make_plan(
-            data, network=row.plan, dimensions=row.dimensions, memory=memory, minutes=minutes, device=device, say=say
-        )
-        plan_bundle.write(made, data, target)
+        told = {**row.settings, "fold": study.folds_of(data)[0], "fold_key": study.fold_key}
+        made = plan_bundle.plan_for(
+            data, row.settings, run=told, network=row.plan, dimensions=row.dimensions, memory=memory, minutes=minutes,
+            device=device, say=say,
+        )  # fmt: skip
+        plan_bundle.write(made, data, target, asked=wanted)
         say(f"{row.name}: planned, see {shown(target / 'docs' / 'README.md')}")
+
+
+def _is_planned(places: Places, row: StudyRow, record: Path, wanted: Mapping[str, Any]) -> bool:
+    """Return whether a row's plan is there; one that was made for something else is removed while no cell rests on it.
+
+    Raises:
+        StudyError: naming what is different, if cells were made by it.
+    """
+    target = record.parents[1]
+    if not target.is_dir():
+        return False
+    if not record.is_file():  # of a study that was begun before plans said so
+        return True
+    different = differences(json.loads(record.read_text(encoding="utf-8")), wanted)
+    if different and any(places.folder.glob(f"cells/{row.slug}-*")):
+        raise StudyError(
+            f"{shown(target)} was planned otherwise: {'; '.join(different)}; give what the study began with, or a new "
+            "folder with -o"
+        )
+    if different:
+        shutil.rmtree(target)
+    return not different
 
 
 def _refuse(places: Places, study: Study, data: Datalist, cells: Sequence[Cell]) -> None:

@@ -1,8 +1,8 @@
 """The table of a study: mean, interval and spread of each row, by class, and the paired tests between the rows.
 
 Bold stands only where a row is better than every other one and each of those differences holds: by Wilcoxon's
-signed-rank test on the groups' means, corrected after Holm for all tests of the table, and by the interval of the
-difference, which draws whole groups.
+signed-rank test on the groups' means, corrected after Holm for all tests of the table, and on the same side by the
+interval of the difference, which draws whole groups.
 """
 
 from __future__ import annotations
@@ -39,6 +39,10 @@ __all__ = ["FILES", "StudyTable"]
 FILES = ("table.md", "table.csv", "table.tex", "table.json", "table.html", "tests.csv", "out_of_fold.csv")
 """What `StudyTable.write` writes, beside the pictures that there are of `medseg.studies.study_pictures.PICTURES`."""
 
+_LEFT_OUT = (
+    "left out: cases of which one of the two rows has no score (there is no distance of an empty mask, and no Dice of "
+    "a class that neither label nor mask has) and the other has one; they do not count, however good or bad it is"
+)
 _WIDE = 6  # classes up to which each has a column, and tests of its own
 _ALWAYS: Mapping[str, Mapping[str, Any]] = {"overlap": {}, **ALWAYS}
 
@@ -124,8 +128,24 @@ class StudyTable:
     def main(self) -> Table:
         """Return a row a row, as people read it."""
         return Table.of(
-            [self._row(row) for row in self.scores.rows], title=self.study.title, notes=[*self._said(), *self.notes]
+            [self._row(row) for row in self.scores.rows],
+            title=self.study.title,
+            notes=[*self._said(), *self._uneven(), *self.notes],
         )
+
+    def _uneven(self) -> list[str]:
+        """Say of which columns the rows' means are over different numbers of cases."""
+        found = []
+        for column in self.scores.columns:
+            for kind in self._kinds(column):
+                have = {row: (~np.isnan(self.scores.of_cases(row, column, kind))) for row in self.scores.rows}
+                if any((first != second).any() for first, second in combinations(have.values(), 2)):
+                    numbers = ", ".join(f"{row} {int(there.sum())}" for row, there in have.items())
+                    found.append(
+                        f"{self._heading(column, kind)} is not of the same cases: of {len(self.scores.cases)} have one "
+                        f"{numbers}; a mean leaves out what has none"
+                    )
+        return found
 
     def _row(self, row: str) -> dict[str, Cell]:
         line: dict[str, Cell] = {"": row}
@@ -177,10 +197,12 @@ class StudyTable:
     def tests(self) -> Table:
         """Return a row a pair of rows, column and class, as people read it."""
         rows: list[dict[str, Cell]] = []
+        left_out = any(pair.left_out for pair in self.pairs.values())
         for (first, second, column, kind), pair in self.pairs.items():
             text = None if math.isnan(pair.difference) else mean_text(pair.difference, pair.interval)
             line: dict[str, Cell] = {"difference": f"{second} less {first}", "of": self._heading(column, kind)}
             line |= {"mean": Strong(text) if text is not None and pair.holds else text, "cases": pair.cases}
+            line |= {"left out": pair.left_out} if left_out else {}
             rows.append(line | {"p": _p(pair.p), "p (Holm)": _p(pair.corrected), "holds": _yes(pair.holds)})
         number = sum(not math.isnan(pair.p) for pair in self.pairs.values())
         groups = ClusterBootstrap(self.scores.groups)
@@ -189,7 +211,8 @@ class StudyTable:
             f"p: Wilcoxon's signed-rank test on the {tested}, two-sided; corrected after Holm for "
             f"{counted(number, 'test')}",
             f"a difference holds where the corrected p is below {1 - LEVEL:.2f} and its interval, which draws whole "
-            "groups, is on one side of 0; of another training neither says anything",
+            "groups, is on the same side of 0; of another training neither says anything",
+            *([_LEFT_OUT] if left_out else []),
         ]
         smallest = least(groups.number)
         if groups.number and smallest * number >= 1 - LEVEL:
@@ -207,7 +230,7 @@ class StudyTable:
             for column in self.scores.columns:
                 for kind in self._kinds(column, all_of_them=True):
                     rows.append(self._long_line(row, column, kind, paper))
-        return Table.of(rows, title=self.study.title, notes=[*self._said(), *self.notes])
+        return Table.of(rows, title=self.study.title, notes=[*self._said(), *self._uneven(), *self.notes])
 
     def _long_line(self, row: str, column: str, kind: str, paper: str) -> dict[str, Cell]:
         values = self.scores.of_cases(row, column, kind)
@@ -228,7 +251,8 @@ class StudyTable:
         for (first, second, column, kind), pair in self.pairs.items():
             low, high = pair.interval or (None, None)
             line: dict[str, Cell] = {"first": first, "second": second, "score": self.scores.columns[column]}
-            line |= {"class": kind or "(mean)", "cases": pair.cases, "difference": pair.difference}
+            line |= {"class": kind or "(mean)", "cases": pair.cases, "left_out": pair.left_out}
+            line |= {"difference": pair.difference}
             line |= {"low": low, "high": high, "p": pair.p, "p_holm": pair.corrected, "holds": _yes(pair.holds)}
             rows.append(line)
         return Table.of(rows, title="differences between the rows", notes=self.tests().notes)

@@ -75,13 +75,25 @@ class Steps:
         from scipy import ndimage
 
         parts, _ = ndimage.label(mask, ndimage.generate_binary_structure(mask.ndim, mask.ndim))
-        sizes = np.bincount(parts.ravel())
+        return np.asarray(self.stays(np.bincount(parts.ravel()), voxel)[parts])
+
+    def stays(self, sizes: npt.NDArray[np.int64], voxel: float) -> Mask:
+        """Return which parts of a class stay.
+
+        Args:
+            sizes: in voxels, by number; 0 is what is no part.
+            voxel: as in `apply`.
+
+        Shape:
+            ``(parts + 1,)``, both.
+        """
+        sizes = sizes.copy()
         sizes[0] = 0
-        stays = sizes * voxel >= self.min_size * (1 - 1e-9)
+        stays: Mask = sizes * voxel >= self.min_size * (1 - 1e-9)
         if self.largest:
             stays &= np.arange(len(sizes)) == sizes.argmax()
         stays[0] = False
-        return np.asarray(stays[parts])
+        return stays
 
 
 class Postprocess:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
+from torch import Tensor
 
 __all__ = ["Percentilesd", "Polarityd", "ZScored"]
 
@@ -115,5 +116,11 @@ class Polarityd(MapTransform):
             above = float(seen.median()) > (float(low) + float(high)) / 2  # as tensors, bytes would wrap round
             if above == (self.polarity == "bright") and bool(high > low):
                 negative = low + high - image
-                turned[key] = torch.where(image != 0, negative, image) if self.nonzero else negative
+                turned[key] = _beside_zero(negative, image) if self.nonzero else negative
         return turned
+
+
+def _beside_zero(negative: Tensor, image: Tensor) -> Tensor:
+    """Return a negative in which what is 0 in the image is 0, and nothing else: 0 stands for no value."""
+    least = torch.finfo(image.dtype).tiny if image.is_floating_point() else 1
+    return torch.where(image == 0, image, torch.where(negative == 0, torch.full_like(negative, least), negative))

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tiny_study import write_data
 
 from benchmarks import common, gpu_folds, own_data
 from benchmarks.gpu_folds import _short, pooled
-from medseg.bundle import generate, library
+from medseg.bundle import generate, library, networks
+from medseg.studies.measures import macs
 
 
 def test_cases_of_all_folds_are_pooled() -> None:
@@ -69,6 +71,32 @@ def test_a_job_that_fails_is_a_row(tmp_path: Path) -> None:
     assert "json.tool: not done when the time was over" in str(kept["late"]["error"])
     assert "No such file" in str(kept["wrong"]["error"])
     assert str(tmp_path) not in json.dumps(kept)
+
+
+@pytest.mark.parametrize(
+    ("bundle", "patch", "channels", "classes"),
+    [
+        ("unet_drosophila", None, 1, 5),
+        ("focusnet_pp_isic2018", None, 3, 2),
+        ("refine_multi_scale_voc", [321, 321], 3, 21),
+    ],
+)
+def test_what_is_said_of_a_bundle_with_and_without_a_patch(
+    bundle: str, patch: list[int] | None, channels: int, classes: int
+) -> None:
+    """Its multiply-adds are of the patch or image that it trains on: those of the network that MONAI builds."""
+    found = gpu_folds.about(library.find(bundle), classes)
+    network = {
+        key: value
+        for key, value in found["network"].items()
+        if key not in ("name", "spatial_dims", "in_channels", "out_channels")
+    }
+    kwargs = {key: value for key, value in network.items() if not str(value).startswith(("%", "$", "@"))}
+    with torch.device("meta"):
+        built = networks.create(found["network"]["name"], 2, channels, classes, **kwargs)
+    size = patch or [256, 256]
+    assert (found["patch"], found["macs_of"]) == (patch, size)
+    assert found["macs"] == macs(built, (1, channels, *size))
 
 
 def test_a_fold_from_the_command_to_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from medseg.bundle.description import Description, DescriptionError
 from medseg.bundle.intensities import lone_value, trained_on, unlike
+from medseg.bundle.usual import facts_of_training
 from medseg.io.load import LoadImagesd
 
 RNG = np.random.default_rng(0)
@@ -24,9 +25,10 @@ def described(scheme: dict[str, Any], intensities: Any = None, **fed: Any) -> De
 
 
 def trained(files: list[Path], folder: Path, scheme: dict[str, Any], **fed: Any) -> Description:
-    data: Any = SimpleNamespace(path=folder / "datalist.json")
+    data: Any = SimpleNamespace(path=folder / "datalist.json", values=None)
     plain = described(scheme, **fed)
-    return described(scheme, trained_on(data, [{"image": str(file)} for file in files], plain.input), **fed)
+    entries: Any = [{"image": str(file)} for file in files]
+    return described(scheme, trained_on(facts_of_training(data, entries), entries, plain.input), **fed)
 
 
 def told(files: list[Path], model: Description) -> int:

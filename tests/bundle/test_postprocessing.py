@@ -81,6 +81,81 @@ def test_a_class_without_truth_and_one_that_is_never_predicted_have_no_steps() -
         choice.update(case(guess[..., None], truth[..., None], "y", np.eye(4)))
 
 
+def blocks(*corners: tuple[int, int], edge: int = 8, value: int = 1) -> Any:
+    made = np.zeros((40, 40), np.int64)
+    for row, column in corners:
+        made[row : row + edge, column : column + edge] = value
+    return made
+
+
+def test_a_second_lesion_that_was_found_is_not_taken_for_the_sake_of_the_mean() -> None:
+    """Of ten cases one has a small second lesion; each has something that is none. Dice alone takes both."""
+    choice = Choice(["background", "lesion"])
+    for number in range(10):
+        truth, guess = blocks((2, 2), edge=14), blocks((2, 2), edge=14)
+        truth[30:34, 30:34] = guess[30:34, 30:34] = number == 0
+        guess[25:31, 2:8] = 1  # larger than the second lesion: no size tells them apart
+        choice.update(case(guess, truth))
+    (chosen,) = choice.chosen()
+    best = CANDIDATES[int(np.nanmean(np.stack(choice.dice)[:, 1], axis=0).argmax())]
+    assert best == Steps(min_size=100.0)
+    assert (choice.taken[1, CANDIDATES.index(best)] == (11, 1)).all()
+    assert (choice.taken[1, CANDIDATES.index(Steps(largest=True))] == (11, 1)).all()
+    assert chosen.steps == Steps()
+
+
+def test_many_nuclei_keep_their_number() -> None:
+    """Specks go; neither the largest part nor a size that takes small nuclei is chosen."""
+    random, choice = np.random.default_rng(0), Choice(["background", "nucleus"])
+    for _ in range(4):
+        truth = blocks((2, 2), (2, 20), (20, 2), edge=7) + blocks((20, 20), (30, 30), edge=4)
+        guess = truth.copy()
+        guess[(random.random(truth.shape) < 0.03) & (truth == 0)] = 1
+        choice.update(case(guess, truth))
+    (chosen,) = choice.chosen()
+    assert chosen.steps.min_size == 10
+    assert chosen.after > chosen.before
+    done = Postprocess({"nucleus": chosen.steps.plain()}, ["background", "nucleus"])(guess, None)
+    assert all(done[row, column] == 1 for row, column in [(2, 2), (2, 20), (20, 2), (20, 20), (30, 30)])
+
+
+def test_what_is_not_there_may_go_from_cases_without_it() -> None:
+    choice = Choice(["background", "lesion"])
+    choice.update(case(blocks((2, 2), edge=12), blocks((2, 2), edge=12)))
+    choice.update(case(blocks((30, 30), edge=3), np.zeros((40, 40), np.int64)))
+    (chosen,) = choice.chosen()
+    assert (chosen.steps, chosen.before, chosen.after) == (Steps(min_size=10.0), 0.5, 1.0)
+
+
+@pytest.mark.parametrize(("names", "steps"), [(["ground", "a"], Steps()), (["background", "a"], Steps(largest=True))])
+def test_what_is_taken_must_not_cost_class_0_more(names: list[str], steps: Steps) -> None:
+    """A third class's pixels were called a; taken from it, they become class 0, which is an object in one of two."""
+    names, choice = [*names, "c"], Choice([*names, "c"])
+    guess = np.full((40, 40), 2)
+    guess[2:18, 2:18] = 1  # a
+    guess[22:38, 22:38] = 1  # which truly is c
+    guess[0] = 0
+    truth = np.where(blocks((22, 22), edge=16) == 1, 2, guess)
+    choice.update(case(guess, truth))
+    place = CANDIDATES.index(Steps(largest=True))
+    done = Postprocess({"a": {"largest": True}}, names)(guess, None)
+    assert choice.first[0][1, place] == pytest.approx(dice(done == 0, truth == 0))
+    assert choice.dice[0][1, place] == pytest.approx(dice(done == 1, truth == 1)) == 1
+    assert choice.chosen()[0].steps.largest == steps.largest
+
+
+def test_what_class_0_has_after_each_candidate_by_brute_force() -> None:
+    random, choice = np.random.default_rng(1), Choice(NAMES, 255)
+    guess, truth = (np.where(random.random((20, 20)) < 0.5, random.integers(0, 3, (20, 20)), 1) for _ in range(2))
+    truth[3] = 255
+    choice.update(case(guess, truth))
+    for index in (1, 2):
+        for place, steps in enumerate(CANDIDATES):
+            done = Postprocess({NAMES[index]: steps.plain()}, NAMES)(guess, None)
+            by_hand = dice((done == 0) & (truth != 255), truth == 0)
+            assert choice.first[0][index, place] == pytest.approx(by_hand)
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A run whose network speckles; each truth is what it predicts, of class b the largest part alone."""

@@ -12,7 +12,7 @@ from PIL import Image
 
 from medseg.bundle import intensities
 from medseg.bundle.description import Description
-from medseg.bundle.usual import shown_ranges, trained_on, unlike_image, unlike_mask, widest
+from medseg.bundle.usual import facts_of_training, shown_ranges, trained_on, unlike_image, unlike_mask, widest
 from medseg.io.images import read_image
 from medseg.prediction.collected import counts_of
 
@@ -28,7 +28,28 @@ def trained(pairs: list[tuple[Path, Path]], values: dict[int, int] | None = None
     data: Any = SimpleNamespace(path=pairs[0][0].parent / "datalist.json", values=values)
     entries: Any = [{"image": str(image), "label": str(label)} for image, label in pairs]
     classes = ["background", "front", "back"]
-    return described(classes, trained_on(data, entries, described(classes, **fed)), **fed)
+    return described(classes, trained_on(facts_of_training(data, entries), entries, described(classes, **fed)), **fed)
+
+
+def test_what_the_check_keeps_is_read_once_for_all_that_weights_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a training of hundreds of thousands of images it is what the end waits for."""
+    from medseg.bundle import assembly
+    from medseg.data import file_facts
+
+    pairs, read = [], list[object]()
+    for number in range(10):
+        pairs.append((tmp_path / f"{number}.png", tmp_path / f"{number}_mask.png"))
+        for path in pairs[-1]:
+            Image.fromarray(RNG.integers(0, 2, (12, 15)).astype(np.uint8)).save(path)
+    load = file_facts._load_cache
+    monkeypatch.setattr(file_facts, "_load_cache", lambda path: read.append(path) or load(path))
+    data: Any = SimpleNamespace(path=tmp_path / "datalist.json", values=None)
+    entries: Any = [{"image": str(image), "label": str(label)} for image, label in pairs]
+    known = assembly._as_trained(described(["background", "front"]), data, entries)
+    assert (known.usual["cases"], known.intensities["images"]) == (10, 10)
+    assert len(read) == 1
 
 
 def doubts(image: Path, label: Path | None, model: Description) -> list[str]:

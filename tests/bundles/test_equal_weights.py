@@ -2,11 +2,10 @@
 
 Network, loss and parallel wrapping are those of the bundle's own configuration, small, in double precision: what is not
 of all processes (a batch statistic, EMANet's bases, a Dice over the batch, a draw of dropout) differs in the third
-digit, rounding in the twelfth. A few kinds, or all with ``MEDSEG_TEST_WHOLE=1``. `test_processes` runs trainings whole.
+digit, rounding in the twelfth. `test_processes` runs trainings whole.
 """
 
 import functools
-import os
 from types import SimpleNamespace
 from typing import Any
 
@@ -48,12 +47,6 @@ KINDS: dict[str, tuple[str, ...]] = {
     "plan 3D": ("plan",),
 }
 
-
-FEW = (
-    *("lfa_unet_drosophila sa_unet", "lfa_unet_covid", "focusnet_pp_dsb2018", "mfnet_voc emanet"),
-    *("lfa_unet_hippocampus dynunet", "df_dam_voc"),
-)
-CHOSEN = list(KINDS) if os.environ.get("MEDSEG_TEST_WHOLE") else FEW
 LIMIT = {"lfa_unet_drosophila sa_unet": 1e-5}  # DropBlock is in single precision
 
 CHANGED: dict[str, dict[str, Any]] = {
@@ -140,7 +133,7 @@ def trained(kind: str, rank: int | None) -> dict[str, Any]:
 
 
 def all_trained(rank: int | None) -> dict[str, dict[str, Any]]:
-    return {kind: trained(kind, rank) for kind in CHOSEN}
+    return {kind: trained(kind, rank) for kind in KINDS}
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +147,7 @@ def test_every_bundle_is_among_the_kinds() -> None:
     assert bundles <= set(KINDS)
 
 
-@pytest.mark.parametrize("kind", CHOSEN)
+@pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_equal_one(kind: str, both: tuple[Any, list[Any]]) -> None:
     expected = both[0][kind]
     first = expected["losses"][0]

@@ -141,6 +141,17 @@ def test_the_interval_of_a_gain_is_a_study_s() -> None:
         rows_of([scored(first[:2], name="a"), scored(first[:3])])
 
 
+def test_images_that_one_lacks_are_counted() -> None:
+    """An image without objects has an average precision where some were found there, and none where none were."""
+    nan = float("nan")
+    first, second = scored([0.5, nan, 0.3, nan], name="a"), scored([0.6, 0.0, nan, nan])
+    (row_, row) = rows_of([first, second])
+    assert row["AP above the first"] == pytest.approx(0.1)
+    assert row["images that one lacks"] == 2
+    (_, whole) = rows_of([first, scored([0.6, nan, 0.2, nan])])
+    assert "images that one lacks" not in {*row_, *whole}
+
+
 def test_groups_are_those_of_the_cases(data: Datalist, tmp_path: Path) -> None:
     folder = evaluation(tmp_path / "mine", data)
     rows = [{"case": "1", "group": "p", "class": WHOLE}, {"case": "1", "group": "p", "class": "square"}]

@@ -159,3 +159,9 @@ def test_what_takes_long_is_done_twice(monkeypatch):
     calls = []
     assert seconds(lambda: calls.append(None), CPU) == (22.0, 1)
     assert len(calls) == 2
+
+
+def test_what_takes_very_long_is_done_once(monkeypatch):
+    clock = iter([0.0, 31.0])
+    monkeypatch.setattr("medseg.studies.measures.time.perf_counter", lambda: next(clock))
+    assert seconds(lambda: None, CPU) == (31.0, 1)

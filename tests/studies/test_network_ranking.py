@@ -47,6 +47,28 @@ def test_ranks_are_those_of_draws_of_groups() -> None:
         assert each.ranks == (low, high)
 
 
+def test_cases_that_a_network_lacks_are_counted() -> None:
+    less = np.where(np.arange(20) < 3, np.nan, BASE)
+    made = table(high=BASE + 0.1, low=less, lower=BASE - 0.1)
+    found = places(made)
+    assert [each.left_out for each in found] == [3, 3, 3]
+    assert "(of 17 cases; 3 that one of the two has no Dice of are left out), holds" in verdict(made, found)
+    assert "ranks leave out 3 cases that some network has no Dice of" in ranking(found, [], [], "1 minute").notes
+    whole = table(high=BASE + 0.1, low=BASE)
+    assert "left out" not in verdict(whole, places(whole))
+    assert len(ranking(places(whole), [], [], "1 minute").notes) == 1
+
+
+def test_a_lead_that_the_ranks_contradict_does_not_hold() -> None:
+    rows = 40
+    gains = np.concatenate([np.linspace(0.005, 0.015, 34), np.linspace(-0.32, -0.25, 6)])
+    made = table(rows, steady=np.full(rows, 0.9), often=0.9 + gains)
+    said = verdict(made, places(made))
+    assert "steady is first" in said
+    assert "does not hold" in said
+    assert "by their ranks most groups say the opposite of the mean" in said
+
+
 def test_equal_networks_share_a_rank_and_too_few_groups_have_no_interval() -> None:
     found = places(table(LEAST_GROUPS - 1, one=BASE, two=BASE, three=BASE - 0.1))
     assert [each.rank for each in found] == [1, 1, 3]

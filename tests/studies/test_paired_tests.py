@@ -9,7 +9,7 @@ import pytest
 
 from medseg.errors import MedsegError
 from medseg.metrics.intervals import ClusterBootstrap
-from medseg.studies.paired_tests import compare, holm, signed_rank
+from medseg.studies.paired_tests import compare, holm, signed_rank, signed_rank_side
 
 
 def test_signed_rank_of_darwins_maize() -> None:
@@ -123,3 +123,34 @@ def test_cases_without_a_value_are_not_compared() -> None:
     nothing = compare(first, np.full(4, np.nan), ["a", "b", "c", "d"])
     assert nothing.cases == 0
     assert math.isnan(nothing.p)
+    assert (pair.left_out, nothing.left_out) == (2, 3)
+    both = np.array([np.nan, 0.5, 0.6])
+    assert compare(both, both + 0.1, ["", "", ""]).left_out == 0  # what neither has is no loss of a pair
+
+
+def test_ranks_and_mean_that_contradict_do_not_hold() -> None:
+    """A little better on 34 patients and a failure on 6: the ranks say better, the mean says worse."""
+    gains = np.concatenate([np.linspace(0.005, 0.015, 34), np.linspace(-0.32, -0.25, 6)])
+    first = np.full(40, 0.9)
+    found = compare(first, first + gains, [""] * 40)
+    assert found.p < 0.05
+    assert found.interval is not None
+    assert found.interval[1] < 0
+    assert (found.side, np.sign(found.difference)) == (1, -1)
+    assert not replace(found, corrected=found.p).holds
+    turned = compare(first + gains, first, [""] * 40)
+    assert (turned.side, replace(turned, corrected=turned.p).holds) == (-1, False)
+
+
+def test_the_side_is_that_of_scipys_ranks() -> None:
+    from scipy.stats import wilcoxon
+
+    rng = np.random.default_rng(7)
+    for _ in range(50):
+        values = np.round(rng.normal(0, 0.02, 9), 2)  # with ties and zeros
+        values = values[values != 0]
+        above, below = (wilcoxon(values, alternative=side).statistic for side in ("greater", "less"))
+        assert above == below  # both are the ranks of the positive
+        total = len(values) * (len(values) + 1) / 2
+        assert signed_rank_side([*values, 0.0]) == np.sign(2 * above - total)
+    assert signed_rank_side([0.0]) == 0

@@ -68,6 +68,27 @@ def test_hours_by_hand(measured: list[Any], tmp_path: Path) -> None:
     assert hours(list_studies([str(minutes)])) == 3
 
 
+def test_rows_that_compute_the_same_are_measured_once(measured: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 81 rows in 19 studies; and on a CPU, whose pace does not hang on it, by few images where they are large."""
+    monkeypatch.setattr(study_list.torch.cuda, "is_available", lambda: False)
+    said: list[str] = []
+    table = list_studies([], measured=True, say=said.append)
+    keys = [
+        (row.target, row.in_channels, row.out_channels, row.size, str(row.kwargs), batch) for row, batch in measured
+    ]
+    assert len(set(keys)) == len(keys) == len(said)
+    rows = sum(len(read_study(name).rows) for name in shipped())
+    assert len(keys) < 0.7 * rows
+    batches = {row.size: batch for row, batch in measured}
+    assert (batches[256, 256], batches[321, 321], batches[384, 384], batches[513, 513]) == (8, 5, 3, 2)
+    assert "by 2 of its 16 images a step" in next(line for line in said if line.startswith("measuring df_dam_1"))
+    assert sum("fewer images (2 at least) was measured on this CPU" in note for note in table.notes) == 1
+    measured.clear()
+    monkeypatch.setattr(study_list.torch.cuda, "is_available", lambda: True)
+    assert not any("on this CPU" in note for note in list_studies(["multi_scale_1"], measured=True).notes)
+    assert {batch for _, batch in measured} == {10}
+
+
 def test_why_there_are_no_hours(measured: list[Any], tmp_path: Path) -> None:
     table = list_studies(["df_dam_2"], measured=True)
     assert hours(table) is None

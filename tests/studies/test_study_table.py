@@ -172,6 +172,30 @@ def test_groups_on_both_sides_of_a_split_are_said() -> None:
     assert "which flatters them (why: the paper's protocol)" in "".join(said.main().notes)
 
 
+def test_cases_that_one_row_lacks_are_counted() -> None:
+    """Of class a the first case has no score anywhere; four more are missing of one row, and one of each is shared."""
+    whole = scores()
+    assert not any("left out" in each for each in StudyTable(study(), whole).tests().columns)
+    assert not any("not of the same cases" in note for note in StudyTable(study(), whole).main().notes)
+    values = {key: found.copy() for key, found in whole.values.items()}
+    values["weak", "dice", "a"][:, 1:5] = np.nan
+    values["strong", "dice", "a"][:, 4:6] = np.nan
+    values["strong", "dice", "a"][0, 10] = np.nan  # the other seed has it
+    table = StudyTable(study(), replace(whole, values=values))
+    pair = table.pairs["weak", "strong", "dice", "a"]
+    assert (pair.cases, pair.left_out) == (18, 4)  # 1, 2, 3 and 5; what neither has, 0 and 4, is none
+    tests = table.tests()
+    lines = [dict(zip(tests.columns, row, strict=True)) for row in tests.rows]
+    of_a = {str(line["difference"]): line["left out"] for line in lines if line["of"] == "Dice a"}
+    assert of_a == {"strong less weak": 4, "strong again less weak": 4, "strong again less strong": 2}
+    assert all(line["left out"] == 0 for line in lines if line["of"] != "Dice a")
+    assert any(note.startswith("left out: cases of which one of the two rows has no score") for note in tests.notes)
+    said = "Dice a is not of the same cases: of 24 have one weak 19, strong 21, strong again 23; a mean leaves out"
+    assert sum(said in note for note in table.main().notes) == 1
+    long = list(csv.DictReader(io.StringIO(table.long_tests().to_csv())))
+    assert [line["left_out"] for line in long if line["class"] == "a"] == ["4", "4", "2"]
+
+
 def test_few_groups_are_said_to_decide_little() -> None:
     whole = scores(ROWS[:2])
 
