@@ -247,7 +247,7 @@ def _are_numbers(value: Any, count: int) -> bool:
 def _is_cut(head: Any) -> bool:
     """Return whether a file holds less than what its kind says, which pydicom reads without a word."""
     kind = getattr(head.file_meta, "MediaStorageSOPClassUID", None)
-    if kind is None:
+    if kind is None or (len(head) == 0 and str(kind) != _DIRECTORY):
         return len(head) == 0
     return str(getattr(kind, "name", kind)).endswith("Image Storage") and "Rows" not in head
 
