@@ -214,8 +214,8 @@ def prepare(folders: Sequence[Path], options: argparse.Namespace) -> str:
     nuclei, lost = sum(entry["nuclei"] for entry, _ in done), sum(count for _, count in done)
     strata = len(Counter(entry["stratum"] for entry, _ in done))
     return (
-        f"{len(training)} images for training, {len(validation)} for validation (the paper: 540 and 130), {strata} "
-        f"strata, {nuclei} nuclei, {lost} masks without a pixel left"
+        f"{len(training)} images for training, {len(validation)} for validation (FocusNet++'s paper: 540 and 130), "
+        f"{strata} strata of size and colour, {nuclei} nuclei, {lost} masks without a pixel left"
     )
 
 

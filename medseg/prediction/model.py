@@ -319,7 +319,8 @@ def _of_bundle(path: Path) -> Description:
     folder = path.parent.parent
     if not (folder / BUNDLE_FILE).is_file():
         raise ModelError(
-            f"{path} carries no record of its network and of how it is fed; lay it into a copy of its bundle (medseg "
-            "bundle copy NAME -o FOLDER) as models/model.pt and predict with that: medseg predict FOLDER IMAGES MASKS"
+            f"{path} carries no record of its network and of how it is fed, as weights that medseg trained do; if a "
+            "bundle's network has them, lay it into a copy of that (medseg bundle copy NAME -o FOLDER) as "
+            "models/model.pt and predict with that: medseg predict FOLDER IMAGES MASKS"
         )
     return read_source(folder).description

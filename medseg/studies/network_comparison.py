@@ -44,6 +44,7 @@ NETWORKS = ("unet", "dynunet", "attention_unet", "segresnet", "lfa_unet", "focus
 """Compared where none is named: those that a plan can build for pictures and volumes of any size and that plans have
 been tried with (docs/results/own-data.md). Few minutes take the first ones: the usual U-Net and nnU-Net's, then others
 by what they reached there, and last the one whose steps are slowest."""
+_READING = 0.5  # minutes until the data are read and checked, before which they have not begun
 _START = 18.0  # seconds until a training's process begins with it, and from its end to the first case that is scored
 _CASE = 0.4  # seconds that a case takes to be scored, beside its windows
 _MOST_PACE = 4.0  # times what was expected: a machine that was busy or asleep says nothing of its next hour
@@ -90,12 +91,14 @@ def compare_networks(
     """
     folder = resolve_path(output, "output")
     _refuse(asked, folder)
+    new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     lock = FolderLock(folder)
     lock.acquire()
     try:
         with Spent(folder, clock, since) as spent:
             found = own_data(data, folder, asked, say)
+            say("reading and checking the images")
             check_datalist(found, fold_keys=[asked.fold_key]).raise_for_errors()
             known = {"where": str(resolve_path(data)), "data": found.fingerprint()}
             record = Record.begin(folder, {**asked.lasting(), **known})
@@ -103,6 +106,12 @@ def compare_networks(
             RunFolder(folder).write_json(RESULTS, made.results())
             write_report(made, pictures=pictures)
             return made
+    except MedsegError:
+        if not (folder / RECORD).is_file():  # refused before anything was planned: those minutes are nobody's
+            (folder / SPENT).unlink(missing_ok=True)
+            if new:
+                shutil.rmtree(folder, ignore_errors=True)
+        raise
     finally:
         lock.release()
 
@@ -119,6 +128,11 @@ def _refuse(asked: Asked, folder: Path) -> None:
     refuse_unread("compare-networks", [key.split("#")[0] for key in asked.settings], takes, ELSEWHERE)
     for name in asked.networks or NETWORKS:
         plan_asked.Asked.of(asked.settings, name)
+    if not (folder / RECORD).is_file():
+        choose(
+            Budget(asked.minutes, asked.workers, _READING), len(asked.networks or NETWORKS), range(asked.folds or 2),
+            all_networks=bool(asked.networks), all_folds=asked.folds is not None,
+        )  # fmt: skip
     if folder.exists() and not folder.is_dir():
         raise MedsegError(f"{shown(folder)} is a file; name a folder for the comparison")
     begun = any((folder / name).is_file() for name in (RECORD, SPENT))

@@ -289,7 +289,7 @@ def data_of(where: str | os.PathLike[str], folder: Path, say: Callable[[str], No
         if _OPTION.search(str(error)) is None:
             raise
         typed = shlex.quote(os.fspath(where))  # its options are of another command than the one that was typed
-        way = f"give that to `medseg import {typed} -o DIR`, then DIR in place of {typed}"
+        way = f"give that option to `medseg import {typed} -o DIR`, then DIR in place of {typed}"
         raise MedsegError(f"{error}; {way}") from None
     left_out = f", {counted(len(made.left_out), 'file')} left out" if made.left_out else ""
     number = counted(len(made.datalist.entries()), "image")

@@ -103,7 +103,7 @@ def test_out_again(pairs, tmp_path, capsys):
     assert "no such datalist" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [["train"], ["compare-networks", "--minutes", "3", "-o"]])
+@pytest.mark.parametrize("command", [["train"], ["compare-networks", "--minutes", "30", "-o"]])
 def test_a_command_that_imports_by_itself_says_which_one_is_told(pairs, tmp_path, capsys, monkeypatch, command):
     """The option that answers is none of `medseg train`: what the message says is typed as it stands, and works."""
     monkeypatch.chdir(tmp_path)
@@ -113,7 +113,7 @@ def test_a_command_that_imports_by_itself_says_which_one_is_told(pairs, tmp_path
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "such as --values 255=1" in said
-    assert "give that to `medseg import source -o DIR`, then DIR in place of source" in said
+    assert "give that option to `medseg import source -o DIR`, then DIR in place of source" in said
     told = re.search("`medseg (import source -o DIR)`", said)[1].split()
     assert main([*told, "--values", "255=1"]) == 0
     assert main(["check", "DIR"]) == 0

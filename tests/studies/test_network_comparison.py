@@ -26,7 +26,7 @@ from medseg.studies.executors import Done
 from medseg.studies.halving import Budget, stages
 from medseg.studies.network_comparison import compare_networks
 from medseg.studies.network_data import own_data
-from medseg.studies.network_record import RECORD, Asked, Spent
+from medseg.studies.network_record import RECORD, SPENT, Asked, Spent
 from medseg.studies.network_result import Compared
 from medseg.studies.study import Cell, read_study
 from medseg.studies.study_cell import run_cell
@@ -339,7 +339,21 @@ def test_refused_before_anything_is_planned(
     assert main(["compare-networks", str(whole.folder / "data"), "-o", str(tmp_path / "out"), *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()[-1:]
     assert message in line
-    assert not (tmp_path / "out" / "plans").exists()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_minutes_of_a_refusal_are_not_spent(whole: Whole, tmp_path: Path, there: bool) -> None:
+    """Else the minutes that it asks for were too few again."""
+    out = tmp_path / "out"
+    if there:
+        out.mkdir()
+    asked, news = Asked(14, networks=("unet", "dynunet")), list[str]()
+    with pytest.raises(MedsegError, match=r"14 minutes \(10.0 of them are spent\) are too few .*; give --minutes 1\d"):
+        compare_networks(whole.folder / "data", out, asked, clock=lambda: 600.0, since=0.0, say=news.append)
+    assert news[0] == "reading and checking the images"
+    assert not (out / SPENT).exists()
+    assert out.exists() == there
 
 
 def test_a_scheme_that_divides_groups_is_refused(tmp_path: Path) -> None:
