@@ -24,6 +24,7 @@ QUANTILES = (0.0, 0.005, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.995, 1.0)
 _SAMPLE = 20_000  # voxels of the foreground, and of all, whose values are looked at
 _EQUAL = 1e-6
 _FEW = 1e-5  # of the voxels, or one: no structure is so small beside a value so far from all others
+_FEWEST = 256  # voxels of a channel: of a handful, one is always much of the variance
 _MOST_OF = 0.5  # of the variance
 _GATE = 0.1  # of the usual squares: what is not above that is no more than half of all
 _NORMAL = 5.15  # deviations between the quantiles 0.005 and 0.995 of normal values
@@ -175,6 +176,8 @@ def lone(values: npt.NDArray[Any], rows: Sequence[Sequence[float]]) -> tuple[flo
     """
     middle, low, high = (QUANTILES.index(share) for share in (0.5, 0.005, 0.995))
     for channel, row in zip(values, rows, strict=False):
+        if channel.size < _FEWEST:
+            continue
         median = row[middle]
         value = max(float(channel.min()), float(channel.max()), key=lambda end: abs(end - median))
         usual, most = (row[high] - row[low]) / _NORMAL, max(1, int(_FEW * channel.size))

@@ -375,6 +375,12 @@ def test_a_wild_value_of_bytes_and_of_a_second_channel_is_no_overflow(tmp_path):
         assert file_facts.lone(image, file_facts.quantiles(image, None, "x")) == (wild, 1)
 
 
+def test_one_of_a_handful_of_voxels_is_not_told_of() -> None:
+    """Of four values one always makes much of the variance."""
+    image = np.array([[[1.0, 2.0], [0.0, 60.0]]])
+    assert file_facts.lone(image, file_facts.quantiles(image, None, "x")) == ()
+
+
 def test_folders_of_one_image_are_channels_and_a_spread_series_is_told_apart(tmp_path, real_data):
     series = real_data / "dicom_mr_hippocrop" / "study1"
     for name in ("t1", "t2"):
