@@ -191,7 +191,7 @@ def unlike_mask(
             name = description.classes[int(index)]
             shown = [f"{each:.4g} ml" if unit == "ml" else f"{100 * each:.3g} %" for each in (amount, most)]
             labels = f"the labels of the {seen['cases']} images that the model was trained on"
-            said.append(f"{shown[0]} of it are {name}, in {labels} at most {shown[1]}")
+            said.append(f"{shown[0]} of its mask are {name}, in {labels} at most {shown[1]}")
     return said
 
 

@@ -21,7 +21,7 @@ from medseg.atomic import atomic_write
 from medseg.caller import spelt
 from medseg.data.decathlon import is_decathlon, read_decathlon
 from medseg.data.file_facts import hash_all
-from medseg.data.schema import PATH_KEYS, DatalistError, read_json, validate
+from medseg.data.schema import FILES, PATH_KEYS, DatalistError, read_json, validate
 from medseg.errors import shown
 from medseg.io.labels import VALUES_KEY
 
@@ -32,7 +32,6 @@ SPLITS = ("training", "validation", "test")
 
 Parts = tuple[list[Entry], list[Entry], list[Entry]]
 
-_FILES = ("datalist.json", "dataset.json")
 
 logger = logging.getLogger(__name__)
 
@@ -356,7 +355,7 @@ def datalist_file(folder: Path) -> Path:
     Args:
         folder: of a data set.
     """
-    return next((folder / name for name in _FILES if (folder / name).is_file()), folder / _FILES[0])
+    return next((folder / name for name in FILES if (folder / name).is_file()), folder / FILES[0])
 
 
 def path_from(path: str | os.PathLike[str], folder: Path) -> str:

@@ -14,11 +14,14 @@ from typing import Any
 from medseg.errors import MedsegError, meant, shown
 from medseg.io.labels import VALUES_KEY
 
-__all__ = ["PATH_KEYS", "DatalistError", "read_json", "validate"]
+__all__ = ["FILES", "PATH_KEYS", "DatalistError", "read_json", "validate"]
 
 PATH_KEYS = ("image", "label", "instances")
 """Entry keys that name a file (``image``: or the folder of a DICOM series, or a list of such, one a channel);
 ``instances`` is a map of object numbers 1 to n, 0 where there is none."""
+
+FILES = ("datalist.json", "dataset.json")
+"""What a datalist is called in its folder."""
 
 MAX_BYTES = 2**30
 """Largest datalist that is read: some five million entries."""
@@ -102,7 +105,8 @@ def _read_text(path: Path, where: str) -> str:
             raise DatalistError(f"{where}: has {status.st_size} bytes, too many for a datalist (at most {MAX_BYTES})")
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
-        way = meant(path, "correct the path, or make one: medseg import FOLDER -o DIR, medseg data NAME")
+        otherwise = "correct the path, or make one: medseg import FOLDER -o DIR, medseg data NAME"
+        way = meant(path, otherwise, lambda near: any(each.is_file() for each in (near, *(near / n for n in FILES))))
         raise DatalistError(f"{where}: no such datalist; {way}") from error
     except UnicodeDecodeError as error:
         raise DatalistError(f"{where}: not UTF-8 text ({error.reason}); a datalist is a JSON file") from error

@@ -30,6 +30,7 @@ from medseg.inferers.way_back import FILE_AFFINE, IMAGE_AFFINE, WayBack
 from medseg.io.labels import read_label
 from medseg.metrics.score import ScoredCase
 from medseg.metrics.score_board import ScoreBoard
+from medseg.reports.palette import object_indices
 from medseg.runs.processes import pick_device, rank, world_size
 from medseg.runs.report import Result
 from medseg.transforms.postprocess import Postprocess
@@ -101,6 +102,7 @@ class Evaluator(SupervisedEvaluator):
         self.use_scores(scores or {})
         self._worst = WorstCases(shown)
         self._best = WorstCases(shown_best)
+        self._objects = object_indices(self.class_names)
         self._index_type = torch.uint8 if len(self.class_names) <= 256 else torch.int32
         self._names = case_names(dataset.data, hidden=hide_names)
         self._num_workers = num_workers
@@ -310,7 +312,7 @@ class Evaluator(SupervisedEvaluator):
             if logits is not None:
                 self.board.see(logits[number], case.label)
             row = self.board.update(case)
-            self._offer(case, row.mean("dice"))
+            self._offer(case, row.mean("dice", self._objects))
 
     def _finished(self, prediction: Tensor, affine: NDArray[np.float64] | None) -> Tensor:
         """Return a prediction after the model's postprocessing, as `medseg.prediction.collected` does it."""

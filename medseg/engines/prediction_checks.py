@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 from medseg.errors import shown
 
@@ -62,6 +65,20 @@ def hardly_right(right: int, class_names: Sequence[str], truth: Sequence[int]) -
         f"everywhere would be in {_percent(truth[most] / sum(truth))}: it has not learnt the classes. Train longer or "
         "at another rate, and see that the images are fed as in training"
     )
+
+
+def learned_nothing(scores: Mapping[str, Any]) -> str | None:
+    """Return what to say of an evaluation whose network has not learned, or ``None`` if it has.
+
+    Args:
+        scores: of the evaluation, as its ``scores.json`` holds them.
+    """
+    matrix = np.asarray(scores["overlap"]["confusion_matrix"])
+    names = [row["name"] for row in scores["classes"]]
+    predicted, truth = matrix.sum(0).tolist(), matrix.sum(1).tolist()
+    if not sum(truth):
+        return None
+    return one_class_everywhere(predicted, names, truth) or hardly_right(int(matrix.trace()), names, truth)
 
 
 def warn_of_one_class(

@@ -36,9 +36,9 @@ class CaseRow:
     group: str
     values: Mapping[str, Values]
 
-    def mean(self, column: str) -> float:
-        """Return the mean over the classes that were counted; NaN if none was."""
-        return _mean(self.values[column])
+    def mean(self, column: str, classes: Sequence[int]) -> float:
+        """Return the mean over those of some classes that were counted; NaN if none was."""
+        return _mean(self.values[column][list(classes)])
 
 
 class ScoreBoard:

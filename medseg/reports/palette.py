@@ -128,6 +128,17 @@ def background_index(names: Sequence[str]) -> int | None:
     return next((index for index, name in enumerate(names) if is_background(name)), None)
 
 
+def object_indices(names: Sequence[str]) -> list[int]:
+    """Return the indices of the classes without the background; all, where there is none or nothing else."""
+    background = background_index(names)
+    return [index for index in range(len(names)) if index != background] or [*range(len(names))]
+
+
+def mean_dice_name(names: Sequence[str]) -> str:
+    """Return what a case's mean Dice over `object_indices` is called."""
+    return "mean Dice" if len(object_indices(names)) == len(names) else "mean Dice without background"
+
+
 @functools.lru_cache(1024)  # a mask's palette takes 256, at every mask
 def _colour(index: int) -> Colour:
     if index < len(_CHOSEN):

@@ -73,13 +73,16 @@ class Slices:
     window: Sequence[float] = ()
 
 
-def make_slices(case: Mapping[str, Any], *, most: int = MOST, edge: int = EDGE) -> Slices:
+def make_slices(
+    case: Mapping[str, Any], *, background: int | None = None, most: int = MOST, edge: int = EDGE
+) -> Slices:
     """Reduce a case to some of its slices: of volumes axial ones, or in the plane that they were acquired in if thick.
 
     Args:
         case: ``name``, ``image`` ``(C, *S)`` or ``(*S)``, ``prediction`` ``(*S)`` or ``(1, *S)``; where known ``label``
             likewise, ``affine`` ``(4, 4)`` (voxel to patient in mm, RAS+) and ``score``; with ``window`` what is shown
             black and white.
+        background: class around the objects; ``None`` for that which is most of the case.
         most: slices that are kept.
         edge: pixels of a slice, at most.
 
@@ -104,7 +107,8 @@ def make_slices(case: Mapping[str, Any], *, most: int = MOST, edge: int = EDGE) 
     window = as_window(case.get("window")) or ()
     sparse = (slice(None), *(slice(None, None, 1 + length // 128) for length in shown_as.shape[1:]))
     lies = None if affine is None else np.asarray(affine, np.float64)
-    cut, place = _cut(shown_as, prediction, label, lies, most, window or contrast(shown_as[sparse]))
+    interest = _interesting(prediction, label, background)
+    cut, place = _cut(shown_as, prediction, label, interest, lies, most, window or contrast(shown_as[sparse]))
     rows, columns = cut["image"].shape[1:3]
     held: dict[str, Any] = {
         name: None if each is None else _smaller(each, edge, name == "image") for name, each in cut.items()
@@ -123,8 +127,9 @@ def make_slices(case: Mapping[str, Any], *, most: int = MOST, edge: int = EDGE) 
 
 
 def _cut(
-    image: Array, prediction: Array, truth: Array | None, affine: Array | None, most: int, edges: Sequence[float]
-) -> tuple[dict[str, Any], dict[str, Any]]:
+    image: Array, prediction: Array, truth: Array | None, interest: NDArray[np.bool_], affine: Array | None, most: int,
+    edges: Sequence[float],
+) -> tuple[dict[str, Any], dict[str, Any]]:  # fmt: skip
     """Return the slices of a case ``(N, H, W)``, and what is said of their place."""
     low, high = edges
     if prediction.ndim == 2:
@@ -135,7 +140,6 @@ def _cut(
             "prediction": prediction[None],
             "truth": None if truth is None else truth[None],
         }, {}
-    interest = _interesting(prediction, truth)
     plane = None if affine is None else _plane(affine, interest)
     axis = 0 if plane is None else plane.axis
     counts = np.moveaxis(interest, axis, 0).reshape(prediction.shape[axis], -1).sum(1)
@@ -171,15 +175,19 @@ def _plane(affine: Array, interest: NDArray[np.bool_]) -> Plane | None:
     return next(iter(planes.values()), None)  # axial comes first
 
 
-def _interesting(prediction: Array, truth: Array | None) -> NDArray[np.bool_]:
-    """Return where there is anything but what is most of the case."""
-    counts: Counter[int] = Counter()
-    for piece in prediction if truth is None else truth:
-        values, numbers = np.unique(piece, return_counts=True)
-        counts.update(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
-    usual = counts.most_common(1)[0][0]
+def _interesting(prediction: Array, truth: Array | None, background: int | None) -> NDArray[np.bool_]:
+    """Return where there is anything but the background, or what is most of the case."""
+    usual = _most(prediction if truth is None else truth) if background is None else background
     found = prediction != usual
     return np.asarray(found if truth is None else found | (truth != usual))
+
+
+def _most(indices: Array) -> int:
+    counts: Counter[int] = Counter()
+    for piece in indices:
+        values, numbers = np.unique(piece, return_counts=True)
+        counts.update(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
+    return counts.most_common(1)[0][0]
 
 
 def _chosen(counts: Array, richest: int, most: int) -> list[int]:

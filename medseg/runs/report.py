@@ -67,6 +67,7 @@ def write_report(folder: RunFolder, result: Result, where: str, *, title: str, c
     """
     from medseg.reports.confusion import save_confusion
     from medseg.reports.overlays import overlay_sheet
+    from medseg.reports.palette import background_index, mean_dice_name
     from medseg.reports.score_tables import long_table, score_tables
     from medseg.reports.slices import FILE as SLICES
     from medseg.reports.slices import make_slices, save_slices
@@ -83,9 +84,12 @@ def write_report(folder: RunFolder, result: Result, where: str, *, title: str, c
     matrix = np.asarray(table["overlap"]["confusion_matrix"])
     save_confusion(matrix, names, target / "confusion_matrix.png", title=title)
     if result.cases:
-        sheet = overlay_sheet(list(result.cases), names, colours=colours, ignore_index=result.ignore_index, title=title)
+        sheet = overlay_sheet(
+            list(result.cases), names, colours=colours, ignore_index=result.ignore_index, title=title,
+            score_name=mean_dice_name(names),
+        )  # fmt: skip
         sheet.save(target / "overlays.png")
     shown = {str(case["name"]): case for case in [*result.cases, *result.best]}
     if shown:
-        save_slices([make_slices(case) for case in shown.values()], target / SLICES)
+        save_slices([make_slices(case, background=background_index(names)) for case in shown.values()], target / SLICES)
     return "\n\n".join([title, *(each.to_text() for each in tables)])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.errors import counted
+from medseg.errors import counted, few
 from medseg.metrics.intervals import LEVEL, ClusterBootstrap, Interval
 from medseg.reports.score_tables import heading, mean_text
 from medseg.reports.tables import Cell, Table
@@ -87,6 +87,11 @@ def _ranks_of_draws(scores: Scores, values: Values) -> Values | None:
     return found
 
 
+def _unlearned(table: StudyTable, found: Sequence[Place]) -> str:
+    names = [each.network for each in found if table.scores.unlearned.get(each.network)]
+    return f" But {few(names)} learned nothing in a training or more: compare with more minutes." if names else ""
+
+
 def verdict(table: StudyTable, found: Sequence[Place], column: str = "dice") -> str:
     """Say which network is first, and plainly whether its lead over the second holds.
 
@@ -98,7 +103,7 @@ def verdict(table: StudyTable, found: Sequence[Place], column: str = "dice") -> 
     name, first = heading(column), found[0]
     if math.isnan(first.mean):
         return f"No case has a {name}: nothing can be said of the networks."
-    said = f"{first.network} is first: mean {name} {mean_text(first.mean, first.interval)}."
+    said = f"{first.network} is first: mean {name} {mean_text(first.mean, first.interval)}.{_unlearned(table, found)}"
     if len(found) < 2:
         return f"{said} No other network was cross-validated: there is nothing to hold it against."
     second = found[1]

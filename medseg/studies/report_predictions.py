@@ -273,8 +273,9 @@ def _pictures(held: Predictions) -> Iterator[Item]:
         unsure = "" if math.isnan(mask.uncertainty) else f", uncertainty {mask.uncertainty:.3f}"
         unsure += ", unlike the training" * bool(mask.unlike)
         yield make_viewer(
-            make_slices(case), held.palette, title=f"{held.called(mask)}{unsure}", most_bytes=_MOST_BYTES // len(chosen)
-        )
+            make_slices(case, background=background_index(held.names)), held.palette,
+            title=f"{held.called(mask)}{unsure}", most_bytes=_MOST_BYTES // len(chosen),
+        )  # fmt: skip
 
 
 def _modality(file: Path) -> str:

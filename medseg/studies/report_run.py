@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from medseg.data.datalist import Datalist
+from medseg.engines.prediction_checks import learned_nothing
 from medseg.errors import counted, few
 from medseg.reports.drawings import agreement, palette_of, reliability
 from medseg.reports.page import Facts, Item, Legend, Picture, Section, Sortable, Text
-from medseg.reports.palette import WRONG, Colour, background_index, class_palette
+from medseg.reports.palette import WRONG, Colour, class_palette, mean_dice_name, object_indices
 from medseg.reports.score_tables import mean_text, score_tables
 from medseg.reports.slices import FILE, Slices, load_slices
 from medseg.reports.summary import scored_folder
@@ -80,13 +81,12 @@ class Scored:
     @cached_property
     def objects(self) -> list[str]:
         """Names of the classes without the background; all, where there is none."""
-        background = background_index(self.names)
-        return [name for index, name in enumerate(self.names) if index != background] or self.names
+        return [self.names[index] for index in object_indices(self.names)]
 
     @cached_property
     def mean_dice(self) -> str:
         """What the mean Dice of a case is called: it leaves out the background, where there is one."""
-        return "mean Dice" if self.objects == self.names else "mean Dice without background"
+        return mean_dice_name(self.names)
 
     @cached_property
     def palette(self) -> list[Colour | None]:
@@ -178,6 +178,8 @@ def _summary(held: Scored) -> Iterator[Item]:
         "how far a single case may be.",
         "note",
     )
+    if (nothing := learned_nothing(held.scores)) is not None:
+        yield Text(f"{nothing[0].upper()}{nothing[1:]}.", "warning")
     if held.split != "test":
         yield Text(
             f"These are scores on the {held.split} cases, which the training has seen or which picked its weights. On "

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from medseg.bundle.evaluation import RECORD as EVALUATION
 from medseg.data.datalist import Datalist
+from medseg.engines.prediction_checks import learned_nothing
 from medseg.errors import counted, few
 from medseg.reports.score_tables import WHOLE
 from medseg.runs.report import read_rows
@@ -57,6 +58,7 @@ class Scores:
             pixels; columns that are not pooled are not there.
         by_class: columns that have a value a class; others are of a case.
         scored: options by name of the scores beside overlap, of all rows.
+        unlearned: by row, what is said of each of its networks that has learned nothing, after the cell's name.
         data: name of the data set.
     """
 
@@ -70,6 +72,7 @@ class Scores:
     pooled: Mapping[tuple[str, str, str], Sequence[float]]
     by_class: frozenset[str]
     scored: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    unlearned: Mapping[str, Sequence[str]] = field(default_factory=dict)
     data: str = ""
 
     @property
@@ -159,7 +162,7 @@ def collect(study: Study, data: Datalist, made: Sequence[Made]) -> Scores:
                     values[each.cell.row.name, name, kind][seed, at] = math.nan if value is None else value
     return Scores(
         [row.name for row in study.rows], study.seeds, units, classes, list(place_of), _labelled(study, data), values,
-        _pooled(study, made, classes), by_class, _scored(made), data.name,
+        _pooled(study, made, classes), by_class, _scored(made), _unlearned(made), data.name,
     )  # fmt: skip
 
 
@@ -245,6 +248,16 @@ def _pooled(study: Study, made: Sequence[Made], classes: Sequence[str]) -> dict[
                     folds = held.setdefault((each.cell.row.name, name, kind), {})
                     folds.setdefault(str(each.cell.fold), []).append(value)
     return {key: [math.fsum(of) / len(of) for of in folds.values()] for key, folds in held.items()}
+
+
+def _unlearned(made: Sequence[Made]) -> dict[str, list[str]]:
+    """Return by row what is said of those of its networks that have learned nothing."""
+    found: dict[str, list[str]] = {}
+    for each in made:
+        scores = json.loads((each.scores / "scores.json").read_text(encoding="utf-8"))
+        if (said := learned_nothing(scores)) is not None:
+            found.setdefault(each.cell.row.name, []).append(f"{each.cell.name}: {said}")
+    return found
 
 
 # ---------------------------------------------------------------------------------------------- may it be one table?

@@ -133,6 +133,10 @@ class StudyTable:
             notes=[*self._said(), *self._uneven(), *self.notes],
         )
 
+    @property
+    def _folds(self) -> int:
+        return len({case.fold for case in self.scores.cases})
+
     def _uneven(self) -> list[str]:
         """Say of which columns the rows' means are over different numbers of cases."""
         found = []
@@ -301,6 +305,9 @@ class StudyTable:
                 f"{scores.torn[0]}: networks saw cases of the groups that they are scored on, which flatters them"
                 + (f" (why: {why})" if why else "")
             )
+        for row, said in scores.unlearned.items():
+            trainings = f"{len(said)} of its {counted(len(scores.seeds) * self._folds, 'training')}"
+            lines.append(f"{row} has learned nothing in {trainings}, so that its scores say little of it: {said[0]}")
         if len(scores.rows) > 1:
             lines.append("bold (in plain text *): better than every other row, and each of these differences holds")
         if self.printed is not None:

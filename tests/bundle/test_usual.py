@@ -99,8 +99,8 @@ def test_volumes(tmp_path: Path) -> None:
     labels = "in the labels of the 8 images that the model was trained on at most"
     assert unlike_mask({0: 9, 1: 24, 2: 0}, (9, 9, 9), turned, model) == []
     assert unlike_mask({0: 9, 1: 25, 2: 1}, (9, 9, 9), turned, model) == [
-        f"0.05 ml of it are front, {labels} 0.016 ml",
-        f"0.002 ml of it are back, {labels} 0 ml",
+        f"0.05 ml of its mask are front, {labels} 0.016 ml",
+        f"0.002 ml of its mask are back, {labels} 0 ml",
     ]
     picture = torch.zeros(1, 500, 500)
     assert unlike_image(picture, None, model) == [
@@ -143,7 +143,7 @@ def test_pictures_in_colour(tmp_path: Path) -> None:
     for shape, affine in (((100, 10), None), ((10, 10, 10), np.eye(4))):
         assert unlike_mask({1: 400}, shape, affine, model) == []
         (said,) = unlike_mask({1: 401}, shape, affine, model)
-        assert said.startswith("40.1 % of it are front, in the labels of the 8 images")
+        assert said.startswith("40.1 % of its mask are front, in the labels of the 8 images")
     Image.open(pairs[0][0]).convert("L").convert("RGB").save(pairs[0][0])
     assert trained(pairs, {0: 0, 255: 1}, colour="rgb").usual["colour"] is False
     assert "colour" not in trained(pairs, {0: 0, 255: 1}).usual

@@ -236,6 +236,13 @@ def test_bad_content(tmp_path, data, message):
 def test_bad_files(tmp_path):
     with pytest.raises(DatalistError, match=r"nowhere\.json: no such datalist; correct"):
         Datalist.load(tmp_path / "nowhere.json")
+    for name in ("images", "listed"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "listed" / "dataset.json").write_text("{}")
+    with pytest.raises(DatalistError, match="imagess: no such datalist; correct"):  # there is none in `images`
+        Datalist.load(tmp_path / "imagess")
+    with pytest.raises(DatalistError, match=r"listd: no such datalist; did you mean .*listed\?"):
+        Datalist.load(tmp_path / "listd")
     with pytest.raises(DatalistError, match="cannot be read"):
         Datalist.load(tmp_path)
     with pytest.raises(DatalistError, match=r"a\\x00b: cannot be a path"):

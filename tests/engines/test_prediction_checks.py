@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from medseg.engines.prediction_checks import hardly_right, one_class_everywhere, warn_of_one_class
+from medseg.engines.prediction_checks import hardly_right, learned_nothing, one_class_everywhere, warn_of_one_class
 from medseg.engines.scores import LossScore, WorstCases, case_names
 from medseg.errors import MedsegError
 from medseg.inferers.blocks import check_finite
@@ -60,6 +60,19 @@ def test_hardly_right(right, truth, says, caplog):
     assert (message is None) if says is None else (message is not None and says in message)
     warn_of_one_class([400, 600], ["none", "cell"], truth, right)
     assert len(caplog.records) == (says is not None)
+
+
+def test_what_an_evaluation_says_of_its_network():
+    """Rows are true classes, columns predicted ones."""
+    classes = [{"name": "none"}, {"name": "cell"}]
+
+    def of(matrix):
+        return learned_nothing({"classes": classes, "overlap": {"confusion_matrix": matrix}})
+
+    assert "predicts class 'cell' for 100 % of all pixels, where the labels have it in 20 %" in of([[0, 80], [0, 20]])
+    assert "is right in 10 % of all pixels, class 'none' everywhere would be in 80 %" in of([[8, 72], [18, 2]])
+    assert of([[70, 10], [5, 15]]) is None
+    assert of([[0, 0], [0, 0]]) is None
 
 
 def test_names_of_cases():

@@ -342,7 +342,7 @@ def test_a_case_of_another_size_is_told_with_its_measurements(tmp_path: Path, ca
     assert max(millilitres["head.nii", "1"], millilitres["crop.nii", "1"]) < 180
     voxels = {row["case"]: int(row["voxels"]) for row in rows if row["class"] == "2"}
     shown = {"crop": f"{voxels['crop.nii'] / 1000:.4g}", "head": f"{voxels['head.nii'] * 0.9 * 6.4 / 1000:.4g}"}
-    of_c = "ml of it are c, in the labels of the 50 images that the model was trained on at most 0.001 ml"
+    of_c = "ml of its mask are c, in the labels of the 50 images that the model was trained on at most 0.001 ml"
     assert doubts["crop.nii"] == f"{shown['crop']} {of_c}"
     assert doubts["head.nii"] == (
         "its size is 36 x 50 x 230 mm, those of the 50 images that the model was trained on from 30 x 40 x 20 to "

@@ -46,6 +46,21 @@ def test_the_patients_right_is_on_the_left(codes: str) -> None:
     assert list(found.indices)[1] == number  # as the file counts its slices
 
 
+def test_a_mask_of_nearly_everything_is_shown_where_it_is() -> None:
+    """Of a network that has hardly learned: what is most of the case is no background."""
+    mask = np.ones((6, 8, 9), np.uint8)
+    mask[:3] = 0
+    mask[3, :, 1:] = 0
+    mask[3, 0, 1:] = 2
+    case = {"name": "a", "image": np.zeros((1, 6, 8, 9)), "prediction": np.where(mask == 0, 1, mask)}
+    case["prediction"][:2] = 0  # two empty slices, three of the most frequent class
+    guess = make_slices(case)
+    told = make_slices(case, background=0)
+    assert told.prediction[told.start].all()
+    assert not told.prediction[0].any()
+    assert (guess.prediction[guess.start] == 0).all()  # without a word, the empty ones are what is rare
+
+
 def test_thick_slices_are_shown_in_their_plane() -> None:
     found = make_slices(stored_as("PSR", (4, 1, 1)))
     assert found.plane == "sagittal"

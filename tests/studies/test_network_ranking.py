@@ -1,6 +1,7 @@
 """Who is first, how sure that is, and what is said of it: by scores that are made up."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -45,6 +46,20 @@ def test_ranks_are_those_of_draws_of_groups() -> None:
         of_draws = sorted(ranks[each.network] for ranks in drawn)
         low, high = of_draws[math.ceil(0.025 * RESAMPLES) - 1], of_draws[math.ceil(0.975 * RESAMPLES) - 1]
         assert each.ranks == (low, high)
+
+
+def test_a_network_that_learned_nothing_is_named() -> None:
+    made = table(high=BASE, low=BASE - 0.1)
+    assert "learned nothing" not in verdict(made, places(made))
+    scores = replace(made.scores, unlearned={"low": ["low-fold0-seed0: the network predicts class 'a' everywhere"]})
+    told = StudyTable(made.study, scores)
+    assert "But low learned nothing in a training or more: compare with more minutes. Its lead" in (
+        verdict(told, places(told))
+    )
+    assert (
+        "low has learned nothing in 1 of its 2 trainings, so that its scores say little of it: low-fold0-seed0: "
+        in ("\n".join(told.main().notes))
+    )
 
 
 def test_cases_that_a_network_lacks_are_counted() -> None:
