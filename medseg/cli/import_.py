@@ -163,8 +163,8 @@ def _print(made: Imported, dry_run: bool) -> None:
         names = [name if name != unnamed(index) else "NAME" for index, name in datalist.labels.items()]
         lines.append(f"note    classes that nothing names are called by their number: --classes {','.join(names)}")
     lines.append(f"groups  {len(set(made.grouping.groups))}, {made.grouping.how}")
-    if datalist.fold_keys:
-        folds = [entry[datalist.fold_keys[0]] for entry in datalist.training]
+    if keys := datalist.fold_keys:  # which looks at every entry
+        folds = [entry[keys[0]] for entry in datalist.training]
         named = ", ".join(f"{fold}: {folds.count(fold)}" for fold in sorted(set(folds)))
         lines.append(f"folds   {named} (cases)")
     lines += [f"left    {counted(len(made.left_out), 'file')} out", *_left_out(made)] if made.left_out else []
