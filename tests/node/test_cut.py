@@ -31,7 +31,7 @@ def test_slices_of_two_patients_under_one_uid(desk, tmp_path):
     desk.step()
     (study,) = desk.status().studies
     assert (study.state, desk.shelf.objects) == ("failed", {})
-    assert "its slices state different patients (PatientID); split the series" in study.reason
+    assert "state different patients (PatientID); split the series" in study.reason
     assert "Geheim" not in study.reason
 
 
