@@ -20,8 +20,9 @@ CODES = {
     JPEG2000Lossless: lambda a, bits: imagecodecs.jpeg2k_encode(a, level=0, codecformat="j2k", bitspersample=bits),
     JPEGLSLossless: lambda a, bits: imagecodecs.jpegls_encode(a),
     JPEGLosslessSV1: lambda a, bits: imagecodecs.ljpeg_encode(a, bitspersample=bits),
-    "1.2.840.10008.1.2.4.201": lambda a, bits: imagecodecs.htj2k_encode(a),
 }
+if hasattr(imagecodecs, "htj2k_encode"):  # of the oldest version it is no part
+    CODES["1.2.840.10008.1.2.4.201"] = lambda a, bits: imagecodecs.htj2k_encode(a)
 
 
 def white_is_small(data):
