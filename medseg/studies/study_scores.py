@@ -131,8 +131,9 @@ def collect(study: Study, data: Datalist, made: Sequence[Made]) -> Scores:
         StudyError: if a cell scored other cases than its fold has, or has no column that is to be shown.
     """
     classes = study.classes_of(data)
+    read = [(each, json.loads((each.scores / "scores.json").read_text(encoding="utf-8"))) for each in made]
     found = {each.cell.name: _cases(read_rows(each.per_case)) for each in made}
-    units = _units(study, made[0])
+    units = _units(study, *read[0])
     place_of: dict[Case, int] = {}
     for each in sorted(made, key=lambda m: -1 if m.cell.fold is None else m.cell.fold):
         rows = found[each.cell.name]
@@ -162,7 +163,7 @@ def collect(study: Study, data: Datalist, made: Sequence[Made]) -> Scores:
                     values[each.cell.row.name, name, kind][seed, at] = math.nan if value is None else value
     return Scores(
         [row.name for row in study.rows], study.seeds, units, classes, list(place_of), _labelled(study, data), values,
-        _pooled(study, made, classes), by_class, _scored(made), _unlearned(made), data.name,
+        _pooled(study, read, classes), by_class, _scored(made), _unlearned(read), data.name,
     )  # fmt: skip
 
 
@@ -186,9 +187,8 @@ def _number(text: str | None) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _units(study: Study, made: Made) -> dict[str, str]:
+def _units(study: Study, made: Made, scores: Mapping[str, Any]) -> dict[str, str]:
     """Return the columns to show, by name without unit."""
-    scores = json.loads((made.scores / "scores.json").read_text(encoding="utf-8"))
     units = scores["per_case"]["units"]
     there = set(read_rows(made.per_case)[0])
     found = {name: f"{name}_{units[name]}" if units.get(name) else name for name in study.show}
@@ -231,11 +231,12 @@ def _labelled(study: Study, data: Datalist) -> int:
     return _entries(study, data, None)
 
 
-def _pooled(study: Study, made: Sequence[Made], classes: Sequence[str]) -> dict[tuple[str, str, str], list[float]]:
+def _pooled(
+    study: Study, read: Sequence[tuple[Made, Mapping[str, Any]]], classes: Sequence[str]
+) -> dict[tuple[str, str, str], list[float]]:
     """Return what is pooled over all pixels, by row, column and class: a mean over the seeds for each fold."""
     held: dict[tuple[str, str, str], dict[str, list[float]]] = {}
-    for each in made:
-        scores = json.loads((each.scores / "scores.json").read_text(encoding="utf-8"))
+    for each, scores in read:
         of_class = {row["name"]: row for row in scores["classes"]}
         for name in (*study.show, *_OVERALL):
             values: dict[str, float | None] = {MEAN: scores.get(name)}  # of all pixels, such as their accuracy
@@ -250,11 +251,10 @@ def _pooled(study: Study, made: Sequence[Made], classes: Sequence[str]) -> dict[
     return {key: [math.fsum(of) / len(of) for of in folds.values()] for key, folds in held.items()}
 
 
-def _unlearned(made: Sequence[Made]) -> dict[str, list[str]]:
+def _unlearned(read: Sequence[tuple[Made, Mapping[str, Any]]]) -> dict[str, list[str]]:
     """Return by row what is said of those of its networks that have learned nothing."""
     found: dict[str, list[str]] = {}
-    for each in made:
-        scores = json.loads((each.scores / "scores.json").read_text(encoding="utf-8"))
+    for each, scores in read:
         if (said := learned_nothing(scores)) is not None:
             found.setdefault(each.cell.row.name, []).append(f"{each.cell.name}: {said}")
     return found
