@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 FROM = {
+    "itkimage2segimage": "pip install dcmqi",
     "segimage2itkimage": "pip install dcmqi",
     "tid1500reader": "pip install dcmqi",
     "dciodvfy": "apt install dicom3tools",

@@ -1,10 +1,13 @@
 """DICOM SEG and RTSTRUCT, against what dcmqi made of the same segmentations and against contours drawn here."""
 
+import json
 import shutil
 
 import numpy as np
 import pydicom
 import pytest
+from dicom_series import AXIAL, OBLIQUE, ORIGIN, write_series
+from dicom_tools import run, tool
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
@@ -48,6 +51,47 @@ def test_seg_against_dcmqi(dcmqi, bring, left_out):
         assert compare(image.affine, label.affine, image.shape).same
     assert left_out(made)["partial_overlaps.dcm"] == "another segmentation of its series was named"
     assert left_out(made)["24x38x3/multiframe/mf.dcm"] == "no segmentation refers to its series"
+
+
+@pytest.mark.parametrize(
+    ("turn", "spacing", "step"),
+    [
+        (AXIAL, (0.7, 0.7), 2.0),
+        (((-1.0, 0.0, 0.0), (0.0, -1.0, 0.0)), (0.5, 0.75), 3.0),
+        (((0.0, 1.0, 0.0), (1.0, 0.0, 0.0)), (0.3, 1.2), 5.0),
+        (OBLIQUE, (0.5, 0.75), 1.25),
+    ],
+    ids=["axial", "flipped", "swapped and anisotropic", "oblique"],
+)
+def test_a_seg_that_dcmqi_wrote(make, bring, tmp_path, turn, spacing, step):
+    """The mask is given to it in mm, as NRRD; what comes back lies there voxel by voxel."""
+    pytest.importorskip("highdicom", reason="DICOM SEG needs highdicom; pip install 'medseg[dicom]'")
+    tool("itkimage2segimage")
+    itk = pytest.importorskip("itk")
+    folder = write_series(make.root / "case" / "image", [step * n for n in range(5)], turn=turn, spacing=spacing)
+    mask = np.random.default_rng(0).integers(0, 3, (5, 16, 24)).astype(np.uint8)  # slices, rows, columns
+    given = itk.image_from_array(mask)
+    row, column = (np.array(direction) for direction in turn)
+    given.SetDirection(itk.matrix_from_array(np.array([row, column, np.cross(row, column)]).T.copy()))
+    given.SetSpacing([spacing[1], spacing[0], step])
+    given.SetOrigin(list(ORIGIN))
+    itk.imwrite(given, str(tmp_path / "mask.nrrd"))
+    code = {"CodeValue": "85756007", "CodingSchemeDesignator": "SCT", "CodeMeaning": "Tissue"}
+    kinds = dict.fromkeys(("SegmentedPropertyCategoryCodeSequence", "SegmentedPropertyTypeCodeSequence"), code)
+    segments = [{"labelID": n, "SegmentLabel": f"c{n}", "SegmentAlgorithmType": "MANUAL", **kinds} for n in (1, 2)]
+    (tmp_path / "about.json").write_text(json.dumps({"segmentAttributes": [segments], "SeriesNumber": "300"}))
+    run(
+        *("itkimage2segimage", "--inputImageList", tmp_path / "mask.nrrd", "--inputDICOMDirectory", folder),
+        *("--outputDICOM", folder.parent / "seg.dcm", "--inputMetadata", tmp_path / "about.json", "--skip", "0"),
+    )
+    ((image, label),) = masks(bring()).values()
+    assert compare(image.affine, label.affine, image.shape).same
+    theirs = read_image(tmp_path / "mask.nrrd", label=True)
+    voxels = np.argwhere(np.ones(image.shape, bool))
+    places = np.c_[voxels, np.ones(len(voxels))] @ image.affine.T @ np.linalg.inv(theirs.affine).T
+    found = theirs.array[tuple(np.rint(places[:, :3]).astype(int).T)]
+    np.testing.assert_allclose(places, np.rint(places), atol=1e-3)
+    np.testing.assert_array_equal(label.array[tuple(voxels.T)], found)
 
 
 def test_a_series_is_its_folder(dcmqi, bring):
