@@ -71,7 +71,7 @@ def choose_rows(
     targets = {network.target for network in found}
     rows = [row for row in rows if not names or row.target in targets]
     if not rows:
-        raise ComplexityError(f"table {table} has no row of {', '.join(names)}")
+        raise ComplexityError(f"table {table} has no row of {', '.join(names)}; leave the table or the names out")
     return [replace(row, size=edges) for row in rows] if size is not None else rows
 
 
