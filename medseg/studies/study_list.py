@@ -16,6 +16,7 @@ from medseg.data.datalist import Datalist
 from medseg.errors import shown
 from medseg.reports.tables import Cell, Table
 from medseg.studies import complexity
+from medseg.studies.measures import StepSettings
 from medseg.studies.paper_figures import Row
 from medseg.studies.study import Study, StudyError, StudyRow, read_study, shipped
 
@@ -35,12 +36,14 @@ class Recipe:
         batch: images a step.
         epochs: of the training.
         iterations: steps an epoch; ``None`` for a pass over the images.
+        step: how it takes them.
     """
 
     row: Row
     batch: int
     epochs: int
     iterations: int | None
+    step: StepSettings
 
     def seconds(self, images: int, per_second: float) -> float:
         """Return how long the training's steps take.
@@ -76,7 +79,8 @@ def recipe(study: Study, row: StudyRow) -> Recipe | None:
     changes |= row.settings
     measured, options = measured_row(row.name, source, changes), _options(source, changes)
     epochs = study.epochs or int(options["max_epochs"])
-    return Recipe(measured, int(options["batch_size"]), epochs, options["iterations"])
+    step = StepSettings.of({name: value for name, value in options.items() if _is_plain(value)})
+    return Recipe(measured, int(options["batch_size"]), epochs, options["iterations"], step)
 
 
 def measured_row(name: str, source: Source, changes: Mapping[str, Any]) -> Row:
@@ -219,11 +223,11 @@ class _Paces:
         batch, row = found.batch, replace(found.row, name="", source="")
         if self._cpu:
             batch = min(batch, max(_CPU_IMAGES, _CPU_PIXELS // math.prod(row.size)))
-        key = f"{row} {batch}"
+        key = f"{row} {batch} {found.step}"
         if key not in self._known:
             fewer = f" by {batch} of its {found.batch} images a step" if batch < found.batch else ""
             self._say(f"measuring {name}{fewer}")
-            (result,) = complexity.measure([row], ["throughput"], batch_size=batch)["rows"]
+            (result,) = complexity.measure([row], ["throughput"], batch_size=batch, step=found.step)["rows"]
             held = result["throughput"]
             self._known[key] = result["errors"]["throughput"] if held is None else held["training"]
         if batch < found.batch and not self.notes:
