@@ -217,7 +217,7 @@ def _macs(row: Row) -> int:
     return macs(build(row, "meta"), (1, row.in_channels, *row.size))
 
 
-def _prepared(row: Row, batch_size: int, device: torch.device) -> tuple[nn.Module, Tensor]:
+def prepared(row: Row, batch_size: int, device: torch.device) -> tuple[nn.Module, Tensor]:
     """Return network and images in the memory format that the trainer uses."""
     network = build(row, "cpu").to(device)
     network_to_channels_last(network)
@@ -226,7 +226,7 @@ def _prepared(row: Row, batch_size: int, device: torch.device) -> tuple[nn.Modul
 
 def _memory(row: Row, batch_size: int, device: torch.device, precision: str) -> int:
     def work() -> None:
-        step = TrainingStep(*_prepared(row, batch_size, device), precision)
+        step = TrainingStep(*prepared(row, batch_size, device), precision)
         step()
         step()  # from here on the optimiser's state is there in the forward pass too
 
@@ -235,7 +235,7 @@ def _memory(row: Row, batch_size: int, device: torch.device, precision: str) -> 
 
 def _throughput(row: Row, batch_size: int, device: torch.device, precision: str) -> dict[str, float]:
     keep_freed_memory(device)
-    network, image = _prepared(row, batch_size, device)
+    network, image = prepared(row, batch_size, device)
     network.eval()
     with torch.inference_mode(), autocast(precision, device):
         forward, forward_runs = seconds(lambda: network(image), device)
