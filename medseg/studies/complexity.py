@@ -224,7 +224,7 @@ def _macs(row: Row) -> int:
     return macs(build(row, "meta"), (1, row.in_channels, *row.size))
 
 
-def _prepared(row: Row, batch_size: int, device: torch.device, step: StepSettings | None = None) -> TrainingStep:
+def training_step(row: Row, batch_size: int, device: torch.device, step: StepSettings | None = None) -> TrainingStep:
     """Return a step of a network on drawn images."""
     images = torch.rand(batch_size, row.in_channels, *row.size, device=device)
     return TrainingStep(build(row, "cpu").to(device), images, step)
@@ -232,7 +232,7 @@ def _prepared(row: Row, batch_size: int, device: torch.device, step: StepSetting
 
 def _memory(row: Row, batch_size: int, device: torch.device, step: StepSettings) -> int:
     def work() -> None:
-        made = _prepared(row, batch_size, device, step)
+        made = training_step(row, batch_size, device, step)
         made()
         made()  # from here on the optimiser's state is there in the forward pass too
 
@@ -241,7 +241,7 @@ def _memory(row: Row, batch_size: int, device: torch.device, step: StepSettings)
 
 def _throughput(row: Row, batch_size: int, device: torch.device, step: StepSettings) -> dict[str, float]:
     keep_freed_memory(device)
-    made = _prepared(row, batch_size, device, step)
+    made = training_step(row, batch_size, device, step)
     forward, forward_runs = made.forward_seconds()
     training, training_runs = made.seconds()
     return {
