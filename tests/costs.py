@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from medseg.studies import complexity
+from medseg.studies.measures import StepSettings
 
 PARAMETERS = 1000  # of every network
 PACE = 1e-10  # seconds of a multiply-add, forward and backward
@@ -16,7 +17,7 @@ class Device:
 
     def __init__(self) -> None:
         self.measured: list[tuple[int, tuple[int, ...]]] = []
-        self.precisions: set[str] = set()
+        self.steps: set[StepSettings] = set()
         self.fails_above = float("inf")
         self.least = 0.0  # seconds that any step takes
         self.slower: dict[int, float] = {}  # how much longer an operation takes, by channels of the finest level
@@ -27,7 +28,8 @@ class Device:
         if measures == ("macs",):
             return self._count(rows, measures)
         row, batch = rows[0], options["batch_size"]
-        self.precisions.add(options["precision"])
+        step = options["step"]
+        self.steps.add(step)
         macs = self._count(rows, ("macs",))["rows"][0]["macs"]
         base = row.kwargs.get("channels", [0])[0]
         self.measured.append((base, row.size))

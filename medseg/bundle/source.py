@@ -107,7 +107,7 @@ def read_source(folder: str | Path) -> Source:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DescriptionError(f"{path} cannot be read ({error.strerror}); name the folder of a bundle") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise DescriptionError(f"{path} is no valid YAML: {str(error).splitlines()[0]}; correct it") from error
     if not isinstance(content, dict):
         raise DescriptionError(f"{path} holds no mapping; see docs/reference/bundle_yaml.md")

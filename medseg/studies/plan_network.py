@@ -14,6 +14,7 @@ from medseg.bundle import networks
 from medseg.engines.memory import free_memory
 from medseg.errors import MedsegError
 from medseg.studies import complexity
+from medseg.studies.measures import StepSettings
 from medseg.studies.paper_figures import Row
 from medseg.studies.plan_rules import Chosen, PlanError, levels, smaller
 
@@ -41,6 +42,7 @@ _NEAR = 1.2  # times the budget that a cost may be, foreseen from another patch 
 _SURE = 0.9  # the same when `_TRIES` were all too slow
 SEEN_A_BATCH = 0.05  # share of all pixels of the training that a batch holds at most (nnU-Net)
 _GAIN = 1.25  # times the patches a second that twice the batch must do
+_MEASURES = ("parameters", "memory", "throughput")
 _SAFETY = 0.8  # of the memory of a device, or half of what a computer has free
 
 
@@ -95,6 +97,7 @@ class Limits:
         memory: bytes that a step may take.
         device: where it is measured.
         steps: that the training should have.
+        step: how it takes them.
         progress: called with a line at each measurement.
     """
 
@@ -104,6 +107,7 @@ class Limits:
     memory: int
     device: torch.device
     steps: int = _LEAST_STEPS
+    step: StepSettings = field(default_factory=lambda: StepSettings.of({}))
     progress: Callable[[str], None] = lambda line: None
 
     @property
@@ -279,10 +283,11 @@ def choose(
         if last is not None and last.memory <= limits.memory:
             counted = counted[number + 1 :]
             break
-        reason = f"takes {last.memory / 2**30:.3g} GiB" if last else lines[-1]
+        if last is None:
+            raise PlanError(f"the smallest plan for these images cannot be trained here: {lines[-1]}")
         raise PlanError(
-            f"{_said(candidate)} is the smallest plan for these images and {reason}, the limit is "
-            f"{limits.memory / 2**30:.3g} GiB; raise --memory, or choose a smaller --network"
+            f"{_said(candidate)} is the smallest plan for these images and takes {last.memory / 2**30:.3g} GiB, the "
+            f"limit is {limits.memory / 2**30:.3g} GiB; raise --memory, or choose a smaller --network"
         )
     assert last is not None
     best, refused = last, sum(macs is None for macs, _ in every)
@@ -322,7 +327,7 @@ def larger_batch(best: Measured, limits: Limits, *, pixels: float) -> Measured:
 
     Args:
         best: what was chosen.
-        limits: of the training; on a CPU the batch stays.
+        limits: on a CPU the batch stays.
         pixels: of all images together.
     """
     if limits.device.type == "cpu":
@@ -366,11 +371,7 @@ def _measure(candidate: Candidate, macs: int, limits: Limits, lines: list[str]) 
     limits.progress(f"measuring {_said(candidate)}")
     try:
         record = complexity.measure(
-            [row],
-            ("parameters", "memory", "throughput"),
-            batch_size=candidate.batch,
-            device=str(limits.device),
-            precision="auto",
+            [row], _MEASURES, batch_size=candidate.batch, device=str(limits.device), step=limits.step
         )
     except MedsegError as error:
         raise PlanError(str(error)) from error
@@ -378,7 +379,7 @@ def _measure(candidate: Candidate, macs: int, limits: Limits, lines: list[str]) 
     if held["errors"] or not held["throughput"]:
         lines.append(f"{_said(candidate)}: {_reason(held)}")
         return None
-    seconds = candidate.batch / held["throughput"]["training"]
+    seconds = limits.step.accumulation_steps * candidate.batch / held["throughput"]["training"]
     memory = int(held["memory_bytes"]) + _beside(candidate, int(held["parameters"]), limits)
     lines.append(f"{_said(candidate)}: {seconds:.3g} s a step, {memory / 2**30:.3g} GiB")
     return Measured(candidate, seconds, memory, macs)

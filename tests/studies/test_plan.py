@@ -24,6 +24,7 @@ from medseg.data.file_facts import cache_folder
 from medseg.data.fingerprint import Fingerprint
 from medseg.io.images import read_image
 from medseg.studies import complexity, plan_bundle
+from medseg.studies.measures import StepSettings
 from medseg.studies.plan import _loading, _schedule, make_plan
 from medseg.studies.plan_and_train import KEYS, plan_and_train
 from medseg.studies.plan_rules import PlanError
@@ -347,7 +348,7 @@ def test_nothing_but_errors_of_ours(tmp_path: Path) -> None:
 
 def test_the_minutes_end_a_training_that_is_faster_than_its_plan(tmp_path: Path, device: Device) -> None:
     plan = make_plan(load_data(volumes(tmp_path)), minutes=5, device="cpu")
-    assert device.precisions == {"auto"}  # what a training computes in
+    assert device.steps == {StepSettings("auto")}  # what a training computes in
     assert plan.train["max_epochs"].value * plan.train["iterations"].value >= 20 * plan.steps
     assert "num_workers" not in plan.train
 
