@@ -227,9 +227,9 @@ class _Paces:
         if key not in self._known:
             fewer = f" by {batch} of its {found.batch} images a step" if batch < found.batch else ""
             self._say(f"measuring {name}{fewer}")
-            (result,) = complexity.measure([row], ["throughput"], batch_size=batch, step=found.step)["rows"]
-            held = result["throughput"]
-            self._known[key] = result["errors"]["throughput"] if held is None else held["training"]
+            (result,) = complexity.measure([row], ["training"], batch_size=batch, step=found.step)["rows"]
+            held = result["training"]
+            self._known[key] = result["errors"]["training"] if held is None else held["training"]
         if batch < found.batch and not self.notes:
             self.notes.append(
                 f"where a step has more than {_CPU_PIXELS:,} pixels, one of fewer images ({_CPU_IMAGES} at least) was "

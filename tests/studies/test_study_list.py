@@ -23,7 +23,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     def measure(rows: Any, measures: Any, batch_size: int, step: StepSettings) -> dict[str, Any]:
         asked.append((rows[0], batch_size, step))
         fits = max(rows[0].size) < 512
-        found = {"throughput": {"training": 10.0} if fits else None, "errors": {"throughput": "it does not fit"}}
+        found = {"training": {"training": 10.0} if fits else None, "errors": {"training": "it does not fit"}}
         return {"rows": [found]}
 
     monkeypatch.setattr(study_list.complexity, "measure", measure)
