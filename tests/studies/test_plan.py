@@ -142,10 +142,14 @@ def test_from_data_to_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     said = capsys.readouterr()
     assert "Every voxel background" in said.out
     assert "HD95 ball in mm" in said.out
+    steps = "the network had 2 steps of training, a plan asks for 900: it may not be done learning; give more minutes"
+    assert steps in said.out
     assert said.out.endswith(f"report: {tmp_path / 'out' / 'run' / 'report.html'}\n")
     page = (tmp_path / "out" / "run" / "report.html").read_text()
     assert "Every voxel background" in page
     assert "ml of ball" in page  # what was measured
+    assert steps in page
+    assert "1 epoch, 2 steps" in page
     assert "image_0" not in page
     assert "planned: unet" in said.err
     scores = json.loads((tmp_path / "out" / "run" / "test" / "scores.json").read_text())
