@@ -309,7 +309,7 @@ def _on_validation(
                 f"{key}={given[key]} was given, but the run's own validation cases choose; leave it out"
             )
     if given.setdefault("scored", "validation") != "validation":
-        raise WorkflowError(f"scored is {given['scored']!r}, but {what} on validation cases alone")
+        raise WorkflowError(f"scored is {given['scored']!r}, but {what} on validation cases alone; leave it out")
     ready = prepare([run], data, overlays, given, allow_seen=allow_seen)
     from medseg.bundle.record import load_described
 

@@ -71,7 +71,7 @@ def choose_rows(
     targets = {network.target for network in found}
     rows = [row for row in rows if not names or row.target in targets]
     if not rows:
-        raise ComplexityError(f"table {table} has no row of {', '.join(names)}")
+        raise ComplexityError(f"table {table} has no row of {', '.join(names)}; leave the table or the names out")
     return [replace(row, size=edges) for row in rows] if size is not None else rows
 
 
@@ -236,7 +236,7 @@ def _macs(row: Row) -> int:
     return macs(build(row, "meta"), (1, row.in_channels, *row.size))
 
 
-def _prepared(row: Row, batch_size: int, device: torch.device, step: StepSettings | None = None) -> TrainingStep:
+def training_step(row: Row, batch_size: int, device: torch.device, step: StepSettings | None = None) -> TrainingStep:
     """Return a step of a network on drawn images."""
     images = torch.rand(batch_size, row.in_channels, *row.size, device=device)
     return TrainingStep(build(row, "cpu").to(device), images, step)
@@ -244,7 +244,7 @@ def _prepared(row: Row, batch_size: int, device: torch.device, step: StepSetting
 
 def _memory(row: Row, batch_size: int, device: torch.device, step: StepSettings) -> int:
     def work() -> None:
-        made = _prepared(row, batch_size, device, step)
+        made = training_step(row, batch_size, device, step)
         made()
         made()  # from here on the optimiser's state is there in the forward pass too
 
@@ -253,13 +253,13 @@ def _memory(row: Row, batch_size: int, device: torch.device, step: StepSettings)
 
 def _training(row: Row, batch_size: int, device: torch.device, step: StepSettings) -> dict[str, float]:
     keep_freed_memory(device)
-    seconds, runs = _prepared(row, batch_size, device, step).seconds()
+    seconds, runs = training_step(row, batch_size, device, step).seconds()
     return {"training": batch_size * step.accumulation_steps / seconds, "training_runs": runs}
 
 
 def _throughput(row: Row, batch_size: int, device: torch.device, step: StepSettings) -> dict[str, float]:
     keep_freed_memory(device)
-    seconds, runs = _prepared(row, batch_size, device, step).forward_seconds()
+    seconds, runs = training_step(row, batch_size, device, step).forward_seconds()
     return {
         "forward": batch_size / seconds,
         "forward_runs": runs,

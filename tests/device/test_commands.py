@@ -125,7 +125,7 @@ def test_what_is_measured_is_what_it_takes(device: torch.device, on_gpu: bool) -
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
-    step = complexity._prepared(row, batch, device)
+    step = complexity.training_step(row, batch, device)
     for _ in range(3):
         step()
     assert torch.cuda.max_memory_allocated(device) - before == pytest.approx(held["memory_bytes"], rel=0.1)
