@@ -122,16 +122,22 @@ def remove_leftovers(folder: str | Path, target: str | None = None, *, seconds: 
     return removed
 
 
-def remove_leftovers_of(targets: Iterable[Path]) -> int:
-    """Remove temporary files that killed processes left of certain files, which nobody else writes; return how many."""
+def remove_leftovers_of(targets: Iterable[Path], *, seconds: float = 0.0) -> int:
+    """Remove temporary files that killed processes left of certain files, and return how many there were.
+
+    Args:
+        targets: the files; nobody else may be writing them, unless ``seconds`` tells them apart.
+        seconds: only those that nothing was written to for so long.
+    """
     wanted, removed = set(targets), 0
     for folder in {target.parent for target in wanted}:
         for path in folder.glob(".*"):
             found = _TEMPORARY.fullmatch(path.name)
             if found is not None and path.with_name(found["target"]) in wanted:
-                with contextlib.suppress(OSError):
-                    path.unlink()
-                    removed += 1
+                with contextlib.suppress(OSError):  # another process may have been quicker
+                    if time.time() - path.stat().st_mtime >= seconds:
+                        path.unlink()
+                        removed += 1
     return removed
 
 
