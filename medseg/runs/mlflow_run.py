@@ -87,7 +87,11 @@ class MLflowRun:
         record = self._files.path / RECORD
         if not record.is_file():
             return None
-        run_id = json.loads(record.read_text(encoding="utf-8"))["run_id"]
+        try:
+            run_id = str(json.loads(record.read_text(encoding="utf-8"))["run_id"])
+        except (ValueError, LookupError, TypeError):
+            logger.warning("%s: is damaged and names no MLflow run; a new one is made", record)
+            return None
         run = self._known(run_id)
         if run is None:
             logger.info("MLflow has no run %s (any more); a new one is made", run_id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,11 +18,12 @@ from medseg.studies.isolated import isolated
 from medseg.studies.measures import StepSettings, TrainingStep, macs, parameters, peak_bytes
 from medseg.studies.paper_figures import ROWS, Row
 
-MEASURES = ("parameters", "macs", "memory", "throughput")
+MEASURES = ("parameters", "macs", "memory", "training", "throughput")
 QUICK = ("parameters", "macs")
 """Measures that compute nothing."""
 IN_CHANNELS, OUT_CHANNELS = 1, 5  # what LFA U-Net's paper compares networks at
 EDGES = {2: 256, 3: 64}  # of the image in pixels, by number of axes
+Attempt = tuple[Any, str | None]
 BATCH_SIZE = 2  # some networks normalise one value a channel and image, which takes two images
 
 
@@ -96,20 +97,21 @@ def measure(
 ) -> dict[str, Any]:
     """Measure networks one by one; one that fails does not stop the others.
 
-    Memory and throughput are each measured in a process of its own.
+    What computes is measured in a process of a network's own, the memory first.
 
     Args:
         rows: what to measure.
         measures: some of `MEASURES`.
-        batch_size: images at a time, for memory and throughput.
-        device: for memory and throughput; by default a GPU where there is one.
-        step: how a training takes its steps, for memory and throughput.
+        batch_size: images at a time, for memory and speed.
+        device: for memory and speed; by default a GPU where there is one.
+        step: how a training takes its steps, for memory and speed.
         progress: called with what is done and what there is in all.
 
     Returns:
         ``settings`` and ``rows``, ready for JSON. A row has the fields of `Row` (the paper's under ``paper``) and a
         key for each measure: ``parameters``; ``macs`` of one image; ``memory_bytes``, the peak of a training step;
-        ``throughput``, images/s ``forward`` and ``training``. What failed is ``None``, its reason under ``errors``.
+        ``training``, the images/s of it; ``throughput``, images/s ``forward`` and ``training``. What failed is
+        ``None``, its reason under ``errors``.
 
     Raises:
         ComplexityError: if a measure or the device is unknown.
@@ -124,14 +126,15 @@ def measure(
     taken = replace(taken, precision=resolve_precision(taken.precision, place))
     results, total = [], len(rows) * len(measures)
     for number, row in enumerate(rows):
-        record = _describe(row)
-        for done, name in enumerate(measures):
+        record, done = _describe(row), number * len(measures)
+        for found in _attempts(measures, row, batch_size, place, taken):
             if progress:
-                progress(number * len(measures) + done, total)
-            value, error = _attempt(name, row, batch_size, place, taken)
-            record["memory_bytes" if name == "memory" else name] = value
-            if error:
-                record["errors"][name] = error
+                progress(done, total)
+            done += len(found)
+            for name, (value, error) in found.items():
+                record["memory_bytes" if name == "memory" else name] = value
+                if error:
+                    record["errors"][name] = error
         results.append(record)
     if progress:
         progress(total, total)
@@ -184,29 +187,38 @@ def _settings(measures: Sequence[str], batch_size: int, device: torch.device, st
     return settings
 
 
-def _attempt(
-    measure: str, row: Row, batch_size: int, device: torch.device, step: StepSettings
-) -> tuple[Any, str | None]:
-    """Return a measure and ``None``, or ``None`` and why there is none."""
+def _attempts(
+    measures: Sequence[str], row: Row, batch_size: int, device: torch.device, step: StepSettings
+) -> Iterator[dict[str, Attempt]]:
+    """Yield measures, those together that take a process: a value and ``None``, or ``None`` and why there is none."""
+    for name in measures:
+        if name in _QUICK:
+            try:
+                yield {name: (_QUICK[name](row), None)}
+            except Exception as error:  # whatever is wrong with one network, the others are measured
+                yield {name: (None, f"{type(error).__name__}: {error}")}
+    slow = [name for name in _SLOW if name in measures]
+    if not slow:
+        return
     try:
-        if measure in QUICK:
-            return _QUICK[measure](row), None
-        result: tuple[Any, str | None] = isolated(_slow, measure, row, batch_size, str(device), step)
-        return result
-    except Exception as error:  # whatever is wrong with one network, the others are measured
-        return None, f"{type(error).__name__}: {error}"
-
-
-def _slow(measure: str, row: Row, batch_size: int, device: str, step: StepSettings) -> tuple[Any, str | None]:
-    """Do what a process of its own is for; errors go back as text, since not all of them can be pickled."""
-    try:
-        return _SLOW[measure](row, batch_size, torch.device(device), step), None
+        yield isolated(_slow, slow, row, batch_size, str(device), step)
     except Exception as error:
-        if out_of_memory(error):
-            edges = " x ".join(map(str, row.size))
-            where = f"in the memory of {device}"
-            return None, f"a batch of {batch_size}, {edges} pixels, does not fit {where}; try a smaller one"
-        return None, f"{type(error).__name__}: {error}"
+        yield dict.fromkeys(slow, (None, f"{type(error).__name__}: {error}"))
+
+
+def _slow(measures: Sequence[str], row: Row, batch_size: int, device: str, step: StepSettings) -> dict[str, Attempt]:
+    """Do what a process of its own is for; errors go back as text, since not all of them can be pickled."""
+    found: dict[str, Attempt] = {}
+    for name in measures:
+        try:
+            found[name] = _SLOW[name](row, batch_size, torch.device(device), step), None
+        except Exception as error:
+            found[name] = None, f"{type(error).__name__}: {error}"
+            if out_of_memory(error):
+                edges = " x ".join(map(str, row.size))
+                where = f"in the memory of {device}"
+                found[name] = None, f"a batch of {batch_size}, {edges} pixels, does not fit {where}; try a smaller one"
+    return found
 
 
 def build(row: Row, device: torch.device | str) -> nn.Module:
@@ -239,21 +251,25 @@ def _memory(row: Row, batch_size: int, device: torch.device, step: StepSettings)
     return peak_bytes(work, device)
 
 
+def _training(row: Row, batch_size: int, device: torch.device, step: StepSettings) -> dict[str, float]:
+    keep_freed_memory(device)
+    seconds, runs = training_step(row, batch_size, device, step).seconds()
+    return {"training": batch_size * step.accumulation_steps / seconds, "training_runs": runs}
+
+
 def _throughput(row: Row, batch_size: int, device: torch.device, step: StepSettings) -> dict[str, float]:
     keep_freed_memory(device)
-    made = training_step(row, batch_size, device, step)
-    forward, forward_runs = made.forward_seconds()
-    training, training_runs = made.seconds()
+    seconds, runs = training_step(row, batch_size, device, step).forward_seconds()
     return {
-        "forward": batch_size / forward,
-        "forward_runs": forward_runs,
-        "training": batch_size * step.accumulation_steps / training,
-        "training_runs": training_runs,
+        "forward": batch_size / seconds,
+        "forward_runs": runs,
+        **_training(row, batch_size, device, step),
     }
 
 
 _QUICK: Mapping[str, Callable[[Row], int]] = {"parameters": _parameters, "macs": _macs}
 _SLOW: Mapping[str, Callable[[Row, int, torch.device, StepSettings], Any]] = {
     "memory": _memory,
+    "training": _training,
     "throughput": _throughput,
 }

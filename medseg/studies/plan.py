@@ -15,7 +15,7 @@ from medseg.data.datalist import Datalist
 from medseg.data.fingerprint import Fingerprint, fingerprint
 from medseg.reports.progress import progress_bar
 from medseg.runs.processes import pick_device
-from medseg.studies import plan_doubts, plan_network, plan_rules
+from medseg.studies import plan_arguments, plan_doubts, plan_network, plan_rules
 from medseg.studies.plan_asked import Asked
 from medseg.studies.plan_network import Candidate, Limits, Measured
 from medseg.studies.plan_rules import Chosen, PlanError
@@ -31,6 +31,7 @@ MINUTES = 60.0
 _LEARNING_RATE = 0.002
 _AUX = 0.1  # of the loss: what auxiliary outputs weigh beside the network's own
 _RECORDS = 20  # epochs that a training is divided into: each is recorded and can be resumed from
+_SAVED, _WRITTEN, _SAVING = 4, 2e8, 0.05  # a record's numbers a weight, bytes a second, and most of the minutes for all
 _SPARE = 20  # times the steps that are expected: the clock ends a training, even one planned beside other work
 _LOADING = 4  # processes at most
 
@@ -186,7 +187,7 @@ def _plan(
     made_for = Chosen(found.data, "other data are refused: null where images of the same kind are meant")
     train = {
         "planned_for": made_for,
-        **_schedule(steps, wanted, iterations, batches),
+        **_schedule(steps, wanted, parameters=measured.parameters, batches=batches, asked=iterations),
         **_samples(found, measured, seen),
         **_loading(place),
         **_learning(data, measured.candidate),
@@ -195,9 +196,13 @@ def _plan(
     return Plan(found, chosen, fed, inference, train, scores, {}, measured, str(place), wanted)
 
 
-def _schedule(steps: int, minutes: float, asked: int | None = None, batches: int = 1) -> dict[str, Chosen]:
+def _schedule(
+    steps: int, minutes: float, *, parameters: int = 0, batches: int = 1, asked: int | None = None
+) -> dict[str, Chosen]:
     passes = steps * batches  # iterations are counted in batches, whether or not the optimiser steps after each
-    iterations = asked or max(10, passes // _RECORDS)
+    saving = 4 * _SAVED * parameters / _WRITTEN
+    records = min(_RECORDS, max(1, int(_SAVING * 60 * minutes / saving))) if saving else _RECORDS
+    iterations = asked or max(10, passes // records)
     epochs = max(1, math.ceil(passes * _SPARE / iterations))
     decay = min(0.999, max(0.9, round(1 - 20 / max(steps, 1), 4)))
     several = f", of {batches} batches each," if batches > 1 else ""
@@ -244,7 +249,7 @@ def _learning(data: Datalist, candidate: Candidate) -> dict[str, Chosen]:
     if data.ignore_index is not None:
         loss["ignore_index"] = "$@data.ignore_index"
     why = "cross-entropy and soft IoU in equal parts: small classes count as much as large ones"
-    if aux := plan_network.auxiliary(candidate):
+    if aux := plan_arguments.auxiliary(candidate.network, candidate.patch):
         terms = [{"output": "pred", "loss": loss}, *({"output": name, "loss": loss, "weight": _AUX} for name in aux)]
         loss = {"_target_": "medseg.losses.multi_output.MultiOutputLoss", "terms": terms}
         why += f"; of the auxiliary outputs a tenth as much (DF-DAM): {', '.join(aux)}"

@@ -142,10 +142,14 @@ def test_from_data_to_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     said = capsys.readouterr()
     assert "Every voxel background" in said.out
     assert "HD95 ball in mm" in said.out
+    steps = "the network had 2 steps of training, a plan asks for 900: it may not be done learning; give more minutes"
+    assert steps in said.out
     assert said.out.endswith(f"report: {tmp_path / 'out' / 'run' / 'report.html'}\n")
     page = (tmp_path / "out" / "run" / "report.html").read_text()
     assert "Every voxel background" in page
     assert "ml of ball" in page  # what was measured
+    assert steps in page
+    assert "1 epoch, 2 steps" in page
     assert "image_0" not in page
     assert "planned: unet" in said.err
     scores = json.loads((tmp_path / "out" / "run" / "test" / "scores.json").read_text())
@@ -362,3 +366,14 @@ def test_loading_leaves_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (4, 2), (30, 10), (900, 45)])
 def test_a_short_training_is_not_over_before_its_rate_has_risen(steps: int, warmup: int) -> None:
     assert _schedule(steps, 1.0)["warmup"].value == warmup
+
+
+@pytest.mark.parametrize(
+    ("parameters", "records"),
+    [(0, 20), (1_000_000, 20), (10_000_000, 3), (30_000_000, 1), (300_000_000, 1)],  # 160 MB are 0.8 of the 3 seconds
+)
+def test_records_of_large_networks_do_not_eat_the_minutes(parameters: int, records: int) -> None:
+    found = _schedule(900, 1.0, parameters=parameters)
+    assert 900 // found["iterations"].value == records
+    assert found["max_epochs"].value * found["iterations"].value >= 20 * 900
+    assert _schedule(900, 1.0, parameters=parameters, asked=7)["iterations"].value == 7
