@@ -12,6 +12,7 @@ from typing import Any
 
 from medseg.bundle.description import BESIDE_PAPER, Description, DescriptionError
 from medseg.bundle.options import Options
+from medseg.io.yaml_file import read_yaml
 from medseg.resources import BUNDLE_FILE
 
 __all__ = ["COMPONENTS", "KEYS", "REQUIRED", "Source", "read_source", "shared"]
@@ -99,16 +100,9 @@ def read_source(folder: str | Path) -> Source:
     Raises:
         DescriptionError: if it is missing, no YAML, or holds what it must not.
     """
-    import yaml
-
     folder = Path(folder).resolve()
     path = folder / BUNDLE_FILE
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DescriptionError(f"{path} cannot be read ({error.strerror}); name the folder of a bundle") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise DescriptionError(f"{path} is no valid YAML: {str(error).splitlines()[0]}; correct it") from error
+    content = read_yaml(path, DescriptionError, "the folder of a bundle")
     if not isinstance(content, dict):
         raise DescriptionError(f"{path} holds no mapping; see docs/reference/bundle_yaml.md")
     for key in content:

@@ -28,7 +28,7 @@ from medseg.runs.identity import differences
 from medseg.runs.lock import FolderLock, LockedError
 from medseg.runs.paths import resolve_path
 from medseg.runs.report import PER_CASE
-from medseg.runs.run_folder import CONFIG, LAST, MODEL, STUDY, RunFolder
+from medseg.runs.run_folder import LAST, MODEL, STUDY, RunFolder, config_of
 from medseg.studies.study import Cell, Study, StudyError, read_study
 
 __all__ = ["CELL", "PATIENCE", "STUDY", "THEN", "Made", "Places", "describe_code", "identity", "read_made", "run_cell"]
@@ -324,9 +324,7 @@ def _overrides(study: Study, cell: Cell, run: Path) -> dict[str, Any]:
 
 def _own_budget(run: Path) -> dict[str, Any]:
     """Return the budget that the bundle itself names."""
-    import yaml
-
-    config = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
+    config = config_of(run)
     minutes = config.get("max_minutes")
     budget = {"epochs": config.get("max_epochs")}
     if minutes is None:

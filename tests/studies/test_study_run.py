@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from tiny_study import in_this_process, no_cells, write_data, write_study
+from undrawn import draw_nothing
 
 from medseg.cli import main
 from medseg.errors import MedsegError
@@ -35,15 +36,9 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Draw no pictures, which are most of the work of a training so small."""
     patch = pytest.MonkeyPatch()
     patch.setenv("MEDSEG_CACHE", str(tmp_path_factory.mktemp("cache")))
-    for place in ("confusion.save_confusion", "curves.save_curves", "overlays.overlay_sheet", "slices.save_slices"):
-        patch.setattr(f"medseg.reports.{place}", lambda *_, **__: _Picture())
+    draw_nothing(patch)
     yield
     patch.undo()
-
-
-class _Picture:
-    def save(self, path: Path) -> None:
-        """Save nothing."""
 
 
 @pytest.fixture(scope="module")
