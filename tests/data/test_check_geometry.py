@@ -34,7 +34,7 @@ def picture(path, seed=0, *, label=False, shape=(32, 32), tag=None):
 
 def check(folder, *pairs, **more) -> Report:
     entries = [{"image": i, "label": t, **more} for i, t in pairs]
-    content = {"name": "set", "version": 1, "modality": ["CT"], "licence": "", "source": "", "ignore_index": None}
+    content = {"name": "set", "version": 1, "modality": ["MR"], "licence": "", "source": "", "ignore_index": None}
     content |= {"labels": {"0": "back", "1": "cell"}, "training": entries, "validation": [], "test": []}
     (folder / "datalist.json").write_text(json.dumps(content))
     return check_datalist(folder / "datalist.json")
