@@ -38,9 +38,9 @@ def steps_taken(engine: SupervisedTrainer) -> int:
     Args:
         engine: after an iteration.
     """
-    length, several = int(engine.state.epoch_length), int(engine.accumulation_steps)
+    length, each = int(engine.state.epoch_length or 1), int(engine.accumulation_steps)
     whole, batches = divmod(int(engine.state.iteration), length)
-    return whole * math.ceil(length / several) + batches // several
+    return whole * math.ceil(length / each) + batches // each
 
 
 def train_step(engine: SupervisedTrainer, batch: Any) -> dict[str, Any]:
