@@ -209,11 +209,14 @@ def self_signed(folder):
     return context, folder / "cert.pem"
 
 
-def by_an_authority(folder):
-    """Write a certificate of this host by an authority of its own; return the files of it, its key, the authority."""
+def by_an_authority(folder, **other):
+    """Write a certificate of this host by an authority of its own; return the files of it, its key, the authority.
+
+    ``host`` names another host, ``days`` other first and last days from now.
+    """
     authority, key = _key(folder / "ca_key.pem"), _key(folder / "key.pem")
     _certificate(folder / "ca.pem", "hospital", authority, "hospital", authority, ca=True)
-    _certificate(folder / "cert.pem", "archive", key, "hospital", authority, ca=False)
+    _certificate(folder / "cert.pem", "archive", key, "hospital", authority, ca=False, **other)
     return folder / "cert.pem", folder / "key.pem", folder / "ca.pem"
 
 
@@ -228,7 +231,7 @@ def _key(path):
     return key
 
 
-def _certificate(path, subject, key, issuer, signing, *, ca):
+def _certificate(path, subject, key, issuer, signing, *, ca, host="127.0.0.1", days=(-1, 1)):
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
 
@@ -239,9 +242,9 @@ def _certificate(path, subject, key, issuer, signing, *, ca):
         .issuer_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, issuer)]))
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .not_valid_before(now + datetime.timedelta(days=days[0]))
+        .not_valid_after(now + datetime.timedelta(days=days[1]))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(host))]), False)
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), True)
     )
     if not ca:

@@ -66,7 +66,7 @@ def read_record(folder: Path, origin: object) -> dict[str, Any]:
         good = all(isinstance(record[key], dict) for key in ("texts", "data")) and isinstance(record["name"], str)
         good = good and all(isinstance(record["texts"][key], str) for key in _TEXTS)
         good = good and isinstance(record["references"], list) and isinstance(record["scores"], list)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, PackError):
             raise
         raise PackError(
@@ -160,7 +160,7 @@ def foreign(folder: Path, record: Mapping[str, Any], description: Description) -
         refuse_expressions(record, RECORD)
         refuse_expressions(description.to_dict(), WEIGHTS)
         made = configs(record, description)
-    except PackError as error:
+    except (PackError, RecursionError) as error:
         return [*found, str(error)]
     if not networks.is_ours(str(description.network.get("name", ""))):
         found.append(f"its network is {shown(description.network.get('name'))}, which is not of medseg or MONAI")

@@ -107,8 +107,8 @@ def read_source(folder: str | Path) -> Source:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DescriptionError(f"{path} cannot be read ({error.strerror}); name the folder of a bundle") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DescriptionError(f"{path} is no valid YAML: {str(error).splitlines()[0]}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise DescriptionError(f"{path} is no valid YAML: {str(error).splitlines()[0]}; correct it") from error
     if not isinstance(content, dict):
         raise DescriptionError(f"{path} holds no mapping; see docs/reference/bundle_yaml.md")
     for key in content:
@@ -161,7 +161,7 @@ def _source(folder: Path, content: dict[str, Any], where: str) -> Source:
     missing = [key for key in REQUIRED if key not in content]
     missing += [f"train#{key}" for key in COMPONENTS if key not in (content.get("train") or {})]
     if missing:
-        raise DescriptionError(f"{where} lacks {', '.join(missing)}")
+        raise DescriptionError(f"{where} lacks {', '.join(missing)}; add what docs/reference/bundle_yaml.md says")
     network = {"spatial_dims": 2, "out_channels": len(content["classes"]), **content["network"]}
     described: dict[str, Any] = {key: content[key] for key in _DESCRIBED if key in content}
     described |= {"name": content.get("name") or folder.name, "network": network}

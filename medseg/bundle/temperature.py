@@ -155,7 +155,9 @@ class Fit(Score):
             MedsegError: if nothing was drawn, or no temperature within `LIMITS` is best.
         """
         if not self.logits:
-            raise MedsegError("no case has a labelled voxel with logits, so that no temperature can be fitted")
+            raise MedsegError(
+                "no validation case has a labelled voxel to fit a temperature to; label one, or name another fold"
+            )
         everything = range(len(self.logits))
         found = self._best(everything)
         if not LIMITS[0] * 1.01 < found < LIMITS[1] * 0.99:

@@ -152,9 +152,10 @@ def unpack(
         found = pack.foreign()
         if found and not trust:
             more = f" (and {counted(len(found) - 1, 'more thing')})" if len(found) > 1 else ""
+            anew = "" if renew else f"; {spelt('renew')} writes its configurations anew"
             raise PackError(
                 f"{shown(path)} is more than data: {found[0]}{more}. Running it runs what it says: {spelt('trust')} "
-                f"unpacks it as it is, if you know whose it is; {spelt('renew')} writes its configurations anew"
+                f"unpacks it as it is, if you know whose it is{anew}"
             )
         try:
             target.parent.mkdir(parents=True, exist_ok=True)

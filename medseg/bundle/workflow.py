@@ -319,7 +319,7 @@ def _on_validation(
             )
     part = given.setdefault("scored", "validation")
     if part != "validation" and not (held_out and part == "test"):
-        raise WorkflowError(f"scored is {part!r}, but {what} on validation cases alone")
+        raise WorkflowError(f"scored is {part!r}, but {what} on validation cases alone; leave it out")
     ready = prepare([run], data, overlays, given, allow_seen=allow_seen)
     if part == "test" and ready.options.get("fold") is None:
         raise WorkflowError(

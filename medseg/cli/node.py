@@ -91,7 +91,7 @@ def _status(config: Config, options: argparse.Namespace) -> int:
 
     store = Store(config.folder)
     names = [each.name for each in config.destinations]
-    status = read_status(store.queue, running=is_locked(store.root), to=names)
+    status = read_status(store.queue, running=is_locked(store.root), to=names, disk_gib=config.disk_gib)
     if options.json:
         write_json(status.to_dict())
     else:

@@ -92,7 +92,7 @@ def read_colours(path: Path) -> dict[str, str]:
     if path.suffix.lower() == ".json":
         try:
             content = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ImportingError(f"{shown(path)}: not valid JSON ({error}); correct it") from error
         pairs = content.items() if isinstance(content, dict) else ()
         for name, colour in pairs:

@@ -24,7 +24,7 @@ from medseg.errors import counted
 from medseg.io.dicom_heads import quiet
 from medseg.io.dicomweb_address import ArchiveError, Credentials
 from medseg.io.dicomweb_answers import TOLD, OfferedSeries, digest_of, offered, text_of, value_of, why_refused
-from medseg.io.dicomweb_session import BrokenAnswerError, Limits, Session
+from medseg.io.dicomweb_session import BrokenAnswerError, Limits, Session, why_untrusted
 
 __all__ = ["Archive", "ArchiveGoneError", "OfferedSeries", "StoreReport"]
 
@@ -346,12 +346,9 @@ class Archive:
         if isinstance(error, requests.HTTPError) and error.response is not None:
             return _why_status(error.response.status_code, what)
         if isinstance(error, requests.exceptions.SSLError):
-            if "CERTIFICATE_VERIFY_FAILED" not in str(error):
+            if (untrusted := why_untrusted(error)) is None:
                 return "TLS is not agreed on"
-            raise ArchiveGoneError(
-                "the archive's certificate is not trusted: it is self-signed, of an unknown authority, of another host "
-                f"or too old; name the certificate, or its authority's, by {spelt('ca', 'FILE')}"
-            ) from None
+            raise ArchiveGoneError(f"the archive's certificate is not trusted: {untrusted}") from None
         if isinstance(error, requests.TooManyRedirects):
             raise ArchiveGoneError("the archive redirects to another address; name that one, if it is right") from None
         if isinstance(error, requests.Timeout):

@@ -17,12 +17,21 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
+from medseg.caller import spelt
 from medseg.io.dicomweb_address import ArchiveError, Credentials
 
-__all__ = ["BrokenAnswerError", "Limits", "Session"]
+__all__ = ["BrokenAnswerError", "Limits", "Session", "why_untrusted"]
 
 _CHUNK = 2**16
 _TAIL = 256  # bytes: longer than any boundary (RFC 2046: 70)
+_UNTRUSTED = {  # by OpenSSL's X509_V_ERR_*
+    9: "it is not valid yet; see this computer's clock",
+    10: "it is too old; have it renewed",
+    18: "it is self-signed; name it by {}",
+    62: "it is of another host; name the host as it does",
+    64: "it is of another host; name the host as it does",
+}
+_NO_AUTHORITY = 2, 19, 20, 21, 27
 
 
 class BrokenAnswerError(Exception):
@@ -164,3 +173,20 @@ class _Answer(requests.Response):
         named = dict(each.strip().partition("=")[::2] for each in parameters)
         boundary = named.get("boundary", "").strip('"') if kind.strip().lower() == "multipart/related" else ""
         return f"--{boundary}--".encode() if boundary else b""
+
+
+def why_untrusted(error: BaseException) -> str | None:
+    """Return why a certificate is not trusted, and the way out; ``None`` where no certificate is the reason.
+
+    Args:
+        error: as requests raises it, around that of the library that compares certificates.
+    """
+    inner: object = error
+    while isinstance(inner, BaseException) and not isinstance(inner, ssl.SSLCertVerificationError):
+        inner = getattr(inner, "reason", None) or inner.__cause__ or inner.__context__
+    if not isinstance(inner, ssl.SSLCertVerificationError):
+        return None
+    unknown = "its authority is not known; name the certificate, or its authority's, by {}"
+    if inner.verify_code not in _NO_AUTHORITY:
+        unknown = f"{inner.verify_message}; have it made anew"
+    return _UNTRUSTED.get(inner.verify_code, unknown).format(spelt("ca", "FILE"))

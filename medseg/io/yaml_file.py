@@ -27,5 +27,5 @@ def read_yaml(path: Path, fault: type[MedsegError], wanted: str) -> Any:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise fault(f"{path}: cannot be read ({error.strerror}); name {wanted}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise fault(f"{path}: is no YAML ({' '.join(str(error).split())[:200]}); correct it") from error

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Set
@@ -39,7 +38,6 @@ logger = logging.getLogger(__name__)
 SUCCESS, OUT_OF_RESOURCES, WRONG_CLASS, CANNOT_UNDERSTAND, DUPLICATE = 0x0000, 0xA700, 0xA900, 0xC000, 0x0111
 """Statuses of C-STORE (PS3.4, B.2.3); a duplicate is an instance whose UID is here with other bytes (PS3.7, C.4.2)."""
 
-_RESERVE = 256 * 2**20  # of the disk, that is left for results and the queue itself
 _NATIVE = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2")
 _JPEG = tuple(f"1.2.840.10008.1.2.4.{end}" for end in (70, 57, 80, 90, 81, 91, 50, 51))
 SYNTAXES = (*_NATIVE, "1.2.840.10008.1.2.5", *_JPEG)  # see `medseg.io.dicom_pixels`; without loss first
@@ -248,16 +246,13 @@ class Receiver:
         return SUCCESS
 
     def _has_room(self, size: int) -> bool:
-        bound = self._config.disk_gib * 2**30
-        full = self._queue.held + size > bound or shutil.disk_usage(self._store.root).free < size + _RESERVE
-        if full and not self._full:
-            logger.error(
-                "full: %.2f of %g GiB are held; objects are refused", self._queue.held / 2**30, self._config.disk_gib
-            )
-        elif self._full and not full:
+        why = self._store.full(self._queue.held, self._config.disk_gib, size)
+        if why and not self._full:
+            logger.error("full: %s; objects are refused", why)
+        elif self._full and not why:
             logger.info("there is room again")
-        self._full = full
-        return not full
+        self._full = bool(why)
+        return not why
 
 
 def _fits(expected: str, address: str) -> bool:

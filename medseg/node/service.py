@@ -106,7 +106,7 @@ class Node:
         self._lock.release()
 
     def _status(self) -> Status:
-        return read_status(self._store.queue, running=True, to=self._names)
+        return read_status(self._store.queue, running=True, to=self._names, disk_gib=self._config.disk_gib)
 
     def _begin(self, name: str, step: Callable[[], int], pause: float = _PAUSE) -> None:
         thread = threading.Thread(target=self._loop, args=(name, step, pause), name=name, daemon=True)

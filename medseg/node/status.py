@@ -11,6 +11,7 @@ from typing import Any
 
 from medseg.errors import counted
 from medseg.node.queue import QueueError
+from medseg.node.store import Store
 from medseg.reports.tables import Cell, Table
 
 __all__ = ["Status", "StudyStatus", "page", "read_status", "stranded", "text"]
@@ -69,6 +70,7 @@ class Status:
         known: instances that came again and were there already.
         studies: the failed ones first, then those in work, then the last ones done.
         nowhere: destinations that results wait for and that the node's configuration does not have.
+        full: why objects are refused; empty where there is room for one as large as the largest that is there.
     """
 
     running: bool
@@ -78,13 +80,21 @@ class Status:
     known: int
     studies: list[StudyStatus]
     nowhere: list[str]
+    full: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values."""
         return asdict(self)
 
 
-def read_status(path: Path, *, running: bool, most: int = _SHOWN, to: Collection[str] | None = None) -> Status:
+def read_status(
+    path: Path,
+    *,
+    running: bool,
+    most: int = _SHOWN,
+    to: Collection[str] | None = None,
+    disk_gib: float | None = None,
+) -> Status:
     """Read a queue, which may be in use.
 
     Args:
@@ -92,6 +102,7 @@ def read_status(path: Path, *, running: bool, most: int = _SHOWN, to: Collection
         running: whether a process works on it.
         most: studies that are listed.
         to: names of the destinations that there are; ``None`` where that is not known.
+        disk_gib: most that the node may hold; ``None`` asks for no room.
 
     Raises:
         QueueError: if there is none, or it cannot be read.
@@ -104,7 +115,9 @@ def read_status(path: Path, *, running: bool, most: int = _SHOWN, to: Collection
             with db:
                 db.execute("BEGIN")  # all of it of one moment
                 states = dict(db.execute("SELECT state, count(*) FROM study GROUP BY state ORDER BY state"))
-                (received,) = db.execute("SELECT total(bytes) FROM instance WHERE present").fetchone()
+                (received, largest) = db.execute(
+                    "SELECT total(bytes), coalesce(max(bytes), 0) FROM instance WHERE present"
+                ).fetchone()
                 (made,) = db.execute("SELECT total(bytes) FROM result WHERE path<>''").fetchone()
                 known = db.execute("SELECT number FROM count WHERE name='known'").fetchone()
                 studies = [StudyStatus(*row) for row in db.execute(_STUDIES, (most,))]
@@ -114,7 +127,9 @@ def read_status(path: Path, *, running: bool, most: int = _SHOWN, to: Collection
     except sqlite3.Error as error:
         raise QueueError(f"{path}: the queue cannot be read ({error}); is it this node's?") from error
     nowhere = [name for name, _, waiting, *_ in destinations if waiting and to is not None and name not in to]
-    return Status(running, states, int(received + made), destinations, known[0] if known else 0, studies, nowhere)
+    held = int(received + made)
+    full = "" if disk_gib is None else Store(path.parent).full(held, disk_gib, largest)
+    return Status(running, states, held, destinations, known[0] if known else 0, studies, nowhere, full)
 
 
 def stranded(status: Status) -> list[str]:
@@ -148,7 +163,8 @@ def _head(status: Status) -> str:
     states = ", ".join(f"{number} {state}" for state, number in status.states.items()) or "no study yet"
     runs = "running" if status.running else "NOT running"
     again = f"; {status.known} instances came again" if status.known else ""
-    return f"{runs}; {states}; {status.held / 2**30:.2f} GiB held{again}"
+    full = f"; full: {status.full}, objects are refused" if status.full else ""
+    return f"{runs}{full}; {states}; {status.held / 2**30:.2f} GiB held{again}"
 
 
 def text(status: Status) -> str:

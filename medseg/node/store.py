@@ -22,6 +22,7 @@ from medseg.atomic import sync_folder
 
 __all__ = ["Store", "stands_for"]
 
+_RESERVE = 256 * 2**20  # bytes of the disk that are left for results and the queue itself
 _DIGITS = 32  # 128 bits: no two UIDs of any archive share them
 
 
@@ -43,6 +44,21 @@ class Store:
         self.incoming, self.received, self.results, self.records = (
             root / name for name in ("incoming", "received", "results", "records")
         )
+
+    def full(self, held: int, disk_gib: float, size: int = 0) -> str:
+        """Return why nothing more is taken; empty where there is room.
+
+        Args:
+            held: bytes that the node holds.
+            disk_gib: most that it may hold.
+            size: bytes that come.
+        """
+        if held + size > disk_gib * 2**30:
+            return f"{held / 2**30:.2f} of {disk_gib:g} GiB (disk_gib) are held"
+        free = shutil.disk_usage(self.root).free
+        if free < size + _RESERVE:
+            return f"{free // 2**20} MiB of the disk are left, of which {_RESERVE // 2**20} are kept"
+        return ""
 
     def make(self) -> None:
         """Make the folders.

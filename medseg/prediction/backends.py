@@ -209,7 +209,7 @@ def _header(text: str | None, path: Path) -> dict[str, Any]:
         if header["format"] != _FORMAT:
             raise ExportedError(f"{shown(path)} has format {header['format']!r}, this medseg reads 1; update medseg")
         return dict(header, export=dict(header["export"]), model=dict(header["model"]))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, ExportedError):
             raise
         raise ExportedError(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.io.dicom import Slices, is_dicom, read_slices
+from medseg.io.placement import Grid
 from medseg.prediction.dicom_objects import Algorithm, DicomError, require_highdicom, save, segments_of
 from medseg.prediction.dicom_seg import fractional_segmentation, segmentation
 from medseg.prediction.sinks import PROBABILITIES, VALUES, Case, Result, RunInfo
@@ -44,21 +45,25 @@ class _DicomSink:
         """Return true: nothing is shared."""
         return True
 
+    def refuse(self, case: Case, grid: Grid) -> None:
+        """Refuse what is no DICOM series, before it is predicted.
+
+        Raises:
+            DicomError: with the reason.
+        """
+        if len(case.files) > 1 or not (case.image.is_dir() or is_dicom(case.image)):
+            raise DicomError("it is no DICOM series, which DICOM objects are about; leave it out for them")
+
     def write(self, case: Case, result: Result) -> None:
         """Write the object.
 
         Raises:
-            MedsegError: if the case is no DICOM series, or its tags do not allow an object about it.
+            MedsegError: if the case's tags do not allow an object about it.
         """
-        save(self._made(case, result, self._slices(case)), *self.files(case))
+        save(self._made(case, result, read_slices(case.image)), *self.files(case))
 
     def close(self) -> None:
         """End the run."""
-
-    def _slices(self, case: Case) -> Slices:
-        if len(case.files) > 1 or not (case.image.is_dir() or is_dicom(case.image)):
-            raise DicomError("it is no DICOM series, which DICOM objects are about; leave them out for it")
-        return read_slices(case.image)
 
     def _made(self, case: Case, result: Result, slices: Slices) -> Any:
         raise NotImplementedError
@@ -122,7 +127,7 @@ class Measured(_DicomSink):
         from medseg.prediction.dicom_measurements import measurement_report
         from medseg.prediction.measurements import measure
 
-        slices = self._slices(case)
+        slices = read_slices(case.image)
         about = (result.mask, slices, self._segments, self._algorithm)
         segmented = segmentation(*about, where=case.name)
         indices = [segment.index for segment in self._segments]

@@ -45,7 +45,7 @@ class Geojson:
             if drawn[index] is not None
         ]
 
-    def refuse(self, grid: Grid) -> None:
+    def refuse(self, case: Case, grid: Grid) -> None:
         """Refuse a volume.
 
         Raises:

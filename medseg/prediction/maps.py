@@ -56,7 +56,10 @@ def write_map(values: NDArray[Any], grid: Grid, target: Path) -> None:
         if grid.affine is None:
             _write_tiff(maps, grid, temporary)
         else:
-            with gzip.open(temporary, "wb", compresslevel=_LEVEL) as file:
+            with (  # no name and no time in it: the same map is the same bytes
+                open(temporary, "wb") as plain,
+                gzip.GzipFile("", "wb", _LEVEL, plain, mtime=0) as file,
+            ):
                 _write_nifti(maps, grid.affine, file)  # type: ignore[arg-type]
 
 

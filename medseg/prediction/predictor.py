@@ -286,7 +286,7 @@ class Predictor:
         check_fits(fed, self.description)
         for sink in self.sinks:
             if isinstance(sink, Refuses):
-                sink.refuse(fed.grid)
+                sink.refuse(case, fed.grid)
         self._audit.read(case)
         self._doubt(case, fed.unlike)
         return fed

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from medseg.prediction.predictor import Predictor
 
 __all__ = ["CASES", "PARTS", "TOLD", "Asked", "Shared", "gather", "share"]
+
+logger = logging.getLogger(__name__)
 
 PARTS = ".medseg_parts"
 """Folder of the parts in that of all outputs."""
@@ -90,18 +93,22 @@ def share(predictor: Predictor, cases: Sequence[Case], asked: Asked, shared: Sha
         shared: who does them.
     """
     left, why = list(cases), ""
-    for size in _sizes(len(left), shared.workers):
+    for number, size in enumerate(_sizes(len(left), shared.workers), 1):
+        died = 0
         parts = _parts(predictor.folder.output_dir, left, size)
         for done in shared.executor([asked.job(part) for part in parts.values()]):
             part = parts[done.name]
             if not (part / TOLD).is_file():
-                why = done.error
+                why, died = done.error, died + 1
             _gather_part(predictor, part, failures=True)
         finished = {case.target for case in left if case.target in set(predictor.written)}
         failed = {str(name) for name, _ in predictor.failures}
         left = [case for case in left if case.target not in finished and case.name not in failed]
         if not left:
             break
+        if died and number < _ROUNDS:  # not where its log is, which goes once all is done
+            reason = why.partition("; see ")[0]
+            logger.warning("%s died (%s): others do %s", counted(died, "worker"), reason, counted(len(left), "case"))
     for case in left:
         predictor.failed(case, f"its worker died, {counted(_ROUNDS, 'time')}: {why}")
     if not left:  # else the logs say why

@@ -157,8 +157,8 @@ class Sink(Protocol):
 class Refuses(Protocol):
     """A `Sink` that some images cannot have, which is said before they are predicted."""
 
-    def refuse(self, grid: Grid) -> None:
-        """Refuse an image by where its voxels lie; called in a thread that reads.
+    def refuse(self, case: Case, grid: Grid) -> None:
+        """Refuse an image by what it is, or by where its voxels lie; called in a thread that reads.
 
         Raises:
             MedsegError: with the reason.

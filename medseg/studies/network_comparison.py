@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
+from medseg.atomic import nothing_left
 from medseg.bundle import ensemble, networks
 from medseg.bundle.early import refuse_unread
 from medseg.bundle.pack import About
@@ -20,14 +21,14 @@ from medseg.data.datalist import Datalist
 from medseg.errors import MedsegError, counted, few, shown
 from medseg.jobs import here as machine
 from medseg.jobs.job import names_device
-from medseg.runs.lock import FolderLock
+from medseg.runs.lock import locked
 from medseg.runs.paths import resolve_path
 from medseg.runs.processes import pick_device
 from medseg.runs.run_folder import MODEL, RunFolder
 from medseg.studies import plan_asked, plan_bundle, plan_network, plan_rules
 from medseg.studies.executors import CellsError, Executor, here
 from medseg.studies.halving import LEAST, Budget, Stage, choose, holds, kept, stages
-from medseg.studies.network_data import own_data
+from medseg.studies.network_data import MADE, own_data
 from medseg.studies.network_page import write_report
 from medseg.studies.network_ranking import places
 from medseg.studies.network_record import RECORD, SPENT, Asked, Record, Spent
@@ -91,12 +92,9 @@ def compare_networks(
     """
     folder = resolve_path(output, "output")
     _refuse(asked, folder)
-    new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FolderLock(folder)
-    lock.acquire()
-    try:
-        with Spent(folder, clock, since) as spent:
+    with nothing_left(folder, (*MADE.parts[:1], SPENT), folder / RECORD):
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder, 0.0), Spent(folder, clock, since) as spent:
             found = own_data(data, folder, asked, say)
             say("reading and checking the images")
             check_datalist(found, fold_keys=[asked.fold_key]).raise_for_errors()
@@ -106,14 +104,6 @@ def compare_networks(
             RunFolder(folder).write_json(RESULTS, made.results())
             write_report(made, pictures=pictures)
             return made
-    except MedsegError:
-        if not (folder / RECORD).is_file():  # refused before anything was planned: those minutes are nobody's
-            (folder / SPENT).unlink(missing_ok=True)
-            if new:
-                shutil.rmtree(folder, ignore_errors=True)
-        raise
-    finally:
-        lock.release()
 
 
 def _refuse(asked: Asked, folder: Path) -> None:

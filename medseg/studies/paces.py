@@ -24,7 +24,7 @@ from medseg.errors import MedsegError, shown
 from medseg.runs.provenance import collect
 from medseg.studies import complexity
 from medseg.studies.isolated import isolated
-from medseg.studies.measures import TrainingStep, seconds
+from medseg.studies.measures import StepSettings, TrainingStep, seconds
 from medseg.studies.paper_figures import Row
 
 __all__ = ["Pace", "Paces"]
@@ -49,8 +49,8 @@ class Pace:
 class Paces:
     """Paces of a device, each in a file of medseg's cache folder, whole or not there.
 
-    Kept are those that were measured, by network, image, batch, device and versions; why one could not be is not, since
-    that may hang on what else runs.
+    Kept are those that were measured, by network, image, batch, how a step is taken, device and versions; why one could
+    not be is not, since that may hang on what else runs.
 
     Args:
         say: called with a line before each measurement.
@@ -68,13 +68,13 @@ class Paces:
             "threads": found["threads"],
         }
 
-    def missing(self, asked: Iterable[tuple[Row, int]]) -> int:
+    def missing(self, asked: Iterable[tuple[Row, int, StepSettings]]) -> int:
         """Say how many have to be measured, and return that.
 
         Args:
-            asked: network and image, and the images of a step.
+            asked: network and image, the images of a batch, and how a step is taken.
         """
-        files = {self._file(row, batch): self.known(row, batch) for row, batch in asked}
+        files = {self._file(*each): self.known(*each) for each in asked}
         self._total = sum(pace is None for pace in files.values())
         if self._total:
             self._say(
@@ -83,51 +83,57 @@ class Paces:
             )
         return self._total
 
-    def known(self, row: Row, batch: int) -> Pace | None:
+    def known(self, row: Row, batch: int, step: StepSettings) -> Pace | None:
         """Return a pace that was measured before.
 
         Args:
             row: network and image, whatever its name.
-            batch: images a step.
+            batch: images of a batch.
+            step: how it is taken; of accumulated batches each takes what one does.
         """
         try:
-            held = json.loads(self._file(row, batch).read_text(encoding="utf-8"))
+            held = json.loads(self._file(row, batch, step).read_text(encoding="utf-8"))
             return Pace(float(held["images_per_second"]), int(held["images"]))
         except (OSError, ValueError, KeyError, TypeError):  # not there, or not whole: it is measured
             return None
 
-    def of(self, row: Row, batch: int, name: str) -> Pace:
+    def of(self, row: Row, batch: int, step: StepSettings, name: str) -> Pace:
         """Return a pace, measured where it is not known.
 
         Args:
             row: network and image, whatever its name.
-            batch: images a step.
+            batch: images of a batch.
+            step: how it is taken.
             name: of the row, for the news.
 
         Raises:
             MedsegError: if it cannot be measured.
         """
-        held = self.known(row, batch)
+        held = self.known(row, batch, step)
         if held is not None:
             return held
-        file = self._file(row, batch)
+        file = self._file(row, batch, step)
         if file.stem in self._failed:
             raise self._failed[file.stem]
         self._done += 1
         self._say(f"measuring {self._done} of {max(self._done, self._total)}: {name}")
-        measured, error = isolated(_measured, row, batch)
+        measured, error = isolated(_measured, row, batch, step)
         if measured is None:
             self._failed[file.stem] = MedsegError(error)
             raise self._failed[file.stem]
-        self._keep(file, self._key(row, batch) | asdict(measured))
+        self._keep(file, self._key(row, batch, step) | asdict(measured))
         return measured
 
-    def _key(self, row: Row, batch: int) -> dict[str, Any]:
+    def _key(self, row: Row, batch: int, step: StepSettings) -> dict[str, Any]:
         described = asdict(replace(row, name="", source=""))
-        return self._device | {"row": {key: value for key, value in described.items() if value}, "batch": batch}
+        return (
+            self._device
+            | {"row": {key: value for key, value in described.items() if value}, "batch": batch}
+            | {"step": _taken(step)}
+        )
 
-    def _file(self, row: Row, batch: int) -> Path:
-        key = json.dumps(self._key(row, batch), sort_keys=True, default=str)
+    def _file(self, row: Row, batch: int, step: StepSettings) -> Path:
+        key = json.dumps(self._key(row, batch, step), sort_keys=True, default=str)
         return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
 
     def _keep(self, file: Path, record: dict[str, Any]) -> None:
@@ -139,14 +145,14 @@ class Paces:
             self._say(f"{shown(file)}: a measured step cannot be kept ({error.strerror}); set MEDSEG_CACHE")
 
 
-def _measured(row: Row, batch: int) -> tuple[Pace | None, str]:
+def _measured(row: Row, batch: int, settings: StepSettings) -> tuple[Pace | None, str]:
     """Do what a process of its own is for; errors go back as text, since not all of them can be pickled."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     keep_freed_memory(device)
     error = ""
     for images in _tried(batch, device):
         try:
-            return measured_pace(row, images, batch, device), ""
+            return measured_pace(row, images, batch, device, settings), ""
         except Exception as problem:  # such as of a norm that one value a channel does not suffice
             error = f"{type(problem).__name__}: {problem}"
             if out_of_memory(problem):
@@ -162,7 +168,7 @@ def _tried(batch: int, device: torch.device) -> Iterator[int]:
         yield from range(1, min(2, batch) + 1)
 
 
-def measured_pace(row: Row, images: int, batch: int, device: torch.device) -> Pace:
+def measured_pace(row: Row, images: int, batch: int, device: torch.device, settings: StepSettings) -> Pace:
     """Return the pace by one step to warm up and one that counts; a GPU, whose steps are short, is given some more.
 
     Args:
@@ -170,8 +176,9 @@ def measured_pace(row: Row, images: int, batch: int, device: torch.device) -> Pa
         images: of the first step.
         batch: images of the step that is taken instead where it is short.
         device: that computes.
+        settings: how a step is taken; one batch's is measured of several that are accumulated.
     """
-    step = _step(row, images, device)
+    step = _step(row, images, device, settings)
     if device.type != "cpu":
         return Pace(images / seconds(step, device)[0], images)
     first = _timed(step)
@@ -181,13 +188,20 @@ def measured_pace(row: Row, images: int, batch: int, device: torch.device) -> Pa
     if second * batch / images > _SHORT_SECONDS or images == batch:
         return Pace(images / second, images)
     del step
-    whole = _step(row, batch, device)
+    whole = _step(row, batch, device, settings)
     whole()
     return Pace(batch / _timed(whole), batch)
 
 
-def _step(row: Row, images: int, device: torch.device) -> TrainingStep:
-    return TrainingStep(*complexity.prepared(row, images, device))
+def _taken(settings: StepSettings) -> dict[str, Any]:
+    return {key: value for key, value in asdict(settings).items() if key != "accumulation_steps"}
+
+
+def _step(row: Row, images: int, device: torch.device, settings: StepSettings) -> TrainingStep:
+    step = complexity.training_step(row, images, device, replace(settings, accumulation_steps=1))
+    if settings.compile:
+        step()  # compiles, which is no step
+    return step
 
 
 def _timed(step: Callable[[], None]) -> float:

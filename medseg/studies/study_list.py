@@ -13,6 +13,7 @@ from medseg.bundle.source import Source, read_source
 from medseg.data.datalist import Datalist
 from medseg.errors import MedsegError, shown
 from medseg.reports.tables import Cell, Table
+from medseg.studies.measures import StepSettings
 from medseg.studies.paces import Pace, Paces
 from medseg.studies.paper_figures import Row
 from medseg.studies.study import Study, StudyError, StudyRow, read_study, shipped
@@ -32,12 +33,14 @@ class Recipe:
         batch: images a step.
         epochs: of the training.
         iterations: steps an epoch; ``None`` for a pass over the images.
+        step: how it takes them.
     """
 
     row: Row
     batch: int
     epochs: int
     iterations: int | None
+    step: StepSettings
 
     def seconds(self, images: int, per_second: float) -> float:
         """Return how long the training's steps take.
@@ -73,7 +76,8 @@ def recipe(study: Study, row: StudyRow) -> Recipe | None:
     changes |= row.settings
     measured, options = measured_row(row.name, source, changes), _options(source, changes)
     epochs = study.epochs or int(options["max_epochs"])
-    return Recipe(measured, int(options["batch_size"]), epochs, options["iterations"])
+    step = StepSettings.of({name: value for name, value in options.items() if _is_plain(value)})
+    return Recipe(measured, int(options["batch_size"]), epochs, options["iterations"], step)
 
 
 def measured_row(name: str, source: Source, changes: Mapping[str, Any]) -> Row:
@@ -139,7 +143,7 @@ def list_studies(
     paces = Paces(say) if measured else None
     if paces is not None:
         trained = [recipe(study, row) for study in studies if study.minutes is None for row in study.rows]
-        paces.missing((each.row, each.batch) for each in trained if each is not None)
+        paces.missing((each.row, each.batch, each.step) for each in trained if each is not None)
     used: list[tuple[Pace, int]] = []
     for study in studies:
         found = study.load() if study.data else None
@@ -190,7 +194,7 @@ def _hours(
         if found is None:
             return None, [f"{study.name}: row {row.name} is planned when the study begins; give it minutes"]
         try:
-            pace = paces.of(found.row, found.batch, f"{study.name}, {row.name}")
+            pace = paces.of(found.row, found.batch, found.step, f"{study.name}, {row.name}")
         except MedsegError as error:
             return None, [f"{study.name}, {row.name}: {shown(error)}"]
         used.append((pace, found.batch))

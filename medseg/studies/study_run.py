@@ -209,8 +209,6 @@ def _is_planned(places: Places, row: StudyRow, record: Path, wanted: Mapping[str
     target = record.parents[1]
     if not target.is_dir():
         return False
-    if not record.is_file():  # of a study that was begun before plans said so
-        return True
     different = differences(json.loads(record.read_text(encoding="utf-8")), wanted)
     if different and any(places.folder.glob(f"cells/{row.slug}-*")):
         raise StudyError(

@@ -296,6 +296,7 @@ def test_changed_and_damaged(packed: Path, tmp_path: Path) -> None:
     refused(r"docs/more is not in its medseg\.json", docs__more=b"")
     refused(r"holds no medseg\.json", **{"medseg.json": None})
     refused(r"medseg\.json cannot be read", **{"medseg.json": b"[]"})
+    refused(r"medseg\.json cannot be read", **{"medseg.json": b"[" * 100_000})
     refused("has format 9, this medseg reads 1", **{"medseg.json": record.replace(b'"format": 1', b'"format": 9')})
     refused("leads outside the folder", **{"../../out": b""})
     refused("unpacks to more than", bomb=b"\0" * (1 << 27))

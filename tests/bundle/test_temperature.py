@@ -109,7 +109,7 @@ def test_of_one_group_it_is_said_that_nothing_is_known_of_others() -> None:
     assert found.elsewhere is None
     assert found.temperature == pytest.approx(2, rel=0.1)
     assert "not known" in found.table().notes[1]
-    with pytest.raises(MedsegError, match="no case has a labelled voxel"):
+    with pytest.raises(MedsegError, match="no validation case has a labelled voxel"):
         Fit(["a", "b"]).fitted()
 
 

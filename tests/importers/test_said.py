@@ -46,6 +46,7 @@ def test_colour_words():
         ("a.csv", "name,r,g,b\n", "names no colours"),
         ("a.csv", "x,1,2,256\n", "is no colour"),
         ("a.json", "{", "not valid JSON"),
+        ("a.json", "[" * 100_000, "not valid JSON"),
         ("a.json", '{"x": "red"}', "'red' is no colour"),
     ],
 )

@@ -124,6 +124,7 @@ def test_the_reason_is_that_of_the_nearest_rule(mixed):
         ("take: []", r"take is \[\]; give a list of at least one rule"),
         ("[]", "has no list 'take'; write the rules below it"),
         ("take: [x", "is no YAML"),
+        ("take: " + "[" * 2000, "is no YAML"),
         ("take: [3]", "rule 1 is 3; give keys such as modality"),
         ("take: [{modalty: CT}]", "rule 1 has no key 'modalty'; did you mean 'modality'"),
         ("take: [{modality: 3}]", "rule 1, modality is 3; give one name or a list of names"),

@@ -1,6 +1,7 @@
 """Archives over DICOMweb, and every way in which one may fail, by a small archive in this process."""
 
 import logging
+import ssl
 
 import pydicom
 import pytest
@@ -8,7 +9,7 @@ from archive_studies import SERIES, STUDY, slices
 from pydicom.uid import RLELossless
 
 pytest.importorskip("dicomweb_client", reason="archives need dicomweb-client; pip install 'medseg[dicom]'")
-from dicomweb_server import PASSWORD, USER, self_signed, serving, tag
+from dicomweb_server import PASSWORD, USER, by_an_authority, self_signed, serving, tag
 
 from medseg.io.dicomweb import Archive, ArchiveGoneError
 from medseg.io.dicomweb_address import ArchiveError, Credentials, is_address, url_of
@@ -165,7 +166,7 @@ def test_a_self_signed_certificate_is_named(tmp_path):
     with serving(context) as server:
         for path in slices(tmp_path / "held", 2):
             server.add(path.read_bytes())
-        with pytest.raises(ArchiveGoneError, match="certificate is not trusted: it is self-signed"):
+        with pytest.raises(ArchiveGoneError, match="certificate is not trusted: it is self-signed; name it by ca=FILE"):
             Archive(server.url, WHO, limits=FAST).series(STUDY)
         assert server.requests == []
         assert len(Archive(server.url, WHO, ca=certificate, limits=FAST).instances(STUDY, SERIES)) == 2
@@ -174,6 +175,26 @@ def test_a_self_signed_certificate_is_named(tmp_path):
         Archive("https://localhost/x", WHO, ca=tmp_path / "none.pem")
     with pytest.raises(ArchiveError, match="cannot be read"):
         Archive("https://localhost/x", WHO, ca=tmp_path / "no.pem")
+
+
+@pytest.mark.parametrize(
+    ("other", "trusted", "said"),
+    [
+        ({}, False, "its authority is not known; name the certificate, or its authority's, by ca=FILE"),
+        ({"days": (-9, -1)}, True, "it is too old; have it renewed"),
+        ({"days": (1, 9)}, True, "it is not valid yet; see this computer's clock"),
+        ({"host": "127.0.0.9"}, True, "it is of another host; name the host as it does"),
+    ],
+)
+def test_why_a_certificate_is_not_trusted(tmp_path, other, trusted, said):
+    certificate, key, authority = by_an_authority(tmp_path, **other)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with serving(context) as server:
+        with pytest.raises(ArchiveGoneError) as caught:
+            Archive(server.url, WHO, ca=authority if trusted else None, limits=FAST).series(STUDY)
+        assert str(caught.value) == f"the archive's certificate is not trusted: {said}"
+        assert server.requests == []
 
 
 def test_what_is_stored_is_there_once(server, archive, tmp_path):

@@ -15,6 +15,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from medseg.errors import MedsegError
 from medseg.io import dicom_heads
+from medseg.node import store
 from medseg.node.config import Caller
 from medseg.node.queue import Queue
 from medseg.node.receive import (
@@ -26,7 +27,7 @@ from medseg.node.receive import (
     Receiver,
     _identify,
 )
-from medseg.node.status import read_status
+from medseg.node.status import read_status, text
 from medseg.node.store import Store
 
 pynetdicom = pytest.importorskip("pynetdicom", reason="a node needs pynetdicom; pip install 'medseg[dicom]'")
@@ -72,9 +73,9 @@ def test_success_means_on_the_disk(start, tmp_path, caplog):
     assert not list((tmp_path / "node" / "incoming").iterdir())
     names = "".join(str(path.relative_to(tmp_path)) for path in (tmp_path / "node").rglob("*"))
     database = b"".join(path.read_bytes() for path in (tmp_path / "node").glob("queue.sqlite*"))
-    for text in (SECRET, str(sent.StudyInstanceUID)):
-        assert text not in caplog.text + names
-        assert text.encode() not in database
+    for secret in (SECRET, str(sent.StudyInstanceUID)):
+        assert secret not in caplog.text + names
+        assert secret.encode() not in database
     assert (tmp_path / "node").stat().st_mode & 0o777 == 0o700
 
 
@@ -164,7 +165,10 @@ def test_the_disk_is_bounded(start, tmp_path, caplog):
     receiver = start(disk_gib=2.5 * files[0].stat().st_size / 2**30)
     assert send(receiver.port, files) == [SUCCESS, SUCCESS, OUT_OF_RESOURCES]
     assert len(stored(tmp_path)) == 2
-    assert "GiB are held; objects are refused" in caplog.text
+    assert "GiB (disk_gib) are held; objects are refused" in caplog.text
+    queue, most = tmp_path / "node" / "queue.sqlite", receiver._config.disk_gib
+    assert "running; full: 0.00 of " in text(read_status(queue, running=True, disk_gib=most))
+    assert read_status(queue, running=True, disk_gib=2 * most).full == ""
     wait_for(lambda: not receiver.held())
     assert receiver._queue.claim(10**10, 0, 10**11) is None  # the sender is to come back with the rest
 
@@ -176,6 +180,12 @@ def test_a_disk_that_is_full(start, tmp_path, monkeypatch, caplog):
     def full(*_):
         raise OSError(28, "No space left on device")
 
+    with monkeypatch.context() as patched:
+        patched.setattr(store.shutil, "disk_usage", lambda _: SimpleNamespace(free=250 * 2**20))
+        assert send(receiver.port, files) == [OUT_OF_RESOURCES]
+        assert "full: 250 MiB of the disk are left, of which 256 are kept; objects are refused" in caplog.text
+        status = read_status(tmp_path / "node" / "queue.sqlite", running=True, disk_gib=20)
+        assert status.full.startswith("250 MiB of the disk are left")
     with monkeypatch.context() as patched:
         patched.setattr(Store, "place", full)
         assert send(receiver.port, files) == [OUT_OF_RESOURCES]

@@ -265,7 +265,7 @@ def test_a_folder_that_is_blind_for_capitals(tmp_path: Path) -> None:
 def test_a_fault_of_a_library_is_a_failure_of_its_case(
     models: Path, images: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    """It once was its own cause, and looked for without end."""
+    """Its cause is looked for below MONAI's error, and the search ends."""
     from monai.transforms import Compose
 
     def fails(_data: Any) -> Any:

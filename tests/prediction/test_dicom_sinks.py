@@ -63,15 +63,18 @@ def test_every_output_of_a_series(tmp_path, caplog):
     assert sorted(names) == sorted(each.name for each in (tmp_path / "out").glob("scan.*"))  # each once
 
 
-def test_what_is_no_series_has_a_reason(tmp_path):
+def test_what_is_no_series_is_refused_before_it_is_predicted(tmp_path):
     import nibabel
 
     values = np.random.default_rng(0).random((16, 16, 8)).astype(np.float32)
     (tmp_path / "in").mkdir()
     nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "in" / "v.nii.gz")
     model = weights(tmp_path / "a.pt", codes=CODES)
-    outcome = predict(model, tmp_path / "in", tmp_path / "out", outputs=("dicom-seg",), overrides={"device": "cpu"})
+    wanted = ("uncertainty", "measurements", "dicom-seg")
+    outcome = predict(model, tmp_path / "in", tmp_path / "out", outputs=wanted, overrides={"device": "cpu"})
     assert [(name, "it is no DICOM series" in reason) for name, reason in outcome.failures] == [("v.nii.gz", True)]
+    assert not list((tmp_path / "out").glob("v.*"))  # refused before it is predicted: nothing of it is half there
+    assert "v.nii.gz" not in "".join(path.read_text() for path in (tmp_path / "out").glob("*.csv"))
 
 
 def test_a_model_without_codes_is_refused_before_the_first_case(tmp_path):

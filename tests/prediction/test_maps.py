@@ -41,6 +41,14 @@ def test_volumes(tmp_path: Path, affine: np.ndarray[Any, Any]) -> None:
         np.testing.assert_allclose(itk.array_from_image(other).T[..., 1], maps[1], atol=1e-5)
 
 
+def test_the_same_map_is_the_same_bytes(tmp_path: Path) -> None:
+    """Gzip would keep the name of the temporary file and the time, so that each run had another hash."""
+    write_map(values(5, 6, 7), Grid((5, 6, 7), AFFINE), tmp_path / "a.nii.gz")
+    content = (tmp_path / "a.nii.gz").read_bytes()
+    flags, seconds = content[3], content[4:8]  # RFC 1952
+    assert (flags, seconds) == (0, bytes(4))
+
+
 def test_one_map_of_a_volume_has_three_axes(tmp_path: Path) -> None:
     write_map(values(5, 6, 7), Grid((5, 6, 7), AFFINE), tmp_path / "a.nii.gz")
     assert nibabel.load(tmp_path / "a.nii.gz").shape == (5, 6, 7)

@@ -109,10 +109,11 @@ def test_parts_make_what_one_process_makes(cohort: Path) -> None:
     assert files(cohort / "parts") == files(cohort / "whole")
 
 
-def test_what_a_dead_worker_left_is_done_by_others(cohort: Path) -> None:
+def test_what_a_dead_worker_left_is_done_by_others(cohort: Path, caplog: pytest.LogCaptureFixture) -> None:
     done = of(cohort, "dead", Shared(in_this_process(lambda number: number in (0, 2)), 2))
     assert (done.written, len(done.failures)) == (CASES, 1)
     assert_the_same(cohort, "dead")
+    assert re.search(r"2 workers died \(its process was ended by signal 9\): others do \d+ cases", caplog.text)
 
 
 def test_cases_that_kill_every_worker_are_failures(cohort: Path) -> None:

@@ -10,6 +10,7 @@ from medseg.cli import main
 from medseg.errors import MedsegError
 from medseg.reports.tables import Table
 from medseg.studies import paces
+from medseg.studies.measures import StepSettings
 from medseg.studies.paces import Pace
 from medseg.studies.study import read_study, shipped
 from medseg.studies.study_list import list_studies, recipe
@@ -20,8 +21,8 @@ def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
     """Let every training step take a tenth of a second an image; returns what was measured."""
     asked: list[Any] = []
 
-    def measure(_function: Any, row: Any, batch: int) -> tuple[Pace | None, str]:
-        asked.append((row, batch))
+    def measure(_function: Any, row: Any, batch: int, step: StepSettings) -> tuple[Pace | None, str]:
+        asked.append((row, batch, step))
         return (Pace(10.0, min(batch, 2)), "") if max(row.size) < 512 else (None, "it does not fit")
 
     monkeypatch.setattr(paces, "isolated", measure)
@@ -60,7 +61,7 @@ def test_hours_by_hand(measured: list[Any], tmp_path: Path) -> None:
     row = dict(zip(table.columns, table.rows[0], strict=True))
     assert row["hours"] == pytest.approx(1.2)
     assert (row["rows"], row["cells"], row["data"], row["budget"]) == (2, 6, "squares", "3600 epochs")
-    assert [(each.kwargs, batch) for each, batch in measured] == [({"channels": [4, 8]}, 2)] * 2
+    assert [(each.kwargs, batch) for each, batch, _ in measured] == [({"channels": [4, 8]}, 2)] * 2
     ten = write_study(tmp_path / "s.yaml", epochs=3600, set={**small, "iterations": 10})
     assert hours(list_studies([str(ten)], measured=True)) == pytest.approx(12)
     assert hours(list_studies([str(ten)])) is None
@@ -73,7 +74,7 @@ def test_rows_that_compute_the_same_are_measured_once_and_kept(measured: list[An
     said: list[str] = []
     table = list_studies([], measured=True, say=said.append)
     keys = [
-        (row.target, row.in_channels, row.out_channels, row.size, str(row.kwargs), batch) for row, batch in measured
+        (row.target, row.in_channels, row.out_channels, row.size, str(row.kwargs), batch) for row, batch, *_ in measured
     ]
     assert len(set(keys)) == len(keys) == len(said) - 1
     rows = sum(len(read_study(name).rows) for name in shipped())
@@ -81,13 +82,25 @@ def test_rows_that_compute_the_same_are_measured_once_and_kept(measured: list[An
     assert len(keys) < total < 0.7 * rows
     assert f"{total} steps are to be measured here, 0 are known" in said[0]
     assert said[-1].startswith(f"measuring {len(keys)} of {total}: ")
-    failed = sum(max(row.size) >= 512 for row, _ in measured)
+    failed = sum(max(row.size) >= 512 for row, *_ in measured)
     measured.clear()
     said.clear()
     again = list_studies([], measured=True, say=said.append)
     assert (again.columns, again.rows, again.notes) == (table.columns, table.rows, table.notes)
     assert len(measured) == failed < len(keys)
     assert f"{total - len(keys) + failed} steps are to be measured here, {len(keys) - failed} are known" in said[0]
+
+
+def test_rows_whose_steps_differ_are_measured_each(measured: list[Any], tmp_path: Path) -> None:
+    write_data(tmp_path / "data")
+    small: dict[str, Any] = {"network_def#channels": [4, 8], "batch_size": 2}
+    sets = [small, {**small, "learning_rate": 0.1}, {**small, "precision": "bf16"}, {**small, "accumulation_steps": 3}]
+    rows = [{"name": f"row {number}", "set": each} for number, each in enumerate(sets)]
+    list_studies([str(write_study(tmp_path / "s.yaml", epochs=3600, rows=rows))], measured=True)
+    assert [step for _, _, step in measured] == [
+        StepSettings("auto"),
+        StepSettings("bf16"),
+    ]
 
 
 def test_a_step_of_fewer_images_is_told(measured: list[Any]) -> None:
