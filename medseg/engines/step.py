@@ -38,10 +38,9 @@ def steps_taken(engine: SupervisedTrainer) -> int:
     Args:
         engine: after an iteration.
     """
-    whole, batches = divmod(engine.state.iteration, engine.state.epoch_length)
-    return (
-        whole * math.ceil(engine.state.epoch_length / engine.accumulation_steps) + batches // engine.accumulation_steps
-    )
+    length, each = int(engine.state.epoch_length or 1), int(engine.accumulation_steps)
+    whole, batches = divmod(int(engine.state.iteration), length)
+    return whole * math.ceil(length / each) + batches // each
 
 
 def train_step(engine: SupervisedTrainer, batch: Any) -> dict[str, Any]:

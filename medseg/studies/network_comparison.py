@@ -24,7 +24,7 @@ from medseg.jobs.job import names_device
 from medseg.runs.lock import locked
 from medseg.runs.paths import resolve_path
 from medseg.runs.processes import pick_device
-from medseg.runs.run_folder import RunFolder
+from medseg.runs.run_folder import MODEL, RunFolder
 from medseg.studies import plan_asked, plan_bundle, plan_network, plan_rules
 from medseg.studies.executors import CellsError, Executor, here
 from medseg.studies.halving import LEAST, Budget, Stage, choose, holds, kept, stages
@@ -324,19 +324,24 @@ class _Comparison:
     # ------------------------------------------------------------------------------------------------- model
 
     def _export(self, found: Compared) -> None:
-        """Pack the winner's models; those that are there already are left."""
+        """Pack the winner's models; those that are there already are left, unless a run's weights are newer."""
         slug = StudyRow(found.winner).slug
         cells = found.cells(found.winner)
         if self.asked.best_fold:
             best = max(cells, key=lambda fold: _of_fold(found.table, found.winner, fold))
             cells = {best: cells[best]}
         runs = {f"{slug}-fold{fold}": run for fold, run in cells.items()}
-        there = [Path(each).stem for each in ensemble.members(found.model)]
-        if there == list(runs):
+        there = {Path(each).stem: Path(each) for each in ensemble.members(found.model)}
+        if list(there) == list(runs) and not any(_newer(runs[name] / MODEL, pack) for name, pack in there.items()):
             return
         shutil.rmtree(found.model, ignore_errors=True)
         ensemble.write(found.model, runs, About(bundle=self._planned(found.winner)))
         self.say(f"{found.winner}: {counted(len(runs), 'model')} of folds {few(list(cells))} in {shown(found.model)}")
+
+
+def _newer(weights: Path, pack: Path) -> bool:
+    """Return whether weights were written after they were packed, as a temperature is."""
+    return weights.is_file() and weights.stat().st_mtime_ns > pack.stat().st_mtime_ns
 
 
 def _of_fold(table: StudyTable, network: str, fold: int) -> float:

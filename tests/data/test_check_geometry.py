@@ -34,7 +34,8 @@ def picture(path, seed=0, *, label=False, shape=(32, 32), tag=None):
 
 def check(folder, *pairs, **more) -> Report:
     entries = [{"image": i, "label": t, **more} for i, t in pairs]
-    return check_datalist(write(folder, content(labels={"0": "back", "1": "cell"}, training=entries)))
+    described = content(modality=["MR"], labels={"0": "back", "1": "cell"}, training=entries)
+    return check_datalist(write(folder, described))
 
 
 def codes(report):

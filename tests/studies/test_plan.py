@@ -277,7 +277,7 @@ def test_few_steps_are_warned_of_and_the_training_goes_on(tmp_path: Path, capsys
     words = [f"{key}={value}" for key, value in QUICK.items() if key != "network_def#channels"]
     assert main(["train", str(data), "--minutes", "0.0001", "--output", str(tmp_path / "out"), *words]) == 0
     (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: about ")]
-    assert "steps in 0.0001 minutes are too few to learn much; give --minutes 1 or more (for 150 steps), a sm" in said
+    assert "steps in 0.0001 minutes are too few to learn much; give a training --minutes 1 or more (for 150" in said
     assert said.removeprefix("warning: ") in (tmp_path / "out" / "plan" / "docs" / "README.md").read_text()
     assert (tmp_path / "out" / "run" / "test" / "scores.json").is_file()
     assert (tmp_path / "out" / "run" / "report.html").is_file()
