@@ -208,8 +208,14 @@ def check_deflated(file: BinaryIO, size: int, where: object) -> None:
 
 
 def _check_cut(path: Path, head: Any) -> None:
-    if _is_cut(head):
-        raise ImageError(f"{path}: damaged DICOM file (it ends among its tags); restore or remove it")
+    """Refuse a file that holds less than what its kind says, or has no kind, which pydicom reads without a word."""
+    kind = getattr(head.file_meta, "MediaStorageSOPClassUID", None)
+    if "Rows" in head or str(kind) == _DIRECTORY:
+        return
+    image = str(getattr(kind, "name", kind)).endswith("Image Storage")
+    if image or len(head) == 0 or "SOPClassUID" not in head:
+        why = "it ends among its tags" if image or len(head) == 0 else "its tags do not say what it is"
+        raise ImageError(f"{path}: damaged DICOM file ({why}); restore or remove it")
 
 
 def _check_numbers(path: Path, head: Any) -> None:
@@ -242,14 +248,6 @@ def _are_numbers(value: Any, count: int) -> bool:
         return True
     several = [value] if count == 1 else list(value)
     return len(several) == count and all(math.isfinite(float(each)) for each in several)
-
-
-def _is_cut(head: Any) -> bool:
-    """Return whether a file holds less than what its kind says, which pydicom reads without a word."""
-    kind = getattr(head.file_meta, "MediaStorageSOPClassUID", None)
-    if kind is None or (len(head) == 0 and str(kind) != _DIRECTORY):
-        return len(head) == 0
-    return str(getattr(kind, "name", kind)).endswith("Image Storage") and "Rows" not in head
 
 
 def is_image(head: Any) -> bool:

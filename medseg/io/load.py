@@ -19,13 +19,16 @@ from medseg.io.channels import first_of
 from medseg.io.images import ImageError, ImageFile, read_image
 from medseg.io.labels import VALUES_KEY, map_values
 
-__all__ = ["ALPHA", "STORED_ORIENTATION", "LoadImagesd", "is_stack"]
+__all__ = ["ALPHA", "NOTES", "STORED_ORIENTATION", "LoadImagesd", "is_stack"]
 
 ALPHA = "alpha"
 """What a loaded image says of its last channel: whether it is opacity."""
 
 STORED_ORIENTATION = "stored_orientation"
 """What a loaded image says of how its file stores it: the EXIF or TIFF tag 274, though the image itself is upright."""
+
+NOTES = "notes"
+"""What a loaded image says that a reader should be told of it, in one text; empty where there is nothing."""
 
 _PAGES = "pages"  # of the meta data: MetaTensor makes an affine up where there is none
 
@@ -107,7 +110,7 @@ def _meta_tensor(array: np.ndarray[Any, Any], image: ImageFile, path: Any) -> Me
     first = np.moveaxis(array, -1, 0) if image.channels > 1 else array[None]
     values = np.array(first, order="C")  # own memory, which torch may write into
     meta: dict[str, Any] = {"filename_or_obj": first_of(path), "spatial_shape": np.asarray(image.shape)}
-    meta |= {STORED_ORIENTATION: image.orientation, ALPHA: image.alpha}
+    meta |= {STORED_ORIENTATION: image.orientation, ALPHA: image.alpha, NOTES: "; ".join(image.notes)}
     if image.affine is None:
         meta[_PAGES] = len(image.shape) == 3
         return MetaTensor(torch.from_numpy(values), meta=meta)

@@ -6,6 +6,7 @@ asked for, and gzip's checksum, which stands behind the last value, is verified.
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,6 +28,8 @@ _DIFFERENCE = 0.1  # voxels; less is rounding of the stored quaternion
 _SPACING = 1e-2
 _ROUNDED = 1e-3
 _UNITS = {1: "metres", 3: "micrometres"}
+_CODES = range(6)
+_UNHEARD = logging.Logger("what nibabel mends", logging.CRITICAL + 1)  # it names no file; what matters is told here
 
 
 def read_nifti(path: Path, label: bool) -> ImageFile:
@@ -87,7 +90,8 @@ def qform_of(header: Any) -> Affine | None:
     from nibabel.spatialimages import HeaderDataError
 
     try:
-        affine = header.get_qform(coded=True)[0]
+        with np.errstate(all="ignore"):  # what is not finite is judged below
+            affine = header.get_qform(coded=True)[0]
     except (ValueError, HeaderDataError):  # a quaternion that is no turn, edges below 0
         return None
     return None if affine is None or not np.isfinite(affine).all() else affine
@@ -138,7 +142,15 @@ def _parse(path: Path, start: bytes) -> Any:
         pair = magic in (b"ni1", b"ni2")
         kind = "the header of a pair" if pair else "no NIfTI (perhaps Analyze, which does not say where left is)"
         raise ImageError(f"{path}: is {kind}; convert it to NIfTI (.nii.gz)")
-    header.check_fix(error_level=40)
+    codes = int(header["qform_code"]), int(header["sform_code"])
+    if not all(code in _CODES for code in codes):  # nibabel takes such a code for 0, ITK for one that counts
+        raise ImageError(
+            f"{path}: its qform and sform have the codes {codes[0]} and {codes[1]}, and those above 5 or below 0 mean "
+            "nothing: where it lies is not known; correct the header"
+        )
+    # the qform's handedness, as NIfTI's own library reads it: nibabel takes -2 for 1
+    header["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1
+    header.check_fix(logger=_UNHEARD, error_level=40)
     return header
 
 
@@ -216,7 +228,8 @@ def _geometry_notes(header: Any, shape: tuple[int, ...]) -> list[str]:
 
 def _best_affine(path: Path, header: Any) -> Any:
     try:
-        return header.get_best_affine()
+        with np.errstate(all="ignore"):  # what is not finite, `check_affine` refuses
+            return header.get_best_affine()
     except ValueError as error:
         raise ImageError(f"{path}: its qform is no turn ({error}), and it has no sform; correct the header") from error
 

@@ -90,10 +90,12 @@ class Audit:
             found |= _tags(files[0], (*_UIDS, *(_PERSONS if self._run.keep_identifiers else ())))
         self._inputs[case.name] = found
 
-    def doubt(self, case: Case, said: Sequence[str]) -> None:
-        """Take note of how a case that was read is unlike what the model was trained on."""
+    def doubt(self, case: Case, said: Sequence[str], notes: str = "") -> None:
+        """Take note of how a case is unlike what the model was trained on, and of what is to be told of its file."""
         if said:
             self._inputs[case.name]["unlike"] = list(said)
+        if notes:
+            self._inputs[case.name]["notes"] = notes
 
     def recover(self) -> None:
         """Make records of what killed runs left, where this one has nothing to write; not of one that is at work."""

@@ -16,7 +16,7 @@ from medseg.bundle.usual import unlike_image
 from medseg.errors import MedsegError
 from medseg.inferers.way_back import WayBack
 from medseg.io.channels import Named, paths_of
-from medseg.io.load import STORED_ORIENTATION, is_stack
+from medseg.io.load import NOTES, STORED_ORIENTATION, is_stack
 from medseg.io.placement import Grid
 from medseg.reports.windows import Window, as_window
 
@@ -36,12 +36,14 @@ class Fed:
         grid: of the image as it was read; without an affine for pictures and stacks of them.
         values: of the image as it was read, ``(C, *S)`` float32 or uint8; ``None`` where nobody asked.
         unlike: how it is unlike the images that the model was trained on, a phrase each.
+        notes: what is to be told of how its file was read; empty where there is nothing.
     """
 
     image: Tensor
     grid: Grid
     values: Tensor | None = None
     unlike: tuple[str, ...] = ()
+    notes: str = ""
 
     @property
     def nbytes(self) -> int:
@@ -116,8 +118,9 @@ class Feeder:
             DescriptionError: if the model has no way to feed it.
             PredictionError: if it holds values that are not finite.
         """
-        affine, orientation = None, 1
+        affine, orientation, notes = None, 1, ""
         if isinstance(loaded, MetaTensor):
+            notes = str(loaded.meta.get(NOTES, ""))
             orientation = int(loaded.meta.get(STORED_ORIENTATION, 1))
             if (loaded.ndim == 4 and not is_stack(loaded)) or "original_affine" in loaded.meta:  # a NIfTI of two axes
                 affine = np.asarray(loaded.affine, dtype=np.float64)
@@ -133,7 +136,7 @@ class Feeder:
         why = feeding.not_finite(image)
         if why is not None:
             raise PredictionError(why)
-        return Fed(image, grid, values, doubts)
+        return Fed(image, grid, values, doubts, notes)
 
 
 def _files(path: Named) -> str | list[str]:

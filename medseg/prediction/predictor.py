@@ -240,7 +240,7 @@ class Predictor:
             line: of that process's record.
         """
         self._audit.took(case, line)
-        self._doubts.add(case.name, line.get("unlike", ()))
+        self._doubts.add(case.name, line.get("unlike", ()), line.get("notes", ""))
         for file in self.files(case):
             self.record.wrote(file)
         self.written.append(case.target)
@@ -288,7 +288,7 @@ class Predictor:
             if isinstance(sink, Refuses):
                 sink.refuse(case, fed.grid)
         self._audit.read(case)
-        self._doubt(case, fed.unlike)
+        self._doubt(case, fed.unlike, fed.notes)
         return fed
 
     def _groups(self, read: Iterator[tuple[Case, Fed | Exception]]) -> Iterator[Group]:
@@ -386,9 +386,9 @@ class Predictor:
             every = sorted({*names, *self.pixels})
             warn_of_one_class([self.pixels[index] for index in every], [names.get(i, str(i)) for i in every])
 
-    def _doubt(self, case: Case, said: Sequence[str]) -> None:
-        self._doubts.add(case.name, said)
-        self._audit.doubt(case, self._doubts.of(case.name))
+    def _doubt(self, case: Case, said: Sequence[str], notes: str = "") -> None:
+        self._doubts.add(case.name, said, notes)
+        self._audit.doubt(case, self._doubts.of(case.name), notes)
 
     def _said(self) -> list[str]:
         return said_of(self.failures, len(self.todo), self.folder.left_out)

@@ -52,6 +52,20 @@ def test_tags_that_are_no_numbers_name_the_slice(tmp_path, name, value, said):
     assert list(listing.damaged) == [folder / "02.dcm"]
 
 
+def test_a_slice_whose_tags_are_read_as_one_unknown_one_is_damaged(tmp_path):
+    """As where the length of the first group is wrong: at an end it was passed over, the series one slice shorter."""
+    folder = write_series(tmp_path / "s", [0, 2, 4, 6])
+    data = pydicom.dcmread(folder / "01.dcm")
+    shell = pydicom.Dataset()
+    shell.file_meta, shell.preamble = data.file_meta, data.preamble
+    shell.file_meta.MediaStorageSOPClassUID = "1.2.3"
+    shell.add_new((0x7242, 0x776F), "UN", b"8" * 90)
+    pydicom.dcmwrite(folder / "01.dcm", shell)
+    assert list(list_series(folder).damaged) == [folder / "01.dcm"]
+    with pytest.raises(ImageError, match=r"01\.dcm: damaged DICOM file \(its tags do not say what it is\)"):
+        read_image(folder)
+
+
 def test_an_empty_tag_is_a_missing_one(tmp_path):
     folder = write_series(tmp_path / "s", [0, 2, 4], raw("RescaleSlope", b""))
     assert read_image(folder).shape == (24, 16, 3)

@@ -292,6 +292,29 @@ def test_nifti_whose_quaternion_is_rounded_or_no_turn(tmp_path):
         read_image(path)
 
 
+@pytest.mark.parametrize(("field", "code"), [("sform_code", 17), ("qform_code", -1), ("sform_code", 6)])
+def test_nifti_with_a_code_of_no_meaning_is_refused(tmp_path, field, code):
+    """nibabel takes it for 0 and another place for the file's, ITK for one that counts."""
+    _changed(tmp_path / "a.nii", _values((5, 4, 3), "u1"), np.diag([2.0, 2, 3, 1]), **{field: code})
+    with pytest.raises(ImageError, match=r"a\.nii: its qform and sform have the codes .*; correct the header"):
+        read_image(tmp_path / "a.nii")
+
+
+@pytest.mark.parametrize("handed", [-1, 0, 1, -2, 3, np.nan])
+def test_nifti_is_as_handed_as_its_own_library_says(tmp_path, handed, caplog):
+    """nifti_io.c: ``if (pixdim[0] < 0.0) qfac = -1 else 1``; ITK agrees, and nibabel takes -2 for 1."""
+    values, affine = _values((5, 4, 3), "u1"), np.diag([2.0, 2, 3, 1])
+    _changed(tmp_path / "a.nii", values, affine, sform_code=0, pixdim=[handed, 2, 2, 3, 1, 1, 1, 1])
+    read = read_image(tmp_path / "a.nii").affine
+    np.testing.assert_allclose(read, np.diag([2.0, 2, -3 if handed < 0 else 3, 1]))
+    if np.isfinite(handed):
+        itk = pytest.importorskip("itk")
+        theirs = itk.imread(str(tmp_path / "a.nii"))
+        turn = itk.array_from_matrix(theirs.GetDirection())
+        np.testing.assert_allclose(turn @ np.diag(theirs.GetSpacing()), np.diag([-1.0, -1, 1]) @ read[:3, :3])
+    assert caplog.text == ""
+
+
 @pytest.mark.parametrize("pixdim", [[1, 5, 5, 5], [1, 0, 0, 0], [1, *[np.nan] * 3]])
 def test_nifti_whose_voxel_sizes_are_not_the_sforms_is_noted(tmp_path, pixdim):
     values, affine = _values((5, 4, 3), "u1"), np.diag([2.0, 2, 3, 1])

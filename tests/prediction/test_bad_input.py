@@ -356,6 +356,27 @@ def test_a_case_of_another_size_is_told_with_its_measurements(tmp_path: Path, ca
     assert {case["name"]: "; ".join(case["unlike"]) for case in record["cases"]} == doubts
 
 
+def test_which_of_two_places_counts_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Other programs may show such an image elsewhere than its mask."""
+    (tmp_path / "in").mkdir()
+    values = np.random.default_rng(0).normal(size=(20, 24, 16)).astype(np.float32)
+    for name in "abc":
+        nifti = nibabel.Nifti1Image(values, np.eye(4))
+        nifti.set_sform(np.eye(4), code=1)
+        nifti.set_qform(np.diag([-1.0, 1, 1, 1]) if name != "c" else np.eye(4), code=1)
+        nibabel.save(nifti, tmp_path / "in" / f"{name}.nii")
+    predict(write_model(tmp_path / "m.pt", "mr"), tmp_path / "in", tmp_path / "out", overrides={"device": "cpu"})
+    said = "qform and sform disagree by up to 38 mm; the sform counts"
+    assert [each for each in caplog.messages if "sform" in each] == [f"{name}.nii: {said}" for name in "ab"]
+    (record,) = (json.loads(path.read_text()) for path in (tmp_path / "out").glob(RUN_RECORD))
+    assert {case["name"]: case.get("notes") for case in record["cases"]} == {
+        "a.nii": said,
+        "b.nii": said,
+        "c.nii": None,
+    }
+    assert not any("unlike" in case for case in record["cases"])
+
+
 def test_of_many_the_first_are_told(tmp_path: Path, images: Path, caplog: pytest.LogCaptureFixture) -> None:
     usual = {"cases": 8, "unit": "px", "extent": [[500, 500], [600, 600]], "found": {}}
     model = write_model(tmp_path / "m.pt", "grey", usual=usual)
