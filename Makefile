@@ -14,7 +14,7 @@ MINUTES ?= 10
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export OMP_NUM_THREADS ?= $(shell nproc)
 
-.PHONY: help demo test test-first test-second lint lint-style lint-types lint-docs venv docs bench oldest label clean
+.PHONY: help demo test test-rest lint lint-style lint-types lint-docs venv docs bench oldest label clean
 .DEFAULT_GOAL := help
 
 help:
@@ -35,21 +35,20 @@ endif
 	@$(MEDSEG) evaluate $(DEMO)/run
 	@$(MEDSEG) report $(DEMO)/run
 
-# two processes of one thread each take half the time of one process of two
-FIRST := $(addprefix tests/,networks layers losses metrics transforms io data releases data_scripts \
-  engines exporters importers inferers node reports runs)
+# rooms of tests, two parts at a time in processes of one thread each: the long ones first, what no part names with `rest`
+PARTS := bundles prediction networks+layers studies io+data node+jobs bundle engines+runs
 MKDOCS := NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -q -p no:cacheprovider
-BESIDE := --no-print-directory --jobs=2 --output-sync=target
+BESIDE := --no-print-directory --jobs=2 --output-sync=target --keep-going
 
-test: venv lint
-	@$(MAKE) $(BESIDE) test-first test-second
+test: venv lint-style
+	@$(MAKE) $(BESIDE) lint-types lint-docs $(addprefix test-,$(PARTS) rest)
 
-test-first:
-	@$(PYTEST) $(FIRST)
+test-rest:
+	@$(PYTEST) tests $(addprefix --ignore=tests/,$(subst +, ,$(PARTS)))
 
-test-second:
-	@$(PYTEST) tests $(addprefix --ignore=,$(FIRST))
+test-%:
+	@$(PYTEST) $(addprefix tests/,$(subst +, ,$*))
 
 lint: venv lint-style
 	@$(MAKE) $(BESIDE) lint-types lint-docs

@@ -66,7 +66,7 @@ TESTS = {
     "onnxscript": ("networks/test_unet.py",),
 }
 # two processes of one thread each: these rooms in the one, the others in the other
-ROOMS = ("bundle", "bundles", "engines", "node", "prediction", "runs", "studies")
+ROOMS = ("bundle", "bundles", "engines", "jobs", "node", "prediction", "runs", "studies")
 LEFT_OUT = ("io/test_fuzz.py",)  # files made up at random: a minute, and nothing new is asked
 NO_ENVIRONMENT = 75  # EX_TEMPFAIL: no package index, no room; nothing was tested
 NOT_NAMED = "not two_processes and not left_open"

@@ -6,7 +6,6 @@ from typing import Any
 
 from medseg.reports.score_tables import mean_text
 
-COVID, NUCLEI = "covid_semiseg", "dsb2018_stage1"
 SAID = {
     "base": "a third of the patches on a class, images drawn alike",
     "kinds_balanced": "kinds of images drawn as square roots (`balance_kinds=0.5`)",

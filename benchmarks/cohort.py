@@ -8,9 +8,9 @@ network (nnU-Net's U-Net) with equal weights, windows, overlap and threads; each
 so many rounds, and a ratio is the median over rounds.
 
 - ``medseg``: ``medseg predict``; ``medseg_one``: of the largest image alone; ``medseg_inside``: in a process that has
-  predicted before, and ``bare``: the forwards of the same windows there, nothing else.
+  loaded the model and predicted before, and ``bare``: the forwards of the same windows there, nothing else.
 - ``monai``: ``python -m monai.bundle run`` on a configuration of MONAI's parts alone.
-- ``nnunet``: as ``nnUNetv2_predict`` does, and ``nnunet_inside``: in one process that has predicted before.
+- ``nnunet``: as ``nnUNetv2_predict`` does, and ``nnunet_inside``: in one process, likewise.
 
 By a command's wall is meant all of it, from its start until its process is gone. What a machine does beside it matters
 less to the processor's seconds, which stand beside, those of processes that it started too. The peak is that of the

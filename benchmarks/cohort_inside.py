@@ -51,12 +51,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.disable(logging.WARNING)
     folder = options.folder
 
+    model = load(folder / "model.pt", device="cpu", trust=True)
+    network = model.networks[0]
+
     def cohort() -> None:
-        found = predict(folder / "model.pt", folder / "images", options.masks, overwrite=True, trust=True)
+        found = predict(model, folder / "images", options.masks, overwrite=True)
         if found.failures:
             raise SystemExit(f"failed: {found.failures}")
 
-    network = load(folder / "model.pt", device="cpu", trust=True).networks[0]
     batches = recorded(network, cohort)
 
     def bare() -> None:

@@ -6,14 +6,15 @@
 Each network as its constructor has it by default, two images of 64 x 64 pixels and, where it takes volumes, of
 32 x 32 x 32, in evaluation and in a training step. A break costs speed, not correctness; the difference is that of
 the logits in evaluation. ``aot_eager`` traces forward and backward as every backend does and generates no code, so that
-any machine can run it. Rows are written as they come, in the place of earlier ones.
+any machine can run it. Each in a process of its own, whose end for want of memory is told of that network alone. Rows
+are written as they come, in the place of earlier ones.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,28 +26,41 @@ from benchmarks.common import merge_rows
 from medseg.bundle import discovery, networks
 from medseg.errors import MedsegError
 from medseg.runs.provenance import collect
+from medseg.studies.isolated import EndedError, isolated
 
 SIZES = {2: (64, 64), 3: (32, 32, 32)}
 CLASSES = 2
 
 
-def built(names: Sequence[str]) -> Iterator[tuple[str, int, nn.Module]]:
-    """Yield name, number of axes and network; those that take pictures alone have no volumes.
+def asked(names: Sequence[str]) -> list[tuple[str, int]]:
+    """Return networks and numbers of axes.
 
     Args:
         names: of networks; all that there are if none is given.
     """
-    for each in discovery.find(names, discovery.networks()) if names else discovery.networks():
-        name = each.target.removeprefix(f"{discovery.PACKAGE}.")
-        for dims in SIZES:
-            torch.manual_seed(0)
-            try:
-                network = networks.create(name, dims, _channels(dims), CLASSES)
-            except (MedsegError, ValueError):
-                if dims == 2:
-                    raise
-                continue
-            yield name, dims, network
+    found = discovery.find(names, discovery.networks()) if names else discovery.networks()
+    return [(each.target.removeprefix(f"{discovery.PACKAGE}."), dims) for each in found for dims in SIZES]
+
+
+def tried(name: str, dims: int, backend: str) -> dict[str, Any] | None:
+    """Return the row of a network; ``None`` of one that takes pictures alone and is asked for volumes.
+
+    Args:
+        name: of the network.
+        dims: of its images.
+        backend: of ``torch.compile``.
+    """
+    torch.manual_seed(0)
+    try:
+        network = networks.create(name, dims, _channels(dims), CLASSES)
+    except (MedsegError, ValueError):
+        if dims == 2:
+            raise
+        return None
+    try:
+        return row_of(network, dims, backend)
+    except Exception as error:  # here, since not every error can be sent to another process
+        return {"error": f"{type(error).__name__}: {error}".splitlines()[0][:300]}
 
 
 def _channels(dims: int) -> int:
@@ -98,12 +112,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     head = {"benchmark": "graph_breaks", "sizes": list(SIZES.values()), "environment": collect()}
-    for name, dims, network in built(options.networks):
-        row = {"network": name, "dims": dims}
+    for name, dims in asked(options.networks):
         try:
-            row |= row_of(network, dims, options.backend)
-        except Exception as error:  # what one network cannot do, the others are still asked
-            row["error"] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+            found = isolated(tried, name, dims, options.backend)
+        except (EndedError, MemoryError) as error:  # what one network cannot do, the others are still asked
+            found = {"error": f"{type(error).__name__}: {error}"}
+        if found is None:
+            continue
+        row = {"network": name, "dims": dims, **found}
         sys.stdout.write(f"{row}\n")
         sys.stdout.flush()
         if options.json is not None:

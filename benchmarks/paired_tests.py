@@ -2,7 +2,7 @@
 
     python -m benchmarks.paired_tests --json docs/results/paired_tests_cpu.json
 
-Made-up scores of networks on the same cases, through the functions of `medseg.studies.paired_tests`: Wilcoxon's test on
+Made-up scores of networks on the same cases, through the functions of `medseg.metrics.paired_tests`: Wilcoxon's test on
 the groups' means, Holm's correction over all pairs, the BCa interval that draws whole groups. Scores are either normal,
 or skewed as Dice is: near 1, with a tail of failures; groups have one case each, or 1 to 40. A case is as hard for all
 networks, a group has its own ease for each of them.
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from benchmarks.common import report
 from medseg.metrics.intervals import LEVEL, ClusterBootstrap
-from medseg.studies.paired_tests import Pair, holm, signed_rank, signed_rank_side
+from medseg.metrics.paired_tests import Pair, holm, signed_rank, signed_rank_side
 
 Values = NDArray[np.float64]
 GAIN = 0.02

@@ -120,7 +120,7 @@ def load(
 
 
 def predict(
-    model: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    model: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Model,
     images: str | os.PathLike[str],
     masks: str | os.PathLike[str],
     *,
@@ -140,7 +140,7 @@ def predict(
     """Write a mask for each image of a folder, and what else is asked for.
 
     Args:
-        model: as in `load`.
+        model: as in `load`, or what that has loaded.
         images: a folder of images or DICOM series, one image, a datalist, or the address of an archive
             (``dicomweb://HOST:PORT/PATH``).
         masks: folder for the masks and all other outputs.
@@ -166,7 +166,7 @@ def predict(
     from medseg.prediction.predict import predict as predict_folder
 
     return predict_folder(
-        _paths(model),
+        _paths(model) if isinstance(model, str | os.PathLike | Sequence) else model,
         os.fspath(images),
         os.fspath(masks),
         outputs=outputs,

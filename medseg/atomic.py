@@ -8,7 +8,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{8}\.(?P<target>.+)")
@@ -76,6 +76,31 @@ def atomic_folder(target: Path) -> Iterator[Path]:
             begun.parent.rmdir()
 
 
+@contextlib.contextmanager
+def nothing_left(folder: Path, names: Sequence[str], begun: Path) -> Iterator[None]:
+    """Remove what a block made in a folder, and folders that were new, if it fails before its work has begun.
+
+    What is interrupted stays, as it can go on.
+
+    Args:
+        folder: that the block may make.
+        names: of files and folders in it that the block may make; what was there before stays.
+        begun: is there once the work has begun.
+    """
+    there = set(folder.iterdir()) if folder.is_dir() else set()
+    new = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        yield
+    except Exception:
+        if not begun.exists():
+            for made in {folder / name for name in names} - there:
+                shutil.rmtree(made, ignore_errors=True) if made.is_dir() else made.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # somebody else has put something there
+                for empty in new:
+                    empty.rmdir()
+        raise
+
+
 def remove_leftovers(folder: str | Path, target: str | None = None, *, seconds: float = 0.0) -> int:
     """Remove temporary files of `atomic_write` that killed processes left, and return how many there were.
 
@@ -97,16 +122,22 @@ def remove_leftovers(folder: str | Path, target: str | None = None, *, seconds: 
     return removed
 
 
-def remove_leftovers_of(targets: Iterable[Path]) -> int:
-    """Remove temporary files that killed processes left of certain files, which nobody else writes; return how many."""
+def remove_leftovers_of(targets: Iterable[Path], *, seconds: float = 0.0) -> int:
+    """Remove temporary files that killed processes left of certain files, and return how many there were.
+
+    Args:
+        targets: the files; nobody else may be writing them, unless ``seconds`` tells them apart.
+        seconds: only those that nothing was written to for so long.
+    """
     wanted, removed = set(targets), 0
     for folder in {target.parent for target in wanted}:
         for path in folder.glob(".*"):
             found = _TEMPORARY.fullmatch(path.name)
             if found is not None and path.with_name(found["target"]) in wanted:
-                with contextlib.suppress(OSError):
-                    path.unlink()
-                    removed += 1
+                with contextlib.suppress(OSError):  # another process may have been quicker
+                    if time.time() - path.stat().st_mtime >= seconds:
+                        path.unlink()
+                        removed += 1
     return removed
 
 

@@ -351,12 +351,12 @@ def _read(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # SafetensorError is a plain Exception
         raise ValueError(
             f"weights {path} ({path.stat().st_size} bytes) cannot be read, the file may be truncated: "
-            f"{_first_line(error)}"
+            f"{_first_line(error)}; get it again"
         ) from error
     if isinstance(loaded, Mapping):
         loaded = next((loaded[k] for k in _WRAPPERS if isinstance(loaded.get(k), Mapping)), loaded)
     if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()):
-        raise ValueError(f"weights {path} hold no state dict (names and tensors) but {_kind(loaded)}")
+        raise ValueError(f"weights {path} hold no state dict (names and tensors) but {_kind(loaded)}; save one")
     return dict(clean_state_dict(dict(loaded)))
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePath
 
-__all__ = ["MedsegError", "counted", "few", "meant", "near_path", "one_line", "shown", "together"]
+__all__ = ["MedsegError", "counted", "few", "meant", "near_path", "no_space", "one_line", "shown", "together"]
 
 _NUMBER = re.compile(r"[-+]?\d[\d.e+-]*")
 _NEAR = 0.53  # of difflib, at least: hipo is near hippocampus
 _EACH = 2  # files of one fault that are named each
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _KEPT_SPACES = "Zs"  # such as the ideographic space of Japanese file names
 
 
@@ -128,19 +131,32 @@ def together(faults: Iterable[tuple[object, str]], noun: str = "file") -> list[s
     return lines
 
 
+def no_space(error: BaseException) -> bool:
+    """Return whether a disk is full, or cannot be written to."""
+    return isinstance(error, OSError) and error.errno in _NO_SPACE
+
+
 def one_line(error: BaseException | None) -> str | None:
     """Return what an error says to a user if medseg raised it, whatever other programs wrapped around it.
+
+    A disk that is full is the user's to mend, too, wherever it was met.
 
     Args:
         error: such as MONAI's ``RuntimeError`` around the fault that medseg found.
 
     Returns:
-        The message of the first `MedsegError` in the chain of causes; ``None`` without one.
+        The message of the first `MedsegError` in the chain of causes; without one, that of a full disk; ``None``
+        without that.
     """
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
+    chain: list[BaseException] = []
+    while error is not None and error not in chain:
         if isinstance(error, MedsegError):
             return str(error)
-        seen.add(id(error))
+        chain.append(error)
         error = error.__cause__ or error.__context__
-    return None
+    full = next((each for each in chain if no_space(each)), None)
+    if not isinstance(full, OSError):
+        return None
+    where = f"{shown(os.fsdecode(full.filename))}: " if isinstance(full.filename, str | bytes) else ""
+    way = "make room there, or name another place, and give the same command again"
+    return f"{where}nothing can be written ({full.strerror}); {way}"

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all."""
 
 import os
+import shutil
 import stat
 import time
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from medseg.atomic import atomic_write, remove_leftovers
+from medseg.atomic import atomic_write, nothing_left, remove_leftovers
 
 
 def test_it_reaches_the_disk_before_it_takes_the_name_and_the_name_after(
@@ -85,3 +86,42 @@ def test_leftovers(tmp_path: Path) -> None:
     assert remove_leftovers(tmp_path) == 1
     assert not any(path.exists() for path in left)
     assert all(path.exists() for path in kept)
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt()])
+def test_what_fails_before_it_has_begun_leaves_nothing_and_what_is_interrupted_stays(
+    tmp_path: Path, error: BaseException
+) -> None:
+    folder = tmp_path / "new" / "out"
+
+    def work(begins: bool) -> None:
+        with nothing_left(folder, ("made", "note.json"), folder / "begun"):
+            (folder / "made").mkdir(parents=True)
+            (folder / "made" / "file").write_text("x")
+            (folder / "note.json").write_text("x")
+            if begins:
+                (folder / "begun").mkdir()
+            raise error
+
+    with pytest.raises(type(error)):
+        work(begins=False)
+    assert folder.exists() is isinstance(error, KeyboardInterrupt)
+    assert (tmp_path / "new").exists() is isinstance(error, KeyboardInterrupt)
+    shutil.rmtree(tmp_path / "new", ignore_errors=True)
+    with pytest.raises(type(error)):
+        work(begins=True)
+    assert (folder / "made" / "file").is_file()
+
+
+def test_what_was_there_before_a_failure_stays(tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    (tmp_path / "mine").mkdir()
+
+    def work() -> None:
+        with nothing_left(tmp_path, ("made", "other"), tmp_path / "begun"):
+            (tmp_path / "other").write_text("x")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        work()
+    assert {each.name for each in tmp_path.iterdir()} == {"made", "mine"}

@@ -51,11 +51,11 @@ class Module:
     tree: ast.Module
 
 
-@pytest.fixture(scope="module", params=MODULES, ids=identify)
-def module(request: pytest.FixtureRequest) -> Module:
-    """A module of medseg, read and parsed once for all that is asked of it."""
-    text = request.param.read_text(encoding="utf-8")
-    return Module(request.param, text, ast.parse(text))
+@pytest.fixture(scope="module")
+def modules() -> list[Module]:
+    """Those of medseg, read and parsed once for all that is asked of them."""
+    texts = [(path, path.read_text(encoding="utf-8")) for path in MODULES]
+    return [Module(path, text, ast.parse(text)) for path, text in texts]
 
 
 def imports_of(tree: ast.AST) -> Iterator[tuple[str, int]]:
@@ -94,8 +94,8 @@ def offences(importer: str, tree: ast.AST) -> list[str]:
     return found
 
 
-def test_imports_run_one_way(module: Module) -> None:
-    assert offences(name_of(module.path), module.tree) == []
+def test_imports_run_one_way(modules: list[Module]) -> None:
+    assert [found for module in modules for found in offences(name_of(module.path), module.tree)] == []
 
 
 @pytest.mark.parametrize(
@@ -134,19 +134,19 @@ def test_the_ground_floor_needs_the_standard_library_alone(name: str) -> None:
             assert root in sys.stdlib_module_names or module == "medseg.errors", f"{name}.py imports {module}"
 
 
-def test_no_print(module: Module) -> None:
+def test_no_print(modules: list[Module]) -> None:
     lines = [
-        node.lineno
+        f"{identify(module.path)}:{node.lineno}"
+        for module in modules
         for node in ast.walk(module.tree)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]
-    assert lines == [], f"{identify(module.path)} prints; use logging, or rich in the command line"
+    assert lines == [], "use logging, or rich in the command line"
 
 
-@pytest.mark.parametrize("path", [*MODULES, *TESTS], ids=identify)
-def test_no_module_is_long(path: Path) -> None:
-    lines = len(path.read_text(encoding="utf-8").splitlines())
-    assert lines <= MOST_LINES, f"{identify(path)} has {lines} lines; split it into concepts"
+def test_no_module_is_long() -> None:
+    lines = {identify(path): len(path.read_text(encoding="utf-8").splitlines()) for path in [*MODULES, *TESTS]}
+    assert {name: count for name, count in lines.items() if count > MOST_LINES} == {}, "split them into concepts"
 
 
 def test_no_room_is_most_of_the_house() -> None:
@@ -159,10 +159,10 @@ def test_no_room_is_most_of_the_house() -> None:
     assert {room: count for room, count in lines.items() if room != "networks" and count > most} == {}
 
 
-def test_every_module_says_what_it_is(module: Module) -> None:
-    header = ast.get_docstring(module.tree) if module.text else "Empty."
-    assert header, f"{identify(module.path)} has no docstring at its head"
-    assert header.splitlines()[0].endswith((".", ":"))
+def test_every_module_says_what_it_is(modules: list[Module]) -> None:
+    heads = {identify(each.path): ast.get_docstring(each.tree) or "\n" for each in modules if each.text}
+    silent = [name for name, head in heads.items() if not head.splitlines()[0].endswith((".", ":"))]
+    assert silent == [], "write at their heads what they are"
 
 
 def test_networks_are_imported_by_file() -> None:
@@ -202,10 +202,12 @@ def at_import(tree: ast.AST) -> Iterator[str]:
         yield from at_import(node)
 
 
-def test_heavy_packages_are_loaded_where_they_are_used(module: Module) -> None:
-    barred = HEAVY | (FRAMEWORKS if name_of(module.path).split(".")[0] in WITHOUT_FRAMEWORKS else set())
-    loaded = barred.intersection(at_import(module.tree))
-    assert loaded == set(), f"{identify(module.path)} loads {sorted(loaded)} at import; move that into the function"
+def test_heavy_packages_are_loaded_where_they_are_used(modules: list[Module]) -> None:
+    loaded = {}
+    for module in modules:
+        barred = HEAVY | (FRAMEWORKS if name_of(module.path).split(".")[0] in WITHOUT_FRAMEWORKS else set())
+        loaded[identify(module.path)] = barred.intersection(at_import(module.tree))
+    assert {name: packages for name, packages in loaded.items() if packages} == {}, "import them in the function"
 
 
 def loaded_by(*modules: str) -> list[set[str]]:

@@ -22,3 +22,14 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(curves, "save_curves", empty)
     monkeypatch.setattr(confusion, "save_confusion", empty)
+
+
+class _Nothing:
+    def save(self, path: Path) -> None:
+        """Save no file."""
+
+
+def draw_nothing(patch: pytest.MonkeyPatch) -> None:
+    """Let studies have no pictures at all, which are most of the work of trainings so small."""
+    for place in ("confusion.save_confusion", "curves.save_curves", "overlays.overlay_sheet", "slices.save_slices"):
+        patch.setattr(f"medseg.reports.{place}", lambda *_, **__: _Nothing())

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from medseg.caller import is_monais
 from medseg.errors import MedsegError
+from medseg.io.yaml_file import read_yaml
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigParser
@@ -85,16 +86,8 @@ class Command:
 
     @cached_property
     def _contents(self) -> list[Mapping[str, Any]]:
-        import yaml
-
-        found = []
-        for path in self.files:
-            try:
-                content = yaml.safe_load(path.read_text(encoding="utf-8"))
-            except (yaml.YAMLError, UnicodeDecodeError) as error:
-                raise MedsegError(f"{path} is no valid YAML: {str(error).splitlines()[0]}; correct it") from error
-            found.append(content if isinstance(content, Mapping) else {})
-        return found
+        found = [read_yaml(path, MedsegError, "a configuration") for path in self.files]
+        return [content if isinstance(content, Mapping) else {} for content in found]
 
     @cached_property
     def united(self) -> dict[str, Any]:

@@ -194,7 +194,7 @@ class Description:
         parts["inference"] = part(Inference, content.get("inference") or {}, f"{where}, inference")
         missing = [name for name in ("name", "network", "classes") if name not in content]
         if missing:
-            raise DescriptionError(f"{where} lacks {', '.join(missing)}")
+            raise DescriptionError(f"{where} lacks {', '.join(missing)}; add what docs/reference/bundle_yaml.md says")
         described = cls(**{**content, **parts})
         described._check(where)
         return described
@@ -210,10 +210,10 @@ class Description:
                 )
         if self.input.spacing is not None and len(self.input.spacing) != 3:
             raise DescriptionError(
-                f"{where}: spacing {list(self.input.spacing)} is that of volumes: give three numbers"
+                f"{where}: spacing {list(self.input.spacing)} is that of volumes; give three numbers, or null"
             )
         if len(set(self.classes)) != len(self.classes):
-            raise DescriptionError(f"{where}: classes {list(self.classes)} name one twice")
+            raise DescriptionError(f"{where}: classes {list(self.classes)} name one twice; rename it")
         if not isinstance(self.temperature, int | float) or not 0 < self.temperature < math.inf:
             raise DescriptionError(f"{where}: temperature is {self.temperature!r}; give a number above 0")
         if self.intensities and not _are_intensities(self.intensities):

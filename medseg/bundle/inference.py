@@ -9,6 +9,7 @@ from typing import Any
 from medseg.bundle import library
 from medseg.bundle.description import Description, DescriptionError, Inference, part
 from medseg.errors import MedsegError
+from medseg.io.yaml_file import read_yaml
 from medseg.transforms.postprocess import Postprocess
 
 __all__ = ["mirrored", "with_inference"]
@@ -69,11 +70,9 @@ def mirrored(description: Description) -> Description:
 def _of_overlays(name: str, overlays: Sequence[str]) -> dict[str, Any]:
     if not overlays:
         return {}
-    import yaml
-
     changes: dict[str, Any] = {}
     for path in library.config_files(library.find(name), "inference", list(overlays))[1:]:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path, MedsegError, "an overlay")
         for key, value in content.items():
             if key.startswith("overlays#"):
                 continue

@@ -39,7 +39,7 @@ from medseg.runs.checkpoint import network_weights, save_checkpoint
 from medseg.runs.header import read_header
 from medseg.runs.paths import resolve_path
 from medseg.runs.provenance import collect
-from medseg.runs.run_folder import to_plain
+from medseg.runs.run_folder import config_of, to_plain
 
 __all__ = ["About", "Packed", "pack"]
 
@@ -310,11 +310,8 @@ def _training(folder: Path) -> str | None:
     """Return the configuration of the training for readers, without places of this machine."""
     import yaml
 
-    try:
-        held = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return None
-    if not isinstance(held, Mapping):
+    held = config_of(folder)
+    if not held:
         return None
     kept = {key: _without_paths(value) for key, value in held.items() if key not in _PLACES}
     head = "# How it was trained, for readers: nothing evaluates this file.\n"

@@ -18,6 +18,7 @@ from medseg.data.datalist import Datalist, Entry
 from medseg.errors import MedsegError, counted, meant, shown
 from medseg.io.channels import first_of
 from medseg.runs.paths import resolve_path
+from medseg.runs.run_folder import config_of
 
 if TYPE_CHECKING:
     from medseg.bundle.description import Description
@@ -106,7 +107,7 @@ def prepare(
     early.refuse_unread("evaluate", given, _taken(lists), ", device, postprocess and inference#...")
     early.refuse_inference(changes)
     Options.of(given)
-    wanted = {**_recorded(folders[0]), **given, "resume": False}
+    wanted = {**config_of(folders[0]), **given, "resume": False}
     options = {key: value for key, value in wanted.items() if key in Options.names()}
     found = data_of(folders[0]) if data is None else load_data(data)
     if lists or (data is not None and not found.fold_keys and "fold" not in given):
@@ -200,14 +201,3 @@ def _empty(data: Datalist, part: str) -> WorkflowError:
         f"{data.path}: its {part} part is empty, so that nothing can be scored (all of it was trained on?); name "
         f"other data with {spelt('data')}, or another part with {' or '.join(others)}{trained_so}"
     )
-
-
-def _recorded(folder: Path) -> dict[str, Any]:
-    """Return the options that a run recorded."""
-    import yaml
-
-    path = folder / "config.yaml"
-    if not path.is_file():
-        return {}
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    return dict(content) if isinstance(content, Mapping) else {}

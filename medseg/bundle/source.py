@@ -12,6 +12,7 @@ from typing import Any
 
 from medseg.bundle.description import BESIDE_PAPER, Description, DescriptionError
 from medseg.bundle.options import Options
+from medseg.io.yaml_file import read_yaml
 from medseg.resources import BUNDLE_FILE
 
 __all__ = ["COMPONENTS", "KEYS", "REQUIRED", "Source", "read_source", "shared"]
@@ -99,16 +100,9 @@ def read_source(folder: str | Path) -> Source:
     Raises:
         DescriptionError: if it is missing, no YAML, or holds what it must not.
     """
-    import yaml
-
     folder = Path(folder).resolve()
     path = folder / BUNDLE_FILE
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DescriptionError(f"{path} cannot be read ({error.strerror}); name the folder of a bundle") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise DescriptionError(f"{path} is no valid YAML: {str(error).splitlines()[0]}") from error
+    content = read_yaml(path, DescriptionError, "the folder of a bundle")
     if not isinstance(content, dict):
         raise DescriptionError(f"{path} holds no mapping; see docs/reference/bundle_yaml.md")
     for key in content:
@@ -161,7 +155,7 @@ def _source(folder: Path, content: dict[str, Any], where: str) -> Source:
     missing = [key for key in REQUIRED if key not in content]
     missing += [f"train#{key}" for key in COMPONENTS if key not in (content.get("train") or {})]
     if missing:
-        raise DescriptionError(f"{where} lacks {', '.join(missing)}")
+        raise DescriptionError(f"{where} lacks {', '.join(missing)}; add what docs/reference/bundle_yaml.md says")
     network = {"spatial_dims": 2, "out_channels": len(content["classes"]), **content["network"]}
     described: dict[str, Any] = {key: content[key] for key in _DESCRIBED if key in content}
     described |= {"name": content.get("name") or folder.name, "network": network}

@@ -271,10 +271,7 @@ def _levels() -> dict[str | None, int]:
         **({None: logging.WARNING} if rank() else {}),
         "medseg": logging.WARNING if rank() else logging.INFO,
         **dict.fromkeys(("ignite", "alembic", "monai.bundle.config_parser"), logging.WARNING),
-        # they tell of an error before it is told in one line
-        **dict.fromkeys(
-            ("medseg.engines.trainer.Trainer", "medseg.engines.evaluator.Evaluator", "monai.engines"), logging.CRITICAL
-        ),
+        "ignite.engine.engine": logging.CRITICAL,  # tells of an error before it is told in one line
     }
 
 

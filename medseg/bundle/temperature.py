@@ -57,6 +57,7 @@ class Fitted:
         elsewhere: of all cases, each at the temperature of the other half of the groups; ``None`` of one group.
         cases: how many.
         voxels: drawn of them.
+        on: what cases they are: ``validation``, or ``held-out``, of the fold that a run left out.
     """
 
     temperature: float
@@ -66,6 +67,7 @@ class Fitted:
     elsewhere: Measured | None
     cases: int
     voxels: int
+    on: str = "validation"
 
     def plain(self) -> dict[str, Any]:
         """Return plain values."""
@@ -75,7 +77,7 @@ class Fitted:
 
         return {
             "temperature": self.temperature, "found": self.found, "before": of(self.before), "after": of(self.after),
-            "other_half": of(self.elsewhere), "cases": self.cases, "voxels": self.voxels, "fitted_on": "validation",
+            "other_half": of(self.elsewhere), "cases": self.cases, "voxels": self.voxels, "fitted_on": self.on,
         }  # fmt: skip
 
     def table(self) -> Table:
@@ -89,7 +91,7 @@ class Fitted:
         notes = [f"{kept[0].upper()}{kept[1:]}. The second line flatters."]
         if self.elsewhere is None:
             notes.append("All cases are of one group: whether it helps others is not known.")
-        title = f"temperature fitted to {counted(self.cases, 'validation case')} ({self.voxels:,} voxels)"
+        title = f"temperature fitted to {counted(self.cases, f'{self.on} case')} ({self.voxels:,} voxels)"
         columns = ["probabilities", "temperature", "negative log-likelihood", "expected calibration error"]
         return Table(columns, rows, notes, title, 1)
 
@@ -100,12 +102,14 @@ class Fit(Score):
     Args:
         class_names: by index.
         ignore_index: label value that counts for nothing.
+        on: what cases they are, see `Fitted`.
     """
 
     columns: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, class_names: Sequence[str], ignore_index: int | None = None) -> None:
+    def __init__(self, class_names: Sequence[str], ignore_index: int | None = None, on: str = "validation") -> None:
         super().__init__(class_names, ignore_index)
+        self._on = on
         self.reset()
 
     def reset(self) -> None:
@@ -151,12 +155,14 @@ class Fit(Score):
             MedsegError: if nothing was drawn, or no temperature within `LIMITS` is best.
         """
         if not self.logits:
-            raise MedsegError("no case has a labelled voxel with logits, so that no temperature can be fitted")
+            raise MedsegError(
+                "no validation case has a labelled voxel to fit a temperature to; label one, or name another fold"
+            )
         everything = range(len(self.logits))
         found = self._best(everything)
         if not LIMITS[0] * 1.01 < found < LIMITS[1] * 0.99:
             raise MedsegError(
-                f"the best temperature is at the end of what is looked for, {found:.3g}: the validation cases are all "
+                f"the best temperature is at the end of what is looked for, {found:.3g}: the {self._on} cases are all "
                 "right, or no better than chance; name more of them, or train longer"
             )
         halves = self._halves()
@@ -168,7 +174,7 @@ class Fit(Score):
         before, after = (self._measured(self._scaled(everything, t), everything) for t in (1.0, found))
         helps = elsewhere is None or elsewhere.loss < before.loss
         voxels = sum(map(len, self.labels))
-        return Fitted(found if helps else 1.0, found, before, after, elsewhere, len(self.labels), voxels)
+        return Fitted(found if helps else 1.0, found, before, after, elsewhere, len(self.labels), voxels, self._on)
 
     def _halves(self) -> tuple[list[int], list[int]] | None:
         names = sorted(set(self.groups))

@@ -271,7 +271,8 @@ def calibrate(
         run: the run's folder.
         data: folder of its datalist; by default where it lay.
         overlays: as in `evaluate`.
-        overrides: as in `evaluate`, but for what is scored and the fold: the run's own validation cases decide.
+        overrides: as in `evaluate`, but for the fold and for what is scored: the run's own validation cases, or with
+            ``scored`` as ``test`` the fold that it left out, never a test list.
         allow_seen: as in `evaluate`.
 
     Returns:
@@ -280,12 +281,15 @@ def calibrate(
     Raises:
         MedsegError: as in `evaluate`, or if an override names other cases.
     """
-    ready, trained = _on_validation(run, data, overlays, overrides, "a temperature is fitted", allow_seen)
+    ready, trained = _on_validation(
+        run, data, overlays, overrides, "a temperature is fitted", allow_seen, held_out=True
+    )
     from medseg.bundle import record
     from medseg.bundle.temperature import Fit
     from medseg.runs.run_folder import RunFolder
 
-    fit = Fit(ready.engine.class_names, ready.engine.ignore_index)
+    cases = "held-out" if ready.part == "test" else "validation"
+    fit = Fit(ready.engine.class_names, ready.engine.ignore_index, cases)
     _scored_by(ready, "temperature", fit)
     found = fit.fitted()
     record.rewrite(ready.weights[0].path, replace(trained, temperature=found.temperature))
@@ -300,17 +304,28 @@ def _on_validation(
     overrides: Mapping[str, Any] | None,
     what: str,
     allow_seen: bool,
+    *,
+    held_out: bool = False,
 ) -> tuple[Ready, Any]:
-    """Return a run with its weights loaded and its own validation cases, and the model that the weights describe."""
+    """Return a run with its weights loaded and its own validation cases, and the model that the weights describe.
+
+    Where ``held_out`` allows it, and is asked for, the cases are those of the fold that the run left out.
+    """
     given = dict(overrides or {})
     for key in ("fold", "fold_key", "validation_fold", "datalist", "postprocess"):
         if key in given:
             raise WorkflowError(
                 f"{key}={given[key]} was given, but the run's own validation cases choose; leave it out"
             )
-    if given.setdefault("scored", "validation") != "validation":
-        raise WorkflowError(f"scored is {given['scored']!r}, but {what} on validation cases alone")
+    part = given.setdefault("scored", "validation")
+    if part != "validation" and not (held_out and part == "test"):
+        raise WorkflowError(f"scored is {part!r}, but {what} on validation cases alone; leave it out")
     ready = prepare([run], data, overlays, given, allow_seen=allow_seen)
+    if part == "test" and ready.options.get("fold") is None:
+        raise WorkflowError(
+            f"scored is 'test', but {what} on validation cases, or on those of a fold that the run left out, and it "
+            "left none out: a test list is for testing alone"
+        )
     from medseg.bundle.record import load_described
 
     return ready, load_described(ready.engine.network, ready.weights[0], ready.description)

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--measure",
         nargs="+",
-        choices=("parameters", "macs", "memory", "throughput"),
+        choices=("parameters", "macs", "memory", "training", "throughput"),
         default=("parameters", "macs"),
         help="what to measure (default: parameters macs; the others compute, which takes long on a CPU)",
     )

@@ -38,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibrate",
         action="store_true",
-        help="fit a temperature of probabilities to the validation cases, keep it with the weights; scores nothing",
+        help="fit a temperature of probabilities to the validation cases, or with scored=test to those of the fold "
+        "that the run left out, and keep it with the weights; scores nothing",
     )
     parser.add_argument(
         "--allow-seen", action="store_true", help="score images that the run was trained on, too; the scores say so"

@@ -74,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listed.add_argument("--data", type=Path, metavar="DIR", help="folder of the datalist, to count images and folds")
     listed.add_argument("--measure", action="store_true", help="measure a step of each row here, to tell the hours")
     listed.add_argument("--format", choices=FORMATS, default="text", help="of the table")
+    listed.set_defaults(goes_on=lambda options, error: list(options.typed))
 
 
 def run(options: argparse.Namespace) -> int:

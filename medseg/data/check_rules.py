@@ -20,6 +20,7 @@ from medseg.data.check_findings import (
 from medseg.data.check_geometry import orientations, pair, stored_turned, told_by_reader
 from medseg.data.check_labels import hidden_class, listed, looks_raw, remedy
 from medseg.data.check_splits import groups, twins, untrained
+from medseg.data.check_values import offsets, palettes
 from medseg.data.datalist import Datalist
 from medseg.data.file_facts import FileFacts
 from medseg.errors import counted
@@ -52,6 +53,8 @@ def find_all(
     findings += twins(cases, fold_keys)
     findings += untrained(datalist, cases, fold_keys)
     findings += _mixtures(cases)
+    findings += offsets(datalist, cases)
+    findings += palettes(cases)
     findings += orientations(cases)
     findings += stored_turned(cases)
     findings += told_by_reader(cases)

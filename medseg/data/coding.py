@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.errors import MedsegError, few, shown
+from medseg.io.yaml_file import read_yaml
 
 __all__ = ["ABNORMAL", "ANATOMY", "CodeError", "code", "propose_codes", "read_codes"]
 
@@ -76,13 +77,7 @@ def read_codes(path: Path, classes: Sequence[str]) -> dict[str, Code]:
     Raises:
         CodeError: if there is no such file, it holds no codes, or names a class that the model has not.
     """
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
-        raise CodeError(f"{shown(path)} cannot be read as JSON or YAML: {reason}; correct it") from error
+    content = read_yaml(path, CodeError, "a file of codes, JSON or YAML")
     held = content.get("codes", content) if isinstance(content, dict) else None
     if not isinstance(held, dict) or not held or not all(isinstance(each, dict) for each in held.values()):
         raise CodeError(

@@ -26,7 +26,7 @@ __all__ = [
     *("facts_of", "measure", "measure_all", "save_cache", "usual_workers"),
 ]
 
-CHECKER_VERSION = 6
+CHECKER_VERSION = 7
 """Counted up when a measurement changes, so that older cache entries are not used."""
 
 MAX_LABEL_VALUES = 512
@@ -48,6 +48,7 @@ class FileFacts:
         channels: number of channels.
         spacing: size of a pixel along each axis, ``None`` where the format states none.
         palette: whether the file stores palette indices.
+        colours: of a label that does, and whose indices are the classes, the colour of each of `values`.
         not_finite: number of NaN and infinite values.
         values: a label's different values, ascending; ``None`` for an image.
         counts: how many pixels have each of `values`.
@@ -69,6 +70,7 @@ class FileFacts:
     channels: int = 0
     spacing: tuple[float, ...] | None = None
     palette: bool = False
+    colours: tuple[int, ...] = ()
     not_finite: int = 0
     values: tuple[int, ...] | None = None
     counts: tuple[int, ...] | None = None
@@ -126,6 +128,9 @@ def measure(path: Path, *, label: bool, mapping: Mapping[int, int] | None = None
     if array.dtype.kind == "f":
         not_finite = int(array.size - np.count_nonzero(np.isfinite(array)))
     values, counts, fractions = _label_values(array) if label else (None, None, False)
+    colours: tuple[int, ...] = ()
+    if values and not mapping and values[-1] < len(image.palette):
+        colours = tuple(image.palette[value] for value in values)
     rows: tuple[tuple[float, ...], ...] = ()
     if not label and not not_finite:
         array = np.moveaxis(array, -1, 0) if image.channels > 1 else array[None]
@@ -134,7 +139,8 @@ def measure(path: Path, *, label: bool, mapping: Mapping[int, int] | None = None
         shape=tuple(image.shape),
         channels=image.channels,
         spacing=image.spacing,
-        palette=image.palette,
+        palette=bool(image.palette),
+        colours=colours,
         not_finite=not_finite,
         values=values,
         counts=counts,

@@ -144,7 +144,7 @@ def fingerprint(
     """
     entries = labelled(data)
     if not entries:
-        raise DatalistError(f"{shown(data.path)}: no image has a label, so that there is nothing to learn from")
+        raise DatalistError(f"{shown(data.path)}: no image has a label to learn from; name the labels in it")
     identity = data.fingerprint()
     kept = cache_folder() / "fingerprint" / f"{identity[:32]}.json"
     found = _load(kept, identity) if cache else None

@@ -92,7 +92,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except RecursionError as error:
         raise DatalistError(f"{where}: not valid JSON for a datalist (nested too deeply); correct the file") from error
     if not isinstance(content, dict):
-        raise DatalistError(f"{where}: holds {_name(content)} at the top, but a datalist is an object")
+        raise DatalistError(f"{where}: holds {_name(content)} at the top, but a datalist is an object; correct it")
     return content
 
 

@@ -7,6 +7,7 @@ is what is waited for. Events, their order and what they find in ``state.output`
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from medseg.runs.checkpoint import unwrap
 
-__all__ = ["steps_now", "train_step"]
+__all__ = ["steps_now", "steps_taken", "train_step"]
 
 
 def steps_now(engine: SupervisedTrainer) -> bool:
@@ -29,6 +30,17 @@ def steps_now(engine: SupervisedTrainer) -> bool:
     """
     done = (engine.state.iteration - 1) % engine.state.epoch_length + 1
     return bool(done % engine.accumulation_steps == 0 or done == engine.state.epoch_length)
+
+
+def steps_taken(engine: SupervisedTrainer) -> int:
+    """Return how many steps the optimiser has taken: fewer than batches, where it takes one after several.
+
+    Args:
+        engine: after an iteration.
+    """
+    length, each = int(engine.state.epoch_length or 1), int(engine.accumulation_steps)
+    whole, batches = divmod(int(engine.state.iteration), length)
+    return whole * math.ceil(length / each) + batches // each
 
 
 def train_step(engine: SupervisedTrainer, batch: Any) -> dict[str, Any]:

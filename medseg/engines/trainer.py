@@ -28,7 +28,7 @@ from medseg.engines.progress import Progress
 from medseg.engines.random_state import own_random_state, seed_all
 from medseg.engines.schedule import Schedule
 from medseg.engines.selection import Selection
-from medseg.engines.step import steps_now, train_step
+from medseg.engines.step import steps_now, steps_taken, train_step
 from medseg.engines.training_parts import AutocastInferer, EpochMeter, PrepareBatch, agreed, at_least, finite, rates
 from medseg.errors import MedsegError, counted
 from medseg.losses.joined import over_processes
@@ -341,7 +341,7 @@ class Trainer(SupervisedTrainer):
             values |= self._validate()
         if self.early_stop is not None and self.evaluator is not None and self.selection.epoch:
             last = last or self.state.epoch - self.selection.epoch >= self.early_stop * self.val_interval
-        values |= {"seconds": self.seconds, "batch_size": self.batch_size}
+        values |= {"seconds": self.seconds, "batch_size": self.batch_size, "steps": steps_taken(self)}
         if rank() == 0:
             self.run_record.record_epoch(self.state.epoch, values)
             save_checkpoint(self._state(finished=last), self.run_record.last_checkpoint)

@@ -159,7 +159,7 @@ def put_nifti(array: npt.NDArray[Any], affine: Affine, target: Path, source: Pat
         low, high = int(array.min()), int(array.max())
         if low < -(2**31) or high >= 2**31:
             raise ExportError(
-                f"{shown(source or target)}: holds integers of more than 32 bits, which NIfTI readers lack"
+                f"{shown(source or target)}: holds integers of more than 32 bits, which NIfTI readers lack; convert it"
             )
         array = array.astype(np.int32)
     image = nibabel.Nifti1Image(array, affine)

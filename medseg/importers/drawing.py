@@ -92,7 +92,10 @@ def decode_rle(rle: dict[str, Any], shape: tuple[int, ...], where: str) -> Mask:
     """
     counts, size = rle.get("counts"), rle.get("size")
     if size != list(shape):
-        raise ImportingError(f"{where}: its run lengths are for the size {size}, but the image is {list(shape)}")
+        raise ImportingError(
+            f"{where}: its run lengths are for the size {size}, but the image is {list(shape)}; "
+            "put the image there that they were drawn on"
+        )
     runs = _unpack(counts) if isinstance(counts, str) else counts
     valid = isinstance(runs, list) and all(isinstance(count, int) and count >= 0 for count in runs)
     if not valid or sum(runs or []) != shape[0] * shape[1]:
@@ -144,7 +147,9 @@ def numbered(names: Iterable[str], options: Options, where: Path) -> dict[int, s
             f"{', '.join(map(shown, made[1:]))}"
         )
     if len(made) > _MOST_CLASSES:
-        raise ImportingError(f"{shown(where)}: has {len(made)} classes, but a drawn mask holds {_MOST_CLASSES}")
+        raise ImportingError(
+            f"{shown(where)}: has {len(made)} classes, but a drawn mask holds {_MOST_CLASSES}; leave some out"
+        )
     return dict(enumerate(made))
 
 
@@ -168,7 +173,7 @@ def painter(
     def draw(image: ImageFile) -> npt.NDArray[np.integer[Any]]:
         if len(image.shape) != 2:
             raise ImportingError(
-                f"{shown(where)}: outlines are of a picture, but its image has {len(image.shape)} axes"
+                f"{shown(where)}: outlines are of a picture, but its image has {len(image.shape)} axes; convert it"
             )
         if any(said not in (None, there) for said, there in zip(size, image.shape[::-1], strict=True)):
             raise ImportingError(

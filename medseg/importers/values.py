@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,23 +11,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medseg.data.file_facts import usual_workers
 from medseg.errors import counted, shown
-from medseg.importers.layout import Case, Draw, Found, ImportingError, Options, Question
-from medseg.io.image_file import ImageError, ImageFile
+from medseg.importers.layout import Draw, Found, ImportingError, Options, Question
+from medseg.importers.scanning import as_numbers
+from medseg.io.image_file import ImageFile
 from medseg.io.images import read_image
 
-__all__ = ["Classes", "map_colours", "resolve", "scan", "unnamed"]
+__all__ = ["Classes", "map_colours", "resolve", "unnamed"]
 
 IGNORE = "ignore"
 _IGNORED = 255
-_MOST_VALUES = 1024
 _LISTED = 8
 _GREY = 255
-_LEVEL = 0x010101  # a level of grey as a colour
 _SMOOTH = 16  # levels: more come from smoothing a mask of 0 and 255
-
-Progress = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True)
@@ -48,105 +43,13 @@ class Classes:
     colours: dict[int, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """What a label file holds: values, or colours as 24-bit numbers, each with its number of pixels.
-
-    Args:
-        values: or colours.
-        coloured: whether they are colours.
-        equal: whether the values are those of three equal channels: grey, or black and white among colours.
-    """
-
-    values: Mapping[int, int]
-    coloured: bool
-    equal: bool = False
-
-    def as_colours(self) -> Counter[int]:
-        """Return the pixels of each colour."""
-        return Counter(self.values if self.coloured else {value * _LEVEL: n for value, n in self.values.items()})
-
-
-def scan(
-    found: Found, progress: Progress, *, coded: bool = False
-) -> tuple[list[set[int]], Counter[int], dict[Path, Counter[int]]]:
-    """Read every label file once; a case whose label cannot be used is left out, and said so.
-
-    Args:
-        found: its cases lose those.
-        progress: called with the labels read and all.
-        coded: whether somebody, or the layout, says what colours mean.
-
-    Returns:
-        The stored values of each case (none where the label is drawn or missing), the values of all with the number of
-        labels that hold them, and the pixels of each colour of the labels that are coloured, by file.
-    """
-    with ThreadPoolExecutor(usual_workers()) as pool:
-        jobs = [pool.submit(_look, case.label) if isinstance(case.label, Path) else None for case in found.cases]
-        kept: list[Case] = []
-        found_in: list[_Seen] = []
-        for number, (case, job) in enumerate(zip(found.cases, jobs, strict=True), start=1):
-            try:
-                seen = job.result() if job is not None else _Seen({}, False)
-            except (ImageError, ImportingError) as error:
-                assert isinstance(case.label, Path)
-                found.left_out[case.label] = str(error).removeprefix(f"{case.label}: ")
-                found.left_out |= dict.fromkeys(case.images, "its label cannot be used")
-                continue
-            kept.append(case)
-            found_in.append(seen)
-            progress(number, len(jobs))
-    found.cases = kept
-    return _told_apart(kept, found_in, coded=coded)
-
-
-def _told_apart(
-    cases: list[Case], found_in: list[_Seen], *, coded: bool
-) -> tuple[list[set[int]], Counter[int], dict[Path, Counter[int]]]:
-    """Return what `scan` does; among coloured labels, one of three equal channels is black and white, not grey."""
-    held: list[set[int]] = []
-    present: Counter[int] = Counter()
-    coloured: dict[Path, Counter[int]] = {}
-    coded = coded or any(seen.coloured for seen in found_in)
-    for case, seen in zip(cases, found_in, strict=True):
-        if seen.coloured or (coded and seen.equal):
-            assert isinstance(case.label, Path)
-            coloured[case.label] = seen.as_colours()
-            held.append(set())
-        else:
-            present.update(seen.values.keys())
-            held.append(set(seen.values))
-    return held, present, coloured
-
-
-def _look(path: Path) -> _Seen:
-    label = read_image(path, label=True)
-    if label.lossy:
-        raise ImportingError(f"{path}: is compressed with loss, which changes class indices; export it as PNG")
-    array = label.array
-    coloured = label.channels in (3, 4) and label.kind == "picture" and array.dtype == np.uint8
-    equal = coloured and bool(np.all(array[..., :3] == array[..., :1]))
-    if equal:
-        array, coloured = array[..., 0], False  # three equal channels are grey
-    elif label.channels > 1 and not coloured:
-        raise ImportingError(f"{path}: has {label.channels} channels; a label has one")
-    numbers = _as_numbers(array) if coloured else array
-    if numbers.dtype.kind == "f":
-        raise ImportingError(f"{path}: holds values that are not whole numbers; a label is class indices")
-    found, counts = np.unique(numbers, return_counts=True)
-    if len(found) > _MOST_VALUES:
-        kind = "colours" if coloured else "values"
-        raise ImportingError(f"{path}: holds {len(found)} {kind}; is it a picture, or are these numbers of objects?")
-    return _Seen(dict(zip(found.tolist(), counts.tolist(), strict=True)), coloured, equal)
-
-
-def _as_numbers(pixels: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
-    red, green, blue = (pixels[..., channel].astype(np.int32) for channel in range(3))
-    return (red << 16) | (green << 8) | blue
-
-
 def resolve(
-    found: Found, present: Counter[int], coloured: dict[Path, Counter[int]], options: Options, where: Path
+    found: Found,
+    present: Counter[int],
+    coloured: dict[Path, Counter[int]],
+    options: Options,
+    where: Path,
+    held: Sequence[set[int]] = (),
 ) -> Classes:
     """Return the classes; colour-coded labels of `found` become drawn ones.
 
@@ -156,6 +59,7 @@ def resolve(
         coloured: of `scan`.
         options: what a person says.
         where: the folder, for messages.
+        held: stored values of each label file.
 
     Raises:
         Question: if only a person knows what values or colours mean.
@@ -171,7 +75,7 @@ def resolve(
         return _named(made, options, where)
     if not present and not found.labels:
         raise ImportingError(f"{shown(where)}: no label can be used ({_reasons(found)})")
-    targets = _targets(found, present, options, where)
+    targets = _targets(found, present, options, where, held)
     index_of: dict[str, int] = {}
     taken = {target for target in targets.values() if isinstance(target, int)}
     for target in targets.values():
@@ -206,7 +110,9 @@ def unnamed(index: int) -> str:
     return f"class_{index}"
 
 
-def _targets(found: Found, present: Counter[int], options: Options, where: Path) -> dict[int, int | str]:
+def _targets(
+    found: Found, present: Counter[int], options: Options, where: Path, held: Sequence[set[int]]
+) -> dict[int, int | str]:
     """Return what each stored value means: an index, a name or `IGNORE`."""
     targets: dict[int, int | str] = {}
     open_ones = []
@@ -231,7 +137,7 @@ def _targets(found: Found, present: Counter[int], options: Options, where: Path)
     ):
         targets |= {stored: stored for stored in open_ones}
     else:
-        raise _which(open_ones, where)
+        raise _which(open_ones, where, held)
     return dict(sorted(targets.items()))
 
 
@@ -249,12 +155,16 @@ def _unknown(stored: list[int], where: Path) -> Question:
     )
 
 
-def _which(stored: list[int], where: Path) -> ImportingError:
+def _which(stored: list[int], where: Path, held: Sequence[set[int]] = ()) -> ImportingError:
     listed = ", ".join(map(str, stored[:_LISTED])) + (f" ... {stored[-1]}" if len(stored) > _LISTED else "")
     if stored == [0]:
         return ImportingError(f"{shown(where)}: every label is 0 throughout; name at least two with --classes a,b")
     without = [value for value in stored if value != _GREY]
-    if len(stored) <= 2:
+    said = ""
+    if stored == [0, 1, _GREY] and not any({1, _GREY} <= values for values in held):
+        proposal = f"{_GREY}=1"
+        said = f" (no label holds 1 and {_GREY} together: they may be the same class)"
+    elif len(stored) <= 2:
         proposal = f"{stored[-1]}=1"
     elif _GREY in stored and without == list(range(len(without))):
         proposal = f"{_GREY}={IGNORE}"
@@ -265,8 +175,8 @@ def _which(stored: list[int], where: Path) -> ImportingError:
         proposal = " ".join(f"{value}={index}" for index, value in enumerate(stored) if value != index)
     number = f"{len(stored)} values, " if len(stored) > 1 else "only the value "
     return Question(
-        f"{shown(where)}: labels hold {number}{listed}, which do not count 0, 1, 2 ...; say which class each one is, "
-        "such "
+        f"{shown(where)}: labels hold {number}{listed}, which do not count 0, 1, 2 ...{said}; say which class each "
+        "one is, such "
         f"as --values {proposal}" + ("" if proposal == "ascending" else " (or --values ascending)"),
         "values",
         proposal,
@@ -341,7 +251,8 @@ def _colour_drawer(path: Path | Draw | None, table: Mapping[int, int]) -> Draw:
     assert isinstance(path, Path)
 
     def draw(image: ImageFile) -> npt.NDArray[np.integer[Any]]:
-        return map_colours(read_image(path, label=True).array, table, path)
+        stored = read_image(path, label=True)
+        return map_colours(read_image(path, label=False).array if stored.palette else stored.array, table, path)
 
     return draw
 
@@ -360,7 +271,7 @@ def map_colours(pixels: npt.NDArray[Any], table: Mapping[int, int], path: Path) 
     Raises:
         ImportingError: if a colour is not in the table.
     """
-    numbers = _as_numbers(pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=-1))
+    numbers = as_numbers(pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=-1))
     colours, inverse = np.unique(numbers, return_inverse=True)
     missing = [int(colour) for colour in colours if int(colour) not in table]
     if missing:

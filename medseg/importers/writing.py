@@ -24,7 +24,8 @@ from medseg.importers.folder import Folder, stem_of
 from medseg.importers.groups import Grouping, propose_groups
 from medseg.importers.layout import Case, Found, ImportingError, Options, recognise
 from medseg.importers.layouts.pairs import Pairs
-from medseg.importers.values import Classes, resolve, scan
+from medseg.importers.scanning import scan
+from medseg.importers.values import Classes, resolve
 from medseg.io.folder import LeftOut
 from medseg.io.images import image_suffix, read_image
 from medseg.io.masks import mask_path, write_mask
@@ -124,8 +125,10 @@ def import_folder(
     found.why = why
     _check_cases(found, folder)
     with progress_bar("reading labels") as update:
-        held, present, coloured = scan(found, update, coded=bool(options.colours or found.colour_codes))
-    classes = resolve(found, present, coloured, options, folder.root)
+        held, present, coloured = scan(
+            found, update, coded=bool(options.colours or found.colour_codes), indexed=bool(options.values)
+        )
+    classes = resolve(found, present, coloured, options, folder.root, held)
     held = [{classes.values.get(stored, stored) for stored in values} - {classes.ignore} for values in held]
     made = not target.exists() and not wishes.dry_run
     if not wishes.dry_run:

@@ -58,7 +58,7 @@ def join(images: Sequence[ImageFile], paths: Sequence[Path]) -> ImageFile:
         array=np.concatenate(arrays, axis=-1),
         channels=sum(image.channels for image in images),
         alpha=False,
-        palette=any(image.palette for image in images),
+        palette=next((image.palette for image in images if image.palette), ()),
         lossy=any(image.lossy for image in images),
         notes=tuple(dict.fromkeys(note for image in images for note in image.notes)),
     )

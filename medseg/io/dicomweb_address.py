@@ -75,7 +75,9 @@ class Credentials:
         if variables != VARIABLES:
             for name in variables:
                 if name and not given.get(name):
-                    raise ArchiveError(f"the environment has no {name}, which the archive's user or password is in")
+                    raise ArchiveError(
+                        f"the environment has no {name}, which holds the archive's user or password; set it"
+                    )
         if token and (user or password):
             raise ArchiveError(f"both {_TOKEN} and {_USER} are set; unset one of them")
         if bool(user) != bool(password):

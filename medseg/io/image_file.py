@@ -31,7 +31,7 @@ class ImageFile:
         channels: number of channels.
         spacing: size of a voxel along each spatial axis in mm, ``None`` where the format states none that is reliable
             (PNG, JPEG, TIFF).
-        palette: whether the file stores palette indices.
+        palette: of a file that stores palette indices, the colour of each as a 24-bit number; else empty.
         affine: ``(4, 4)``, voxel indices to patient coordinates in mm, RAS+ (x to the right, y to the front, z to the
             head); ``None`` where the format knows no patient.
         kind: ``"picture"``, which a stack of pages is, too, or ``"volume"``, which has an affine.
@@ -44,7 +44,7 @@ class ImageFile:
     array: npt.NDArray[Any]
     channels: int
     spacing: tuple[float, ...] | None = None
-    palette: bool = False
+    palette: tuple[int, ...] = ()
     affine: Affine | None = None
     kind: Kind = "picture"
     lossy: bool = False

@@ -62,7 +62,7 @@ def read_picture(path: Path, label: bool) -> ImageFile:
             two_greys = image.format == "BMP" and _two_greys(path, image.mode, start)
             if not two_greys:
                 image.load()
-            palette = image.mode == "P"
+            palette = _palette(image)
             orientation = image.getexif().get(_ORIENTATION, 1)  # of a PNG, known only after its pixels
             deep = bits == 16 and colour != _GREY
             if two_greys:
@@ -78,6 +78,12 @@ def read_picture(path: Path, label: bool) -> ImageFile:
     channels = array.shape[2] if array.ndim == 3 else 1
     alpha = channels in (2, 4)
     return ImageFile(array, channels, palette=palette, lossy=lossy, alpha=alpha, orientation=orientation, notes=notes)
+
+
+def _palette(image: Image.Image) -> tuple[int, ...]:
+    """Return the colours of a palette as 24-bit numbers, none of a picture without one."""
+    held = (image.getpalette("RGB") or []) if image.mode == "P" else []
+    return tuple(red << 16 | green << 8 | blue for red, green, blue in zip(*[iter(held)] * 3, strict=True))
 
 
 def drop_opaque_alpha(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -58,13 +58,13 @@ def read_tiff(path: Path, label: bool) -> ImageFile:
         tag = page.tags.get(_ORIENTATION)
         coloured = page.photometric == tifffile.PHOTOMETRIC.RGB and page.samplesperpixel == 4  # some do not say more
         alpha = coloured or (bool(page.extrasamples) and page.extrasamples[-1] in (1, 2))
-        colours = page.colormap if palette and not label else None
+        colours = page.colormap if palette else None
         lossy = int(page.compression) in _LOSSY
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * np.uint8(1 if label else 255)
     array, channels = _arrange(path, array, axes)
-    if colours is not None:
-        array, channels = _paint(array, colours), 3
+    if colours is not None and not label:
+        array, channels = np.ascontiguousarray(_table(colours)[array]), 3
     pages = array.ndim - (channels > 1) == 3
     orientation = int(tag.value) if tag is not None and tag.value in range(1, 9) else 1
     if not pages:
@@ -78,7 +78,7 @@ def read_tiff(path: Path, label: bool) -> ImageFile:
     return ImageFile(
         array,
         channels,
-        palette=palette,
+        palette=() if colours is None else tuple((_table(colours).astype(np.int64) @ (1 << 16, 1 << 8, 1)).tolist()),
         lossy=lossy,
         alpha=alpha and channels in (2, 4),
         orientation=orientation,
@@ -153,7 +153,7 @@ def _arrange(path: Path, array: npt.NDArray[Any], axes: str) -> tuple[npt.NDArra
     return (array if channels > 1 else array[..., 0]), channels
 
 
-def _paint(indices: npt.NDArray[Any], colours: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint8]:
-    """Look indices up in a colour map ``(3, N)`` of 16 bits; some writers fill only the lower 8."""
+def _table(colours: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint8]:
+    """Return a colour map ``(3, N)`` of 16 bits, of which some writers fill only the lower 8, as ``(N, 3)``."""
     table = colours if int(colours.max(initial=0)) < 256 else colours >> 8
-    return np.ascontiguousarray(table.astype(np.uint8).T[indices])
+    return table.astype(np.uint8).T

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from medseg.errors import MedsegError
+from medseg.errors import MedsegError, shown
 
 __all__ = ["read_yaml"]
 
@@ -26,6 +26,6 @@ def read_yaml(path: Path, fault: type[MedsegError], wanted: str) -> Any:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise fault(f"{path}: cannot be read ({error.strerror}); name {wanted}") from error
+        raise fault(f"{shown(path)}: cannot be read ({error.strerror}); name {wanted}") from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise fault(f"{path}: is no YAML ({' '.join(str(error).split())[:200]}); correct it") from error
+        raise fault(f"{shown(path)}: is no YAML ({' '.join(str(error).split())[:200]}); correct it") from error

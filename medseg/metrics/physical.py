@@ -92,7 +92,7 @@ class Unit:
         """
         seen = {other.in_mm for other in others} - {None}
         if len(seen) > 1:
-            raise MedsegError("some cases have a spacing and some have none: score them apart")
+            raise MedsegError("some cases have a spacing and some have none; score them apart")
         self.in_mm = next(iter(seen), None)
 
 

@@ -119,7 +119,9 @@ def segments_of(
             '{"1": {"value": "10200004", "scheme": "SCT", "meaning": "Liver"}}'
         )
     if not made:
-        raise DicomError(f"the model {description.name} has no class beside the background: there is no segment")
+        raise DicomError(
+            f"the model {description.name} has no class beside the background to write; write the mask alone"
+        )
     return [replace(each, number=number) for number, each in enumerate(made, 1)]
 
 
@@ -205,7 +207,10 @@ def sources_of(slices: Slices, where: str) -> list[Any]:
     files = list(dict.fromkeys(plane.path for plane in slices.stack.planes))
     heads = [slices.heads[file] for file in files]
     if len(heads) > 1 and any(int(head.get("NumberOfFrames") or 1) > 1 for head in heads):
-        raise DicomError(f"{where}: its frames are spread over {len(heads)} files, which no segmentation can refer to")
+        raise DicomError(
+            f"{where}: its frames are spread over {len(heads)} files, which no segmentation "
+            "can refer to; write its mask as NIfTI"
+        )
     for file, head in zip(files, heads, strict=True):
         if lacking := [name for name in _NEEDED if not head.get(name)]:
             raise DicomError(

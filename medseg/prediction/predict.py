@@ -35,6 +35,7 @@ __all__ = ["Outcome", "predict"]
 logger = logging.getLogger(__name__)
 
 TAKES = ("device", "precision", "num_workers", "postprocess")
+_LOADS = ("device", "precision")  # of those, what is decided where a model is loaded
 _READERS = 2
 _OBJECT, _SEGMENTATION = ".dcm", ".seg.dcm"
 _DEFAULT_OBJECT = "dicom-seg"
@@ -68,7 +69,7 @@ class Outcome:
 
 
 def predict(
-    model: str | Path | Sequence[str | Path],
+    model: str | Path | Sequence[str | Path] | Model,
     images: str | Path,
     masks: str | Path,
     *,
@@ -92,7 +93,8 @@ def predict(
 
     Args:
         model: a run, bundle, packed model, ensemble's folder, or weights, see `medseg.prediction.model.load`; they
-            know how they are fed. Several are an ensemble.
+            know how they are fed. Several are an ensemble. Or a model that is loaded, which then computes where and in
+            which precision it was asked to.
         images: a file, a folder, a datalist or a folder that holds one, or the address of an archive:
             ``dicomweb://HOST:PORT/PATH``.
         masks: folder of the masks and of all other outputs; made if missing.
@@ -125,8 +127,11 @@ def predict(
     changes = {key: given.pop(key) for key in list(given) if key.startswith("inference#")}
     refuse_unread("predict", given, TAKES, " and inference#...; how images are fed comes with the weights")
     refuse_inference(changes)
-    named = [model] if isinstance(model, str | Path) else model
+    named = [model] if isinstance(model, str | Path) else model if isinstance(model, Sequence) else []
     weights = [weights_file(member) for each in named for member in members(each)]
+    if not isinstance(model, str | Path | Sequence):
+        how = {"trust": trust, "backend": backend != "torch", "signed_by": signed_by, "shared": shared}
+        _refuse_loading([*(name for name, given in how.items() if given), *(key for key in _LOADS if key in plain)])
     target = resolve_path(masks)
     reached = _reached(images, archive)
     rules = None if series is None else read_rules(resolve_path(series))
@@ -136,20 +141,24 @@ def predict(
     from medseg.prediction.cases import ImageFolder
     from medseg.prediction.dicom_objects import refuse_uncoded
     from medseg.prediction.faults import FailuresError
-    from medseg.prediction.model import load
+    from medseg.prediction.model import Model, load
     from medseg.prediction.outputs import make_sinks
     from medseg.prediction.predictor import Predictor
     from medseg.prediction.shared import Asked
 
     sinks = make_sinks(outputs)
-    trained = load(
-        weights,
-        device=plain.get("device") if shared is None else "cpu",  # it only says what the workers' masks are
-        precision=str(plain.get("precision", "auto")),
-        trust=trust,
-        backend=backend,
-        signed_by=signed_by,
-        given=[*changes, *(["postprocess"] if "postprocess" in plain else ())],
+    trained = (
+        model
+        if isinstance(model, Model)
+        else load(
+            weights,
+            device=plain.get("device") if shared is None else "cpu",  # it only says what the workers' masks are
+            precision=str(plain.get("precision", "auto")),
+            trust=trust,
+            backend=backend,
+            signed_by=signed_by,
+            given=[*changes, *(["postprocess"] if "postprocess" in plain else ())],
+        )
     )
     description = _described(trained.description, overlays, changes, codes, tta, plain.get("postprocess"))
     if reached is not None and any(map(_is_object, outputs)):
@@ -189,6 +198,17 @@ def predict(
         if pulled is None or not pulled.reached.options.push:
             return outcome
         return _push(outcome, predictor, sinks, pulled)
+
+
+def _refuse_loading(asked: Sequence[str]) -> None:
+    """Refuse what only loading a model decides, of one that is loaded.
+
+    Raises:
+        MedsegError: if anything of it is asked for.
+    """
+    if asked:
+        remedy = "name the model's file or folder" if "shared" in asked else "give it to medseg.load"
+        raise MedsegError(f"{', '.join(asked)} is given for a model that is loaded already; {remedy}")
 
 
 def _say(folder: ImageFolder) -> None:

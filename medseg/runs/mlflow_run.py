@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from medseg.runs.mlflow_store import artifact_path, how_to_look, open_database, resolve_store
 from medseg.runs.privacy import scrub
 from medseg.runs.provenance import git_state
-from medseg.runs.run_folder import CONFIG, FILES, RunFolder, to_plain
+from medseg.runs.run_folder import CONFIG, FILES, RunFolder, config_of, to_plain
 
 if TYPE_CHECKING:
     from torch import nn
@@ -87,7 +87,11 @@ class MLflowRun:
         record = self._files.path / RECORD
         if not record.is_file():
             return None
-        run_id = json.loads(record.read_text(encoding="utf-8"))["run_id"]
+        try:
+            run_id = str(json.loads(record.read_text(encoding="utf-8"))["run_id"])
+        except (ValueError, LookupError, TypeError):
+            logger.warning("%s: is damaged and names no MLflow run; a new one is made", record)
+            return None
         run = self._known(run_id)
         if run is None:
             logger.info("MLflow has no run %s (any more); a new one is made", run_id)
@@ -299,11 +303,7 @@ class MLflowRun:
 
 def recorded_params(folder: Path) -> dict[str, Any]:
     """Return the configuration of a run folder, with ``data`` and ``environment`` where it has them."""
-    import yaml
-
-    params: dict[str, Any] = {}
-    if (folder / CONFIG).is_file():
-        params |= yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")) or {}
+    params = config_of(folder)
     for name in ("data", "environment"):
         if (folder / f"{name}.json").is_file():
             params[name] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))

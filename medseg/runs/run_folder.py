@@ -15,6 +15,7 @@ from typing import Any
 from medseg.atomic import atomic_write
 from medseg.caller import spelt
 from medseg.errors import MedsegError
+from medseg.io.yaml_file import read_yaml
 from medseg.runs.paths import resolve_path
 
 CONFIG = "config.yaml"
@@ -25,6 +26,17 @@ STUDY = "study.yaml"  # of a study's folder, whose cells are runs
 FILES = "files.json"  # beside the checkpoints: tells which file of the data has changed
 _OWN_KEYS = ("epoch", "time")
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """Return the resolved configuration that a run has written into its folder; empty where there is none.
+
+    Raises:
+        MedsegError: if it is damaged.
+    """
+    path = folder / CONFIG
+    held = read_yaml(path, MedsegError, "the folder of a run") if path.is_file() else None
+    return held if isinstance(held, dict) else {}
 
 
 def hide_credentials(text: str) -> str:
@@ -131,11 +143,7 @@ class RunFolder:
 
     def config_before(self) -> dict[str, Any]:
         """Return the configuration that the run has had so far; empty where there is none."""
-        import yaml
-
-        path = self.file(CONFIG)
-        held = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
-        return held if isinstance(held, dict) else {}
+        return config_of(self.path)
 
     def keep_config(self, epoch: int) -> Path:
         """Keep the configuration that the run has had up to an epoch, before another one is written."""

@@ -14,10 +14,10 @@ import numpy as np
 from medseg.data.datalist import SPLITS, Datalist
 from medseg.errors import MedsegError
 from medseg.metrics.intervals import LEAST_GROUPS, RESAMPLES
+from medseg.metrics.paired_tests import compare
 from medseg.reports.palette import is_background
 from medseg.reports.score_tables import WHOLE
 from medseg.reports.tables import Table
-from medseg.studies.paired_tests import compare
 
 _GAIN = "AP above the first"
 _NOTE = (
@@ -134,7 +134,7 @@ def rows_of(methods: Sequence[Method]) -> list[dict[str, Any]]:
 
     Scores are pooled over all pixels unless their column says that they are means over the cases. With instance scores,
     rows after the first say by how much their average precision of an image is above the first one's, with the 95 %
-    interval that a study has too, see `medseg.studies.paired_tests.compare`, and how many images only one of the two
+    interval that a study has too, see `medseg.metrics.paired_tests.compare`, and how many images only one of the two
     has an average precision of, where there are some.
 
     Raises:

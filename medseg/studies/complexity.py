@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from medseg.bundle.discovery import UnknownNetworkError, find, load, networks
 from medseg.engines.failures import out_of_memory
 from medseg.engines.memory import keep_freed_memory
-from medseg.engines.precision import autocast, network_to_channels_last, resolve_precision
+from medseg.engines.precision import resolve_precision
 from medseg.errors import MedsegError
-from medseg.inferers.memory_format import to_memory_format
 from medseg.studies.isolated import isolated
-from medseg.studies.measures import TrainingStep, macs, parameters, peak_bytes, seconds
+from medseg.studies.measures import StepSettings, TrainingStep, macs, parameters, peak_bytes
 from medseg.studies.paper_figures import ROWS, Row
 
-MEASURES = ("parameters", "macs", "memory", "throughput")
+MEASURES = ("parameters", "macs", "memory", "training", "throughput")
 QUICK = ("parameters", "macs")
 """Measures that compute nothing."""
 IN_CHANNELS, OUT_CHANNELS = 1, 5  # what LFA U-Net's paper compares networks at
 EDGES = {2: 256, 3: 64}  # of the image in pixels, by number of axes
+Attempt = tuple[Any, str | None]
 BATCH_SIZE = 2  # some networks normalise one value a channel and image, which takes two images
 
 
@@ -71,7 +71,7 @@ def choose_rows(
     targets = {network.target for network in found}
     rows = [row for row in rows if not names or row.target in targets]
     if not rows:
-        raise ComplexityError(f"table {table} has no row of {', '.join(names)}")
+        raise ComplexityError(f"table {table} has no row of {', '.join(names)}; leave the table or the names out")
     return [replace(row, size=edges) for row in rows] if size is not None else rows
 
 
@@ -92,25 +92,26 @@ def measure(
     *,
     batch_size: int = BATCH_SIZE,
     device: str | None = None,
-    precision: str = "fp32",
+    step: StepSettings | None = None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> dict[str, Any]:
     """Measure networks one by one; one that fails does not stop the others.
 
-    Memory and throughput are each measured in a process of its own.
+    What computes is measured in a process of a network's own, the memory first.
 
     Args:
         rows: what to measure.
         measures: some of `MEASURES`.
-        batch_size: images at a time, for memory and throughput.
-        device: for memory and throughput; by default a GPU where there is one.
-        precision: for memory and throughput, see `resolve_precision`.
+        batch_size: images at a time, for memory and speed.
+        device: for memory and speed; by default a GPU where there is one.
+        step: how a training takes its steps, for memory and speed.
         progress: called with what is done and what there is in all.
 
     Returns:
         ``settings`` and ``rows``, ready for JSON. A row has the fields of `Row` (the paper's under ``paper``) and a
         key for each measure: ``parameters``; ``macs`` of one image; ``memory_bytes``, the peak of a training step;
-        ``throughput``, images/s ``forward`` and ``training``. What failed is ``None``, its reason under ``errors``.
+        ``training``, the images/s of it; ``throughput``, images/s ``forward`` and ``training``. What failed is
+        ``None``, its reason under ``errors``.
 
     Raises:
         ComplexityError: if a measure or the device is unknown.
@@ -121,21 +122,23 @@ def measure(
     if batch_size < 1:
         raise ComplexityError(f"batch_size is {batch_size}; it must be at least 1")
     place = _device(device)
-    resolved = resolve_precision(precision, place)
+    taken = step or StepSettings()
+    taken = replace(taken, precision=resolve_precision(taken.precision, place))
     results, total = [], len(rows) * len(measures)
     for number, row in enumerate(rows):
-        record = _describe(row)
-        for done, name in enumerate(measures):
+        record, done = _describe(row), number * len(measures)
+        for found in _attempts(measures, row, batch_size, place, taken):
             if progress:
-                progress(number * len(measures) + done, total)
-            value, error = _attempt(name, row, batch_size, place, resolved)
-            record["memory_bytes" if name == "memory" else name] = value
-            if error:
-                record["errors"][name] = error
+                progress(done, total)
+            done += len(found)
+            for name, (value, error) in found.items():
+                record["memory_bytes" if name == "memory" else name] = value
+                if error:
+                    record["errors"][name] = error
         results.append(record)
     if progress:
         progress(total, total)
-    return {"settings": _settings(measures, batch_size, place, resolved), "rows": results}
+    return {"settings": _settings(measures, batch_size, place, taken), "rows": results}
 
 
 def _device(name: str | None) -> torch.device:
@@ -166,40 +169,56 @@ def _describe(row: Row) -> dict[str, Any]:
     }
 
 
-def _settings(measures: Sequence[str], batch_size: int, device: torch.device, precision: str) -> dict[str, Any]:
+def _settings(measures: Sequence[str], batch_size: int, device: torch.device, step: StepSettings) -> dict[str, Any]:
     settings: dict[str, Any] = {"measures": list(measures)}
     if set(measures) - set(QUICK):
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else None
         tf32 = device.type == "cuda" and torch.backends.cudnn.allow_tf32
         settings |= {"batch_size": batch_size, "device": str(device), "device_name": name}
         layout = "channels_last" if device.type == "cpu" else "channels_last, volumes plain"
+        layout = layout if step.channels_last else "plain"
         settings |= {"threads": torch.get_num_threads(), "memory_format": layout, "optimizer": "Adam"}
         full = "float32, convolutions in TF32" if tf32 else "float32"
-        settings["precision"] = full if precision == "fp32" else precision
+        settings["precision"] = full if step.precision == "fp32" else step.precision
+        if step.compile:
+            settings["compile"] = True
+        if step.accumulation_steps > 1:
+            settings["accumulation_steps"] = step.accumulation_steps
     return settings
 
 
-def _attempt(measure: str, row: Row, batch_size: int, device: torch.device, precision: str) -> tuple[Any, str | None]:
-    """Return a measure and ``None``, or ``None`` and why there is none."""
+def _attempts(
+    measures: Sequence[str], row: Row, batch_size: int, device: torch.device, step: StepSettings
+) -> Iterator[dict[str, Attempt]]:
+    """Yield measures, those together that take a process: a value and ``None``, or ``None`` and why there is none."""
+    for name in measures:
+        if name in _QUICK:
+            try:
+                yield {name: (_QUICK[name](row), None)}
+            except Exception as error:  # whatever is wrong with one network, the others are measured
+                yield {name: (None, f"{type(error).__name__}: {error}")}
+    slow = [name for name in _SLOW if name in measures]
+    if not slow:
+        return
     try:
-        if measure in QUICK:
-            return _QUICK[measure](row), None
-        result: tuple[Any, str | None] = isolated(_slow, measure, row, batch_size, str(device), precision)
-        return result
-    except Exception as error:  # whatever is wrong with one network, the others are measured
-        return None, f"{type(error).__name__}: {error}"
-
-
-def _slow(measure: str, row: Row, batch_size: int, device: str, precision: str) -> tuple[Any, str | None]:
-    """Do what a process of its own is for; errors go back as text, since not all of them can be pickled."""
-    try:
-        return _SLOW[measure](row, batch_size, torch.device(device), precision), None
+        yield isolated(_slow, slow, row, batch_size, str(device), step)
     except Exception as error:
-        if out_of_memory(error):
-            edges = " x ".join(map(str, row.size))
-            where = f"in the memory of {device}"
-            return None, f"a batch of {batch_size}, {edges} pixels, does not fit {where}; try a smaller one"
-        return None, f"{type(error).__name__}: {error}"
+        yield dict.fromkeys(slow, (None, f"{type(error).__name__}: {error}"))
+
+
+def _slow(measures: Sequence[str], row: Row, batch_size: int, device: str, step: StepSettings) -> dict[str, Attempt]:
+    """Do what a process of its own is for; errors go back as text, since not all of them can be pickled."""
+    found: dict[str, Attempt] = {}
+    for name in measures:
+        try:
+            found[name] = _SLOW[name](row, batch_size, torch.device(device), step), None
+        except Exception as error:
+            found[name] = None, f"{type(error).__name__}: {error}"
+            if out_of_memory(error):
+                edges = " x ".join(map(str, row.size))
+                where = f"in the memory of {device}"
+                found[name] = None, f"a batch of {batch_size}, {edges} pixels, does not fit {where}; try a smaller one"
+    return found
 
 
 def build(row: Row, device: torch.device | str) -> nn.Module:
@@ -217,36 +236,40 @@ def _macs(row: Row) -> int:
     return macs(build(row, "meta"), (1, row.in_channels, *row.size))
 
 
-def _prepared(row: Row, batch_size: int, device: torch.device) -> tuple[nn.Module, Tensor]:
-    """Return network and images in the memory format that the trainer uses."""
-    network = build(row, "cpu").to(device)
-    network_to_channels_last(network)
-    return network, to_memory_format(torch.rand(batch_size, row.in_channels, *row.size, device=device))
+def training_step(row: Row, batch_size: int, device: torch.device, step: StepSettings | None = None) -> TrainingStep:
+    """Return a step of a network on drawn images."""
+    images = torch.rand(batch_size, row.in_channels, *row.size, device=device)
+    return TrainingStep(build(row, "cpu").to(device), images, step)
 
 
-def _memory(row: Row, batch_size: int, device: torch.device, precision: str) -> int:
+def _memory(row: Row, batch_size: int, device: torch.device, step: StepSettings) -> int:
     def work() -> None:
-        step = TrainingStep(*_prepared(row, batch_size, device), precision)
-        step()
-        step()  # from here on the optimiser's state is there in the forward pass too
+        made = training_step(row, batch_size, device, step)
+        made()
+        made()  # from here on the optimiser's state is there in the forward pass too
 
     return peak_bytes(work, device)
 
 
-def _throughput(row: Row, batch_size: int, device: torch.device, precision: str) -> dict[str, float]:
+def _training(row: Row, batch_size: int, device: torch.device, step: StepSettings) -> dict[str, float]:
     keep_freed_memory(device)
-    network, image = _prepared(row, batch_size, device)
-    network.eval()
-    with torch.inference_mode(), autocast(precision, device):
-        forward, forward_runs = seconds(lambda: network(image), device)
-    training, training_runs = seconds(TrainingStep(network, image, precision), device)
+    seconds, runs = training_step(row, batch_size, device, step).seconds()
+    return {"training": batch_size * step.accumulation_steps / seconds, "training_runs": runs}
+
+
+def _throughput(row: Row, batch_size: int, device: torch.device, step: StepSettings) -> dict[str, float]:
+    keep_freed_memory(device)
+    seconds, runs = training_step(row, batch_size, device, step).forward_seconds()
     return {
-        "forward": batch_size / forward,
-        "forward_runs": forward_runs,
-        "training": batch_size / training,
-        "training_runs": training_runs,
+        "forward": batch_size / seconds,
+        "forward_runs": runs,
+        **_training(row, batch_size, device, step),
     }
 
 
 _QUICK: Mapping[str, Callable[[Row], int]] = {"parameters": _parameters, "macs": _macs}
-_SLOW: Mapping[str, Callable[[Row, int, torch.device, str], Any]] = {"memory": _memory, "throughput": _throughput}
+_SLOW: Mapping[str, Callable[[Row, int, torch.device, StepSettings], Any]] = {
+    "memory": _memory,
+    "training": _training,
+    "throughput": _throughput,
+}

@@ -163,7 +163,7 @@ def _look(bundle: Explainable, job: _Job, roi: Sequence[int]) -> tuple[dict[str,
     if image.ndim - 1 != bundle.spatial_dims:
         raise MedsegError(
             f"it has {image.ndim - 1} spatial dimensions, {_by(image.shape[1:])}, but the network takes "
-            f"{bundle.spatial_dims}"
+            f"{bundle.spatial_dims}; name another image"
         )
     size = image.shape[1:]
     image, picture = (each[(slice(None), *_centred(size, roi))] for each in (image, picture))

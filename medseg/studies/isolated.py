@@ -7,8 +7,10 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
+from threading import Thread
 from typing import ParamSpec, TypeVar
 
 _P = ParamSpec("_P")
@@ -43,7 +45,16 @@ def isolated(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) ->
             raise EndedError("its process was ended from outside, as systems do when memory runs out") from error
 
 
+def _end_with_parent() -> None:
+    """End this process when its parent has gone, as one that was killed does without a word to it."""
+    parent = parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
 def _prepare() -> None:
+    Thread(target=_end_with_parent, daemon=True).start()
     # torch's profiler reports the absence of a GPU as an error, and memory that was there before as a surprise
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

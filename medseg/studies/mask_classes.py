@@ -115,7 +115,7 @@ def _of_file(path: Path) -> MaskClasses:
     except OSError as error:
         raise MedsegError(f"{shown(path)} cannot be read ({error.strerror}); name a JSON file with labels") from error
     except ValueError as error:
-        raise MedsegError(f"{shown(path)} is no valid JSON: {error}") from error
+        raise MedsegError(f"{shown(path)} is no valid JSON: {error}; correct it") from error
     held = content.get("labels") if isinstance(content, dict) else None
     if not isinstance(held, dict) or not held:
         raise MedsegError(f"{shown(path)} holds no `labels`; name a datalist or a dataset.json")
@@ -202,5 +202,8 @@ def read_groups(path: Path) -> dict[str, str]:
             raise MedsegError(f"{shown(path)}: a row lacks case or group; give columns case and group, filled")
         name = stem(PurePath(case))
         if groups.setdefault(name, group) != group:
-            raise MedsegError(f"{shown(path)}: {shown(name)} is in the groups {shown(groups[name])} and {shown(group)}")
+            raise MedsegError(
+                f"{shown(path)}: {shown(name)} is in the groups {shown(groups[name])} and {shown(group)}; "
+                "name one of them"
+            )
     return groups

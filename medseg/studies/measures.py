@@ -6,16 +6,19 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from medseg.engines.precision import autocast, resolve_precision
+from medseg.engines.precision import autocast, network_to_channels_last, network_to_device, resolve_precision
 from medseg.errors import MedsegError
+from medseg.inferers.memory_format import to_memory_format
 
 _WARM_UP = 2
 _LEAST, _MOST, _ENOUGH_SECONDS = 3, 20, 5.0
@@ -118,29 +121,99 @@ def seconds(work: Callable[[], object], device: torch.device) -> tuple[float, in
     return statistics.median(times), len(times)
 
 
-class TrainingStep:
-    """Forward, backward and one step of Adam, on the same images each time.
-
-    The loss is the mean of the squared outputs, so that the figures are the network's.
+@dataclass(frozen=True)
+class StepSettings:
+    """How a training takes its steps, as far as it costs: options of a bundle by their names.
 
     Args:
-        network: put into training.
-        image: batch ``(B, C, *S)``.
         precision: of the forward pass, see `resolve_precision`.
+        channels_last: whether activations are kept channels-last.
+        compile: whether the network is compiled.
+        accumulation_steps: batches a step of the optimiser.
     """
 
-    def __init__(self, network: nn.Module, image: Tensor, precision: str = "fp32") -> None:
-        self.network = network.train()
+    precision: str = "fp32"
+    channels_last: bool = True
+    compile: bool = False
+    accumulation_steps: int = 1
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Return the options' names."""
+        return [each.name for each in fields(cls)]
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> StepSettings:
+        """Return those of a training; what the options do not name is as a training has it by itself.
+
+        Args:
+            options: by name, others among them.
+        """
+        named = {name: options[name] for name in cls.names() if options.get(name) is not None}
+        return cls(**{"precision": "auto", **named})
+
+
+class TrainingStep:
+    """Forward and backward of batches, and one step of Adam, on the same images each time.
+
+    The loss is the mean of the squared outputs, so that the figures are the network's. Of accumulated batches a call
+    takes two: the second has the gradients of those before it in memory, as each later one has.
+
+    Args:
+        network: on the device of the image; put into the memory format, and into training.
+        image: batch ``(B, C, *S)``.
+        settings: of the step.
+    """
+
+    def __init__(self, network: nn.Module, image: Tensor, settings: StepSettings | None = None) -> None:
+        self.settings = settings or StepSettings()
+        network_to_device(network)
+        if self.settings.channels_last:
+            network_to_channels_last(network)
+            image = to_memory_format(image)
         self.image = image
-        self.precision = resolve_precision(precision, image.device)
+        self.precision = resolve_precision(self.settings.precision, image.device)
         self.optimizer = torch.optim.Adam(network.parameters())
+        network.train()
+        self.network = cast(nn.Module, torch.compile(network)) if self.settings.compile else network
 
     def __call__(self) -> None:
         """Train one step."""
         self.optimizer.zero_grad(set_to_none=True)
+        for _ in range(min(self.settings.accumulation_steps, 2)):
+            self.batch()
+        self.optimizer.step()
+
+    def batch(self) -> None:
+        """Go forward and backward through one batch."""
         with autocast(self.precision, self.image.device):
             outputs = self.network(self.image)
         values = [outputs] if isinstance(outputs, Tensor) else list(outputs.values())
         loss = torch.stack([value.float().square().mean() for value in values]).sum()
         loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
+
+    def forward(self) -> None:
+        """Predict one batch."""
+        with torch.inference_mode(), autocast(self.precision, self.image.device):
+            self.network(self.image)
+
+    def forward_seconds(self) -> tuple[float, int]:
+        """Time a batch's prediction, see `seconds`."""
+        self.network.eval()
+        found = self._seconds(self.forward)
+        self.network.train()
+        return found
+
+    def seconds(self) -> tuple[float, int]:
+        """Time a step with all of its batches, see `seconds`; of several, each has the time of one."""
+        if self.settings.accumulation_steps == 1:
+            return self._seconds(self)
+        self.optimizer.zero_grad(set_to_none=True)
+        batch, runs = self._seconds(self.batch)
+        update, _ = seconds(self.optimizer.step, self.image.device)
+        return self.settings.accumulation_steps * batch + update, runs
+
+    def _seconds(self, work: Callable[[], object]) -> tuple[float, int]:
+        if self.settings.compile:
+            work()  # compiles, which is no step
+        return seconds(work, self.image.device)

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
+from medseg.atomic import nothing_left
 from medseg.bundle import ensemble, networks
 from medseg.bundle.early import refuse_unread
 from medseg.bundle.pack import About
@@ -20,14 +21,14 @@ from medseg.data.datalist import Datalist
 from medseg.errors import MedsegError, counted, few, shown
 from medseg.jobs import here as machine
 from medseg.jobs.job import names_device
-from medseg.runs.lock import FolderLock
+from medseg.runs.lock import locked
 from medseg.runs.paths import resolve_path
 from medseg.runs.processes import pick_device
-from medseg.runs.run_folder import RunFolder
+from medseg.runs.run_folder import MODEL, RunFolder
 from medseg.studies import plan_asked, plan_bundle, plan_network, plan_rules
 from medseg.studies.executors import CellsError, Executor, here
 from medseg.studies.halving import LEAST, Budget, Stage, choose, holds, kept, stages
-from medseg.studies.network_data import own_data
+from medseg.studies.network_data import MADE, own_data
 from medseg.studies.network_page import write_report
 from medseg.studies.network_ranking import places
 from medseg.studies.network_record import RECORD, SPENT, Asked, Record, Spent
@@ -91,12 +92,9 @@ def compare_networks(
     """
     folder = resolve_path(output, "output")
     _refuse(asked, folder)
-    new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FolderLock(folder)
-    lock.acquire()
-    try:
-        with Spent(folder, clock, since) as spent:
+    with nothing_left(folder, (*MADE.parts[:1], SPENT), folder / RECORD):
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder, 0.0), Spent(folder, clock, since) as spent:
             found = own_data(data, folder, asked, say)
             say("reading and checking the images")
             check_datalist(found, fold_keys=[asked.fold_key]).raise_for_errors()
@@ -106,14 +104,6 @@ def compare_networks(
             RunFolder(folder).write_json(RESULTS, made.results())
             write_report(made, pictures=pictures)
             return made
-    except MedsegError:
-        if not (folder / RECORD).is_file():  # refused before anything was planned: those minutes are nobody's
-            (folder / SPENT).unlink(missing_ok=True)
-            if new:
-                shutil.rmtree(folder, ignore_errors=True)
-        raise
-    finally:
-        lock.release()
 
 
 def _refuse(asked: Asked, folder: Path) -> None:
@@ -334,19 +324,24 @@ class _Comparison:
     # ------------------------------------------------------------------------------------------------- model
 
     def _export(self, found: Compared) -> None:
-        """Pack the winner's models; those that are there already are left."""
+        """Pack the winner's models; those that are there already are left, unless a run's weights are newer."""
         slug = StudyRow(found.winner).slug
         cells = found.cells(found.winner)
         if self.asked.best_fold:
             best = max(cells, key=lambda fold: _of_fold(found.table, found.winner, fold))
             cells = {best: cells[best]}
         runs = {f"{slug}-fold{fold}": run for fold, run in cells.items()}
-        there = [Path(each).stem for each in ensemble.members(found.model)]
-        if there == list(runs):
+        there = {Path(each).stem: Path(each) for each in ensemble.members(found.model)}
+        if list(there) == list(runs) and not any(_newer(runs[name] / MODEL, pack) for name, pack in there.items()):
             return
         shutil.rmtree(found.model, ignore_errors=True)
         ensemble.write(found.model, runs, About(bundle=self._planned(found.winner)))
         self.say(f"{found.winner}: {counted(len(runs), 'model')} of folds {few(list(cells))} in {shown(found.model)}")
+
+
+def _newer(weights: Path, pack: Path) -> bool:
+    """Return whether weights were written after they were packed, as a temperature is."""
+    return weights.is_file() and weights.stat().st_mtime_ns > pack.stat().st_mtime_ns
 
 
 def _of_fold(table: StudyTable, network: str, fold: int) -> float:

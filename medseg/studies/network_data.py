@@ -17,7 +17,7 @@ from medseg.studies.plan_and_train import data_of
 
 __all__ = ["own_data"]
 
-_MADE = Path("data") / "datalist.json"
+MADE = Path("data") / "datalist.json"
 
 
 def own_data(
@@ -37,7 +37,7 @@ def own_data(
     Raises:
         MedsegError: if they have too few groups, or no such folds.
     """
-    made = folder / _MADE
+    made = folder / MADE
     data = Datalist.load(made) if made.is_file() else data_of(where, folder, say)
     if data.fold_keys:
         number = len(data.folds(asked.fold_key))

@@ -125,6 +125,8 @@ class Spent:
     def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic, since: float | None = None) -> None:
         self._folder, self._clock = RunFolder(folder), clock
         self._before = 0.0
+        if not (folder / RECORD).is_file():  # the minutes of what ended before anything was planned are nobody's
+            (folder / SPENT).unlink(missing_ok=True)
         with contextlib.suppress(OSError, ValueError, KeyError):
             self._before = float(json.loads((folder / SPENT).read_text(encoding="utf-8"))["minutes"])
         self._started = clock() if since is None else since

@@ -15,7 +15,7 @@ from medseg.data.datalist import Datalist
 from medseg.data.fingerprint import Fingerprint, fingerprint
 from medseg.reports.progress import progress_bar
 from medseg.runs.processes import pick_device
-from medseg.studies import plan_doubts, plan_network, plan_rules
+from medseg.studies import plan_arguments, plan_doubts, plan_network, plan_rules
 from medseg.studies.plan_asked import Asked
 from medseg.studies.plan_network import Candidate, Limits, Measured
 from medseg.studies.plan_rules import Chosen, PlanError
@@ -31,6 +31,7 @@ MINUTES = 60.0
 _LEARNING_RATE = 0.002
 _AUX = 0.1  # of the loss: what auxiliary outputs weigh beside the network's own
 _RECORDS = 20  # epochs that a training is divided into: each is recorded and can be resumed from
+_SAVED, _WRITTEN, _SAVING = 4, 2e8, 0.05  # a record's numbers a weight, bytes a second, and most of the minutes for all
 _SPARE = 20  # times the steps that are expected: the clock ends a training, even one planned beside other work
 _LOADING = 4  # processes at most
 
@@ -65,7 +66,7 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        """Steps that the training is expected to have."""
+        """Steps of the optimiser that the training is expected to have."""
         return self.measured.steps(self.minutes)
 
     @property
@@ -121,7 +122,7 @@ def make_plan(
     target = target and plan_rules.across(target, seen)
     limit, wanted = plan_network.memory_limit(memory, place), MINUTES if minutes is None else minutes
     needed = plan_network.wanted_steps(len(found.classes))
-    limits = Limits(channels, len(found.classes), wanted, int(limit.value), place, needed, progress=say)
+    limits = Limits(channels, len(found.classes), wanted, int(limit.value), place, needed, kept.step, say)
 
     def planned(measured: Measured) -> Plan:
         return _kept(_plan(data, found, fed, measured, limits, limit.why, kept.value("train", "iterations")), kept)
@@ -171,11 +172,12 @@ def _plan(
 ) -> Plan:
     """Return the plan of what was measured."""
     seen, wanted, place = fed.get("plane"), limits.minutes, limits.device
-    steps = measured.steps(wanted)
+    steps, batches = measured.steps(wanted), limits.step.accumulation_steps
+    several = f" of {batches} batches" if batches > 1 else ""
     chosen = Chosen(
         {**measured.candidate.network, "in_channels": limits.channels},
-        f"{measured.seconds:.3g} s a step, {measured.memory / 2**30:.2f} GiB on {place.type}: about {steps} steps in "
-        f"{wanted:g} minutes (limit {limits.memory / 2**30:.2f} GiB: {why})",
+        f"{measured.seconds:.3g} s a step{several}, {measured.memory / 2**30:.2f} GiB on {place.type}: about {steps} "
+        f"steps in {wanted:g} minutes (limit {limits.memory / 2**30:.2f} GiB: {why})",
     )
     inference = {
         "window": Chosen(list(measured.candidate.patch), "the patch that is trained on"),
@@ -185,7 +187,7 @@ def _plan(
     made_for = Chosen(found.data, "other data are refused: null where images of the same kind are meant")
     train = {
         "planned_for": made_for,
-        **_schedule(steps, wanted, iterations),
+        **_schedule(steps, wanted, parameters=measured.parameters, batches=batches, asked=iterations),
         **_samples(found, measured, seen),
         **_loading(place),
         **_learning(data, measured.candidate),
@@ -194,18 +196,27 @@ def _plan(
     return Plan(found, chosen, fed, inference, train, scores, {}, measured, str(place), wanted)
 
 
-def _schedule(steps: int, minutes: float, asked: int | None = None) -> dict[str, Chosen]:
-    iterations = asked or max(10, steps // _RECORDS)
-    epochs = max(1, math.ceil(steps * _SPARE / iterations))
+def _schedule(
+    steps: int, minutes: float, *, parameters: int = 0, batches: int = 1, asked: int | None = None
+) -> dict[str, Chosen]:
+    passes = steps * batches  # iterations are counted in batches, whether or not the optimiser steps after each
+    saving = 4 * _SAVED * parameters / _WRITTEN
+    records = min(_RECORDS, max(1, int(_SAVING * 60 * minutes / saving))) if saving else _RECORDS
+    iterations = asked or max(10, passes // records)
+    epochs = max(1, math.ceil(passes * _SPARE / iterations))
     decay = min(0.999, max(0.9, round(1 - 20 / max(steps, 1), 4)))
+    several = f", of {batches} batches each," if batches > 1 else ""
+    warmup = max(min(10, steps // 2), steps // 20) * batches
     return {
-        "iterations": Chosen(iterations, f"an epoch is so many of the {steps} steps that are expected"),
+        "iterations": Chosen(
+            iterations, f"an epoch is so many batches of the {steps} steps{several} that are expected"
+        ),
         "max_epochs": Chosen(epochs, f"{_SPARE} times what is expected: the minutes end the training"),
         "max_minutes": Chosen(minutes, "as it was asked for; the schedule is fitted to it"),
         "val_interval": Chosen(epochs, "the minutes are for training; the last, averaged weights are kept"),
         "validation_fold": Chosen(None, "all folds but the test's are trained on, as no choice is left to make"),
         "schedule": Chosen("cosine", "falls to zero when the minutes end"),
-        "warmup": Chosen(max(min(10, steps // 2), steps // 20), "a twentieth of the steps; of few, 10 or half of them"),
+        "warmup": Chosen(warmup, "a twentieth of the steps; of few, 10 or half of them"),
         "learning_rate": Chosen(_LEARNING_RATE, "of AdamW with a warm-up, see docs/plans.md"),
         "clip_grad_norm": Chosen(1.0, "one odd batch must not undo the others in a short training"),
         "ema_decay": Chosen(decay, "averages over about the last twentieth of the steps"),
@@ -238,7 +249,7 @@ def _learning(data: Datalist, candidate: Candidate) -> dict[str, Chosen]:
     if data.ignore_index is not None:
         loss["ignore_index"] = "$@data.ignore_index"
     why = "cross-entropy and soft IoU in equal parts: small classes count as much as large ones"
-    if aux := plan_network.auxiliary(candidate):
+    if aux := plan_arguments.auxiliary(candidate.network, candidate.patch):
         terms = [{"output": "pred", "loss": loss}, *({"output": name, "loss": loss, "weight": _AUX} for name in aux)]
         loss = {"_target_": "medseg.losses.multi_output.MultiOutputLoss", "terms": terms}
         why += f"; of the auxiliary outputs a tenth as much (DF-DAM): {', '.join(aux)}"

@@ -6,16 +6,14 @@ import json
 import os
 import re
 import shlex
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medseg.atomic import atomic_write
+from medseg.atomic import atomic_write, nothing_left
 from medseg.bundle import library, networks, workflow
 from medseg.bundle.data import load_data, split
 from medseg.bundle.early import refuse_unread
@@ -30,6 +28,7 @@ from medseg.reports.score_tables import mean_text
 from medseg.reports.tables import Table, tables_to_json
 from medseg.runs.paths import resolve_path
 from medseg.runs.report import COMPARED, PER_CASE, read_rows
+from medseg.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from medseg.metrics.intervals import Interval
@@ -66,6 +65,7 @@ class Trained:
         baseline: what needs no network, on the same images.
         kinds: of each test image.
         classes: names of the classes that are foreground.
+        steps: that the training had, and that a plan asks for.
     """
 
     plan: Path
@@ -75,6 +75,7 @@ class Trained:
     baseline: Baseline
     kinds: Sequence[str]
     classes: Sequence[str]
+    steps: tuple[int, int]
 
     @cached_property
     def difference(self) -> tuple[float | None, Interval | None]:
@@ -96,6 +97,7 @@ class Trained:
         better, interval = self.difference
         shown = " [95 % interval]" if interval is not None else ", too few for intervals"
         notes = [f"means over {counted(per_case['cases'], 'image')} left out of the training{shown}"]
+        notes.append(_trained(*self.steps))
         if better is not None:
             notes.append(
                 f"Dice of an image, mean over {few(self.classes)}, network less {other}: {mean_text(better, interval)}"
@@ -164,7 +166,7 @@ def plan_and_train(
     library.refuse_taken(folder / "plan")
     if network is not None:
         networks.resolve(network)
-    with _nothing_left(folder):
+    with nothing_left(folder, ("data", "plan"), folder / "run"):
         datalist = data_of(data, folder, say)
         parts: Parts = ([], [], []) if changes.get("fold") == "all" else _parts(datalist, changes)
         _refuse_unscored(datalist, parts)
@@ -197,24 +199,6 @@ def _planned_run(
     return workflow.train(planned, data=data.path, overrides=told)
 
 
-@contextmanager
-def _nothing_left(folder: Path) -> Iterator[None]:
-    """Remove what was made in a folder by a command that fails before its run; what is interrupted can go on."""
-    there = set(folder.iterdir()) if folder.is_dir() else set()
-    new = [each for each in (folder, *folder.parents) if not each.exists()]
-    try:
-        yield
-    except Exception:
-        if not (folder / "run").exists():
-            for made in (folder / "data", folder / "plan"):
-                if made not in there:
-                    shutil.rmtree(made, ignore_errors=True)
-            with suppress(OSError):  # somebody else has put something there
-                for empty in new:
-                    empty.rmdir()
-        raise
-
-
 def resume_planned(
     data: str | os.PathLike[str], run: str | Path, *, overrides: Mapping[str, Any] | None = None
 ) -> Trained:
@@ -245,6 +229,7 @@ def _finished(planned: Path, run: Path, datalist: Datalist, parts: Parts) -> Tra
     """Score what a run left out, beside what needs no network."""
     from medseg.data.fingerprint import fingerprint
     from medseg.data.kinds import kinds_of
+    from medseg.studies.plan_network import wanted_steps
     from medseg.studies.report import make_report
 
     found, facts = workflow.evaluate(run), fingerprint(datalist)
@@ -252,6 +237,7 @@ def _finished(planned: Path, run: Path, datalist: Datalist, parts: Parts) -> Tra
     done = Trained(
         planned, run, found.scores, read_rows(found.folder / PER_CASE), baseline, kinds_of(datalist, parts[2]),
         [name for index, name in enumerate(facts.classes) if index != facts.background],
+        (int(RunFolder(run).read_metrics()[-1]["steps"]), wanted_steps(len(facts.classes))),
     )  # fmt: skip
     with atomic_write(run / BASELINE) as temporary:
         temporary.write_text(json.dumps(done.record()), encoding="utf-8")
@@ -324,6 +310,12 @@ def _verdict(better: float, interval: Interval | None, other: str) -> str:
     if most > 0:
         return f"these images do not tell the network from {other}: give more minutes, or more images"
     return f"the network is no better than {other}: do not use it; give more minutes, and look at the worst cases"
+
+
+def _trained(had: int, wanted: int) -> str:
+    """Return in words whether a training was long enough that its scores say what the network can do."""
+    said = f"the network had {counted(had, 'step')} of training, a plan asks for {wanted:,}"
+    return said if had >= wanted else f"{said}: it may not be done learning; give more minutes"
 
 
 def _row(name: str, per_case: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from medseg.bundle.early import is_plain
 from medseg.bundle.options import OF_A_RUN, Options
 from medseg.caller import spelt
 from medseg.errors import counted
+from medseg.studies.measures import StepSettings
 from medseg.studies.plan_network import Candidate
 from medseg.studies.plan_rules import Chosen, PlanError
 
@@ -59,6 +60,9 @@ class Asked:
         Raises:
             MedsegError: if a value is of the wrong kind, the network has no such argument, or the data settle it.
         """
+        for key in StepSettings.names():
+            if not is_plain(changes.get(key)):
+                raise PlanError(f"{spelt(key, changes[key])}: a plan measures the step that is trained; give a value")
         plain = {key: value for key, value in changes.items() if key in Options.names() and is_plain(value)}
         wanted = Options.of(plain)
         inside = {key.removeprefix(_NETWORK): value for key, value in changes.items() if key.startswith(_NETWORK)}
@@ -128,6 +132,11 @@ class Asked:
             path: section and key.
         """
         return self.values.get(path)
+
+    @property
+    def step(self) -> StepSettings:
+        """How the training takes its steps."""
+        return StepSettings.of({path[1]: value for path, value in self.values.items() if path[0] == "train"})
 
     def __str__(self) -> str:
         """Return them as they were given; nothing where there are none."""

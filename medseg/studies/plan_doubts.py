@@ -39,8 +39,8 @@ def _steps(measured: Measured, minutes: float) -> Iterator[str]:
     if steps < FEW_STEPS:
         needed = math.ceil(FEW_STEPS * measured.seconds / 60 / SHARE)
         yield (
-            f"about {steps} steps in {minutes:g} minutes are too few to learn much; give --minutes {needed} or more "
-            f"(for {FEW_STEPS} steps), a smaller --network, or a GPU"
+            f"about {steps} steps in {minutes:.3g} minutes are too few to learn much; give a training --minutes "
+            f"{needed} or more (for {FEW_STEPS} steps), a smaller --network, or a GPU"
         )
 
 

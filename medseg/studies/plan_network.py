@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,33 +13,34 @@ from medseg.bundle import networks
 from medseg.engines.memory import free_memory
 from medseg.errors import MedsegError
 from medseg.studies import complexity
+from medseg.studies.measures import StepSettings
 from medseg.studies.paper_figures import Row
+from medseg.studies.plan_arguments import ROOM, VOLUMES_A_BATCH, arguments, with_room
 from medseg.studies.plan_rules import Chosen, PlanError, levels, smaller
 
 __all__ = [
-    "BASES", "STEPS", "Candidate", "Limits", "Measured", "arguments", "auxiliary", "candidates", "choose",
+    "BASES", "STEPS", "Candidate", "Limits", "Measured", "candidates", "choose",
     "larger_batch", "memory_limit", "wanted_steps",
 ]  # fmt: skip
 
 BASES = (32, 24, 16, 12, 8)
-"""Channels of the finest level that are tried; each level has twice those of the one before, up to `MOST_CHANNELS`."""
-MOST_CHANNELS = {2: 512, 3: 320}
+"""Channels of the finest level that are tried; each level has twice those of the one before, up to
+`medseg.studies.plan_arguments.MOST_CHANNELS`."""
 STEPS = 450
 """Steps a class beside the background that a training must have before a larger network is worth it; see `wanted`."""
 _LEAST_STEPS = 900
 _MOST_STEPS = 3600  # of eight classes: of more nothing was measured
 BATCH_PIXELS = 256 * 256  # of a batch of pictures: more steps are worth more than larger ones, see docs/plans.md
 PICTURES_A_BATCH = 4  # at least: statistics of fewer are no batch's
-VOLUMES_A_BATCH = 2
 SHARE = 0.85  # of the clock that the bare step has in a training with its data and records: 0.83 to 0.93 on a CPU
 _SMALLEST = {2: 96**2, 3: 32**3}  # pixels of a patch below which only want of memory goes
-_ROOM = (1, 8, 16, 32, 64)  # edges that a network may need for its levels
 _TRIES = 8
 _WIDER = 4.0  # times the operations a second that wide layers do beside narrow ones, at most
 _NEAR = 1.2  # times the budget that a cost may be, foreseen from another patch of the same width, to be measured
 _SURE = 0.9  # the same when `_TRIES` were all too slow
 SEEN_A_BATCH = 0.05  # share of all pixels of the training that a batch holds at most (nnU-Net)
 _GAIN = 1.25  # times the patches a second that twice the batch must do
+_MEASURES = ("parameters", "memory", "training")
 _SAFETY = 0.8  # of the memory of a device, or half of what a computer has free
 
 
@@ -70,6 +70,7 @@ class Measured:
         seconds: of a training step.
         memory: bytes that a training of it takes at its peak.
         macs: multiply-adds of one patch forward.
+        parameters: learned values.
         tried: lines on what else was tried, for the reader.
     """
 
@@ -77,6 +78,7 @@ class Measured:
     seconds: float
     memory: int
     macs: int
+    parameters: int = 0
     tried: tuple[str, ...] = field(default=())
 
     def steps(self, minutes: float) -> int:
@@ -95,6 +97,7 @@ class Limits:
         memory: bytes that a step may take.
         device: where it is measured.
         steps: that the training should have.
+        step: how it takes them.
         progress: called with a line at each measurement.
     """
 
@@ -104,6 +107,7 @@ class Limits:
     memory: int
     device: torch.device
     steps: int = _LEAST_STEPS
+    step: StepSettings = field(default_factory=lambda: StepSettings.of({}))
     progress: Callable[[str], None] = lambda line: None
 
     @property
@@ -139,81 +143,6 @@ def memory_limit(gib: float | None, device: torch.device) -> Chosen:
     return Chosen(free_memory() // 2, "half of the memory that is free")
 
 
-def arguments(name: str, strides: Sequence[Sequence[int]], base: int, axes: int) -> tuple[dict[str, Any], int]:
-    """Return a network's arguments for a plan, as far as its constructor has them, and the base that was used.
-
-    Args:
-        name: of the network.
-        strides: between levels, from the finest.
-        base: channels of the finest level.
-        axes: 2 or 3.
-    """
-    known = inspect.signature(networks.resolve(name)).parameters
-    given: dict[str, Any] = {"name": name, "spatial_dims": axes}
-    usual: Any = known["channels"].default if "channels" in known else None
-    sized = isinstance(usual, tuple)
-    if sized:
-        if "fc_channels" in known:  # of layers beside the levels: wide as these are, as in the paper
-            given["fc_channels"] = known["fc_channels"].default * base // usual[0]
-        depth = len(strides) + 1 if "strides" in known else 1 + sum(min(stride) > 1 for stride in strides)
-        depth, most = max(2, depth), len(usual)
-        for number in (depth, *(range(depth + 1, most + 1) if depth < most else (most,))):  # some have so many or none
-            doubled = [base * 2**level for level in range(number)]
-            given["channels"] = [min(width, MOST_CHANNELS[axes]) for width in doubled]
-            if "strides" in known:
-                more = number - 1 - len(strides)
-                given["strides"] = [list(stride) for stride in [*strides, *[strides[-1]] * more][: number - 1]]
-            elif given["channels"] != doubled and not _takes(given):
-                given["channels"] = [width for width in doubled if width <= MOST_CHANNELS[axes]]
-            if number == most or _takes(given):
-                break
-    if "norm" in known and known["norm"].default == "batch" and axes == 3:
-        given["norm"] = ["instance", {"affine": True}]
-    return given, base if sized else 0
-
-
-def _takes(network: Mapping[str, Any]) -> bool:
-    """Return whether a network can be built so: some have twice the channels at each level, without a most."""
-    try:
-        _shapes_alone(network)
-    except ValueError:
-        return False
-    return True
-
-
-def _shapes_alone(network: Mapping[str, Any]) -> torch.nn.Module:
-    """Return a network in training whose weights have shapes alone."""
-    with torch.device("meta"):
-        return networks.create(in_channels=1, out_channels=2, **network).train()
-
-
-def _with_room(patch: Sequence[int], network: Mapping[str, Any]) -> list[int]:
-    """Return a patch whose edges are as long as a network's levels need: of small images the rest is padding."""
-    try:
-        built = _shapes_alone(network)
-    except ValueError:
-        return list(patch)  # which has its own reason
-    for least in _ROOM:
-        tried = [max(edge, least) for edge in patch]
-        try:
-            built(torch.empty((VOLUMES_A_BATCH, 1, *tried), device="meta"))
-        except (RuntimeError, ValueError, AssertionError):
-            continue
-        return tried
-    return list(patch)
-
-
-def auxiliary(candidate: Candidate) -> list[str]:
-    """Return the outputs that a network gives beside its own in training, to be compared with the label."""
-    try:
-        built = _shapes_alone(candidate.network)
-        with torch.device("meta"):
-            outputs = built(torch.empty((VOLUMES_A_BATCH, 1, *candidate.patch)))
-    except (RuntimeError, ValueError, AssertionError):
-        return []  # an operation without a meta kernel
-    return [name for name in outputs if name.startswith("aux_")] if isinstance(outputs, Mapping) else []
-
-
 def candidates(
     name: str, patch: Sequence[int], edges: Sequence[float], voxel: Sequence[float] | None
 ) -> list[Candidate]:
@@ -229,8 +158,8 @@ def candidates(
     size: list[int] | None = list(patch)
     while size is not None:
         rounded, strides = levels(size, voxel)
-        if min(rounded) < _ROOM[-1]:
-            rounded = _with_room(rounded, arguments(name, strides, BASES[0], axes)[0])
+        if min(rounded) < ROOM[-1]:
+            rounded = with_room(rounded, arguments(name, strides, BASES[0], axes)[0])
         pixels = math.prod(rounded)
         batch = VOLUMES_A_BATCH if axes == 3 else max(PICTURES_A_BATCH, min(16, BATCH_PIXELS // pixels))
         for base in BASES:
@@ -279,10 +208,11 @@ def choose(
         if last is not None and last.memory <= limits.memory:
             counted = counted[number + 1 :]
             break
-        reason = f"takes {last.memory / 2**30:.3g} GiB" if last else lines[-1]
+        if last is None:
+            raise PlanError(f"the smallest plan for these images cannot be trained here: {lines[-1]}")
         raise PlanError(
-            f"{_said(candidate)} is the smallest plan for these images and {reason}, the limit is "
-            f"{limits.memory / 2**30:.3g} GiB; raise --memory, or choose a smaller --network"
+            f"{_said(candidate)} is the smallest plan for these images and takes {last.memory / 2**30:.3g} GiB, the "
+            f"limit is {limits.memory / 2**30:.3g} GiB; raise --memory, or choose a smaller --network"
         )
     assert last is not None
     best, refused = last, sum(macs is None for macs, _ in every)
@@ -300,7 +230,7 @@ def choose(
             paces[candidate.base] = _pace(found)
         if len(lines) >= refused + 2 * _TRIES:
             break
-    return Measured(best.candidate, best.seconds, best.memory, best.macs, tuple(lines))
+    return replace(best, tried=tuple(lines))
 
 
 def _foreseen(paces: Mapping[int, float], base: int, *, near: bool) -> float:
@@ -322,7 +252,7 @@ def larger_batch(best: Measured, limits: Limits, *, pixels: float) -> Measured:
 
     Args:
         best: what was chosen.
-        limits: of the training; on a CPU the batch stays.
+        limits: on a CPU the batch stays.
         pixels: of all images together.
     """
     if limits.device.type == "cpu":
@@ -366,22 +296,18 @@ def _measure(candidate: Candidate, macs: int, limits: Limits, lines: list[str]) 
     limits.progress(f"measuring {_said(candidate)}")
     try:
         record = complexity.measure(
-            [row],
-            ("parameters", "memory", "throughput"),
-            batch_size=candidate.batch,
-            device=str(limits.device),
-            precision="auto",
+            [row], _MEASURES, batch_size=candidate.batch, device=str(limits.device), step=limits.step
         )
     except MedsegError as error:
         raise PlanError(str(error)) from error
     held = record["rows"][0]
-    if held["errors"] or not held["throughput"]:
+    if held["errors"] or not held["training"]:
         lines.append(f"{_said(candidate)}: {_reason(held)}")
         return None
-    seconds = candidate.batch / held["throughput"]["training"]
+    seconds = limits.step.accumulation_steps * candidate.batch / held["training"]["training"]
     memory = int(held["memory_bytes"]) + _beside(candidate, int(held["parameters"]), limits)
     lines.append(f"{_said(candidate)}: {seconds:.3g} s a step, {memory / 2**30:.3g} GiB")
-    return Measured(candidate, seconds, memory, macs)
+    return Measured(candidate, seconds, memory, macs, int(held["parameters"]))
 
 
 def _beside(candidate: Candidate, parameters: int, limits: Limits) -> int:

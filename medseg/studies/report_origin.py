@@ -62,7 +62,8 @@ def _training(run: Path | None, config: Mapping[str, Any]) -> Iterator[tuple[str
         window = f", patches of {' x '.join(map(str, patch))}" if isinstance(patch, list) else ""
         batch = f", {config['batch_size']} a step" if isinstance(config.get("batch_size"), int) else ""
         epochs = counted(int(last.get("epoch", len(lines))), "epoch")
-        yield "trained", f"{epochs}{minutes}{window}{batch}, seed {config.get('seed')}"
+        steps = f", {counted(int(last['steps']), 'step')}"
+        yield "trained", f"{epochs}{steps}{minutes}{window}{batch}, seed {config.get('seed')}"
 
 
 def versions(run: Path | None, folder: Path, record: Mapping[str, Any]) -> Iterator[Item]:

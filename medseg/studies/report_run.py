@@ -24,7 +24,7 @@ from medseg.reports.summary import scored_folder
 from medseg.reports.tables import Table, csv_cell, tables_of_json
 from medseg.reports.viewer import Viewer, make_viewer
 from medseg.runs.report import COMPARED, PER_CASE, read_rows
-from medseg.runs.run_folder import METRICS
+from medseg.runs.run_folder import METRICS, config_of
 from medseg.studies.case_scores import CaseScores, all_alike, cases_of, table_of
 from medseg.studies.report_data import data_section
 from medseg.studies.report_origin import asked, versions
@@ -67,11 +67,8 @@ class Scored:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The configuration of the training, or else of the evaluation."""
-        import yaml
-
-        places = [folder / "config.yaml" for folder in (self.run, self.folder) if folder is not None]
-        found = next((place for place in places if place.is_file()), None)
-        return {} if found is None else dict(yaml.safe_load(found.read_text(encoding="utf-8")) or {})
+        places = [folder for folder in (self.run, self.folder) if folder is not None]
+        return next(filter(None, map(config_of, places)), {})
 
     @cached_property
     def names(self) -> list[str]:

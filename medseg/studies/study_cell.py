@@ -28,7 +28,7 @@ from medseg.runs.identity import differences
 from medseg.runs.lock import FolderLock, LockedError
 from medseg.runs.paths import resolve_path
 from medseg.runs.report import PER_CASE
-from medseg.runs.run_folder import CONFIG, LAST, MODEL, STUDY, RunFolder
+from medseg.runs.run_folder import LAST, MODEL, STUDY, RunFolder, config_of
 from medseg.studies.study import Cell, Study, StudyError, read_study
 
 __all__ = ["CELL", "PATIENCE", "STUDY", "THEN", "Made", "Places", "describe_code", "identity", "read_made", "run_cell"]
@@ -186,18 +186,33 @@ def read_made(places: Places, study: Study, cell: Cell) -> Made | None:
     """Return a complete cell, or ``None`` where there is none.
 
     Raises:
-        StudyError: if what lies there is another one.
+        StudyError: if what lies there is another one, or its record is damaged.
     """
     if not places.complete(cell.name):
         return None
     folder = places.cell(cell.name)
-    record = json.loads((folder / CELL).read_text(encoding="utf-8"))
+    record = _record(folder / CELL, "remove the cell's folder, and medseg study run makes it anew")
     if different := differences(record["cell"], json.loads(json.dumps(_asked(study, cell)))):
         raise StudyError(
             f"{folder}: was made otherwise than the study now says: {'; '.join(different)}; name the row anew, or give "
             "another folder with -o"
         )
     return Made(cell, folder, record, study.scored)
+
+
+def _record(path: Path, remedy: str) -> dict[str, Any]:
+    """Return the record of a cell, complete or begun.
+
+    Raises:
+        StudyError: if it is damaged.
+    """
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        held = None
+    if not isinstance(held, dict) or {"cell", "code", "recipe", "data", "budget"} - held.keys():
+        raise StudyError(f"{shown(path)}: is damaged, no record of a cell; {remedy}")
+    return held
 
 
 def run_cell(folder: str | Path, name: str, *, mixed: bool = False, patience: float = PATIENCE) -> Path:
@@ -280,7 +295,7 @@ def _begin(work: Path, now: dict[str, Any], mixed: bool) -> dict[str, Any]:
     if not path.is_file():
         RunFolder(work).write_json(_BEGUN, now)
         return now
-    begun: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    begun = _record(path, f"remove {shown(work)} to train the cell anew")
     different = differences(begun, now)
     if not different:
         return begun
@@ -309,9 +324,7 @@ def _overrides(study: Study, cell: Cell, run: Path) -> dict[str, Any]:
 
 def _own_budget(run: Path) -> dict[str, Any]:
     """Return the budget that the bundle itself names."""
-    import yaml
-
-    config = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
+    config = config_of(run)
     minutes = config.get("max_minutes")
     budget = {"epochs": config.get("max_epochs")}
     if minutes is None:

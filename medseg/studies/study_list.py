@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from medseg.bundle import library, networks
 from medseg.bundle.source import Source, read_source
 from medseg.data.datalist import Datalist
-from medseg.errors import shown
+from medseg.errors import MedsegError, shown
 from medseg.reports.tables import Cell, Table
-from medseg.studies import complexity
+from medseg.studies.measures import StepSettings
+from medseg.studies.paces import Pace, Paces
 from medseg.studies.paper_figures import Row
 from medseg.studies.study import Study, StudyError, StudyRow, read_study, shipped
 
 __all__ = ["Recipe", "list_studies", "measured_row", "recipe"]
 
-_CPU_IMAGES, _CPU_PIXELS = 2, 2**19  # least images and most pixels of a step that is measured on a CPU
 _SIZE = 256  # edge in pixels of an image whose size neither bundle nor study names
 _PLACES = ("name", "spatial_dims", "in_channels", "out_channels", "seed")  # of a network, that `Row` has of its own
 
@@ -31,16 +29,18 @@ class Recipe:
     """What one training of a row computes.
 
     Args:
-        row: network and image, as `medseg.studies.complexity` measures it.
+        row: network and image, as `medseg.studies.paces` measures it.
         batch: images a step.
         epochs: of the training.
         iterations: steps an epoch; ``None`` for a pass over the images.
+        step: how it takes them.
     """
 
     row: Row
     batch: int
     epochs: int
     iterations: int | None
+    step: StepSettings
 
     def seconds(self, images: int, per_second: float) -> float:
         """Return how long the training's steps take.
@@ -76,11 +76,12 @@ def recipe(study: Study, row: StudyRow) -> Recipe | None:
     changes |= row.settings
     measured, options = measured_row(row.name, source, changes), _options(source, changes)
     epochs = study.epochs or int(options["max_epochs"])
-    return Recipe(measured, int(options["batch_size"]), epochs, options["iterations"])
+    step = StepSettings.of({name: value for name, value in options.items() if _is_plain(value)})
+    return Recipe(measured, int(options["batch_size"]), epochs, options["iterations"], step)
 
 
 def measured_row(name: str, source: Source, changes: Mapping[str, Any]) -> Row:
-    """Return network and image of a bundle's training, as `medseg.studies.complexity` measures it.
+    """Return network and image of a bundle's training, as `medseg.studies.paces` measures it.
 
     Args:
         name: of the row.
@@ -138,24 +139,28 @@ def list_studies(
     """
     rows: list[dict[str, Cell]] = []
     notes: list[str] = []
-    paces = _Paces(say)
-    for name in names or shipped():
-        study = read_study(name, data)
+    studies = [read_study(name, data) for name in names or shipped()]
+    paces = Paces(say) if measured else None
+    if paces is not None:
+        trained = [recipe(study, row) for study in studies if study.minutes is None for row in study.rows]
+        paces.missing((each.row, each.batch, each.step) for each in trained if each is not None)
+    used: list[tuple[Pace, int]] = []
+    for study in studies:
         found = study.load() if study.data else None
         cells = study.number_of_cells(len(study.folds_of(found)) if found else 1)
         line: dict[str, Cell] = {"study": study.name, "rows": len(study.rows), "cells": cells}
         line |= {"budget": _budget(study), "hours": None}
         if study.minutes is not None:
             line["hours"] = cells * study.minutes / 60
-        elif measured:
-            line["hours"], doubts = _hours(study, found, cells, paces)
+        elif paces is not None:
+            line["hours"], doubts = _hours(study, found, cells, paces, used)
             notes += doubts
         rows.append(line | {"data": found.name if found else _source_of(study), "title": study.title})
     if not measured:
         notes.append("hours of schedules in epochs: --measure")
     else:
         notes.append("hours: the steps of all trainings, one after the other, by a step measured on this device")
-        notes += paces.notes
+        notes += _fewer(used)
     notes.append(
         "loading, validations and scoring come on top of the hours; where folds are not known, cells are of one"
     )
@@ -176,8 +181,10 @@ def _budget(study: Study) -> str:
     return f"{' or '.join(map(str, sorted(epochs)))} epochs, the bundle's"
 
 
-def _hours(study: Study, data: Datalist | None, cells: int, paces: _Paces) -> tuple[float | None, list[str]]:
-    """Return the hours of all cells, and why there are none."""
+def _hours(
+    study: Study, data: Datalist | None, cells: int, paces: Paces, used: list[tuple[Pace, int]]
+) -> tuple[float | None, list[str]]:
+    """Return the hours of all cells, and why there are none; add each pace, and the images of a step, to ``used``."""
     images = study.images if data is None else _trained_on(study, data)
     if images is None:
         return None, [f"{study.name}: how many images there are is not known; name them with --data DIR"]
@@ -186,52 +193,25 @@ def _hours(study: Study, data: Datalist | None, cells: int, paces: _Paces) -> tu
         found = recipe(study, row)
         if found is None:
             return None, [f"{study.name}: row {row.name} is planned when the study begins; give it minutes"]
-        pace = paces.of(found, f"{study.name}, {row.name}")
-        if isinstance(pace, str):
-            return None, [f"{study.name}, {row.name}: {shown(pace)}"]
-        total += found.seconds(images, pace)
+        try:
+            pace = paces.of(found.row, found.batch, found.step, f"{study.name}, {row.name}")
+        except MedsegError as error:
+            return None, [f"{study.name}, {row.name}: {shown(error)}"]
+        used.append((pace, found.batch))
+        total += found.seconds(images, pace.images_per_second)
     return math.ceil(total / 360 * cells / len(study.rows)) / 10, []
 
 
-class _Paces:
-    """Images that are trained in a second, measured once for all rows with the same network, image and batch.
-
-    On a CPU a step has fewer images where they are large, since it takes as long for each of a few as of many: those of
-    the scenes' batches take minutes, and more memory than such a machine has.
-
-    Args:
-        say: called with a line of news.
-    """
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
-        self._known: dict[str, float | str] = {}
-        self.notes: list[str] = []
-        self._cpu = not torch.cuda.is_available()
-
-    def of(self, found: Recipe, name: str) -> float | str:
-        """Return the images a second, or why there are none.
-
-        Args:
-            found: what is trained.
-            name: of the row, for the news.
-        """
-        batch, row = found.batch, replace(found.row, name="", source="")
-        if self._cpu:
-            batch = min(batch, max(_CPU_IMAGES, _CPU_PIXELS // math.prod(row.size)))
-        key = f"{row} {batch}"
-        if key not in self._known:
-            fewer = f" by {batch} of its {found.batch} images a step" if batch < found.batch else ""
-            self._say(f"measuring {name}{fewer}")
-            (result,) = complexity.measure([row], ["throughput"], batch_size=batch)["rows"]
-            held = result["throughput"]
-            self._known[key] = result["errors"]["throughput"] if held is None else held["training"]
-        if batch < found.batch and not self.notes:
-            self.notes.append(
-                f"where a step has more than {_CPU_PIXELS:,} pixels, one of fewer images ({_CPU_IMAGES} at least) was "
-                "measured on this CPU; whether a whole step fits in its memory was not tried"
-            )
-        return self._known[key]
+def _fewer(used: Sequence[tuple[Pace, int]]) -> list[str]:
+    fewer = [pace.images for pace, batch in used if pace.images < batch]
+    if not fewer:
+        return []
+    images = " or ".join(map(str, sorted(set(fewer))))
+    return [
+        f"of {len(fewer)} of {len(used)} rows a step of {images} of a batch's images was measured and "
+        "taken times the batch, as one of the whole batch takes long on this CPU; whether that fits in its memory "
+        "was not tried"
+    ]
 
 
 def _trained_on(study: Study, data: Datalist) -> int:

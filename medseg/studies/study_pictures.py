@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medseg.atomic import atomic_write
+from medseg.metrics.paired_tests import Pair
 from medseg.reports.page import Picture, Text
 from medseg.reports.study_drawings import Difference, Values, boxes, differences, learning
 from medseg.runs.run_folder import RunFolder
-from medseg.studies.paired_tests import Pair
 from medseg.studies.study_cell import Made
 from medseg.studies.study_scores import MEAN, Scores
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from medseg.atomic import atomic_write
+from medseg.atomic import atomic_write, remove_leftovers_of
 from medseg.bundle import early, library
 from medseg.bundle.command import Command
 from medseg.bundle.data import where
@@ -25,13 +25,14 @@ from medseg.metrics.score_board import ScoreBoard
 from medseg.resources import BUNDLE_FILE
 from medseg.runs.identity import differences
 from medseg.runs.lock import FolderLock
+from medseg.runs.mlflow_run import RECORD
 from medseg.runs.paths import resolve_path
 from medseg.runs.processes import pick_device
 from medseg.runs.run_folder import to_plain
 from medseg.runs.tracking import MLflowTracker, import_run
 from medseg.studies.executors import Executor, all_done, here
 from medseg.studies.study import Cell, Study, StudyError, StudyRow, read_study
-from medseg.studies.study_cell import STUDY, Made, Places, identity, read_made
+from medseg.studies.study_cell import CELL, STUDY, Made, Places, identity, read_made
 from medseg.studies.study_pictures import PICTURES, curves_of
 from medseg.studies.study_scores import collect, footnotes, torn
 from medseg.studies.study_table import FILES, StudyTable
@@ -39,6 +40,8 @@ from medseg.studies.study_table import FILES, StudyTable
 __all__ = ["Tracked", "make_table", "run_study"]
 
 logger = logging.getLogger(__name__)
+
+_DEAD = 60.0  # seconds after which an unfinished file is a killed process's; `make_table` may be at work beside a study
 
 Say = Callable[[str], None]
 
@@ -81,13 +84,18 @@ def run_study(
     study.classes_of(data)
     if places.folder.exists() and not places.folder.is_dir():
         raise StudyError(f"{shown(places.folder)} is a file; name a folder for the study")
-    if not places.study.is_file() and places.folder.is_dir() and any(places.folder.iterdir()):
+    begun = places.study.is_file() or any(places.folder.glob(f"cells/*/{CELL}"))
+    if not begun and places.folder.is_dir() and any(places.folder.iterdir()):
         raise StudyError(f"{shown(places.folder)} holds something else; name a new folder, or that of a study")
     places.folder.mkdir(parents=True, exist_ok=True)
     lock = FolderLock(places.folder)
     lock.acquire()
     try:
         made = _made(places, study, cells)
+        if made:
+            _refuse_no_budget(places, study)
+            _footnotes(study, data, made, mixed)
+        remove_leftovers_of((places.folder / name for name in (STUDY, RECORD, *FILES, *PICTURES)), seconds=_DEAD)
         _write_study(places, study)
         _plan(places, study, data, sharing, say)
         _refuse(places, study, data, cells)
@@ -201,8 +209,6 @@ def _is_planned(places: Places, row: StudyRow, record: Path, wanted: Mapping[str
     target = record.parents[1]
     if not target.is_dir():
         return False
-    if not record.is_file():  # of a study that was begun before plans said so
-        return True
     different = differences(json.loads(record.read_text(encoding="utf-8")), wanted)
     if different and any(places.folder.glob(f"cells/{row.slug}-*")):
         raise StudyError(
@@ -254,10 +260,47 @@ def _table(
         )
     if missing:
         notes.append(f"{len(missing)} of {counted(len(cells), 'cell')} are missing: {few(missing)}")
-    at_hand = {**next(iter(made.values())).record, "data": data.fingerprint()}
-    notes += footnotes(list(made.values()), mixed, at_hand, "the data at hand")
+    notes += _footnotes(study, data, made, mixed)
     found = list(made.values())
     return StudyTable(study, collect(study, data, found), notes, curves_of(found))
+
+
+def _footnotes(study: Study, data: Datalist, made: Mapping[str, Made], mixed: bool) -> list[str]:
+    """Return what a reader must know of complete cells beside the study and the data as they are now.
+
+    Raises:
+        StudyError: if they may not stand in one table.
+    """
+    first = next(iter(made.values())).record
+    at_hand = {**first, "data": data.fingerprint(), "budget": _budget(study, first["budget"])}
+    return footnotes(list(made.values()), mixed, at_hand, "the study and data at hand")
+
+
+def _budget(study: Study, made: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the budget that a study now says, on the device of what was made; without one what was made."""
+    if study.minutes is not None:
+        return {"minutes": study.minutes, "on": made.get("on")}
+    return made if study.epochs is None else {"epochs": study.epochs}
+
+
+def _refuse_no_budget(places: Places, study: Study) -> None:
+    """Refuse a study whose budget was taken out since it began: its cells do not say whether theirs is the bundle's.
+
+    Raises:
+        StudyError: naming what it was.
+    """
+    if study.epochs is not None or study.minutes is not None or not places.study.is_file():
+        return
+    try:
+        before = read_study(places.study)
+    except StudyError:  # damaged: it is written anew
+        return
+    for key in ("epochs", "minutes"):
+        if (held := getattr(before, key)) is not None:
+            raise StudyError(
+                f"{shown(places.folder)} was begun with {key}: {held:g}, which the study no longer says; give it "
+                "again, or another folder with -o"
+            )
 
 
 @dataclass(frozen=True)

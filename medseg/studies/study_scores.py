@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from medseg.bundle.evaluation import RECORD as EVALUATION
 from medseg.data.datalist import Datalist
 from medseg.engines.prediction_checks import learned_nothing
-from medseg.errors import counted, few
+from medseg.errors import counted, few, shown
 from medseg.reports.score_tables import WHOLE
 from medseg.runs.report import read_rows
 from medseg.studies.study import Study, StudyError
@@ -128,11 +129,12 @@ def collect(study: Study, data: Datalist, made: Sequence[Made]) -> Scores:
         made: its cells.
 
     Raises:
-        StudyError: if a cell scored other cases than its fold has, or has no column that is to be shown.
+        StudyError: if a cell's scores are damaged or not there, are of other cases than its fold has, or have no column
+            that is to be shown.
     """
     classes = study.classes_of(data)
-    read = [(each, json.loads((each.scores / "scores.json").read_text(encoding="utf-8"))) for each in made]
-    found = {each.cell.name: _cases(read_rows(each.per_case)) for each in made}
+    read = [(each, _json(each, "scores.json")) for each in made]
+    found = {each.cell.name: _cases(each) for each in made}
     units = _units(study, *read[0])
     place_of: dict[Case, int] = {}
     for each in sorted(made, key=lambda m: -1 if m.cell.fold is None else m.cell.fold):
@@ -167,14 +169,46 @@ def collect(study: Study, data: Datalist, made: Sequence[Made]) -> Scores:
     )  # fmt: skip
 
 
-def _cases(rows: Sequence[_Row]) -> list[tuple[_Row, dict[str, _Row]]]:
-    """Return of each case the row of the whole and those of its classes."""
+def _json(made: Made, name: str) -> dict[str, Any]:
+    """Return what the evaluation of a cell wrote into a file.
+
+    Raises:
+        StudyError: if it is not there, or not whole.
+    """
+    path = made.scores / name
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(made, path) from error
+    if not isinstance(held, dict):
+        raise _damaged(made, path)
+    return held
+
+
+def _damaged(made: Made, path: Path) -> StudyError:
+    return StudyError(
+        f"{shown(path)}: is damaged or not there; score the cell again: medseg evaluate {shown(made.folder)}, or "
+        "remove its folder to train it anew"
+    )
+
+
+def _cases(made: Made) -> list[tuple[_Row, dict[str, _Row]]]:
+    """Return of each case of a cell the row of the whole and those of its classes.
+
+    Raises:
+        StudyError: if they are not there, or not whole.
+    """
     found: list[tuple[_Row, dict[str, _Row]]] = []
-    for row in rows:
-        if row["class"] == WHOLE:
-            found.append((row, {}))
-        else:
-            found[-1][1][row["class"]] = row
+    try:
+        for row in read_rows(made.per_case):
+            if row["class"] == WHOLE:
+                found.append((row, {}))
+            else:
+                found[-1][1][row["class"]] = row
+    except (OSError, ValueError, LookupError) as error:
+        raise _damaged(made, made.per_case) from error
+    if not found:
+        raise _damaged(made, made.per_case)
     return found
 
 
@@ -203,8 +237,10 @@ def _scored(made: Sequence[Made]) -> dict[str, Mapping[str, Any]]:
     """Return what was scored beside overlap, by any row."""
     found: dict[str, Mapping[str, Any]] = {}
     for each in made:
-        record = json.loads((each.scores / EVALUATION).read_text(encoding="utf-8"))
-        found |= {name: options for name, options in record["scores"].items() if options is not None}
+        held = _json(each, EVALUATION).get("scores")
+        if not isinstance(held, dict):
+            raise _damaged(each, each.scores / EVALUATION)
+        found |= {name: options for name, options in held.items() if options is not None}
     return found
 
 

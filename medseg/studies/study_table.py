@@ -24,12 +24,12 @@ from medseg.bundle.evaluation import ALWAYS
 from medseg.bundle.metadata import INTENDED_USE
 from medseg.errors import counted
 from medseg.metrics.intervals import LEAST_GROUPS, LEVEL, MANY_GROUPS, RESAMPLES, ClusterBootstrap, Interval
+from medseg.metrics.paired_tests import Pair, compare, holm, least
 from medseg.metrics.score_board import ScoreBoard
 from medseg.reports.page import Page, Section, Text, write_page
 from medseg.reports.score_tables import heading, mean_text
 from medseg.reports.tables import Cell, Strong, Table, tables_to_json
 from medseg.studies import study_pictures
-from medseg.studies.paired_tests import Pair, compare, holm, least
 from medseg.studies.paper_figures import Printed, printed
 from medseg.studies.study import Study
 from medseg.studies.study_scores import MEAN, Scores

@@ -220,7 +220,7 @@ class _Test:
         entries, parts = [self.data.absolute(entry) for entry in self.data.test], _parts(self.study, self.data)
         with looking(self.data, entries, weights, more, hidden=hidden) as look:
             if look is None:
-                raise StudyError(f"{shown(self.data.path)}: its test list is empty")
+                raise StudyError(f"{shown(self.data.path)}: its test list is empty; fill the list")
             say(f"{counted(len(entries), 'test case')}: {look['said']}")
             jobs = [self._job(part, target, str(look["id"])) for part in parts]
             remedy = "once that is mended, the same command begins another test"

@@ -120,7 +120,9 @@ class Postprocess:
                     "model#postprocess={}"
                 )
             if names.index(name) == 0:
-                raise MedsegError(f"postprocess has steps for {name!r}, class 0, which is what is taken from others")
+                raise MedsegError(
+                    f"postprocess has steps for {name!r}, class 0, which gets what others lose; leave them out"
+                )
             self.steps[names.index(name)] = _steps(wanted, name)
 
     def plain(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import paired_tests
-from medseg.studies.paired_tests import compare, holm
+from medseg.metrics.paired_tests import compare, holm
 
 
 def test_pairs_are_those_of_a_study() -> None:

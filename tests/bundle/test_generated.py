@@ -169,7 +169,7 @@ def test_a_description_that_cannot_be_used(tmp_path: Path, old: str, new: str, s
     text = (folder / "bundle.yaml").read_text()
     if old not in text:
         text, new = text + "loss: [\n", ""
-        said = "is no valid YAML"
+        said = "is no YAML"
     (folder / "bundle.yaml").write_text(text.replace(old, new) if new else text)
     with pytest.raises(DescriptionError) as caught:
         read_source(folder)
@@ -179,7 +179,7 @@ def test_a_description_that_cannot_be_used(tmp_path: Path, old: str, new: str, s
 
 
 def test_a_folder_that_is_no_bundle(tmp_path: Path) -> None:
-    with pytest.raises(DescriptionError, match=r"bundle\.yaml cannot be read"):
+    with pytest.raises(DescriptionError, match=r"bundle\.yaml: cannot be read"):
         read_source(tmp_path)
     with pytest.raises(MedsegError, match=r"there is no run, weights or bundle 'nowhere'; .*lfa_unet_covid"):
         library.find("nowhere")

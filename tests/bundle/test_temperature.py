@@ -109,7 +109,7 @@ def test_of_one_group_it_is_said_that_nothing_is_known_of_others() -> None:
     assert found.elsewhere is None
     assert found.temperature == pytest.approx(2, rel=0.1)
     assert "not known" in found.table().notes[1]
-    with pytest.raises(MedsegError, match="no case has a labelled voxel"):
+    with pytest.raises(MedsegError, match="no validation case has a labelled voxel"):
         Fit(["a", "b"]).fitted()
 
 
@@ -164,6 +164,26 @@ def test_fitted_kept_and_the_same_everywhere(run: Path, tmp_path: Path, capsys: 
     assert json.loads((run / "calibration.json").read_text()) == record
 
 
+def test_fitted_to_the_fold_that_was_left_out(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a run that trained on all other folds; those cases are no test list, which is refused."""
+    assert main(["evaluate", str(run), "--calibrate", "scored=test", "device=cpu"]) == 0
+    assert "temperature fitted to 2 held-out cases" in capsys.readouterr().out
+    record = json.loads((run / "calibration.json").read_text())
+    assert (record["fitted_on"], record["cases"]) == ("held-out", 2)
+    trained = read_weights(run / "model.pt").description
+    assert trained is not None
+    assert trained.temperature == record["temperature"] != 1
+    assert not (run / "tested.json").exists()
+    place = run.parent / "data" / "datalist.json"
+    content = json.loads(place.read_text())
+    rows = [{key: value for key, value in row.items() if key != "fold"} for row in content["training"]]
+    place.write_text(json.dumps({**content, "training": rows[:2], "validation": rows[2:4], "test": rows[4:]}))
+    (run / "config.yaml").write_text("fold: null\nmlflow: false\n")
+    with pytest.raises(WorkflowError, match="it left none out: a test list is for testing alone"):
+        workflow.calibrate(run, overrides={"scored": "test", "device": "cpu"}, allow_seen=True)
+    assert json.loads((run / "calibration.json").read_text()) == record
+
+
 def test_members_of_an_ensemble_have_their_own(tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(0, 256, (32, 32)).astype(np.uint8)
     save(tmp_path / "plain.pt", sure=1000.0)
@@ -191,8 +211,8 @@ def test_a_temperature_that_is_none_is_refused(tmp_path: Path, of: Any) -> None:
 
 
 def test_other_cases_and_truths_without_a_fault_are_refused(tmp_path: Path, run: Path) -> None:
-    with pytest.raises(WorkflowError, match="scored is 'test', but a temperature is fitted on validation cases alone"):
-        workflow.calibrate(run, overrides={"scored": "test"})
+    with pytest.raises(WorkflowError, match="scored is 'training', but a temperature is fitted on validation cases"):
+        workflow.calibrate(run, overrides={"scored": "training"})
     (tmp_path / "sure").mkdir()
     sure = run_of(tmp_path / "sure", lambda guess, _: guess, sure=1000.0)
     kept = (sure / "model.pt").read_bytes()

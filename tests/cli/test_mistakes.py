@@ -35,7 +35,7 @@ MISTAKES = [
     ([*TRAIN, "model#inference#windw=[8,8]"], "the configuration has no such key; there are window, overlap"),
     ([*TRAIN, "batch_size=two"], "batch_size is 'two'; give a whole number of at least 1"),
     ([*TRAIN, "--with", "smal"], f"bundle {LFA} has no overlay 'smal'; there are .*small"),
-    ([*TRAIN, "--with", "odd.yaml"], "odd.yaml is no valid YAML"),
+    ([*TRAIN, "--with", "odd.yaml"], "odd.yaml: is no YAML"),
     ([*TRAIN, "--fold", "7"], "fold 7 is not in scheme 'fold'; choose one of 0, 1, 2, or all"),
     ([*TRAIN, "-o", "taken"], "taken already holds a run; continue it with --resume .*taken, or .* another --output"),
     ([*TRAIN, "-o", "odd.yaml"], "odd.yaml is a file; name a folder for the run"),

@@ -1,12 +1,12 @@
 """Label, instances and image must lie in the same place, and a set in one orientation."""
 
-import json
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 import tifffile
+from datalists import content, write
 from PIL import Image
 
 from medseg.data.check import Report, check_datalist
@@ -34,10 +34,8 @@ def picture(path, seed=0, *, label=False, shape=(32, 32), tag=None):
 
 def check(folder, *pairs, **more) -> Report:
     entries = [{"image": i, "label": t, **more} for i, t in pairs]
-    content = {"name": "set", "version": 1, "modality": ["CT"], "licence": "", "source": "", "ignore_index": None}
-    content |= {"labels": {"0": "back", "1": "cell"}, "training": entries, "validation": [], "test": []}
-    (folder / "datalist.json").write_text(json.dumps(content))
-    return check_datalist(folder / "datalist.json")
+    described = content(modality=["MR"], labels={"0": "back", "1": "cell"}, training=entries)
+    return check_datalist(write(folder, described))
 
 
 def codes(report):

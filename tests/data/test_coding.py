@@ -136,8 +136,8 @@ def test_a_file_names_codes(tmp_path, text):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (None, "cannot be read as JSON or YAML: No such file or directory"),
-        ("{", "cannot be read as JSON or YAML"),
+        (None, r"cannot be read \(No such file or directory\); name a file of codes"),
+        ("{", "is no YAML"),
         ("[1]", "holds no codes; give them by class"),
         ('{"name": "d", "labels": {"1": "liver"}}', "holds no codes"),
         (json.dumps({"2": LIVER}), "names the class '2'; the model has background, liver"),

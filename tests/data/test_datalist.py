@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
+from datalists import ENTRY, write
+from datalists import content as toy
 
 from medseg.data.datalist import Datalist, DatalistError
 
@@ -13,25 +15,7 @@ def content(**changes):
         {"image": f"i{n}.png", "label": f"l{n}.png", "group": f"g{n // 2}", "fold": n // 2 % 3, "fold_random": n % 2}
         for n in range(12)
     ]
-    base = {
-        "name": "toy",
-        "version": 1,
-        "modality": ["EM"],
-        "licence": "CC0-1.0",
-        "source": "here",
-        "labels": {"0": "back", "1": "front"},
-        "ignore_index": 255,
-        "training": entries,
-        "validation": [],
-        "test": [],
-    }
-    return {**base, **changes}
-
-
-def write(folder, data):
-    path = folder / "datalist.json"
-    path.write_text(data if isinstance(data, str) else json.dumps(data))
-    return path
+    return toy(**{"ignore_index": 255, "training": entries, **changes})
 
 
 def images(entries):
@@ -147,7 +131,6 @@ def test_split_without_folds_names_the_remedy(tmp_path):
         datalist.split(1)
 
 
-ENTRY = {"image": "a.png", "label": "b.png"}
 CODE = {"value": "10200004", "scheme": "SCT", "meaning": "Liver"}
 
 

@@ -1,33 +1,17 @@
 """What identifies a data set: its datalist and the contents of its files, each hashed once."""
 
 import hashlib
-import json
 import os
 import time
 
 import numpy as np
 import pytest
+from datalists import ENTRY, content, write
 from PIL import Image
 
 from medseg.data import file_facts
 from medseg.data.check import check_datalist
 from medseg.data.datalist import Datalist, DatalistError
-
-ENTRY = {"image": "a.png", "label": "b.png"}
-
-
-def content(**changes):
-    base = {
-        "name": "toy", "version": 1, "modality": ["EM"], "licence": "CC0-1.0", "source": "here", "training": [ENTRY],
-        "labels": {"0": "back", "1": "front"}, "ignore_index": 255, "validation": [], "test": [],
-    }  # fmt: skip
-    return {**base, **changes}
-
-
-def write(folder, data):
-    path = folder / "datalist.json"
-    path.write_text(json.dumps(data))
-    return path
 
 
 def test_fingerprint(tmp_path):

@@ -3,35 +3,24 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
+from datalists import content, write
 
 from medseg.data.datalist import Datalist
 
-
-def content(**changes: Any) -> dict[str, Any]:
-    return {
-        "name": "toy",
-        "version": 1,
-        "modality": ["EM"],
-        "licence": "CC0-1.0",
-        "source": "here",
-        "labels": {str(n): f"class {n}" for n in reversed(range(12))},
-        "ignore_index": None,
-        "training": [{"image": "a.png", "label": "b.png", "fold_b": 0, "folder": 0, "fold": 0, "fold_a": 0}],
-        "validation": [{"image": "a.png", "label": "b.png"}],
-        "test": [],
-        **changes,
-    }
+CONTENT = content(
+    labels={str(n): f"class {n}" for n in reversed(range(12))},
+    training=[{"image": "a.png", "label": "b.png", "fold_b": 0, "folder": 0, "fold": 0, "fold_a": 0}],
+    validation=[{"image": "a.png", "label": "b.png"}],
+)
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    (tmp_path / "datalist.json").write_text(json.dumps(content()))
     (tmp_path / "a.png").write_bytes(b"123")
     (tmp_path / "b.png").write_bytes(b"12345")
-    return tmp_path / "datalist.json"
+    return write(tmp_path, CONTENT)
 
 
 def test_the_path_stays_where_the_process_goes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,7 +38,7 @@ def test_classes_are_written_in_their_order(path: Path) -> None:
 
 def test_the_fingerprint_is_the_documented_one(path: Path) -> None:
     """Worked out here anew: runs of other versions are told apart by it."""
-    canonical = json.dumps(content(), sort_keys=True, separators=(",", ":"))
+    canonical = json.dumps(CONTENT, sort_keys=True, separators=(",", ":"))
     one, two = (hashlib.sha256(content).hexdigest() for content in (b"123", b"12345"))
     expected = hashlib.sha256(f"{canonical}\0a.png\0{one}\0b.png\0{two}".encode()).hexdigest()
     assert Datalist.load(path).fingerprint() == expected

@@ -7,6 +7,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+from datalists import content, write
 from PIL import Image
 
 from medseg.data.case_facts import QUANTILES, CaseFacts, measure_case
@@ -26,13 +27,8 @@ def volume(path: Path, array: Any, codes: str = "RAS", spacing: tuple[float, ...
 
 
 def datalist(folder: Path, entries: list[dict[str, Any]], **more: Any) -> Datalist:
-    content = {
-        "name": "d", "version": 1, "modality": ["MR"], "licence": "CC0-1.0", "source": "made here",
-        "labels": {"0": "background", "1": "a", "2": "b"}, "ignore_index": None, "training": entries, "validation": [],
-        "test": [],
-    }  # fmt: skip
-    (folder / "datalist.json").write_text(json.dumps(content | more))
-    return Datalist.load(folder / "datalist.json")
+    held = {"labels": {"0": "background", "1": "a", "2": "b"}, "modality": ["MR"], "training": entries, **more}
+    return Datalist.load(write(folder, content(**held)))
 
 
 def one(folder: Path, name: str, image: Any, label: Any, **place: Any) -> dict[str, Any]:

@@ -6,28 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datalists import ENTRY, content
 
 from medseg.data.datalist import Datalist
 from medseg.data.schema import DatalistError, read_json, validate
 
-ENTRY = {"image": "a.png", "label": "b.png"}
 CODE = {"value": "1", "scheme": "SCT", "meaning": "Liver"}
-
-
-def content(**changes: Any) -> dict[str, Any]:
-    return {
-        "name": "toy",
-        "version": 1,
-        "modality": ["EM"],
-        "licence": "CC0-1.0",
-        "source": "here",
-        "labels": {"0": "back", "1": "front"},
-        "ignore_index": None,
-        "training": [ENTRY],
-        "validation": [],
-        "test": [],
-        **changes,
-    }
 
 
 def nested(depth: int) -> Any:

@@ -60,3 +60,17 @@ def assert_refused(hostile_archive, tmp_path, capsys, monkeypatch):
         assert list(tmp_path.iterdir()) == [archive]
 
     return run
+
+
+@pytest.fixture
+def assert_named(tmp_path, capsys):
+    """See that a script has failed by an error that names a place and says what is wrong, and left no datalist."""
+
+    def check(code, place, message):
+        assert code == 1
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: {place}: ")
+        assert message in said
+        assert not (tmp_path / "out/datalist.json").exists()
+
+    return check

@@ -123,13 +123,9 @@ def save(make):
         ("objectInfo150.txt", lambda path: path.write_text(path.read_text()[:900]), "does not number 150 classes"),
     ],
 )
-def test_damaged_release(script, release, tmp_path, capsys, name, damage, message):
+def test_damaged_release(script, release, tmp_path, assert_named, name, damage, message):
     damage(release / name)
-    assert run(script, release, tmp_path / "out") == 1
-    said = capsys.readouterr().err
-    assert said.startswith(f"error: {release / name}: ")
-    assert message in said
-    assert not (tmp_path / "out/datalist.json").exists()
+    assert_named(run(script, release, tmp_path / "out"), release / name, message)
 
 
 def test_other_layouts(script, release, tmp_path, capsys):

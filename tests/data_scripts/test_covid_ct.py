@@ -177,12 +177,9 @@ def changed(value, place=(0, 0, 0)):
         ("tr_mask.nii.gz", lambda path: path.unlink(), "no such file, but"),
     ],
 )
-def test_damaged_volumes(script, volumes, tmp_path, capsys, name, damage, message):
+def test_damaged_volumes(script, volumes, tmp_path, assert_named, name, damage, message):
     damage(volumes / name)
-    assert run(script, volumes, tmp_path / "out") == 1
-    said = capsys.readouterr().err
-    assert said.startswith(f"error: {volumes / name}: ")
-    assert message in said
+    assert_named(run(script, volumes, tmp_path / "out"), volumes / name, message)
     assert not (tmp_path / "out").exists()
 
 
@@ -227,14 +224,10 @@ def redraw(change, **options):
         ("Imgs/6.jpg", lambda path: path.write_bytes(path.read_bytes()[:300]), "damaged"),
     ],
 )
-def test_damaged_pictures(script, pictures, tmp_path, capsys, name, damage, message):
+def test_damaged_pictures(script, pictures, tmp_path, assert_named, name, damage, message):
     path = pictures / "TrainingSet" / TRAIN / name
     damage(path)
-    assert run(script, pictures, tmp_path / "out") == 1
-    said = capsys.readouterr().err
-    assert said.startswith(f"error: {path}: ")
-    assert message in said
-    assert not (tmp_path / "out/datalist.json").exists()
+    assert_named(run(script, pictures, tmp_path / "out"), path, message)
 
 
 def test_other_sources(script, pictures, volumes, tmp_path, capsys):

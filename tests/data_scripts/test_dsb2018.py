@@ -228,14 +228,10 @@ def grey_value(array):
         ("masks/01.png", redraw(lambda array: array[:, 1:]), "is 24x31, but its image is 24x32"),
     ],
 )
-def test_damaged_release(script, release, tmp_path, capsys, name, damage, message):
+def test_damaged_release(script, release, tmp_path, assert_named, name, damage, message):
     path = release / "id03" / name
     damage(path)
-    assert run(script, release, tmp_path / "out") == 1
-    said = capsys.readouterr().err
-    assert said.startswith(f"error: {path}: ")
-    assert message in said
-    assert not (tmp_path / "out/datalist.json").exists()
+    assert_named(run(script, release, tmp_path / "out"), path, message)
 
 
 def test_rgb_and_one_bit_files_are_read(script, release, tmp_path):

@@ -172,13 +172,9 @@ def three_values(path):
         (f"{INPUT}/ISIC_0000003.jpg", lambda path: path.write_bytes(path.read_bytes()[:400]), "damaged"),
     ],
 )
-def test_damaged_release(script, release, tmp_path, capsys, name, damage, message):
+def test_damaged_release(script, release, tmp_path, assert_named, name, damage, message):
     damage(release / name)
-    assert run(script, release, tmp_path / "out", "--size", "16") == 1
-    said = capsys.readouterr().err
-    assert said.startswith(f"error: {release / name}: ")
-    assert message in said
-    assert not (tmp_path / "out/datalist.json").exists()
+    assert_named(run(script, release, tmp_path / "out", "--size", "16"), release / name, message)
 
 
 def test_incomplete_release(script, tmp_path, capsys):

@@ -204,13 +204,9 @@ def with_value(value):
         (LISTS, lambda path: shutil.copy(path / "val.txt", path / "train.txt"), "both name 2008_000000"),
     ],
 )
-def test_damaged_release(script, voc, tmp_path, capsys, name, damage, message):
+def test_damaged_release(script, voc, tmp_path, assert_named, name, damage, message):
     damage(voc / name)
-    assert run(script, voc, tmp_path / "out") == 1
-    said = capsys.readouterr().err
-    assert said.startswith(f"error: {voc / name}: ")
-    assert message in said
-    assert not (tmp_path / "out/datalist.json").exists()
+    assert_named(run(script, voc, tmp_path / "out"), voc / name, message)
 
 
 @pytest.mark.parametrize(

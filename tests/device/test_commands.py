@@ -12,7 +12,6 @@ import torch
 from medseg.cli import main
 from medseg.prediction.audit import RUN_RECORD
 from medseg.studies import complexity
-from medseg.studies.measures import TrainingStep
 from medseg.studies.paper_figures import Row
 
 pytestmark = pytest.mark.filterwarnings("default")  # what other packages warn of on a GPU is no matter of these tests
@@ -126,7 +125,7 @@ def test_what_is_measured_is_what_it_takes(device: torch.device, on_gpu: bool) -
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
-    step = TrainingStep(*complexity._prepared(row, batch, device))
+    step = complexity.training_step(row, batch, device)
     for _ in range(3):
         step()
     assert torch.cuda.max_memory_allocated(device) - before == pytest.approx(held["memory_bytes"], rel=0.1)

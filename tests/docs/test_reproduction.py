@@ -96,7 +96,16 @@ def test_a_study_stands_beside_the_paper(made: Path, script: ModuleType, tmp_pat
     benchmark.main(["--made", "--work", str(work), "--json", str(tmp_path)])
     path = tmp_path / "study_drosophila_small.json"
     record = json.loads(path.read_text())
-    assert [path.name] == [each.name for each in tmp_path.iterdir()]  # nothing of what was not run
+    scores = tmp_path / "study_drosophila_small_scores.json"
+    assert {path, scores} == {*tmp_path.iterdir()}  # nothing of what was not run
+    assert str(made) not in scores.read_text()
+    tables = record["tables"]
+    path.write_text(json.dumps({**record, "tables": []}))
+    benchmark.main(["--remake", "--only", "drosophila", "--json", str(tmp_path)])
+    assert json.loads(path.read_text())["tables"] == tables
+    scores.unlink()
+    assert "the scores of its cases are not kept" in benchmark.remake(path)
+    assert json.loads(path.read_text()) == record
     assert record["cells_asked"] == 4
     assert [(cell["row"], cell["fold"], cell["steps"]) for cell in record["cells"]] == [
         ("U-Net", 0, 6),
@@ -106,6 +115,7 @@ def test_a_study_stands_beside_the_paper(made: Path, script: ModuleType, tmp_pat
     part = section(script.reproduction(tmp_path), "lfa_unet_1_sections")
     assert "**2 trainings of 4 not run**" in part
     assert "6 steps each" in part
+    assert "(Wilcoxon, Holm): " in part
     scores = json.loads((work / "drosophila" / "cells" / "u_net-fold0-seed0" / "test" / "scores.json").read_text())
     assert row_of(part, "U-Net")[1].startswith(f"|  | A | {100 * scores['mean_iou']:.1f} (of 2 classes) | - |")
     assert row_of(part, "SA-UNet")[1].startswith("|  | not run |")
@@ -143,7 +153,9 @@ def test_a_gap_has_a_reason_or_says_that_none_is_known(
     assert "| U-Net | A |" not in part  # 1.34 is within the spread
     assert "(1) an eighth of the width" in part
     assert "1 of 1 difference hold: LFA U-Net less U-Net iou -0.200 [-0.300, -0.100]" in part
+    assert "(Wilcoxon, Holm, by an older rule, which did not ask that ranks and mean agree" in part
     for on in ("the cases", "the means of 2 groups"):
+        content["tables"][1]["rows"][0]["left_out"] = 0
         content["tables"][1]["notes"] = [f"p: Wilcoxon's signed-rank test on {on}, two-sided"]
         (tmp_path / "study_drosophila_small.json").write_text(json.dumps(content))
         again = section(script.reproduction(tmp_path), "lfa_unet_1_sections")

@@ -97,6 +97,18 @@ def test_accumulation_equals_the_larger_batch(entries: Entries, tmp_path: Path, 
     torch.testing.assert_close(weights[1], weights[0])
 
 
+@pytest.mark.parametrize(("accumulation", "iterations", "steps"), [(1, 5, [5, 10]), (2, 5, [3, 6]), (3, 6, [2, 4])])
+def test_the_optimisers_steps_are_recorded(
+    entries: Entries, tmp_path: Path, accumulation: int, iterations: int, steps: list[int]
+) -> None:
+    """After so many batches, and after an epoch's last; counted by the optimiser itself."""
+    trainer = build(entries, tmp_path / "run", validate=False, accumulation_steps=accumulation, iterations=iterations)
+    trainer.run()
+    assert [row["steps"] for row in rows(tmp_path / "run")] == steps
+    (counted,) = {int(state["step"]) for state in trainer.optimizer.state.values()}
+    assert counted == steps[-1]
+
+
 def test_average_is_what_is_validated_and_saved(entries: Entries, tmp_path: Path) -> None:
     trainer = build(entries, tmp_path / "run", max_epochs=1, ema_decay=0.5, validate=False)
     history: list[torch.Tensor] = []

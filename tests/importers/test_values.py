@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from medseg.importers.layout import Case, Found, ImportingError, Options, Question
-from medseg.importers.values import map_colours, resolve, scan
+from medseg.importers.scanning import scan
+from medseg.importers.values import map_colours, resolve
 
 
 def found(**more):
@@ -121,6 +122,63 @@ def test_colours_are_asked_for_and_mapped(coloured):
     np.testing.assert_array_equal(drawn[:, 1], [255, 1, 1, 0])
     with pytest.raises(ImportingError, match=r"b.png: holds the colour #ff0000, which has no class"):
         map_colours(np.full((2, 2, 3), (255, 0, 0), np.uint8), {0: 0}, Path("b.png"))
+
+
+def test_one_class_as_1_and_as_255_is_not_ignored_by_what_is_proposed():
+    """0 and 1 in some files, 0 and 255 in others; where one file holds both, 255 may be what counts nowhere."""
+
+    def asked(held):
+        with pytest.raises(Question) as error:
+            resolve(found(), Counter([0, 1, 255]), {}, Options(), Path("here"), held)
+        return error.value
+
+    apart = asked([{0, 1}, {0, 255}])
+    assert apart.proposal == "255=1"
+    assert "no label holds 1 and 255 together" in str(apart)
+    assert asked([{0, 1}, {0, 1, 255}]).proposal == "255=ignore"
+
+
+def paletted(path, indices, colours):
+    picture = Image.fromarray(indices)
+    picture.putpalette(colours)
+    picture.save(path)
+    return Case(path.stem, (path,), path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "bmp"])
+def test_indices_of_unlike_palettes_are_no_classes(tmp_path, suffix):
+    """A program that numbers the colours it meets: red is 1 in one file and 0 in the other."""
+    mask = np.zeros((6, 6), np.uint8)
+    mask[2:4, 2:5] = 1
+    made = found()
+    made.cases = [
+        paletted(tmp_path / f"a.{suffix}", mask, [0, 0, 0, 255, 0, 0]),
+        paletted(tmp_path / f"b.{suffix}", 1 - mask, [255, 0, 0, 0, 0, 0]),
+    ]
+    with pytest.raises(ImportingError, match=r"a\.\w+: its palette has #(000000|ff0000) for ., that of .*b\.") as error:
+        scan(made, lambda done, total: None)
+    assert "--colours '#" in str(error.value)
+    assert "--values 0=0 1=1" in str(error.value)
+    assert scan(made, lambda done, total: None, indexed=True)[0] == [{0, 1}, {0, 1}]
+    _, present, colours = scan(made, lambda done, total: None, coded=True)
+    assert not present
+    named = Options(colours={"#000000": "skin", "#ff0000": "lesion"})
+    assert resolve(made, present, colours, named, Path("here")).labels == {0: "skin", 1: "lesion"}
+    for case in made.cases:
+        np.testing.assert_array_equal(case.label(None), mask)
+
+
+def test_palettes_that_differ_where_no_pixel_is_are_alike(tmp_path):
+    mask = np.eye(6, dtype=np.uint8)
+    made = found()
+    made.cases = [
+        paletted(tmp_path / "a.png", mask, [0, 0, 0, 255, 0, 0, 9, 9, 9]),
+        paletted(tmp_path / "b.png", mask, [0, 0, 0, 255, 0, 0, 0, 0, 9]),
+        paletted(tmp_path / "c.png", 0 * mask, [0, 0, 0]),
+    ]
+    held, _, coloured = scan(made, lambda done, total: None)
+    assert held == [{0, 1}, {0, 1}, {0}]
+    assert not coloured
 
 
 def test_labels_that_cannot_be_used_are_left_out(tmp_path):

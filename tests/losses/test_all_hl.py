@@ -6,29 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from losses.batches import IGNORE, random_batch, value_and_gradient
 from torch import Tensor, nn
 
 from medseg.losses.all_hl import ALLHLLoss, adaptive_logarithm
 
-IGNORE = 255
 HYBRID = {"gamma": 0.0}  # no logarithm and C = 0: the hybrid loss itself
-
-
-def random_batch(
-    seed: int, channels: int = 4, ignored: float = 0.0, size: tuple[int, ...] = (5, 6), batch: int = 3
-) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    logits = 2 * torch.randn(batch, channels, *size, generator=generator)
-    label = torch.randint(0, max(2, channels), (batch, 1, *size), generator=generator)
-    label[torch.rand(label.shape, generator=generator) < ignored] = IGNORE
-    return logits, label
-
-
-def value_and_gradient(loss: nn.Module, logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-    leaf = logits.detach().clone().requires_grad_()
-    value = loss(leaf, label)
-    (gradient,) = torch.autograd.grad(value, leaf)
-    return value.detach(), gradient
 
 
 def probabilities(scores: np.ndarray, activation: str) -> np.ndarray:
@@ -309,37 +292,6 @@ def test_softmax_keeps_the_digits_of_what_is_left_to_others() -> None:
     assert float(value) == pytest.approx(expected, rel=1e-6)
     share = math.exp(-5) / (1 + math.exp(-5))
     assert gradient.flatten().tolist() == pytest.approx([1, share - 1, -share], rel=1e-5)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("channels", [1, 2, 4])
-def test_half_precision_logits_are_summed_in_float32(dtype: torch.dtype, channels: int) -> None:
-    logits, label = random_batch(13, channels, size=(150, 300), batch=2)
-    half = logits.to(dtype)
-    loss = ALLHLLoss(activation="sigmoid" if channels == 1 else "softmax")
-    value, gradient = value_and_gradient(loss, half, label)
-    assert value.dtype == torch.float32
-    torch.testing.assert_close(value, loss(half.float(), label), rtol=0, atol=0)
-    torch.testing.assert_close(value.double(), loss(half.double(), label), rtol=1e-5, atol=0)
-    assert gradient.dtype == dtype
-    assert torch.isfinite(gradient).all()
-    assert gradient.any()
-
-
-def test_autocast_changes_nothing() -> None:
-    logits, label = random_batch(14)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        value = ALLHLLoss()(logits, label)
-    torch.testing.assert_close(value, ALLHLLoss()(logits, label), rtol=0, atol=0)
-
-
-def test_label_layouts() -> None:
-    logits, label = random_batch(15)
-    expected = ALLHLLoss()(logits, label)
-    for other in (label[:, 0], label.to(torch.uint8), label.float()):
-        torch.testing.assert_close(ALLHLLoss()(logits, other), expected, rtol=0, atol=0)
-    swapped = logits.contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(ALLHLLoss()(swapped, label), expected)
 
 
 def test_shapes_must_fit() -> None:

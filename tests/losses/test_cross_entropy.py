@@ -4,30 +4,12 @@ import math
 
 import pytest
 import torch
-from torch import Tensor, nn
+from losses.batches import CLASSES, IGNORE, random_batch, value_and_gradient
+from torch import nn
 
 from medseg.losses.cross_entropy import CrossEntropyLoss
 
-CLASSES = 4
-IGNORE = 255
 WEIGHT = [0.5, 2.0, 1.0, 3.0]
-
-
-def random_batch(
-    seed: int, ignored: float = 0.0, size: tuple[int, ...] = (5, 6), batch: int = 3
-) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    logits = 2 * torch.randn(batch, CLASSES, *size, generator=generator)
-    label = torch.randint(0, CLASSES, (batch, 1, *size), generator=generator)
-    label[torch.rand(label.shape, generator=generator) < ignored] = IGNORE
-    return logits, label.to(torch.uint8)
-
-
-def value_and_gradient(loss: nn.Module, logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-    leaf = logits.detach().clone().requires_grad_()
-    value = loss(leaf, label)
-    (gradient,) = torch.autograd.grad(value, leaf)
-    return value.detach(), gradient
 
 
 def test_three_pixels_by_hand() -> None:
@@ -42,7 +24,7 @@ def test_three_pixels_by_hand() -> None:
 @pytest.mark.parametrize("ignored", [0.0, 0.3])
 @pytest.mark.parametrize("size", [(7,), (5, 6), (3, 4, 5)])
 def test_equals_pytorch(weight: list[float] | None, ignored: float, size: tuple[int, ...]) -> None:
-    logits, label = random_batch(1, ignored, size)
+    logits, label = random_batch(1, ignored=ignored, size=size)
     theirs = nn.CrossEntropyLoss(None if weight is None else torch.tensor(weight), ignore_index=IGNORE)
     value, gradient = value_and_gradient(CrossEntropyLoss(weight, IGNORE), logits, label)
     expected, slope = value_and_gradient(theirs, logits, label[:, 0].long())
@@ -121,32 +103,6 @@ def test_saturated_logits(size: float) -> None:
         value, gradient = value_and_gradient(CrossEntropyLoss(WEIGHT), logits, label)
         assert float(value) == pytest.approx(expected, rel=1e-5)
         assert torch.isfinite(gradient).all()
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_logits_are_summed_in_float32(dtype: torch.dtype) -> None:
-    logits, label = random_batch(9, size=(150, 300), batch=2)
-    half = logits.to(dtype)
-    value, gradient = value_and_gradient(CrossEntropyLoss(WEIGHT), half, label)
-    assert value.dtype == torch.float32
-    torch.testing.assert_close(value.double(), CrossEntropyLoss(WEIGHT)(half.double(), label), rtol=1e-5, atol=0)
-    assert gradient.dtype == dtype
-    assert torch.isfinite(gradient).all()
-
-
-def test_autocast_changes_nothing() -> None:
-    logits, label = random_batch(10)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        value = CrossEntropyLoss(WEIGHT)(logits, label)
-    assert value.dtype == torch.float32
-    torch.testing.assert_close(value, CrossEntropyLoss(WEIGHT)(logits, label), rtol=0, atol=0)
-
-
-def test_label_layouts() -> None:
-    logits, label = random_batch(11)
-    expected = CrossEntropyLoss(WEIGHT)(logits, label)
-    for other in (label[:, 0], label.long(), label.float(), label.to(torch.int16)):
-        torch.testing.assert_close(CrossEntropyLoss(WEIGHT)(logits, other), expected, rtol=0, atol=0)
 
 
 def test_weights_are_a_buffer() -> None:

@@ -12,11 +12,6 @@ from torch import Tensor, nn
 
 from medseg.networks.attention_unet import AttentionUNet
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*torch.jit.*deprecated:DeprecationWarning",
-    "ignore:.*torch.jit.*deprecated:FutureWarning",
-)
-
 TINY = (4, 6, 8)
 
 

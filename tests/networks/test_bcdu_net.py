@@ -8,11 +8,6 @@ from torch.nn.functional import conv2d
 
 from medseg.networks.bcdu_net import BCDUNet, ConvLSTMMerge, DenseBottom
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*torch.jit.*deprecated:DeprecationWarning",  # MONAI's ckpt_export still goes through TorchScript
-    "ignore:.*torch.jit.*deprecated:FutureWarning",
-)
-
 
 @pytest.mark.parametrize("size", [(37, 64), (5, 9), (15, 32, 20)])
 @pytest.mark.parametrize("bidirectional", [False, True])

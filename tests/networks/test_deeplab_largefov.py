@@ -8,11 +8,6 @@ from torch.nn.functional import conv2d, interpolate
 
 from medseg.networks.deeplab_largefov import DeepLabLargeFOV
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*torch.jit.*deprecated:DeprecationWarning",
-    "ignore:.*torch.jit.*deprecated:FutureWarning",
-)
-
 TINY = {"encoder": "test_resnet", "channels": 16}
 SIZE = (65, 97)
 

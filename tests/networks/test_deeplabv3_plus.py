@@ -7,11 +7,6 @@ from torch.nn.functional import interpolate
 
 from medseg.networks.deeplabv3_plus import DeepLabV3Plus
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*torch.jit.*deprecated:DeprecationWarning",
-    "ignore:.*torch.jit.*deprecated:FutureWarning",
-)
-
 TINY = {"encoder": "test_resnet", "channels": 6, "low_channels": 4}
 
 

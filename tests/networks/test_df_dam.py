@@ -12,11 +12,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from medseg.encoders import create_encoder
 from medseg.networks.df_dam import DFDAM, FUSIONS, DualAttentionFusion, PositionAttention
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*torch.jit.*deprecated:DeprecationWarning",
-    "ignore:.*torch.jit.*deprecated:FutureWarning",
-)
-
 TINY = "test_resnet"
 SIZE = (65, 97)
 CHANNELS = {"dafm_3_high": (2, 8), "dafm_3_low": (2, 8), "dafm_3_maps": (2, 8, 5, 7)}

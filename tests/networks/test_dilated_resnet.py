@@ -8,11 +8,6 @@ from torch.nn.functional import interpolate
 
 from medseg.networks.dilated_resnet import DilatedResNet
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*torch.jit.*deprecated:DeprecationWarning",
-    "ignore:.*torch.jit.*deprecated:FutureWarning",
-)
-
 SIZE = (65, 97)
 
 

@@ -7,11 +7,6 @@ from networks.contract import assert_contract, assert_exports, assert_exports_op
 
 from medseg.networks.dynunet import DynUNet
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*torch.jit.*deprecated:DeprecationWarning",  # MONAI's ckpt_export still goes through TorchScript
-    "ignore:.*torch.jit.*deprecated:FutureWarning",
-)
-
 
 @pytest.mark.parametrize("size", [(37, 64), (16, 20, 18)])
 @pytest.mark.parametrize("deep_supervision", [0, 2])

@@ -12,11 +12,6 @@ from two_processes import alone_and_shared
 
 from medseg.networks.emanet import EMANet, EMAttention
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*torch.jit.*deprecated:DeprecationWarning",
-    "ignore:.*torch.jit.*deprecated:FutureWarning",
-)
-
 TINY = {"encoder": "test_resnet", "channels": 6, "head_channels": 4, "bases": 3}
 
 

@@ -9,11 +9,6 @@ from torchvision.models import vgg16
 
 from medseg.networks.fcn8s import FCN8s, Upsampling2x
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*torch.jit.*deprecated:DeprecationWarning",
-    "ignore:.*torch.jit.*deprecated:FutureWarning",
-)
-
 TINY = {"channels": (4, 6, 6, 8, 8), "fc_channels": 12}
 SCORES = ("score_pool3", "score_pool4", "score_fc7")
 

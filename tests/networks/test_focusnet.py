@@ -9,11 +9,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from medseg.networks.focusnet import AttentionAutoencoder, FocusNet
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*torch.jit.*deprecated:DeprecationWarning",  # MONAI's ckpt_export still goes through TorchScript
-    "ignore:.*torch.jit.*deprecated:FutureWarning",
-)
-
 
 @pytest.mark.parametrize("size", [(37, 64), (9, 13), (17, 16, 21)])
 def test_contract(size: tuple[int, ...]) -> None:

@@ -12,11 +12,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from medseg.layers.conv_block import Named
 from medseg.networks.focusnet_pp import LEAKY_RELU, FocusNetPP, ResidualGroupAttention
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*torch.jit.*deprecated:DeprecationWarning",  # MONAI's ckpt_export still goes through TorchScript
-    "ignore:.*torch.jit.*deprecated:FutureWarning",
-)
-
 
 def block_by_hand(x: Tensor, weights: dict[str, Tensor]) -> Tensor:
     """The block of section 2.1 in evaluation: four groups, each convolved by itself; attends first, features last."""

@@ -13,11 +13,6 @@ from medseg.layers.windowed_attention import WindowedAttention
 from medseg.layers.windows import to_windows
 from medseg.networks.lfa_unet import LFAUNet, LocalFeatureAggregation
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*torch.jit.*deprecated:DeprecationWarning",  # MONAI's ckpt_export still goes through TorchScript
-    "ignore:.*torch.jit.*deprecated:FutureWarning",
-)
-
 
 def attention_by_hand(layer: WindowedAttention, asking: Tensor, giving: Tensor, scale: float) -> Tensor:
     """Eq. 1-2 of the paper, window by window and pixel by pixel, over real pixels alone."""

@@ -13,11 +13,6 @@ from two_processes import alone_and_shared
 
 from medseg.networks.mfnet import Factorisation, MFNet
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*torch.jit.*deprecated:DeprecationWarning",
-    "ignore:.*torch.jit.*deprecated:FutureWarning",
-)
-
 TINY = {"encoder": "test_resnet", "channels": 6, "low_channels": 4, "factors": 3, "factor_size": (3, 4)}
 
 

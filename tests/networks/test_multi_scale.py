@@ -13,11 +13,6 @@ from medseg.layers.scene_base import BASES
 from medseg.networks.deeplab_largefov import DeepLabLargeFOV
 from medseg.networks.multi_scale import AttentionToScale, MultiScalePooling, MultiScaleRefinement
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*torch.jit.*deprecated:DeprecationWarning",
-    "ignore:.*torch.jit.*deprecated:FutureWarning",
-)
-
 # ---------------------------------------------------------------------------------------------- the house's contract
 
 

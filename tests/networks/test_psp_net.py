@@ -11,11 +11,6 @@ from torch.nn.functional import batch_norm, conv2d, interpolate
 from medseg.layers.scene_heads import PyramidPoolingHead
 from medseg.networks.psp_net import PSPNet
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*torch.jit.*deprecated:DeprecationWarning",
-    "ignore:.*torch.jit.*deprecated:FutureWarning",
-)
-
 TINY = {"encoder": "test_resnet", "channels": 16}
 SIZE = (65, 97)
 

@@ -8,11 +8,6 @@ from torch.nn.functional import conv2d
 
 from medseg.networks.r2unet import R2UNet, RecurrentConv, RecurrentResidualBlock
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*torch.jit.*deprecated:DeprecationWarning",  # MONAI's ckpt_export still goes through TorchScript
-    "ignore:.*torch.jit.*deprecated:FutureWarning",
-)
-
 
 @pytest.mark.parametrize("size", [(37, 64), (3, 9), (15, 32, 20)])
 def test_contract(size: tuple[int, ...]) -> None:

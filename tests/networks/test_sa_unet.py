@@ -11,11 +11,6 @@ from torch import Tensor, nn
 
 from medseg.networks.sa_unet import DropBlock, SAUNet, SpatialAttention, StructuredDropoutBlock
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*torch.jit.*deprecated:DeprecationWarning",  # MONAI's ckpt_export still goes through TorchScript
-    "ignore:.*torch.jit.*deprecated:FutureWarning",
-)
-
 
 @pytest.mark.parametrize("size", [(37, 64), (5, 9), (15, 32, 20)])
 def test_contract(size: tuple[int, ...]) -> None:

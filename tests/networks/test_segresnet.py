@@ -7,11 +7,6 @@ from networks.contract import assert_contract, assert_exports, assert_exports_op
 
 from medseg.networks.segresnet import SegResNet
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*torch.jit.*deprecated:DeprecationWarning",  # MONAI's ckpt_export still goes through TorchScript
-    "ignore:.*torch.jit.*deprecated:FutureWarning",
-)
-
 
 @pytest.mark.parametrize("size", [(37, 64), (16, 20, 18)])
 def test_contract(size: tuple[int, ...]) -> None:

@@ -7,11 +7,6 @@ from networks.contract import assert_contract, assert_exports, assert_exports_op
 from medseg.networks.self_attention_unet import SelfAttention, SelfAttentionUNet
 from medseg.networks.unet import UNet
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*torch.jit.*deprecated:DeprecationWarning",  # MONAI's ckpt_export still goes through TorchScript
-    "ignore:.*torch.jit.*deprecated:FutureWarning",
-)
-
 
 @pytest.mark.parametrize("size", [(37, 64), (5, 9), (15, 32, 20)])
 def test_contract(size: tuple[int, ...]) -> None:

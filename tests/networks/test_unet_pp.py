@@ -7,11 +7,6 @@ from networks.contract import assert_contract, assert_exports, assert_exports_op
 
 from medseg.networks.unet_pp import UNetPP
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*torch.jit.*deprecated:DeprecationWarning",
-    "ignore:.*torch.jit.*deprecated:FutureWarning",
-)
-
 TINY = (4, 4, 6, 6, 8)
 
 

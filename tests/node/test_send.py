@@ -171,5 +171,5 @@ def test_a_secret_goes_to_its_own_host_alone(tmp_path, monkeypatch):
         ):
             destinations_of(config)
         monkeypatch.delenv("PASSWORD_1")
-        with pytest.raises(MedsegError, match="the environment has no PASSWORD_1, which"):
+        with pytest.raises(MedsegError, match=r"the environment has no PASSWORD_1, which holds .*; set it"):
             destination_of(webs[0], "NODE")

@@ -120,6 +120,33 @@ def test_volumes_lie_where_their_images_lie(tmp_path: Path) -> None:
         assert float(row["volume_ml"]) == pytest.approx(voxels * 1.5 * 2 * 2.5 / 1000)
 
 
+def test_a_model_that_is_loaded_predicts_cohort_after_cohort(folder: Path) -> None:
+    run(folder)
+    named = {name: (folder / "out" / name).read_bytes() for name in ("x.png", "y.png", "sub/z.tif")}
+    model = medseg.load(folder / "a.pt", device="cpu")
+    (folder / "a.pt").unlink()
+    for again in ("first", "second"):
+        assert medseg.predict(model, folder / "in", folder / again).written == 3
+        assert {name: (folder / again / name).read_bytes() for name in named} == named
+    assert medseg.predict(model, folder / "in", folder / "out").skipped == 3  # they are the same weights'
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"trust": True, "precision": "bf16"}, "trust, precision is given for a model that is loaded already; .*load"),
+        ({"device": "cpu"}, "device is given .* medseg.load"),
+        ({"backend": "onnx"}, "backend is given"),
+        ({"signed_by": "key.pem"}, "signed_by is given"),
+    ],
+)
+def test_what_loading_decides_is_refused_afterwards(folder: Path, asked: dict[str, Any], said: str) -> None:
+    model = medseg.load(folder / "a.pt", device="cpu")
+    with pytest.raises(MedsegError, match=said):
+        medseg.predict(model, folder / "in", folder / "out", **asked)
+    assert not (folder / "out").exists()
+
+
 # ---------------------------------------------------------------------------------------------- more than one network
 
 

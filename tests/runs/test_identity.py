@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from datalists import content, write
 
 from medseg.data.datalist import Datalist
 from medseg.runs.checkpoint import save_checkpoint
@@ -18,13 +19,7 @@ NAMES = ("a.png", "a_label.png", "b.png", "b_label.png")
 
 def datalist(folder: Path, **changes: object) -> Datalist:
     training = [{"image": f"{name}.png", "label": f"{name}_label.png"} for name in "ab"]
-    content = {
-        "name": "toy", "version": 1, "modality": ["EM"], "licence": "CC0-1.0", "source": "here",
-        "labels": {"0": "back", "1": "front"}, "ignore_index": None, "training": training, "validation": [], "test": [],
-        **changes,
-    }  # fmt: skip
-    (folder / "datalist.json").write_text(json.dumps(content))
-    return Datalist.load(folder / "datalist.json")
+    return Datalist.load(write(folder, content(**{"training": training, **changes})))
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ ABSENT = case(voxels=(1000, 0))
         ([THICK, THICK], 2, 0.01, None),
         ([case(), ABSENT, ABSENT], 3, 0.01, "organ: in one of 3 images alone, so that it can be trained on or scored,"),
         ([ABSENT, ABSENT], 3, 0.01, "no label holds organ; nothing can be learned of it: label it, or leave the class"),
-        ([case()], 3, 4.0, "about 127 steps in 10 minutes are too few to learn much; give --minutes 12 or more"),
+        ([case()], 3, 4.0, "about 127 steps in 10 minutes are too few to learn much; give a training --minutes 12 or"),
         ([picture(), picture()], 2, 0.01, None),
         ([case(spacing=(0.001, 0.001, 0.001))], 3, 0.01, "half of the volumes are 0.05 mm across or less; where their"),
         ([case(spacing=(1.0, 1e3, 1e3))], 3, 0.01, "half of the volumes are 5e+04 mm across or more; where their"),

@@ -10,6 +10,7 @@ from medseg.bundle.discovery import networks
 from medseg.studies import complexity, isolated, networks_doc
 from medseg.studies.complexity import MEASURES, ComplexityError, build, choose_rows, measure
 from medseg.studies.complexity_table import complexity_table, notes
+from medseg.studies.measures import StepSettings
 from medseg.studies.paper_figures import ROWS, Row
 
 ROOT = Path(__file__).parents[2]
@@ -62,7 +63,7 @@ def page():
 def test_every_measure_is_json(measured):
     result = json.loads(json.dumps(measured[1]))
     assert result["settings"] == {
-        "measures": ["parameters", "macs", "memory", "throughput"],
+        "measures": ["parameters", "macs", "memory", "training", "throughput"],
         "batch_size": 3,
         "device": "cpu",
         "device_name": None,
@@ -74,12 +75,13 @@ def test_every_measure_is_json(measured):
     (row,) = result["rows"]
     assert set(row) == {
         *("name", "target", "kwargs", "in_channels", "out_channels", "size", "paper", "errors"),
-        *("parameters", "macs", "memory_bytes", "throughput"),
+        *("parameters", "macs", "memory_bytes", "training", "throughput"),
     }
     assert row["errors"] == {}
     assert row["paper"] is None
     assert row["throughput"]["forward"] > 0
     assert row["throughput"]["training"] > 0
+    assert set(row["training"]) == {"training", "training_runs"}
     # weights, gradients and Adam's two moments; of feature maps at least what the finest level's two blocks keep
     assert row["memory_bytes"] > 4 * (4 * row["parameters"] + 3 * 4 * 32 * 32 * 4)
     table = complexity_table(result)
@@ -120,10 +122,19 @@ def test_what_want_of_memory_looks_like(monkeypatch, error, wanted):
         raise error
 
     monkeypatch.setitem(complexity._SLOW, "memory", fail)
-    value, message = complexity._slow("memory", TINY, 2, "cpu", "fp32")
+    found = complexity._slow(["memory", "training"], TINY, 2, "cpu", StepSettings())
+    value, message = found["memory"]
     assert value is None
+    assert found["training"][0]["training"] > 0
     assert ("a batch of 2, 32 x 32 pixels, does not fit" in message) is wanted
     assert wanted or message == "RuntimeError: shapes do not agree"
+
+
+def test_training_alone_is_a_column() -> None:
+    row = {**complexity._describe(TINY), "training": {"training": 2.0, "training_runs": 3}}
+    table = complexity_table({"settings": {"measures": ["training"]}, "rows": [row]})
+    assert (table.columns, table.rows) == (["network", "images/s training"], [["tiny", "2"]])
+    assert any("training is forward, backward" in note for note in table.notes)
 
 
 def test_what_does_not_fit_and_what_comes_after_it(measured):
@@ -177,7 +188,10 @@ def test_contradictions(options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"measures": ["speed"]}, "there is no measure 'speed'; choose from parameters, macs, memory, throughput"),
+        (
+            {"measures": ["speed"]},
+            "there is no measure 'speed'; choose from parameters, macs, memory, training, throughput",
+        ),
         ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
         ({"device": "cude"}, "there is no device 'cude'; choose cpu or cuda"),
         ({"device": "meta"}, "the device is meta; cpu and cuda can be measured"),

@@ -249,7 +249,8 @@ def test_bad_images_are_reported_and_the_others_done(pictures: Path, tmp_path: P
 
 def test_a_picture_for_a_network_of_volumes(pictures: Path, tmp_path: Path) -> None:
     done = explain(make(Watcher(3), spatial_dims=3), [pictures / "one.png"], tmp_path / "out")
-    assert done["failures"][0]["reason"] == "it has 2 spatial dimensions, 20x30, but the network takes 3"
+    told = "it has 2 spatial dimensions, 20x30, but the network takes 3; name another image"
+    assert done["failures"][0]["reason"] == told
 
 
 class Greedy(Watcher):

@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from medseg.layers.windowed_attention import WindowedAttention
-from medseg.studies.measures import TrainingStep, macs, parameters, peak_bytes, seconds
+from medseg.studies import measures
+from medseg.studies.measures import StepSettings, TrainingStep, macs, parameters, peak_bytes, seconds
 
 CPU = torch.device("cpu")
 
@@ -139,10 +140,53 @@ def test_a_step_is_taken_in_the_precision_asked_for():
     seen = []
     network = nn.Linear(2, 2)
     network.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
-    TrainingStep(network, torch.rand(4, 2), "bf16")()
-    TrainingStep(network, torch.rand(4, 2), "auto")()
+    TrainingStep(network, torch.rand(4, 2), StepSettings("bf16"))()
+    TrainingStep(network, torch.rand(4, 2), StepSettings.of({}))()
     assert seen == [torch.bfloat16, torch.float32]  # a CPU trains in float32
     assert network.weight.grad.dtype == torch.float32
+
+
+def test_a_step_of_several_batches_holds_the_gradients_of_those_before(monkeypatch):
+    """Two are taken for the memory; the time is that of each batch and of one step of the optimiser."""
+    network, image = nn.Linear(2, 2), torch.rand(4, 2)
+    once, several = (TrainingStep(network, image, StepSettings(accumulation_steps=number)) for number in (1, 5))
+    network.zero_grad()
+    once.batch()
+    gradient = network.weight.grad.clone()
+    weights = network.weight.detach().clone()
+    once.batch()
+    assert torch.allclose(network.weight.grad, 2 * gradient)
+    assert torch.equal(network.weight, weights)
+    several()
+    assert torch.allclose(network.weight.grad, 2 * gradient)
+    assert not torch.equal(network.weight, weights)
+    monkeypatch.setattr(measures, "seconds", lambda work, device: ({several.batch: 2.0}.get(work, 0.25), 3))
+    assert several.seconds() == (5 * 2.0 + 0.25, 3)
+    assert once.seconds() == (0.25, 3)
+
+
+def test_compiling_is_not_timed(monkeypatch):
+    calls = []
+
+    def compiled(network):
+        calls.append("compile")
+        return network
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr(measures, "seconds", lambda work, device: (float(calls.append("timed") or 1), 1))
+    network = nn.Linear(2, 2)
+    network.register_forward_hook(lambda module, inputs, output: calls.append("step"))
+    TrainingStep(network, torch.rand(4, 2), StepSettings(compile=True)).seconds()
+    assert calls == ["compile", "step", "timed"]
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_step_has_the_memory_format_of_the_training(wanted):
+    network = nn.Conv2d(3, 3, 3)
+    step = TrainingStep(network, torch.rand(2, 3, 8, 8), StepSettings(channels_last=wanted))
+    for tensor in (step.image, network.weight):
+        assert tensor.is_contiguous(memory_format=torch.channels_last) is wanted
+    step()
 
 
 def test_seconds_warm_up_and_repeat():

@@ -3,8 +3,10 @@
 The trainings have a few steps whatever their minutes; the clock is moved by what they would have taken.
 """
 
+import csv
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -17,15 +19,15 @@ from tiny_study import write_data
 
 from medseg.bundle import ensemble
 from medseg.bundle.library import weights_file
+from medseg.bundle.record import read_weights, rewrite
 from medseg.cli import main
-from medseg.data.datalist import Datalist
 from medseg.errors import MedsegError
+from medseg.prediction.model import load
 from medseg.prediction.predict import predict
 from medseg.studies import complexity, network_comparison, study_cell
 from medseg.studies.executors import Done
 from medseg.studies.halving import Budget, stages
 from medseg.studies.network_comparison import compare_networks
-from medseg.studies.network_data import own_data
 from medseg.studies.network_record import RECORD, SPENT, Asked, Spent
 from medseg.studies.network_result import Compared
 from medseg.studies.study import Cell, read_study
@@ -88,7 +90,7 @@ def tiny(patch: pytest.MonkeyPatch) -> Clock:
     overrides = study_cell._overrides
 
     def measure(*arguments: Any, **options: Any) -> Any:
-        made.now += PLANNING * ("throughput" in arguments[1])
+        made.now += PLANNING * ("training" in arguments[1])
         return device.measure(*arguments, **options)
 
     def few_steps(*arguments: Any) -> dict[str, Any]:
@@ -172,6 +174,36 @@ def test_the_model_is_the_mean_of_its_folds(whole: Whole, tmp_path: Path) -> Non
     np.testing.assert_array_equal(np.asarray(Image.open(one)), np.asarray(Image.open(other)))
     with pytest.raises(MedsegError, match="is an ensemble of several models; name one of them"):
         weights_file(found.model)
+
+
+def test_a_member_writes_the_masks_that_were_scored(whole: Whole, tmp_path: Path) -> None:
+    """Each on the fold that it has not seen, by the label files alone; no list for testing was looked at."""
+    folder, _, found, _ = whole
+    with open(folder / "out" / "validation" / "out_of_fold.csv", newline="") as file:
+        lines = [line for line in csv.DictReader(file) if (line["row"], line["class"]) == (found.winner, "square")]
+    assert len(lines) == 8
+    for line in lines:
+        member = found.model / f"{found.winner}-fold{line['fold']}.zip"
+        out = tmp_path / line["case"]
+        predict(member, folder / "data" / line["case"], out, overrides={"device": "cpu"})
+        ours = np.asarray(Image.open(out / line["case"])) == 1
+        truth = np.asarray(Image.open(folder / "data" / line["case"].replace("image", "label"))) == 1
+        dice = 2 * (ours & truth).sum() / (ours.sum() + truth.sum())
+        assert dice == pytest.approx(float(line["dice"]), abs=1e-6)
+    assert not list((folder / "out").rglob("tested.json"))
+
+
+def test_a_temperature_that_was_fitted_since_goes_into_the_model(whole: Whole) -> None:
+    folder, clock, found, _ = whole
+    run = next(iter(found.cells(found.winner).values()))
+    kept = {path: path.read_bytes() for path in found.model.iterdir()}
+    compare(folder / "data", folder / "out", clock)
+    assert {path: path.read_bytes() for path in found.model.iterdir()} == kept
+    trained = read_weights(run / "model.pt").description
+    assert trained is not None
+    rewrite(run / "model.pt", replace(trained, temperature=2.5))
+    compare(folder / "data", folder / "out", clock)
+    assert load(found.model, device="cpu").temperatures == [2.5, 1.0]
 
 
 def test_the_report_says_it_all_and_names_no_case(whole: Whole) -> None:
@@ -282,27 +314,6 @@ def test_none_that_can_be_trained(whole: Whole, tmp_path: Path, clock: Clock) ->
     clock.failing = {f"{name}-fold{fold}-seed0": "out of memory" for name in THREE[:2] for fold in range(2)}
     with pytest.raises(MedsegError, match=r"no network could be trained; .*\n  unet: unet-fold0-seed0: out of memory"):
         compare(whole.folder / "data", tmp_path / "out", clock, networks=THREE[:2])
-
-
-def test_the_test_list_is_never_seen(tmp_path: Path) -> None:
-    """Fixed lists are divided, whole groups together; the paths lead to the same files."""
-    place = write_data(tmp_path / "data", cases=9) / "datalist.json"
-    content = json.loads(place.read_text())
-    entries = [{key: value for key, value in entry.items() if key != "fold"} for entry in content["training"]]
-    for number, entry in enumerate(entries):
-        entry["group"] = f"g{number // 2}"
-    place.write_text(json.dumps({**content, "training": entries[:5], "validation": entries[5:8], "test": entries[8:]}))
-    made = own_data(tmp_path / "data", tmp_path / "out", Asked(30))
-    assert made.path == tmp_path / "out" / "data" / "datalist.json"
-    known = Datalist.load(place)
-    images = [made.absolute(entry)["image"] for entry in made.training]
-    assert images == [known.absolute(entry)["image"] for entry in (*known.training, *known.validation)]
-    assert (made.validation, made.test) == ([], [])
-    groups = {(entry["group"], entry["fold"]) for entry in made.training}
-    assert len(groups) == len({group for group, _ in groups}) == len({fold for _, fold in groups}) == 4
-    assert own_data(tmp_path / "nowhere", tmp_path / "out", Asked(30)) == made  # once it is made
-    with pytest.raises(MedsegError, match="4 groups of labelled images cannot be divided into 5 folds; give --folds 2"):
-        own_data(tmp_path / "data", tmp_path / "other", Asked(30, folds=5))
 
 
 def test_minutes_add_up(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from medseg.data.file_facts import cache_folder
 from medseg.data.fingerprint import Fingerprint
 from medseg.io.images import read_image
 from medseg.studies import complexity, plan_bundle
+from medseg.studies.measures import StepSettings
 from medseg.studies.plan import _loading, _schedule, make_plan
 from medseg.studies.plan_and_train import KEYS, plan_and_train
 from medseg.studies.plan_rules import PlanError
@@ -141,10 +142,14 @@ def test_from_data_to_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     said = capsys.readouterr()
     assert "Every voxel background" in said.out
     assert "HD95 ball in mm" in said.out
+    steps = "the network had 2 steps of training, a plan asks for 900: it may not be done learning; give more minutes"
+    assert steps in said.out
     assert said.out.endswith(f"report: {tmp_path / 'out' / 'run' / 'report.html'}\n")
     page = (tmp_path / "out" / "run" / "report.html").read_text()
     assert "Every voxel background" in page
     assert "ml of ball" in page  # what was measured
+    assert steps in page
+    assert "1 epoch, 2 steps" in page
     assert "image_0" not in page
     assert "planned: unet" in said.err
     scores = json.loads((tmp_path / "out" / "run" / "test" / "scores.json").read_text())
@@ -272,7 +277,7 @@ def test_few_steps_are_warned_of_and_the_training_goes_on(tmp_path: Path, capsys
     words = [f"{key}={value}" for key, value in QUICK.items() if key != "network_def#channels"]
     assert main(["train", str(data), "--minutes", "0.0001", "--output", str(tmp_path / "out"), *words]) == 0
     (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: about ")]
-    assert "steps in 0.0001 minutes are too few to learn much; give --minutes 1 or more (for 150 steps), a sm" in said
+    assert "steps in 0.0001 minutes are too few to learn much; give a training --minutes 1 or more (for 150" in said
     assert said.removeprefix("warning: ") in (tmp_path / "out" / "plan" / "docs" / "README.md").read_text()
     assert (tmp_path / "out" / "run" / "test" / "scores.json").is_file()
     assert (tmp_path / "out" / "run" / "report.html").is_file()
@@ -347,7 +352,7 @@ def test_nothing_but_errors_of_ours(tmp_path: Path) -> None:
 
 def test_the_minutes_end_a_training_that_is_faster_than_its_plan(tmp_path: Path, device: Device) -> None:
     plan = make_plan(load_data(volumes(tmp_path)), minutes=5, device="cpu")
-    assert device.precisions == {"auto"}  # what a training computes in
+    assert device.steps == {StepSettings("auto")}  # what a training computes in
     assert plan.train["max_epochs"].value * plan.train["iterations"].value >= 20 * plan.steps
     assert "num_workers" not in plan.train
 
@@ -361,3 +366,14 @@ def test_loading_leaves_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (4, 2), (30, 10), (900, 45)])
 def test_a_short_training_is_not_over_before_its_rate_has_risen(steps: int, warmup: int) -> None:
     assert _schedule(steps, 1.0)["warmup"].value == warmup
+
+
+@pytest.mark.parametrize(
+    ("parameters", "records"),
+    [(0, 20), (1_000_000, 20), (10_000_000, 3), (30_000_000, 1), (300_000_000, 1)],  # 160 MB are 0.8 of the 3 seconds
+)
+def test_records_of_large_networks_do_not_eat_the_minutes(parameters: int, records: int) -> None:
+    found = _schedule(900, 1.0, parameters=parameters)
+    assert 900 // found["iterations"].value == records
+    assert found["max_epochs"].value * found["iterations"].value >= 20 * 900
+    assert _schedule(900, 1.0, parameters=parameters, asked=7)["iterations"].value == 7

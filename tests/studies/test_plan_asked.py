@@ -15,6 +15,7 @@ from medseg.cli import main
 from medseg.errors import MedsegError
 from medseg.studies import complexity, network_comparison, network_record, plan_bundle, study
 from medseg.studies.executors import Done
+from medseg.studies.measures import StepSettings
 from medseg.studies.plan_and_train import plan_and_train
 from medseg.studies.study_run import run_study
 
@@ -83,6 +84,23 @@ def test_a_plan_measures_what_is_asked_for(tmp_path: Path, device: Device) -> No
     assert held["train"]["max_minutes"] == 7
 
 
+def test_a_plan_measures_the_step_that_is_trained(tmp_path: Path, device: Device) -> None:
+    """The optimiser's steps fill the minutes; what is counted in batches has as many of them."""
+    where = str(volumes(tmp_path / "data"))
+    once = medseg.plan(where, tmp_path / "once", device="cpu", minutes=1, overrides={"network_def#channels": [3, 4]})
+    words = {"precision": "bf16", "channels_last": False, "compile": True, "accumulation_steps": 4}
+    four = medseg.plan(
+        where, tmp_path / "four", device="cpu", minutes=1, overrides={"network_def#channels": [3, 4], **words}
+    )
+    assert device.steps == {StepSettings.of({}), StepSettings("bf16", False, True, 4)}
+    held, other = (yaml.safe_load((each / "bundle.yaml").read_text())["train"] for each in (once, four))
+    assert {name: other[name] for name in words} == words
+    assert held["patch"] == other["patch"]
+    assert other["iterations"] == held["iterations"]  # as many batches an epoch
+    assert other["warmup"] == pytest.approx(held["warmup"], abs=4)
+    assert ["of 4 batches" in (each / "bundle.yaml").read_text() for each in (once, four)] == [False, True]
+
+
 ASKED = {
     "batch_size": 3, "learning_rate": 0.01, "iterations": 7, "optimizer#weight_decay": 0.2, "max_minutes": 9,
     "model#input#spacing": [4.0, 4.0, 4.0], "model#inference#overlap": 0.25, "network_def#channels": [3, 4],
@@ -129,6 +147,7 @@ def test_a_plan_writes_what_it_is_asked_for(tmp_path: Path, device: Device) -> N
         (["model#postprocess#bal={largest: true}"], "bal"),
         (["network_def#chanels=[8,16]"], "network unet takes no 'chanels'; did you mean 'channels'?"),
         (["network_def#channels=$[2]"], "network_def#channels=$[2]: a plan measures the network before"),
+        (["precision=$'fp16'"], "precision=$'fp16': a plan measures the step that is trained; give a value"),
         (["network_def={}"], "network_def: a plan builds the network itself; give single arguments"),
         (["optimizer#foo#bar=1"], "optimizer#foo#bar: the configuration has no such key; give optimizer as a whole"),
         (["fold=1"], "fold is of a training, not of a plan; give it to `medseg train BUNDLE`"),

@@ -9,12 +9,12 @@ from bundle.test_volumes import NETWORKS
 from costs import PACE, PARAMETERS, Device
 
 from medseg.bundle import networks
-from medseg.studies import complexity, plan_network
+from medseg.studies import complexity, plan_arguments, plan_network
+from medseg.studies.plan_arguments import arguments
 from medseg.studies.plan_asked import Asked
 from medseg.studies.plan_network import (
     Candidate,
     Limits,
-    arguments,
     candidates,
     choose,
     larger_batch,
@@ -183,7 +183,7 @@ def test_limits_of_memory() -> None:
 def test_sizes_that_a_network_has_not_are_left_out(device: Device) -> None:
     """SegResNet doubles its channels at every level, and its groups of 8 do not divide 12."""
     found = candidates("segresnet", (128, 128), (128, 128), None)
-    assert max(max(each.network["channels"]) for each in found) == plan_network.MOST_CHANNELS[2]
+    assert max(max(each.network["channels"]) for each in found) == plan_arguments.MOST_CHANNELS[2]
     best = choose(found, Limits(1, 2, 1e6, 2**50, CPU))
     assert best.candidate.base == 32
     assert 12 not in {base for base, _ in device.measured}

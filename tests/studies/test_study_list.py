@@ -9,23 +9,24 @@ from tiny_study import write_data, write_study
 from medseg.cli import main
 from medseg.errors import MedsegError
 from medseg.reports.tables import Table
-from medseg.studies import study_list
+from medseg.studies import paces
+from medseg.studies.measures import StepSettings
+from medseg.studies.paces import Pace
 from medseg.studies.study import read_study, shipped
 from medseg.studies.study_list import list_studies, recipe
 
 
 @pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
     """Let every training step take a tenth of a second an image; returns what was measured."""
     asked: list[Any] = []
 
-    def measure(rows: Any, measures: Any, batch_size: int) -> dict[str, Any]:
-        asked.append((rows[0], batch_size))
-        fits = max(rows[0].size) < 512
-        found = {"throughput": {"training": 10.0} if fits else None, "errors": {"throughput": "it does not fit"}}
-        return {"rows": [found]}
+    def measure(_function: Any, row: Any, batch: int, step: StepSettings) -> tuple[Pace | None, str]:
+        asked.append((row, batch, step))
+        return (Pace(10.0, min(batch, 2)), "") if max(row.size) < 512 else (None, "it does not fit")
 
-    monkeypatch.setattr(study_list.complexity, "measure", measure)
+    monkeypatch.setattr(paces, "isolated", measure)
+    monkeypatch.setenv("MEDSEG_CACHE", str(tmp_path / "cache"))
     return asked
 
 
@@ -60,7 +61,7 @@ def test_hours_by_hand(measured: list[Any], tmp_path: Path) -> None:
     row = dict(zip(table.columns, table.rows[0], strict=True))
     assert row["hours"] == pytest.approx(1.2)
     assert (row["rows"], row["cells"], row["data"], row["budget"]) == (2, 6, "squares", "3600 epochs")
-    assert [(each.kwargs, batch) for each, batch in measured] == [({"channels": [4, 8]}, 2)] * 2
+    assert [(each.kwargs, batch) for each, batch, _ in measured] == [({"channels": [4, 8]}, 2)] * 2
     ten = write_study(tmp_path / "s.yaml", epochs=3600, set={**small, "iterations": 10})
     assert hours(list_studies([str(ten)], measured=True)) == pytest.approx(12)
     assert hours(list_studies([str(ten)])) is None
@@ -68,25 +69,43 @@ def test_hours_by_hand(measured: list[Any], tmp_path: Path) -> None:
     assert hours(list_studies([str(minutes)])) == 3
 
 
-def test_rows_that_compute_the_same_are_measured_once(measured: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 81 rows in 19 studies; and on a CPU, whose pace does not hang on it, by few images where they are large."""
-    monkeypatch.setattr(study_list.torch.cuda, "is_available", lambda: False)
+def test_rows_that_compute_the_same_are_measured_once_and_kept(measured: list[Any]) -> None:
+    """Of 81 rows in 19 studies; asked again, only what could not be measured is measured."""
     said: list[str] = []
     table = list_studies([], measured=True, say=said.append)
     keys = [
-        (row.target, row.in_channels, row.out_channels, row.size, str(row.kwargs), batch) for row, batch in measured
+        (row.target, row.in_channels, row.out_channels, row.size, str(row.kwargs), batch) for row, batch, *_ in measured
     ]
-    assert len(set(keys)) == len(keys) == len(said)
+    assert len(set(keys)) == len(keys) == len(said) - 1
     rows = sum(len(read_study(name).rows) for name in shipped())
-    assert len(keys) < 0.7 * rows
-    batches = {row.size: batch for row, batch in measured}
-    assert (batches[256, 256], batches[321, 321], batches[384, 384], batches[513, 513]) == (8, 5, 3, 2)
-    assert "by 2 of its 16 images a step" in next(line for line in said if line.startswith("measuring df_dam_1"))
-    assert sum("fewer images (2 at least) was measured on this CPU" in note for note in table.notes) == 1
+    total = int(said[0].split()[0])  # of a study with a row that fails the others are not measured
+    assert len(keys) < total < 0.7 * rows
+    assert f"{total} steps are to be measured here, 0 are known" in said[0]
+    assert said[-1].startswith(f"measuring {len(keys)} of {total}: ")
+    failed = sum(max(row.size) >= 512 for row, *_ in measured)
     measured.clear()
-    monkeypatch.setattr(study_list.torch.cuda, "is_available", lambda: True)
-    assert not any("on this CPU" in note for note in list_studies(["multi_scale_1"], measured=True).notes)
-    assert {batch for _, batch in measured} == {10}
+    said.clear()
+    again = list_studies([], measured=True, say=said.append)
+    assert (again.columns, again.rows, again.notes) == (table.columns, table.rows, table.notes)
+    assert len(measured) == failed < len(keys)
+    assert f"{total - len(keys) + failed} steps are to be measured here, {len(keys) - failed} are known" in said[0]
+
+
+def test_rows_whose_steps_differ_are_measured_each(measured: list[Any], tmp_path: Path) -> None:
+    write_data(tmp_path / "data")
+    small: dict[str, Any] = {"network_def#channels": [4, 8], "batch_size": 2}
+    sets = [small, {**small, "learning_rate": 0.1}, {**small, "precision": "bf16"}, {**small, "accumulation_steps": 3}]
+    rows = [{"name": f"row {number}", "set": each} for number, each in enumerate(sets)]
+    list_studies([str(write_study(tmp_path / "s.yaml", epochs=3600, rows=rows))], measured=True)
+    assert [step for _, _, step in measured] == [
+        StepSettings("auto"),
+        StepSettings("bf16"),
+    ]
+
+
+def test_a_step_of_fewer_images_is_told(measured: list[Any]) -> None:
+    (note,) = [each for each in list_studies(["lfa_unet_3"], measured=True).notes if "of a batch's images" in each]
+    assert "a step of 2 of a batch's images was measured and taken times the batch" in note
 
 
 def test_why_there_are_no_hours(measured: list[Any], tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from tiny_study import in_this_process, no_cells, write_data, write_study
+from undrawn import draw_nothing
 
 from medseg.cli import main
 from medseg.errors import MedsegError
@@ -33,15 +36,9 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Draw no pictures, which are most of the work of a training so small."""
     patch = pytest.MonkeyPatch()
     patch.setenv("MEDSEG_CACHE", str(tmp_path_factory.mktemp("cache")))
-    for place in ("confusion.save_confusion", "curves.save_curves", "overlays.overlay_sheet", "slices.save_slices"):
-        patch.setattr(f"medseg.reports.{place}", lambda *_, **__: _Picture())
+    draw_nothing(patch)
     yield
     patch.undo()
-
-
-class _Picture:
-    def save(self, path: Path) -> None:
-        """Save nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -214,10 +211,66 @@ def test_cells_of_another_commit_are_refused_before_one_is_made(copied: Path) ->
 def test_data_that_have_changed_since_are_refused(copied: Path) -> None:
     place = copied / "data" / "datalist.json"
     place.write_text(place.read_text().replace("drawn by the tests", "drawn anew"))
-    with pytest.raises(MedsegError, match=r"cells of different data .*the data at hand"):
+    with pytest.raises(MedsegError, match=r"cells of different data .*the study and data at hand"):
         run_study(read_study(copied / "squares.yaml"), copied / "out", executor=no_cells, tracking=False)
     notes = make_table(copied / "out", mixed=True).notes
     assert any(note.startswith("cells of different data") for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("cell.json", "[]", "no record of a cell; remove the cell's folder"),
+        ("test/scores.json", '{"a"', "is damaged or not there; score the cell again: medseg evaluate "),
+        ("test/scores.json", None, "is damaged or not there; score the cell again: medseg evaluate "),
+        ("test/scores_per_case.csv", "", "is damaged or not there; score the cell again: medseg evaluate "),
+        ("test/scores_per_case.csv", None, "is damaged or not there; score the cell again: medseg evaluate "),
+        ("test/evaluation.json", "{}", "is damaged or not there; score the cell again: medseg evaluate "),
+    ],
+)
+def test_a_damaged_cell_is_named_in_one_line(
+    copied: Path, capsys: pytest.CaptureFixture[str], file: str, content: str | None, said: str
+) -> None:
+    path = copied / "out" / "cells" / "u_net-fold0-seed0" / file
+    assert path.is_file()
+    path.unlink() if content is None else path.write_text(content)
+    for words in (["table", str(copied / "out")], ["run", str(copied / "squares.yaml"), "-o", str(copied / "out")]):
+        assert main(["study", *words]) == 2
+        error = capsys.readouterr().err.strip()
+        assert error.startswith(f"medseg: error: {path}: is damaged")
+        assert said in error.splitlines()[0] == error
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"epochs": 3}, r"cells of different budgets .* 2 epochs \(.*; 3 epochs \(the study and data at hand\)"),
+        ({"epochs": None, "minutes": 1}, r"cells of different budgets .* 2 epochs \(.*; 1 minutes \(the study"),
+        ({"epochs": None}, r"was begun with epochs: 2, which the study no longer says; give it again"),
+    ],
+)
+def test_a_budget_that_was_changed_since_is_refused(copied: Path, changes: dict[str, Any], said: str) -> None:
+    study = read_study(write_study(copied / "squares.yaml", **changes))  # whose cells are all there
+    asked = (copied / "out" / "study.yaml").read_bytes()
+    for _ in range(2):
+        with pytest.raises(MedsegError, match=said):
+            run_study(study, copied / "out", executor=no_cells, tracking=False)
+        assert (copied / "out" / "study.yaml").read_bytes() == asked
+
+
+def test_what_killed_processes_left_and_a_study_file_that_is_gone(copied: Path) -> None:
+    out = copied / "out"
+    tables = {name: (out / name).read_bytes() for name in FILES}
+    old, new, own = (out / f".00000000.{name}" for name in ("table.md", "table.csv", "own.md"))
+    for path, age in ((old, 0), (new, time.time()), (own, 0)):
+        path.write_text("half of it")
+        os.utime(path, (age, age))
+    (out / "study.yaml").unlink()
+    run_study(read_study(copied / "squares.yaml"), out, executor=no_cells, tracking=False)
+    assert not old.exists()
+    assert new.exists(), "which another command may be writing"
+    assert own.exists(), "which is nothing of ours"
+    assert {name: (out / name).read_bytes() for name in FILES} == tables
 
 
 def test_minutes_are_gone_on_with_whatever_processors_the_study_itself_has(copied: Path) -> None:

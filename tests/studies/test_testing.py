@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tiny_study import in_this_process, jobs_in_this_process, write_data, write_study
+from undrawn import draw_nothing
 
 from medseg.bundle import workflow
 from medseg.cli import main
@@ -36,18 +37,12 @@ class KilledError(BaseException):
     """Ends a test as nothing in it expects."""
 
 
-class _Picture:
-    def save(self, path: Path) -> None:
-        """Save nothing."""
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Folder with data and the folder ``out`` of a study of two rows and two folds."""
     patch = pytest.MonkeyPatch()
     patch.setenv("MEDSEG_CACHE", str(tmp_path_factory.mktemp("cache")))
-    for place in ("confusion.save_confusion", "curves.save_curves", "overlays.overlay_sheet", "slices.save_slices"):
-        patch.setattr(f"medseg.reports.{place}", lambda *_, **__: _Picture())
+    draw_nothing(patch)
     folder = tmp_path_factory.mktemp("study")
     write_data(folder / "data", folds=2, cases=8, tested=NUMBER)
     content = json.loads((folder / "data" / "datalist.json").read_text())

@@ -97,7 +97,8 @@ def _read(folder: Folder, path: Path, options: Options, found: Found) -> None:
         for thing in objects[item["id"]]:
             if thing["category_id"] not in names:
                 raise ImportingError(
-                    f"{shown(path)}: an object is of category {thing['category_id']}, which has no name"
+                    f"{shown(path)}: an object is of category {thing['category_id']}, which has no "
+                    "name; add it to categories"
                 )
             if thing.get("segmentation"):
                 name = None if thing.get("iscrowd") else names[thing["category_id"]]
@@ -121,7 +122,9 @@ def _segment(name: str | None, segmentation: Any, where: str) -> Segment:
         return Segment(name, lambda shape: decode_rle(segmentation, shape, where))
     if isinstance(segmentation, list):
         return Segment(name, lambda shape: fill_polygons(segmentation, shape, where))
-    raise ImportingError(f"{where}: its segmentation is {str(segmentation)[:40]}, not polygons or run lengths")
+    raise ImportingError(
+        f"{where}: its segmentation is {str(segmentation)[:40]}, not polygons or run lengths; export it again"
+    )
 
 
 def _check_size(item: dict[str, Any], path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from medseg.errors import MedsegError
 from medseg.metrics.intervals import ClusterBootstrap
-from medseg.studies.paired_tests import compare, holm, signed_rank, signed_rank_side
+from medseg.metrics.paired_tests import compare, holm, signed_rank, signed_rank_side
 
 
 def test_signed_rank_of_darwins_maize() -> None:

@@ -1,0 +1,33 @@
+"""The data of a comparison: folds are proposed where there are none, and the test list stays aside."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_study import write_data
+
+from medseg.data.datalist import Datalist
+from medseg.errors import MedsegError
+from medseg.studies.network_data import own_data
+from medseg.studies.network_record import Asked
+
+
+def test_the_test_list_is_never_seen(tmp_path: Path) -> None:
+    """Fixed lists are divided, whole groups together; the paths lead to the same files."""
+    place = write_data(tmp_path / "data", cases=9) / "datalist.json"
+    content = json.loads(place.read_text())
+    entries = [{key: value for key, value in entry.items() if key != "fold"} for entry in content["training"]]
+    for number, entry in enumerate(entries):
+        entry["group"] = f"g{number // 2}"
+    place.write_text(json.dumps({**content, "training": entries[:5], "validation": entries[5:8], "test": entries[8:]}))
+    made = own_data(tmp_path / "data", tmp_path / "out", Asked(30))
+    assert made.path == tmp_path / "out" / "data" / "datalist.json"
+    known = Datalist.load(place)
+    images = [made.absolute(entry)["image"] for entry in made.training]
+    assert images == [known.absolute(entry)["image"] for entry in (*known.training, *known.validation)]
+    assert (made.validation, made.test) == ([], [])
+    groups = {(entry["group"], entry["fold"]) for entry in made.training}
+    assert len(groups) == len({group for group, _ in groups}) == len({fold for _, fold in groups}) == 4
+    assert own_data(tmp_path / "nowhere", tmp_path / "out", Asked(30)) == made  # once it is made
+    with pytest.raises(MedsegError, match="4 groups of labelled images cannot be divided into 5 folds; give --folds 2"):
+        own_data(tmp_path / "data", tmp_path / "other", Asked(30, folds=5))
