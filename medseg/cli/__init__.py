@@ -162,7 +162,13 @@ def _guarded(command: Command, options: argparse.Namespace, own: Sequence[str]) 
     except Exception as error:
         said = one_line(error)
         if said is None:
-            raise
+            from medseg.cli._disk import refused
+
+            output = getattr(options, "output", None)
+            said = refused(error, [] if output is None else [Path(output)])
+            if said is None:
+                raise
+            said += _way_on(options, error)
         lines = map(shown, said.split("\n  "))  # a list of faults stands indented below its head
         sys.stderr.write("medseg: error: " + "\n  ".join(lines) + "\n")
         return 2

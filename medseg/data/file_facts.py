@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -335,7 +336,13 @@ def save_cache(cache_file: Path, content: dict[str, Any]) -> None:
         with atomic_write(cache_file) as temporary:
             temporary.write_text(json.dumps(content), encoding="utf-8")
     except OSError as error:
-        logger.warning("%s: cannot keep what was found of the data (%s); set MEDSEG_CACHE", cache_file, error)
+        _warn_once(cache_folder(), error.strerror or str(error))
+
+
+@lru_cache
+def _warn_once(folder: Path, reason: str) -> None:
+    """Say of a cache that cannot be written to; of each of its files it would be said many times."""
+    logger.warning("%s: cannot keep what was found of the data (%s); set MEDSEG_CACHE", folder, reason)
 
 
 def _with_tuples(entry: dict[str, Any]) -> dict[str, Any]:

@@ -249,10 +249,10 @@ def _learning(data: Datalist, candidate: Candidate) -> dict[str, Chosen]:
     if data.ignore_index is not None:
         loss["ignore_index"] = "$@data.ignore_index"
     why = "cross-entropy and soft IoU in equal parts: small classes count as much as large ones"
-    if aux := plan_arguments.auxiliary(candidate.network, candidate.patch):
-        terms = [{"output": "pred", "loss": loss}, *({"output": name, "loss": loss, "weight": _AUX} for name in aux)]
+    if beside := plan_arguments.beside_pred(candidate.network, candidate.patch):
+        terms = [{"output": "pred", "loss": loss}, *(_term(name, loss) for name in beside)]
         loss = {"_target_": "medseg.losses.multi_output.MultiOutputLoss", "terms": terms}
-        why += f"; of the auxiliary outputs a tenth as much (DF-DAM): {', '.join(aux)}"
+        why += f"; of the outputs beside it a tenth as much (DF-DAM, MFNet): {', '.join(beside)}"
     optimizer = {
         "_target_": "torch.optim.AdamW", "params": "$@network.parameters()", "lr": "@learning_rate",
         "weight_decay": 0.01, "fused": True,
@@ -269,3 +269,11 @@ def _learning(data: Datalist, candidate: Candidate) -> dict[str, Chosen]:
         "augmentation": Chosen([augmentation], "nnU-Net's changes"),
         "augment_on": Chosen("auto", "by loading processes or on the GPU, which a training measures as it begins"),
     }
+
+
+def _term(name: str, loss: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the term of an output beside the network's own: compared with the label, or a difference to vanish."""
+    if name.startswith("aux_"):
+        return {"output": name, "loss": loss, "weight": _AUX}
+    vanishing = {"_target_": "medseg.losses.reconstruction.ReconstructionLoss"}
+    return {"output": name, "loss": vanishing, "weight": _AUX, "resize": False}

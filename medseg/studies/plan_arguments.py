@@ -10,7 +10,7 @@ import torch
 
 from medseg.bundle import networks
 
-__all__ = ["MOST_CHANNELS", "ROOM", "VOLUMES_A_BATCH", "arguments", "auxiliary", "with_room"]
+__all__ = ["MOST_CHANNELS", "ROOM", "VOLUMES_A_BATCH", "arguments", "beside_pred", "with_room"]
 
 MOST_CHANNELS = {2: 512, 3: 320}
 VOLUMES_A_BATCH = 2
@@ -87,8 +87,8 @@ def with_room(patch: Sequence[int], network: Mapping[str, Any]) -> list[int]:
     return list(patch)
 
 
-def auxiliary(network: Mapping[str, Any], patch: Sequence[int]) -> list[str]:
-    """Return the outputs that a network gives beside its own in training, to be compared with the label.
+def beside_pred(network: Mapping[str, Any], patch: Sequence[int]) -> list[str]:
+    """Return the outputs that a network gives beside ``pred`` in training.
 
     Args:
         network: ``name`` and arguments.
@@ -100,4 +100,4 @@ def auxiliary(network: Mapping[str, Any], patch: Sequence[int]) -> list[str]:
             outputs = built(torch.empty((VOLUMES_A_BATCH, 1, *patch)))
     except (RuntimeError, ValueError, AssertionError):
         return []  # an operation without a meta kernel
-    return [name for name in outputs if name.startswith("aux_")] if isinstance(outputs, Mapping) else []
+    return [name for name in outputs if name != "pred"] if isinstance(outputs, Mapping) else []

@@ -304,6 +304,8 @@ def test_damaged_and_unwritable_caches_are_reported(data, own_cache, caplog):
     own_cache.write_text("a file, not a folder")
     assert data.check().ok
     assert "cannot keep what was found of the data" in caplog.text
+    assert data.check(workers=1).errors == []
+    assert caplog.text.count("cannot keep what was found of the data") == 1
 
 
 def test_cache_folder(monkeypatch, tmp_path):

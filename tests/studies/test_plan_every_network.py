@@ -22,7 +22,7 @@ PICTURES_ONLY = (
     "deeplab_largefov", "deeplabv3_plus", "df_dam", "dilated_resnet", "emanet", "mfnet", "multi_scale", "psp_net",
 )  # fmt: skip
 EVERY = [(name, axes) for name in NAMES for axes in ((2,) if name.partition(".")[0] in PICTURES_ONLY else (2, 3))]
-FEW = [("dynunet.DynUNet", 3), ("unet_pp.UNetPP", 3), ("df_dam.DFDAM", 2)]
+FEW = [("dynunet.DynUNet", 3), ("unet_pp.UNetPP", 3), ("df_dam.DFDAM", 2), ("mfnet.MFNet", 2)]
 TRAINED = EVERY if "MEDSEG_EVERY_NETWORK" in os.environ else FEW
 """Those that are trained: a few, as all take many minutes."""
 
