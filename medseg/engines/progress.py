@@ -120,7 +120,7 @@ class Progress:
         """
         if self.enabled:
             logger.warning(
-                "%s is over after %d of %d steps: how far it came depends on this machine",
+                "%s is over after %d steps of at most %d: how far it came depends on this machine",
                 spelt("max_minutes", f"{self.max_minutes or 0.0:g}"),
                 done,
                 planned,
