@@ -130,7 +130,7 @@ def measure(path: Path, *, label: bool, mapping: Mapping[int, int] | None = None
         not_finite = int(array.size - np.count_nonzero(np.isfinite(array)))
     values, counts, fractions = _label_values(array) if label else (None, None, False)
     colours: tuple[int, ...] = ()
-    if values and not mapping and values[-1] < len(image.palette):
+    if values and not mapping and 0 <= values[0] <= values[-1] < len(image.palette):
         colours = tuple(image.palette[value] for value in values)
     rows: tuple[tuple[float, ...], ...] = ()
     if not label and not not_finite:

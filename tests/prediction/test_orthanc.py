@@ -115,7 +115,9 @@ def test_behind_a_web_server_with_tls(there, archive, run, tmp_path):
     files = slices(tmp_path / "mr", study=study, series=f"{study}.1")
     certificate, key, authority = by_an_authority(tmp_path)
     with behind_tls(there, certificate, key) as address:
-        with pytest.raises(ArchiveGoneError, match="of an unknown authority, of another host"):
+        with pytest.raises(
+            ArchiveGoneError, match="its authority is not known; name the certificate, or its authority's, by ca=FILE"
+        ):
             run("refused", study, address)
         assert not list(tmp_path.glob("refused/*"))
         url = address.replace("dicomweb", "https")

@@ -317,13 +317,21 @@ def test_none_that_can_be_trained(whole: Whole, tmp_path: Path, clock: Clock) ->
 
 
 def test_minutes_add_up(tmp_path: Path) -> None:
+    """From when networks are planned on: before that there is nothing that they were spent on."""
     clock = Clock()
-    for _ in range(2):
+
+    def spend(before: float) -> None:
         with Spent(tmp_path, clock) as spent:
+            assert spent.minutes == before
             clock.now += 90
         clock.now += 1e6
-    assert spent.minutes > 3
-    assert Spent(tmp_path, clock).minutes == 3
+
+    spend(0)
+    spend(0)
+    (tmp_path / RECORD).write_text("{}")
+    spend(1.5)
+    spend(3)
+    assert Spent(tmp_path, clock).minutes == 4.5
 
 
 @pytest.mark.parametrize(
