@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import errno
-import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
@@ -139,24 +138,16 @@ def no_space(error: BaseException) -> bool:
 def one_line(error: BaseException | None) -> str | None:
     """Return what an error says to a user if medseg raised it, whatever other programs wrapped around it.
 
-    A disk that is full is the user's to mend, too, wherever it was met.
-
     Args:
         error: such as MONAI's ``RuntimeError`` around the fault that medseg found.
 
     Returns:
-        The message of the first `MedsegError` in the chain of causes; without one, that of a full disk; ``None``
-        without that.
+        The message of the first `MedsegError` in the chain of causes; ``None`` without one.
     """
-    chain: list[BaseException] = []
-    while error is not None and error not in chain:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
         if isinstance(error, MedsegError):
             return str(error)
-        chain.append(error)
+        seen.add(id(error))
         error = error.__cause__ or error.__context__
-    full = next((each for each in chain if no_space(each)), None)
-    if not isinstance(full, OSError):
-        return None
-    where = f"{shown(os.fsdecode(full.filename))}: " if isinstance(full.filename, str | bytes) else ""
-    way = "make room there, or name another place, and give the same command again"
-    return f"{where}nothing can be written ({full.strerror}); {way}"
+    return None

@@ -19,15 +19,21 @@ _LITTLE = 1 << 20  # bytes: a place with less is taken for the full one, where t
 def refused(error: BaseException | None, places: Iterable[Path]) -> str | None:
     """Return what a disk refused and what helps; ``None`` of any other error.
 
+    One that is full is looked for in whatever was raised since, as files that are closed then fail too; a right that
+    lacks only in causes, as what was tried in vain before another fault is not the fault.
+
     Args:
         error: what was raised, whatever was wrapped around it.
         places: folders that a command writes to, beside the cache and the folder of temporary files.
     """
     seen: set[int] = set()
+    looked_for: tuple[int, ...] = (*_FULL, *_FORBIDDEN)
     while error is not None and id(error) not in seen:
-        if isinstance(error, OSError) and error.errno in (*_FULL, *_FORBIDDEN):
+        if isinstance(error, OSError) and error.errno in looked_for:
             return _said(error, places)
         seen.add(id(error))
+        if error.__cause__ is None:
+            looked_for = _FULL
         error = error.__cause__ or error.__context__
     return None
 

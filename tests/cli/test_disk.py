@@ -35,6 +35,15 @@ def test_what_is_said(error: BaseException | None, message: str | None) -> None:
     assert refused(error, []) == message
 
 
+def test_a_right_that_lacked_before_another_fault_is_not_the_fault() -> None:
+    later, wrapped = TypeError("a fault of the program"), RuntimeError("while writing")
+    later.__context__ = wrapped.__cause__ = fault(errno.EACCES, "/x/y")
+    assert refused(later, []) is None
+    assert str(refused(wrapped, [])).startswith("/x/y: Permission denied")
+    later.__context__ = fault(errno.ENOSPC, "/x/y")  # closing a file that could not be written fails in its own way
+    assert str(refused(later, [])).startswith("/x/y: No space left")
+
+
 def test_the_full_place_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A write does not say which file it was of; an error that is wrapped is found."""
     monkeypatch.setenv("MEDSEG_CACHE", str(tmp_path / "cache" / "own"))
