@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import errno
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePath
 
-__all__ = ["MedsegError", "counted", "few", "meant", "near_path", "no_space", "one_line", "shown", "together"]
+__all__ = ["MedsegError", "counted", "few", "meant", "near_path", "one_line", "shown", "together"]
 
 _NUMBER = re.compile(r"[-+]?\d[\d.e+-]*")
 _NEAR = 0.53  # of difflib, at least: hipo is near hippocampus
 _EACH = 2  # files of one fault that are named each
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _KEPT_SPACES = "Zs"  # such as the ideographic space of Japanese file names
 
 
@@ -128,11 +126,6 @@ def together(faults: Iterable[tuple[object, str]], noun: str = "file") -> list[s
         else:
             lines += [f"{shown(name)}: {shown(reason)}" for name, reason in held]
     return lines
-
-
-def no_space(error: BaseException) -> bool:
-    """Return whether a disk is full, or cannot be written to."""
-    return isinstance(error, OSError) and error.errno in _NO_SPACE
 
 
 def one_line(error: BaseException | None) -> str | None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from pathlib import Path
 
 from medseg.errors import counted, one_line, together
 from medseg.prediction.cases import InputError
 
-__all__ = ["FailuresError", "reason", "said_of"]
+__all__ = ["FailuresError", "no_space", "reason", "said_of"]
 
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _SHOWN = 20
 
 
@@ -33,6 +35,11 @@ def said_of(failures: Sequence[tuple[Path, str]], cases: int, left_out: Sequence
         lines = "\n".join(f"  {line}" for line in together(left_out)[:_SHOWN])
         said.append(f"left out {counted(len(left_out), 'file')}:\n{lines}")
     return said
+
+
+def no_space(error: BaseException) -> bool:
+    """Return whether a disk is full, or cannot be written to."""
+    return isinstance(error, OSError) and error.errno in _NO_SPACE
 
 
 def reason(error: BaseException) -> str:

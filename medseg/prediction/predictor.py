@@ -22,13 +22,13 @@ from medseg.bundle.usual import unlike_mask
 from medseg.caller import spelt
 from medseg.engines.precision import network_to_channels_last, resolve_precision
 from medseg.engines.prediction_checks import warn_of_one_class
-from medseg.errors import counted, no_space, one_line
+from medseg.errors import counted, one_line
 from medseg.prediction.audit import Audit
 from medseg.prediction.case import Fed, Feeder, check_fits
 from medseg.prediction.cases import ImageFolder, InputError, refuse_shared
 from medseg.prediction.collected import Collected, counts_of
 from medseg.prediction.doubts import Doubts
-from medseg.prediction.faults import FailuresError, reason, said_of
+from medseg.prediction.faults import FailuresError, no_space, reason, said_of
 from medseg.prediction.forward import Forward
 from medseg.prediction.mask_record import Maker, MaskRecord
 from medseg.prediction.masks import Masks
