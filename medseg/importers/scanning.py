@@ -7,18 +7,16 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from medseg.data.file_facts import usual_workers
 from medseg.errors import shown
 from medseg.importers.layout import Case, Found, ImportingError
-from medseg.io.image_file import ImageError
+from medseg.io.image_file import ImageError, as_numbers
 from medseg.io.images import read_image
 
-__all__ = ["as_numbers", "scan"]
+__all__ = ["scan"]
 
 _MOST_VALUES = 1024
 _LISTED = 8
@@ -152,13 +150,3 @@ def _look(path: Path) -> _Seen:
     table = label.palette if found[-1] < len(label.palette) else ()
     palette = {value: table[value] for value in found.tolist()} if table else {}
     return _Seen(dict(zip(found.tolist(), counts.tolist(), strict=True)), coloured, equal, palette)
-
-
-def as_numbers(pixels: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
-    """Return colours as 24-bit numbers.
-
-    Args:
-        pixels: red, green and blue of 8 bits, last; alpha is passed over.
-    """
-    red, green, blue = (pixels[..., channel].astype(np.int32) for channel in range(3))
-    return (red << 16) | (green << 8) | blue

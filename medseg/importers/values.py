@@ -13,8 +13,7 @@ import numpy.typing as npt
 
 from medseg.errors import counted, shown
 from medseg.importers.layout import Draw, Found, ImportingError, Options, Question
-from medseg.importers.scanning import as_numbers
-from medseg.io.image_file import ImageFile
+from medseg.io.image_file import ImageFile, as_numbers
 from medseg.io.images import read_image
 
 __all__ = ["Classes", "map_colours", "resolve", "unnamed"]

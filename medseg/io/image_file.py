@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from medseg.errors import MedsegError
 
-__all__ = ["Affine", "ImageError", "ImageFile", "Kind", "upright"]
+__all__ = ["Affine", "ImageError", "ImageFile", "Kind", "as_numbers", "upright"]
 
 Affine = npt.NDArray[np.float64]
 Kind = Literal["picture", "volume"]
@@ -56,6 +56,16 @@ class ImageFile:
     def shape(self) -> tuple[int, ...]:
         """Spatial shape, ``(H, W)`` for pictures and the file's axis order for volumes."""
         return self.array.shape[:-1] if self.channels > 1 else self.array.shape
+
+
+def as_numbers(pixels: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
+    """Return colours as 24-bit numbers.
+
+    Args:
+        pixels: red, green and blue of 8 bits, last; alpha is passed over.
+    """
+    red, green, blue = (pixels[..., channel].astype(np.int32) for channel in range(3))
+    return (red << 16) | (green << 8) | blue
 
 
 def upright(array: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from medseg.io.image_file import ImageError, ImageFile, upright
+from medseg.io.image_file import ImageError, ImageFile, as_numbers, upright
 from medseg.io.integrity import check_claim, check_png, file_size
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def read_picture(path: Path, label: bool) -> ImageFile:
 def _palette(image: Image.Image) -> tuple[int, ...]:
     """Return the colours of a palette as 24-bit numbers, none of a picture without one."""
     held = (image.getpalette("RGB") or []) if image.mode == "P" else []
-    return tuple(red << 16 | green << 8 | blue for red, green, blue in zip(*[iter(held)] * 3, strict=True))
+    return tuple(as_numbers(np.array(held, np.uint8).reshape(-1, 3)).tolist())
 
 
 def drop_opaque_alpha(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

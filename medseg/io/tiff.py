@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medseg.io.image_file import ImageError, ImageFile, upright
+from medseg.io.image_file import ImageError, ImageFile, as_numbers, upright
 from medseg.io.integrity import DEFLATE_RATIO, check_claim, check_count, file_size
 from medseg.io.pictures import drop_opaque_alpha
 
@@ -78,7 +78,7 @@ def read_tiff(path: Path, label: bool) -> ImageFile:
     return ImageFile(
         array,
         channels,
-        palette=() if colours is None else tuple((_table(colours).astype(np.int64) @ (1 << 16, 1 << 8, 1)).tolist()),
+        palette=() if colours is None else tuple(as_numbers(_table(colours)).tolist()),
         lossy=lossy,
         alpha=alpha and channels in (2, 4),
         orientation=orientation,
