@@ -126,11 +126,8 @@ class Paces:
 
     def _key(self, row: Row, batch: int, step: StepSettings) -> dict[str, Any]:
         described = asdict(replace(row, name="", source=""))
-        return (
-            self._device
-            | {"row": {key: value for key, value in described.items() if value}, "batch": batch}
-            | {"step": _taken(step)}
-        )
+        held = {key: value for key, value in described.items() if value}
+        return self._device | {"row": held, "batch": batch, "step": asdict(_alone(step))}
 
     def _file(self, row: Row, batch: int, step: StepSettings) -> Path:
         key = json.dumps(self._key(row, batch, step), sort_keys=True, default=str)
@@ -193,12 +190,13 @@ def measured_pace(row: Row, images: int, batch: int, device: torch.device, setti
     return Pace(batch / _timed(whole), batch)
 
 
-def _taken(settings: StepSettings) -> dict[str, Any]:
-    return {key: value for key, value in asdict(settings).items() if key != "accumulation_steps"}
+def _alone(settings: StepSettings) -> StepSettings:
+    """Return the settings of one batch, whether or not several are accumulated."""
+    return replace(settings, accumulation_steps=1)
 
 
 def _step(row: Row, images: int, device: torch.device, settings: StepSettings) -> TrainingStep:
-    step = complexity.training_step(row, images, device, replace(settings, accumulation_steps=1))
+    step = complexity.training_step(row, images, device, _alone(settings))
     if settings.compile:
         step()  # compiles, which is no step
     return step
