@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from torch.jit import is_scripting, is_tracing  # type: ignore[attr-defined]
 from torch.nn.functional import conv_transpose2d, conv_transpose3d, linear
 
-__all__ = ["PointConv2d", "PointConv3d", "SplitConv2d", "SplitConv3d", "is_pointwise", "lies_for_products"]
+from medseg.layers.direct_conv import DirectConv2d, DirectConv3d, Layer, lies_for_products
+
+__all__ = ["PointConv2d", "PointConv3d", "SplitConv2d", "SplitConv3d", "is_pointwise"]
 
 _NoneOrSizes = list[int] | None
 
 
-class PointConv2d(nn.Conv2d):
+class PointConv2d(DirectConv2d):
     """A kernel of one pixel, of pictures; arguments, parameters and result as PyTorch's.
 
     Shape:
@@ -34,10 +36,10 @@ class PointConv2d(nn.Conv2d):
         if is_scripting() or is_tracing() or torch.compiler.is_compiling():  # type: ignore[no-untyped-call]
             result: Tensor = self._conv_forward(input, self.weight, self.bias)
             return result
-        return _product(self, input) if _known(self, input) else super().forward(input)
+        return _product(self, input) if _learns(self, input) else super().forward(input)
 
 
-class PointConv3d(nn.Conv3d):
+class PointConv3d(DirectConv3d):
     """A kernel of one voxel, of volumes; arguments, parameters and result as PyTorch's.
 
     Shape:
@@ -49,7 +51,7 @@ class PointConv3d(nn.Conv3d):
         if is_scripting() or is_tracing() or torch.compiler.is_compiling():  # type: ignore[no-untyped-call]
             result: Tensor = self._conv_forward(input, self.weight, self.bias)
             return result
-        return _product(self, input) if _known(self, input) else super().forward(input)
+        return _product(self, input) if _learns(self, input) else super().forward(input)
 
 
 class SplitConv2d(nn.ConvTranspose2d):
@@ -84,9 +86,6 @@ class SplitConv3d(nn.ConvTranspose3d):
         return super().forward(input, output_size)
 
 
-Layer = nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d
-
-
 def is_pointwise(layer: Layer) -> bool:
     """Tell whether each pixel of a convolution's result depends on one pixel alone, and each pixel on one at most.
 
@@ -100,28 +99,14 @@ def is_pointwise(layer: Layer) -> bool:
     return set(layer.kernel_size) == {1} and (isinstance(layer.padding, str) or not any(layer.padding))
 
 
-def lies_for_products(layer: Layer, image: Tensor) -> bool:
-    """Tell whether a layer's input is fp32 and channels-last on a CPU, where it is a matrix as it lies.
-
-    Args:
-        layer: a convolution.
-        image: ``(B, C, *S)``.
-    """
-    dims = len(layer.kernel_size)
-    return (
-        image.device.type == "cpu"
-        and image.dtype == layer.weight.dtype == torch.float32
-        and image.ndim == dims + 2
-        and image.shape[1] == layer.in_channels
-        and image.is_contiguous(memory_format=torch.channels_last if dims == 2 else torch.channels_last_3d)
-        and not torch.is_autocast_enabled("cpu")
-    )
+def _learns(layer: nn.Conv2d | nn.Conv3d, image: Tensor) -> bool:
+    return torch.is_grad_enabled() and lies_for_products(layer, image)
 
 
-def _known(layer: Layer, image: Tensor) -> bool:
-    # forwards alone PyTorch's way is as fast, but for volumes on one thread
+def _known(layer: nn.ConvTranspose2d | nn.ConvTranspose3d, image: Tensor) -> bool:
+    # forwards alone PyTorch's way is as fast, but for volumes on one thread, and for a single one
     return lies_for_products(layer, image) and (
-        torch.is_grad_enabled() or (image.ndim == 5 and torch.get_num_threads() == 1)
+        torch.is_grad_enabled() or (image.ndim == 5 and (torch.get_num_threads() == 1 or len(image) == 1))
     )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from medseg.layers import norms
-from medseg.layers.pointwise import Layer, PointConv2d, PointConv3d, SplitConv2d, SplitConv3d, is_pointwise
+from medseg.layers.direct_conv import DirectConv2d, DirectConv3d, Layer, is_direct
+from medseg.layers.pointwise import PointConv2d, PointConv3d, SplitConv2d, SplitConv3d, is_pointwise
 from medseg.layers.window_conv import WindowConv2d, WindowConv3d, is_window
 
 __all__ = ["quicken"]
@@ -33,13 +34,14 @@ _POINTWISE: dict[type[nn.Module], type[nn.Module]] = {
     nn.ConvTranspose3d: SplitConv3d,
 }
 _WINDOWS: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: WindowConv2d, nn.Conv3d: WindowConv3d}
+_DIRECT: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: DirectConv2d, nn.Conv3d: DirectConv3d}
 
 
 def quicken(network: nn.Module) -> None:
     """Make layers of PyTorch's the subclass of theirs that does the same faster, or rightly, on a CPU.
 
     Parameters, names, hooks and settings stay, and so does whoever holds a layer. Normalisations of timm's are such
-    layers too; others of other classes, derived ones too, are left, as are convolutions that are no faster.
+    layers too; others of other classes, derived ones too, are left, as are transposed convolutions that are no faster.
 
     Args:
         network: changed in place.
@@ -56,4 +58,6 @@ def _quick(layer: nn.Module) -> type[nn.Module] | None:
         return _TIMMS.get(kind.__name__) if kind.__module__.startswith("timm.layers.") else _NORMS.get(kind)
     if is_pointwise(layer):
         return _POINTWISE.get(type(layer))
-    return _WINDOWS.get(type(layer)) if is_window(layer) else None
+    if is_window(layer):
+        return _WINDOWS.get(type(layer))
+    return _DIRECT.get(type(layer)) if is_direct(layer) else None

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.jit import is_scripting, is_tracing  # type: ignore[attr-defined]
 
-from medseg.layers.pointwise import lies_for_products
+from medseg.layers.direct_conv import DirectConv2d, DirectConv3d, is_direct, lies_for_products
 
 __all__ = ["WindowConv2d", "WindowConv3d", "is_window"]
 
@@ -30,7 +30,7 @@ _LEAST_PIXELS = 32  # of a plane, or of a picture's row
 _FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
-class WindowConv2d(nn.Conv2d):
+class WindowConv2d(DirectConv2d):
     """Of pictures; arguments, parameters and result as PyTorch's.
 
     Shape:
@@ -45,7 +45,7 @@ class WindowConv2d(nn.Conv2d):
         return _convolved(self, input) if _known(self, input) else super().forward(input)
 
 
-class WindowConv3d(nn.Conv3d):
+class WindowConv3d(DirectConv3d):
     """Of volumes; arguments, parameters and result as PyTorch's.
 
     Shape:
@@ -68,12 +68,11 @@ def is_window(layer: nn.Module) -> bool:
     """
     return (
         isinstance(layer, nn.Conv2d | nn.Conv3d)
+        and is_direct(layer)
         and torch.backends.cpu.get_cpu_capability() == "AVX2"  # with more, oneDNN has a kernel of its own
         and torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
         and layer.groups == 1
         and set(layer.dilation) == {1}
-        and layer.padding_mode == "zeros"
-        and not isinstance(layer.padding, str)
         and layer.in_channels >= _LEAST_CHANNELS
         and math.prod(layer.kernel_size) > 1
     )
