@@ -43,7 +43,7 @@ def _release(record: dict[str, Any]) -> str:
         "dark, bright or colour) as often as the whole release has it: more large images and more stained tissue than "
         "at hand. Neither training has seen them; the release names no patient or plate, so images of one plate may "
         f"stand on both sides. `medseg train DATA --minutes {record['minutes']:g}`, nothing else changed, seed "
-        f"{record['seed']}, {counted(rows[0]['environment']['threads'], 'thread')} on {device_of(rows[0])} "
+        f"{record['seed']}, on {device_of(rows[0])} "
         f"(`python -m benchmarks.nuclei_release`): {'; '.join(trained)}.",
     ]
     for key, heading in (
