@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from medseg.atomic import nothing_left
-from medseg.bundle import ensemble, networks
+from medseg.bundle import ensemble, networks, workflow
 from medseg.bundle.early import refuse_unread
 from medseg.bundle.pack import About
 from medseg.data.check import check_datalist
@@ -331,12 +331,25 @@ class _Comparison:
             best = max(cells, key=lambda fold: _of_fold(found.table, found.winner, fold))
             cells = {best: cells[best]}
         runs = {f"{slug}-fold{fold}": run for fold, run in cells.items()}
+        if self.asked.calibrate:
+            row = next(row for row in found.table.study.rows if row.name == found.winner)
+            for run in runs.values():
+                self._calibrate(run, row.scoring)
         there = {Path(each).stem: Path(each) for each in ensemble.members(found.model)}
         if list(there) == list(runs) and not any(_newer(runs[name] / MODEL, pack) for name, pack in there.items()):
             return
         shutil.rmtree(found.model, ignore_errors=True)
         ensemble.write(found.model, runs, About(bundle=self._planned(found.winner)))
         self.say(f"{found.winner}: {counted(len(runs), 'model')} of folds {few(list(cells))} in {shown(found.model)}")
+
+    def _calibrate(self, run: Path, options: Mapping[str, Any]) -> None:
+        """Fit a temperature to the fold that a run has not seen, once; one that has none is exported all the same."""
+        if (run / workflow.CALIBRATION).is_file():
+            return
+        try:
+            workflow.calibrate(run, data=self.data.path, overrides={**options, "scored": "test"})
+        except MedsegError as error:
+            self.say(f"{run.name} has no temperature: {error}")
 
 
 def _newer(weights: Path, pack: Path) -> bool:
