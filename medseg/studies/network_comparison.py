@@ -17,7 +17,7 @@ from medseg.bundle import ensemble, networks, workflow
 from medseg.bundle.early import refuse_unread
 from medseg.bundle.pack import About
 from medseg.data.check import check_datalist
-from medseg.data.datalist import Datalist
+from medseg.data.datalist import Datalist, path_from
 from medseg.errors import MedsegError, counted, few, shown
 from medseg.jobs import here as machine
 from medseg.jobs.job import names_device
@@ -98,7 +98,9 @@ def compare_networks(
             found = own_data(data, folder, asked, say)
             say("reading and checking the images")
             check_datalist(found, fold_keys=[asked.fold_key]).raise_for_errors()
-            known = {"where": str(resolve_path(data)), "data": found.fingerprint()}
+            known = {"data": found.fingerprint()}
+            if found.path == folder / MADE:  # made of data that are not looked at again
+                known["where"] = path_from(resolve_path(data), folder)
             record = Record.begin(folder, {**asked.lasting(), **known})
             made = _Comparison(folder, found, asked, record, spent, executor, sharing, mixed, say).run()
             RunFolder(folder).write_json(RESULTS, made.results())

@@ -20,7 +20,7 @@ from medseg.bundle.evaluation import ALWAYS
 from medseg.bundle.source import read_source
 from medseg.data.check import check_datalist
 from medseg.data.datalist import Datalist
-from medseg.errors import counted, few, shown
+from medseg.errors import MedsegError, counted, few, shown
 from medseg.metrics.score_board import ScoreBoard
 from medseg.resources import BUNDLE_FILE
 from medseg.runs.identity import differences
@@ -32,9 +32,9 @@ from medseg.runs.run_folder import to_plain
 from medseg.runs.tracking import MLflowTracker, import_run
 from medseg.studies.executors import Executor, all_done, here
 from medseg.studies.study import Cell, Study, StudyError, StudyRow, read_study
-from medseg.studies.study_cell import CELL, STUDY, Made, Places, identity, read_made
+from medseg.studies.study_cell import CELL, STUDY, Made, Places, identity, read_made, recipe_of
 from medseg.studies.study_pictures import PICTURES, curves_of
-from medseg.studies.study_scores import collect, footnotes, torn
+from medseg.studies.study_scores import collect, footnotes, told, torn
 from medseg.studies.study_table import FILES, StudyTable
 
 __all__ = ["Tracked", "make_table", "run_study"]
@@ -94,7 +94,7 @@ def run_study(
         made = _made(places, study, cells)
         if made:
             _refuse_no_budget(places, study)
-            _footnotes(study, data, made, mixed)
+            _footnotes(places, study, data, made, mixed)
         remove_leftovers_of((places.folder / name for name in (STUDY, RECORD, *FILES, *PICTURES)), seconds=_DEAD)
         _write_study(places, study)
         _plan(places, study, data, sharing, say)
@@ -260,20 +260,34 @@ def _table(
         )
     if missing:
         notes.append(f"{len(missing)} of {counted(len(cells), 'cell')} are missing: {few(missing)}")
-    notes += _footnotes(study, data, made, mixed)
+    notes += _footnotes(places, study, data, made, mixed)
     found = list(made.values())
     return StudyTable(study, collect(study, data, found), notes, curves_of(found))
 
 
-def _footnotes(study: Study, data: Datalist, made: Mapping[str, Made], mixed: bool) -> list[str]:
-    """Return what a reader must know of complete cells beside the study and the data as they are now.
+def _footnotes(places: Places, study: Study, data: Datalist, made: Mapping[str, Made], mixed: bool) -> list[str]:
+    """Return what a reader must know of complete cells beside the study, its bundles and the data as they are now.
 
     Raises:
         StudyError: if they may not stand in one table.
     """
     first = next(iter(made.values())).record
     at_hand = {**first, "data": data.fingerprint(), "budget": _budget(study, first["budget"])}
-    return footnotes(list(made.values()), mixed, at_hand, "the study and data at hand")
+    notes = footnotes(list(made.values()), mixed, at_hand, "the study and data at hand")
+    changed = {each.cell.row.name: None for each in made.values() if _is_changed(places, each)}
+    if changed:
+        notes.append(
+            told("configuration files", f"{few(list(changed))}: what it was trained by was changed since", mixed)
+        )
+    return notes
+
+
+def _is_changed(places: Places, made: Made) -> bool:
+    """Return whether the configuration files of a cell are others now; those that are not here are not asked."""
+    try:
+        return bool(made.record["recipe"] != recipe_of(places.bundle(made.cell), made.cell))
+    except MedsegError:
+        return False
 
 
 def _budget(study: Study, made: Mapping[str, Any]) -> Mapping[str, Any]:

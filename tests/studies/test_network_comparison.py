@@ -235,19 +235,24 @@ def test_the_report_says_it_all_and_names_no_case(whole: Whole) -> None:
 
 
 def test_killed_it_goes_on_and_counts_what_was_spent(whole: Whole, tmp_path: Path, clock: Clock) -> None:
-    """In the rung, in the cross-validation and before the model is packed: the same stages, ranking and minutes."""
+    """In the rung, in the cross-validation and before the model is packed: the same stages, ranking and minutes.
+
+    The folder is moved in between.
+    """
     folder, _, found, _ = whole
+    out = tmp_path / "out"
     for kill in (1, 5):
         clock.kill_after = kill
         with pytest.raises(KilledError):
-            compare(folder / "data", tmp_path / "out", clock)
+            compare(folder / "data", out, clock)
         clock.now += 1e6  # between two processes nothing is spent
+        out = out.rename(tmp_path / f"out{kill}")
     clock.kill_after = 99
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ensemble, "write", lambda *_: (_ for _ in ()).throw(KilledError))
         with pytest.raises(KilledError):
-            compare(folder / "data", tmp_path / "out", clock)
-    again = compare(folder / "data", tmp_path / "out", clock)
+            compare(folder / "data", out, clock)
+    again = compare(folder / "data", out, clock)
     assert len(clock.made) == 7
     for stage, known in zip(again.record.stages, found.record.stages, strict=True):
         assert stage.pop("took") == pytest.approx(known["took"])
@@ -255,7 +260,7 @@ def test_killed_it_goes_on_and_counts_what_was_spent(whole: Whole, tmp_path: Pat
     assert again.places == found.places
     assert again.record.took == pytest.approx(found.record.took)
     with pytest.raises(MedsegError, match=r"was asked otherwise: minutes was 30.0 and is 60.0 now; give what it began"):
-        compare(folder / "data", tmp_path / "out", clock, minutes=60.0)
+        compare(folder / "data", out, clock, minutes=60.0)
 
 
 @pytest.mark.parametrize(("settings", "sharing"), [({}, 2), ({"device": "cpu"}, 4)])
