@@ -24,7 +24,7 @@ from medseg.jobs.job import names_device
 from medseg.runs.lock import locked
 from medseg.runs.paths import resolve_path
 from medseg.runs.processes import pick_device
-from medseg.runs.run_folder import MODEL, RunFolder
+from medseg.runs.run_folder import MODEL, RunFolder, refuse_other
 from medseg.studies import plan_asked, plan_bundle, plan_network, plan_rules
 from medseg.studies.executors import CellsError, Executor, here
 from medseg.studies.halving import LEAST, Budget, Stage, choose, holds, kept, stages
@@ -125,11 +125,7 @@ def _refuse(asked: Asked, folder: Path) -> None:
             Budget(asked.minutes, asked.workers, _READING), len(asked.networks or NETWORKS), range(asked.folds or 2),
             all_networks=bool(asked.networks), all_folds=asked.folds is not None,
         )  # fmt: skip
-    if folder.exists() and not folder.is_dir():
-        raise MedsegError(f"{shown(folder)} is a file; name a folder for the comparison")
-    begun = any((folder / name).is_file() for name in (RECORD, SPENT))
-    if folder.is_dir() and not begun and any(not path.name.startswith(".") for path in folder.iterdir()):
-        raise MedsegError(f"{shown(folder)} holds something else; name a new folder, or that of a comparison")
+    refuse_other(folder, "comparison", begun=any((folder / name).is_file() for name in (RECORD, SPENT)))
 
 
 @dataclass

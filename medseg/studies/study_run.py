@@ -28,7 +28,7 @@ from medseg.runs.lock import FolderLock
 from medseg.runs.mlflow_run import RECORD
 from medseg.runs.paths import resolve_path
 from medseg.runs.processes import pick_device
-from medseg.runs.run_folder import to_plain
+from medseg.runs.run_folder import refuse_other, to_plain
 from medseg.runs.tracking import MLflowTracker, import_run
 from medseg.studies.executors import Executor, all_done, here
 from medseg.studies.study import Cell, Study, StudyError, StudyRow, read_study
@@ -82,11 +82,8 @@ def run_study(
     check_datalist(data, fold_keys=_whole(study, data)).raise_for_errors()
     cells = study.cells(data)
     study.classes_of(data)
-    if places.folder.exists() and not places.folder.is_dir():
-        raise StudyError(f"{shown(places.folder)} is a file; name a folder for the study")
     begun = places.study.is_file() or any(places.folder.glob(f"cells/*/{CELL}"))
-    if not begun and places.folder.is_dir() and any(places.folder.iterdir()):
-        raise StudyError(f"{shown(places.folder)} holds something else; name a new folder, or that of a study")
+    refuse_other(places.folder, "study", begun=begun)
     places.folder.mkdir(parents=True, exist_ok=True)
     lock = FolderLock(places.folder)
     lock.acquire()
