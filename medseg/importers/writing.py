@@ -21,6 +21,7 @@ from medseg.data.folds import FOLDS, propose_folds
 from medseg.data.schema import DatalistError
 from medseg.errors import counted, shown
 from medseg.importers.folder import Folder, stem_of
+from medseg.importers.fourth_axis import explain_fourth_axes
 from medseg.importers.groups import Grouping, propose_groups
 from medseg.importers.layout import Case, Found, ImportingError, Options, recognise
 from medseg.importers.layouts.pairs import Pairs
@@ -124,6 +125,7 @@ def import_folder(
     found = layout.read(folder, options)
     found.why = why
     _check_cases(found, folder)
+    found.notes += explain_fourth_axes(found.cases, wishes.modality or found.modality)
     with progress_bar("reading labels") as update:
         held, present, coloured = scan(
             found, update, coded=bool(options.colours or found.colour_codes), indexed=bool(options.values)

@@ -51,6 +51,7 @@ KEYS = (*Options.names(), "model", "network_def", "loss", "optimizer", "augmenta
 """Keys of a planned bundle's configuration that may be changed: others are refused before anything is measured."""
 ELSEWHERE = "; what a folder of images and labels holds is said to `medseg import FOLDER -o DIR`"
 _OPTION = re.compile(r"--[a-z]")
+_NOTES = 5  # of an import; an importer may have one an object
 
 
 @dataclass(frozen=True)
@@ -280,6 +281,10 @@ def data_of(where: str | os.PathLike[str], folder: Path, say: Callable[[str], No
     left_out = f", {counted(len(made.left_out), 'file')} left out" if made.left_out else ""
     number = counted(len(made.datalist.entries()), "image")
     say(f"{made.found.layout}: {made.found.why}; {number}{left_out}: {made.datalist.path}")
+    for note in made.found.notes[:_NOTES]:
+        say(note)
+    if len(made.found.notes) > _NOTES:
+        say(f"and {counted(len(made.found.notes) - _NOTES, 'note')} more, which `medseg import` prints")
     return made.datalist
 
 
