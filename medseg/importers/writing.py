@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from medseg.data.check_splits import untrained_folds
 from medseg.data.datalist import SPLITS, Datalist, Entry, path_from
 from medseg.data.folds import FOLDS, propose_folds
 from medseg.data.schema import DatalistError
@@ -147,6 +148,10 @@ def import_folder(
             found.notes.append(f"drawn labels without an object, {shown(nothing)} throughout: {empty} of {drawn}")
         grouping = propose_groups(found.cases, found.grouped_by, wishes.group_pattern)
         datalist = _datalist(work, found, cases, grouping, wishes)
+        in_training = [held for case, held in zip(found.cases, work.held, strict=True) if case.split == "training"]
+        for key in datalist.fold_keys:
+            folds = [int(entry[key]) for entry in datalist.training]
+            found.notes += untrained_folds(datalist, key, list(zip(folds, in_training, strict=True)))
         if stage is not None:
             placed = _publish(stage, target, ours)
             datalist.save()
