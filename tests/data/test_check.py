@@ -174,7 +174,7 @@ def test_one_class_alone_cannot_be_learned(data):
     )
     ((code, severity, message),) = plain
     assert (code, severity) == ("one-class", "warning")  # masks of nothing may well be scored
-    assert message.endswith("datalist.json: no label holds anything but 0 (background); there is nothing to learn")
+    assert message.endswith("datalist.json: no label holds anything but 0 (back); there is nothing to learn")
     assert for_network == {(code, "error", message)}
 
 
