@@ -1,4 +1,4 @@
-"""The page of `benchmarks.nuclei_folds`: drawing kinds of images balanced or not, beside Otsu."""
+"""The page of nuclei: five folds of those at hand, and images drawn like the whole release, beside Otsu."""
 
 import json
 from collections import Counter
@@ -11,14 +11,50 @@ from medseg.errors import counted
 from medseg.reports.score_tables import mean_text
 
 NAMES = {"images_alike": "images alike", "square_roots": "square roots", "kinds_alike": "kinds alike", "otsu": "Otsu"}
+NAMES |= {"at_hand": "trained on the images at hand", "release": "trained on all others of the release"}
 
 
 def nuclei(results: Path) -> str:
     """Return the tables of ``nuclei_gpu.json`` and ``nuclei_cpu.json``; nothing where that was not measured."""
     paths = [results / f"nuclei_{device}.json" for device in ("gpu", "cpu")]
     pages = [_page(path) for path in paths if path.is_file()]
-    bounds = results / "nuclei_thresholds_cpu.json"
-    return "\n\n".join([*pages, _thresholds(json.loads(bounds.read_text())["result"])] if bounds.is_file() else pages)
+    parts = {
+        "nuclei_thresholds_cpu": lambda record: _thresholds(record["result"]), "nuclei_release": _release,
+    }  # fmt: skip
+    there = {results / f"{name}.json": made for name, made in parts.items()}
+    pages += [made(json.loads(path.read_text())) for path, made in there.items() if path.is_file()]
+    return "\n\n".join(pages)
+
+
+def _release(record: dict[str, Any]) -> str:
+    """Return how trainings stand on images drawn like the whole release."""
+    rows, pooled = record["rows"], record["pooled"]
+    trained = []
+    for row in rows:
+        plan = row["plan"]
+        trained.append(
+            f"{NAMES[row['variant']]} ({row['images_trained_on']}): {row['steps']} steps of {plan['network']['name']} "
+            f"from {plan['network']['channels'][0]} channels, patch {' x '.join(map(str, plan['patch']))}"
+        )
+    lines = [
+        "## Images drawn like the whole release",
+        "",
+        f"{pooled[0]['images']} images of the release that are not among those at hand, each acquisition (size, and "
+        "dark, bright or colour) as often as the whole release has it: more large images and more stained tissue than "
+        "at hand. Neither training has seen them; the release names no patient or plate, so images of one plate may "
+        f"stand on both sides. `medseg train DATA --minutes {record['minutes']:g}`, nothing else changed, seed "
+        f"{record['seed']}, on {device_of(rows[0])} "
+        f"(`python -m benchmarks.nuclei_release`): {'; '.join(trained)}.",
+    ]
+    for key, heading in (
+        ("iou", "IoU of an image, mean [95 % interval over images]"),
+        ("iou_above_otsu", "IoU of an image, less Otsu's on the same image"),
+        ("dice", "Dice of an image, mean [95 % interval over images]"),
+        ("dice_above_otsu", "Dice of an image, less Otsu's on the same image"),
+        ("pooled_iou", "IoU over all pixels of the images together"),
+    ):
+        lines += ["", f"{heading}:", "", *_table(pooled, key)]
+    return "\n".join([*lines, *(line for note in record["notes"] for line in ("", note))])
 
 
 def _thresholds(result: dict[str, Any]) -> str:

@@ -90,12 +90,12 @@ _LISTED = ("rows", "seeds", "columns", "classes", "labelled", "scored", "unlearn
 
 
 def _plain(table: StudyTable) -> dict[str, Any]:
-    """Return what a table is made of; cases and groups by number, since names are the data's."""
+    """Return what a table is made of; cases and groups by number, since names are the data's; no group stays none."""
     scores = table.scores
     groups = list(dict.fromkeys(scores.groups))
     held: dict[str, Any] = {key: getattr(scores, key) for key in _LISTED}
     held["by_class"] = sorted(scores.by_class)
-    held["cases"] = [[case.fold, case.place, groups.index(case.group)] for case in scores.cases]
+    held["cases"] = [[case.fold, case.place, groups.index(case.group) if case.group else None] for case in scores.cases]
     held["values"] = [
         [*key, [[None if np.isnan(value) else value for value in seed] for seed in found.tolist()]]
         for key, found in scores.values.items()
@@ -119,7 +119,8 @@ def remade(content: Mapping[str, Any], held: Mapping[str, Any]) -> list[Any]:
     scores = Scores(
         **{key: held[key] for key in _LISTED},
         cases=[
-            Case(fold, place, f"case {n}", f"group {group}") for n, (fold, place, group) in enumerate(held["cases"])
+            Case(fold, place, f"case {n}", "" if group is None else f"group {group}")
+            for n, (fold, place, group) in enumerate(held["cases"])
         ],
         values=values,
         pooled={(row, column, kind): found for row, column, kind, found in held["pooled"]},

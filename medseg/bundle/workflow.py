@@ -22,11 +22,14 @@ from medseg.bundle.start import check_keys
 from medseg.runs.paths import resolve_path
 
 __all__ = [
-    "Evaluation", "WorkflowError", "calibrate", "check", "choose_postprocessing", "evaluate", "evaluate_together",
-    "refuse", "train",
+    "CALIBRATION", "Evaluation", "WorkflowError", "calibrate", "check", "choose_postprocessing", "evaluate",
+    "evaluate_together", "refuse", "train",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
+
+CALIBRATION = "calibration.json"
+"""Of a run: how its temperature was fitted."""
 
 
 @dataclass(frozen=True)
@@ -276,7 +279,7 @@ def calibrate(
         allow_seen: as in `evaluate`.
 
     Returns:
-        The fit as a table; ``calibration.json`` in the run's folder holds it too.
+        The fit as a table; `CALIBRATION` in the run's folder holds it too.
 
     Raises:
         MedsegError: as in `evaluate`, or if an override names other cases.
@@ -293,7 +296,7 @@ def calibrate(
     _scored_by(ready, "temperature", fit)
     found = fit.fitted()
     record.rewrite(ready.weights[0].path, replace(trained, temperature=found.temperature))
-    RunFolder(ready.folder).write_json("calibration.json", {**found.plain(), "seen": ready.seen.plain()})
+    RunFolder(ready.folder).write_json(CALIBRATION, {**found.plain(), "seen": ready.seen.plain()})
     return found.table()
 
 

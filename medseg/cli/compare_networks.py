@@ -47,6 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--best-fold", action="store_true", help="export one network, of the best fold, not the ensemble"
     )
+    parser.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="fit a temperature of probabilities to the fold that each exported network has not seen, after the "
+        "minutes: its cases are predicted again",
+    )
     parser.add_argument("--no-pictures", action="store_true", help="show no case in the report")
     parser.add_argument("--mixed", action="store_true", help="go on with trainings that other code began")
     add_settings(parser, "single keys of the configuration of all trainings, such as device=cpu")
@@ -74,6 +80,7 @@ def run(options: argparse.Namespace) -> int:
         workers=options.workers,
         settings=settings,
         best_fold=options.best_fold,
+        calibrate=options.calibrate,
     )
     found = compare_networks(
         options.data,

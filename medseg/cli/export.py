@@ -7,9 +7,15 @@ import sys
 from pathlib import Path
 
 from medseg.cli._arguments import add_output, number_above_zero, positive
-from medseg.errors import shown
+from medseg.errors import MedsegError, shown
 
 __all__ = ["add_arguments", "run"]
+
+_TENSORRT = (
+    "a TensorRT engine fits one GPU and one version, and is built where it runs: medseg export MODEL --to onnx, then "
+    "there trtexec --onnx=model.onnx --saveEngine=model.plan --shapes=image:BATCHxCHANNELSxSIZE (--fp16), see "
+    "docs/how-to/export.md; nothing of it was tried by medseg"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
+    if options.to == "tensorrt":
+        raise MedsegError(_TENSORRT)
     from medseg.prediction.export import export
 
     report = export(

@@ -220,7 +220,12 @@ def _classes(datalist: Datalist, cases: Sequence[Case], requirements: Requiremen
     labels = [facts for case in cases if (facts := case.readable_label) is not None]
     present = {value for facts in labels for value in facts.values or ()}
     absent = [f"{index} ({name})" for index, name in sorted(datalist.labels.items()) if index not in present]
-    if labels and absent:
+    there = [f"{index} ({name})" for index, name in sorted(datalist.labels.items()) if index in present]
+    if labels and len(there) == 1:
+        message = f"{datalist.path}: no label holds anything but {there[0]}; there is nothing to learn"
+        message += hidden_class(sorted(present), datalist)
+        yield (warning if wanted is None else error)("one-class", message, datalist.path)
+    elif labels and absent:
         message = f"{datalist.path}: no label holds class {', '.join(absent)}; it can be neither learned nor scored"
         message += hidden_class(sorted(present), datalist)
         yield warning("absent-class", message, datalist.path)

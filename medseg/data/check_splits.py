@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from pathlib import Path
 
 from medseg.data.check_findings import Case, Finding, error, names, warning
 from medseg.data.datalist import Datalist
 from medseg.errors import few
 
-__all__ = ["groups", "twins", "untrained"]
+__all__ = ["groups", "twins", "untrained", "untrained_folds"]
 
 _SPREAD = "spread its cases over the folds, as far as there are several"
 
@@ -111,30 +111,35 @@ def untrained(datalist: Datalist, cases: Sequence[Case], fold_keys: Sequence[str
             )
             yield warning("untrained-class", message, datalist.path)
     for key in fold_keys:
-        yield from _untrained_folds(datalist, listed, key)
+        for message in untrained_folds(datalist, key, [(case.entry[key], _classes_of([case])) for case in listed]):
+            yield warning("untrained-class", f"{datalist.path}: {message}; {_SPREAD}", datalist.path)
 
 
-def _untrained_folds(datalist: Datalist, cases: Sequence[Case], key: str) -> Iterator[Finding]:
-    """Find classes that a scheme keeps together in its test fold, or in that and the next, which validates."""
-    folds = sorted({case.entry[key] for case in cases})
-    parts = {fold: _classes_of([case for case in cases if case.entry[key] == fold]) for fold in folds}
+def untrained_folds(datalist: Datalist, key: str, held: Sequence[tuple[int, Collection[int]]]) -> Iterator[str]:
+    """Find classes that a scheme keeps together in its test fold, or in that and the next, which validates.
+
+    Args:
+        datalist: names the classes.
+        key: the scheme.
+        held: of each case of the training list, its fold and the classes that it shows.
+    """
+    folds = sorted({fold for fold, _ in held})
+    parts = {fold: set().union(*(classes for other, classes in held if other == fold)) for fold in folds}
     where = {index: [fold for fold in folds if index in parts[fold]] for index in sorted(set().union(*parts.values()))}
     if len(folds) < 2:
         return
     for number, fold in enumerate(folds):
         after = folds[(number + 1) % len(folds)]
-        alone = _named(datalist, [index for index, held in where.items() if held == [fold]])
+        alone = _named(datalist, [index for index, found in where.items() if found == [fold]])
         pair = sorted((fold, after))
-        both = _named(datalist, [index for index, held in where.items() if held == pair])
+        both = _named(datalist, [index for index, found in where.items() if found == pair])
         if alone:
-            message = f"every label that holds {alone} is in {key} {fold}: with it as test nothing is trained on that"
-            yield warning("untrained-class", f"{datalist.path}: {message}; {_SPREAD}", datalist.path)
+            yield f"every label that holds {alone} is in {key} {fold}: with it as test nothing is trained on that"
         if both and len(folds) > 2:
-            message = (
+            yield (
                 f"every label that holds {both} is in {key} {fold} or {after}: with {fold} as test and {after} as "
                 "validation nothing is trained on that"
             )
-            yield warning("untrained-class", f"{datalist.path}: {message}; {_SPREAD}", datalist.path)
 
 
 def _classes_of(cases: Sequence[Case]) -> set[int]:

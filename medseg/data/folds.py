@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 
 __all__ = ["FOLDS", "SEED", "propose_folds"]
 
 FOLDS = 5
 SEED = 0
+_TRIES = 8  # a class of two groups is in one fold in one of five divisions
 
 
 def propose_folds(
@@ -26,7 +27,8 @@ def propose_folds(
     that has fewest cases by then: scikit-learn would do the same, but for the rounding of its standard deviations,
     which decides between folds that are equally full, and folds that are proposed anew whenever a data set is read
     must not hang on that. Groups are dealt the largest first (by scikit-learn among those alike in their classes),
-    equal ones in the order of a hash of seed and name.
+    equal ones in the order of a hash of seed and name. Where a class of several groups would be in one fold alone, and
+    nothing be trained on it without that fold, equal groups are put in another order.
 
     Args:
         groups: of each case.
@@ -41,9 +43,21 @@ def propose_folds(
     number = min(folds, len(sizes))
     if number < 2:
         return None
-    place = {name: hashlib.sha256(f"{seed}:{name}".encode(errors="replace")).digest() for name in sizes}
-    turns = {name: turn for turn, name in enumerate(sorted(sizes, key=lambda name: (-sizes[name], place[name])))}
     strata = [] if classes is None else _strata(classes, number)
+    made: list[int] = []
+    for attempt in range(_TRIES):
+        tried = _divided(groups, strata, number, f"{seed}.{attempt}" if attempt else f"{seed}")
+        made = made or tried
+        if classes is None or not _keeps_together(groups, classes, tried):
+            return tried
+    return made
+
+
+def _divided(groups: Sequence[str], strata: Sequence[int], number: int, order: str) -> list[int]:
+    """Return a fold for each case, equal groups in the order of a hash of `order` and name."""
+    sizes = Counter(groups)
+    place = {name: hashlib.sha256(f"{order}:{name}".encode(errors="replace")).digest() for name in sizes}
+    turns = {name: turn for turn, name in enumerate(sorted(sizes, key=lambda name: (-sizes[name], place[name])))}
     made = _stratified([turns[group] for group in groups], strata, number) if len(set(strata)) > 1 else []
     if len(set(made)) < number:  # none, or strata that leave a fold empty where groups are few and large
         filled, fold_of = [0] * number, {}
@@ -52,6 +66,17 @@ def propose_folds(
             filled[fold_of[name]] += sizes[name]
         made = [fold_of[group] for group in groups]
     return made
+
+
+def _keeps_together(groups: Sequence[str], classes: Sequence[Collection[int]], folds: Sequence[int]) -> bool:
+    """Return whether a class that several groups show is in one fold alone."""
+    shown_by: dict[int, set[str]] = defaultdict(set)
+    held_by: dict[int, set[int]] = defaultdict(set)
+    for group, held, fold in zip(groups, classes, folds, strict=True):
+        for index in held:
+            shown_by[index].add(group)
+            held_by[index].add(fold)
+    return any(len(shown_by[index]) > 1 and len(held_by[index]) == 1 for index in shown_by)
 
 
 def _stratified(groups: Sequence[int], strata: Sequence[int], number: int) -> list[int]:

@@ -15,7 +15,7 @@ from medseg.data.case_facts import CaseFacts
 from medseg.data.datalist import Datalist, Entry
 from medseg.data.fingerprint import fingerprint, labelled
 
-__all__ = ["UNKNOWN", "chances", "kind_of", "kinds_of"]
+__all__ = ["UNKNOWN", "chances", "kind_of", "kinds_of", "never_shown"]
 
 UNKNOWN = "not measured"
 """Kind of an image that the fingerprint does not hold: without a label, or of the test list."""
@@ -52,9 +52,23 @@ def kinds_of(data: Datalist, entries: Sequence[Entry]) -> list[str]:
         data: the datalist.
         entries: of it, with absolute paths; one that is not measured there is `UNKNOWN`.
     """
+    return [UNKNOWN if each is None else kind_of(each) for each in _measured(data, entries)]
+
+
+def never_shown(data: Datalist, entries: Sequence[Entry]) -> list[str]:
+    """Return the names of the classes that none of some images shows, by the data set's fingerprint.
+
+    Args:
+        data: the datalist.
+        entries: of its training or validation list, with absolute paths.
+    """
+    held = [each for each in _measured(data, entries) if each is not None]
+    return [name for index, name in enumerate(data.class_names) if not any(each.voxels[index] for each in held)]
+
+
+def _measured(data: Datalist, entries: Sequence[Entry]) -> list[CaseFacts | None]:
     facts = {str(entry["image"]): case for entry, case in zip(labelled(data), fingerprint(data).cases, strict=True)}
-    held = [facts.get(str(entry["image"])) for entry in entries]
-    return [UNKNOWN if each is None else kind_of(each) for each in held]
+    return [facts.get(str(entry["image"])) for entry in entries]
 
 
 def chances(kinds: Sequence[str], balance: float) -> list[float]:

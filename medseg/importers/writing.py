@@ -16,11 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from medseg.data.check_splits import untrained_folds
 from medseg.data.datalist import SPLITS, Datalist, Entry, path_from
 from medseg.data.folds import FOLDS, propose_folds
 from medseg.data.schema import DatalistError
 from medseg.errors import counted, shown
 from medseg.importers.folder import Folder, stem_of
+from medseg.importers.fourth_axis import explain_fourth_axes
 from medseg.importers.groups import Grouping, propose_groups
 from medseg.importers.layout import Case, Found, ImportingError, Options, recognise
 from medseg.importers.layouts.pairs import Pairs
@@ -124,6 +126,7 @@ def import_folder(
     found = layout.read(folder, options)
     found.why = why
     _check_cases(found, folder)
+    found.notes += explain_fourth_axes(found.cases, wishes.modality or found.modality)
     with progress_bar("reading labels") as update:
         held, present, coloured = scan(
             found, update, coded=bool(options.colours or found.colour_codes), indexed=bool(options.values)
@@ -145,6 +148,10 @@ def import_folder(
             found.notes.append(f"drawn labels without an object, {shown(nothing)} throughout: {empty} of {drawn}")
         grouping = propose_groups(found.cases, found.grouped_by, wishes.group_pattern)
         datalist = _datalist(work, found, cases, grouping, wishes)
+        in_training = [held for case, held in zip(found.cases, work.held, strict=True) if case.split == "training"]
+        for key in datalist.fold_keys:
+            folds = [int(entry[key]) for entry in datalist.training]
+            found.notes += untrained_folds(datalist, key, list(zip(folds, in_training, strict=True)))
         if stage is not None:
             placed = _publish(stage, target, ours)
             datalist.save()

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from medseg.errors import MedsegError
 
-__all__ = ["Affine", "ImageError", "ImageFile", "Kind", "as_numbers", "upright"]
+__all__ = ["Affine", "FourthAxis", "ImageError", "ImageFile", "Kind", "as_numbers", "upright"]
 
 Affine = npt.NDArray[np.float64]
 Kind = Literal["picture", "volume"]
@@ -56,6 +56,24 @@ class ImageFile:
     def shape(self) -> tuple[int, ...]:
         """Spatial shape, ``(H, W)`` for pictures and the file's axis order for volumes."""
         return self.array.shape[:-1] if self.channels > 1 else self.array.shape
+
+
+@dataclass(frozen=True)
+class FourthAxis:
+    """An axis of a file besides the three of space, which readers take for channels.
+
+    Args:
+        length: number of values along it.
+        time: where the file says that it is time, how it says so; else empty.
+    """
+
+    length: int
+    time: str = ""
+
+    def notes(self) -> list[str]:
+        """Return what a reader should be told of: time that is taken for channels."""
+        said = f"its fourth axis is time ({self.time}); its {self.length} steps are taken as channels"
+        return [said] if self.time else []
 
 
 def as_numbers(pixels: npt.NDArray[Any]) -> npt.NDArray[np.int32]:

@@ -19,10 +19,10 @@ import numpy.typing as npt
 from medseg.io import dicom, itk_formats, nifti, pictures, tiff
 from medseg.io.channels import Named, join, paths_of
 from medseg.io.contents import told_by_contents
-from medseg.io.image_file import ImageError, ImageFile
+from medseg.io.image_file import FourthAxis, ImageError, ImageFile
 from medseg.io.integrity import MAX_VOXELS, check_count
 
-__all__ = ["MAX_VOXELS", "SUFFIXES", "ImageError", "ImageFile", "image_suffix", "read_image"]
+__all__ = ["MAX_VOXELS", "SUFFIXES", "ImageError", "ImageFile", "fourth_axis", "image_suffix", "read_image"]
 
 _Reader = Callable[[Path, bool], ImageFile]
 
@@ -69,6 +69,18 @@ def read_image(path: Named, *, label: bool = False) -> ImageFile:
     if label and array.dtype.kind == "f":
         array = _round(array)
     return replace(image, array=array)
+
+
+def fourth_axis(path: Path) -> FourthAxis | None:
+    """Return the fourth axis of a volume, by its header alone; ``None`` where there is none, or the format has none.
+
+    Raises:
+        ImageError: if the header cannot be read.
+    """
+    suffix = image_suffix(path)
+    if suffix in nifti.SUFFIXES:
+        return nifti.fourth_axis_of(nifti.header_of(path))
+    return itk_formats.fourth_axis_in(path) if suffix in itk_formats.SUFFIXES else None
 
 
 def image_suffix(path: str | os.PathLike[str]) -> str:

@@ -19,11 +19,11 @@ import numpy.typing as npt
 
 from medseg.affines import voxel_edges
 from medseg.errors import shown
-from medseg.io.image_file import Affine, ImageError, ImageFile
+from medseg.io.image_file import Affine, FourthAxis, ImageError, ImageFile
 from medseg.io.integrity import DEFLATE_RATIO, check_claim, file_size
 from medseg.io.nifti import check_affine
 
-__all__ = ["ITK_LOCK", "LPS_TO_RAS", "SUFFIXES", "files_of", "read_itk", "require_itk"]
+__all__ = ["ITK_LOCK", "LPS_TO_RAS", "SUFFIXES", "files_of", "fourth_axis_in", "read_itk", "require_itk"]
 
 SUFFIXES = (".nrrd", ".mha", ".mhd")
 
@@ -39,6 +39,8 @@ _ITK_PLACE = re.compile(r"^.*?(?:ITK ERROR|itk::ERROR): \w+\(0x[0-9a-f]+\): ", r
 _SPACINGS = {"spacings", "spacedirections", "elementspacing", "elementsize"}
 _PLACES = {"space", "transformmatrix", "rotation", "orientation", "offset", "position", "origin"}
 _CHUNK = 1 << 20
+_AXES = ("domain", "space", "time", "list", "???", "none")  # kinds of an axis that is no vector and no colour
+_FRAMES = ":multivolume.frameidentifyingdicomtagname"  # what 3D Slicer states of a series of volumes
 _NRRD_TYPES = {
     **dict.fromkeys(("signed char", "int8", "int8_t", "uchar", "unsigned char", "uint8", "uint8_t"), 1),
     **dict.fromkeys(("short", "short int", "signed short", "signed short int", "int16", "int16_t"), 2),
@@ -89,7 +91,7 @@ def read_itk(path: Path, label: bool) -> ImageFile:
     size = file_size(path)
     with path.open("rb") as file:
         check = _check_nrrd if path.suffix.lower() == ".nrrd" else _check_meta
-        notes = _geometry_notes(check(path, file, size))
+        fields = check(path, file, size)
     try:
         with ITK_LOCK:
             array, components, geometry = _decode(path)
@@ -103,7 +105,36 @@ def read_itk(path: Path, label: bool) -> ImageFile:
     array = array.reshape(*array.shape[:spatial], *((channels,) if channels > 1 else ()))
     affine = check_affine(path, LPS_TO_RAS @ geometry)
     spacing = tuple(float(length) for length in voxel_edges(affine)[:spatial])
+    fourth = _fourth_axis(path, fields)
+    notes = (*_geometry_notes(fields), *(fourth.notes() if fourth else ()))
     return ImageFile(array, channels, spacing=spacing, affine=affine, kind="volume", notes=notes)
+
+
+def fourth_axis_in(path: Path) -> FourthAxis | None:
+    """Return the fourth axis of a file, by its header alone; ``None`` where there is none.
+
+    Raises:
+        ImageError: if its header is none.
+    """
+    with path.open("rb") as file:
+        fields = (_nrrd_fields if path.suffix.lower() == ".nrrd" else _meta_fields)(path, file)
+    return _fourth_axis(path, fields)
+
+
+def _fourth_axis(path: Path, fields: Mapping[str, str]) -> FourthAxis | None:
+    """Values that lie together, a vector or a colour, are no axis; which of four a NRRD's is, its kinds say."""
+    shape = _numbers(path, fields, "sizes" if "sizes" in fields else "dimsize")
+    kinds = fields.get("kinds", "").lower().split()
+    other = next((axis for axis, kind in enumerate(kinds) if kind not in ("domain", "space")), len(shape) - 1)
+    kind = kinds[other] if other < len(kinds) else ""
+    if len(shape) != 4 or other > 3 or shape[other] < 2 or kind not in ("", *_AXES):
+        return None
+    unit, tag = (fields.get(key, "") for key in (f":axis{other}indexunit", _FRAMES))
+    if kind == "time":
+        return FourthAxis(shape[other], "of the kind time")
+    if unit in ("s", "ms") or "time" in tag.lower():
+        return FourthAxis(shape[other], f"frames by {tag}" if tag else f"in {unit}")
+    return FourthAxis(shape[other])
 
 
 def _said(path: Path, error: RuntimeError) -> str:
@@ -170,14 +201,21 @@ def _pixel_type(path: Path, itk: Any, name: str, components: int) -> tuple[Any, 
     return pixel, stored
 
 
-def _check_nrrd(path: Path, file: BinaryIO, size: int) -> dict[str, str]:
+def _nrrd_fields(path: Path, file: BinaryIO) -> dict[str, str]:
+    """Return a header's fields, and what programs add (``key:=value``) by ``:key``."""
     if not file.readline(16).startswith(b"NRRD000"):
         raise ImageError(f"{path}: damaged or not what its name says (no NRRD header); restore the file")
     fields: dict[str, str] = {}
     while line := _line(path, file):
-        if not line.startswith("#") and ":=" not in line and ": " in line:
-            key, value = line.split(":", 1)
-            fields[key.strip().lower().replace(" ", "")] = value.strip()
+        added = ":=" in line
+        if not line.startswith("#") and (added or ": " in line):
+            key, value = line.split(":=" if added else ":", 1)
+            fields[":" * added + key.strip().lower().replace(" ", "")] = value.strip()
+    return fields
+
+
+def _check_nrrd(path: Path, file: BinaryIO, size: int) -> dict[str, str]:
+    fields = _nrrd_fields(path, file)
     if "datafile" in fields:
         raise ImageError(f"{path}: keeps its values in another file; store header and values in one .nrrd")
     if fields.get("byteskip", "0") != "0" or fields.get("lineskip", "0") != "0":

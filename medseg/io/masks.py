@@ -10,6 +10,7 @@ and carries the same tag: who applies the tag sees both upright, and who ignores
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from medseg.io import dicom, pictures
 from medseg.io.images import ImageFile, image_suffix, read_image
 from medseg.io.mask_volumes import write_itk, write_nifti
 from medseg.io.placement import Grid, to_stored
+from medseg.io.tiff import open_tiff
 from medseg.reports.palette import Named, class_colours, class_palette
 
 __all__ = ["image_suffix", "mask_path", "write_mask"]
@@ -34,6 +36,8 @@ _NIFTI = (".nii", ".nii.gz")
 _ITK = (".nrrd", ".mha")
 _TIFF = (".tif", ".tiff")
 _EXIF_ORIENTATION = 0x112
+_UNITS = (1, 2, 3)  # of a resolution in TIFF: none, inch, centimetre
+_DENSEST = 2**32  # what a fraction of TIFF's holds
 
 
 def mask_path(image: Path, folder: Path, output_dir: Path) -> Path:
@@ -188,22 +192,31 @@ def _write_tiff(indices: NDArray[Any], grid: Grid, temporary: Path, source: Path
 
 def _tiff_scale(source: Path, axes: int) -> dict[str, Any]:
     """Return the size of a pixel as the image's tags, ImageJ's or OME's header state it, for `tifffile.imwrite`."""
-    import tifffile
     from tifffile import xml2dict
 
     options: dict[str, Any] = {}
-    with tifffile.TiffFile(source) as file:
+    with open_tiff(source) as file:
         tags = file.pages.first.tags
         if "XResolution" in tags and "YResolution" in tags:
-            options["resolution"] = tuple(tuple(tags[name].value) for name in ("XResolution", "YResolution"))
+            resolution = [_density(tags[name].value) for name in ("XResolution", "YResolution")]
             unit = tags.get("ResolutionUnit")
-            options["resolutionunit"] = 2 if unit is None else int(unit.value)  # TIFF 6.0: inch where nothing is said
+            if all(resolution) and (unit is None or unit.value in _UNITS):
+                options["resolution"] = tuple(resolution)
+                options["resolutionunit"] = 2 if unit is None else int(unit.value)  # TIFF 6.0: inch if nothing is said
         if file.imagej_metadata:  # `None` in other files
             kept = {key: file.imagej_metadata[key] for key in ("spacing", "unit") if key in file.imagej_metadata}
             options |= {"imagej": True, "metadata": {**kept, "axes": "ZYX"[-axes:]}}
         elif file.ome_metadata:
-            images = xml2dict(file.ome_metadata)["OME"]["Image"]
-            pixels = (images[0] if isinstance(images, list) else images)["Pixels"]
-            kept = {key: value for key, value in pixels.items() if key.startswith("PhysicalSize")}
-            options |= {"ome": True, "metadata": {**kept, "axes": "ZYX"[-axes:]}}
+            with contextlib.suppress(SyntaxError, KeyError, TypeError):  # no XML, or none of OME: nothing to keep
+                images = xml2dict(file.ome_metadata)["OME"]["Image"]
+                pixels = (images[0] if isinstance(images, list) else images)["Pixels"]
+                kept = {key: value for key, value in pixels.items() if key.startswith("PhysicalSize")}
+                options |= {"ome": True, "metadata": {**kept, "axes": "ZYX"[-axes:]}}
     return options
+
+
+def _density(value: Any) -> Any:
+    """Return pixels a unit as `tifffile.imwrite` takes it; ``None`` where a tag holds none, such as 0/0."""
+    if isinstance(value, tuple):
+        return value if len(value) == 2 and min(value) > 0 else None
+    return value if isinstance(value, int | float) and 0 < value < _DENSEST else None

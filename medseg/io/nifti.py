@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.affines import voxel_edges
-from medseg.io.image_file import Affine, ImageError, ImageFile
+from medseg.io.image_file import Affine, FourthAxis, ImageError, ImageFile
 from medseg.io.integrity import DEFLATE_RATIO, check_claim, file_size, open_stream, read_bytes
 
-__all__ = ["SUFFIXES", "check_affine", "header_of", "qform_of", "read_nifti"]
+__all__ = ["SUFFIXES", "check_affine", "fourth_axis_of", "header_of", "qform_of", "read_nifti"]
 
 SUFFIXES = (".nii", ".nii.gz", ".hdr")
 
@@ -28,6 +28,7 @@ _DIFFERENCE = 0.1  # voxels; less is rounding of the stored quaternion
 _SPACING = 1e-2
 _ROUNDED = 1e-3
 _UNITS = {1: "metres", 3: "micrometres"}
+_TIMES = {8: "s", 16: "ms", 24: "us"}
 _CODES = range(6)
 _UNHEARD = logging.Logger("what nibabel mends", logging.CRITICAL + 1)  # it names no file; what matters is told here
 
@@ -69,6 +70,8 @@ def read_nifti(path: Path, label: bool) -> ImageFile:
     array = _scale(array, *header.get_slope_inter())
     affine = check_affine(path, _best_affine(path, header))
     notes += _geometry_notes(header, shape)
+    fourth = fourth_axis_of(header)
+    notes += fourth.notes() if fourth else []
     array, channels, spatial = _arrange(path, array)
     lengths = voxel_edges(affine)[:spatial]
     spacing = tuple(float(length) for length in lengths)
@@ -95,6 +98,22 @@ def qform_of(header: Any) -> Affine | None:
     except (ValueError, HeaderDataError):  # a quaternion that is no turn, edges below 0
         return None
     return None if affine is None or not np.isfinite(affine).all() else affine
+
+
+def fourth_axis_of(header: Any) -> FourthAxis | None:
+    """Return the fourth axis of a file; ``None`` where it has none, or only one value along it.
+
+    A unit of time alone says little: ITK states seconds in every file, 1 apart. Steps of another length are time.
+
+    Args:
+        header: as `header_of` returns it.
+    """
+    shape = header.get_data_shape()
+    if len(shape) < 4 or shape[3] < 2:
+        return None
+    unit, step = _TIMES.get(int(header["xyzt_units"]) & 56, ""), float(header["pixdim"][4])
+    time = f"{step:.4g} {unit} apart" if unit and math.isfinite(step) and step > 0 and step != 1 else ""
+    return FourthAxis(int(shape[3]), time)
 
 
 def check_affine(path: Path, affine: Any) -> Affine:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from medseg.io.dicom_heads import quiet
 from medseg.io.image_file import ImageError, ImageFile, as_numbers, upright
 from medseg.io.integrity import check_claim, check_png, file_size
 
@@ -52,7 +53,7 @@ def read_picture(path: Path, label: bool) -> ImageFile:
     if start.startswith(b"\x89PNG"):
         bits, colour = check_png(path)
     try:
-        with Image.open(path, formats=("PNG", "JPEG", "BMP")) as image:
+        with quiet(), Image.open(path, formats=("PNG", "JPEG", "BMP")) as image:
             lossy = image.format in ("JPEG", "MPO")
             if not start.startswith(b"\x89PNG"):
                 _check_claim(path, image, start, size, lossy)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +17,7 @@ from medseg.io.image_file import ImageError, ImageFile, as_numbers, upright
 from medseg.io.integrity import DEFLATE_RATIO, check_claim, check_count, file_size
 from medseg.io.pictures import drop_opaque_alpha
 
-__all__ = ["SUFFIXES", "read_tiff"]
+__all__ = ["SUFFIXES", "open_tiff", "read_tiff"]
 
 SUFFIXES = (".tif", ".tiff")
 
@@ -21,7 +26,46 @@ _RATIO = {1: 1, 5: 4096, 8: DEFLATE_RATIO, 32946: DEFLATE_RATIO, 32773: 64}
 _RATIO_OTHER = 5000
 _LOSSY = (6, 7, 22610, 33003, 33004, 33005, 34712, 34892, 50001)  # JPEG, JPEG 2000, WebP and vendors' names for them
 _JPEG = (6, 7)
-_ORIENTATION = 274
+_ORIENTATION, _BITS = 274, 258
+_LAYOUT = (  # tags without which pixels are guessed: size, bits, packing, colours, strips, tiles, kind of number
+    *(256, 257, _BITS, 259, 262, 266, 273, 277, 278, 279, 284, 317, 322, 323, 324, 325, 339),
+)
+_TAG = re.compile(r"TiffTag (\d+) @")
+
+
+@contextmanager
+def open_tiff(path: Path) -> Iterator[Any]:
+    """Open a TIFF with tifffile.
+
+    It leaves out a tag that it cannot read, goes on with a guess, and says so in its log alone.
+
+    Raises:
+        ImageError: at the end, if that was a tag that says how pixels lie: they would not be the picture's.
+    """
+    import tifffile
+
+    heard = _Heard()
+    talker = logging.getLogger("tifffile")
+    talker.addHandler(heard)
+    try:
+        with tifffile.TiffFile(path, _multifile=False) as file:
+            yield file
+    finally:
+        talker.removeHandler(heard)
+    if odd := sorted(heard.tags.intersection(_LAYOUT)):
+        raise ImageError(f"{path}: its tag {odd[0]}, which says how pixels lie, cannot be read; restore the file")
+
+
+class _Heard(logging.Handler):
+    """Keeps the numbers of tags that this thread made tifffile complain of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags, self._thread = set[int](), threading.get_ident()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.thread == self._thread:
+            self.tags.update(map(int, _TAG.findall(record.getMessage())))
 
 
 def read_tiff(path: Path, label: bool) -> ImageFile:
@@ -44,7 +88,7 @@ def read_tiff(path: Path, label: bool) -> ImageFile:
     import tifffile
 
     size = file_size(path)
-    with tifffile.TiffFile(path, _multifile=False) as file:
+    with open_tiff(path) as file:
         series = _only_series(path, file)
         page = series.keyframe
         check_count(path, tuple(series.shape))
@@ -98,6 +142,11 @@ def _only_series(path: Path, file: Any) -> Any:
 
 
 def _check_colours(path: Path, page: Any, kinds: Any) -> None:
+    if page.photometric == kinds.RGB and (page.samplesperpixel < 3 or page.bitspersample == 1):
+        raise ImageError(
+            f"{path}: says RGB, but has {page.samplesperpixel} samples a pixel of {page.bitspersample} bits; restore "
+            "the file"
+        )
     known = (kinds.MINISWHITE, kinds.MINISBLACK, kinds.RGB, kinds.PALETTE, kinds.MASK)
     if page.photometric in known or (page.photometric == kinds.YCBCR and int(page.compression) in _JPEG):
         return
@@ -117,6 +166,8 @@ def _check_segments(path: Path, series: Any, size: int) -> None:
                 f"{path}: claims tiles of {page.tilelength}x{page.tilewidth} pixels for {page.imagelength}x"
                 f"{page.imagewidth}; it is damaged, restore the file"
             )
+    if _BITS not in page.tags and int(page.compression) == 1 and sum(page.databytecounts) >= page.size:
+        raise ImageError(f"{path}: does not say how many bits a pixel has (tag {_BITS}); restore the file")
     ratio = _RATIO.get(int(page.compression), _RATIO_OTHER)
     claimed = page.size * page.bitspersample / 8
     if series.dataoffset is not None:  # pages stored as one block, ImageJ's and tifffile's among them

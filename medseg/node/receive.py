@@ -20,6 +20,7 @@ from medseg.errors import MedsegError, shown
 from medseg.io.dicom_heads import check_deflated, quiet
 from medseg.node.config import Config
 from medseg.node.queue import Queue
+from medseg.node.repeated import Repeated
 from medseg.node.states import Added, Incoming, Part
 from medseg.node.store import Store, stands_for
 
@@ -77,6 +78,7 @@ class Receiver:
         self._over: WeakSet[Any] = WeakSet()  # associations that ended, maybe in the middle of an object
         self._lock, self._idle = threading.Lock(), threading.Condition()
         self._busy, self._closing, self._full = 0, False, False
+        self._unstored = Repeated(logger)
         self._server: Any = None
         self.port = config.port
 
@@ -195,7 +197,7 @@ class Receiver:
                     logger.warning("refused an object with status %04X: its tags are not as DICOM asks", status)
             except Exception as error:  # a full disk, a locked queue: the sender shall try again
                 why = getattr(error, "strerror", None) or type(error).__name__
-                logger.error("an object could not be stored: %s", why)
+                self._unstored.failed(f"an object could not be stored: {why}")
                 status = OUT_OF_RESOURCES
             if status != SUCCESS:
                 self._refused(event.assoc, uids)
@@ -240,6 +242,7 @@ class Receiver:
             written.unlink(missing_ok=True)
         with self._lock:
             self._open.setdefault(event.assoc, {})[study, series] = number
+        self._unstored.over("objects are stored again")
         if became == Added.OTHER:
             logger.warning("study %d: an instance came again with other content; the first one is kept", number)
             return DUPLICATE

@@ -14,6 +14,7 @@ from medseg.node.config import Config
 from medseg.node.page import StatusPage
 from medseg.node.queue import Queue
 from medseg.node.receive import Receiver
+from medseg.node.repeated import Repeated
 from medseg.node.send import Destination, Sender, destinations_of
 from medseg.node.states import Claim, Worked
 from medseg.node.status import Status, read_status, stranded
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 _PAUSE = 0.25  # seconds between two looks at the queue
 _AFTER_ERROR = 5.0
+_TRIED_AGAIN = f"tried again every {_AFTER_ERROR:g} s"
 _HOUR, _DAY = 3600.0, 86400.0
 _TIDY = 1.0  # seconds between two looks at what may be deleted
 
@@ -115,14 +117,16 @@ class Node:
 
     def _loop(self, name: str, step: Callable[[], int], pause: float) -> None:
         """Take steps until the node ends; one that fails, such as by a full disk, is taken again later."""
+        repeated = Repeated(logger)
         while not self._stop.is_set():
             try:
                 idle = not step()
             except Exception as error:
-                logger.error("%s: %s; goes on in %g s", name, one_line(error) or type(error).__name__, _AFTER_ERROR)
+                repeated.failed(f"{name}: {_why(error)}", _TRIED_AGAIN)
                 logger.debug("%s", name, exc_info=error)
                 self._stop.wait(_AFTER_ERROR)
                 continue
+            repeated.over(f"{name}: goes on")
             if idle:
                 self._stop.wait(pause)
 
@@ -144,13 +148,14 @@ class Node:
 
     def _committed(self, claim: Claim, worked: Worked) -> bool:
         """Commit what came of a study, when the disk allows it: the study is in nobody else's hands."""
+        repeated = Repeated(logger)
         while True:
             try:
                 return self._queue.predicted(claim, worked, self._names, self._config.predicting, time.time())
             except sqlite3.Error as error:
                 if self._stop.is_set():
                     raise
-                logger.error("the queue cannot be written (%s); tried again in %g s", error, _AFTER_ERROR)
+                repeated.failed(f"the queue cannot be written ({error})", _TRIED_AGAIN)
                 self._stop.wait(_AFTER_ERROR)
 
     def _tidy(self) -> bool:
@@ -165,3 +170,12 @@ class Node:
             forget(self._queue, now - config.forget_days * _DAY)
             self._forgot = now
         return False
+
+
+def _why(error: Exception) -> str:
+    """Return why a step failed; no message of a library gets into a log but those that cannot name a patient."""
+    if isinstance(error, sqlite3.Error):
+        return f"the queue cannot be used ({error})"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return one_line(error) or type(error).__name__

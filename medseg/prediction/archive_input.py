@@ -15,7 +15,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from medseg.io.dicomweb import Archive, OfferedSeries
 from medseg.io.dicomweb_address import ArchiveError, Credentials, url_of
 from medseg.io.dicomweb_session import Limits
 
-__all__ = ["ArchiveOptions", "Pulled", "Reached", "pulled", "reach"]
+__all__ = ["ArchiveOptions", "Pulled", "Reached", "pulled", "reach", "refuse_unanswered"]
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +100,43 @@ def reach(address: str, options: ArchiveOptions, limits: Limits | None = None) -
     return Reached(Archive(url, who, ca=options.ca, limits=limits), options)
 
 
+def refuse_unanswered(reached: Reached) -> None:
+    """Ask an archive what the studies hold, so that what it refuses is said before a model is loaded.
+
+    Raises:
+        ArchiveError: if it does not answer, or not to this user, or has not what is named.
+    """
+    with reached.archive as archive:  # it connects anew when it is asked again
+        known = set[str]()
+        for study, called in _studies(reached):
+            with called:
+                known |= {each.uid for each in archive.series(study)}
+    _refuse_lacking(reached.options.series, known)
+
+
+def _studies(reached: Reached) -> Iterator[tuple[str, contextlib.AbstractContextManager[None]]]:
+    """Yield each study, and what calls it by its number in errors where there are several."""
+    studies = dict.fromkeys(reached.options.studies)
+    for number, study in enumerate(studies, 1):
+        yield study, _called(f"study {number} of {len(studies)}: " if len(studies) > 1 else "")
+
+
+@contextlib.contextmanager
+def _called(which: str) -> Iterator[None]:
+    try:
+        yield
+    except ArchiveError as error:
+        raise type(error)(f"{which}{error}") from error.__cause__
+
+
+def _refuse_lacking(wanted: Sequence[str], known: Set[str]) -> None:
+    if lacking := [uid for uid in wanted if uid not in known]:
+        raise ArchiveError(
+            f"{len(lacking)} of {len(wanted)} series by {spelt('series_uid')} are not in these studies; "
+            "see whether the UIDs are right"
+        )
+
+
 @dataclass(frozen=True)
 class Pulled:
     """What came of an archive.
@@ -127,25 +164,19 @@ def pulled(reached: Reached, rules: Sequence[Rule] | None, beside: Path) -> Iter
     Raises:
         ArchiveError: if the archive does not answer, or has no such series, or the disk refuses.
     """
-    studies, wanted = dict.fromkeys(reached.options.studies), reached.options.series
+    wanted, known = reached.options.series, set[str]()
     with reached.archive as archive, _scratch(beside) as folder:
-        left_out, known = dict[str, str](), set[str]()
-        for number, study in enumerate(studies, 1):
-            try:
-                known |= _pull(archive, study, wanted, rules, folder, left_out)
-            except ArchiveError as error:
-                which = f"study {number} of {len(studies)}: " if len(studies) > 1 else ""
-                raise type(error)(f"{which}{error}") from error.__cause__
-            except OSError as error:
-                raise ArchiveError(
-                    f"what the archive sends cannot be kept in {beside}: {error.strerror or error}; make room, or name "
-                    "an output in another place"
-                ) from error
-        if lacking := [uid for uid in wanted if uid not in known]:
-            raise ArchiveError(
-                f"{len(lacking)} of {len(wanted)} series by {spelt('series_uid')} are not in these studies; "
-                "see whether the UIDs are right"
-            )
+        left_out = dict[str, str]()
+        for study, called in _studies(reached):
+            with called:
+                try:
+                    known |= _pull(archive, study, wanted, rules, folder, left_out)
+                except OSError as error:
+                    raise ArchiveError(
+                        f"what the archive sends cannot be kept in {beside}: {error.strerror or error}; make room, or "
+                        "name an output in another place"
+                    ) from error
+        _refuse_lacking(wanted, known)
         if not any(folder.iterdir()):
             reason = next(iter(left_out.values()), "none holds images")
             raise ArchiveError(f"the archive has no series that is taken; {reason}")

@@ -49,10 +49,6 @@ TOLERANCE = {False: 1e-3, True: 2e-2}
 _TRACED = {2: (64, 49), 3: (40, 37, 34)}  # even and odd, so that a choice between the two shows on either
 _IMAGES, _FORWARDS = 3, 4  # compared: so many images, of each so many forwards
 _ODD = 0.7  # of a window's edge, for a size that nobody foresaw
-_TENSORRT = (
-    "a TensorRT engine fits one GPU and one version, and is built where it runs: medseg export MODEL --to onnx, then "
-    "there trtexec --onnx=model.onnx --saveEngine=model.plan (--fp16); nothing of it was tried by medseg"
-)
 
 
 class ExportError(MedsegError):
@@ -120,8 +116,6 @@ def export(
             on, or a probability differs by more than the tolerance: then nothing is kept.
         MedsegError: if the weights cannot be used.
     """
-    if to == "tensorrt":
-        raise ExportError(_TENSORRT)
     if to not in FORMATS:
         raise ExportError(f"there is no format {to!r}; choose one of {', '.join(FORMATS)}")
     file = weights_file(model)

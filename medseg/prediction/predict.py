@@ -137,6 +137,10 @@ def predict(
     rules = None if series is None else read_rules(resolve_path(series))
     if reached is not None and reached.options.push and not any(map(_is_object, outputs)):
         outputs = (*outputs, _DEFAULT_OBJECT)
+    if reached is not None:
+        from medseg.prediction.archive_input import refuse_unanswered
+
+        refuse_unanswered(reached)
     from medseg.bundle import feeding
     from medseg.prediction.cases import ImageFolder
     from medseg.prediction.dicom_objects import refuse_uncoded

@@ -11,6 +11,7 @@ import logging
 import math
 import re
 import tempfile
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RECORD = "mlflow_run.json"
+_BEGUN, _START = ".mlflow_begun.json", "medseg.start"  # note of a run without a record yet, and the tag it has
 _MAX_METRICS, _MAX_PARAMS, _MAX_KEY = 1000, 100, 250  # limits of one MLflow request, and of a name
 _MAX_VALUE, _MAX_DIGEST = 500, 36  # characters of a parameter, of a data set's digest
 _TEXT = {".yaml", ".json", ".jsonl", ".md", ".csv", ".txt", ".log", ".html"}
@@ -67,13 +69,11 @@ class MLflowRun:
         from mlflow.tracking import MlflowClient
 
         self._client = MlflowClient(tracking_uri=self.uri)
-        run = self._held() if resume else None
+        run = self._unrecorded()
+        if run is None and resume:
+            run = self._held()
         self.continued = run is not None
-        if run is None:
-            owner = None if parent is None else self._parent(parent)
-            identity = self._experiment(scrub(experiment)) if owner is None else owner.info.experiment_id
-            tags = _tags() if owner is None else {**_tags(), "mlflow.parentRunId": owner.info.run_id}
-            run = self._client.create_run(identity, run_name=self._free_name(identity, scrub(run_name)), tags=tags)
+        run = self._made(scrub(experiment), scrub(run_name), parent) if run is None else self._running(run)
         self.run_id: str = run.info.run_id
         self.name: str = run.info.run_name
         self.experiment_id: str = run.info.experiment_id
@@ -81,9 +81,38 @@ class MLflowRun:
         self._params: dict[str, str] = dict(run.data.params)
         names = {"run_id": self.run_id, "run_name": self.name, "experiment": experiment}
         self._files.write_json(RECORD, {**names, "tracking_uri": self.uri, "look": how_to_look(self.uri)})
+        (self._files.path / _BEGUN).unlink(missing_ok=True)
+
+    def _made(self, experiment: str, run_name: str, parent: str | None) -> Any:
+        """Return a new run; until its record is written, a note in the folder says by which tag it is found again."""
+        owner = None if parent is None else self._parent(parent)
+        identity = self._experiment(experiment) if owner is None else owner.info.experiment_id
+        tags = _tags() if owner is None else {**_tags(), "mlflow.parentRunId": owner.info.run_id}
+        start = uuid.uuid4().hex
+        self._files.write_json(_BEGUN, {"start": start, "experiment_id": identity})
+        return self._client.create_run(
+            identity, run_name=self._free_name(identity, run_name), tags={**tags, _START: start}
+        )
+
+    def _unrecorded(self) -> Any:
+        """Return the run that a start made which was killed, or got no answer, before it wrote its record."""
+        path = self._files.path / _BEGUN
+        if not path.is_file():
+            return None
+        try:
+            begun = json.loads(path.read_text(encoding="utf-8"))
+            start, identity = str(begun["start"]), str(begun["experiment_id"])
+        except (ValueError, LookupError, TypeError):
+            return None  # damaged: as if nothing had been made
+        found = self._client.search_runs([identity], f"tags.`{_START}` = '{start}'")
+        return found[0] if found else None
+
+    def _running(self, run: Any) -> Any:
+        self._client.update_run(run.info.run_id, status="RUNNING")
+        return run
 
     def _held(self) -> Any:
-        """Return the MLflow run of an earlier start of this run, running again, or ``None``."""
+        """Return the MLflow run of an earlier start of this run, or ``None``."""
         record = self._files.path / RECORD
         if not record.is_file():
             return None
@@ -95,8 +124,6 @@ class MLflowRun:
         run = self._known(run_id)
         if run is None:
             logger.info("MLflow has no run %s (any more); a new one is made", run_id)
-            return None
-        self._client.update_run(run_id, status="RUNNING")
         return run
 
     def _parent(self, run_id: str) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 
 from medseg.atomic import atomic_write
 from medseg.caller import spelt
-from medseg.errors import MedsegError
+from medseg.errors import MedsegError, shown
 from medseg.io.yaml_file import read_yaml
 from medseg.runs.paths import resolve_path
 
@@ -90,6 +90,23 @@ def refuse_taken(folder: Path) -> None:
         )
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file; name a folder for the run")
+
+
+def refuse_other(folder: Path, what: str, *, begun: bool) -> None:
+    """Refuse a folder that is a file, or holds what is not its own; hidden files are anybody's.
+
+    Args:
+        folder: that is named for something, there or not.
+        what: it is named for, such as ``study``.
+        begun: whether it holds one.
+
+    Raises:
+        RunError: naming the folder, and what to name instead.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{shown(folder)} is a file; name a folder for the {what}")
+    if not begun and folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
+        raise RunError(f"{shown(folder)} holds something else; name a new folder, or that of a {what}")
 
 
 class RunFolder:

@@ -13,18 +13,18 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from medseg.atomic import nothing_left
-from medseg.bundle import ensemble, networks
+from medseg.bundle import ensemble, networks, workflow
 from medseg.bundle.early import refuse_unread
 from medseg.bundle.pack import About
 from medseg.data.check import check_datalist
-from medseg.data.datalist import Datalist
+from medseg.data.datalist import Datalist, path_from
 from medseg.errors import MedsegError, counted, few, shown
 from medseg.jobs import here as machine
 from medseg.jobs.job import names_device
 from medseg.runs.lock import locked
 from medseg.runs.paths import resolve_path
 from medseg.runs.processes import pick_device
-from medseg.runs.run_folder import MODEL, RunFolder
+from medseg.runs.run_folder import MODEL, RunFolder, refuse_other
 from medseg.studies import plan_asked, plan_bundle, plan_network, plan_rules
 from medseg.studies.executors import CellsError, Executor, here
 from medseg.studies.halving import LEAST, Budget, Stage, choose, holds, kept, stages
@@ -98,7 +98,9 @@ def compare_networks(
             found = own_data(data, folder, asked, say)
             say("reading and checking the images")
             check_datalist(found, fold_keys=[asked.fold_key]).raise_for_errors()
-            known = {"where": str(resolve_path(data)), "data": found.fingerprint()}
+            known = {"data": found.fingerprint()}
+            if found.path == folder / MADE:  # made of data that are not looked at again
+                known["where"] = path_from(resolve_path(data), folder)
             record = Record.begin(folder, {**asked.lasting(), **known})
             made = _Comparison(folder, found, asked, record, spent, executor, sharing, mixed, say).run()
             RunFolder(folder).write_json(RESULTS, made.results())
@@ -123,11 +125,7 @@ def _refuse(asked: Asked, folder: Path) -> None:
             Budget(asked.minutes, asked.workers, _READING), len(asked.networks or NETWORKS), range(asked.folds or 2),
             all_networks=bool(asked.networks), all_folds=asked.folds is not None,
         )  # fmt: skip
-    if folder.exists() and not folder.is_dir():
-        raise MedsegError(f"{shown(folder)} is a file; name a folder for the comparison")
-    begun = any((folder / name).is_file() for name in (RECORD, SPENT))
-    if folder.is_dir() and not begun and any(not path.name.startswith(".") for path in folder.iterdir()):
-        raise MedsegError(f"{shown(folder)} holds something else; name a new folder, or that of a comparison")
+    refuse_other(folder, "comparison", begun=any((folder / name).is_file() for name in (RECORD, SPENT)))
 
 
 @dataclass
@@ -331,12 +329,25 @@ class _Comparison:
             best = max(cells, key=lambda fold: _of_fold(found.table, found.winner, fold))
             cells = {best: cells[best]}
         runs = {f"{slug}-fold{fold}": run for fold, run in cells.items()}
+        if self.asked.calibrate:
+            row = next(row for row in found.table.study.rows if row.name == found.winner)
+            for run in runs.values():
+                self._calibrate(run, row.scoring)
         there = {Path(each).stem: Path(each) for each in ensemble.members(found.model)}
         if list(there) == list(runs) and not any(_newer(runs[name] / MODEL, pack) for name, pack in there.items()):
             return
         shutil.rmtree(found.model, ignore_errors=True)
         ensemble.write(found.model, runs, About(bundle=self._planned(found.winner)))
         self.say(f"{found.winner}: {counted(len(runs), 'model')} of folds {few(list(cells))} in {shown(found.model)}")
+
+    def _calibrate(self, run: Path, options: Mapping[str, Any]) -> None:
+        """Fit a temperature to the fold that a run has not seen, once; one that has none is exported all the same."""
+        if (run / workflow.CALIBRATION).is_file():
+            return
+        try:
+            workflow.calibrate(run, data=self.data.path, overrides={**options, "scored": "test"})
+        except MedsegError as error:
+            self.say(f"{run.name} has no temperature: {error}")
 
 
 def _newer(weights: Path, pack: Path) -> bool:

@@ -142,6 +142,7 @@ def _use(found: Compared) -> Iterator[Item]:
     data = f"{name}/data" if found.data.path.is_relative_to(found.folder) else "DATA"
     number = counted(1 if found.asked.best_fold else len(found.record.folds), "network")
     yield Text(f"{found.winner} lies in {name}/{MODEL}: {number} of the cross-validation, which predict together.")
+    yield from found.temperatures()
     commands = [
         ("masks", f"medseg predict {name}/{MODEL} IMAGES MASKS"),
         ("in Python", f'medseg.load("{name}/{MODEL}").predict(IMAGE)'),

@@ -37,6 +37,7 @@ class Asked:
         workers: trainings at a time.
         settings: single keys of the configuration of all trainings.
         best_fold: whether the best fold's model alone is exported, not the ensemble of all.
+        calibrate: whether each model that is exported gets a temperature, fitted to the fold that it has not seen.
     """
 
     minutes: float
@@ -48,10 +49,11 @@ class Asked:
     workers: int = 1
     settings: Mapping[str, Any] = field(default_factory=dict)
     best_fold: bool = False
+    calibrate: bool = False
 
     def lasting(self) -> dict[str, Any]:
         """Return what must stay the same when a comparison goes on, as plain values."""
-        held = {key: value for key, value in asdict(self).items() if key not in ("workers", "best_fold")}
+        held = {key: value for key, value in asdict(self).items() if key not in ("workers", "best_fold", "calibrate")}
         return dict(to_plain(held))
 
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from medseg.bundle.workflow import CALIBRATION
 from medseg.data.datalist import Datalist
 from medseg.errors import counted
 from medseg.reports.tables import Table, tables_to_json
@@ -75,6 +76,18 @@ class Compared:
         study, at = self.table.study, Places(self.folder / VALIDATION)
         row = next(row for row in study.rows if row.name == network)
         return {fold: at.cell(Cell(row, fold, study.seeds[0]).name) for fold in self.record.folds}
+
+    def temperatures(self) -> list[Table]:
+        """Return of the winner's runs that have one what the temperature of their probabilities was fitted to."""
+        rows = []
+        for fold, run in self.cells(self.winner).items():
+            if (run / CALIBRATION).is_file():
+                held = json.loads((run / CALIBRATION).read_text(encoding="utf-8"))
+                part, other = f"{held['cases']} {held['fitted_on']}", held["other_half"] or {}
+                row = {"fold": fold, "fitted to cases": part, "temperature": held["temperature"]}
+                row |= {"calibration error before": held["before"]["calibration_error"]}
+                rows.append({**row, "of one half by the other": other.get("calibration_error")})
+        return [Table.of(rows, title="temperatures", notes=["no mask is changed"])] if rows else []
 
     @cached_property
     def out(self) -> list[tuple[list[Place], str]]:

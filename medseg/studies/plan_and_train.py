@@ -51,6 +51,7 @@ KEYS = (*Options.names(), "model", "network_def", "loss", "optimizer", "augmenta
 """Keys of a planned bundle's configuration that may be changed: others are refused before anything is measured."""
 ELSEWHERE = "; what a folder of images and labels holds is said to `medseg import FOLDER -o DIR`"
 _OPTION = re.compile(r"--[a-z]")
+_NOTES = 5  # of an import; an importer may have one an object
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Trained:
         kinds: of each test image.
         classes: names of the classes that are foreground.
         steps: that the training had, and that a plan asks for.
+        untrained: names of classes that no image of the training shows.
     """
 
     plan: Path
@@ -76,6 +78,7 @@ class Trained:
     kinds: Sequence[str]
     classes: Sequence[str]
     steps: tuple[int, int]
+    untrained: Sequence[str] = ()
 
     @cached_property
     def difference(self) -> tuple[float | None, Interval | None]:
@@ -98,6 +101,11 @@ class Trained:
         shown = " [95 % interval]" if interval is not None else ", too few for intervals"
         notes = [f"means over {counted(per_case['cases'], 'image')} left out of the training{shown}"]
         notes.append(_trained(*self.steps))
+        if self.untrained:
+            notes.append(
+                f"no image of the training shows {few(self.untrained)}: nothing is learned of it, and its scores, "
+                "which are in the means, say nothing; leave out another fold, or spread its images over the folds"
+            )
         if better is not None:
             notes.append(
                 f"Dice of an image, mean over {few(self.classes)}, network less {other}: {mean_text(better, interval)}"
@@ -228,16 +236,17 @@ def resume_planned(
 def _finished(planned: Path, run: Path, datalist: Datalist, parts: Parts) -> Trained:
     """Score what a run left out, beside what needs no network."""
     from medseg.data.fingerprint import fingerprint
-    from medseg.data.kinds import kinds_of
+    from medseg.data.kinds import kinds_of, never_shown
     from medseg.studies.plan_network import wanted_steps
     from medseg.studies.report import make_report
 
     found, facts = workflow.evaluate(run), fingerprint(datalist)
+    objects = [name for index, name in enumerate(facts.classes) if index != facts.background]
     baseline = _baseline(datalist, parts, read_source(planned).description.scores)
     done = Trained(
         planned, run, found.scores, read_rows(found.folder / PER_CASE), baseline, kinds_of(datalist, parts[2]),
-        [name for index, name in enumerate(facts.classes) if index != facts.background],
-        (int(RunFolder(run).read_metrics()[-1]["steps"]), wanted_steps(len(facts.classes))),
+        objects, (int(RunFolder(run).read_metrics()[-1]["steps"]), wanted_steps(len(facts.classes))),
+        [name for name in never_shown(datalist, parts[0]) if name in objects],
     )  # fmt: skip
     with atomic_write(run / BASELINE) as temporary:
         temporary.write_text(json.dumps(done.record()), encoding="utf-8")
@@ -280,6 +289,10 @@ def data_of(where: str | os.PathLike[str], folder: Path, say: Callable[[str], No
     left_out = f", {counted(len(made.left_out), 'file')} left out" if made.left_out else ""
     number = counted(len(made.datalist.entries()), "image")
     say(f"{made.found.layout}: {made.found.why}; {number}{left_out}: {made.datalist.path}")
+    for note in made.found.notes[:_NOTES]:
+        say(note)
+    if len(made.found.notes) > _NOTES:
+        say(f"and {counted(len(made.found.notes) - _NOTES, 'note')} more, which `medseg import` prints")
     return made.datalist
 
 

@@ -138,7 +138,7 @@ def identity(study: Study, cell: Cell, data: Datalist, bundle: str) -> dict[str,
     return {
         "cell": _asked(study, cell),
         "code": describe_code(found["git"]),
-        "recipe": _recipe(bundle, cell),
+        "recipe": recipe_of(bundle, cell),
         "data": data.fingerprint(),
         "budget": budget,
     }
@@ -158,9 +158,10 @@ def describe_code(git: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _asked(study: Study, cell: Cell) -> dict[str, Any]:
-    """Return what a study asks of a cell: what makes it this one, whatever it is made with."""
+    """Return what a study asks of a cell: what makes it this one, whatever it is made with, and wherever that lies."""
+    row = cell.row.definition()
     return {
-        "row": cell.row.definition(),
+        "row": {**row, "bundle": Path(row["bundle"]).name} if "bundle" in row else row,
         "fold_key": study.fold_key,
         "fold": cell.fold,
         "seed": cell.seed,
@@ -177,7 +178,16 @@ def device_of(environment: Mapping[str, Any]) -> str:
     return f"{environment['cpu']['model']}, threads: {environment['threads']}"
 
 
-def _recipe(bundle: str, cell: Cell) -> str:
+def recipe_of(bundle: str, cell: Cell) -> str:
+    """Return the hash of the configuration files that a cell is trained by.
+
+    Args:
+        bundle: of the cell's row.
+        cell: which.
+
+    Raises:
+        MedsegError: if there is no such bundle or overlay.
+    """
     files = library.config_files(library.find(bundle), "train", list(cell.row.overlays))
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
 

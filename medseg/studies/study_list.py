@@ -141,19 +141,19 @@ def list_studies(
     notes: list[str] = []
     studies = [read_study(name, data) for name in names or shipped()]
     paces = Paces(say) if measured else None
+    made = [_recipes(study, measured) for study in studies]
     if paces is not None:
-        trained = [recipe(study, row) for study in studies if study.minutes is None for row in study.rows]
-        paces.missing((each.row, each.batch, each.step) for each in trained if each is not None)
+        paces.missing((each.row, each.batch, each.step) for held in made for each in held if each is not None)
     used: list[tuple[Pace, int]] = []
-    for study in studies:
+    for study, recipes in zip(studies, made, strict=True):
         found = study.load() if study.data else None
         cells = study.number_of_cells(len(study.folds_of(found)) if found else 1)
         line: dict[str, Cell] = {"study": study.name, "rows": len(study.rows), "cells": cells}
-        line |= {"budget": _budget(study), "hours": None}
+        line |= {"budget": _budget(study, recipes), "hours": None}
         if study.minutes is not None:
             line["hours"] = cells * study.minutes / 60
         elif paces is not None:
-            line["hours"], doubts = _hours(study, found, cells, paces, used)
+            line["hours"], doubts = _hours(study, recipes, found, cells, paces, used)
             notes += doubts
         rows.append(line | {"data": found.name if found else _source_of(study), "title": study.title})
     if not measured:
@@ -167,30 +167,36 @@ def list_studies(
     return Table.of(rows, notes=notes, digits=1)
 
 
+def _recipes(study: Study, measured: bool) -> list[Recipe | None]:
+    """Return what each row computes, where its epochs or its steps are to be told."""
+    asked = study.minutes is None and (measured or study.epochs is None)
+    return [recipe(study, row) for row in study.rows] if asked else []
+
+
 def _source_of(study: Study) -> str:
     named = [read_source(library.find(row.bundle)).texts["data_source"] for row in study.rows if not row.plan]
     return (named or ["not named"])[0].split(", http")[0]
 
 
-def _budget(study: Study) -> str:
+def _budget(study: Study, recipes: Sequence[Recipe | None]) -> str:
     if study.minutes is not None:
         return f"{study.minutes:g} minutes"
     if study.epochs is not None:
         return f"{study.epochs} epochs"
-    epochs = {found.epochs for found in (recipe(study, row) for row in study.rows) if found is not None}
+    epochs = {found.epochs for found in recipes if found is not None}
     return f"{' or '.join(map(str, sorted(epochs)))} epochs, the bundle's"
 
 
 def _hours(
-    study: Study, data: Datalist | None, cells: int, paces: Paces, used: list[tuple[Pace, int]]
-) -> tuple[float | None, list[str]]:
+    study: Study, recipes: Sequence[Recipe | None], data: Datalist | None, cells: int, paces: Paces,
+    used: list[tuple[Pace, int]],
+) -> tuple[float | None, list[str]]:  # fmt: skip
     """Return the hours of all cells, and why there are none; add each pace, and the images of a step, to ``used``."""
     images = study.images if data is None else _trained_on(study, data)
     if images is None:
         return None, [f"{study.name}: how many images there are is not known; name them with --data DIR"]
     total = 0.0
-    for row in study.rows:
-        found = recipe(study, row)
+    for row, found in zip(study.rows, recipes, strict=True):
         if found is None:
             return None, [f"{study.name}: row {row.name} is planned when the study begins; give it minutes"]
         try:

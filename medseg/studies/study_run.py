@@ -20,7 +20,7 @@ from medseg.bundle.evaluation import ALWAYS
 from medseg.bundle.source import read_source
 from medseg.data.check import check_datalist
 from medseg.data.datalist import Datalist
-from medseg.errors import counted, few, shown
+from medseg.errors import MedsegError, counted, few, shown
 from medseg.metrics.score_board import ScoreBoard
 from medseg.resources import BUNDLE_FILE
 from medseg.runs.identity import differences
@@ -28,13 +28,13 @@ from medseg.runs.lock import FolderLock
 from medseg.runs.mlflow_run import RECORD
 from medseg.runs.paths import resolve_path
 from medseg.runs.processes import pick_device
-from medseg.runs.run_folder import to_plain
+from medseg.runs.run_folder import refuse_other, to_plain
 from medseg.runs.tracking import MLflowTracker, import_run
 from medseg.studies.executors import Executor, all_done, here
 from medseg.studies.study import Cell, Study, StudyError, StudyRow, read_study
-from medseg.studies.study_cell import CELL, STUDY, Made, Places, identity, read_made
+from medseg.studies.study_cell import CELL, STUDY, Made, Places, identity, read_made, recipe_of
 from medseg.studies.study_pictures import PICTURES, curves_of
-from medseg.studies.study_scores import collect, footnotes, torn
+from medseg.studies.study_scores import collect, footnotes, told, torn
 from medseg.studies.study_table import FILES, StudyTable
 
 __all__ = ["Tracked", "make_table", "run_study"]
@@ -82,11 +82,8 @@ def run_study(
     check_datalist(data, fold_keys=_whole(study, data)).raise_for_errors()
     cells = study.cells(data)
     study.classes_of(data)
-    if places.folder.exists() and not places.folder.is_dir():
-        raise StudyError(f"{shown(places.folder)} is a file; name a folder for the study")
     begun = places.study.is_file() or any(places.folder.glob(f"cells/*/{CELL}"))
-    if not begun and places.folder.is_dir() and any(places.folder.iterdir()):
-        raise StudyError(f"{shown(places.folder)} holds something else; name a new folder, or that of a study")
+    refuse_other(places.folder, "study", begun=begun)
     places.folder.mkdir(parents=True, exist_ok=True)
     lock = FolderLock(places.folder)
     lock.acquire()
@@ -94,7 +91,7 @@ def run_study(
         made = _made(places, study, cells)
         if made:
             _refuse_no_budget(places, study)
-            _footnotes(study, data, made, mixed)
+            _footnotes(places, study, data, made, mixed)
         remove_leftovers_of((places.folder / name for name in (STUDY, RECORD, *FILES, *PICTURES)), seconds=_DEAD)
         _write_study(places, study)
         _plan(places, study, data, sharing, say)
@@ -260,20 +257,34 @@ def _table(
         )
     if missing:
         notes.append(f"{len(missing)} of {counted(len(cells), 'cell')} are missing: {few(missing)}")
-    notes += _footnotes(study, data, made, mixed)
+    notes += _footnotes(places, study, data, made, mixed)
     found = list(made.values())
     return StudyTable(study, collect(study, data, found), notes, curves_of(found))
 
 
-def _footnotes(study: Study, data: Datalist, made: Mapping[str, Made], mixed: bool) -> list[str]:
-    """Return what a reader must know of complete cells beside the study and the data as they are now.
+def _footnotes(places: Places, study: Study, data: Datalist, made: Mapping[str, Made], mixed: bool) -> list[str]:
+    """Return what a reader must know of complete cells beside the study, its bundles and the data as they are now.
 
     Raises:
         StudyError: if they may not stand in one table.
     """
     first = next(iter(made.values())).record
     at_hand = {**first, "data": data.fingerprint(), "budget": _budget(study, first["budget"])}
-    return footnotes(list(made.values()), mixed, at_hand, "the study and data at hand")
+    notes = footnotes(list(made.values()), mixed, at_hand, "the study and data at hand")
+    changed = {each.cell.row.name: None for each in made.values() if _is_changed(places, each)}
+    if changed:
+        notes.append(
+            told("configuration files", f"{few(list(changed))}: what it was trained by was changed since", mixed)
+        )
+    return notes
+
+
+def _is_changed(places: Places, made: Made) -> bool:
+    """Return whether the configuration files of a cell are others now; those that are not here are not asked."""
+    try:
+        return bool(made.record["recipe"] != recipe_of(places.bundle(made.cell), made.cell))
+    except MedsegError:
+        return False
 
 
 def _budget(study: Study, made: Mapping[str, Any]) -> Mapping[str, Any]:

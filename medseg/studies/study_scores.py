@@ -22,7 +22,7 @@ from medseg.runs.report import read_rows
 from medseg.studies.study import Study, StudyError
 from medseg.studies.study_cell import THEN, Made
 
-__all__ = ["MEAN", "Case", "Scores", "collect", "footnotes", "torn"]
+__all__ = ["MEAN", "Case", "Scores", "collect", "footnotes", "told", "torn"]
 
 MEAN = ""
 """Stands for a class in the mean over those that count."""
@@ -325,16 +325,26 @@ def footnotes(
                 kinds.setdefault(value, []).append(name)
         if len(kinds) > 1:
             parts = [f"{shown_value} ({few(names, 2)})" for shown_value, names in kinds.items()]
-            notes.append(_told(what, "; ".join(parts), mixed))
+            notes.append(told(what, "; ".join(parts), mixed))
     for row in dict.fromkeys(row for _, _, row in named if row):
         if len({record["recipe"] for _, record, of in named if of == row}) > 1:
-            notes.append(_told("configuration files", f"those of row {row} were changed between its cells", mixed))
+            notes.append(told("configuration files", f"those of row {row} were changed between its cells", mixed))
     if any(record["code"]["changed"] for _, record, _ in named):
         notes.append("the code had changes that were not committed, so that its commit does not name it fully")
     return notes
 
 
-def _told(what: str, how: str, mixed: bool) -> str:
+def told(what: str, how: str, mixed: bool) -> str:
+    """Return the note of cells that differ.
+
+    Args:
+        what: differs.
+        how: which of them, in what.
+        mixed: whether they may stand in one table.
+
+    Raises:
+        StudyError: if they may not.
+    """
     if not mixed:
         raise StudyError(
             f"cells of different {what} do not make one table: {how}; make all of them alike in another folder, or say "

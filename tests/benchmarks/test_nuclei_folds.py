@@ -1,4 +1,4 @@
-"""The cross-validation of nuclei: every image in one fold, and means by kind over the images that all sides have."""
+"""Nuclei: every image in one fold, means by kind over what all sides have, images drawn like the whole release."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import nuclei_folds
+from benchmarks import nuclei_folds, nuclei_release
 from medseg.bundle.data import load_data, split
 from medseg.data.datalist import Datalist
 from medseg.metrics.intervals import ClusterBootstrap
@@ -74,3 +74,20 @@ def test_sides_are_compared_on_the_same_images() -> None:
     assert every["pooled_iou"]["images_alike"] == pytest.approx(37 / (64 + 52 - 37))
     assert colour["pooled_iou"]["otsu"] == pytest.approx(5 / 15)
     assert nuclei_folds.pooled([{"variant": "images_alike", "fold": 0, "error": "late"}]) == []
+
+
+def test_what_is_kept_apart_is_like_the_release_and_trained_on_by_none(tmp_path: Path) -> None:
+    folder = data_of(tmp_path)
+    at_hand = {"0", "1", "5", "6", "7", "8"}
+    lists = {name: load_data(path) for name, path in nuclei_release.datalists(folder, at_hand, 6).items()}
+    parts = {name: split(data, {"fold": 0, "validation_fold": None}) for name, data in lists.items()}
+    scored = {name: [Path(entry["image"]).name for entry in test] for name, (_, _, test) in parts.items()}
+    assert scored["at_hand"] == scored["release"] == ["2.png", "3.png", "9.png", "10.png", "11.png", "12.png"]
+    trained = {name: {Path(entry["image"]).stem for entry in training} for name, (training, _, _) in parts.items()}
+    assert trained["at_hand"] == at_hand
+    assert trained["release"] == {str(n) for n in range(15)} - {Path(name).stem for name in scored["release"]}
+
+
+def test_a_kind_with_too_few_images_that_are_not_at_hand_is_said(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="rare: 2 images are to be kept apart, 1 are not at hand"):
+        nuclei_release.datalists(data_of(tmp_path), {"0", "1", "2", "3"}, 6)

@@ -71,6 +71,7 @@ MISTAKES = [
     (["check", LFA, "data", "max_minuts=8"], r"did you mean max_minutes\?"),
     (["plan", "nowhere", "-o", "p"], "nowhere/datalist.json: no such datalist"),
     (["plan", "data", "-o", "taken"], "taken exists already; name a new folder for the bundle"),
+    (["export", "taken", "--to", "tensorrt"], "trtexec --onnx=model.onnx .* --shapes=image:BATCHxCHANNELSxSIZE"),
     (["explain", "nowhere", "--image", "data", "-o", "s"], "there is no run, weights or bundle 'nowhere'"),
     (["compare", "nowhere"], "nowhere holds no evaluation .*; score the run first: medseg evaluate RUN"),
     (["report", "nowhere"], "nowhere: no such folder; name a run, an evaluation or a folder of predictions"),

@@ -165,6 +165,19 @@ def test_absent_class(data):
     assert "no label holds class 2 (rim)" in only(data.check(), "absent-class", "warning").message
 
 
+def test_one_class_alone_cannot_be_learned(data):
+    for n in range(8):
+        data.put(f"l{n}.png", np.zeros((16, 24), np.uint8))
+    plain, for_network = (
+        {(found.code, found.severity, found.message) for found in report.findings if found.code != "single-class-label"}
+        for report in (data.check(), data.check(num_classes=3))
+    )
+    ((code, severity, message),) = plain
+    assert (code, severity) == ("one-class", "warning")  # masks of nothing may well be scored
+    assert message.endswith("datalist.json: no label holds anything but 0 (back); there is nothing to learn")
+    assert for_network == {(code, "error", message)}
+
+
 def test_group_on_both_sides_of_folds(data):
     data.training[2]["fold"] = 1
     finding = only(data.check(), "group-on-both-sides")

@@ -46,3 +46,20 @@ def test_folds_of_few(classes):
     assert propose_folds(["a", "a", "a"], classes) is None
     assert propose_folds(["a", "b", "c"], classes, folds=1) is None
     assert len(set(propose_folds(["a", "a", "b"], classes))) == 2
+
+
+def test_a_class_of_few_groups_is_in_no_fold_alone():
+    for first in range(30):
+        names = [f"{first}_{n}" for n in range(12)]
+        classes = [{0, 1, 2} if n < 2 else {0, 1} for n in range(12)]
+        folds = propose_folds(names, classes)
+        assert folds[0] != folds[1], names[0]
+        assert sorted(folds.count(fold) for fold in range(5)) == [2, 2, 2, 3, 3]
+        assert propose_folds(names[::-1], classes[::-1]) == folds[::-1]
+
+
+def test_a_class_of_one_group_changes_nothing():
+    names = [f"{n}" for n in range(12)]
+    assert propose_folds(names, [{0, 1, 2} if n == 3 else {0, 1} for n in range(12)]) == propose_folds(names)
+    both = ["a", "a", *names]  # two images of one group
+    assert propose_folds(both, [{0, 1, 2} if name == "a" else {0, 1} for name in both]) is not None

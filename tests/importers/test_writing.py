@@ -130,7 +130,7 @@ def test_coloured_labels_of_black_and_white(make, bring, tmp_path):
         Image.fromarray(pixels if name == "a" else pixels * 0).save(make.place(f"labels/{name}.png"))
     said = {"#000000": "skin", "#ff0000": "lesion", "#808080": "scar"}
     made = bring(colours=said)
-    assert made.found.notes[-1] == "drawn labels without an object, skin throughout: 1 of 2"
+    assert "drawn labels without an object, skin throughout: 1 of 2" in made.found.notes
     assert not read_image(tmp_path / "out/labels/b.png", label=True).array.any()
     for name in "ab":
         Image.fromarray(pixels).save(make.place(f"labels/{name}.png"))
@@ -157,3 +157,13 @@ def test_a_suffix_is_of_pairs(make, bring):
     assert bring(label_suffix="_mask", image_suffix="_scan").found.layout == "pairs"
     with pytest.raises(ImportingError, match=r"--image-suffix says how names .* make pairs, which bids does not ask"):
         bring(output="other", layout="bids", image_suffix="_scan")
+
+
+def test_a_class_that_one_fold_keeps_is_told(pairs, bring):
+    pairs.label("masks/patient1_slice0_mask.png", "masks/patient1_slice1_mask.png", values=(0, 1, 2))
+    made = bring(check=False, classes=("skin", "lesion", "scar"))
+    (fold,) = {entry["fold"] for entry in made.datalist.training if entry["group"] == "patient1"}
+    said = f"every label that holds class 2 (scar) is in fold {fold}: with it as test nothing is trained on that"
+    assert made.found.notes[-1] == said
+    pairs.label("masks/patient0_slice0_mask.png", "masks/patient2_slice0_mask.png", values=(0, 1, 2))
+    assert "nothing is trained" not in bring(output="again", check=False, classes=("a", "b", "c")).found.notes[-1]

@@ -5,6 +5,7 @@ import os
 import socket
 import struct
 import tracemalloc
+import warnings
 import zlib
 
 import nibabel
@@ -17,6 +18,7 @@ from medseg.io.images import ImageError, read_image
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 255, (40, 50), dtype=np.uint8)
+COLOURS = np.random.default_rng(1).integers(0, 255, (24, 20, 3), dtype=np.uint8)
 
 
 def _refused(path, match, **options):
@@ -136,6 +138,58 @@ def test_what_is_no_file_is_refused_without_waiting(tmp_path, suffix):
     _refused(tmp_path / f"empty{suffix}", "is empty")
     (tmp_path / f"folder{suffix}").mkdir()
     _refused(tmp_path / f"folder{suffix}", "is a folder")
+
+
+def _changed(path, tag, part, written):
+    """Write bytes into the entry of a tag of a little-endian TIFF."""
+    content = bytearray(path.read_bytes())
+    begin, number = struct.unpack("<I", content[4:8])[0] + 2, struct.pack("<H", tag)
+    at = next(at for at in range(begin, len(content), 12) if content[at : at + 2] == number) + part
+    content[at : at + len(written)] = written
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(("tag", "part", "wrong", "match"), [
+    (284, 8, 0, "its tag 284, which says how pixels lie, cannot be read; restore the file"),
+    (284, 8, 65535, "its tag 284, which says"),
+    (278, 2, 99, "its tag 278, which says"),
+    (258, 2, 99, "says RGB, but has 3 samples a pixel of 1 bits"),
+    (258, 0, 1282, "says RGB, but has 3 samples a pixel of 1 bits"),
+    (277, 0, 65000, "says RGB, but has 1 samples a pixel of 8 bits"),
+])  # fmt: skip
+def test_tiff_whose_layout_would_be_guessed(tmp_path, tag, part, wrong, match):
+    """tifffile leaves such tags out, says so in its log, and returns other pixels."""
+    tifffile.imwrite(tmp_path / "a.tif", COLOURS, photometric="rgb", metadata=None, rowsperstrip=8)
+    _changed(tmp_path / "a.tif", tag, part, struct.pack("<H", wrong))
+    _refused(tmp_path / "a.tif", match)
+
+
+def test_tiff_that_does_not_say_its_bits(tmp_path):
+    grey = COLOURS[..., 0]
+    tifffile.imwrite(tmp_path / "a.tif", grey, metadata=None)
+    _changed(tmp_path / "a.tif", 258, 0, struct.pack("<H", 1282))
+    _refused(tmp_path / "a.tif", r"does not say how many bits a pixel has \(tag 258\)")
+    tifffile.imwrite(tmp_path / "b.tif", grey > 99, metadata=None)  # of one bit, which need not be said
+    with tifffile.TiffFile(tmp_path / "b.tif") as file:
+        assert 258 not in file.pages.first.tags
+    np.testing.assert_array_equal(read_image(tmp_path / "b.tif").array > 0, grey > 99)
+
+
+def test_tiff_with_other_tags_that_cannot_be_read(tmp_path, capfd):
+    tifffile.imwrite(tmp_path / "a.tif", COLOURS, photometric="rgb", metadata=None, resolution=(3, 3), software="x" * 9)
+    _changed(tmp_path / "a.tif", 296, 8, struct.pack("<I", 34464))
+    _changed(tmp_path / "a.tif", 305, 8, struct.pack("<I", 2**31))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif").array, COLOURS)
+    assert capfd.readouterr().err == ""
+
+
+def test_tags_of_a_picture_that_are_odd_are_not_told_by_pillow(tmp_path):
+    """Its warnings are errors here; a camera's fraction 1/0 is no reason to talk."""
+    odd = Image.Exif()
+    odd[282] = (1, 0)
+    with warnings.catch_warnings(action="ignore"):
+        Image.fromarray(COLOURS).save(tmp_path / "a.jpg", exif=odd)
+    assert read_image(tmp_path / "a.jpg").array.shape == COLOURS.shape
 
 
 @pytest.mark.parametrize(("line", "match"), [

@@ -143,6 +143,34 @@ def test_tiff_with_half_a_resolution_has_none(tmp_path: Path, lost: str) -> None
         assert file.pages.first.resolution == (1, 1)
 
 
+@pytest.mark.parametrize(("tag", "part", "wrong"), [
+    ("ResolutionUnit", 8, (34464).to_bytes(4, "little")),
+    ("XResolution", 2, (2).to_bytes(2, "little")),  # text
+    ("XResolution", 2, (3).to_bytes(2, "little")),  # whole numbers
+    ("YResolution", None, bytes(8)),
+    ("YResolution", None, b"\x01" + bytes(7)),
+])  # fmt: skip
+def test_tiff_whose_resolution_is_none_has_a_mask(tmp_path: Path, tag: str, part: int | None, wrong: bytes) -> None:
+    tifffile.imwrite(tmp_path / "i.tif", MASK.astype(np.uint8), resolution=(7, 8), metadata=None)
+    with tifffile.TiffFile(tmp_path / "i.tif", mode="r+b") as file:
+        held = file.pages.first.tags[tag]
+        file.filehandle.seek(held.valueoffset if part is None else held.offset + part)
+        file.filehandle.write(wrong)
+    write_mask(MASK, tmp_path / "i.tif", tmp_path / "o.tif")
+    with tifffile.TiffFile(tmp_path / "o.tif") as file:
+        np.testing.assert_array_equal(file.asarray(), MASK)
+        assert file.pages.first.resolution == (1, 1)
+
+
+def test_tiff_that_says_ome_and_holds_none(tmp_path: Path) -> None:
+    for number, text in enumerate(("<OME></OME>", "<OME", "<OME><Image/></OME>", "<a></OME>")):
+        path = tmp_path / f"{number}.tif"
+        described = f'<?xml version="1.0"?>{text}'
+        tifffile.imwrite(path, MASK.astype(np.uint8), description=described, metadata=None)
+        write_mask(MASK, path, tmp_path / "o" / path.name)
+        np.testing.assert_array_equal(tifffile.imread(tmp_path / "o" / path.name), MASK)
+
+
 def test_stacks_keep_imagej_and_ome_spacing(tmp_path: Path) -> None:
     stack, mask = np.zeros((3, 5, 6), np.uint8), np.stack([MASK] * 3)
     size = {"resolution": (5.0, 4.0), "metadata": {"spacing": 2.5, "unit": "um", "axes": "ZYX", "Info": "patient 7"}}

@@ -390,4 +390,4 @@ def test_a_step_that_raises_is_taken_again(monkeypatch, caplog):
 
     node._loop("predicting", step, 0.0)
     assert len(calls) == 2
-    assert "predicting: OperationalError; goes on in 0 s" in caplog.text
+    assert "predicting: the queue cannot be used (database or disk is full); tried again every 5 s" in caplog.text

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import stat
+import sys
 import time
 
 import numpy as np
@@ -15,7 +16,7 @@ from dicom_predictions import weights
 
 pytest.importorskip("dicomweb_client", reason="archives need dicomweb-client; pip install 'medseg[dicom]'")
 pytest.importorskip("highdicom", reason="DICOM objects need highdicom; pip install 'medseg[dicom]'")
-from dicomweb_server import PASSWORD, USER, serving
+from dicomweb_server import PASSWORD, USER, self_signed, serving
 
 from medseg.cli import main
 from medseg.io.dicom_rules import rules_of
@@ -225,10 +226,40 @@ def test_what_killed_runs_left_is_removed(server, tmp_path):
         (["--study", STUDY, "--ca", "none.pem"], "none.pem: cannot be read"),
     ],
 )
-def test_refused_before_anything_is_asked(server, tmp_path, capsys, arguments, message):
+def test_refused_before_anything_is_downloaded(server, tmp_path, capsys, arguments, message):
     assert main(["predict", str(weights(tmp_path / "a.pt")), address(server), str(tmp_path / "out"), *arguments]) == 2
     assert message in capsys.readouterr().err
-    assert server.requests == []
+    assert not [path for _, path in server.requests if "/series/" in path]
+
+
+@pytest.mark.parametrize(
+    ("password", "arguments", "message"),
+    [
+        ("wrong", ["--study", STUDY], "a search is not allowed to this user (status 401); set MEDSEG_DICOMWEB_USER"),
+        (PASSWORD, ["--study", STUDY, "--study", "1.2.6"], "study 2 of 2: the archive has no series of this study"),
+        (PASSWORD, ["--study", STUDY, "--series-uid", "1.2.3"], "1 of 1 series by --series-uid are not in these"),
+    ],
+)
+def test_what_the_archive_refuses_is_said_before_a_model_is_loaded(
+    server, command, tmp_path, monkeypatch, capsys, password, arguments, message
+):
+    monkeypatch.setenv("MEDSEG_DICOMWEB_PASSWORD", password)
+    monkeypatch.setitem(sys.modules, "medseg.prediction.model", None)  # what imports it from now on fails
+    assert command("out", *arguments) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_certificate_that_is_not_trusted_is_said_before_a_model_is_loaded(tmp_path, monkeypatch, capsys):
+    context, _ = self_signed(tmp_path)
+    model = weights(tmp_path / "a.pt", codes=CODES)
+    monkeypatch.setitem(sys.modules, "medseg.prediction.model", None)
+    with serving(context) as secure:
+        place = secure.url.replace("https", "dicomweb")
+        assert main(["predict", str(model), place, str(tmp_path / "out"), "--study", STUDY, "device=cpu"]) == 2
+    assert "certificate is not trusted: it is self-signed; name it by --ca FILE" in capsys.readouterr().err
 
 
 def test_a_folder_is_no_archive(tmp_path, capsys):

@@ -98,7 +98,11 @@ def test_the_command(run: Path, images: Path, tmp_path: Path, capsys: pytest.Cap
     assert main([*words, "torchscript", "--half", "--tolerance", "1e-7", "-o", str(tmp_path / "no.ts")]) == 2
     assert "in a probability (1e-07 is the most) and was not kept" in capsys.readouterr().err
     assert main([*words, "tensorrt"]) == 2
-    assert "trtexec --onnx=model.onnx" in capsys.readouterr().err
+    assert "trtexec --onnx=model.onnx --saveEngine=model.plan --shapes=image:" in capsys.readouterr().err
+    onnx = pytest.importorskip("onnx")
+    (given,) = onnx.load(tmp_path / "half.onnx").graph.input
+    free = [bool(edge.dim_param) for edge in given.type.tensor_type.shape.dim]
+    assert (given.name, free) == ("image", [True, False, True, True])  # what trtexec's --shapes must name
     assert [path.name for path in tmp_path.iterdir()] == ["half.onnx"]
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from runs.test_tracking import client, quiet, stored, tracker, warnings_of_ours
 
-from medseg.runs import privacy
+from medseg.runs import mlflow_run, privacy
 from medseg.runs.tracking import MLflowTracker, RunFolder, training_run
 
 
@@ -101,6 +101,50 @@ def test_epochs_that_a_killed_process_did_not_send(tmp_path):
     first.finish()
     history = client(tmp_path).get_metric_history(second.run_id, "loss")
     assert sorted((point.step, point.value) for point in history) == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+
+
+class Killed(BaseException):
+    """As SIGKILL: nothing that follows is done."""
+
+
+@quiet
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("before", [False, True], ids=["new folder", "folder of an earlier run"])
+def test_killed_before_the_record_is_written(tmp_path, monkeypatch, resume, before):
+    """The run that MLflow has by then is used by the next start: none stays RUNNING that nothing ends."""
+    if before:
+        with tracker(tmp_path / "run"):
+            pass
+    written = RunFolder.write_json
+
+    def killed(folder, name, value):
+        if name == mlflow_run.RECORD:
+            raise Killed
+        return written(folder, name, value)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFolder, "write_json", killed)
+        with pytest.raises(Killed):
+            tracker(tmp_path / "run").start()
+    store = client(tmp_path)
+    (lost,) = [run for run in store.search_runs(["1"]) if run.info.status == "RUNNING"]
+    with tracker(tmp_path / "run", resume=resume) as second:
+        second.log_metrics({"loss": 1.0}, step=1)
+    assert second.run_id == lost.info.run_id
+    assert [run.info.status for run in store.search_runs(["1"])] == ["FINISHED"] * (1 + before)
+    with tracker(tmp_path / "run") as third:  # the record is there: a start is a new run again
+        pass
+    assert third.run_id != second.run_id
+
+
+@quiet
+@pytest.mark.parametrize("damage", ["", "[]", '{"start": "of nothing", "experiment_id": "77"}'])
+def test_note_of_a_start_that_made_nothing(tmp_path, damage):
+    RunFolder(tmp_path / "run").write_text(".mlflow_begun.json", damage)
+    with tracker(tmp_path / "run") as tracking:
+        pass
+    assert client(tmp_path).get_run(tracking.run_id).info.status == "FINISHED"
+    assert not (tmp_path / "run" / ".mlflow_begun.json").exists()
 
 
 @quiet

@@ -12,10 +12,13 @@ from costs import Device
 from studies.test_plan import QUICK, pictures, volumes
 from studies.test_plan_rules import case, found, picture
 
+from medseg.bundle.data import load_data
 from medseg.cli import main
 from medseg.data.check import check_datalist
+from medseg.data.kinds import never_shown
 from medseg.losses.focal_iou import FocalIoULoss
 from medseg.studies import complexity
+from medseg.studies.plan_and_train import plan_and_train
 from medseg.studies.plan_doubts import FEW_STEPS, doubts
 from medseg.studies.plan_network import Candidate, Measured
 
@@ -144,6 +147,25 @@ def test_classes_that_folds_keep_out_of_the_training(tmp_path: Path) -> None:
     path.write_text(json.dumps({**content, **entries}))
     (warned,) = [each.message for each in check_datalist(path).warnings if each.code == "untrained-class"]
     assert "no label of the training list holds class 2 (in a fold), other lists do: nothing is trained on it" in warned
+
+
+def test_a_table_says_which_class_was_never_trained_on(tmp_path: Path) -> None:
+    from PIL import Image
+
+    data = pictures(tmp_path / "data")
+    content = json.loads((data / "datalist.json").read_text())
+    content["labels"]["2"] = "in a fold"
+    (data / "datalist.json").write_text(json.dumps(content))
+    label = np.asarray(Image.open(data / "0_mask.png")).copy()
+    label[:5] = 2
+    Image.fromarray(label).save(data / "0_mask.png")
+    assert never_shown(load_data(data), load_data(data).split(fold=1)[2]) == ["in a fold"]
+    quick = {**QUICK, "network_def#channels": [2, 4, 4, 4]}
+    said = "no image of the training shows in a fold: nothing is learned of it"
+    for fold, there in ((0, True), (1, False)):
+        done = plan_and_train(data, tmp_path / str(fold), minutes=5, overrides={**quick, "fold": fold})
+        assert (said in done.tables()[0].to_text()) == there
+        assert (said in (done.run / "report.html").read_text()) == there
 
 
 def test_a_test_list_of_which_some_have_no_label(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,9 +4,9 @@ The trainings have a few steps whatever their minutes; the clock is moved by wha
 """
 
 import csv
+import itertools
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -17,9 +17,8 @@ from costs import Device
 from PIL import Image
 from tiny_study import write_data
 
-from medseg.bundle import ensemble
+from medseg.bundle import ensemble, temperature
 from medseg.bundle.library import weights_file
-from medseg.bundle.record import read_weights, rewrite
 from medseg.cli import main
 from medseg.errors import MedsegError
 from medseg.prediction.model import load
@@ -193,17 +192,31 @@ def test_a_member_writes_the_masks_that_were_scored(whole: Whole, tmp_path: Path
     assert not list((folder / "out").rglob("tested.json"))
 
 
-def test_a_temperature_that_was_fitted_since_goes_into_the_model(whole: Whole) -> None:
+def test_temperatures_are_fitted_to_what_each_has_not_seen(whole: Whole) -> None:
+    """Once, by an option that may be given later; a network without one is exported all the same, and said."""
     folder, clock, found, _ = whole
-    run = next(iter(found.cells(found.winner).values()))
+    runs, said, numbers = list(found.cells(found.winner).values()), list[str](), itertools.count(2.0)
     kept = {path: path.read_bytes() for path in found.model.iterdir()}
     compare(folder / "data", folder / "out", clock)
     assert {path: path.read_bytes() for path in found.model.iterdir()} == kept
-    trained = read_weights(run / "model.pt").description
-    assert trained is not None
-    rewrite(run / "model.pt", replace(trained, temperature=2.5))
-    compare(folder / "data", folder / "out", clock)
-    assert load(found.model, device="cpu").temperatures == [2.5, 1.0]
+    compare(folder / "data", folder / "out", clock, calibrate=True, say=said.append)  # after two steps none is best
+    told = [line.partition(":")[0] for line in said if "temperature" in line]
+    assert told == [f"{run.name} has no temperature" for run in runs]
+    assert {path: path.read_bytes() for path in found.model.iterdir()} == kept
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(temperature, "best_temperature", lambda *_: next(numbers))
+        compare(folder / "data", folder / "out", clock, calibrate=True)
+    fits = [json.loads((run / "calibration.json").read_text()) for run in runs]
+    assert [(fit["fitted_on"], fit["cases"]) for fit in fits] == [("held-out", 4)] * 2
+    fitted = [fit["temperature"] for fit in fits]
+    assert fitted == [2.0, 5.0]  # what comes between is of halves
+    assert load(found.model, device="cpu").temperatures == fitted
+    page = (folder / "out" / "report.html").read_text()
+    assert page.count("4 held-out") == 2
+    packs = {path: path.read_bytes() for path in found.model.iterdir()}
+    compare(folder / "data", folder / "out", clock, calibrate=True)
+    assert {path: path.read_bytes() for path in found.model.iterdir()} == packs
+    assert len(clock.made) == 7
 
 
 def test_the_report_says_it_all_and_names_no_case(whole: Whole) -> None:
@@ -222,19 +235,24 @@ def test_the_report_says_it_all_and_names_no_case(whole: Whole) -> None:
 
 
 def test_killed_it_goes_on_and_counts_what_was_spent(whole: Whole, tmp_path: Path, clock: Clock) -> None:
-    """In the rung, in the cross-validation and before the model is packed: the same stages, ranking and minutes."""
+    """In the rung, in the cross-validation and before the model is packed: the same stages, ranking and minutes.
+
+    The folder is moved in between.
+    """
     folder, _, found, _ = whole
+    out = tmp_path / "out"
     for kill in (1, 5):
         clock.kill_after = kill
         with pytest.raises(KilledError):
-            compare(folder / "data", tmp_path / "out", clock)
+            compare(folder / "data", out, clock)
         clock.now += 1e6  # between two processes nothing is spent
+        out = out.rename(tmp_path / f"out{kill}")
     clock.kill_after = 99
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ensemble, "write", lambda *_: (_ for _ in ()).throw(KilledError))
         with pytest.raises(KilledError):
-            compare(folder / "data", tmp_path / "out", clock)
-    again = compare(folder / "data", tmp_path / "out", clock)
+            compare(folder / "data", out, clock)
+    again = compare(folder / "data", out, clock)
     assert len(clock.made) == 7
     for stage, known in zip(again.record.stages, found.record.stages, strict=True):
         assert stage.pop("took") == pytest.approx(known["took"])
@@ -242,7 +260,7 @@ def test_killed_it_goes_on_and_counts_what_was_spent(whole: Whole, tmp_path: Pat
     assert again.places == found.places
     assert again.record.took == pytest.approx(found.record.took)
     with pytest.raises(MedsegError, match=r"was asked otherwise: minutes was 30.0 and is 60.0 now; give what it began"):
-        compare(folder / "data", tmp_path / "out", clock, minutes=60.0)
+        compare(folder / "data", out, clock, minutes=60.0)
 
 
 @pytest.mark.parametrize(("settings", "sharing"), [({}, 2), ({"device": "cpu"}, 4)])
@@ -373,18 +391,6 @@ def test_minutes_of_a_refusal_are_not_spent(whole: Whole, tmp_path: Path, there:
     assert news[0] == "reading and checking the images"
     assert not (out / SPENT).exists()
     assert out.exists() == there
-
-
-def test_a_scheme_that_divides_groups_is_refused(tmp_path: Path) -> None:
-    """Whatever the scheme is called: the default one keeps them together."""
-    place = write_data(tmp_path / "data", folds=2, cases=8) / "datalist.json"
-    content = json.loads(place.read_text())
-    for number, entry in enumerate(content["training"]):
-        entry["group"], entry["fold_site"] = f"g{entry['fold']}{number // 4}", number // 2 % 2
-    place.write_text(json.dumps(content))
-    with pytest.raises(MedsegError, match=r"group 'g\d\d' is on both sides of a split \(fold_site 0, 1"):
-        compare_networks(tmp_path / "data", tmp_path / "out", Asked(30, fold_key="fold_site"))
-    assert not (tmp_path / "out" / "plans").exists()
 
 
 def test_a_folder_that_is_something_else(whole: Whole, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from tiny_study import write_data
 
 from medseg.data.datalist import Datalist
 from medseg.errors import MedsegError
+from medseg.studies.network_comparison import compare_networks
 from medseg.studies.network_data import own_data
 from medseg.studies.network_record import Asked
 
@@ -31,3 +32,15 @@ def test_the_test_list_is_never_seen(tmp_path: Path) -> None:
     assert own_data(tmp_path / "nowhere", tmp_path / "out", Asked(30)) == made  # once it is made
     with pytest.raises(MedsegError, match="4 groups of labelled images cannot be divided into 5 folds; give --folds 2"):
         own_data(tmp_path / "data", tmp_path / "other", Asked(30, folds=5))
+
+
+def test_a_scheme_that_divides_groups_is_refused(tmp_path: Path) -> None:
+    """Whatever the scheme is called: the default one keeps them together."""
+    place = write_data(tmp_path / "data", folds=2, cases=8) / "datalist.json"
+    content = json.loads(place.read_text())
+    for number, entry in enumerate(content["training"]):
+        entry["group"], entry["fold_site"] = f"g{entry['fold']}{number // 4}", number // 2 % 2
+    place.write_text(json.dumps(content))
+    with pytest.raises(MedsegError, match=r"group 'g\d\d' is on both sides of a split \(fold_site 0, 1"):
+        compare_networks(tmp_path / "data", tmp_path / "out", Asked(30, fold_key="fold_site"))
+    assert not (tmp_path / "out" / "plans").exists()

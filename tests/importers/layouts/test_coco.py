@@ -83,6 +83,7 @@ def test_objects_of_no_image_and_images_without_one(coco, bring):
     assert bring().found.notes == [
         "train.json: objects of images that it does not list are not drawn: 2 of 3",
         "drawn labels without an object, background throughout: 1 of 2",
+        "every label that holds class 1 (cell) is in fold 0: with it as test nothing is trained on that",
     ]
 
 
@@ -127,4 +128,5 @@ def test_boxes_alone(coco, bring):
     assert bring().found.notes == [
         "train.json: objects that are boxes alone are not drawn: 1 of 2",
         "drawn labels without an object, background throughout: 1 of 2",
+        "every label that holds class 1 (cell) is in fold 0: with it as test nothing is trained on that",
     ]

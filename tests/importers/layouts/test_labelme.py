@@ -52,6 +52,7 @@ def test_shapes(drawn, make, bring, left_out):
     assert made.found.notes == [
         "a.json: axis is a line, which has no area, and is not drawn",
         "drawn labels without an object, background throughout: 1 of 2",
+        "every label that holds class 1 (cell), class 2 (rim) is in fold 0: with it as test nothing is trained on that",
     ]
     assert not label(made, 1).any()
     assert left_out(made) == {}
