@@ -26,6 +26,7 @@ from medseg.bundle.library import weights_file
 from medseg.bundle.record import load_described, read_weights, verified_hash
 from medseg.bundle.source import read_source
 from medseg.bundle.usual import unlike_mask
+from medseg.engines.memory import keep_feature_maps
 from medseg.engines.precision import network_to_channels_last, resolve_precision
 from medseg.errors import MedsegError, counted
 from medseg.io.masks import write_mask
@@ -136,6 +137,7 @@ class Model:
         self.device = pick_device(device)
         self.description, self.unlike = description, tuple(unlike)
         self.precision = resolve_precision(precision, self.device)
+        keep_feature_maps(self.device)
         several = [networks] if isinstance(networks, nn.Module) else list(networks)
         self.networks = [network.to(self.device).eval() for network in several]
         self.hashes = [None] * len(several) if hashes is None else list(hashes)
