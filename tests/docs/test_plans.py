@@ -14,6 +14,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "plans.md").read_text(encoding="utf
     "said",
     [
         f"more than {plan_rules.ANISOTROPIC:g} times",
+        f"{ {'unet': 'U-Net'}[plan.DEFAULT_NETWORK] }, unless `--network` names another",
         f"reach below {plan_rules.CT_AIR:g}",
         f"at most {plan_rules.LARGEST_PATCH[2]} pixels or {plan_rules.LARGEST_PATCH[3]} voxels",
         f"keeps {plan_rules.LEAST_EDGE} voxels",
