@@ -17,7 +17,6 @@ Column = tuple[str, str]  # score and class, the class empty for the mean
 _POOLED = "pooled over all pixels"
 _OTHER_MEASURE = " where the paper's are most likely means over the images"
 _OTHER = {"lfa_unet_2": ("background",)}  # classes that hold other pixels than the paper's of that name
-_OLDER = ", by an older rule, which did not ask that ranks and mean agree and counted no case that one row alone has"
 _LUNGS = "its background holds the lungs, a class of the paper's, and is compared with nothing"
 
 
@@ -262,8 +261,7 @@ def _tests(record: Mapping[str, Any]) -> str:
         for row in holding
     ]
     on = re.search(r"signed-rank test on (the [^,]+),", " ".join(tests.get("notes", ())))
-    older = "" if all("left_out" in row for row in tests["rows"]) else _OLDER
-    about = f"paired tests on {on[1] if on else 'nothing'} (Wilcoxon, Holm{older}): {len(holding)} of "
+    about = f"paired tests on {on[1] if on else 'nothing'} (Wilcoxon, Holm): {len(holding)} of "
     return about + f"{counted(len(mine), 'difference')} hold" + (f": {', '.join(said)}" if said else "")
 
 
