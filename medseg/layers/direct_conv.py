@@ -30,7 +30,14 @@ class DirectConv2d(nn.Conv2d):
         if is_scripting() or is_tracing() or torch.compiler.is_compiling():  # type: ignore[no-untyped-call]
             result: Tensor = self._conv_forward(input, self.weight, self.bias)
             return result
-        return _direct(self, input) if _known(self, input) else super().forward(input)
+        return self._quick(input)
+
+    def _quick(self, image: Tensor) -> Tensor:
+        """Convolve where nothing looks on that has to know what is done."""
+        if _known(self, image):
+            return _direct(self, image)
+        result: Tensor = self._conv_forward(image, self.weight, self.bias)
+        return result
 
 
 class DirectConv3d(nn.Conv3d):
@@ -45,7 +52,14 @@ class DirectConv3d(nn.Conv3d):
         if is_scripting() or is_tracing() or torch.compiler.is_compiling():  # type: ignore[no-untyped-call]
             result: Tensor = self._conv_forward(input, self.weight, self.bias)
             return result
-        return _direct(self, input) if _known(self, input) else super().forward(input)
+        return self._quick(input)
+
+    def _quick(self, image: Tensor) -> Tensor:
+        """Convolve where nothing looks on that has to know what is done."""
+        if _known(self, image):
+            return _direct(self, image)
+        result: Tensor = self._conv_forward(image, self.weight, self.bias)
+        return result
 
 
 def is_direct(layer: nn.Module) -> bool:

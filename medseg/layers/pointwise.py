@@ -31,12 +31,8 @@ class PointConv2d(DirectConv2d):
         ``(B, C, H, W)`` to ``(B, C', H, W)``, memory layout kept.
     """
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Convolve."""
-        if is_scripting() or is_tracing() or torch.compiler.is_compiling():  # type: ignore[no-untyped-call]
-            result: Tensor = self._conv_forward(input, self.weight, self.bias)
-            return result
-        return _product(self, input) if _learns(self, input) else super().forward(input)
+    def _quick(self, image: Tensor) -> Tensor:
+        return _product(self, image) if _learns(self, image) else super()._quick(image)
 
 
 class PointConv3d(DirectConv3d):
@@ -46,12 +42,8 @@ class PointConv3d(DirectConv3d):
         ``(B, C, H, W, D)`` to ``(B, C', H, W, D)``, memory layout kept.
     """
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Convolve."""
-        if is_scripting() or is_tracing() or torch.compiler.is_compiling():  # type: ignore[no-untyped-call]
-            result: Tensor = self._conv_forward(input, self.weight, self.bias)
-            return result
-        return _product(self, input) if _learns(self, input) else super().forward(input)
+    def _quick(self, image: Tensor) -> Tensor:
+        return _product(self, image) if _learns(self, image) else super()._quick(image)
 
 
 class SplitConv2d(nn.ConvTranspose2d):

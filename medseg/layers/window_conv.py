@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.jit import is_scripting, is_tracing  # type: ignore[attr-defined]
 
 from medseg.layers.direct_conv import DirectConv2d, DirectConv3d, is_direct, lies_for_products
 
@@ -37,12 +36,8 @@ class WindowConv2d(DirectConv2d):
         ``(B, C, H, W)`` to ``(B, C', H', W')``, memory layout kept.
     """
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Convolve."""
-        if is_scripting() or is_tracing() or torch.compiler.is_compiling():  # type: ignore[no-untyped-call]
-            result: Tensor = self._conv_forward(input, self.weight, self.bias)
-            return result
-        return _convolved(self, input) if _known(self, input) else super().forward(input)
+    def _quick(self, image: Tensor) -> Tensor:
+        return _convolved(self, image) if _known(self, image) else super()._quick(image)
 
 
 class WindowConv3d(DirectConv3d):
@@ -52,12 +47,8 @@ class WindowConv3d(DirectConv3d):
         ``(B, C, H, W, D)`` to ``(B, C', H', W', D')``, memory layout kept.
     """
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Convolve."""
-        if is_scripting() or is_tracing() or torch.compiler.is_compiling():  # type: ignore[no-untyped-call]
-            result: Tensor = self._conv_forward(input, self.weight, self.bias)
-            return result
-        return _convolved(self, input) if _known(self, input) else super().forward(input)
+    def _quick(self, image: Tensor) -> Tensor:
+        return _convolved(self, image) if _known(self, image) else super()._quick(image)
 
 
 def is_window(layer: nn.Module) -> bool:

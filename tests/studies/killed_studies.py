@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import glob
 import os
 import signal
 import subprocess
@@ -31,11 +32,12 @@ COMPARED = ("table.md", "table.csv", "table.json", "tests.csv", "out_of_fold.csv
 
 def progress(folder: Path) -> int:
     """Return how many epochs all cells have recorded together."""
-    places = [*folder.glob("unfinished/*/*/metrics.jsonl"), *folder.glob("cells/*/metrics.jsonl")]
+    patterns = ("unfinished/*/*/metrics.jsonl", "cells/*/metrics.jsonl")
     found = 0
-    for place in places:
+    # not by pathlib, which stops at a folder that has just got its name
+    for place in [place for pattern in patterns for place in glob.glob(str(folder / pattern), include_hidden=True)]:
         try:
-            found += place.read_bytes().count(b"\n")
+            found += Path(place).read_bytes().count(b"\n")
         except FileNotFoundError:  # its folder has just got its name
             found += EPOCHS
     return found
