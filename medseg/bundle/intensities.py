@@ -28,11 +28,10 @@ __all__ = [
     "Facts",
     "beyond",
     "beyond_range",
+    "doubts_of",
     "limits",
-    "lone_value",
     "looked_at",
     "trained_on",
-    "unlike",
     "widest",
 ]
 
@@ -58,7 +57,7 @@ def looked_at(entries: Sequence[Entry]) -> list[list[Path]]:
 
 
 def trained_on(facts: Facts, entries: Sequence[Entry], fed: Input) -> dict[str, Any]:
-    """Return the intensities of a training: what `unlike` compares; plain values, which name no image.
+    """Return the intensities of a training: what `doubts_of` compares; plain values, which name no image.
 
     Args:
         facts: of the files that `looked_at` names, as the check of the datalist has measured them.
@@ -100,22 +99,32 @@ def widest(seen: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def unlike(image: Tensor, description: Description) -> str | None:
-    """Return how an image's intensities are unlike those that a model was trained on; ``None`` where they are not.
+def doubts_of(image: Tensor, description: Description) -> tuple[str, ...]:
+    """Return what an image's values make one doubt: that they are unlike the training's, or a few make its scale.
 
     Args:
         image: as its file holds it, ``(C, *S)``, of finite values.
         description: the model; of one that does not say what it was trained on, nothing is unlike.
     """
+    own_scale = description.input.intensity["scheme"] in _OWN_SCALE
+    if not description.intensities and not own_scale:
+        return ()
+    values = image.numpy()
+    try:
+        rows = quantiles(values, None, "image")
+    except ImageError:
+        return ()  # infinite values, which are refused, or which the model's range cuts off
+    found = (_unlike(rows, description), _lone_value(values, rows) if own_scale else None)
+    return tuple(said for said in found if said)
+
+
+def _unlike(quantiled: Sequence[Sequence[float]], description: Description) -> str | None:
+    """Return how an image's intensities are unlike those that a model was trained on; ``None`` where they are not."""
     seen = description.intensities
     if not seen:
         return None
     low, high = np.array(seen["low"]), np.array(seen["high"])
-    try:
-        rows = np.array(quantiles(image.numpy(), None, "image"))
-    except ImageError:
-        return None  # infinite values that the model's range cuts off
-    raw = _coloured(rows[:, _places()], description.input.colour)
+    raw = _coloured(np.array(quantiled)[:, _places()], description.input.colour)
     row = _as_fed(raw, description.input)
     if row.shape != low.shape:
         return None  # another number of channels, which is refused
@@ -130,20 +139,9 @@ def unlike(image: Tensor, description: Description) -> str | None:
     return f"{own}, those of the {seen['images']} images that the model was trained on from {least:.4g} to {most:.4g}"
 
 
-def lone_value(image: Tensor, description: Description) -> str | None:
-    """Return which few voxels make most of an image's scale where the model scales it by its own values, or ``None``.
-
-    Args:
-        image: as its file holds it, ``(C, *S)``, of finite values.
-        description: the model.
-    """
-    if description.input.intensity["scheme"] not in _OWN_SCALE:
-        return None
-    values = image.numpy()
-    try:
-        found = lone(values, quantiles(values, None, "image"))
-    except ImageError:
-        return None  # infinite values, which are refused
+def _lone_value(values: npt.NDArray[Any], quantiled: Sequence[Sequence[float]]) -> str | None:
+    """Return which few voxels make most of the scale of an image that is scaled by its own values, or ``None``."""
+    found = lone(values, quantiled)
     if not found or not np.isfinite(found[0]):
         return None
     return (

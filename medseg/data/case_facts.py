@@ -158,7 +158,8 @@ def quantiles(
         if not np.isfinite(sample).all():
             raise ImageError(f"{path}: holds values that are not finite; correct the image")
         if sample.size:
-            rows.append(tuple(float(value) for value in np.quantile(sample, QUANTILES)))
+            sample.sort()  # in vectors; `quantile` alone parts them one by one, which takes twice as long as both
+            rows.append(tuple(float(value) for value in np.quantile(sample, QUANTILES, overwrite_input=True)))
     return tuple(rows)
 
 

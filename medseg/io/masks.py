@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -164,11 +165,11 @@ def _mask_palette(names: Sequence[str] | None, colours: Named | None) -> list[in
 def _write_png(indices: NDArray[Any], grid: Grid, temporary: Path, source: Path | None, palette: Sequence[int]) -> None:
     from PIL import Image
 
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"compress_type": zlib.Z_RLE}  # a third of the time, and runs is what masks are made of
     if source is not None and image_suffix(source) in pictures.SUFFIXES:
         with Image.open(source) as original:
             resolution = original.info.get("dpi")
-        options = {"dpi": tuple(map(float, resolution))} if resolution else {}
+        options |= {"dpi": tuple(map(float, resolution))} if resolution else {}
     if grid.orientation in range(2, 9):
         exif = Image.Exif()
         exif[_EXIF_ORIENTATION] = grid.orientation

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medseg.bundle import feeding
 from medseg.bundle.description import Description
-from medseg.bundle.intensities import lone_value, unlike
+from medseg.bundle.intensities import doubts_of
 from medseg.bundle.usual import unlike_image
 from medseg.errors import MedsegError
 from medseg.inferers.way_back import WayBack
@@ -126,8 +126,7 @@ class Feeder:
                 affine = np.asarray(loaded.affine, dtype=np.float64)
         grid = Grid(tuple(loaded.shape[1:]), affine, orientation)
         plain = loaded.as_tensor() if isinstance(loaded, MetaTensor) else loaded
-        of_values = (unlike(plain, self._description), lone_value(plain, self._description))
-        doubts = tuple(said for said in of_values if said) + tuple(unlike_image(plain, affine, self._description))
+        doubts = (*doubts_of(plain, self._description), *unlike_image(plain, affine, self._description))
         values = plain if self._values else None  # no step writes into what it is given
         try:
             image = self._transform({"image": loaded}, start=1)["image"]

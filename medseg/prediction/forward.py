@@ -82,6 +82,11 @@ class Forward:
         """Return whether an image goes into one forward with others like it."""
         return isinstance(self.inferer, BlockInferer) and self.inferer.one_forward(fed.image.shape[1:])
 
+    def voxels(self, fed: Fed) -> int:
+        """Return how many voxels' logits are held at once: of a forward's windows, and what they leave to others."""
+        size = fed.image.shape[1:]
+        return self.inferer.held(size) if isinstance(self.inferer, BlockInferer) else size.numel()
+
     def __call__(self, feds: Sequence[Fed]) -> list[Result]:
         """Predict images, see `collect`."""
         return [each.result() for each in self.collect(feds)]
@@ -123,8 +128,7 @@ class Forward:
 
     def _held(self, fed: Fed) -> int:
         """Return about how many bytes an image takes on the device beside the forwards."""
-        size = fed.image.shape[1:]
-        held = self.inferer.held(size) if isinstance(self.inferer, BlockInferer) else size.numel()
+        held = self.voxels(fed)
         classes = max(2, len(self.description.classes)) + 1
         voxels = 1
         for edge in fed.grid.shape:

@@ -3,42 +3,47 @@
 Threads, not processes: decoders, compressors and tensor operations let other threads run, and nothing is copied between
 processes. Order is kept at both ends, so that a run gives the same whatever the threads do. What they compute they do
 alone: with OpenMP's threads for each of them, forwards wait at every operation for a processor (a fifth of their time
-on two cores).
+on two cores). Small forwards, too, take a share of the processors each, side by side: their operations are too short to
+be divided well, and where all processors divide one, each waits for the one that reads or writes meanwhile.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 import torch
 
-__all__ = ["Room", "Writer", "read_ahead"]
+__all__ = ["Room", "Writer", "read_ahead", "side_by_side", "tried"]
 
 Item = TypeVar("Item")
 Read = TypeVar("Read")
+Done = TypeVar("Done")
 
 ROOM = 2**29  # bytes: what may be held beside the case that is worked on
 _WAITING = 8  # results, however small
+_TAKEN = 4  # small items a thread that works on them: some take several times as long as others
 
 
-def _pool(threads: int, name: str) -> ThreadPoolExecutor:
-    """Return threads whose tensor operations take no others to help."""
-    return ThreadPoolExecutor(threads, name, initializer=_alone, initargs=(torch.get_num_threads(),))
+def _pool(threads: int, name: str, each: int = 1) -> ThreadPoolExecutor:
+    """Return threads whose tensor operations take so many processors each; by default no others help."""
+    return ThreadPoolExecutor(threads, name, initializer=_takes, initargs=(each, torch.get_num_threads()))
 
 
-def _alone(others: int) -> None:
-    """Let this thread's tensor operations run in it alone.
+def _takes(own: int, others: int) -> None:
+    """Let this thread's tensor operations take so many threads.
 
     Args:
+        own: itself among them.
         others: how many threads those of threads that come later take, as before.
     """
     torch.get_num_threads()  # PyTorch sets up a thread at its first question, which would undo what follows
-    torch.set_num_threads(1)  # of this thread, and of all that come later
+    torch.set_num_threads(own)  # of this thread, and of all that come later
     later = threading.Thread(target=torch.set_num_threads, args=(others,))
     later.start()
     later.join()
@@ -101,11 +106,9 @@ def read_ahead(
     left = iter(items)
 
     def done(future: Future[Read]) -> Read | Exception:
-        try:
-            found = future.result()
-        except Exception as error:
-            return error
-        room.take(size(found))
+        found = tried(future.result)
+        if not isinstance(found, Exception):
+            room.take(size(found))
         return found
 
     with _pool(max(1, threads), "medseg-read") as pool:
@@ -132,6 +135,54 @@ def read_ahead(
                 del item, found
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def side_by_side(
+    items: Iterable[Item],
+    work: Callable[[Item], Done],
+    *,
+    threads: int,
+    small: Callable[[Item], bool],
+) -> Generator[tuple[Item, Done | Exception]]:
+    """Work on small items several at a time, each with its share of the processors; on others one by one, with all.
+
+    Args:
+        items: what is worked on; results come in their order, what is raised in the place of one.
+        work: called in other threads, or for what is not small in the caller's.
+        threads: how many work at a time; several times as many items are taken, so that none of them waits for another.
+        small: tells whether an item is.
+    """
+    waiting: deque[tuple[Item, Future[Done]]] = deque()
+    share = max(1, torch.get_num_threads() // max(1, threads))
+
+    def first() -> tuple[Item, Done | Exception]:
+        item, future = waiting.popleft()
+        return item, tried(future.result)
+
+    with _pool(max(1, threads), "medseg-forward", share) as pool:
+        try:
+            for item in items:
+                if threads > 1 and small(item):
+                    waiting.append((item, pool.submit(work, item)))
+                else:
+                    while waiting:
+                        yield first()
+                    yield item, tried(partial(work, item))
+                del item
+                while waiting and (waiting[0][1].done() or len(waiting) >= _TAKEN * threads):
+                    yield first()
+            while waiting:
+                yield first()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def tried(work: Callable[[], Done]) -> Done | Exception:
+    """Return what some work gives, or what it raises."""
+    try:
+        return work()
+    except Exception as error:
+        return error
 
 
 class Writer(Generic[Item]):

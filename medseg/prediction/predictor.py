@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections import Counter
@@ -32,17 +33,15 @@ from medseg.prediction.faults import FailuresError, no_space, reason, said_of
 from medseg.prediction.forward import Forward
 from medseg.prediction.mask_record import Maker, MaskRecord
 from medseg.prediction.masks import Masks
-from medseg.prediction.overlap import Room, Writer, read_ahead
+from medseg.prediction.overlap import Room, Writer, read_ahead, tried
 from medseg.prediction.shared import gather
 from medseg.prediction.sinks import VALUES, Case, Refuses, RunInfo, Sink
+from medseg.prediction.twins import Group, Results, Twins
 from medseg.runs.processes import pick_device
 
 __all__ = ["ImageFolder", "InputError", "Predictor"]
 
 logger = logging.getLogger(__name__)
-
-
-Group = list[tuple[Case, Fed]]
 
 
 class Predictor:
@@ -251,25 +250,22 @@ class Predictor:
         self.pixels.update({int(index): count for index, count in pixels.items()})
         self._elsewhere |= {device} - {""}
 
-    def failed(self, case: Case, reason: str, line: Mapping[str, Any] | None = None) -> None:
-        """Take note of a case that another process could not do, with what that one recorded of it."""
-        self._fail(case, reason, line)
-
     def _work(self, cases: Sequence[Case]) -> None:
-        room = Room()
-        ahead, threads = self.description.inference.batch, self._threads
-        read = read_ahead(cases, self._read, threads=threads, room=room, size=lambda fed: fed.nbytes, ahead=ahead)
-        with Writer(room, self._not_written, no_space) as writer:
-            for group in self._groups(read):
-                for case, found in self._predicted(group):
+        room, twins = Room(), Twins(self._forward)
+        ahead = twins.number * self.description.inference.batch
+        read = read_ahead(cases, self._read, threads=self._threads, room=room, size=lambda fed: fed.nbytes, ahead=ahead)
+        done = twins.each(self._groups(read, twins.number))
+        with Writer(room, self._not_written, no_space) as writer, contextlib.closing(done):
+            for group, results in done:
+                for case, found in self._found(group, results, twins):
                     if isinstance(found, Collected):
                         self.begin()
                         writer.put(case, partial(self._write, case, found), found.nbytes)
                     else:
-                        self._fail(case, found)
+                        self.failed(case, found)
                 for _, fed in group:
                     room.give(fed.nbytes)
-                del group
+                del group, results
 
     def begin(self) -> None:
         """Take the folder of the outputs, before the first is written."""
@@ -291,12 +287,12 @@ class Predictor:
         self._doubt(case, fed.unlike, fed.notes)
         return fed
 
-    def _groups(self, read: Iterator[tuple[Case, Fed | Exception]]) -> Iterator[Group]:
+    def _groups(self, read: Iterator[tuple[Case, Fed | Exception]], at_once: int) -> Iterator[Group]:
         """Yield cases one by one, or so many that take one forward together as a forward has windows."""
         group: Group = []
         for case, fed in read:
             if not isinstance(fed, Fed):
-                self._fail(case, reason(fed))
+                self.failed(case, reason(fed))
                 continue
             together = self._forward.one_forward(fed)
             if group and not together:
@@ -304,27 +300,28 @@ class Predictor:
                 group = []
             group.append((case, fed))
             del fed
-            if not together or len(group) >= max(1, self.description.inference.batch):
+            if not together or len(group) >= max(1, self.description.inference.batch // at_once):
                 yield group
                 group = []
         if group:
             yield group
 
-    def _predicted(self, group: Group) -> Iterator[tuple[Case, Collected | str]]:
+    def _found(self, group: Group, results: Results, twins: Twins) -> Iterator[tuple[Case, Collected | str]]:
         """Yield what came of each case of a group, or why there is none."""
-        try:
-            results = self._forward.collect([fed for _, fed in group])
-        except (ValueError, RuntimeError, OSError) as error:  # logits that are no numbers, too little memory
-            if no_space(error):  # for what is too large for memory
-                self._not_written(group[0][0], error)
-            if len(group) == 1:
-                yield group[0][0], reason(error)
-                return
-            for one in group:  # whose fault it is, is found out
-                yield from self._predicted([one])
+        if not isinstance(results, Exception):
+            yield from zip((case for case, _ in group), results, strict=True)
             return
-        for (case, _), result in zip(group, results, strict=True):
-            yield case, result
+        if not isinstance(
+            results, ValueError | RuntimeError | OSError
+        ):  # logits that are no numbers, too little memory
+            raise results
+        if no_space(results):  # for what is too large for memory
+            self._not_written(group[0][0], results)
+        if len(group) == 1:
+            yield group[0][0], reason(results)
+            return
+        for one in group:  # whose fault it is, is found out
+            yield from self._found([one], tried(partial(twins.collect, [one])), twins)
 
     def _write(self, case: Case, collected: Collected) -> None:
         """Finish a case and write all its outputs; called in the thread that writes."""
@@ -352,9 +349,10 @@ class Predictor:
         if not isinstance(error, Exception):
             raise error
         logger.debug("%s", case.name, exc_info=error)
-        self._fail(case, reason(error))
+        self.failed(case, reason(error))
 
-    def _fail(self, case: Case, reason: str, line: Mapping[str, Any] | None = None) -> None:
+    def failed(self, case: Case, reason: str, line: Mapping[str, Any] | None = None) -> None:
+        """Take note of a case that could not be done, with what another process recorded of it, if one had it."""
         self.failures.append((Path(case.name), reason))
         self._audit.took(case, {**(line or {}), "failure": reason})
         self._report()

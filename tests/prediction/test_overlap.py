@@ -1,13 +1,14 @@
 """Reading, work and writing overlap; what is read ahead and what waits to be written is bounded; order is kept."""
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 
-from medseg.prediction.overlap import Room, Writer, read_ahead
+from medseg.prediction.overlap import Room, Writer, read_ahead, side_by_side
 
 
 def reading(read: Callable[[int], int], count: int, threads: int, room: Room) -> Any:
@@ -89,6 +90,63 @@ def test_no_more_is_read_than_there_is_room_for() -> None:
 
 def test_an_item_larger_than_the_room_is_read() -> None:
     assert [item for item, _ in reading(lambda item: item, 3, 2, Room(1))] == [0, 1, 2]
+
+
+def test_what_is_done_side_by_side_comes_in_order() -> None:
+    """The second is done first, and the third, which is large, neither beside others nor before them."""
+    at_work, alone = set[int](), threading.Event()
+    second = threading.Event()
+
+    def work(item: int) -> int:
+        at_work.add(item)
+        if item == 0:
+            assert second.wait(10)
+        if item == 1:
+            second.set()
+        if item == 2 and at_work == {2}:
+            alone.set()
+        at_work.remove(item)
+        return -item
+
+    found = list(side_by_side(range(5), work, threads=2, small=lambda item: item != 2))
+    assert found == [(0, 0), (1, -1), (2, -2), (3, -3), (4, -4)]
+    assert alone.is_set()
+
+
+def test_no_more_is_begun_side_by_side_than_a_few_a_thread() -> None:
+    """The first takes long: eight are begun, what is done of them waits, and then each is handed on when it is done."""
+    taken, free = list[int](), threading.Event()
+
+    def items() -> Iterator[int]:
+        for item in range(30):
+            taken.append(item)
+            yield item
+
+    found = side_by_side(items(), lambda item: item or free.wait(10), threads=2, small=lambda item: True)
+    other = threading.Thread(target=lambda: next(found))
+    other.start()
+    other.join(0.3)
+    assert other.is_alive()
+    assert len(taken) == 8
+    free.set()
+    other.join(10)
+    assert [item for item, _ in found] == [*range(1, 30)]
+
+
+def test_who_stops_waits_for_those_that_are_at_work_alone() -> None:
+    done, begun = list[int](), threading.Event()
+
+    def work(item: int) -> int:
+        begun.set()
+        time.sleep(0.2)
+        done.append(item)
+        return item
+
+    found = side_by_side(range(30), work, threads=2, small=lambda item: True)
+    assert next(found) == (0, 0)
+    found.close()
+    assert begun.is_set()
+    assert len(done) < 8
 
 
 def test_writing_keeps_order_and_waits_where_much_is_waiting() -> None:
