@@ -139,9 +139,11 @@ def _join(images: Sequence[Path], labels: Sequence[Path], image: Affix, label: A
 
 
 def _common_start(texts: Sequence[str]) -> str:
+    """Return what all texts begin with, but no part of a number: of 100 to 199, the 1 is not what they share."""
     low, high = min(texts), max(texts)
     end = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
-    return low[:end]
+    cut = any(text[end : end + 1].isdigit() for text in texts)
+    return low[:end].rstrip("0123456789") if cut else low[:end]
 
 
 def _cuts(text: str) -> list[str]:
