@@ -35,8 +35,8 @@ CT_AIR = -200.0  # Hounsfield: below it there is air or fat, which pictures of a
 _CONTRASTS = 3.0  # images whose contrasts differ more than so are scaled one by one
 _MINORITY = 0.05
 _MEDIAN = QUANTILES.index(0.5)
-_SIDES = ("left", "right")
-_PAIRS = ({"l", "r"}, {"lh", "rh"})  # one letter alone says little
+_SIDES = ("left", "right", "links", "rechts", "gauche", "droit", "izquierd", "derech", "sinist", "dext")
+_PAIRS = ({"l", "r"}, {"sin", "dex"}, {"sin", "dx"}, {"sx", "dx"}, {"os", "od"})  # one of them alone says little
 _WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+(?![a-z])")
 _FAINT = 64  # of 8 bits: images of lesser values alone, such as masks, do not fill the scale
 _TISSUE = {"em", "microscopy", "fluorescence", "brightfield", "histology", "histopathology", "dermoscopy", "sstem"}
@@ -340,9 +340,23 @@ def mirrors(found: Fingerprint, seen: Chosen | None = None) -> Chosen:
 
 
 def _sided(classes: Sequence[str]) -> bool:
-    """Return whether classes are told apart by side: ``kidney_left``, ``Left-Lung``, ``RightLung``, ``rib_L``."""
-    words = {word.lower() for name in classes for word in _WORD.findall(name)}
-    return any(word.startswith(_SIDES) for word in words) or any(pair <= words for pair in _PAIRS)
+    """Return whether classes are told apart by side: ``kidney_left``, ``Left-Lung``, ``RightLung``, ``rib_L``.
+
+    So are those whose names differ by an L and an R at the end of a word alone: ``LK`` and ``RK``, ``rib_L1`` and
+    ``rib_R1``, ``lkidney`` and ``rkidney``, the heart's ``LV`` and ``RV``.
+    """
+    names = [[word.lower() for word in _WORD.findall(name)] for name in classes]
+    words = {word for name in names for word in name}
+    if any(word.startswith(_SIDES) for word in words) or any(pair <= words for pair in _PAIRS):
+        return True
+    known = {tuple(name) for name in names}
+    return any(
+        (*name[:place], other, *name[place + 1 :]) in known
+        for name in names
+        for place, word in enumerate(name)
+        for other in (f"r{word[1:]}" if word[0] == "l" else word, f"{word[:-1]}r" if word[-1] == "l" else word)
+        if other != word
+    )
 
 
 def _tissue(found: Fingerprint) -> bool:
