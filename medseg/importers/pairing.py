@@ -8,6 +8,7 @@ A rule is a folder of images, a folder of labels, and what stands before and aft
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -117,7 +118,8 @@ class Rule:
 
 
 def _number(key: str) -> str:
-    return str(int(key)) if key.isascii() and key.isdigit() else key
+    """Return a shared part as it is compared: without zeros before a number, and with letters composed one way."""
+    return str(int(key)) if key.isascii() and key.isdigit() else unicodedata.normalize("NFC", key)
 
 
 def _keyed(paths: Iterable[Path], affix: Affix) -> tuple[dict[str, Path], list[Path]]:

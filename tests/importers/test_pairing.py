@@ -25,6 +25,7 @@ def test_words():
         (("00.tif", "01.tif"), ("labels00000000.png", "labels00000001.png"), ["0", "1"], None),
         (("img_1.nii.gz", "img_2.nii.gz"), ("seg_1.nii.gz", "seg_2.nii.gz"), ["_1", "_2"], None),
         (("a.png",), ("a_label.png",), ["a"], None),
+        (("p\u00e91.png", "b.png"), ("pe\u03011_seg.png", "b_seg.png"), ["b", "p\u00e91"], None),
     ],
 )
 def test_two_folders(images, labels, pairs, rule):
