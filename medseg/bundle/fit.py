@@ -23,9 +23,10 @@ from medseg.caller import spelt
 from medseg.data.check import Report, check_datalist
 from medseg.data.datalist import Datalist
 from medseg.data.file_facts import FileFacts, facts_of
+from medseg.data.sides import sided
 from medseg.engines.loading import SegmentationDataset, different_sizes
 from medseg.engines.patches import PatchDataset
-from medseg.errors import MedsegError, counted
+from medseg.errors import MedsegError, counted, few
 from medseg.io.channels import first_of, paths_of
 from medseg.io.parts import stored_bytes
 from medseg.runs.processes import by_the_first
@@ -169,6 +170,7 @@ def problems(
             f"{data.path}: the bundle was planned for other data (or they have changed since); plan again with medseg "
             f"plan, or give {spelt('planned_for', 'null')} where the images are of the same kind"
         )
+    _warn_of_mirrors(data, wanted, description)
     dims = description.spatial_dims
     name = str(description.network.get("name", "the network"))
     for path, shape in tried.whole.items():
@@ -198,6 +200,21 @@ def problems(
         smallest = min(tried.drawn, key=lambda shape: shape[1:])
         found += _runs(network, smallest, wanted.batch_size if drawn else min(wanted.batch_size, len(dataset)), name)
     return found
+
+
+def _warn_of_mirrors(data: Datalist, wanted: Options, description: Description) -> None:
+    """Tell of mirror images, as a bundle for other classes makes them, in which left becomes right."""
+    axes, fed = description.spatial_dims, description.input
+    across = [axis for axis, code in enumerate(fed.orientation or "RAS") if code in "LR"] if axes == 3 else [0, 1]
+    if wanted.slices and axes == 2:
+        across = [] if fed.plane == "sagittal" else [0]
+    for key in ("mirror_axes", "flip_axes"):
+        used = getattr(description.inference, key) or []
+        if any(axis % axes in across for axis in used) and sided(description.classes):
+            logger.warning(
+                "%s: classes are named by side (%s), which %s of %s exchanges; give %s",
+                data.path, few(description.classes), key, used, spelt(f"model#inference#{key}", "[]"),
+            )  # fmt: skip
 
 
 def _beyond(data: Datalist, description: Description) -> list[str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from medseg.data.check_findings import Case, Finding, error, names, warning
 from medseg.data.datalist import Datalist
+from medseg.data.folds import one_spelling
 from medseg.errors import few
 
 __all__ = ["groups", "twins", "untrained", "untrained_folds"]
@@ -46,6 +47,30 @@ def groups(cases: Sequence[Case], fold_keys: Sequence[str]) -> Iterator[Finding]
             "good; keep a group's images together"
         )
         yield error("group-on-both-sides", message, *(path for paths in sides.values() for path in paths))
+    yield from _spelled_alike(members)
+
+
+def _spelled_alike(members: Mapping[tuple[str, str], Mapping[Hashable, Sequence[Path]]]) -> Iterator[Finding]:
+    """Find groups that are one but for the spelling, and on two sides of a split."""
+    spelled: dict[str, dict[str, dict[str, Sequence[Path]]]] = defaultdict(lambda: defaultdict(dict))
+    names_of = sorted({group for _, group in members})
+    first = dict(zip(names_of, one_spelling(names_of), strict=True))
+    sides: dict[tuple[str, str], set[Hashable]] = defaultdict(set)
+    for (division, group), found in members.items():
+        sides[division, first[group]] |= found.keys()
+        spelled[division][first[group]][group] = [path for paths in found.values() for path in paths]
+    told: set[str] = set()
+    for division, held in spelled.items():
+        for same, each in held.items():
+            if len(each) > 1 and len(sides[division, same]) > 1 and same not in told:
+                told.add(same)
+                images = [path for paths in each.values() for path in paths]
+                message = (
+                    f"groups {' and '.join(map(repr, sorted(each)))} are on different sides of a split ({division}; "
+                    f"e.g. {names([paths[0] for paths in each.values()])}); if they are one but for the spelling, "
+                    "scores would be too good: spell it in one way, and keep its images together"
+                )
+                yield warning("groups-spelled-alike", message, *images)
 
 
 def twins(cases: Sequence[Case], fold_keys: Sequence[str]) -> Iterator[Finding]:

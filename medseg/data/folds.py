@@ -6,15 +6,39 @@ It does not depend on the order of the cases, nor on a random generator that ano
 from __future__ import annotations
 
 import hashlib
+import re
+import unicodedata
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 
-__all__ = ["FOLDS", "SEED", "propose_folds"]
+__all__ = ["FOLDS", "SEED", "one_spelling", "propose_folds"]
 
 FOLDS = 5
 SEED = 0
 _TRIES = 8  # a class of two groups is in one fold in one of five divisions
+_WORDS = re.compile(r"[^\W\d_]+|\d+")
+
+
+def one_spelling(groups: Sequence[str]) -> list[str]:
+    """Return each group as the first in the alphabet of those that are spelled alike is: ``P1`` for ``p_01`` too.
+
+    Alike are names of the same words and numbers, whatever the case, the zeros before numbers, what stands between,
+    and how Unicode composes letters. One patient in two groups would be on both sides of a split.
+
+    Args:
+        groups: of each case.
+    """
+    first: dict[tuple[str | int, ...], str] = {}
+    keys = {group: _spelled(group) for group in sorted(set(groups))}
+    for group, key in keys.items():
+        first.setdefault(key, group)
+    return [first[keys[group]] for group in groups]
+
+
+def _spelled(group: str) -> tuple[str | int, ...]:
+    words = _WORDS.findall(unicodedata.normalize("NFKC", group).casefold())
+    return tuple(int(word) if word.isdecimal() else word for word in words) or (group,)
 
 
 def propose_folds(
@@ -31,7 +55,7 @@ def propose_folds(
     nothing be trained on it without that fold, equal groups are put in another order.
 
     Args:
-        groups: of each case.
+        groups: of each case; those that `one_spelling` takes for one are kept together, too.
         classes: that each case holds; ``None`` where that is not known.
         folds: at most so many; fewer where there are fewer groups.
         seed: another one divides in another way.
@@ -39,6 +63,7 @@ def propose_folds(
     Returns:
         ``None`` if there are fewer than two groups or folds.
     """
+    groups = one_spelling(groups)
     sizes = Counter(groups)
     number = min(folds, len(sizes))
     if number < 2:

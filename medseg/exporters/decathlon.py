@@ -16,7 +16,7 @@ import numpy as np
 
 from medseg.data.datalist import SPLITS, Datalist
 from medseg.errors import shown
-from medseg.exporters.writing import ExportError, Item, items_of, kept_of, new_folder, put_nifti
+from medseg.exporters.writing import ExportError, Item, items_of, kept_of, new_folder, put_nifti, refuse_elsewhere
 from medseg.io.dicom import SUFFIXES as DICOM
 from medseg.io.images import image_suffix, read_image
 from medseg.reports.progress import progress_bar
@@ -85,6 +85,8 @@ def _image(item: Item, folder: Path, place: str) -> str:
             "image; take "
             "--to nnunet, which keeps a file a channel"
         )
+    for image, path in zip(images, item.images, strict=True):
+        refuse_elsewhere(image, path, images[0], item.images[0])
     parts = [image.array if image.channels > 1 else image.array[..., None] for image in images]
     array = np.concatenate(parts, axis=-1) if len(parts) > 1 or images[0].channels > 1 else images[0].array
     target = folder / place / f"{item.name}.nii.gz"

@@ -28,6 +28,7 @@ from medseg.exporters.writing import (
     new_folder,
     put_nifti,
     put_png,
+    refuse_elsewhere,
 )
 from medseg.io.image_file import ImageFile
 from medseg.io.images import image_suffix, read_image
@@ -107,8 +108,9 @@ def _write(item: Item, folder: Path, ignore: tuple[int | None, int | None]) -> t
     count = 0
     for path in item.images:
         image = first if path == item.images[0] else read_image(path)
-        if image.shape != first.shape or (image.affine is None) is volume:
+        if image.shape != first.shape:
             raise ExportError(f"{shown(path)}: has another size than the other channels of its image; see medseg check")
+        refuse_elsewhere(image, path, first, item.images[0])
         if len(item.images) > 1 and image.channels > 1:
             raise ExportError(
                 f"{shown(path)}: is one of several channels, but has {image.channels} of its own; split it"

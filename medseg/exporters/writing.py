@@ -23,8 +23,12 @@ from medseg.importers.folder import stem_of
 from medseg.io.image_file import Affine, ImageFile
 from medseg.io.images import image_suffix
 from medseg.io.labels import read_label
+from medseg.io.placement import compare, describe
 
-__all__ = ["ExportError", "Item", "indices_of", "items_of", "kept_of", "new_folder", "put_nifti", "put_png"]
+__all__ = [
+    *("ExportError", "Item", "indices_of", "items_of", "kept_of", "new_folder", "put_nifti", "put_png"),
+    "refuse_elsewhere",
+]
 
 _NO_NAME = re.compile(r"[^A-Za-z0-9_.-]+")
 _CHANNEL = re.compile(r"_\d{4}$")
@@ -195,14 +199,43 @@ def indices_of(item: Item, image: ImageFile, ignore: tuple[int | None, int | Non
         ignore: the value that counts nowhere, and what it becomes.
 
     Raises:
-        ExportError: if the label has another size than the image, or is not of whole numbers.
+        ExportError: if the label has another size or place than the image, or is not of whole numbers.
     """
-    array = read_label(item.entry).array
+    label = read_label(item.entry)
+    array = label.array
     if array.shape != image.shape or array.dtype.kind not in "iu":
         sizes = " and ".join("x".join(map(str, shape)) for shape in (array.shape, image.shape))
         raise ExportError(f"{shown(item.label)}: label and image are {sizes} ({array.dtype}); see medseg check")
+    assert item.label is not None
+    refuse_elsewhere(label, item.label, image, item.images[0])
     if ignore[0] is not None and ignore[1] is not None:
         array = np.where(array == ignore[0], ignore[1], array)
     if array.min() < 0 or array.max() > np.iinfo(np.uint16).max:
         raise ExportError(f"{shown(item.label)}: holds {array.min()} to {array.max()}; class indices are 0 to 65535")
     return array.astype(np.uint8 if array.max() <= np.iinfo(np.uint8).max else np.uint16)
+
+
+def refuse_elsewhere(other: ImageFile, path: Path, image: ImageFile, image_path: Path) -> None:
+    """Refuse a label or channel that is to be written where its image lies, but does not lie there.
+
+    Args:
+        other: of the image's shape.
+        path: its file.
+        image: the image.
+        image_path: its file.
+
+    Raises:
+        ExportError: with both places.
+    """
+    if other.affine is None and image.affine is None:
+        return
+    if other.affine is not None and image.affine is not None:
+        if compare(image.affine, other.affine, image.shape).same:
+            return
+        places = [describe(other.affine), describe(image.affine)]
+    else:
+        places = ["a picture" if each.affine is None else "a volume" for each in (other, image)]
+    raise ExportError(
+        f"{shown(path)}: is not where its image {shown(image_path.name)} is ({places[0]}; the image: {places[1]}), and "
+        "would be written there; bring it to the image's grid, see medseg check"
+    )

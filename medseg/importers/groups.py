@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from medseg.data.folds import one_spelling
 from medseg.importers.layout import Case, ImportingError
 
 __all__ = ["Grouping", "hidden_identity", "propose_groups"]
@@ -43,6 +44,8 @@ def hidden_identity(identity: str) -> str:
 def propose_groups(cases: Sequence[Case], grouped_by: str, pattern: str = "") -> Grouping:
     """Return the groups that a layout knows, a pattern gives, or names suggest; otherwise each case is its own.
 
+    Groups that are alike but for the spelling, as of ``P1_a`` and ``p01_b``, are one (see `one_spelling`).
+
     Args:
         cases: in order.
         grouped_by: what `Case.group` is.
@@ -55,16 +58,22 @@ def propose_groups(cases: Sequence[Case], grouped_by: str, pattern: str = "") ->
     if pattern == "none":
         return Grouping(names, "each case is its own group, as said")
     if pattern:
-        return Grouping(_by_pattern(names, pattern), f"by the pattern {pattern}")
+        return _spelled(_by_pattern(names, pattern), f"by the pattern {pattern}")
     if grouped_by:
-        return Grouping([case.name if case.group is None else case.group for case in cases], grouped_by)
+        return _spelled([case.name if case.group is None else case.group for case in cases], grouped_by)
     for proposal in _PATTERNS:
         found = [re.match(proposal, name, re.IGNORECASE) for name in names]
         groups = [match["group"] if match else name for match, name in zip(found, names, strict=True)]
-        if 2 <= len(set(groups)) < len(set(names)):
+        if 2 <= len(set(one_spelling(groups))) < len(set(names)):
             name, group = next((n, g) for n, g in zip(names, groups, strict=True) if n != g)
-            return Grouping(groups, f"proposed from the names, such as {group} of {name}")
+            return _spelled(groups, f"proposed from the names, such as {group} of {name}")
     return Grouping(names, "each case is its own group: names tell no patients; say them with --group-pattern")
+
+
+def _spelled(groups: list[str], how: str) -> Grouping:
+    made = one_spelling(groups)
+    other = next(((group, first) for group, first in zip(groups, made, strict=True) if group != first), None)
+    return Grouping(made, how if other is None else f"{how}; spelled alike, such as {other[0]} and {other[1]}, are one")
 
 
 def _by_pattern(names: Sequence[str], pattern: str) -> list[str]:

@@ -8,6 +8,7 @@ A rule is a folder of images, a folder of labels, and what stands before and aft
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -117,7 +118,8 @@ class Rule:
 
 
 def _number(key: str) -> str:
-    return str(int(key)) if key.isascii() and key.isdigit() else key
+    """Return a shared part as it is compared: without zeros before a number, and with letters composed one way."""
+    return str(int(key)) if key.isascii() and key.isdigit() else unicodedata.normalize("NFC", key)
 
 
 def _keyed(paths: Iterable[Path], affix: Affix) -> tuple[dict[str, Path], list[Path]]:
@@ -139,9 +141,11 @@ def _join(images: Sequence[Path], labels: Sequence[Path], image: Affix, label: A
 
 
 def _common_start(texts: Sequence[str]) -> str:
+    """Return what all texts begin with, but no part of a number: of 100 to 199, the 1 is not what they share."""
     low, high = min(texts), max(texts)
     end = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
-    return low[:end]
+    cut = any(text[end : end + 1].isdigit() for text in texts)
+    return low[:end].rstrip("0123456789") if cut else low[:end]
 
 
 def _cuts(text: str) -> list[str]:

@@ -22,6 +22,7 @@ IGNORE = "ignore"
 _IGNORED = 255
 _LISTED = 8
 _GREY = 255
+_MANY = 8  # objects in a picture, from which their numbers are told from classes
 _SMOOTH = 16  # levels: more come from smoothing a mask of 0 and 255
 
 
@@ -126,6 +127,9 @@ def _targets(
             open_ones.append(stored)
     if found.labels and open_ones:
         raise _unknown(open_ones, where)
+    said = options.ascending or options.values or options.classes or found.labels
+    if not said and _numbers(held):
+        raise _which_objects(open_ones, where)
     if options.ascending:
         free = (index for index in range(len(open_ones) + len(targets)) if index not in targets.values())
         targets |= dict(zip(open_ones, free, strict=False))
@@ -138,6 +142,24 @@ def _targets(
     else:
         raise _which(open_ones, where, held)
     return dict(sorted(targets.items()))
+
+
+def _numbers(held: Sequence[set[int]]) -> bool:
+    """Return whether labels number the objects of each picture: 1 to n without a gap, and n differs as it likes."""
+    inside = [values - {0} for values in held if values - {0}]
+    tops = {max(values) for values in inside}
+    without_gaps = all(values == set(range(1, len(values) + 1)) for values in inside)
+    return without_gaps and len(tops) >= max(3, len(inside) / 4) and max(tops) >= _MANY
+
+
+def _which_objects(stored: list[int], where: Path) -> Question:
+    return Question(
+        f"{shown(where)}: labels hold {stored[0]} to {stored[-1]}, each picture its own from 1 on without a gap: these "
+        f"look like numbers of objects, not classes; if all objects are of one class, say --values 1-{stored[-1]}=1, "
+        "if each number is a class, --values ascending",
+        "values",
+        f"1-{stored[-1]}=1",
+    )
 
 
 def _reasons(found: Found) -> str:

@@ -7,7 +7,6 @@ supplementary note 2. ``docs/plans.md`` lists all of them.
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 from medseg.data.case_facts import QUANTILES
 from medseg.data.fingerprint import Fingerprint
 from medseg.data.kinds import kind_of
+from medseg.data.sides import sided
 from medseg.errors import MedsegError, counted
 
 __all__ = [
@@ -35,9 +35,6 @@ CT_AIR = -200.0  # Hounsfield: below it there is air or fat, which pictures of a
 _CONTRASTS = 3.0  # images whose contrasts differ more than so are scaled one by one
 _MINORITY = 0.05
 _MEDIAN = QUANTILES.index(0.5)
-_SIDES = ("left", "right")
-_PAIRS = ({"l", "r"}, {"lh", "rh"})  # one letter alone says little
-_WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+(?![a-z])")
 _FAINT = 64  # of 8 bits: images of lesser values alone, such as masks, do not fill the scale
 _TISSUE = {"em", "microscopy", "fluorescence", "brightfield", "histology", "histopathology", "dermoscopy", "sstem"}
 
@@ -326,7 +323,7 @@ def mirrors(found: Fingerprint, seen: Chosen | None = None) -> Chosen:
         found: the fingerprint.
         seen: plane of the slices, see `plane`.
     """
-    if _sided(found.classes):
+    if sided(found.classes):
         return Chosen([], "nowhere: classes are named by side, which mirroring would exchange")
     if found.dimensions == 3:
         if any(code == "" for code in found.orientations):
@@ -337,12 +334,6 @@ def mirrors(found: Fingerprint, seen: Chosen | None = None) -> Chosen:
     if _tissue(found):
         return Chosen([0, 1], "along both axes: tissue and cells look alike from every side")
     return Chosen([1], "from left to right: which way is up may matter")
-
-
-def _sided(classes: Sequence[str]) -> bool:
-    """Return whether classes are told apart by side: ``kidney_left``, ``Left-Lung``, ``RightLung``, ``rib_L``."""
-    words = {word.lower() for name in classes for word in _WORD.findall(name)}
-    return any(word.startswith(_SIDES) for word in words) or any(pair <= words for pair in _PAIRS)
 
 
 def _tissue(found: Fingerprint) -> bool:

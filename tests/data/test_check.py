@@ -185,6 +185,16 @@ def test_group_on_both_sides_of_folds(data):
     assert {path.rsplit("/", 1)[1] for path in finding.files} == {"i2.png", "i3.png"}
 
 
+def test_groups_that_are_spelled_alike_on_both_sides(data):
+    before = data.training[0]["group"], data.training[0]["fold"]
+    other = next(entry for entry in data.training if entry["fold"] != before[1])
+    for entry in data.training:
+        if entry["group"] == other["group"] != before[0]:
+            entry["group"] = before[0].upper().replace("G", "G_0")
+    finding = only(data.check(), "groups-spelled-alike", "warning")
+    assert "groups 'G_00' and 'g0' are on different sides of a split (fold; " in finding.message
+
+
 def test_group_by_another_scheme_and_in_lists(data):
     for n, entry in enumerate(data.training):
         entry["fold_random"] = n % 2

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from medseg.data.folds import propose_folds
+from medseg.data.folds import one_spelling, propose_folds
 
 
 def test_the_folds_are_these():
@@ -63,3 +63,12 @@ def test_a_class_of_one_group_changes_nothing():
     assert propose_folds(names, [{0, 1, 2} if n == 3 else {0, 1} for n in range(12)]) == propose_folds(names)
     both = ["a", "a", *names]  # two images of one group
     assert propose_folds(both, [{0, 1, 2} if name == "a" else {0, 1} for name in both]) is not None
+
+
+def test_one_patient_in_several_spellings_is_one():
+    spelled = ["Patient_01", "patient1", "PATIENT 001", "p\u00e91", "pe\u03011", "1_11", "11_1", "!!", "??"]
+    assert one_spelling(spelled) == [*["PATIENT 001"] * 3, *["pe\u03011"] * 2, "1_11", "11_1", "!!", "??"]
+    names = [f"{word}{n:0{width}}" for n in range(10) for word, width in (("P", 1), ("p_", 2))]
+    folds = propose_folds(names)
+    assert folds[::2] == folds[1::2]
+    assert sorted(folds.count(fold) for fold in range(5)) == [4] * 5

@@ -236,3 +236,28 @@ def test_bad_ways(pictures, volumes, tmp_path):
         export_nnunet(moved, tmp_path / "out")
     with pytest.raises(ExportError, match=r"a class is called ignore"):
         export_nnunet(named, tmp_path / "out")
+
+
+@pytest.mark.parametrize("moved", ["seg", "t2"])
+def test_what_lies_elsewhere_is_not_put_where_its_image_is(volumes, tmp_path, moved):
+    """Stored the other way round along an axis, a mask covers the same place, and would be turned without a word."""
+    path = volumes.root / f"0/{moved}.nii.gz"
+    turned = AFFINE @ np.array([[-1, 0, 0, 4], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+    nibabel.save(nibabel.Nifti1Image(np.asarray(nibabel.load(path).dataobj)[::-1], turned), path)
+    with pytest.raises(ExportError, match=rf"0/{moved}.nii.gz: is not where its image t1.nii.gz is \(.*origin.*medseg"):
+        export_nnunet(volumes, tmp_path / "out")
+    if moved == "t2":
+        return
+    Image.fromarray(np.zeros((5, 5), np.uint8)).save(volumes.root / "0/seg.png")
+    put(volumes.root, "0/slice.nii.gz", np.zeros((5, 5), np.int16))
+    entry = {"image": "0/slice.nii.gz", "label": "0/seg.png"}
+    with pytest.raises(ExportError, match=r"seg.png: is not where .* is \(a picture; the image: a volume\)"):
+        export_nnunet(datalist_of(volumes.root, {"training": [entry]}), tmp_path / "out")
+
+
+def test_channels_in_two_places_are_not_joined(volumes, tmp_path):
+    path = volumes.root / "0/t2.nii.gz"
+    moved = AFFINE + np.array([[0, 0, 0, 30.0], *np.zeros((3, 4))])
+    nibabel.save(nibabel.Nifti1Image(np.asarray(nibabel.load(path).dataobj), moved), path)
+    with pytest.raises(ExportError, match=r"0/t2.nii.gz: is not where its image t1.nii.gz is"):
+        export_decathlon(volumes, tmp_path / "out")

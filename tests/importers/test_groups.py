@@ -47,6 +47,14 @@ def test_pattern_and_layout():
             propose_groups(named, "", pattern)
 
 
+def test_groups_spelled_alike_are_one():
+    found = propose_groups(cases("Patient01_slice03", "patient_1_slice04", "patient02_slice01"), "")
+    assert found.groups == ["Patient01", "Patient01", "patient02"]
+    assert found.how.endswith("; spelled alike, such as patient_1 and Patient01, are one")
+    assert propose_groups(cases("a1_x", "A01_y", "b1_x"), "", "^(.*)_").groups == ["A01", "A01", "b1"]
+    assert propose_groups([Case("x", (), group="P1"), Case("y", (), group="p1")], "a tag").groups == ["P1", "P1"]
+
+
 def test_an_identity_is_hidden_and_stays_the_same():
     assert hidden_identity("Doe^Jane") == hidden_identity("Doe^Jane ")
     assert hidden_identity("Doe^Jane") != hidden_identity("Doe^John")

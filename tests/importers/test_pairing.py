@@ -25,6 +25,7 @@ def test_words():
         (("00.tif", "01.tif"), ("labels00000000.png", "labels00000001.png"), ["0", "1"], None),
         (("img_1.nii.gz", "img_2.nii.gz"), ("seg_1.nii.gz", "seg_2.nii.gz"), ["_1", "_2"], None),
         (("a.png",), ("a_label.png",), ["a"], None),
+        (("p\u00e91.png", "b.png"), ("pe\u03011_seg.png", "b_seg.png"), ["b", "p\u00e91"], None),
     ],
 )
 def test_two_folders(images, labels, pairs, rule):
@@ -32,6 +33,18 @@ def test_two_folders(images, labels, pairs, rule):
     assert sorted(found.pairs) == pairs
     if rule is not None:
         assert (found.image, found.label) == rule
+
+
+def test_numbers_are_not_cut():
+    """Of images 100 to 199 with labels 0 to 149, "1" and the rest would make more pairs, all of them wrong."""
+    images = paths("i", *(f"slice_{number}.png" for number in range(100, 200)))
+    found = rules_between(images, paths("m", *(f"slice_{number}.png" for number in range(150))))
+    assert len(found.pairs) == 50
+    assert all(image.name == label.name for image, label in found.pairs.values())
+    images, labels = (paths("i", *(f"{number}{end}.png" for number in range(10, 100, 10))) for end in ("", "_gt"))
+    shorter = paths("m", *(f"{number}.png" for number in range(1, 10)))
+    assert len(rules_between(images, labels).pairs) == 9
+    assert rules_between(images, shorter) is None
 
 
 def test_no_rule():

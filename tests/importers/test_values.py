@@ -60,6 +60,25 @@ def test_what_is_said(present, said, labels, values, ignore):
     assert (made.labels, made.values, made.ignore) == (labels, values, ignore)
 
 
+def test_numbers_of_objects_are_no_classes():
+    held = [set(range(count + 1)) for count in (12, 3, 30, 0, 7)]
+    every = Counter(range(31))
+
+    def made(held, options=None, **more):
+        return resolve(found(**more), every, {}, options or Options(), Path("here"), held)
+
+    with pytest.raises(Question, match=r"0 to 30.* look like numbers of objects, not classes; .* 1-30=1") as error:
+        made(held)
+    assert (error.value.option, error.value.proposal) == ("values", "1-30=1")
+    one = made(held, Options(values=dict.fromkeys(range(1, 31), 1)))
+    assert one.labels == {0: "background", 1: "class_1"}
+    assert len(made(held, Options(ascending=True)).labels) == 31
+    assert len(made(held, labels={n: f"c{n}" for n in range(31)}).labels) == 31
+    for classes_of_each in ([{0, 1, 5}, *held], [set(range(31)), set(range(30)), set(range(31))]):
+        assert len(made(classes_of_each).labels) == 31  # one has a gap, nearly all have all of them
+    assert len(classes([0, 1, 2, 3]).labels) == 4
+
+
 def test_what_the_layout_says():
     made = classes([0, 1, 255], labels={0: "back", 1: "liver", 2: "tumour"}, ignore=255)
     assert (made.labels, made.values, made.ignore) == ({0: "back", 1: "liver", 2: "tumour"}, {}, 255)

@@ -6,18 +6,29 @@ are no labels are the channels of the image.
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 from medseg.errors import shown
 from medseg.importers.folder import Folder
 from medseg.importers.layout import Case, Found, ImportingError, Layout, Options, Question
 from medseg.importers.layouts.pairs import split_of
-from medseg.importers.pairing import is_label, part_of
+from medseg.importers.pairing import is_label, part_of, words
 
 __all__ = ["Patients"]
 
 Parts = dict[Path, dict[str, Path]]
+
+_PATIENT = re.compile(
+    r".*(?<![a-z])(?:patient|pat|subject|subj|sub|case|animal|mouse)(?:[-_ ]?id)?[-_ ]?\d+", re.IGNORECASE
+)
+_TIMED = re.compile(
+    r"(?P<patient>.+?)[-_. /]+(?:(?:ses|session|visit|scan|exam|time[-_ ]?point|tp|week|day|month|year)[-_ ]?\d+"
+    r"|baseline|follow[-_ ]?up|(?<=/)\d{4}[-_.]?\d\d[-_.]?\d\d)(?:[^A-Za-z0-9].*)?",
+    re.IGNORECASE,
+)
 
 
 class Patients(Layout):
@@ -75,7 +86,32 @@ class Patients(Layout):
                 continue
             images = tuple(held[part] for part in channels)
             found.cases.append(Case(folder.rel(place), images, label, split, folder.rel(place)))
-        return found
+        return _joined(found)
+
+
+def _joined(found: Found) -> Found:
+    """Group the folders of one patient at several times; where names tell nothing of it, each is a patient's."""
+    patients = [_patient(case.name) for case in found.cases]
+    if 2 <= len(set(patients)) < len(patients):
+        case, patient = next((c, p) for c, p in zip(found.cases, patients, strict=True) if c.name != p)
+        found.cases = [replace(case, group=group) for case, group in zip(found.cases, patients, strict=True)]
+        found.grouped_by = f"a patient's folders together, such as {case.name} to {patient}"
+    return found
+
+
+def _patient(place: str) -> str:
+    """Return the part of a folder's path that names the patient; all of it, where none is told from the time."""
+    match = _PATIENT.match(place)
+    if match:
+        return match[0]
+    timed = _TIMED.fullmatch(place)
+    if (
+        not timed
+        or split_of(timed["patient"]) != "training"
+        or words(timed["patient"])[-1:] in (["train"], ["training"])
+    ):
+        return place
+    return timed["patient"]
 
 
 def _parts(folder: Folder) -> Parts:

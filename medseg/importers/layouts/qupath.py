@@ -7,6 +7,7 @@ classification is the class. Objects without one are named and left out.
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,10 @@ class Qupath(Layout):
         """Draw the polygons of every picture."""
         pairs = _pairs(folder)
         found = Found(self.name, "said so", [], used=set(pairs))
+        for path, several in _called(folder).items():
+            if len(several) > 1:
+                names_of = ", ".join(image.name for image in several)
+                found.left_out[path] = f"called as {names_of}; call it as one of them with its suffix"
         features = {path: _features(path) for path in pairs}
         names = sorted({name for several in features.values() for feature in several if (name := _class(feature))})
         found.labels = numbered(names, options, folder.root)
@@ -56,10 +61,19 @@ class Qupath(Layout):
 
 
 def _pairs(folder: Folder) -> dict[Path, Path]:
-    images = {(path.parent, stem_of(path)): path for path in folder.images}
-    images |= {(path.parent, path.name): path for path in folder.images}  # QuPath may keep the picture's suffix
+    """Return the picture of each file of objects that is called as one alone."""
+    return {path: images[0] for path, images in _called(folder).items() if len(images) == 1}
+
+
+def _called(folder: Folder) -> dict[Path, list[Path]]:
+    """Return the pictures that each file of objects is called as, if there are any."""
+    images: dict[tuple[Path, str], list[Path]] = defaultdict(list)
+    for path in folder.images:
+        images[path.parent, stem_of(path)].append(path)
+    exact = {(path.parent, path.name): [path] for path in folder.images}  # QuPath may keep the picture's suffix
     files = [path for path in folder.files if path.suffix.lower() == ".geojson"]
-    return {path: images[path.parent, path.stem] for path in files if (path.parent, path.stem) in images}
+    found = {path: exact.get((path.parent, path.stem)) or images.get((path.parent, path.stem), []) for path in files}
+    return {path: pictures for path, pictures in found.items() if pictures}
 
 
 def _features(path: Path) -> list[dict[str, Any]]:

@@ -44,3 +44,27 @@ def test_no_folders(make, bring):
     make.picture("a.png")
     with pytest.raises(ImportingError, match=r"holds no folder of images"):
         bring(layout="patients")
+
+
+@pytest.mark.parametrize(
+    ("places", "groups"),
+    [
+        (("P1/visit_1", "P1/visit_2", "P2/visit_1"), ["P1", "P1", "P2"]),
+        (("sub-01_ses-1", "sub-01_ses-2", "sub-02_ses-1"), ["sub-01", "sub-01", "sub-02"]),
+        (("a/patient1/x", "a/patient1/y", "b/patient2/x"), ["a/patient1", "a/patient1", "b/patient2"]),
+        (("7/20110304", "7/20120304", "8/20110304"), ["7", "7", "8"]),
+        (("7/baseline", "7/follow-up", "8/baseline"), ["7", "7", "8"]),
+        (("train/day1", "train/day2", "more/3"), ["train/day1", "train/day2", "more/3"]),
+        (("site1/a", "site1/b", "site2/c"), ["site1/a", "site1/b", "site2/c"]),
+    ],
+)
+def test_one_patient_at_several_times(make, bring, places, groups):
+    for place in places:
+        make.volume(f"{place}/t1.nii.gz")
+        make.volume(f"{place}/seg.nii.gz", label=True)
+    made = bring()
+    assert made.found.layout == "patients"
+    assert {entry["image"].removeprefix("../source/").rpartition("/")[0]: entry["group"]
+            for entry in made.datalist.training} == dict(zip(places, groups, strict=True))  # fmt: skip
+    together = len(set(groups)) < len(groups)
+    assert made.grouping.how.startswith("a patient's folders together" if together else "one folder a patient")

@@ -64,3 +64,17 @@ def test_no_json(qupath, make, bring):
     make.text("a.geojson", "{")
     with pytest.raises(ImportingError, match=r"a.geojson: not valid JSON"):
         bring()
+
+
+def test_two_pictures_of_one_name(qupath, make, bring, left_out):
+    """Which of them was drawn on, the file does not say; the last one was taken without a word."""
+    square = feature("Polygon", [OUTER])
+    qupath(square)
+    make.picture("a.bmp")
+    qupath(square, name="b.geojson")
+    make.picture("b.png")
+    made = bring()
+    assert [case.name for case in made.found.cases] == ["b"]
+    assert left_out(made)["a.geojson"] == "called as a.bmp, a.png; call it as one of them with its suffix"
+    (make.root / "a.geojson").rename(make.root / "a.png.geojson")
+    assert [entry["image"] for entry in bring(output="two").datalist.training] == ["../source/a.png", "../source/b.png"]
