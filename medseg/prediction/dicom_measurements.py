@@ -127,7 +127,7 @@ def measurement_report(
             content=report[0],
             series_instance_uid=stable_uid("series", sources[0].SeriesInstanceUID, *about[1:], "SR"),
             series_number=series_number(sources[0], 2),
-            sop_instance_uid=stable_uid("measurements", *about),
+            sop_instance_uid=stable_uid("measurements", *about, *doubts, *map(_said, measured)),
             instance_number=1,
             is_complete=True,
             is_final=False,
@@ -138,6 +138,12 @@ def measurement_report(
         )
         name_patient(made, slices)
     return made
+
+
+def _said(measured: Measured) -> str:
+    """Return what a report says of a part, as exactly as it does."""
+    numbers = (measured.size, measured.area, measured.diameter, *measured.mean)
+    return " ".join(map(str, (measured.index, measured.part, measured.voxels, *(f"{each:.9g}" for each in numbers))))
 
 
 def _observed_by(algorithm: Algorithm) -> Any:

@@ -1,6 +1,7 @@
 """TID 1500 reports, read by dcmqi and by highdicom."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pydicom
@@ -56,6 +57,20 @@ def test_dcmqi_reads_what_was_measured(tmp_path):
         assert numbers.get("Number of connected parts") == (3 if index == 2 else None)
     assert by_name["kidney_left"]["FindingSite"]["CodeMeaning"] == "Kidney"
     assert by_name["liver_tumor"]["FindingSite"]["CodeMeaning"] == "Liver"
+
+
+def test_a_report_that_says_something_else_is_another_object(tmp_path):
+    """Under the same UID an archive kept the numbers of before, such as those of an older medseg."""
+    folder, mask = series(tmp_path / "s"), mask_of((24, 16, 6))
+    slices, segments = read_slices(folder), segments_of(description())
+    made, seg, measured = write(folder, mask, tmp_path / "sr.dcm")
+    doubtful, *_ = write(folder, mask, tmp_path / "sr.dcm", doubts=("its size is 9 mm",))
+    again, *_ = write(folder, mask, tmp_path / "sr.dcm")
+    longer = [replace(each, diameter=each.diameter + 1) for each in measured]
+    other = measurement_report(longer, mask, slices, segments, ALGORITHM, segmentation=seg, where="a series")
+    assert again.SOPInstanceUID == made.SOPInstanceUID
+    assert len({each.SOPInstanceUID for each in (made, doubtful, other)}) == 3
+    assert len({each.SeriesInstanceUID for each in (made, doubtful, other)}) == 1
 
 
 def test_how_the_case_is_unlike_the_training_is_a_comment(tmp_path):
