@@ -111,11 +111,12 @@ def measurement_report(
             own = _Groups(segment, slices, algorithm, modality)
             groups.append(own.whole(wholes[segment.index], len(parts[segment.index]), segmentation, sources[0]))
             groups += own.parts(parts[segment.index], mask)
+        framed = any("PerFrameFunctionalGroupsSequence" in head for head in sources)
         report = highdicom.sr.MeasurementReport(
             observation_context=_observed_by(algorithm),
             procedure_reported=concept(_PROCEDURES.get(modality, _PROCEDURE)),
             imaging_measurements=groups,
-            referenced_images=sources,
+            referenced_images=None if framed else sources,  # what describes them there is of one frame
         )
         if doubts:
             said = f"Unlike what the model was trained on: {'; '.join(doubts)}"
