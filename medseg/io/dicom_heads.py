@@ -59,6 +59,8 @@ _NUMBERS = {  # tags that are read as numbers, and how many there are
     **dict.fromkeys(("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel"), 1),
     **dict.fromkeys(("BitsAllocated", "BitsStored", "PixelRepresentation"), 1),
 }
+_RESCALED = "PixelValueTransformationSequence"
+_PLACING = ("PixelMeasuresSequence", "PlanePositionSequence", "PlaneOrientationSequence")
 _NUMERIC = set("0123456789+-.,eE\\ []naif\0")
 _INFLATED, _RATIO = 1 << 28, 100  # a deflated file may unpack to so many bytes, or to so many times its own
 _CHUNK, _START = 1 << 20, 1 << 14
@@ -222,19 +224,36 @@ def _check_numbers(path: Path, head: Any) -> None:
     """Refuse tags of an image that are read as numbers and are none; empty ones count as missing."""
     if head.get("Modality") in NO_IMAGE:
         return  # it lies beside images, whose series is none the worse
-    for name, count in _NUMBERS.items():
-        if name not in head:
-            continue
-        stored = head.get_item(name).value
-        try:
-            sound = _are_numbers(head.get(name), count)
-        except (ValueError, TypeError, OverflowError):
-            sound = False
-        if not sound:
-            wanted = "a number" if count == 1 else f"{count} numbers"
-            raise ImageError(f"{path}: its {name} is {_told(stored)}, not {wanted}; correct it or restore the file")
-    if head.get("RescaleSlope") == 0:
-        raise ImageError(f"{path}: its RescaleSlope is 0, which leaves no values; correct it or restore the file")
+    for item in (head, *_groups(head)):
+        for name in _NUMBERS:
+            if name in item:
+                _check_number(path, item, name)
+        if item.get("RescaleSlope") == 0:
+            raise ImageError(f"{path}: its RescaleSlope is 0, which leaves no values; correct it or restore the file")
+    for item in _groups(head, _RESCALED):
+        if lacking := [name for name in ("RescaleSlope", "RescaleIntercept") if item.get(name) is None]:
+            raise ImageError(
+                f"{path}: frames of it are to be rescaled and state no {lacking[0]}; correct it or restore the file"
+            )
+
+
+def _groups(head: Any, *names: str) -> Iterator[Any]:
+    """Yield the functional groups of these names, of all frames and of each; by default those that hold numbers."""
+    for name in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        for frame in head.get(name) or ():
+            for group in names or (_RESCALED, *_PLACING):
+                yield from (frame.get(group) or ())[:1]
+
+
+def _check_number(path: Path, item: Any, name: str) -> None:
+    stored, count = item.get_item(name).value, _NUMBERS[name]
+    try:
+        sound = _are_numbers(item.get(name), count)
+    except (ValueError, TypeError, OverflowError):
+        sound = False
+    if not sound:
+        wanted = "a number" if count == 1 else f"{count} numbers"
+        raise ImageError(f"{path}: its {name} is {_told(stored)}, not {wanted}; correct it or restore the file")
 
 
 def _told(stored: Any) -> str:

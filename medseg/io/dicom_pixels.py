@@ -150,6 +150,7 @@ def _stored(path: Path, data: Any, plain: bool) -> npt.NDArray[Any]:
 
     if plain:
         pixels = pixel_array(data)
+        _check_high_bit(path, data)
     else:
         _check_coding(path, data)
         pixels = _decode_with_itk(path, data)
@@ -183,13 +184,11 @@ def _line(pixels: npt.NDArray[Any], pair: tuple[float, float], dtype: np.dtype[A
 def _check_coding(path: Path, data: Any) -> None:
     """Refuse tags that do not go together, of which GDCM ends the process; pydicom checks what it decodes itself."""
     allocated, stored = (int(data.get(name) or 0) for name in ("BitsAllocated", "BitsStored"))
-    high = data.get("HighBit")
     samples, sign = int(data.get("SamplesPerPixel") or 1), int(data.get("PixelRepresentation") or 0)
     held = f"{allocated} bits allocated, {stored} stored, {samples} samples a pixel, sign {sign}"
     if allocated not in (8, 16, 32) or not 1 <= stored <= allocated or samples not in (1, 3) or sign not in (0, 1):
         raise ImageError(f"{path}: its tags do not go together ({held}); correct them or restore the file")
-    if high is not None and int(high) != stored - 1:
-        raise ImageError(f"{path}: its HighBit is {high} with {stored} bits stored; correct it or restore the file")
+    _check_high_bit(path, data)
     colours = str(data.PhotometricInterpretation)
     if (samples == 3) != (colours not in ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")):
         raise ImageError(f"{path}: holds {samples} samples a pixel as {colours}; correct the tags or restore the file")
@@ -199,6 +198,16 @@ def _check_coding(path: Path, data: Any) -> None:
         shape, table = (data.get(f"{name}PaletteColorLookupTable{part}") for part in ("Descriptor", "Data"))
         if not table or not hasattr(shape, "__len__") or len(shape) != 3 or len(table) != _table_bytes(shape):
             raise ImageError(f"{path}: is in the colours of a palette that it does not hold; restore the file")
+
+
+def _check_high_bit(path: Path, data: Any) -> None:
+    """Refuse values that stand in other bits than the lowest, as old files have them: they would be read as others."""
+    high, stored = data.get("HighBit"), data.get("BitsStored")
+    if high is not None and stored and int(high) != int(stored) - 1:
+        raise ImageError(
+            f"{path}: its HighBit is {high} with {stored} bits stored, not {int(stored) - 1}; correct it, or shift the "
+            "values down, or restore the file"
+        )
 
 
 def _table_bytes(shape: Any) -> int:

@@ -23,7 +23,7 @@ from medseg.caller import spelt
 from medseg.errors import counted
 from medseg.io.dicom_heads import quiet
 from medseg.io.dicomweb_address import ArchiveError, Credentials
-from medseg.io.dicomweb_answers import TOLD, OfferedSeries, digest_of, offered, text_of, value_of, why_refused
+from medseg.io.dicomweb_answers import TOLD, OfferedSeries, by_uid, digest_of, offered, text_of, why_refused
 from medseg.io.dicomweb_session import BrokenAnswerError, Limits, Session, why_untrusted
 
 __all__ = ["Archive", "ArchiveGoneError", "OfferedSeries", "StoreReport"]
@@ -140,8 +140,7 @@ class Archive:
         if not instances:
             return offered.description
         ask = self._client.retrieve_instance_metadata
-        head = self._again("reading tags", lambda: ask(offered.study, offered.uid, instances[0]))
-        return text_of(head)
+        return self._again("reading tags", lambda: text_of(ask(offered.study, offered.uid, instances[0])))
 
     def retrieve(self, study: str, series: str, folder: Path) -> dict[str, Path]:
         """Download a series as it is stored, whole.
@@ -184,11 +183,10 @@ class Archive:
         Raises:
             ArchiveError: if it cannot be asked.
         """
-        ask = self._client.search_for_instances
         found = set[str]()
         for uid in uids:
-            answers = self._again("a search", partial(ask, study, series, search_filters={"SOPInstanceUID": uid}))
-            found |= {uid}.intersection(value_of(answer, "SOPInstanceUID") for answer in answers)
+            ask = partial(self._client.search_for_instances, study, series, search_filters={"SOPInstanceUID": uid})
+            found |= {uid} & self._asked("SOPInstanceUID", ask).keys()
         return frozenset(found)
 
     def object(self, study: str, series: str, uid: str) -> Any:
@@ -235,7 +233,7 @@ class Archive:
     def _compare(self, made: Any, digest: str) -> None:
         if self._held(made) != digest:
             raise ArchiveError(
-                "the archive holds another object of this UID (other codes, or changed there); remove it there first"
+                "the archive holds another object of this UID (changed there, or of an older medseg); remove it there"
             )
 
     def _store(self, made: Any, digest: str) -> None:
@@ -291,13 +289,15 @@ class Archive:
         found = dict[str, Mapping[str, Any]]()
         while True:
             offset = {"offset": len(found)} if found else {}
-            answers = self._again("a search", partial(ask, *where, **more, **offset))
-            new = {value_of(answer, key): answer for answer in answers}
+            new = self._asked(key, partial(ask, *where, **more, **offset))
             if not new.keys() - found.keys():  # none, or an archive that knows no offset and begins again
                 return found
             found |= new
             if len(found) > self._limits.most_instances:
                 raise self._too_many()
+
+    def _asked(self, key: str, ask: Callable[[], Any]) -> dict[str, Mapping[str, Any]]:
+        return self._again("a search", lambda: by_uid(ask(), key))
 
     def _too_many(self) -> ArchiveError:
         return ArchiveError(f"a series has more than {self._limits.most_instances} instances; name others")

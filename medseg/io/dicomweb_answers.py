@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
-__all__ = ["TOLD", "OfferedSeries", "digest_of", "offered", "text_of", "value_of", "why_refused"]
+__all__ = ["TOLD", "OfferedSeries", "by_uid", "digest_of", "offered", "text_of", "value_of", "why_refused"]
 
 TOLD = ("SeriesDescription", "ProtocolName", "BodyPartExamined")
 # what an object says, whoever it passes through: an archive may change names, dates and how values are written
@@ -50,11 +50,30 @@ def text_of(answer: Mapping[str, Any]) -> str:
 
 
 def value_of(answer: Mapping[str, Any], keyword: str) -> str:
-    """Return the first value of a tag in DICOM's JSON, as text."""
+    """Return the first value of a tag in DICOM's JSON, as text; empty where there is none, or it is no text."""
     from pydicom.datadict import tag_for_keyword
 
-    values = answer.get(f"{tag_for_keyword(keyword):08X}", {}).get("Value") or [""]
-    return "" if values[0] is None else str(values[0])
+    element = answer.get(f"{tag_for_keyword(keyword):08X}")
+    values = element.get("Value") if isinstance(element, Mapping) else None
+    first = values[0] if isinstance(values, list) and values else None
+    return str(first) if isinstance(first, str | int | float) else ""
+
+
+def by_uid(answers: Iterable[Any], keyword: str) -> dict[str, Mapping[str, Any]]:
+    """Return the answers to a search by the UID that each must have.
+
+    Raises:
+        ValueError: if one has none.
+        TypeError: if they are something else.
+    """
+    found = {}
+    for answer in answers:
+        if not isinstance(answer, Mapping):
+            raise TypeError("an answer that is no object")
+        if not (uid := value_of(answer, keyword)):
+            raise ValueError(f"an answer without {keyword}")
+        found[uid] = answer
+    return found
 
 
 def why_refused(answer: Any, uid: str) -> str:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+import socket
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from medseg.errors import MedsegError
 from medseg.node.status import Status, page
 
 __all__ = ["StatusPage"]
+
+logger = logging.getLogger(__name__)
 
 _LOOPBACK = "127.0.0.1"
 _NAMES = (_LOOPBACK, "localhost")  # a page of another site cannot ask under these: no rebinding of names
@@ -21,7 +26,7 @@ _HEADERS = {
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",
 }
-_SECONDS = 10  # that a request may take
+_SECONDS = 10.0  # that a request may take, and its answer
 
 
 class StatusPage:
@@ -44,12 +49,11 @@ class StatusPage:
             }
 
         try:
-            self._server = ThreadingHTTPServer((_LOOPBACK, port), Handler)
+            self._server = _Server((_LOOPBACK, port), Handler)
         except OSError as error:
             raise MedsegError(
                 f"the status page cannot have port {port} ({error.strerror}); choose another status_port"
             ) from error
-        self._server.daemon_threads = True
         self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, name="status page", daemon=True).start()
 
@@ -59,10 +63,33 @@ class StatusPage:
         self._server.server_close()
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print no trace, as the base class does: who goes away in the middle is no fault of the node."""
+        logger.debug("a request for the status page failed", exc_info=True)
+
+
 class _Handler(BaseHTTPRequestHandler):
     made: ClassVar[dict[str, tuple[str, Callable[[], str]]]]
     server_version, sys_version = "medseg", ""
-    timeout = _SECONDS
+
+    def setup(self) -> None:
+        """Begin a request, which ends in time however slowly it comes: the base class counts from each byte anew."""
+        super().setup()
+        self._end = threading.Timer(_SECONDS, self._hang_up)
+        self._end.daemon = True
+        self._end.start()
+
+    def finish(self) -> None:
+        """End it."""
+        self._end.cancel()
+        super().finish()
+
+    def _hang_up(self) -> None:
+        with contextlib.suppress(OSError):  # it has ended
+            self.connection.shutdown(socket.SHUT_RDWR)
 
     def do_GET(self) -> None:
         """Answer."""
@@ -73,7 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
         kind, make = self.made[self.path]
         try:
             content = make()
-        except MedsegError:
+        except (MedsegError, OSError):
             return self._answer(503, "text/plain", "the queue cannot be read\n")
         return self._answer(200, kind, content)
 
@@ -86,6 +113,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Answer what is no GET, without what it asked, which the base class repeats."""
+        self._answer(code, "text/plain", "ask by GET\n")
 
     def log_message(self, *_: object) -> None:
         """Log nothing."""

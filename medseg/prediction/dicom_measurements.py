@@ -111,11 +111,12 @@ def measurement_report(
             own = _Groups(segment, slices, algorithm, modality)
             groups.append(own.whole(wholes[segment.index], len(parts[segment.index]), segmentation, sources[0]))
             groups += own.parts(parts[segment.index], mask)
+        framed = any("PerFrameFunctionalGroupsSequence" in head for head in sources)
         report = highdicom.sr.MeasurementReport(
             observation_context=_observed_by(algorithm),
             procedure_reported=concept(_PROCEDURES.get(modality, _PROCEDURE)),
             imaging_measurements=groups,
-            referenced_images=sources,
+            referenced_images=None if framed else sources,  # what describes them there is of one frame
         )
         if doubts:
             said = f"Unlike what the model was trained on: {'; '.join(doubts)}"
@@ -127,7 +128,7 @@ def measurement_report(
             content=report[0],
             series_instance_uid=stable_uid("series", sources[0].SeriesInstanceUID, *about[1:], "SR"),
             series_number=series_number(sources[0], 2),
-            sop_instance_uid=stable_uid("measurements", *about),
+            sop_instance_uid=stable_uid("measurements", *about, *doubts, *map(_said, measured)),
             instance_number=1,
             is_complete=True,
             is_final=False,
@@ -138,6 +139,12 @@ def measurement_report(
         )
         name_patient(made, slices)
     return made
+
+
+def _said(measured: Measured) -> str:
+    """Return what a report says of a part, as exactly as it does."""
+    numbers = (measured.size, measured.area, measured.diameter, *measured.mean)
+    return " ".join(map(str, (measured.index, measured.part, measured.voxels, *(f"{each:.9g}" for each in numbers))))
 
 
 def _observed_by(algorithm: Algorithm) -> Any:

@@ -7,6 +7,7 @@ that an archive which gets it twice holds it once.
 
 from __future__ import annotations
 
+import json
 import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     *("Algorithm", "DicomError", "Segment", "category_of", "check_grid", "coded", "concept"),
-    *("made_by", "series_number"),
+    *("made_by", "meaning_of", "series_number"),
     "name_patient",
     "numbered",
     *("refuse_uncoded", "require_highdicom", "said_by", "save", "segments_of", "sources_of", "stable_uid"),
@@ -133,6 +134,12 @@ def refuse_uncoded(description: Description) -> None:
     """
     require_highdicom("writing DICOM objects")
     segments_of(description)
+
+
+def meaning_of(segments: Sequence[Segment]) -> str:
+    """Return in one text what segments mean: of another meaning the same voxels are another object."""
+    held = [(each.number, each.label, each.code, [int(part) for part in each.colour]) for each in segments]
+    return json.dumps(held, sort_keys=True, ensure_ascii=False)
 
 
 def numbered(mask: npt.NDArray[Any], segments: Sequence[Segment]) -> npt.NDArray[Any]:

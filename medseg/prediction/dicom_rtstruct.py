@@ -27,6 +27,7 @@ from medseg.prediction.dicom_objects import (
     check_grid,
     coded,
     made_by,
+    meaning_of,
     name_patient,
     numbered,
     said_by,
@@ -78,7 +79,7 @@ def structure_set(
         made.file_meta = FileMetaDataset()
         made.file_meta.TransferSyntaxUID = _IMPLICIT
         made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID = _STRUCTURES
-        made.SOPInstanceUID = stable_uid("structures", *about, digest)
+        made.SOPInstanceUID = stable_uid("structures", *about, digest, meaning_of(segments))
         made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID
         made.SpecificCharacterSet = CHARACTERS
         made.SeriesInstanceUID = stable_uid("series", *about, "RTSTRUCT")

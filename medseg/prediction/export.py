@@ -345,6 +345,11 @@ class _Pair:
 
     def _note(self, expected: Tensor, found: Tensor) -> None:
         report = self.report
+        if not bool(torch.isfinite(expected).all()):
+            raise ExportError(
+                "PyTorch's own logits of an image are not all finite, so that nothing can be compared with them; name "
+                "other images (--images), or train the model again"
+            )
         if found.shape != expected.shape or not bool(torch.isfinite(found).all()):
             raise ExportError(f"{report.to} gives no finite logits of {tuple(expected.shape)}; export it in fp32")
         report.logits = max(report.logits, float((found - expected).abs().max()))

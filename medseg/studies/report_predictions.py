@@ -29,7 +29,7 @@ from medseg.prediction.audit import RUN_RECORD, records_in
 from medseg.reports.page import Facts, Item, Legend, Section, Sortable, Text
 from medseg.reports.palette import Colour, background_index, class_palette
 from medseg.reports.slices import make_slices
-from medseg.reports.tables import Table
+from medseg.reports.tables import Table, csv_cell
 from medseg.reports.viewer import make_viewer
 from medseg.reports.windows import Window, as_window, window_of
 from medseg.studies.case_scores import all_alike
@@ -104,16 +104,19 @@ class Predictions:
         names = sorted({name for each in self.record["made_by"] for name in each["masks"]})
         unsure = self._uncertainty()
         there = [(n, name, self.folder / name) for n, name in enumerate(names, 1) if (self.folder / name).is_file()]
-        unlike = self._unlike()
-        measured = (_measured(number, name, path, unsure) for number, name, path in there)
-        return [replace(mask, unlike=unlike.get(mask.name, ())) for mask in measured]
+        cases = self._cases()
+        masks = []
+        for number, name, path in there:
+            case, unlike = cases.get(name, (name, ()))
+            masks.append(replace(_measured(number, name, path, unsure.get(_row(case), math.nan)), unlike=unlike))
+        return masks
 
-    def _unlike(self) -> dict[str, tuple[str, ...]]:
-        """Return how cases are unlike the training, by the name of their mask: of each what its last run said."""
+    def _cases(self) -> dict[str, tuple[str, tuple[str, ...]]]:
+        """Return names of cases and how they are unlike the training, by that of their mask: what its last run said."""
         try:
             cases = records_in(self.folder)
             made = [(str(file["name"]), case) for case in cases for file in case.get("outputs", ())]
-            return {name: tuple(map(str, case.get("unlike", ()))) for name, case in made}
+            return {name: (str(case["name"]), tuple(map(str, case.get("unlike", ())))) for name, case in made}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise MedsegError(
                 f"{shown(self.folder)}: a record {RUN_RECORD} cannot be read ({type(error).__name__}); restore it, or "
@@ -124,9 +127,14 @@ class Predictions:
         path = self.folder / UNCERTAINTY
         if not path.is_file():
             return {}
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row.get("uncertainty")]
-        return {_stem(row["case"]): float(row["uncertainty"]) for row in rows}
+        try:
+            with path.open(encoding="utf-8", newline="") as file:
+                rows = [row for row in csv.DictReader(file) if row.get("uncertainty")]
+            return {_stem(row["case"]): float(row["uncertainty"]) for row in rows}
+        except (OSError, ValueError, KeyError, csv.Error) as error:
+            raise MedsegError(
+                f"{shown(path)} cannot be read ({type(error).__name__}); take it away, and predict there again"
+            ) from error
 
     @cached_property
     def names(self) -> list[str]:
@@ -181,18 +189,23 @@ def sections(folder: Path, images: Path | None, *, keep_identifiers: bool) -> tu
     ]  # fmt: skip
 
 
-def _measured(number: int, name: str, path: Path, unsure: dict[str, float]) -> Mask:
+def _measured(number: int, name: str, path: Path, uncertainty: float) -> Mask:
     image = read_image(path, label=True)
     values, counts = np.unique(image.array, return_counts=True)
     known = image.affine is not None
     size = voxel_volume(image.affine) / 1000 if image.affine is not None else 1.0  # mm^3 in a ml
     amounts = {int(value): float(count) * size for value, count in zip(values, counts, strict=True)}
-    return Mask(number, path, name, amounts, "ml" if known else "pixels", unsure.get(_stem(name), math.nan))
+    return Mask(number, path, name, amounts, "ml" if known else "pixels", uncertainty)
 
 
 def _stem(name: str) -> str:
     """Return a name without the suffix of its format: a mask may have another one than its image."""
     return name[: len(name) - len(image_suffix(name))]
+
+
+def _row(case: str) -> str:
+    """Return what a case is called in a table, where spreadsheets run no name as a formula, without its suffix."""
+    return _stem(str(csv_cell(case)))
 
 
 def _summary(held: Predictions) -> Iterator[Item]:

@@ -7,7 +7,7 @@ import zlib
 
 import pydicom
 import pytest
-from dicom_series import tags, write_series
+from dicom_series import enhance, tags, write_series
 from fuzz_dicom import BOMB, damage_dicom
 from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate
@@ -50,6 +50,36 @@ def test_tags_that_are_no_numbers_name_the_slice(tmp_path, name, value, said):
     assert "\n" not in str(error.value)
     listing = list_series(folder)  # and listing it raises nothing
     assert list(listing.damaged) == [folder / "02.dcm"]
+
+
+@pytest.mark.parametrize(
+    ("group", "values", "said"),
+    [
+        ("PixelValueTransformationSequence", {"RescaleSlope": 0}, "its RescaleSlope is 0, which leaves no values"),
+        ("PixelValueTransformationSequence", {"RescaleSlope": None}, "are to be rescaled and state no RescaleSlope"),
+        ("PixelValueTransformationSequence", {"RescaleIntercept": None}, "and state no RescaleIntercept; correct it"),
+        ("PixelValueTransformationSequence", {"RescaleSlope": b"nan "}, "its RescaleSlope is 'nan ', not a number"),
+        ("PixelMeasuresSequence", {"SpacingBetweenSlices": b"abc "}, "its SpacingBetweenSlices is text, not a number"),
+        ("PixelMeasuresSequence", {"PixelSpacing": b"1\\inf "}, r"its PixelSpacing is '1\\\\inf ', not 2 numbers"),
+    ],
+)
+def test_numbers_of_frames_are_numbers_too(tmp_path, group, values, said):
+    """A slope of 0 had made an image of nothing, text an error without a file."""
+    names = [path.name for path in sorted(write_series(tmp_path / "s", [0, 2, 4]).iterdir())]
+    file = enhance(tmp_path / "s", tmp_path / "e" / "x.dcm", names, transforms=[(1, 0), (2, 5), (1, 0)])
+    assert read_image(file).shape == (24, 16, 3)
+    data = pydicom.dcmread(file)
+    frames = (*data.SharedFunctionalGroupsSequence, data.PerFrameFunctionalGroupsSequence[1])
+    item = next(frame[group][0] for frame in frames if group in frame)
+    for name, value in values.items():
+        if isinstance(value, bytes):
+            raw(name, value)(1, item)
+        else:
+            setattr(item, name, value)
+    data.save_as(file)
+    with pytest.raises(ImageError, match=rf"x\.dcm: .*{said}"):
+        read_image(file)
+    assert list(list_series(tmp_path / "e").damaged) == [file]
 
 
 def test_a_slice_whose_tags_are_read_as_one_unknown_one_is_damaged(tmp_path):

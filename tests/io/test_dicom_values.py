@@ -200,3 +200,18 @@ def test_big_endian(tmp_path):
         data.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.2"
         pydicom.dcmwrite(path, data, little_endian=False, implicit_vr=False, force_encoding=True)
     np.testing.assert_array_equal(read_image(folder).array[:, :, 0], values.T.astype(np.int64) - 1024)
+
+
+@pytest.mark.parametrize("code", [None, RLELossless])
+def test_values_in_other_bits_than_the_lowest_are_refused(tmp_path, code):
+    """Old files hold 12 bits at the upper end of 16: the lowest 12 had been read, which are other values."""
+
+    def store(number, data):
+        data.BitsStored, data.HighBit, data.PixelRepresentation = 12, 15, 0
+        data.PixelData = (_values(12, 0, 16, number) << 4).tobytes()
+
+    folder = write_series(tmp_path / "s", [0, 2], store)
+    if code is not None:
+        compress(folder, code)
+    with pytest.raises(ImageError, match=r"its HighBit is 15 with 12 bits stored, not 11; correct it"):
+        read_image(folder)

@@ -1,5 +1,6 @@
 """Archives over DICOMweb, and every way in which one may fail, by a small archive in this process."""
 
+import json
 import logging
 import ssl
 
@@ -49,6 +50,26 @@ def test_a_series_comes_as_it_is_stored(server, archive, tmp_path, caplog):
         assert got.PixelData == server.held[got.SOPInstanceUID][0].PixelData
     assert "1.2.840.99" not in caplog.text
     assert "127.0.0.1" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "answers", [["x"], [None], 5, [{}], [{"0020000E": "x", "00080018": "x"}], [{"0020000E": {"Value": 5}}], [[]]]
+)
+def test_json_that_is_no_answer_to_a_search(server, archive, monkeypatch, answers):
+    """It was a trace, or a series without a UID."""
+    monkeypatch.setattr(archive._session, "send", _answering(archive._session.send, answers))
+    for ask in (lambda: archive.series(STUDY), lambda: archive.instances(STUDY, SERIES), lambda: archive.has(["1.2"])):
+        with pytest.raises(ArchiveError, match="a search is answered by what is no DICOMweb"):
+            ask()
+
+
+def _answering(send, answers):
+    def sent(*args, **options):
+        response = send(*args, **options)
+        response._content, response._content_consumed = json.dumps(answers).encode(), True
+        return response
+
+    return sent
 
 
 def test_an_answer_in_chunks(server, archive, tmp_path):

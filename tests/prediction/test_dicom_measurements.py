@@ -1,11 +1,13 @@
 """TID 1500 reports, read by dcmqi and by highdicom."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pydicom
 import pytest
 from dicom_predictions import ALGORITHM, CLASSES, description, mask_of, series
+from dicom_series import enhance
 from dicom_tools import faults, run
 from skimage.draw import polygon2mask
 
@@ -58,6 +60,20 @@ def test_dcmqi_reads_what_was_measured(tmp_path):
     assert by_name["liver_tumor"]["FindingSite"]["CodeMeaning"] == "Liver"
 
 
+def test_a_report_that_says_something_else_is_another_object(tmp_path):
+    """Under the same UID an archive kept the numbers of before, such as those of an older medseg."""
+    folder, mask = series(tmp_path / "s"), mask_of((24, 16, 6))
+    slices, segments = read_slices(folder), segments_of(description())
+    made, seg, measured = write(folder, mask, tmp_path / "sr.dcm")
+    doubtful, *_ = write(folder, mask, tmp_path / "sr.dcm", doubts=("its size is 9 mm",))
+    again, *_ = write(folder, mask, tmp_path / "sr.dcm")
+    longer = [replace(each, diameter=each.diameter + 1) for each in measured]
+    other = measurement_report(longer, mask, slices, segments, ALGORITHM, segmentation=seg, where="a series")
+    assert again.SOPInstanceUID == made.SOPInstanceUID
+    assert len({each.SOPInstanceUID for each in (made, doubtful, other)}) == 3
+    assert len({each.SeriesInstanceUID for each in (made, doubtful, other)}) == 1
+
+
 def test_how_the_case_is_unlike_the_training_is_a_comment(tmp_path):
     """dcmqi and highdicom find the measurements as before, and dicom3tools finds no error."""
     folder, mask = series(tmp_path / "s"), mask_of((24, 16, 6))
@@ -82,13 +98,14 @@ def test_how_the_case_is_unlike_the_training_is_a_comment(tmp_path):
     assert len(json.loads((tmp_path / "sr.json").read_text())["Measurements"]) == 6
 
 
-def test_a_part_is_drawn_where_it_lies(tmp_path):
-    folder = series(tmp_path / "s")
-    mask = mask_of((24, 16, 6))
-    made, _, measured = write(folder, mask, tmp_path / "sr.dcm")
-    slices = read_slices(folder)
-    places = {str(slices.heads[plane.path].SOPInstanceUID): z for z, plane in enumerate(slices.stack.planes)}
-    report = highdicom.sr.srread(tmp_path / "sr.dcm").content
+def assert_drawn(path, mask, measured, written):
+    """Draw the outlines of a class's parts back, each on the slice or frame that it refers to."""
+    slices = read_slices(path)
+    places = {
+        (str(slices.heads[plane.path].SOPInstanceUID), None if plane.frame is None else plane.frame + 1): z
+        for z, plane in enumerate(slices.stack.planes)
+    }
+    report = highdicom.sr.srread(written).content
     groups = report.get_volumetric_roi_measurement_groups(graphic_type=highdicom.sr.GraphicTypeValues.POLYLINE)
     assert len(groups) == 3
     drawn = np.zeros(mask.shape, int)
@@ -96,12 +113,35 @@ def test_a_part_is_drawn_where_it_lies(tmp_path):
     for group, part in zip(groups, parts, strict=True):
         voxels = 0
         for region in group.roi:
-            image = region.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+            image = region.ContentSequence[0].ReferencedSOPSequence[0]
+            place = places[image.ReferencedSOPInstanceUID, image.get("ReferencedFrameNumber")]
             inside = polygon2mask((16, 24), region.value[:, ::-1] - 0.5).T  # 0, 0 is the first pixel's corner
-            drawn[:, :, places[image]] += inside
+            drawn[:, :, place] += inside
             voxels += inside.sum()
         assert voxels == part.voxels
     np.testing.assert_array_equal(drawn, mask == 2)
+
+
+def test_frames_of_one_file(tmp_path):
+    """Of each such series the report failed, by tags that only single slices have at that place."""
+    folder, mask = series(tmp_path / "s"), mask_of((24, 16, 6))
+    order = [f"{number:02d}.dcm" for number in (3, 1, 6, 2, 5, 4)]
+    file = enhance(folder, tmp_path / "e" / "mf.dcm", order)
+    *_, plain = write(folder, mask, tmp_path / "plain.dcm")
+    _, seg, measured = write(file, mask, tmp_path / "sr.dcm")
+    assert [each.row(CLASSES) for each in measured] == [each.row(CLASSES) for each in plain]
+    assert faults(tmp_path / "sr.dcm") == []
+    run("tid1500reader", "--inputDICOM", tmp_path / "sr.dcm", "--outputMetadata", tmp_path / "sr.json")
+    groups = json.loads((tmp_path / "sr.json").read_text())["Measurements"]
+    assert {each.get("segmentationSOPInstanceUID") for each in groups} >= {seg.SOPInstanceUID}
+    assert_drawn(file, mask, measured, tmp_path / "sr.dcm")
+
+
+def test_a_part_is_drawn_where_it_lies(tmp_path):
+    folder = series(tmp_path / "s")
+    mask = mask_of((24, 16, 6))
+    made, _, measured = write(folder, mask, tmp_path / "sr.dcm")
+    assert_drawn(folder, mask, measured, tmp_path / "sr.dcm")
     assert made.CompletionFlag == "COMPLETE"
     assert made.VerificationFlag == "UNVERIFIED"
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pydicom
@@ -17,6 +18,7 @@ from medseg.importers.dicom_masks import segments_of as imported
 from medseg.io.dicom import read_slices
 from medseg.io.images import read_image
 from medseg.prediction.dicom_objects import DicomError, save, segments_of
+from medseg.prediction.dicom_rtstruct import structure_set
 from medseg.prediction.dicom_seg import fractional_segmentation, segmentation
 
 highdicom = pytest.importorskip("highdicom", reason="DICOM SEG needs highdicom; pip install 'medseg[dicom]'")
@@ -181,6 +183,20 @@ def test_the_same_prediction_has_the_same_uids(tmp_path):
     assert other.SOPInstanceUID != once.SOPInstanceUID
     assert other.SeriesInstanceUID == once.SeriesInstanceUID
     assert [item.TrackingUID for item in other.SegmentSequence] == [item.TrackingUID for item in once.SegmentSequence]
+
+
+@pytest.mark.parametrize(
+    "changed", [{"label": "kidney"}, {"code": propose_codes({1: "spleen"})[1]}, {"colour": (1, 2, 3)}]
+)
+def test_the_same_voxels_of_another_meaning_are_another_object(tmp_path, changed):
+    """Under the same UID an archive kept the object of the wrong code and said that it had stored the right one."""
+    slices, mask = read_slices(series(tmp_path / "s")), mask_of((24, 16, 6))
+    first, *others = segments_of(description())
+    for make in (segmentation, structure_set):
+        once = make(mask, slices, [first, *others], ALGORITHM, where="a series")
+        other = make(mask, slices, [replace(first, **changed), *others], ALGORITHM, where="a series")
+        assert once.SOPInstanceUID != other.SOPInstanceUID
+        assert once.SeriesInstanceUID == other.SeriesInstanceUID
 
 
 def test_a_mask_without_a_voxel(tmp_path, capfd):

@@ -204,6 +204,15 @@ def test_what_differs_is_not_kept(run: Path, images: Path, tmp_path: Path, monke
     assert not (tmp_path / "a.ts").exists()
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_with_logits_that_are_no_numbers_nothing_is_compared(value: float) -> None:
+    """The largest difference was told to be 0."""
+    report = exporting.Report(Path("a.onnx"), "onnx")
+    pair = exporting._Pair(lambda batch: torch.full_like(batch, value), nn.Identity(), report, None)
+    with pytest.raises(ExportError, match="PyTorch's own logits of an image are not all finite"):
+        pair(torch.zeros(1, 2, 4, 4))
+
+
 def test_what_cannot_be_exported(run: Path, images: Path, tmp_path: Path) -> None:
     for to, given, said in (
         ("caffe", {}, "there is no format 'caffe'; choose one of onnx"),

@@ -1,5 +1,6 @@
 """The HTML report: what it says, what it hides, and that a browser shows it without asking anybody for anything."""
 
+import csv
 import io
 import json
 import re
@@ -14,7 +15,7 @@ from bundle.test_native_scores import write_cases, write_run
 from dicom_series import AXIAL, write_series
 from PIL import Image
 from reports import chromium
-from tiny_models import write_model
+from tiny_models import KINDS, write_model
 
 from medseg.bundle import workflow
 from medseg.cli import main
@@ -128,6 +129,25 @@ def test_predictions(scored: Path, tmp_path: Path) -> None:
     assert "As uncertainty.csv has it" in text
     assert "The images were not named" in text
     assert "unlike the training" not in text
+
+
+def test_cases_whose_masks_are_called_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One file a channel, and a name that a spreadsheet would run: their uncertainty was told not to be there."""
+    monkeypatch.setitem(KINDS, "two", (2, 2, {"intensity": {"scheme": "image"}}, None))
+    model = write_model(tmp_path / "model.pt", "two")
+    (tmp_path / "in").mkdir()
+    for number, name in enumerate(("@a", "b")):
+        for channel in range(2):
+            pixels = np.random.default_rng(number).integers(0, 255, (24, 32), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "in" / f"{name}_{channel:04d}.png")
+    predict(model, tmp_path / "in", tmp_path / "masks", outputs=("uncertainty",), overrides={"device": "cpu"})
+    with (tmp_path / "masks" / "uncertainty.csv").open() as file:
+        expected = [float(row["uncertainty"]) for row in csv.DictReader(file)]
+    masks = Predictions(tmp_path / "masks", None, keep_identifiers=True).masks
+    assert [(mask.name, mask.uncertainty) for mask in masks] == list(zip(("@a.png", "b.png"), expected, strict=True))
+    (tmp_path / "masks" / "uncertainty.csv").write_text("case,model,uncertainty\nb_0000.png,a,high\n")
+    with pytest.raises(MedsegError, match=r"uncertainty\.csv cannot be read \(ValueError\); take it away"):
+        make_report(tmp_path / "masks", tmp_path / "report.html")
 
 
 def test_predictions_unlike_the_training_are_looked_at_first(scored: Path, tmp_path: Path) -> None:
