@@ -166,6 +166,12 @@ def test_the_commands(desk, tmp_path, capsys, caplog):
     assert main(["node", "redirect", config, "archive", "pacs"]) == 0
     assert capsys.readouterr().out == "1 result to pacs\n"
     assert main(["node", "status", config]) == 0
+    content["destinations"][0]["name"] = "new"
+    (tmp_path / "node.yaml").write_text(yaml.safe_dump(content))
+    capsys.readouterr()
+    assert main(["node", "withdraw", config, "pacs"]) == 0
+    assert capsys.readouterr().out == "1 result given up, their studies fail\n"
+    assert main(["node", "status", config]) == 1
 
 
 def test_a_start_and_a_check_say_it(desk, tmp_path, caplog):
