@@ -144,6 +144,6 @@ def _redirect(config: Config, options: argparse.Namespace) -> int:
         if options.action == "redirect":
             said = f"{counted(redirect(queue, options.old, options.new, time.time()), 'result')} to {options.new}"
         else:
-            said = f"{counted(withdraw(queue, options.old, time.time()), 'result')} given up, their studies failed"
+            said = f"{counted(withdraw(queue, options.old, time.time()), 'result')} given up, their studies fail"
     sys.stdout.write(f"{said}\n")
     return 0

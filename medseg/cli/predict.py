@@ -142,7 +142,7 @@ def run(options: argparse.Namespace) -> int:
     with progress_bar("predicting") as progress:
         outcome = predict(
             [options.model, *options.ensemble],
-            options.images if is_address(options.images) else Path(options.images),
+            options.images,
             options.masks,
             outputs=options.outputs or (),
             tta=options.tta,
@@ -169,7 +169,7 @@ def run(options: argparse.Namespace) -> int:
     if outcome.skipped:
         said.append(f"{outcome.skipped} skipped, their masks are there (--overwrite does them again)")
     said += [f"{outcome.stored} stored in the archive"] * bool(outcome.stored)
-    said += [f"{outcome.present} there before"] * bool(outcome.present)
+    said += [f"{outcome.present} in the archive before"] * bool(outcome.present)
     said += [f"{len(outcome.failures)} failed"] * bool(outcome.failures)
     said += [f"{len(outcome.left_out)} left out"] * bool(outcome.left_out)
     sys.stdout.write(f"{shown(options.masks)}: {', '.join(said)}\n")

@@ -1,7 +1,7 @@
 """Does a file hold what its header claims? Checked before memory is asked for, and checksums are read to their end.
 
 A damaged header may claim gigabytes, and a few flipped bits may leave an image that looks right: formats that carry a
-checksum (gzip, zlib, PNG) are verified by it, the others by their length.
+checksum (gzip, zlib, PNG) are verified by it, the others by their length; a PNG by both.
 """
 
 from __future__ import annotations
@@ -42,6 +42,9 @@ DEFLATE_RATIO = 1032
 _SLACK = 1 << 16
 _CHUNK = 1 << 20
 _PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_HEADER = 13  # bytes
+_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""Of an interlaced PNG: first column and row, and steps between columns and rows (PNG specification, 8.2)."""
 
 
 def file_size(path: Path) -> int:
@@ -142,18 +145,47 @@ def read_bytes(path: Path, stream: BinaryIO, skip: int, count: int) -> tuple[npt
 
 
 def check_png(path: Path) -> tuple[int, int]:
-    """Verify the checksum of every chunk of a PNG; decoders skip some, or stop when they have all pixels.
+    """Verify the checksum of every chunk of a PNG, and that its pixels are as many as its header says.
+
+    Decoders skip some checksums, and stop when they have all pixels: of a header that says fewer columns than there
+    are, each row would begin within another.
 
     Returns:
         Bits a sample, and the colour type (0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGBA).
 
     Raises:
-        ImageError: if one is wrong, the file ends before its end mark, or the claimed size cannot be in it.
+        ImageError: if one is wrong, the file ends before its end mark, or the pixels do not fit the header.
     """
-    header, packed = b"", 0
+    header, packed, found, wanted = b"", 0, 0, 0
+    shape: tuple[int, ...] = ()
+    stream = zlib.decompressobj()
+    for kind, parts in _chunks(path):
+        if kind == b"IHDR" and sum(map(len, parts)) == _PNG_HEADER:
+            header = parts[0]
+            shape, wanted = _png_size(header)
+            check_count(path, shape)
+        elif kind == b"IDAT":
+            packed += sum(map(len, parts))
+            found += sum(_unpacked(path, stream, part, wanted) for part in parts if found <= wanted)
+    if not header:
+        raise ImageError(f"{path}: damaged (no header chunk); restore the file")
+    bits, colour = header[8], header[9]
+    check_claim(path, shape, math.prod(shape) * bits / 8, packed, DEFLATE_RATIO)
+    if found != wanted:
+        there = "more" if found > wanted else f"{found}"
+        raise ImageError(
+            f"{path}: its header claims {'x'.join(map(str, shape))} values of {bits} bits, whose rows are {wanted} "
+            f"bytes, but {there} are there; header or pixels are damaged, restore the file"
+        )
+    return bits, colour
+
+
+def _chunks(path: Path) -> Iterator[tuple[bytes, list[bytes]]]:
+    """Yield kind and bytes of each chunk of a PNG up to its end mark, when its checksum is verified."""
+    kind = b""
     with path.open("rb") as file:
         file.seek(len(_PNG))
-        while True:
+        while kind != b"IEND":
             start = file.read(8)
             length, kind = struct.unpack(">I4s", start) if len(start) == 8 else (0, b"")
             left = os.fstat(file.fileno()).st_size - file.tell()
@@ -166,14 +198,28 @@ def check_png(path: Path) -> tuple[int, int]:
             if struct.unpack(">I", file.read(4))[0] != checksum:
                 name = kind.decode("ascii", "backslashreplace")
                 raise ImageError(f"{path}: damaged (checksum of its {name} chunk does not fit); restore the file")
-            if kind == b"IHDR":
-                header = parts[0] if parts else b""
-            packed += length if kind == b"IDAT" else 0
-            if kind == b"IEND":
-                break
-    if len(header) != 13:
-        raise ImageError(f"{path}: damaged (no header chunk); restore the file")
+            yield kind, parts
+
+
+def _png_size(header: bytes) -> tuple[tuple[int, int, int], int]:
+    """Return the shape ``(H, W, samples)`` that a PNG's header claims, and the bytes of its rows when unpacked."""
     width, height, bits, colour = struct.unpack(">IIBB", header[:10])
     samples = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 1)
-    check_claim(path, (height, width, samples), height * width * samples * bits / 8, packed, DEFLATE_RATIO)
-    return bits, colour
+    rows = 0
+    for left, top, across, down in _PASSES if header[12] else ((0, 0, 1, 1),):
+        columns, lines = -(-(width - left) // across), -(-(height - top) // down)
+        if columns > 0 and lines > 0:
+            rows += lines * (1 + -(-columns * samples * bits // 8))  # each row begins with the byte of its filter
+    return (height, width, samples), rows
+
+
+def _unpacked(path: Path, stream: zlib._Decompress, packed: bytes, most: int) -> int:
+    """Return how many bytes packed ones stand for, counted a little beyond the most that they should be."""
+    count = 0
+    try:
+        while count <= most and (got := stream.decompress(packed, _CHUNK)):
+            count += len(got)
+            packed = stream.unconsumed_tail
+    except zlib.error as error:
+        raise ImageError(f"{path}: damaged (its pixels: {error}); restore the file") from error
+    return count

@@ -358,11 +358,17 @@ class Queue:
             db.execute("UPDATE delivery SET state='done', reason='' WHERE result=? AND destination=?", place)
             self.settle(db, delivery.study, now)
 
-    def not_delivered(self, deliveries: Sequence[Delivery], reason: str, retry: Retry, now: float) -> None:
-        """Commit that a destination does not have results, and when they are tried again."""
+    def not_delivered(self, deliveries: Sequence[Delivery], reason: str, retry: Retry, now: float) -> int:
+        """Commit that a destination does not have results, and when they are tried again.
+
+        Returns:
+            How many are not, having been tried as often as they may.
+        """
+        over = 0
         with self.transaction() as db:
             for each in deliveries:
                 tries = each.tries + 1
+                over += tries >= retry.times
                 state = "waiting" if tries < retry.times else "failed"
                 db.execute(
                     "UPDATE delivery SET state=?, tries=?, due=?, reason=? "
@@ -371,6 +377,7 @@ class Queue:
                 )
             for study in {each.study for each in deliveries}:
                 self.settle(db, study, now)
+        return over
 
     @staticmethod
     def settle(db: sqlite3.Connection, study: int, now: float) -> None:

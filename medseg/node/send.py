@@ -304,6 +304,9 @@ class Sender:
 
     def _wait(self, left: Sequence[Delivery], reason: str) -> None:
         reason = reason.removeprefix(f"{self._to.name} ")
-        waiting = counted(len(left), "result waits", "results wait")
-        logger.warning("%s: %s; %s", self._to.name, reason, waiting)
-        self._queue.not_delivered(left, reason, self._retry, self._clock())
+        over = self._queue.not_delivered(left, reason, self._retry, self._clock())
+        said = [counted(len(left) - over, "result waits", "results wait")] * (over < len(left))
+        if over:
+            given_up = f"{counted(over, 'result is', 'results are')} given up after {self._retry.times} tries"
+            said.append(f"{given_up}: medseg node status, medseg node retry")
+        logger.warning("%s: %s; %s", self._to.name, reason, ", ".join(said))

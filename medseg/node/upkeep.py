@@ -230,7 +230,9 @@ def retry_study(queue: Queue, study: int) -> None:
             raise QueueError(f"study {study}: the results that were not sent are deleted; send their series again")
         db.execute("DELETE FROM cut WHERE study=?", (study,))  # it is taken as it is
         now = WAITING if row[1] else SENDING
-        db.execute("UPDATE study SET state=?, tries=0, crashes=0, due=0, ended=NULL WHERE id=?", (now, study))
+        db.execute(
+            "UPDATE study SET state=?, tries=0, crashes=0, due=0, reason='', ended=NULL WHERE id=?", (now, study)
+        )
 
 
 def redirect(queue: Queue, old: str, new: str, now: float) -> int:
@@ -261,7 +263,8 @@ def redirect(queue: Queue, old: str, new: str, now: float) -> int:
             db.execute("DELETE FROM delivery WHERE result=? AND destination=?", (result, old))
         for study in {study for _, study in rows}:
             db.execute(
-                "UPDATE study SET state=?, ended=NULL WHERE id=? AND state=? AND NOT fault", (SENDING, study, FAILED)
+                "UPDATE study SET state=?, reason='', ended=NULL WHERE id=? AND state=? AND NOT fault",
+                (SENDING, study, FAILED),
             )
             queue.settle(db, study, now)
     return len(rows)

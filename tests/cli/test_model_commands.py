@@ -177,7 +177,7 @@ def test_predict(calls, capsys):
         "shared": None,
     }
     named["progress"] = None  # standard error is no terminal
-    assert calls[0] == [("predict", (["runs/a"], Path("in"), Path("out")), named)]
+    assert calls[0] == [("predict", (["runs/a"], "in", Path("out")), named)]
     assert capsys.readouterr().out == "out: 1 written\n"
     assert main(["predict", "runs/a", "in", "out", "--overwrite", "--keep-identifiers", "batch_size=2"]) == 0
     named |= {"overwrite": True, "keep_identifiers": True, "overrides": {"batch_size": 2}}
@@ -197,7 +197,7 @@ def test_predict(calls, capsys):
     [
         (Outcome(2, 3), 0, "2 written, 3 skipped, their masks are there (--overwrite does them again)", ""),
         (Outcome(0, 3), 0, "0 written, 3 skipped, their masks are there (--overwrite does them again)", ""),
-        (Outcome(2, stored=2, present=1), 0, "2 written, 2 stored in the archive, 1 there before", ""),
+        (Outcome(2, stored=2, present=1), 0, "2 written, 2 stored in the archive, 1 in the archive before", ""),
         (Outcome(2, 0, [], [("a.txt", "no image")]), 0, "2 written, 1 left out", "medseg: left out: a.txt: no image\n"),
         (Outcome(0, 0, [], [("a.txt", "no image")]), 1, "0 written, 1 left out", "medseg: left out: a.txt: no image\n"),
         (Outcome(2, 0, [], [("a.webp", "?")], 1), 1, "2 written, 1 left out", "medseg: left out: a.webp: ?\n"),

@@ -65,6 +65,33 @@ def test_png_without_its_end_is_refused(tmp_path):
     _refused(path, "ends too early, before its end mark")
 
 
+def _png(path, values, size, bits=8, interlaced=False):
+    """Write a PNG with right checksums, whatever its header says of its pixels."""
+    passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+    parts = [values[y::down, x::across] for x, y, across, down in (passes if interlaced else [(0, 0, 1, 1)])]
+    rows = b"".join(b"\0" + row.tobytes() for part in parts if part.size for row in part)
+    packed = zlib.compress(rows)
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", *size, bits, 0, 0, 0, interlaced))]
+    chunks += [(b"IDAT", packed[:9]), (b"IDAT", packed[9:]), (b"IEND", b"")]
+    body = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(body))
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_a_png_whose_header_does_not_fit_its_pixels(tmp_path, interlaced):
+    """Of fewer columns Pillow returns a sheared picture, of fewer rows a part of one."""
+    path = tmp_path / "a.png"
+    for size in ((49, 40), (50, 39), (25, 40), (51, 40), (50, 41)):
+        _png(path, NOISE, size, interlaced=interlaced)
+        there = "more" if size < (50, 40) else r"\d+"
+        _refused(path, rf"claims {size[1]}x{size[0]}x1 values of 8 bits, whose .* but {there} are there")
+    _png(path, NOISE, (50, 40), bits=16, interlaced=interlaced)
+    _refused(path, r"values of 16 bits, whose rows are \d+ bytes, but \d+ are there")
+    for height, width in ((1, 1), (1, 5), (5, 1), (3, 2), (9, 7), (40, 50)):
+        _png(path, NOISE[:height, :width], (width, height), interlaced=interlaced)
+        np.testing.assert_array_equal(read_image(path).array, NOISE[:height, :width])
+
+
 def _claims(path):
     """Write a small file whose header claims much."""
     if ".nii" in path.name:
@@ -75,15 +102,7 @@ def _claims(path):
         content = header.binaryblock + b"\0" * 4
         path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
     elif path.suffix == ".png":
-        parts = [
-            (b"IHDR", struct.pack(">IIBBBBB", 13_000, 13_000, 8, 2, 0, 0, 0)),
-            (b"IDAT", zlib.compress(b"\0" * 99)),
-        ]
-        chunks = [
-            struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d))
-            for k, d in [*parts, (b"IEND", b"")]
-        ]
-        path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+        _png(path, np.zeros((1, 98), np.uint8), (13_000, 13_000))
     elif path.suffix == ".bmp":
         Image.fromarray(NOISE).save(path)
         data = bytearray(path.read_bytes())

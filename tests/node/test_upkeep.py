@@ -107,16 +107,27 @@ def test_results_for_a_destination_that_is_gone(desk, tmp_path):
     assert (desk.states, len(new.came)) == ({1: "done", 2: "done"}, 2)
 
 
-def test_what_failed_at_one_destination_goes_to_another(desk, tmp_path):
+@pytest.mark.parametrize("how", ["redirect", "retry"])
+def test_what_failed_at_one_destination_and_is_sent_later(desk, tmp_path, caplog, how):
+    """The log says that it is not tried again; a study that is done has no reason of a failure."""
     receive(desk, study_files(tmp_path, 1))
-    desk.shelf.away = 1
-    desk.step(retry=ONCE)
-    assert desk.states == {1: "failed"}
-    redirect(desk.queue, "archive", "pacs", desk.now)
+    desk.shelf.away = 2
+    twice = Retry(times=2, first_seconds=1)
+    desk.step(retry=twice), desk.step(retry=twice)
+    assert [line.split("; ")[1] for line in caplog.messages] == [
+        "1 result waits", "1 result is given up after 2 tries: medseg node status, medseg node retry",
+    ]  # fmt: skip
+    (study,) = desk.status().studies
+    assert (study.state, study.reason) == ("failed", "archive: cannot be reached")
+    if how == "redirect":
+        redirect(desk.queue, "archive", "pacs", desk.now)
+        desk.shelf.name, desk.sender = "pacs", None
+    else:
+        retry_study(desk.queue, 1)
     assert desk.states == {1: "sending"}
-    desk.shelf.name, desk.sender = "pacs", None
     desk.step()
-    assert desk.states == {1: "done"}
+    (study,) = desk.status().studies
+    assert (study.state, study.reason) == ("done", "")
 
 
 def test_what_is_given_up_is_no_success(desk, tmp_path):
@@ -155,6 +166,12 @@ def test_the_commands(desk, tmp_path, capsys, caplog):
     assert main(["node", "redirect", config, "archive", "pacs"]) == 0
     assert capsys.readouterr().out == "1 result to pacs\n"
     assert main(["node", "status", config]) == 0
+    content["destinations"][0]["name"] = "new"
+    (tmp_path / "node.yaml").write_text(yaml.safe_dump(content))
+    capsys.readouterr()
+    assert main(["node", "withdraw", config, "pacs"]) == 0
+    assert capsys.readouterr().out == "1 result given up, their studies fail\n"
+    assert main(["node", "status", config]) == 1
 
 
 def test_a_start_and_a_check_say_it(desk, tmp_path, caplog):

@@ -72,7 +72,10 @@ def test_from_the_archive_and_back(server, command, tmp_path, capsys, caplog):
     np.testing.assert_array_equal(mask_of(local), read_image(mask, label=True).array)
 
     assert command("out", "--study", STUDY) == 0
-    assert "1 skipped, their masks are there (--overwrite does them again), 1 there before" in capsys.readouterr().out
+    assert (
+        "1 skipped, their masks are there (--overwrite does them again), 1 in the archive before"
+        in capsys.readouterr().out
+    )
     (record,) = (tmp_path / "out").glob(RUN_RECORD)
     first, second = (json.loads(path.read_text()) for path in sorted((tmp_path / "out").glob(PUSH_RECORD)))
     assert [(each["name"], each["is"]) for each in first["files"]] == [(local.name, "stored")]
@@ -262,7 +265,8 @@ def test_a_certificate_that_is_not_trusted_is_said_before_a_model_is_loaded(tmp_
     assert "certificate is not trusted: it is self-signed; name it by --ca FILE" in capsys.readouterr().err
 
 
-def test_a_folder_is_no_archive(tmp_path, capsys):
-    arguments = ["predict", str(weights(tmp_path / "a.pt")), str(tmp_path), str(tmp_path / "out"), "--study", STUDY]
+@pytest.mark.parametrize("place", [".", "http://pacs:8042/dicom-web"])
+def test_a_folder_is_no_archive(tmp_path, capsys, place):
+    arguments = ["predict", str(weights(tmp_path / "a.pt")), place, str(tmp_path / "out"), "--study", STUDY]
     assert main(arguments) == 2
-    assert "is no archive, but --study or another option of an archive is given" in capsys.readouterr().err
+    assert f"{place} is no archive, but --study or another option of an archive is given" in capsys.readouterr().err
