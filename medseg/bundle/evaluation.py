@@ -18,6 +18,7 @@ from medseg.errors import MedsegError
 from medseg.reports.palette import Named
 from medseg.runs import provenance
 from medseg.runs.checkpoint import unwrap
+from medseg.runs.metadata import weights_hash
 from medseg.runs.processes import rank
 from medseg.runs.report import write_report
 from medseg.runs.run_folder import METRICS
@@ -75,8 +76,10 @@ def evaluate(
         raise MedsegError(f"beside_paper is {beside_paper!r}; it must be one of {', '.join(BESIDE_PAPER)}, or null")
     evaluator.use_scores({**ALWAYS, **(scores or {})})
     folder = RunFolder(output_dir)
+    members = zip(ckpt, members_of(evaluator.network), strict=True)
+    weights = [{**describe_weights(file), "values": weights_hash(unwrap(each).state_dict())} for file, each in members]
     record = {
-        "weights": describe_weights(ckpt[0]) if len(ckpt) == 1 else {"members": [describe_weights(c) for c in ckpt]},
+        "weights": weights[0] if len(weights) == 1 else {"members": weights},
         **({} if len(ckpt) == 1 else {"members_differ": list(unlike)}),
         "postprocess": {} if evaluator.postprocess is None else evaluator.postprocess.plain(),
         "temperatures": list(evaluator.temperatures),

@@ -108,10 +108,10 @@ def _without_bundle(options: argparse.Namespace, overrides: dict[str, Any]) -> i
             overrides=overrides,
             say=say,
         )
-    tables = "\n\n".join(table.to("text") for table in done.tables())
+    tables = "\n".join(table.to("text") for table in done.tables())
     places = {"model": done.run, "plan": done.plan, "report": done.run / HTML}
     lines = [f"{name}: {shown(place)}\n" for name, place in places.items()]
-    sys.stdout.writelines([f"{tables}\n\n", *lines])
+    sys.stdout.writelines([f"{tables}\n", *lines])
     return 0
 
 

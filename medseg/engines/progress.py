@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from medseg.caller import spelt
+from medseg.errors import counted
 
 logger = logging.getLogger(__name__)
 
@@ -120,9 +121,9 @@ class Progress:
         """
         if self.enabled:
             logger.warning(
-                "%s is over after %d steps of at most %d: how far it came depends on this machine",
+                "%s is over after %s of at most %d: how far it came depends on this machine",
                 spelt("max_minutes", f"{self.max_minutes or 0.0:g}"),
-                done,
+                counted(done, "step"),
                 planned,
             )
 

@@ -88,6 +88,7 @@ def resolve(
     if gaps or not labels:
         raise ImportingError(
             f"{shown(where)}: --values leaves out class {gaps[0] if gaps else 0}; number them 0, 1, 2 ..."
+            + _unsaid(targets, present, options)
         )
     if len(set(labels.values())) < len(labels):
         raise ImportingError(f"{shown(where)}: two classes would be called alike; name all of them with --classes")
@@ -162,14 +163,31 @@ def _which_objects(stored: list[int], where: Path) -> Question:
     )
 
 
+def _unsaid(targets: Mapping[int, int | str], present: Counter[int], options: Options) -> str:
+    """Return how to say what the values are that are stored and not named; empty where each is."""
+    left = sorted(stored for stored in present if stored not in options.values and targets.get(stored) == stored)
+    named = {stored: str(target) for stored, target in options.values.items() if target != "background"}
+    if not left or not named or not all(isinstance(target, str) for target in options.values.values()):
+        return ""
+    said = " ".join(f"{stored}={target}" for stored, target in list(named.items())[:_LISTED])
+    return (
+        f", or say what the other values ({_listed(left)}) are: of a value that is named twice the last name counts, "
+        f"as in --values {min(present)}-{max(present)}=background {said}"
+    )
+
+
+def _listed(stored: Sequence[int]) -> str:
+    """Return the first values, and that there are more."""
+    return ", ".join(map(str, stored[:_LISTED])) + " ..." * (len(stored) > _LISTED)
+
+
 def _reasons(found: Found) -> str:
     return "; ".join(f"{path.name}: {reason}" for path, reason in list(found.left_out.items())[:2]) or "there is none"
 
 
 def _unknown(stored: list[int], where: Path) -> Question:
-    listed = ", ".join(map(str, stored[:_LISTED])) + " ..." * (len(stored) > _LISTED)
     return Question(
-        f"{shown(where)}: labels hold {listed}, of which the layout names no class; say what is meant: "
+        f"{shown(where)}: labels hold {_listed(stored)}, of which the layout names no class; say what is meant: "
         f"--values {stored[0]}=ignore or {stored[0]}=NAME",
         "values",
         " ".join(f"{value}=ignore" for value in stored[:_LISTED]),
@@ -195,10 +213,11 @@ def _which(stored: list[int], where: Path, held: Sequence[set[int]] = ()) -> Imp
     else:
         proposal = " ".join(f"{value}={index}" for index, value in enumerate(stored) if value != index)
     number = f"{len(stored)} values, " if len(stored) > 1 else "only the value "
+    some = f" (or {stored[0]}-{stored[-1]}=background {stored[1]}=NAME, for one of them alone)" if stored[1:] else ""
     return Question(
         f"{shown(where)}: labels hold {number}{listed}, which do not count 0, 1, 2 ...{said}; say which class each "
         "one is, such "
-        f"as --values {proposal}" + ("" if proposal == "ascending" else " (or --values ascending)"),
+        f"as --values {proposal}" + (some if proposal == "ascending" else " (or --values ascending)"),
         "values",
         proposal,
     )

@@ -106,6 +106,8 @@ class Trained:
                 f"no image of the training shows {few(self.untrained)}: nothing is learned of it, and its scores, "
                 "which are in the means, say nothing; leave out another fold, or spread its images over the folds"
             )
+        if lost := [row["name"] for row in per_case["classes"] if row["name"] in self.classes and _lost(row)]:
+            notes.append(f"{few(lost)}: found in none of the images that hold it; give more minutes")
         if better is not None:
             notes.append(
                 f"Dice of an image, mean over {few(self.classes)}, network less {other}: {mean_text(better, interval)}"
@@ -323,6 +325,11 @@ def _verdict(better: float, interval: Interval | None, other: str) -> str:
     if most > 0:
         return f"these images do not tell the network from {other}: give more minutes, or more images"
     return f"the network is no better than {other}: do not use it; give more minutes, and look at the worst cases"
+
+
+def _lost(row: Mapping[str, Any]) -> bool:
+    """Return whether a class was missed in every image that holds it."""
+    return bool(0 < row["missed"] == row["n"]["dice"] - row["invented"])
 
 
 def _trained(had: int, wanted: int) -> str:

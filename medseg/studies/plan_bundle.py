@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -120,7 +121,8 @@ def plan_for(
 def name_of(plan: Plan, data: Datalist) -> str:
     """Return what a model is called that no person has named: its network and its data, never as a bundle of ours."""
     words = f"{str(plan.network.value['name']).rpartition('.')[2]}_{data.name}".lower()
-    name = re.sub(r"[^a-z0-9]+", "_", words)[:64].strip("_")
+    plain = unicodedata.normalize("NFKD", words).encode("ascii", "ignore").decode()  # an ö is an o, not a gap
+    name = re.sub(r"[^a-z0-9]+", "_", plain)[:64].strip("_")
     return f"{name}_planned" if name in library.names() else name
 
 

@@ -76,7 +76,10 @@ def versions(run: Path | None, folder: Path, record: Mapping[str, Any]) -> Itera
     """
     weights, data = record.get("weights", {}), record.get("data", {})
     facts = []
-    facts += [("weights, SHA-256", str(each.get("sha256"))) for each in weights.get("members", [weights]) if each]
+    for each in (each for each in weights.get("members", [weights]) if each):
+        facts.append(("weights, SHA-256 of the file", str(each.get("sha256"))))
+        if each.get("values"):
+            facts.append(("weights, SHA-256 of their values, as masks and packs name them", str(each["values"])))
     if data:
         facts.append(("data, fingerprint", str(data.get("fingerprint"))))
     for name, place in (("training", run), ("evaluation", folder)):

@@ -215,6 +215,9 @@ def _summary(held: Predictions) -> Iterator[Item]:
     if named > len(held.masks):
         facts.append(("not there any more", str(named - len(held.masks))))
     facts.append(("nothing found in", counted(len(without), "case")))
+    nowhere = [held.names[value] for value in held.classes if not any(mask.amounts.get(value) for mask in held.masks)]
+    if nowhere:
+        facts.append(("found in no case", ", ".join(nowhere)))
     unlike = sum(bool(mask.unlike) for mask in held.masks)
     facts.append(("unlike what the model was trained on", counted(unlike, "case")))
     yield Facts(facts)
@@ -337,7 +340,7 @@ def _volumes(held: Predictions) -> Iterator[Item]:
 def _origin(held: Predictions) -> list[tuple[str, str]]:
     facts = [("medseg", str(held.record.get("medseg", "")))]
     for each in held.record["made_by"]:
-        facts.append((f"{each['name']}, weights", str(each.get("weights"))))
+        facts.append((f"{each['name']}, weights, SHA-256 of their values", str(each.get("weights"))))
         facts.append((f"{each['name']}, model", str(each.get("model"))))
         facts.append((f"{each['name']}, masks", str(len(each["masks"]))))
     return facts

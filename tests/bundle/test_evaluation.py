@@ -16,6 +16,7 @@ from medseg.bundle.evaluation import describe_network, evaluate
 from medseg.engines.evaluator import Evaluator
 from medseg.engines.loading import SegmentationDataset
 from medseg.errors import MedsegError
+from medseg.runs.metadata import weights_hash
 from medseg.runs.tracking import MLflowTracker
 
 
@@ -46,7 +47,8 @@ def test_weights_network_and_environment_are_recorded(entries: list[dict[str, An
     text = (tmp_path / "scores" / "evaluation.json").read_text()
     record = json.loads(text)
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    assert record["weights"] == {"file": "checkpoints/best.pt", "sha256": digest, "run": "my_run"}
+    values = weights_hash(Tinted().state_dict())  # as the record of masks and a pack name them, whatever the file
+    assert record["weights"] == {"file": "checkpoints/best.pt", "sha256": digest, "run": "my_run", "values": values}
     assert record["network"]["name"] == "Tinted"
     assert record["network"]["parameters"] == 3
     assert (record["seed"], record["data"]) == (7, {"fold": 1})

@@ -107,4 +107,6 @@ def test_what_is_left_is_no_more_than_the_budget(clock: list[float], caplog: pyt
 def test_the_clock_is_named_as_it_was_set(caplog: pytest.LogCaptureFixture, option: str) -> None:
     with speaking({"max_minutes": "--minutes"} if option.startswith("-") else {}, ()):
         Progress(2, 3, max_minutes=0.5).cut_short(4, 6)
+        Progress(2, 3, max_minutes=0.5).cut_short(1, 6)
     assert f"{option} is over after 4 steps of at most 6" in caplog.text
+    assert f"{option} is over after 1 step of at most 6" in caplog.text

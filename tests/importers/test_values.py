@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from medseg.importers.layout import Case, Found, ImportingError, Options, Question
+from medseg.importers.said import stored_values
 from medseg.importers.scanning import scan
 from medseg.importers.values import map_colours, resolve
 
@@ -107,6 +108,20 @@ def test_what_cannot_be(present, said, message):
         return
     with pytest.raises(ImportingError, match=message):
         classes(present, Options(**said))
+
+
+def test_a_few_of_many_structures():
+    """What a message proposes is taken: all is background but what is named after it."""
+    present, few = [*range(12), 117], {0: "background", 5: "liver", 1: "spleen"}
+    way = r"other values \(2, 3, 4, 6, 7, 8, 9, 10 ...\) are.* --values 0-117=background 5=liver 1=spleen$"
+    with pytest.raises(ImportingError, match=way):
+        classes(present, Options(values=few))
+    with pytest.raises(Question, match=r"--values ascending \(or 0-117=background 1=NAME, for one of them alone\)$"):
+        classes(present)
+    values, _ = stored_values(["0-117=background", "5=liver", "1=spleen"])
+    made = classes(present, Options(values=values))
+    assert made.labels == {0: "background", 1: "spleen", 2: "liver"}
+    assert {stored: made.values[stored] for stored in (0, 1, 5, 11, 117)} == {0: 0, 1: 1, 5: 2, 11: 0, 117: 0}
 
 
 def test_names_of_the_layout_are_not_moved():

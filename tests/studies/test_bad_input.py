@@ -18,7 +18,8 @@ from medseg.data.check import check_datalist
 from medseg.data.kinds import never_shown
 from medseg.losses.focal_iou import FocalIoULoss
 from medseg.studies import complexity
-from medseg.studies.plan_and_train import plan_and_train
+from medseg.studies.baseline import Baseline
+from medseg.studies.plan_and_train import Trained, plan_and_train
 from medseg.studies.plan_doubts import FEW_STEPS, doubts
 from medseg.studies.plan_network import Candidate, Measured
 
@@ -166,6 +167,20 @@ def test_a_table_says_which_class_was_never_trained_on(tmp_path: Path) -> None:
         done = plan_and_train(data, tmp_path / str(fold), minutes=5, overrides={**quick, "fold": fold})
         assert (said in done.tables()[0].to_text()) == there
         assert (said in (done.run / "report.html").read_text()) == there
+
+
+@pytest.mark.parametrize(("missed", "invented", "there"), [(6, 0, True), (6, 1, True), (5, 1, False), (0, 6, False)])
+def test_a_table_says_which_class_was_found_nowhere(missed: int, invented: int, there: bool) -> None:
+    """Its truth is in six images, whatever was invented in others: the mean over the classes may look well."""
+    counts = {"missed": missed, "invented": invented, "n": {"dice": 6 + invented if missed else invented}}
+    row = {"name": "tail", "dice": 0.0, "interval": {}, **counts}
+    other = {"name": "head", "dice": 0.7, "interval": {}, "missed": 0, "invented": 0, "n": {"dice": 6}}
+    scores = {"per_case": {"classes": [other, row], "units": {}, "cases": 6 + invented}}
+    baseline = Baseline("every voxel background", scores, [])
+    done = Trained(Path("plan"), Path("run"), scores, [], baseline, [], ["head", "tail"], (900, 900))
+    done.__dict__["difference"] = (None, None)  # of cases, of which there are none here
+    said = "tail: found in none of the images that hold it; give more minutes"
+    assert (said in done.tables()[0].notes) == there
 
 
 def test_a_test_list_of_which_some_have_no_label(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -96,7 +96,7 @@ def test_a_plan_of_volumes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("network", "data", "name"),
     [
-        ("unet", "Dataset 7: Köpfe/CT", "unet_dataset_7_k_pfe_ct"),
+        ("unet", "Dataset 7: Köpfe/CT", "unet_dataset_7_kopfe_ct"),
         ("monai.networks.nets.DynUNet", "a", "dynunet_a"),
         ("unet", "срезы", "unet"),
         (
@@ -145,6 +145,7 @@ def test_from_data_to_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     steps = "the network had 2 steps of training, a plan asks for 900: it may not be done learning; give more minutes"
     assert steps in said.out
     assert said.out.endswith(f"report: {tmp_path / 'out' / 'run' / 'report.html'}\n")
+    assert "\n\n\n" not in said.out
     page = (tmp_path / "out" / "run" / "report.html").read_text()
     assert "Every voxel background" in page
     assert "ml of ball" in page  # what was measured

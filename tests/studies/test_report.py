@@ -80,8 +80,10 @@ def test_a_run(scored: Path) -> None:
     row = scores["per_case"]["classes"][1]
     assert f"<td>low</td><td>{row['iou']:.3f}</td>" in re.sub(' class="n"', "", text)
     assert f"{scores['calibration']['error']:.4f}" in text
-    sha = json.loads((scored / "run" / "test" / "evaluation.json").read_text())["weights"]["sha256"]
-    assert sha in text
+    weights = json.loads((scored / "run" / "test" / "evaluation.json").read_text())["weights"]
+    assert weights["sha256"] in text
+    assert weights["values"] in text
+    assert weights["values"] in (scored / "masks.html").read_text()  # masks of these weights name them so
     assert "not for clinical decisions" in text
     assert "too few cases for intervals" in text
     assert "patient&#39;s right on the left" in text
@@ -148,6 +150,24 @@ def test_cases_whose_masks_are_called_otherwise(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "masks" / "uncertainty.csv").write_text("case,model,uncertainty\nb_0000.png,a,high\n")
     with pytest.raises(MedsegError, match=r"uncertainty\.csv cannot be read \(ValueError\); take it away"):
         make_report(tmp_path / "masks", tmp_path / "report.html")
+
+
+def test_predictions_of_a_class_that_is_in_no_mask(scored: Path, tmp_path: Path) -> None:
+    import nibabel
+
+    masks = tmp_path / "masks"
+    shutil.copytree(scored / "masks", masks)
+    said = re.compile(r"found in no case</\w+>\s*<\w+[^>]*>([^<]*)<")
+    record = json.loads((masks / "medseg_masks.json").read_text())
+    images = [masks / name for each in record["made_by"] for name in each["masks"]]
+    for values, names in ((([0, 1], [2]), None), (([0, 2], [2]), "low"), (([0], [0]), "low, high")):
+        for image, value in zip(images, values, strict=True):
+            stored = nibabel.load(image)
+            mask = np.resize(np.array(value, np.uint8), stored.shape)
+            nibabel.Nifti1Image(mask, stored.affine).to_filename(image)
+        assert main(["report", str(masks)]) == 0
+        found = said.search((masks / "report.html").read_text())
+        assert (None if found is None else found[1]) == names
 
 
 def test_predictions_unlike_the_training_are_looked_at_first(scored: Path, tmp_path: Path) -> None:
