@@ -94,16 +94,17 @@ def measured(command: Sequence[str], environment: Mapping[str, str], masks: Path
     written = [path.stat().st_mtime for path in masks.iterdir() if path.name.startswith("image")]
     if len(written) != number:
         raise SystemExit(f"{masks.name}: {len(written)} masks of {number}\n{log.read_text()[-_END:]}")
-    (first, _), (last, _) = forwards[0], forwards[-1]
-    windows = [count for _, count in forwards]
-    second = sum(windows[1:])  # and those after it: what came before the first one is the start
+    first, last = forwards[0][1], forwards[-1][1]
+    windows = [count for *_, count in forwards]
+    later = forwards[1:]  # the first one is still part of the start
+    second, took = sum(windows[1:]), sum(end - begin for begin, end, _ in later)  # of several at a time each counts
     return {
         **{key: found[key] for key in ("wall", "cpu", "peak")},
         "first_forward": first - found["start"],
         "first_mask": min(written) - found["began"],
         "last_mask": max(written) - found["began"],
         "after_last_forward": found["ended"] - last,
-        "case": (last - first) / second * sum(windows) / number if second else float("nan"),
+        "case": took / second * sum(windows) / number if second else float("nan"),
         "windows": sum(windows),
     }
 

@@ -46,12 +46,13 @@ class Planned(PlainConvUNet):
     """As nnU-Net builds it."""
 
     def forward(self, windows: Tensor) -> Tensor:
-        """Return logits, and note the time."""
+        """Return logits, and note the times."""
+        begun = time.perf_counter()
         logits: Tensor = super().forward(windows)
         file = os.environ.get(STAMPS)
         if file:
             with open(file, "a", encoding="ascii") as stamps:
-                stamps.write(f"{time.perf_counter()!r} {len(windows)}\n")
+                stamps.write(f"{begun!r} {time.perf_counter()!r} {len(windows)}\n")
         return logits
 
 

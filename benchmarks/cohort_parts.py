@@ -11,7 +11,7 @@ from typing import Any
 NAME = "benchmarks.cohort_network.Network"
 OVERLAP, BATCH = 0.5, 4  # share of a window that the next one covers, windows a forward
 STAMPS = "COHORT_STAMPS"
-"""Variable of the environment: file that gets a line a forward, seconds of the system's monotonic clock and windows."""
+"""Variable of the environment: file that gets a line a forward: begin, end by the monotonic clock, windows."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ COHORTS = (
 )
 
 
-def stamps_of(file: Path) -> list[tuple[float, int]]:
-    """Return the time of each forward and its windows."""
+def stamps_of(file: Path) -> list[tuple[float, float, int]]:
+    """Return begin, end and windows of each forward, in the order of their ends."""
     lines = (line.split() for line in file.read_text().splitlines()) if file.is_file() else ()
-    return [(float(time), int(windows)) for time, windows in lines]
+    return sorted(((float(begin), float(end), int(windows)) for begin, end, windows in lines), key=lambda each: each[1])
 
 
 def commands(folder: Path, masks: Path) -> dict[str, list[str]]:

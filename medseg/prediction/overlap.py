@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from queue import PriorityQueue
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
@@ -143,17 +144,29 @@ def side_by_side(
     *,
     threads: int,
     small: Callable[[Item], bool],
+    size: Callable[[Item], int] = lambda _: 0,
 ) -> Generator[tuple[Item, Done | Exception]]:
     """Work on small items several at a time, each with its share of the processors; on others one by one, with all.
+
+    Of those that wait the largest is next, so that at the end no thread is left alone with it.
 
     Args:
         items: what is worked on; results come in their order, what is raised in the place of one.
         work: called in other threads, or for what is not small in the caller's.
         threads: how many work at a time; several times as many items are taken, so that none of them waits for another.
         small: tells whether an item is.
+        size: how much work an item is.
     """
     waiting: deque[tuple[Item, Future[Done]]] = deque()
+    largest = PriorityQueue[tuple[int, int, Item, Future[Done]]]()
     share = max(1, torch.get_num_threads() // max(1, threads))
+
+    def do() -> None:
+        *_, item, future = largest.get()
+        try:
+            future.set_result(work(item))
+        except BaseException as error:
+            future.set_exception(error)
 
     def first() -> tuple[Item, Done | Exception]:
         item, future = waiting.popleft()
@@ -161,9 +174,11 @@ def side_by_side(
 
     with _pool(max(1, threads), "medseg-forward", share) as pool:
         try:
-            for item in items:
+            for number, item in enumerate(items):
                 if threads > 1 and small(item):
-                    waiting.append((item, pool.submit(work, item)))
+                    waiting.append((item, Future()))
+                    largest.put((-size(item), number, *waiting[-1]))
+                    pool.submit(do)
                 else:
                     while waiting:
                         yield first()

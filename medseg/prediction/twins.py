@@ -56,7 +56,7 @@ class Twins:
         Args:
             groups: of which those are small that leave room for others at the same time.
         """
-        return side_by_side(groups, self.collect, threads=self.number, small=self._small)
+        return side_by_side(groups, self.collect, threads=self.number, small=self._small, size=_voxels)
 
     def collect(self, group: Group) -> list[Collected]:
         """Do what `Forward.collect` does, by one that no other thread has; wait until there is one."""
@@ -68,6 +68,10 @@ class Twins:
 
     def _small(self, group: Group) -> bool:
         return all(self._first.voxels(fed) <= _SMALL for _, fed in group)
+
+
+def _voxels(group: Group) -> int:
+    return sum(fed.image[0].numel() for _, fed in group)
 
 
 def _others(forward: Forward) -> list[Forward]:

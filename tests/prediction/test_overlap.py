@@ -113,6 +113,33 @@ def test_what_is_done_side_by_side_comes_in_order() -> None:
     assert alone.is_set()
 
 
+def test_the_largest_that_waits_is_next() -> None:
+    """While the first two are at work, all others come to wait."""
+    begun, free, at_work = list[int](), threading.Event(), threading.Barrier(3)
+
+    def items() -> Iterator[int]:
+        yield from (0, 1)
+        at_work.wait(10)
+        yield from (2, 3, 4, 5, 6)
+        free.set()
+
+    def work(item: int) -> int:
+        if item < 2:
+            at_work.wait(10)
+            assert free.wait(10)
+        begun.append(item)
+        time.sleep(0.01)  # the other one's turn
+        return item
+
+    sizes = {2: 1, 3: 9, 4: 4, 5: 7, 6: 4}
+    found = side_by_side(items(), work, threads=2, small=lambda item: True, size=lambda item: sizes.get(item, 0))
+    assert [item for item, _ in found] == [*range(7)]
+    assert sorted(begun[:2]) == [0, 1]
+    assert begun[2] in (3, 5)
+    assert begun[-1] in (2, 4, 6)
+    assert begun.index(3) < begun.index(2)
+
+
 def test_no_more_is_begun_side_by_side_than_a_few_a_thread() -> None:
     """The first takes long: eight are begun, what is done of them waits, and then each is handed on when it is done."""
     taken, free = list[int](), threading.Event()
