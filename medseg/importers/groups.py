@@ -18,6 +18,8 @@ _PATTERNS = (
     rf"^(?P<group>(?:.*[^a-z])?{_WHOLE}[-_ ]?\d+)[^0-9].*$",
     rf"^(?P<group>.+?)(?:[-_. ]+{_PART}[-_ ]?\d+)+$",
 )
+_VISITS = r"^(?P<group>\D*(?!(?:19|20)\d\d\D)\d+)[-_. ]\d+$"
+"""A patient's number and a visit's, such as BraTS-GLI-00005-001: most patients have one visit."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,11 @@ def propose_groups(cases: Sequence[Case], grouped_by: str, pattern: str = "") ->
         return _spelled(_by_pattern(names, pattern), f"by the pattern {pattern}")
     if grouped_by:
         return _spelled([case.name if case.group is None else case.group for case in cases], grouped_by)
-    for proposal in _PATTERNS:
+    for proposal in (*_PATTERNS, _VISITS):
         found = [re.match(proposal, name, re.IGNORECASE) for name in names]
         groups = [match["group"] if match else name for match, name in zip(found, names, strict=True)]
-        if 2 <= len(set(one_spelling(groups))) < len(set(names)):
+        fewest = max(2, len(names) / 2) if proposal == _VISITS else 2  # else a class or a year is counted through
+        if fewest <= len(set(one_spelling(groups))) < len(set(names)) and (proposal != _VISITS or all(found)):
             name, group = next((n, g) for n, g in zip(names, groups, strict=True) if n != g)
             return _spelled(groups, f"proposed from the names, such as {group} of {name}")
     return Grouping(names, "each case is its own group: names tell no patients; say them with --group-pattern")

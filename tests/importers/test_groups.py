@@ -15,6 +15,7 @@ def cases(*names):
         (("case_12_t1", "case_12_t2", "case_13_t1"), ["case_12", "case_12", "case_13"]),
         (("x_tile_1", "x_tile_2", "y_tile_1"), ["x", "x", "y"]),
         (("s1_x0_y0", "s1_x0_y1", "s2_x0_y0"), ["s1", "s1", "s2"]),
+        (("B-GLI-05-000", "B-GLI-05-001", "B-GLI-07-000"), ["B-GLI-05", "B-GLI-05", "B-GLI-07"]),
         (("sub-01_ses-1", "sub-01_ses-2", "sub-02_ses-1"), ["sub-01", "sub-01", "sub-02"]),
     ],
 )
@@ -25,7 +26,15 @@ def test_names(names, groups):
 
 
 @pytest.mark.parametrize(
-    "names", [("ISIC_0000041", "ISIC_0000068"), ("2008_000003", "2011_000004", "2011_000005"), ("case_1", "case_2")]
+    "names",
+    [
+        ("ISIC_0000041", "ISIC_0000068"),
+        ("2008_000003", "2011_000004", "2011_000005"),
+        ("case_1", "case_2"),
+        ("0_1", "0_2", "0_3", "1_4", "1_5"),
+        ("a_1_0", "a_1_1", "b"),
+        ("a_1_0", "a_1_1"),
+    ],
 )
 def test_names_that_tell_nothing(names):
     found = propose_groups(cases(*names), "")
