@@ -45,7 +45,7 @@ def shown(text: object) -> str:
     )
 
 
-def counted(number: int, noun: str, plural: str = "") -> str:
+def counted(number: float, noun: str, plural: str = "") -> str:
     """Return a number with its noun, in the plural where it is.
 
     Args:
@@ -53,7 +53,8 @@ def counted(number: int, noun: str, plural: str = "") -> str:
         noun: what one is called.
         plural: what several are, where that is not the noun with an s.
     """
-    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
+    said = f"{number:g}" if isinstance(number, float) else str(number)
+    return f"{said} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def few(names: Sequence[object], most: int = 5) -> str:

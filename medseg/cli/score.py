@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit status: 1 if a prediction or a truth was not scored."""
+    from medseg.errors import shown
     from medseg.io.folder import refuse_missing
 
     scores = scores_of(options)
@@ -55,4 +56,6 @@ def run(options: argparse.Namespace) -> int:
         sys.stdout.write(f"{text}\n")
     for line in found.said():
         sys.stderr.write(f"medseg: {line}\n")
+    if options.output is not None:
+        sys.stderr.write(f"medseg: scores, tables and rows per case are in {shown(options.output)}\n")
     return 0 if found.complete else 1

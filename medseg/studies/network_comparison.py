@@ -305,7 +305,7 @@ class _Comparison:
     def _study(self, number: int, names: Sequence[str]) -> Study:
         stage = self.record.stages[number]
         rows = [StudyRow(name, str(self._planned(name)), settings=dict(self.asked.settings)) for name in names]
-        each = f"{stage['minutes']:g} minutes each"
+        each = f"{counted(stage['minutes'], 'minute')} each"
         title = f"Cross-validation, {each}" if stage["final"] else f"Rung {number + 1}, {each}"
         return Study(
             "study", title, tuple(rows), data=str(self.data.path), fold_key=self.asked.fold_key,

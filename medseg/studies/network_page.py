@@ -63,7 +63,7 @@ def write_report(found: Compared, *, pictures: bool = True) -> Path:
         Section("origin", "Versions and hashes", list(versions(first.run, first.folder, first.record))),
     ]  # fmt: skip
     number = counted(len(found.table.scores.cases), "case")
-    subtitle = f"{found.data.name}: {number}, {found.asked.minutes:g} minutes"
+    subtitle = f"{found.data.name}: {number}, {counted(found.asked.minutes, 'minute')}"
     use = f"{INTENDED_USE}. It is no medical device; whoever treats a patient looks at the images."
     made = f"Written by medseg {__version__} on {time.strftime('%Y-%m-%d %H:%M')}. This file loads nothing: it can be "
     foot = f"{made}sent and kept. Cases are numbered, not named."
@@ -93,7 +93,7 @@ def _asked(found: Compared) -> list[tuple[str, str]]:
     for number, stage in enumerate(record.stages, 1):
         what = "cross-validation" if stage["final"] else f"rung {number}"
         size = f"{counted(len(stage['networks']), 'network')}, fold {few(stage['folds'], 10)}"
-        facts.append((what, f"{size}, {stage['minutes']:g} minutes each; it took {stage['took']:.1f}"))
+        facts.append((what, f"{size}, {counted(stage['minutes'], 'minute')} each; it took {stage['took']:.1f}"))
     if asked.settings:
         facts.append(("changed", ", ".join(f"{key}={value}" for key, value in asked.settings.items())))
     return [(name, scrub(text)) for name, text in facts]

@@ -96,7 +96,7 @@ class Compared:
         for number, (table, stage) in enumerate(zip(self.rungs, self.record.stages, strict=False), 1):
             gone = [each for each in places(table) if each.network not in stage["kept"]]
             if gone:
-                found.append((gone, f"rung {number}: {stage['minutes']:g} minutes, fold {stage['folds'][0]}"))
+                found.append((gone, f"rung {number}: {counted(stage['minutes'], 'minute')}, fold {stage['folds'][0]}"))
         return found[::-1]
 
     def unranked(self) -> list[tuple[str, str]]:
@@ -107,7 +107,7 @@ class Compared:
     def ranking(self) -> Table:
         """Return the ranking of all networks."""
         last = self.record.stages[-1]
-        trained = f"{counted(len(last['folds']), 'fold')}, {last['minutes']:g} minutes each"
+        trained = f"{counted(len(last['folds']), 'fold')}, {counted(last['minutes'], 'minute')} each"
         return ranking(self.places, self.out, self.unranked(), trained)
 
     def results(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import torch
 from medseg.bundle import networks
 from medseg.data.datalist import Datalist
 from medseg.data.fingerprint import Fingerprint, fingerprint
+from medseg.errors import counted
 from medseg.reports.progress import progress_bar
 from medseg.runs.processes import pick_device
 from medseg.studies import plan_arguments, plan_doubts, plan_network, plan_rules
@@ -177,7 +178,7 @@ def _plan(
     chosen = Chosen(
         {**measured.candidate.network, "in_channels": limits.channels},
         f"{measured.seconds:.3g} s a step{several}, {measured.memory / 2**30:.2f} GiB on {place.type}: about {steps} "
-        f"steps in {wanted:g} minutes (limit {limits.memory / 2**30:.2f} GiB: {why})",
+        f"steps in {counted(wanted, 'minute')} (limit {limits.memory / 2**30:.2f} GiB: {why})",
     )
     inference = {
         "window": Chosen(list(measured.candidate.patch), "the patch that is trained on"),

@@ -203,7 +203,7 @@ def values_table(plan: Plan) -> Table:
 
 
 def _page(plan: Plan, data: Datalist) -> str:
-    steps = f"about {plan.steps} steps in {plan.minutes:g} minutes on {plan.device}"
+    steps = f"about {plan.steps} steps in {counted(plan.minutes, 'minute')} on {plan.device}"
     gmacs = plan.measured.macs / 1e9
     tried = "\n".join(f"- {_comment(line)}" for line in plan.measured.tried)
     return "\n".join(

@@ -57,7 +57,8 @@ def _training(run: Path | None, config: Mapping[str, Any]) -> Iterator[tuple[str
     lines = [line for line in (run / METRICS).read_text(encoding="utf-8").splitlines() if line.strip()]
     if lines:
         last = json.loads(lines[-1])
-        minutes = f", {last['seconds'] / 60:.0f} minutes" if isinstance(last.get("seconds"), float) else ""
+        seconds = last.get("seconds")
+        minutes = f", {counted(round(seconds / 60), 'minute')}" if isinstance(seconds, float) else ""
         patch = config.get("patch")
         window = f", patches of {' x '.join(map(str, patch))}" if isinstance(patch, list) else ""
         batch = f", {config['batch_size']} a step" if isinstance(config.get("batch_size"), int) else ""

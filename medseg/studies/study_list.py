@@ -11,7 +11,7 @@ from typing import Any
 from medseg.bundle import library, networks
 from medseg.bundle.source import Source, read_source
 from medseg.data.datalist import Datalist
-from medseg.errors import MedsegError, shown
+from medseg.errors import MedsegError, counted, shown
 from medseg.reports.tables import Cell, Table
 from medseg.studies.measures import StepSettings
 from medseg.studies.paces import Pace, Paces
@@ -180,7 +180,7 @@ def _source_of(study: Study) -> str:
 
 def _budget(study: Study, recipes: Sequence[Recipe | None]) -> str:
     if study.minutes is not None:
-        return f"{study.minutes:g} minutes"
+        return counted(study.minutes, "minute")
     if study.epochs is not None:
         return f"{study.epochs} epochs"
     epochs = {found.epochs for found in recipes if found is not None}

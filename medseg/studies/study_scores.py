@@ -363,7 +363,7 @@ def _code(record: Mapping[str, Any]) -> str:
 
 def _budget(record: Mapping[str, Any]) -> str:
     held = record["budget"]
-    parts = [f"{held[key]:g} {key}" for key in ("minutes", "epochs") if held.get(key) is not None]
+    parts = [counted(held[key], key[:-1]) for key in ("minutes", "epochs") if held.get(key) is not None]
     return " or ".join(parts) + (f" on {held['on']}" if held.get("on") else "")
 
 

@@ -65,7 +65,7 @@ def test_the_same_scores_and_files_as_an_evaluation(score: Score, tmp_path: Path
     groups.write_text("case,group\n" + "".join(f"p{number}.v1.nii.gz,g{number}\n" for number in range(6)))
     more = ["--labels", *NAMES, "--groups", str(groups), "-o", str(tmp_path / "out")]
     status, out, err = score(*more, "--scores", "distances", "distances#tolerance=2", "volumes")
-    assert (status, err) == (0, "")
+    assert (status, err) == (0, f"medseg: scores, tables and rows per case are in {tmp_path / 'out'}\n")
     board = ScoreBoard(NAMES, None, {"overlap": {}, "distances": {"tolerance": 2}, "volumes": {}})
     for place, number in enumerate([0, 1, 3, 4, 5, 2]):
         name = f"sub/p{number}.v1" if number == 2 else f"p{number}.v1"

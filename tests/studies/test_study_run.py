@@ -245,7 +245,7 @@ def test_a_damaged_cell_is_named_in_one_line(
     ("changes", "said"),
     [
         ({"epochs": 3}, r"cells of different budgets .* 2 epochs \(.*; 3 epochs \(the study and data at hand\)"),
-        ({"epochs": None, "minutes": 1}, r"cells of different budgets .* 2 epochs \(.*; 1 minutes \(the study"),
+        ({"epochs": None, "minutes": 1}, r"cells of different budgets .* 2 epochs \(.*; 1 minute \(the study"),
         ({"epochs": None}, r"was begun with epochs: 2, which the study no longer says; give it again"),
     ],
 )
