@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4  # names of mallopt(3)
 _PAD = 64 * 2**20  # bytes that the heap grows by at least
-_KEPT = 64 * 2**20  # bytes of the largest block that a prediction keeps: with 96 or 256 MiB a large volume took up to 250 more
+_KEPT = 64 * 2**20  # bytes of the largest block that a prediction keeps: with 256 MiB a large volume took 250 more
 
 
 def free_memory() -> int:
