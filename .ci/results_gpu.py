@@ -99,10 +99,11 @@ def _on_a_cpu(path: Path) -> str:
     for way, words in _WAYS.items():
         if f"peak_mib_{way}" in result:
             most = result["target_peak_mib_evaluate" if way.startswith("evaluate") else "target_peak_mib"]
-            peak, ratio = result[f"peak_mib_{way}"], result[f"ratio_{way}"]
-            cells = [words, f"{peak:,.0f}", f"at most {most:,.0f}: {_met(peak <= most)}", f"{ratio:.2f}"]
-            cells.append(f"at most {limit:.2f}: {_met(ratio <= limit)}")
-            cells += [f"{result[key]:.0f}" for key in (f"seconds_{way}", f"seconds_bare_{way}")]
+            peak, ratio = result[f"peak_mib_{way}"], result.get(f"ratio_{way}")
+            cells = [words, f"{peak:,.0f}", f"at most {most:,.0f}: {_met(peak <= most)}"]
+            cells += ["", ""] if ratio is None else [f"{ratio:.2f}", f"at most {limit:.2f}: {_met(ratio <= limit)}"]
+            seconds = [result.get(key) for key in (f"seconds_{way}", f"seconds_bare_{way}")]
+            cells += ["" if each is None else f"{each:.0f}" for each in seconds]
             lines.append(f"| {' | '.join(cells)} |")
     about = (
         f"From file to file by `{record['command']}`: the processor's time of one thread, and the process's peak "

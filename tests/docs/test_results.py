@@ -33,10 +33,12 @@ def test_a_missed_target_is_said(script: ModuleType, tmp_path: Path) -> None:
     record["notes"] = ["Not measured again."]
     record["result"] |= {"peak_mib_gaussian": 1912.0, "ratio_gaussian": 1.1, "ratio_constant": 1.11}
     record["result"]["peak_mib_constant"] = 1785.0
+    record["result"] |= {"peak_mib_evaluate": 1987.0, "seconds_evaluate": 400.0}  # of which no forwards are timed
     (tmp_path / "volume_peak_cpu.json").write_text(json.dumps(record))
     section = script.large_volumes(tmp_path)
     assert "| to its mask | 1,912 | at most 1,911: **missed** | 1.10 | at most 1.10: met |" in section
     assert "| to its mask, equal weights | 1,785 | at most 1,911: met | 1.11 | at most 1.10: **missed** |" in section
+    assert "| 1,987 | at most 1,986: **missed** |  |  | 400 |  |" in section
     assert section.endswith("\n\nNot measured again.")
     setting = {"patch": [8, 8], "batch": 2, "widths": [4, 8]}
     rows = [
