@@ -62,9 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise SystemExit(f"failed: {found.failures}")
 
     windows = torch.cat(recorded(network, cohort))
-    batches = [
-        to_memory_format(batch) for batch in torch.split(windows, BATCH)
-    ]  # as many at once as the model asks for
+    batches = [to_memory_format(batch) for batch in torch.split(windows, BATCH)]  # as full as the model asks for
 
     def bare() -> None:
         with torch.inference_mode():

@@ -66,8 +66,10 @@ def propose_groups(cases: Sequence[Case], grouped_by: str, pattern: str = "") ->
     for proposal in (*_PATTERNS, _VISITS):
         found = [re.match(proposal, name, re.IGNORECASE) for name in names]
         groups = [match["group"] if match else name for match, name in zip(found, names, strict=True)]
-        fewest = max(2, len(names) / 2) if proposal == _VISITS else 2  # else a class or a year is counted through
-        if fewest <= len(set(one_spelling(groups))) < len(set(names)) and (proposal != _VISITS or all(found)):
+        number = len(set(one_spelling(groups)))
+        if proposal == _VISITS and not (all(found) and 2 * number >= len(names)):
+            continue  # a class or a year is counted through
+        if 2 <= number < len(set(names)):
             name, group = next((n, g) for n, g in zip(names, groups, strict=True) if n != g)
             return _spelled(groups, f"proposed from the names, such as {group} of {name}")
     return Grouping(names, "each case is its own group: names tell no patients; say them with --group-pattern")

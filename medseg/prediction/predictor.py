@@ -311,9 +311,7 @@ class Predictor:
         if not isinstance(results, Exception):
             yield from zip((case for case, _ in group), results, strict=True)
             return
-        if not isinstance(
-            results, ValueError | RuntimeError | OSError
-        ):  # logits that are no numbers, too little memory
+        if not isinstance(results, ValueError | RuntimeError | OSError):  # no numbers, too little memory
             raise results
         if no_space(results):  # for what is too large for memory
             self._not_written(group[0][0], results)
