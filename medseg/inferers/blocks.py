@@ -242,10 +242,10 @@ def class_indices(blocks: Iterable[Block], size: Sequence[int]) -> Tensor:
     """
     indices: Tensor | None = None
     for at, logits in blocks:
+        found = classes_of(logits)
         if indices is None:
-            kind = torch.uint8 if logits.shape[1] <= 256 else torch.int32
-            indices = torch.empty(tuple(size), dtype=kind, device=logits.device)
-        indices[at] = classes_of(logits).to(indices.dtype)
+            indices = torch.empty(tuple(size), dtype=found.dtype, device=found.device)
+        indices[at] = found
     assert indices is not None
     return indices
 
@@ -254,10 +254,12 @@ def classes_of(logits: Tensor) -> Tensor:
     """Return the class of the largest logit, or of one channel whether its logit is above 0.
 
     Shape:
-        ``(B, classes, *S)`` to ``(B, *S)``, int64 or bool.
+        ``(B, classes, *S)`` to ``(B, *S)``, uint8, or int32 of more than 256 classes.
     """
     if logits.shape[1] == 1:
-        return logits[:, 0] > 0
-    if classes_last(logits):
-        return logits.movedim(1, -1).max(dim=-1).indices
-    return logits.max(dim=1).indices  # several times faster than argmax on a CPU
+        found = logits[:, 0] > 0
+    elif classes_last(logits):
+        found = logits.movedim(1, -1).max(dim=-1).indices
+    else:
+        found = logits.max(dim=1).indices  # several times faster than argmax on a CPU
+    return found.to(torch.uint8 if logits.shape[1] <= 256 else torch.int32)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg.errors import MedsegError
-from medseg.inferers.blocks import Block, gather
+from medseg.inferers.blocks import Block, classes_of, gather
 from medseg.inferers.regrid import resample
 
 __all__ = ["FILE_AFFINE", "IMAGE_AFFINE", "WayBack"]
@@ -122,16 +122,37 @@ class WayBack:
             yield from self._oblique(gather(blocks, (1, *self.size)))
         else:
             for block in resample(blocks, self.size, self._positions):
-                yield self._turned(block)
+                yield Block(self._place(block.at), self._turned(block.logits))
 
-    def _turned(self, block: Block) -> Block:
-        """Permute and flip the axes of a block, and where it lies."""
-        logits = block.logits.permute(0, 1, *(2 + axis for axis in self._axes))
-        at = [block.at[1 + axis] for axis in self._axes]
+    def classes(self, blocks: Iterable[Block]) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
+        """Give the class of each voxel of the file's grid: of `blocks`, but classes are turned and no logits.
+
+        Args:
+            blocks: as `blocks` takes them.
+
+        Yields:
+            Where they lie, and indices as `classes_of` returns them, ``(1, *T)`` of a block.
+        """
+        if self._matrix is None or not self._aligned:
+            for at, logits in self.blocks(blocks):
+                yield at, classes_of(logits)
+            return
+        for block in resample(blocks, self.size, self._positions):
+            yield self._place(block.at), self._turned(classes_of(block.logits))
+
+    def _turned(self, values: Tensor) -> Tensor:
+        """Permute and flip the axes of values whose last three are ours."""
+        first = values.ndim - 3
+        values = values.permute(*range(first), *(first + axis for axis in self._axes))
+        return values.flip([first + axis for axis in self._flipped]) if self._flipped else values
+
+    def _place(self, at: Sequence[slice]) -> tuple[slice, ...]:
+        """Return where a block of ours lies in the file."""
+        place = [at[1 + axis] for axis in self._axes]
         for axis in self._flipped:
             edge = self.target_size[axis]
-            at[axis] = slice(edge - at[axis].stop, edge - at[axis].start)
-        return Block((block.at[0], *at), logits.flip([2 + axis for axis in self._flipped]) if self._flipped else logits)
+            place[axis] = slice(edge - place[axis].stop, edge - place[axis].start)
+        return (at[0], *place)
 
     def _oblique(self, logits: Tensor) -> Iterator[Block]:
         """Interpolate on a grid whose axes are not ours, such as of a tilted gantry: some of its planes at a time."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import torch
@@ -16,9 +16,10 @@ from medseg.inferers.memory_format import ends
 
 __all__ = ["WindowGrid", "merge"]
 
-_FULL = (2**31, 2**27)  # bytes of an overlap that are kept in single precision: on a GPU, and on a CPU
+_FULL = (2**31, 2**28)  # bytes of an overlap that are kept in single precision: on a GPU, and on a CPU
 _HALF = 65504.0  # the largest number of half precision
-_AT_ONCE = 2**18  # values of half precision that are made single again at once
+_AT_ONCE = 2**22  # values of a window that are gone through at once on a CPU: what its caches hold
+_BLOCK = 2**23  # values of the planes of a window that become a block on a CPU
 
 
 @dataclass(frozen=True)
@@ -100,66 +101,169 @@ class WindowGrid:
         return tuple(slice(begin, min(edge, begin + window)) for begin, edge, window in pairs)
 
 
-class _Overlap:
-    """What windows leave to the next one along an axis: weighted sums of their logits, and of their weights.
-
-    Args:
-        output: of a window, for classes and layout.
-        size: of what is left, see `WindowGrid.overlapped`.
-        weight: of a window's voxels, for type and device.
-    """
-
-    def __init__(self, output: Tensor, size: Sequence[int], weight: Tensor) -> None:
-        full = len(output) * math.prod(size) * weight.element_size() <= _FULL[weight.device.type == "cpu"]
-        kind = weight.dtype if full or weight.dtype != torch.float32 else torch.float16
-        self.logits = _room(output, size, weight.new_empty(0, dtype=kind))
-        self.weight = weight.new_empty((1, *size))
-
-    def keep(self, place: tuple[slice, ...], sums: Tensor, weights: bool) -> None:
-        """Keep sums of logits, or of weights; what half precision cannot hold is kept in full."""
-        if weights:
-            self.weight[(slice(None), *place)] = sums
-            return
-        if self.logits.dtype == torch.float16 and max(abs(end) for end in ends(sums).tolist()) > _HALF:
-            self.logits = self.logits.float()
-        self.logits[(slice(None), *place)] = sums
-
-    def add(self, sums: Tensor, place: tuple[slice, ...], weights: bool) -> None:
-        """Add what was kept of logits, or of weights, to sums."""
-        kept = (self.weight if weights else self.logits)[(slice(None), *place)]
-        if kept.dtype == sums.dtype or kept.device.type != "cpu":
-            sums.add_(kept)
-            return
-        planes = max(1, _AT_ONCE * sums.shape[1] // sums.numel())  # a CPU adds two types slowly: made one in its cache
-        for some, few in zip(torch.split(sums, planes, 1), torch.split(kept, planes, 1), strict=True):
-            some.add_(few.to(sums.dtype))
-
-
 @dataclass(frozen=True)
-class _Step:
-    """What a window does along one axis, after the faster ones.
+class _Part:
+    """A part of a window on its way: what its weighted logits are added to is only known until they are put somewhere.
+
+    So each value goes to memory once.
 
     Args:
-        overlap: with the windows before and after.
-        add: where in the window lies what the one before left, and where that is kept; ``None`` if it left nothing.
-        leave: what the next one reaches, and where it is kept; ``None`` if it reaches nothing.
-        done: the rest.
+        output: its logits ``(classes, *S)``.
+        weight: its weights ``(*S)``.
+        begins: where it begins in the window, along each axis.
+        rooms: two, each for as many sums ``(2, values)``.
+        more: to be added, of ``(classes, *S)`` each.
     """
 
-    overlap: _Overlap
-    add: tuple[tuple[slice, ...], tuple[slice, ...]] | None
-    leave: tuple[tuple[slice, ...], tuple[slice, ...]] | None
-    done: tuple[slice, ...]
+    output: Tensor
+    weight: Tensor
+    begins: tuple[int, ...]
+    rooms: Tensor
+    more: tuple[Tensor, ...] = ()
 
-    def __call__(self, sums: Tensor, *, weights: bool = False) -> Tensor:
-        """Add, keep, and return what is done of sums ``(classes, *S)`` of logits, or of weights ``(1, *S)``."""
-        if self.add is not None:
-            mine, place = self.add
-            self.overlap.add(sums[(slice(None), *mine)], place, weights)
-        if self.leave is not None:
-            mine, place = self.leave
-            self.overlap.keep(place, sums[(slice(None), *mine)], weights)
-        return sums[(slice(None), *self.done)]
+    def along(self, axis: int, begin: int, end: int) -> _Part:
+        """Return what of it lies from one place in the window to another along an axis."""
+        first, length = begin - self.begins[axis], end - begin
+        if length == self.weight.shape[axis]:
+            return self
+        begins = (*self.begins[:axis], begin, *self.begins[axis + 1 :])
+        output, *more = (part.narrow(axis + 1, first, length) for part in (self.output, *self.more))
+        return _Part(output, self.weight.narrow(axis, first, length), begins, self.rooms, tuple(more))
+
+    def put(self, place: Tensor) -> None:
+        """Put its sums in a place of their type."""
+        if not self.more:
+            torch.mul(self.output, self.weight, out=place)
+            return
+        first, *others = sorted(self.more, key=lambda kept: kept.dtype == place.dtype)
+        if first.dtype != place.dtype:
+            first = place.copy_(first)
+        torch.addcmul(first, self.output, self.weight[None], out=place)
+        for kept in others:  # a CPU adds two types slowly
+            place.add_(kept if kept.dtype == place.dtype else self.room(0).copy_(kept))
+
+    def room(self, number: int) -> Tensor:
+        """Return room for its sums, laid out as its logits."""
+        order = sorted(range(self.output.ndim), key=lambda axis: -self.output.stride()[axis])
+        room = self.rooms[number, : self.output.numel()].view([self.output.shape[axis] for axis in order])
+        return room.permute([order.index(axis) for axis in range(self.output.ndim)])
+
+
+class _Overlap:
+    """What windows leave to the next one along an axis: weighted sums of their logits, or of their weights.
+
+    Args:
+        grid: the windows.
+        axis: number of a spatial axis.
+        output: of a window ``(classes, *window)``, for classes and layout.
+        weight: of a window's voxels, for type and device.
+        half: whether half precision does where much is kept.
+    """
+
+    def __init__(self, grid: WindowGrid, axis: int, output: Tensor, weight: Tensor, *, half: bool) -> None:
+        self._grid, self._axis, self._edge = grid, axis, weight.shape[axis]
+        self._faster = grid.order[grid.order.index(axis) + 1 :]
+        size = grid.overlapped(axis)
+        much = len(output) * math.prod(size) * weight.element_size() > _FULL[weight.device.type == "cpu"]
+        kind = torch.float16 if half and much and weight.dtype == torch.float32 else weight.dtype
+        self._kept = _laid_out(weight.new_empty(len(output) * math.prod(size), dtype=kind), output, size)
+
+    def __call__(self, parts: Iterable[_Part], window: Sequence[int]) -> Iterator[_Part]:
+        """Add to parts of a window what the one before left, keep what the next one reaches, and give the rest.
+
+        Args:
+            parts: in the order of the axis; one goes all the way before the next is cut, which may lie where it did.
+            window: its number along each axis.
+        """
+        number, starts = window[self._axis], self._grid.starts[self._axis]
+        added = starts[number - 1] + self._edge - starts[number] if number else 0
+        done = starts[number + 1] - starts[number] if number + 1 < len(starts) else self._edge
+        for part in parts:
+            low = part.begins[self._axis]
+            high = low + part.weight.shape[self._axis]
+            cuts = sorted({low, high, *(cut for cut in (added, done) if low < cut < high)})
+            for begin, end in pairwise(cuts):
+                some = part.along(self._axis, begin, end)
+                if begin < added:
+                    some = replace(some, more=(*some.more, self._place(some, window, 0)))
+                if begin < done:
+                    yield some
+                else:
+                    self._keep(some, window, done, direct=begin >= added)
+
+    def _keep(self, part: _Part, window: Sequence[int], done: int, *, direct: bool) -> None:
+        """Keep a part's sums; what half precision cannot hold is kept in full.
+
+        Args:
+            part: of a window.
+            window: its number along each axis.
+            done: how much of the window no later one along the axis reaches.
+            direct: whether nothing of this overlap is added to it, which might lie where sums are put.
+        """
+        place = self._place(part, window, done)
+        if direct and place.dtype == part.rooms.dtype:
+            part.put(place)
+            return
+        sums = part.room(1)
+        part.put(sums)
+        if place.dtype == torch.float16 and max(abs(end) for end in ends(sums).tolist()) > _HALF:
+            self._kept = self._kept.float()
+            place = self._place(part, window, done)
+        place.copy_(sums)
+
+    def _place(self, part: _Part, window: Sequence[int], done: int) -> Tensor:
+        """Return what is kept of a part: less so much along the axis, and along faster ones as the image has it."""
+        kept = self._kept
+        for axis, length in enumerate(part.weight.shape):
+            begin = part.begins[axis] - (done if axis == self._axis else 0)
+            if axis in self._faster:
+                begin += self._grid.starts[axis][window[axis]]
+            kept = kept.narrow(axis + 1, begin, length)
+        return kept
+
+
+class _Sums:
+    """Weighted sums of windows' logits; of ones, their weights.
+
+    Args:
+        grid: the windows.
+        output: of a window ``(classes, *window)``, for classes and layout.
+        weight: of a window's voxels ``(*window)``.
+        half: whether half precision does where much is kept.
+    """
+
+    def __init__(self, grid: WindowGrid, output: Tensor, weight: Tensor, *, half: bool) -> None:
+        plane, on_cpu = output[:, 0].numel(), weight.device.type == "cpu"
+        self._weight, self._planes = weight, max(1, _AT_ONCE // plane) if on_cpu else len(weight)
+        self._rooms = weight.new_empty((2, min(self._planes, len(weight)) * plane if on_cpu else 0))
+        self._block = weight.new_empty(min(output.numel(), max(_BLOCK, plane)) if on_cpu else output.numel())
+        self._overlaps = [_Overlap(grid, axis, output, weight, half=half) for axis in reversed(grid.order)]
+
+    def __call__(self, output: Tensor, window: Sequence[int], begin: int, end: int, size: Sequence[int]) -> Tensor:
+        """Weight planes of a window, add what windows before left, keep what later ones reach, and return the rest.
+
+        Args:
+            output: logits of the window ``(classes, *window)``.
+            window: its number along each axis.
+            begin: first plane along the first axis; all before it were gone through.
+            end: the one after the last.
+            size: of what no later window reaches of these planes.
+
+        Returns:
+            Sums ``(classes, *size)``, valid until the next call.
+        """
+        block = _laid_out(self._block, output, size)
+        whole = _Part(output, self._weight, (0,) * self._weight.ndim, self._rooms)
+        for plane in range(begin, end, self._planes):
+            parts: Iterable[_Part] = [whole.along(0, plane, min(plane + self._planes, end))]
+            for overlap in self._overlaps:
+                parts = overlap(parts, window)
+            for part in parts:
+                place = block
+                for axis, (first, length) in enumerate(zip(part.begins, part.weight.shape, strict=True)):
+                    place = place.narrow(axis + 1, first - (0 if axis else begin), length)
+                part.put(place)
+        return block
 
 
 def merge(outputs: Iterator[Tensor], grid: WindowGrid, weight: Tensor) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
@@ -168,9 +272,10 @@ def merge(outputs: Iterator[Tensor], grid: WindowGrid, weight: Tensor) -> Iterat
     Of each window the part that later ones overlap is kept, as weighted sums, axis by axis from the fastest: along the
     slowest axis it is the overlap with what lies across, along the others less. What no later window reaches is done.
     The sums are MONAI's, added in another order; an overlap that would take more than `_FULL` bytes is kept in half
-    precision, which moves a logit by 2e-3 of the windows' largest there at most. Memory is taken once: many pieces of
-    many sizes would leave holes. All of it is laid out as the network lays out its logits, on a CPU the classes of a
-    voxel side by side: to turn them round takes longer than to weight, add and keep them.
+    precision, which moves a logit by 2e-3 of the windows' largest there at most. Memory's speed is what takes the time: on
+    a CPU windows are gone through by some planes at a time, and what is weighted is added to what was kept and put where
+    it belongs in one go. Memory is taken once: many pieces of many sizes would leave holes. All of it is laid out as the
+    network lays out its logits, on a CPU the classes of a voxel side by side: to turn them round takes longer than that.
 
     Args:
         outputs: of the windows, in the grid's order, without padding.
@@ -184,52 +289,40 @@ def merge(outputs: Iterator[Tensor], grid: WindowGrid, weight: Tensor) -> Iterat
     if len(grid) == 1:
         yield grid.voxels((0,) * weight.ndim), next(outputs).to(weight.dtype)  # its own mean
         return
-    overlaps: dict[int, _Overlap] = {}
-    sums, totals = weight, torch.empty_like(weight)  # sums are made below, when the number of classes is known
+    ones, sums = weight.new_ones(()).expand((1, *weight.shape)), None
+    totals = _Sums(grid, ones, weight, half=False)
     for window in grid:
         output = next(outputs)
-        if not overlaps:
-            sums = _room(output, weight.shape, weight)
-            overlaps = {axis: _Overlap(output, grid.overlapped(axis), weight) for axis in range(weight.ndim)}
-        steps, at = _steps(window, grid, overlaps, weight.shape)
-        total, part = totals.copy_(weight)[None], torch.mul(output, weight, out=sums)
-        del output  # or it would be there while the next one is made
-        for step in steps:
-            total, part = step(total, weights=True), step(part)
-        yield at, part.div_(total)
+        sums = sums or _Sums(grid, output, weight, half=True)
+        first, *others = _done(window, grid, weight.shape)
+        size = [part.stop - part.start for part in others]
+        done = first.stop - first.start
+        planes = max(1, _BLOCK // output[:, 0].numel()) if weight.device.type == "cpu" else done
+        planes = math.ceil(done / math.ceil(done / planes))  # of all windows side by side alike: blocks are cells
+        for begin in range(0, done, planes):
+            number = min(planes, done - begin)
+            end = len(weight) if begin + number == done else begin + number  # what is kept alone goes with the last
+            block, total = (
+                some(values, window, begin, end, (number, *size)) for some, values in ((sums, output), (totals, ones))
+            )
+            if end == len(weight):
+                del output  # or it would be there while the next one is made
+            yield (slice(first.start + begin, first.start + begin + number), *others), block.div_(total)
 
 
-def _room(output: Tensor, size: Sequence[int], like: Tensor) -> Tensor:
-    """Return memory ``(classes, *size)`` in which a voxel's classes lie side by side if they do in an output."""
+def _laid_out(memory: Tensor, output: Tensor, size: Sequence[int]) -> Tensor:
+    """Return memory as ``(classes, *size)``, in which a voxel's classes lie side by side if they do in an output."""
     classes = len(output)
+    memory = memory[: classes * math.prod(size)]
     if classes > 1 and output.stride(0) == 1:
-        return like.new_empty((*size, classes)).movedim(-1, 0)
-    return like.new_empty((classes, *size))
+        return memory.view(*size, classes).movedim(-1, 0)
+    return memory.view(classes, *size)
 
 
-def _steps(
-    window: Sequence[int], grid: WindowGrid, overlaps: Mapping[int, _Overlap], edges: Sequence[int]
-) -> tuple[list[_Step], tuple[slice, ...]]:
-    """Return what is done of a window along each axis, from the fastest on, and the voxels of the image left then."""
-    at, inner, steps = list(grid.voxels(window)), [slice(0, edge) for edge in edges], []
-    for axis in reversed(grid.order):
-        number, starts, length = window[axis], grid.starts[axis], edges[axis]
-        faster = grid.order[grid.order.index(axis) + 1 :]  # done along these: they lie where the image has them
-        place = [at[each] if each in faster else slice(0, edge) for each, edge in enumerate(edges)]
-        add = leave = None
-        done = length
-        left = slice(0, starts[number - 1] + length - starts[number]) if number else slice(0, 0)
-        if left.stop:
-            add = _along(inner, axis, left), _along(place, axis, left)
-        if number + 1 < len(starts):
-            done = starts[number + 1] - starts[number]
-        if done < length:
-            leave = _along(inner, axis, slice(done, length)), _along(place, axis, slice(0, length - done))
-        steps.append(_Step(overlaps[axis], add, leave, _along(inner, axis, slice(0, done))))
-        inner[axis] = slice(0, done)
-        at[axis] = slice(at[axis].start, at[axis].start + done)
-    return steps, tuple(at)
-
-
-def _along(place: Sequence[slice], axis: int, part: slice) -> tuple[slice, ...]:
-    return (*place[:axis], part, *place[axis + 1 :])
+def _done(window: Sequence[int], grid: WindowGrid, edges: Sequence[int]) -> tuple[slice, ...]:
+    """Return the voxels of the image that a window holds and no later one reaches."""
+    voxels = []
+    for starts, number, edge in zip(grid.starts, window, edges, strict=True):
+        end = starts[number + 1] if number + 1 < len(starts) else starts[number] + edge
+        voxels.append(slice(starts[number], end))
+    return tuple(voxels)

@@ -66,6 +66,11 @@ class Collected:
         self._members = 0
         self._sums: Tensor | None = None  # of entropy and disagreement where there may be something, and how many
 
+    @property
+    def classes_alone(self) -> bool:
+        """Whether all that is wanted of one network's logits is the class of each voxel."""
+        return self._at_once and not self._uncertain and not self._probable
+
     def add(self, blocks: Sequence[Block]) -> None:
         """Add a block.
 
@@ -84,15 +89,22 @@ class Collected:
             if len(blocks) > 1:
                 logits = logits_of(mean)
         if self._at_once:
-            found = classes_of(logits)
-            if self._indices is None:
-                kind = torch.uint8 if logits.shape[1] <= 256 else torch.int32
-                self._indices = torch.empty(self._grid.shape, dtype=kind, device=logits.device)
-            self._indices[at[1:]] = found[0].to(self._indices.dtype)
+            self.put(at, classes_of(logits))
             return
         if self._logits is None:
             self._logits = torch.empty((logits.shape[1], *self._grid.shape))
         self._logits[(slice(None), *at[1:])] = logits[0].float().cpu()
+
+    def put(self, at: Sequence[slice], found: Tensor) -> None:
+        """Put the classes of a block where it lies.
+
+        Args:
+            at: a slice of the batch, then one of each spatial axis.
+            found: indices ``(1, *S)``, as `classes_of` returns them.
+        """
+        if self._indices is None:
+            self._indices = torch.empty(self._grid.shape, dtype=found.dtype, device=found.device)
+        self._indices[tuple(at[1:])] = found[0]
 
     def land(self) -> None:
         """Bring what was added from the device to the computer's memory: whoever finishes it needs no device."""

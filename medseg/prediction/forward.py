@@ -184,11 +184,15 @@ class Forward:
             ]
             for way, into in zip(ways, collected, strict=True):
                 members = [
-                    way.blocks(finite(_blocks(next(stream)[1], temperature)))
+                    finite(_blocks(next(stream)[1], temperature))
                     for stream, temperature in zip(streams, self.temperatures, strict=True)
                 ]
-                for blocks in zip(*members, strict=True):
-                    into.add(blocks)
+                if len(members) == 1 and into.classes_alone:
+                    for at, found in way.classes(members[0]):
+                        into.put(at, found)
+                else:
+                    for blocks in zip(*map(way.blocks, members), strict=True):
+                        into.add(blocks)
                 into.land()
         return collected
 
