@@ -10,6 +10,7 @@ import importlib
 import inspect
 import pkgutil
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,6 +125,7 @@ class Found:
         left_out: files that are not used, and why.
         notes: what a person should know, each in one line.
         grouped_by: what `Case.group` is, for a look.
+        lost: drawn objects that cover no pixel's centre, by class; counted while labels are drawn.
     """
 
     layout: str
@@ -140,6 +142,7 @@ class Found:
     left_out: dict[Path, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     grouped_by: str = ""
+    lost: Counter[str] = field(default_factory=Counter)
 
 
 class Layout(ABC):

@@ -87,7 +87,7 @@ def _read(folder: Folder, path: Path, options: Options, found: Found) -> None:
     if any(item.get("iscrowd") for item in annotations):
         found.ignore = IGNORED
     for item in listed:
-        image = _image(folder, path, item["file_name"])
+        image = _image(folder, path, item["file_name"].replace("\\", "/"))
         if image is None:
             number = len(folder.called(Path(item["file_name"]).name))
             missing = f"but there {number} times, beside it never" if number else "but no such file"
@@ -105,7 +105,8 @@ def _read(folder: Folder, path: Path, options: Options, found: Found) -> None:
                 segments.append(_segment(name, thing["segmentation"], f"{shown(path)}: object {thing.get('id', '?')}"))
         _check_size(item, path)
         where = f"{path}: {item['file_name']}"
-        label = painter(segments, found.labels, options.order, where, (item.get("width"), item.get("height")))
+        size = (item.get("width"), item.get("height"))
+        label = painter(segments, found.labels, options.order, where, size, found.lost)
         found.cases.append(Case(stem_of(image), (image,), label, split_of(folder.rel(path))))
 
 

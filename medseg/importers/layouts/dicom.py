@@ -80,7 +80,7 @@ class Dicom(Layout):
             files = sorted(series[uid])
             for path in masks:
                 _check_frame(path, heads[path], heads[files[0]], options, folder)
-            label = _drawer(masks, rois, heads, found.labels, options)
+            label = _drawer(masks, rois, heads, found, options)
             head = heads[files[0]]
             group = hidden_identity(str(head.get("PatientID") or head.get("StudyInstanceUID")))
             home = _home(files, folder)
@@ -164,7 +164,7 @@ def _check_frame(path: Path, head: Any, image: Any, options: Options, folder: Fo
 
 
 def _drawer(
-    masks: Sequence[Path], rois: dict[Path, list[Roi]], heads: dict[Path, Any], labels: dict[int, str], options: Options
+    masks: Sequence[Path], rois: dict[Path, list[Roi]], heads: dict[Path, Any], found: Found, options: Options
 ) -> Draw:
     readers = [
         partial(draw_volume if heads[path].get("Modality") == "SEG" else draw_structures, path, rois[path])
@@ -175,6 +175,6 @@ def _drawer(
         from medseg.importers.drawing import paint
 
         segments = [segment for read in readers for segment in read(image)]
-        return paint(segments, image.shape, labels, options.order, masks[0])
+        return paint(segments, image.shape, found.labels, options.order, masks[0], found.lost)
 
     return draw

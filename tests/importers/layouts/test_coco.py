@@ -130,3 +130,19 @@ def test_boxes_alone(coco, bring):
         "drawn labels without an object, background throughout: 1 of 2",
         "every label that holds class 1 (cell) is in fold 0: with it as test nothing is trained on that",
     ]
+
+
+def test_objects_that_leave_no_pixel_are_counted(coco, bring):
+    """A line of two points, and an object between the centres of pixels; b.png is without a word of it."""
+    coco(item(3), item(3, [[1, 1, 2, 2]]), item(7, [[4.6, 4.6, 5.4, 4.6, 5.4, 5.4]]), item(7, image=1))
+    assert "objects that cover no pixel's centre, or have no outline, are in no label: 1 of cell, 1 of rim" in (
+        bring().found.notes
+    )
+
+
+def test_names_of_files_as_windows_writes_them(coco, bring):
+    coco(item(3), item(7, image=1), images=("images\\a.png", "images\\b.png"))
+    assert [entry["image"] for entry in bring().datalist.training] == [
+        "../source/images/a.png",
+        "../source/images/b.png",
+    ]
