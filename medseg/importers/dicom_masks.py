@@ -119,7 +119,8 @@ def draw_volume(path: Path, rois: Sequence[Roi], image: ImageFile) -> list[Segme
         image: a volume, ``(X, Y, Z)``.
 
     Raises:
-        ImportingError: if the two grids are not one but for slices that are missing in the SEG.
+        ImportingError: if the two grids are not one but for slices that are missing in the SEG, or something lies where
+            the image has no voxel.
     """
     import highdicom
 
@@ -131,12 +132,18 @@ def draw_volume(path: Path, rois: Sequence[Roi], image: ImageFile) -> list[Segme
         with quiet():
             geometry = highdicom.VolumeGeometry(lps, shape, "PATIENT")
             volume = seg.get_volume(combine_segments=False, allow_missing_positions=True, rtol=0.02)
-            array = volume.match_geometry(geometry, tol=_TOLERANCE).array
+            matched = volume.match_geometry(geometry, tol=_TOLERANCE)
     except Exception as error:
         raise ImportingError(
             f"{shown(path)}: does not lie on the grid of its series ({_brief(error)}); resample it to the series"
         ) from error
-    masks: npt.NDArray[Any] = np.asarray(array).transpose(2, 1, 0, 3) > 0
+    held, kept = (np.count_nonzero(each.array) for each in (volume, matched))
+    if kept < held:
+        raise ImportingError(
+            f"{shown(path)}: {held - kept} of its {held} voxels lie outside of its series of {shape[0]} slices; "
+            "restore the slices that are missing"
+        )
+    masks: npt.NDArray[Any] = np.asarray(matched.array).transpose(2, 1, 0, 3) > 0
     names = {int(number): place for place, number in enumerate(seg.segment_numbers)}
     return [_solid(roi.name, masks[..., names[roi.number]]) for roi in rois]
 

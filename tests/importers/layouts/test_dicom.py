@@ -94,6 +94,20 @@ def test_a_seg_that_dcmqi_wrote(make, bring, tmp_path, turn, spacing, step):
     np.testing.assert_array_equal(label.array[tuple(voxels.T)], found)
 
 
+def test_what_lies_outside_of_its_series_is_not_cut_off(dcmqi, make, bring):
+    """The liver of three slices, of which one was lost, would have become the liver of two."""
+    shutil.copytree(dcmqi / "ct-3slice", make.root / "ct-3slice")
+    shutil.copyfile(dcmqi / "liver.dcm", make.root / "liver.dcm")
+    ((_, label),) = masks(bring(output="whole")).values()
+    whole = np.count_nonzero(label.array)
+    (make.root / "ct-3slice" / "01.dcm").unlink()
+    lost = min(np.count_nonzero(label.array[..., end]) for end in (0, 2))
+    with pytest.raises(ImportingError, match=r"liver.dcm: \d+ of its \d+ voxels lie outside of its series of 2") as e:
+        bring()
+    assert str(whole) in str(e.value)
+    assert lost > 0
+
+
 def test_a_series_is_its_folder(dcmqi, bring):
     made = bring(source=dcmqi, labels="liver.dcm")
     named = [entry["image"] for entry in made.datalist.training]
