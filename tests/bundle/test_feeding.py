@@ -311,6 +311,11 @@ def test_first_weights_are_no_difference() -> None:
         ({"size": [4, None]}, "size is [4, None]; give one number"),
         ({"sise": [4, 4]}, "has no 'sise'; did you mean 'size'?"),
         ({"inference": {"overlap": 1}}, "inference overlap is 1"),
+        (
+            {"inference": {"mirror_axes": [1, 2]}},
+            "inference mirror_axes names the axis 2, the network has 2; give 0 to 1",
+        ),
+        ({"inference": {"flip_axes": [-3]}}, "inference flip_axes names the axis -3, the network has 2"),
         ({"inference": {"scales": []}}, "inference scales are []"),
         ({"inference": {"window": [0, 3]}}, "inference window is [0, 3]"),
     ],
