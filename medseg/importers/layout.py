@@ -117,6 +117,7 @@ class Found:
             say.
         values: stored value to class index, where the layout says that too; ``labels`` then go by index.
         ignore: stored value of pixels that count nowhere.
+        ignore_is_usual: whether that is what such data sets have, and nothing that this one says.
         colours: stored value to the colour it is drawn in, ``"#rrggbb"``.
         colour_codes: colour of a colour-coded label to class name, where the layout says so.
         modality: what the channels are.
@@ -134,6 +135,7 @@ class Found:
     labels: dict[int, str] = field(default_factory=dict)
     values: dict[int, int] = field(default_factory=dict)
     ignore: int | None = None
+    ignore_is_usual: bool = False
     colours: dict[int, str] = field(default_factory=dict)
     colour_codes: dict[str, str] = field(default_factory=dict)
     modality: tuple[str, ...] = ()

@@ -82,6 +82,7 @@ def resolve(
         if isinstance(target, str) and target != IGNORE and target not in index_of:
             index_of[target] = next(index for index in range(len(targets) + 1) if index not in taken)
             taken.add(index_of[target])
+    _refuse_displaced(targets, index_of, found, options, where)
     labels = {index: "background" if index == 0 else unnamed(index) for index in sorted(taken)}
     labels |= {index: name for name, index in index_of.items()}
     gaps = sorted(set(range(max(labels, default=0) + 1)) - labels.keys() - set(range(len(options.classes))))
@@ -92,7 +93,8 @@ def resolve(
         )
     if len(set(labels.values())) < len(labels):
         raise ImportingError(f"{shown(where)}: two classes would be called alike; name all of them with --classes")
-    ignore = found.ignore
+    said = found.ignore is not None and targets.get(found.ignore, IGNORE) != IGNORE
+    ignore = None if said else found.ignore  # it is a class
     if IGNORE in targets.values():
         ignore = ignore if ignore is not None and ignore not in labels else _IGNORED
     mapping = {
@@ -115,6 +117,7 @@ def _targets(
     found: Found, present: Counter[int], options: Options, where: Path, held: Sequence[set[int]]
 ) -> dict[int, int | str]:
     """Return what each stored value means: an index, a name or `IGNORE`."""
+    _refuse_usual(found, present, options, where, held)
     targets: dict[int, int | str] = {}
     open_ones = []
     for stored in sorted({*present, *options.values, *found.labels}):
@@ -143,6 +146,38 @@ def _targets(
     else:
         raise _which(open_ones, where, held)
     return dict(sorted(targets.items()))
+
+
+def _refuse_displaced(
+    targets: Mapping[int, int | str], index_of: Mapping[str, int], found: Found, options: Options, where: Path
+) -> None:
+    """Refuse a number of a class that the layout has a name for: that class would get another one beside it."""
+    order = dict.fromkeys(target for target in targets.values() if target != IGNORE)
+    moved = [name for place, name in enumerate(order) if isinstance(name, str) and index_of[name] != place]
+    name = next((name for name in moved if name in found.labels.values()), None)
+    if name is not None:
+        stored, index = next((s, t) for s, t in options.values.items() if isinstance(t, int))
+        raise ImportingError(
+            f"{shown(where)}: --values {stored}={index} would make class {index} another one than those that the "
+            f"layout names ({', '.join(map(shown, found.labels.values()))}); say --values {stored}={shown(name)}, or "
+            "another name"
+        )
+
+
+def _refuse_usual(found: Found, present: Counter[int], options: Options, where: Path, held: Sequence[set[int]]) -> None:
+    """Ask of a value that usually is the border of objects, but is never beside one: it may be the object."""
+    value = found.ignore
+    if not found.ignore_is_usual or value not in present or value in options.values:
+        return
+    if any(value in values and values - {0, value} for values in held):
+        return
+    proposal = f"{value}={found.labels.get(1, 1)}"
+    raise Question(
+        f"{shown(where)}: {value} counts nowhere in {found.layout}, as the border of objects, but no label holds it "
+        f"beside an object; say --values {shown(proposal)} if it is the object, --values {value}={IGNORE} if not",
+        "values",
+        proposal,
+    )
 
 
 def _numbers(held: Sequence[set[int]]) -> bool:
