@@ -22,6 +22,7 @@ IGNORE = "ignore"
 _IGNORED = 255
 _LISTED = 8
 _GREY = 255
+_FEW = 3  # classes of a layout with ids of its own
 _MANY = 8  # objects in a picture, from which their numbers are told from classes
 _SMOOTH = 16  # levels: more come from smoothing a mask of 0 and 255
 
@@ -72,6 +73,7 @@ def resolve(
         unknown = sorted(set(present) - set(found.values))
         if unknown:
             raise _unknown(unknown, where)
+        _refuse_void(found, present, where)
         return _named(made, options, where)
     if not present and not found.labels:
         raise ImportingError(f"{shown(where)}: no label can be used ({_reasons(found)})")
@@ -146,6 +148,19 @@ def _targets(
     else:
         raise _which(open_ones, where, held)
     return dict(sorted(targets.items()))
+
+
+def _refuse_void(found: Found, present: Counter[int], where: Path) -> None:
+    """Ask where hardly a value is a class of the layout's: small numbers of own classes would count nowhere."""
+    void = [value for value in sorted(present) if found.values[value] == found.ignore]
+    if len(present) - len(void) < min(len(void), _FEW):
+        raise Question(
+            f"{shown(where)}: labels hold {_listed(sorted(present))}, of which {_listed(void)} count nowhere in "
+            f"{found.layout}; if these are classes of your own, say --values ascending; if not, name those that are "
+            f"classes, and the others, as in --values {void[0]}=ignore",
+            "values",
+            "ascending",
+        )
 
 
 def _refuse_displaced(
