@@ -39,11 +39,13 @@ class Roi:
         number: in its file.
         name: of its class.
         code: coded concept for the datalist, empty where there is none.
+        area: whether it has one: a marker is points alone.
     """
 
     number: int
     name: str
     code: dict[str, Any]
+    area: bool = True
 
 
 def _segmentation(path: Path) -> Any:
@@ -170,16 +172,18 @@ def rois_of(path: Path) -> list[Roi]:
     """
     head = _read_structures(path)
     drawn = {
-        int(item.ReferencedROINumber) for item in head.get("ROIContourSequence", []) if item.get("ContourSequence")
+        int(item.ReferencedROINumber): any(str(each.get("ContourGeometricType")) != "POINT" for each in contours)
+        for item in head.get("ROIContourSequence", [])
+        if (contours := item.get("ContourSequence"))
     }
     codes = {
         int(item.ReferencedROINumber): _coded(item, "RTROIIdentificationCodeSequence")
         for item in head.get("RTROIObservationsSequence", [])
     }
     made = [
-        Roi(int(item.ROINumber), str(item.ROIName).strip(), codes.get(int(item.ROINumber), {}))
+        Roi(number, str(item.ROIName).strip(), codes.get(number, {}), drawn[number])
         for item in head.get("StructureSetROISequence", [])
-        if int(item.ROINumber) in drawn
+        if (number := int(item.ROINumber)) in drawn
     ]
     if not made:
         raise ImportingError(f"{shown(path)}: no region has a contour; export the contours too")

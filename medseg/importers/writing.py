@@ -21,6 +21,7 @@ from medseg.data.datalist import SPLITS, Datalist, Entry, path_from
 from medseg.data.folds import FOLDS, propose_folds
 from medseg.data.schema import DatalistError
 from medseg.errors import counted, shown
+from medseg.importers.drawing import IGNORED
 from medseg.importers.folder import Folder, stem_of
 from medseg.importers.fourth_axis import explain_fourth_axes
 from medseg.importers.groups import Grouping, propose_groups
@@ -303,7 +304,8 @@ def _drawn(work: _Work, case: Case) -> tuple[str, set[int]]:
     if values:
         from medseg.io.labels import map_values
 
-        mask = map_values(mask, values, first)
+        ignored = {} if work.classes.ignore is None else {IGNORED: work.classes.ignore}
+        mask = map_values(mask, {**ignored, **values}, first)
     place = f"labels/{case.name}{image_suffix(mask_path(first, first, Path()))}"
     if work.stage is not None:
         names = list(work.classes.labels.values())

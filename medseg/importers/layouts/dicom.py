@@ -69,7 +69,7 @@ class Dicom(Layout):
             for path in series[uid]
         }
         chosen = {uid: _chosen(masks, folder, options, found) for uid, masks in by_series.items()}
-        rois = {path: _rois(path, heads[path]) for masks in chosen.values() for path in masks}
+        rois = {path: _rois(folder, path, heads[path], found) for masks in chosen.values() for path in masks}
         named = list(dict.fromkeys(roi.name for several in rois.values() for roi in several))
         found.labels = numbered(named, options, folder.root)
         codes = {roi.name: roi.code for several in rois.values() for roi in several if roi.code}
@@ -147,8 +147,13 @@ def _chosen(masks: Sequence[Path], folder: Folder, options: Options, found: Foun
     return fitting
 
 
-def _rois(path: Path, head: Any) -> list[Roi]:
-    return segments_of(path) if head.get("Modality") == "SEG" else rois_of(path)
+def _rois(folder: Folder, path: Path, head: Any, found: Found) -> list[Roi]:
+    """Return what a segmentation draws; markers of points, such as an isocentre, are no class, and told."""
+    every = segments_of(path) if head.get("Modality") == "SEG" else rois_of(path)
+    markers = [roi.name for roi in every if not roi.area]
+    if markers:
+        found.notes.append(f"{folder.rel(path)}: {', '.join(map(shown, markers))}: points without an area, not drawn")
+    return [roi for roi in every if roi.area]
 
 
 def _check_frame(path: Path, head: Any, image: Any, options: Options, folder: Folder) -> None:

@@ -146,3 +146,12 @@ def test_names_of_files_as_windows_writes_them(coco, bring):
         "../source/images/a.png",
         "../source/images/b.png",
     ]
+
+
+def test_a_class_that_counts_nowhere_beside_crowds(coco, bring):
+    """Of crowds, which are drawn as 255, it was said that no class is called so."""
+    crowd = item(3, {"counts": [0, 12, 180], "size": [12, 16]}, iscrowd=1)
+    coco(item(3), crowd, item(7, image=1))
+    made = bring(values={2: "ignore"})
+    assert (made.datalist.class_names, made.datalist.ignore_index) == (["background", "cell"], 255)
+    assert [sorted(np.unique(label(made, number))) for number in (0, 1)] == [[0, 1, 255], [0, 255]]

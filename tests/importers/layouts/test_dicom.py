@@ -219,6 +219,23 @@ def test_contours(structures, bring):
     assert not label.array[..., 1 - second].any()
 
 
+def test_a_marker_is_no_class(structures, bring):
+    """An isocentre became a class that no voxel has."""
+
+    def change(head):
+        marker, roi = Dataset(), Dataset()
+        marker.ReferencedROINumber = roi.ROINumber = 99
+        roi.ROIName = "ISO"
+        marker.ContourSequence = Sequence([contour([(0, 0, 65)], "POINT")])
+        head.ROIContourSequence.append(marker)
+        head.StructureSetROISequence.append(roi)
+
+    structures(change)
+    made = bring(any_frame=True)
+    assert made.datalist.class_names == ["background", "ROI-1"]
+    assert "rt.dcm: ISO: points without an area, not drawn" in made.found.notes
+
+
 @pytest.mark.parametrize(
     ("contours", "message"),
     [
