@@ -213,6 +213,7 @@ def _fill(path: Path, name: str, contours: Sequence[Any], lps: npt.NDArray[Any],
     mask = np.zeros(shape, bool)
     to_voxel = np.linalg.inv(lps)
     where = f"{shown(path)}: region {shown(name)}"
+    drawn: set[bytes] = set()
     for contour in contours:
         kind = str(contour.get("ContourGeometricType"))
         if kind == "POINT":
@@ -220,6 +221,9 @@ def _fill(path: Path, name: str, contours: Sequence[Any], lps: npt.NDArray[Any],
         if kind not in _CLOSED:
             raise ImportingError(f"{where}: a contour is {kind}, which encloses nothing; close it")
         points = np.array([float(value) for value in contour.ContourData]).reshape(-1, 3)
+        if points.tobytes() in drawn:
+            continue  # exported twice: no hole of its own
+        drawn.add(points.tobytes())
         voxels = points @ to_voxel[:3, :3].T + to_voxel[:3, 3]
         place = round(float(voxels[:, 2].mean()))
         if np.abs(voxels[:, 2] - place).max() > ROUNDING or not 0 <= place < shape[2]:

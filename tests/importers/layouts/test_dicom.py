@@ -219,6 +219,17 @@ def test_contours(structures, bring):
     assert not label.array[..., 1 - second].any()
 
 
+def test_a_contour_that_is_there_twice_is_no_hole_of_itself(structures, bring):
+    """As an odd number of contours counts, the region vanished from its slice."""
+
+    def change(head):
+        head.ROIContourSequence[0].ContourSequence = Sequence([square(-10, 10, 65), square(-10, 10, 65)])
+
+    structures(change)
+    ((_, label),) = masks(bring(any_frame=True)).values()
+    assert np.count_nonzero(label.array) == pytest.approx((20 / 0.48828) ** 2, rel=0.05)
+
+
 def test_a_marker_is_no_class(structures, bring):
     """An isocentre became a class that no voxel has."""
 
