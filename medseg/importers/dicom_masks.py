@@ -24,7 +24,7 @@ from medseg.io.image_file import ImageFile
 from medseg.io.itk_formats import LPS_TO_RAS
 from medseg.io.placement import ROUNDING
 
-__all__ = ["Roi", "draw_structures", "draw_volume", "rois_of", "segments_of"]
+__all__ = ["Roi", "draw_structures", "draw_volume", "is_striped", "rois_of", "segments_of"]
 
 _TOLERANCE = 1e-2  # of highdicom: how far from whole voxels and equal directions
 _ANATOMY = (ANATOMY["value"], "123037004", "T-D0050")  # also as it was called before 2020, and in SNOMED RT
@@ -148,6 +148,18 @@ def draw_volume(path: Path, rois: Sequence[Roi], image: ImageFile) -> list[Segme
     masks: npt.NDArray[Any] = np.asarray(matched.array).transpose(2, 1, 0, 3) > 0
     names = {int(number): place for place, number in enumerate(seg.segment_numbers)}
     return [_solid(roi.name, masks[..., names[roi.number]]) for roi in rois]
+
+
+def is_striped(mask: Mask) -> bool:
+    """Return whether a region lies in three slices or more, of which no two follow each other.
+
+    Contours are often drawn in every second or third slice, for a program that interpolates them.
+
+    Args:
+        mask: ``(X, Y, Z)``.
+    """
+    apart = np.diff(np.flatnonzero(mask.any(axis=(0, 1))))
+    return len(apart) > 1 and bool(apart.min() > 1)
 
 
 def _solid(name: str, mask: Mask) -> Segment:

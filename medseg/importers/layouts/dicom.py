@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from medseg.errors import shown
-from medseg.importers.dicom_masks import Roi, draw_structures, draw_volume, rois_of, segments_of
+from medseg.errors import few, shown
+from medseg.importers.dicom_masks import Roi, draw_structures, draw_volume, is_striped, rois_of, segments_of
 from medseg.importers.drawing import numbered
 from medseg.importers.folder import Folder, stem_of
 from medseg.importers.groups import hidden_identity
@@ -180,6 +180,12 @@ def _drawer(
         from medseg.importers.drawing import paint
 
         segments = [segment for read in readers for segment in read(image)]
+        striped = [shown(str(each.name)) for each in segments if is_striped(each.draw(image.shape))]
+        if striped:
+            found.notes.append(
+                f"{shown(masks[0].name)}: {few(striped)}: drawn in no two slices that follow each other; where "
+                "structures go through those between, interpolate their contours with the program that drew them"
+            )
         return paint(segments, image.shape, found.labels, options.order, masks[0], found.lost)
 
     return draw

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pydicom
 import pytest
-from dicom_series import AXIAL, OBLIQUE, ORIGIN, write_series
+from dicom_series import AXIAL, OBLIQUE, ORIGIN, tags, write_series
 from dicom_tools import run, tool
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
@@ -178,6 +178,22 @@ def structures(real_data, make):
     return change
 
 
+def write_seg(folder, slices, target):
+    """Write a SEG of one segment that fills some slices, from the foot upwards."""
+    import highdicom
+
+    images = sorted(map(pydicom.dcmread, folder.iterdir()), key=lambda image: float(image.ImagePositionPatient[2]))
+    tissue = highdicom.sr.CodedConcept("85756007", "SCT", "Tissue")
+    described = highdicom.seg.SegmentDescription(
+        1, "c1", tissue, tissue, highdicom.seg.SegmentAlgorithmTypeValues.MANUAL
+    )
+    mask = np.zeros((len(images), images[0].Rows, images[0].Columns), np.uint8)
+    mask[slices, 2:9, 3:12] = 1
+    kind = highdicom.seg.SegmentationTypeValues.BINARY
+    uids = [highdicom.UID(), 1, highdicom.UID(), 1]
+    highdicom.seg.Segmentation(images, mask, kind, [described], *uids, "m", "m", "1", "1").save_as(target)
+
+
 def contour(points, kind="CLOSED_PLANAR"):
     item = Dataset()
     item.ContourGeometricType = kind
@@ -228,6 +244,19 @@ def test_a_contour_that_is_there_twice_is_no_hole_of_itself(structures, bring):
     structures(change)
     ((_, label),) = masks(bring(any_frame=True)).values()
     assert np.count_nonzero(label.array) == pytest.approx((20 / 0.48828) ** 2, rel=0.05)
+
+
+def test_a_region_of_every_second_slice_is_told(make, bring):
+    """A program would interpolate it; here the slices between are background."""
+    pytest.importorskip("highdicom", reason="DICOM SEG needs highdicom; pip install 'medseg[dicom]'")
+    folder = write_series(
+        make.root / "case" / "image", [2.0 * n for n in range(7)], tags(SpacingBetweenSlices=["2"] * 7), turn=AXIAL
+    )
+    write_seg(folder, np.arange(7) % 2 == 1, folder.parent / "seg.dcm")
+    made = bring()
+    assert any("seg.dcm: c1: drawn in no two slices that follow each other" in note for note in made.found.notes)
+    write_seg(folder, np.arange(7) > 2, folder.parent / "seg.dcm")
+    assert not any("no two slices" in note for note in bring(output="whole").found.notes)
 
 
 def test_a_marker_is_no_class(structures, bring):
