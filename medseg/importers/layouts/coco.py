@@ -15,7 +15,7 @@ from medseg.errors import shown
 from medseg.importers.drawing import IGNORED, Segment, decode_rle, fill_polygons, numbered, painter
 from medseg.importers.folder import Folder, stem_of
 from medseg.importers.layout import Case, Found, ImportingError, Layout, Options
-from medseg.importers.layouts.pairs import split_of
+from medseg.importers.layouts.pairs import of_no_part, split_of
 
 __all__ = ["Coco"]
 
@@ -46,6 +46,7 @@ class Coco(Layout):
         found.labels = numbered((item["name"] for item in sorted(named, key=lambda c: c["id"])), options, folder.root)
         for path in files:
             _read(folder, path, options, found)
+        found.cases = of_no_part(found.cases)
         return found
 
 

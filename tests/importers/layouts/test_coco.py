@@ -155,3 +155,13 @@ def test_a_class_that_counts_nowhere_beside_crowds(coco, bring):
     made = bring(values={2: "ignore"})
     assert (made.datalist.class_names, made.datalist.ignore_index) == (["background", "cell"], 255)
     assert [sorted(np.unique(label(made, number))) for number in (0, 1)] == [[0, 1, 255], [0, 255]]
+
+
+@pytest.mark.parametrize(("names", "lists"), [(("val.json",), [2, 0]), (("train.json", "val.json"), [1, 1])])
+def test_one_part_alone_is_the_whole(coco, bring, names, lists):
+    """Of a validation file alone nothing was for training."""
+    for number, name in enumerate(names):
+        images = ("a.png", "b.png") if len(names) == 1 else (("a.png", "b.png")[number],)
+        coco(item(3), name=name, images=images)
+    made = bring().datalist
+    assert [len(made.training), len(made.validation)] == lists
