@@ -96,6 +96,8 @@ class Input:
                 _edges(name, value)
                 kind = int if name == "size" else float
                 object.__setattr__(self, name, [None if edge is None else kind(edge) for edge in value])
+        if self.spacing is not None and len(self.spacing) != 3:
+            raise DescriptionError(f"spacing {list(self.spacing)} is that of volumes; give three numbers, or null")
         if self.orientation is not None:
             pairs = {"L": 0, "R": 0, "A": 1, "P": 1, "S": 2, "I": 2}
             if sorted(pairs.get(code, 9) for code in str(self.orientation)) != [0, 1, 2]:
@@ -199,7 +201,7 @@ class Description:
         described._check(where)
         return described
 
-    def _check(self, where: str) -> None:
+    def _check_axes(self, where: str) -> None:
         dims = self.spatial_dims
         for name, value in (("input size", self.input.size), ("inference window", self.inference.window)):
             if value is not None and len(value) != dims:
@@ -208,10 +210,14 @@ class Description:
                     f"{where}: {name} {list(value)} has {counted(len(value), 'edge')}, the network {dims} axes; "
                     f"give {key} {dims} edges, or null"
                 )
-        if self.input.spacing is not None and len(self.input.spacing) != 3:
-            raise DescriptionError(
-                f"{where}: spacing {list(self.input.spacing)} is that of volumes; give three numbers, or null"
-            )
+        for name in ("flip_axes", "mirror_axes"):
+            if wrong := [axis for axis in getattr(self.inference, name) or () if not -dims <= axis < dims]:
+                raise DescriptionError(
+                    f"{where}: inference {name} names the axis {wrong[0]}, the network has {dims}; give 0 to {dims - 1}"
+                )
+
+    def _check(self, where: str) -> None:
+        self._check_axes(where)
         if len(set(self.classes)) != len(self.classes):
             raise DescriptionError(f"{where}: classes {list(self.classes)} name one twice; rename it")
         if not isinstance(self.temperature, int | float) or not 0 < self.temperature < math.inf:

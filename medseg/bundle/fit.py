@@ -30,6 +30,7 @@ from medseg.errors import MedsegError, counted, few
 from medseg.io.channels import first_of, paths_of
 from medseg.io.parts import stored_bytes
 from medseg.runs.processes import by_the_first
+from medseg.transforms.mirrors import mirrored
 
 __all__ = ["FitError", "check", "check_files", "problems", "report"]
 
@@ -170,7 +171,7 @@ def problems(
             f"{data.path}: the bundle was planned for other data (or they have changed since); plan again with medseg "
             f"plan, or give {spelt('planned_for', 'null')} where the images are of the same kind"
         )
-    _warn_of_mirrors(data, wanted, description)
+    _warn_of_mirrors(data, wanted, description, dataset)
     dims = description.spatial_dims
     name = str(description.network.get("name", "the network"))
     for path, shape in tried.whole.items():
@@ -202,18 +203,28 @@ def problems(
     return found
 
 
-def _warn_of_mirrors(data: Datalist, wanted: Options, description: Description) -> None:
+def _warn_of_mirrors(data: Datalist, wanted: Options, description: Description, dataset: SegmentationDataset) -> None:
     """Tell of mirror images, as a bundle for other classes makes them, in which left becomes right."""
+    if not sided(description.classes):
+        return
     axes, fed = description.spatial_dims, description.input
     across = [axis for axis, code in enumerate(fed.orientation or "RAS") if code in "LR"] if axes == 3 else [0, 1]
     if wanted.slices and axes == 2:
         across = [] if fed.plane == "sagittal" else [0]
     for key in ("mirror_axes", "flip_axes"):
         used = getattr(description.inference, key) or []
-        if any(axis % axes in across for axis in used) and sided(description.classes):
+        if any(axis % axes in across for axis in used):
             logger.warning(
                 "%s: classes are named by side (%s), which %s of %s exchanges; give %s",
                 data.path, few(description.classes), key, used, spelt(f"model#inference#{key}", "[]"),
+            )  # fmt: skip
+    augmentation = dataset.augmentation.transforms if dataset.augmentation is not None else ()
+    for name, used in mirrored(augmentation, axes).items():
+        if any(axis in across for axis in used):
+            logger.warning(
+                "%s: classes are named by side (%s), which %s along the axes %s exchanges; take it out of the bundle's "
+                "augmentation, or leave out the axes %s",
+                data.path, few(description.classes), name, used, [axis for axis in used if axis in across],
             )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ __all__ = ["ToModelGridd"]
 
 _AXES = {"sagittal": "LR", "coronal": "PA", "axial": "IS"}
 _ASTRAY = 0.01  # voxels: what the rounding of a header may shift
+_HALF = 1e-3  # voxels: halfway between two, the first is the nearest
 _APART = 50  # times that a voxel's edge may differ from the model's: a header in metres or micrometres differs more
 _LARGE, _GROWTH = 1 << 27, 64  # voxels that a volume may have on the model's grid, or so many times its own
 
@@ -139,6 +140,9 @@ def _check_size(shape: Sequence[int], edges: Any, wanted: Any, size: Any) -> Non
 def _axis_by_axis(volume: MetaTensor, matrix: Any, size: Sequence[int], affine: Any, mode: str) -> MetaTensor:
     """Return what MONAI's ``SpatialResample`` gives with the border's values beyond it, within rounding.
 
+    Of a label halfway between two voxels the first is taken: PyTorch rounds to even, by which slices of 2 mm are three
+    and one of 1 mm in turn, and a structure of one slice is half as thick again, or half.
+
     MONAI makes a list of where every voxel lies, ten times the memory of the volume.
     """
     plain = volume.as_tensor()
@@ -147,7 +151,7 @@ def _axis_by_axis(volume: MetaTensor, matrix: Any, size: Sequence[int], affine: 
     ]
     if mode == "nearest":
         for axis, (place, edge) in enumerate(zip(places, plain.shape[1:], strict=True), 1):
-            plain = plain.index_select(axis, place.clamp(0, edge - 1).round().long())
+            plain = plain.index_select(axis, (place - _HALF).round().clamp(0, edge - 1).long())
     else:
         blocks = resample([whole(plain[None], plain[None])], plain.shape[1:], places)
         plain = gather(blocks, (1, *size))[0]

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from medseg.affines import single_axes
 from medseg.bundle.description import Description
 from medseg.bundle.record import rewrite
 from medseg.errors import counted
@@ -101,7 +102,8 @@ class Choice(Score):
     def update(self, case: ScoredCase) -> Mapping[str, float | Sequence[float]]:
         """Try all candidates on a case, whose prediction must come without any."""
         voxel = self.unit.size(case)  # refuses a mixture: sizes in cubic mm and in pixels make no choice
-        guess, label = (each.cpu().numpy() for each in (case.prediction, case.label))
+        single = single_axes(case.label.shape)
+        guess, label = (each.cpu().numpy().squeeze(single) for each in (case.prediction, case.label))
         counted = np.ones(label.shape, bool) if self.ignore_index is None else label != self.ignore_index
         boxes = ndimage.find_objects(guess, max_label=max(1, len(self.class_names) - 1))
         found = np.full((len(self.class_names), len(CANDIDATES)), math.nan)

@@ -15,6 +15,7 @@ from medseg.io.channels import first_of
 from medseg.io.image_file import ImageFile
 from medseg.io.images import ImageError, read_image
 from medseg.io.labels import read_label
+from medseg.reports.windows import sampled
 
 __all__ = ["QUANTILES", "CaseFacts", "lone", "lone_said", "measure_case", "quantiles"]
 
@@ -153,8 +154,7 @@ def quantiles(
     rows = []
     for channel in values:
         chosen = channel.ravel() if inside is None else channel[inside]
-        step = max(1, len(chosen) // _SAMPLE)
-        sample = chosen[::step].astype(np.float64)
+        sample = sampled(chosen, _SAMPLE).astype(np.float64)
         if not np.isfinite(sample).all():
             raise ImageError(f"{path}: holds values that are not finite; correct the image")
         if sample.size:

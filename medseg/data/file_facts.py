@@ -27,7 +27,7 @@ __all__ = [
     *("facts_of", "measure", "measure_all", "save_cache", "usual_workers"),
 ]
 
-CHECKER_VERSION = 8
+CHECKER_VERSION = 9
 """Counted up when a measurement changes, so that older cache entries are not used."""
 
 MAX_LABEL_VALUES = 512

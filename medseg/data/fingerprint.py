@@ -27,7 +27,7 @@ from medseg.reports.palette import background_index
 
 __all__ = ["Fingerprint", "fingerprint"]
 
-_VERSION = 1
+_VERSION = 2
 
 logger = logging.getLogger(__name__)
 

@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 _NO_NAME = re.compile(r"[^A-Za-z0-9_.-]+")
-_CHANNEL = re.compile(r"_\d{4}$")
+_CHANNEL = "_0000"
 _OWN = ("image", "label", "instances")
 
 
@@ -74,7 +74,7 @@ def items_of(datalist: Datalist) -> list[Item]:
     Raises:
         ExportError: if a file is missing.
     """
-    named: list[tuple[str, str, Entry, tuple[Path, ...], Entry]] = []
+    named: list[tuple[str, Path, Entry, tuple[Path, ...], Entry]] = []
     for split in SPLITS:
         for entry in getattr(datalist, split):
             absolute = datalist.absolute(entry)
@@ -85,15 +85,16 @@ def items_of(datalist: Datalist) -> list[Item]:
                     raise ExportError(f"{shown(path)}: no such file, but {shown(datalist.path)} names it; restore it")
             rest = {key: v for key, v in entry.items() if key not in _OWN}
             place = Path(entry["image"][0] if isinstance(value, list) else entry["image"])
-            named.append((split, _plain(stem_of(place)), absolute, images, {**rest, "_place": place}))
-    count = Counter(name for _, name, *_ in named)
+            named.append((split, place.parent / stem_of(place), absolute, images, rest))
+    if all(place.name.endswith(_CHANNEL) for _, place, *_ in named):  # nnU-Net's first channels, not cases' numbers
+        named = [(each[0], each[1].with_name(each[1].name.removesuffix(_CHANNEL)), *each[2:]) for each in named]
+    count = Counter(_plain(place.name) for _, place, *_ in named)
     made: list[Item] = []
     taken: set[str] = set()
-    for split, name, entry, images, rest in named:
-        place = rest.pop("_place")
+    for split, place, entry, images, rest in named:
+        name = _plain(place.name)
         if count[name] > 1:
-            above = [part for part in place.parent.parts if part != ".."]
-            name = _plain("-".join((*above, stem_of(place))))
+            name = _plain("-".join(part for part in place.parts if part != ".."))
         number = 1
         unique = name
         while unique in taken:
@@ -105,7 +106,7 @@ def items_of(datalist: Datalist) -> list[Item]:
 
 
 def _plain(stem: str) -> str:
-    return _NO_NAME.sub("-", _CHANNEL.sub("", stem)).strip("-.") or "case"
+    return _NO_NAME.sub("-", stem).strip("-.") or "case"
 
 
 def kept_of(datalist: Datalist) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from medseg.io.image_file import ImageFile
 from medseg.io.itk_formats import LPS_TO_RAS
 from medseg.io.placement import ROUNDING
 
-__all__ = ["Roi", "draw_structures", "draw_volume", "rois_of", "segments_of"]
+__all__ = ["Roi", "draw_structures", "draw_volume", "is_striped", "rois_of", "segments_of"]
 
 _TOLERANCE = 1e-2  # of highdicom: how far from whole voxels and equal directions
 _ANATOMY = (ANATOMY["value"], "123037004", "T-D0050")  # also as it was called before 2020, and in SNOMED RT
@@ -39,11 +39,13 @@ class Roi:
         number: in its file.
         name: of its class.
         code: coded concept for the datalist, empty where there is none.
+        area: whether it has one: a marker is points alone.
     """
 
     number: int
     name: str
     code: dict[str, Any]
+    area: bool = True
 
 
 def _segmentation(path: Path) -> Any:
@@ -119,7 +121,8 @@ def draw_volume(path: Path, rois: Sequence[Roi], image: ImageFile) -> list[Segme
         image: a volume, ``(X, Y, Z)``.
 
     Raises:
-        ImportingError: if the two grids are not one but for slices that are missing in the SEG.
+        ImportingError: if the two grids are not one but for slices that are missing in the SEG, or something lies where
+            the image has no voxel.
     """
     import highdicom
 
@@ -131,14 +134,32 @@ def draw_volume(path: Path, rois: Sequence[Roi], image: ImageFile) -> list[Segme
         with quiet():
             geometry = highdicom.VolumeGeometry(lps, shape, "PATIENT")
             volume = seg.get_volume(combine_segments=False, allow_missing_positions=True, rtol=0.02)
-            array = volume.match_geometry(geometry, tol=_TOLERANCE).array
+            matched = volume.match_geometry(geometry, tol=_TOLERANCE)
     except Exception as error:
         raise ImportingError(
             f"{shown(path)}: does not lie on the grid of its series ({_brief(error)}); resample it to the series"
         ) from error
-    masks: npt.NDArray[Any] = np.asarray(array).transpose(2, 1, 0, 3) > 0
+    held, kept = (np.count_nonzero(each.array) for each in (volume, matched))
+    if kept < held:
+        raise ImportingError(
+            f"{shown(path)}: {held - kept} of its {held} voxels lie outside of its series of {shape[0]} slices; "
+            "restore the slices that are missing"
+        )
+    masks: npt.NDArray[Any] = np.asarray(matched.array).transpose(2, 1, 0, 3) > 0
     names = {int(number): place for place, number in enumerate(seg.segment_numbers)}
     return [_solid(roi.name, masks[..., names[roi.number]]) for roi in rois]
+
+
+def is_striped(mask: Mask) -> bool:
+    """Return whether a region lies in three slices or more, of which no two follow each other.
+
+    Contours are often drawn in every second or third slice, for a program that interpolates them.
+
+    Args:
+        mask: ``(X, Y, Z)``.
+    """
+    apart = np.diff(np.flatnonzero(mask.any(axis=(0, 1))))
+    return len(apart) > 1 and bool(apart.min() > 1)
 
 
 def _solid(name: str, mask: Mask) -> Segment:
@@ -163,16 +184,18 @@ def rois_of(path: Path) -> list[Roi]:
     """
     head = _read_structures(path)
     drawn = {
-        int(item.ReferencedROINumber) for item in head.get("ROIContourSequence", []) if item.get("ContourSequence")
+        int(item.ReferencedROINumber): any(str(each.get("ContourGeometricType")) != "POINT" for each in contours)
+        for item in head.get("ROIContourSequence", [])
+        if (contours := item.get("ContourSequence"))
     }
     codes = {
         int(item.ReferencedROINumber): _coded(item, "RTROIIdentificationCodeSequence")
         for item in head.get("RTROIObservationsSequence", [])
     }
     made = [
-        Roi(int(item.ROINumber), str(item.ROIName).strip(), codes.get(int(item.ROINumber), {}))
+        Roi(number, str(item.ROIName).strip(), codes.get(number, {}), drawn[number])
         for item in head.get("StructureSetROISequence", [])
-        if int(item.ROINumber) in drawn
+        if (number := int(item.ROINumber)) in drawn
     ]
     if not made:
         raise ImportingError(f"{shown(path)}: no region has a contour; export the contours too")
@@ -202,6 +225,7 @@ def _fill(path: Path, name: str, contours: Sequence[Any], lps: npt.NDArray[Any],
     mask = np.zeros(shape, bool)
     to_voxel = np.linalg.inv(lps)
     where = f"{shown(path)}: region {shown(name)}"
+    drawn: set[bytes] = set()
     for contour in contours:
         kind = str(contour.get("ContourGeometricType"))
         if kind == "POINT":
@@ -209,6 +233,9 @@ def _fill(path: Path, name: str, contours: Sequence[Any], lps: npt.NDArray[Any],
         if kind not in _CLOSED:
             raise ImportingError(f"{where}: a contour is {kind}, which encloses nothing; close it")
         points = np.array([float(value) for value in contour.ContourData]).reshape(-1, 3)
+        if points.tobytes() in drawn:
+            continue  # exported twice: no hole of its own
+        drawn.add(points.tobytes())
         voxels = points @ to_voxel[:3, :3].T + to_voxel[:3, 3]
         place = round(float(voxels[:, 2].mean()))
         if np.abs(voxels[:, 2] - place).max() > ROUNDING or not 0 <= place < shape[2]:

@@ -7,6 +7,7 @@ Objects of different classes that overlap are refused by name, unless a person g
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from medseg.errors import shown
 from medseg.importers.layout import Draw, ImportingError, Options, Question
 from medseg.io.image_file import ImageFile
+from medseg.reports.palette import is_background
 
 __all__ = ["IGNORED", "Mask", "Segment", "decode_rle", "fill_polygons", "numbered", "paint", "painter"]
 
@@ -128,14 +130,15 @@ def numbered(names: Iterable[str], options: Options, where: Path) -> dict[int, s
         ImportingError: if a person named classes, but not all that are there, or a class for what nothing covers; if
             `Options.order` names what is no class; if there are too many.
     """
-    known = [name for name in dict.fromkeys(names) if name != "background"]
-    missing = [name for name in known if name not in options.classes]
-    if options.classes and missing:
+    drawn = list(dict.fromkeys(names))
+    background = next((name for name in drawn if is_background(name)), "background")  # spelled as the file does
+    made = list(options.classes) or [background, *(name for name in drawn if name != background)]
+    missing = [name for name in drawn if name not in made]
+    if missing:
         raise ImportingError(
             f"{shown(where)}: holds the class {shown(missing[0])!r}, which --classes does not name; add it"
         )
-    made = list(options.classes) or ["background", *known]
-    if made[0] in known:
+    if made[0] in drawn and not is_background(made[0]):
         raise ImportingError(
             f"{shown(where)}: --classes begins with {shown(made[0])!r}, which is drawn, but class 0 is what no object "
             f"covers; say --classes background,{shown(','.join(made))}"
@@ -159,6 +162,7 @@ def painter(
     order: Sequence[str],
     where: Path | str,
     size: tuple[Any, Any] = (None, None),
+    lost: Counter[str] | None = None,
 ) -> Draw:
     """Return what draws a picture's segments.
 
@@ -168,6 +172,7 @@ def painter(
         order: see `paint`.
         where: the file, and the picture where one file is of many, for messages.
         size: width and height that the file states of its picture; an image of another size is refused.
+        lost: see `paint`.
     """
 
     def draw(image: ImageFile) -> npt.NDArray[np.integer[Any]]:
@@ -180,13 +185,18 @@ def painter(
                 f"{shown(where)}: its objects were drawn on a picture of {size[0]}x{size[1]} pixels, but the one here "
                 f"has {image.shape[1]}x{image.shape[0]}; restore that picture, or draw on this one"
             )
-        return paint(segments, image.shape, labels, order, where)
+        return paint(segments, image.shape, labels, order, where, lost)
 
     return draw
 
 
 def paint(
-    segments: Sequence[Segment], shape: tuple[int, ...], labels: dict[int, str], order: Sequence[str], where: Path | str
+    segments: Sequence[Segment],
+    shape: tuple[int, ...],
+    labels: dict[int, str],
+    order: Sequence[str],
+    where: Path | str,
+    lost: Counter[str] | None = None,
 ) -> npt.NDArray[np.integer[Any]]:
     """Draw segments into a mask of class indices, `IGNORED` where nothing counts.
 
@@ -196,6 +206,7 @@ def paint(
         labels: index to class name; index 0 is what no segment covers.
         order: names of classes, the last on top; ``("file",)`` is the order of the segments.
         where: the file, and the picture where one file is of many, for messages.
+        lost: counts, by class, the objects that cover no pixel's centre.
 
     Raises:
         Question: if segments of two classes overlap, on one level, and the order does not say which is on top.
@@ -208,6 +219,8 @@ def paint(
     for number in sorted(range(len(segments)), key=lambda number: (ranks[number], number)):
         segment = segments[number]
         pixels = segment.draw(shape)
+        if lost is not None and segment.name is not None and not pixels.any():
+            lost[segment.name] += 1
         value = IGNORED if segment.name is None else index_of[segment.name]
         rank = place[ranks[number]]
         clash = pixels & (rank_of == rank) & (mask != value)

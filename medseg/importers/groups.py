@@ -69,8 +69,9 @@ def propose_groups(cases: Sequence[Case], grouped_by: str, pattern: str = "") ->
         number = len(set(one_spelling(groups)))
         if proposal == _VISITS and not (all(found) and 2 * number >= len(names)):
             continue  # a class or a year is counted through
-        if 2 <= number < len(set(names)):
-            name, group = next((n, g) for n, g in zip(names, groups, strict=True) if n != g)
+        example = next(((n, g) for n, g in zip(names, groups, strict=True) if n != g), None)
+        if example is not None and 2 <= number < len(set(names)):
+            name, group = example
             return _spelled(groups, f"proposed from the names, such as {group} of {name}")
     return Grouping(names, "each case is its own group: names tell no patients; say them with --group-pattern")
 

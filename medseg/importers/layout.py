@@ -10,6 +10,7 @@ import importlib
 import inspect
 import pkgutil
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,6 +117,7 @@ class Found:
             say.
         values: stored value to class index, where the layout says that too; ``labels`` then go by index.
         ignore: stored value of pixels that count nowhere.
+        ignore_is_usual: whether that is what such data sets have, and nothing that this one says.
         colours: stored value to the colour it is drawn in, ``"#rrggbb"``.
         colour_codes: colour of a colour-coded label to class name, where the layout says so.
         modality: what the channels are.
@@ -124,6 +126,7 @@ class Found:
         left_out: files that are not used, and why.
         notes: what a person should know, each in one line.
         grouped_by: what `Case.group` is, for a look.
+        lost: drawn objects that cover no pixel's centre, by class; counted while labels are drawn.
     """
 
     layout: str
@@ -132,6 +135,7 @@ class Found:
     labels: dict[int, str] = field(default_factory=dict)
     values: dict[int, int] = field(default_factory=dict)
     ignore: int | None = None
+    ignore_is_usual: bool = False
     colours: dict[int, str] = field(default_factory=dict)
     colour_codes: dict[str, str] = field(default_factory=dict)
     modality: tuple[str, ...] = ()
@@ -140,6 +144,7 @@ class Found:
     left_out: dict[Path, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     grouped_by: str = ""
+    lost: Counter[str] = field(default_factory=Counter)
 
 
 class Layout(ABC):

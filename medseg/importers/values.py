@@ -22,6 +22,7 @@ IGNORE = "ignore"
 _IGNORED = 255
 _LISTED = 8
 _GREY = 255
+_FEW = 3  # classes of a layout with ids of its own
 _MANY = 8  # objects in a picture, from which their numbers are told from classes
 _SMOOTH = 16  # levels: more come from smoothing a mask of 0 and 255
 
@@ -72,6 +73,7 @@ def resolve(
         unknown = sorted(set(present) - set(found.values))
         if unknown:
             raise _unknown(unknown, where)
+        _refuse_void(found, present, where)
         return _named(made, options, where)
     if not present and not found.labels:
         raise ImportingError(f"{shown(where)}: no label can be used ({_reasons(found)})")
@@ -82,6 +84,7 @@ def resolve(
         if isinstance(target, str) and target != IGNORE and target not in index_of:
             index_of[target] = next(index for index in range(len(targets) + 1) if index not in taken)
             taken.add(index_of[target])
+    _refuse_displaced(targets, index_of, found, options, where)
     labels = {index: "background" if index == 0 else unnamed(index) for index in sorted(taken)}
     labels |= {index: name for name, index in index_of.items()}
     gaps = sorted(set(range(max(labels, default=0) + 1)) - labels.keys() - set(range(len(options.classes))))
@@ -92,7 +95,8 @@ def resolve(
         )
     if len(set(labels.values())) < len(labels):
         raise ImportingError(f"{shown(where)}: two classes would be called alike; name all of them with --classes")
-    ignore = found.ignore
+    said = found.ignore is not None and targets.get(found.ignore, IGNORE) != IGNORE
+    ignore = None if said else found.ignore  # it is a class
     if IGNORE in targets.values():
         ignore = ignore if ignore is not None and ignore not in labels else _IGNORED
     mapping = {
@@ -115,6 +119,7 @@ def _targets(
     found: Found, present: Counter[int], options: Options, where: Path, held: Sequence[set[int]]
 ) -> dict[int, int | str]:
     """Return what each stored value means: an index, a name or `IGNORE`."""
+    _refuse_usual(found, present, options, where, held)
     targets: dict[int, int | str] = {}
     open_ones = []
     for stored in sorted({*present, *options.values, *found.labels}):
@@ -143,6 +148,51 @@ def _targets(
     else:
         raise _which(open_ones, where, held)
     return dict(sorted(targets.items()))
+
+
+def _refuse_void(found: Found, present: Counter[int], where: Path) -> None:
+    """Ask where hardly a value is a class of the layout's: small numbers of own classes would count nowhere."""
+    void = [value for value in sorted(present) if found.values[value] == found.ignore]
+    if len(present) - len(void) < min(len(void), _FEW):
+        raise Question(
+            f"{shown(where)}: labels hold {_listed(sorted(present))}, of which {_listed(void)} count nowhere in "
+            f"{found.layout}; if these are classes of your own, say --values ascending; if not, name those that are "
+            f"classes, and the others, as in --values {void[0]}=ignore",
+            "values",
+            "ascending",
+        )
+
+
+def _refuse_displaced(
+    targets: Mapping[int, int | str], index_of: Mapping[str, int], found: Found, options: Options, where: Path
+) -> None:
+    """Refuse a number of a class that the layout has a name for: that class would get another one beside it."""
+    order = dict.fromkeys(target for target in targets.values() if target != IGNORE)
+    moved = [name for place, name in enumerate(order) if isinstance(name, str) and index_of[name] != place]
+    name = next((name for name in moved if name in found.labels.values()), None)
+    if name is not None:
+        stored, index = next((s, t) for s, t in options.values.items() if isinstance(t, int))
+        raise ImportingError(
+            f"{shown(where)}: --values {stored}={index} would make class {index} another one than those that the "
+            f"layout names ({', '.join(map(shown, found.labels.values()))}); say --values {stored}={shown(name)}, or "
+            "another name"
+        )
+
+
+def _refuse_usual(found: Found, present: Counter[int], options: Options, where: Path, held: Sequence[set[int]]) -> None:
+    """Ask of a value that usually is the border of objects, but is never beside one: it may be the object."""
+    value = found.ignore
+    if not found.ignore_is_usual or value not in present or value in options.values:
+        return
+    if any(value in values and values - {0, value} for values in held):
+        return
+    proposal = f"{value}={found.labels.get(1, 1)}"
+    raise Question(
+        f"{shown(where)}: {value} counts nowhere in {found.layout}, as the border of objects, but no label holds it "
+        f"beside an object; say --values {shown(proposal)} if it is the object, --values {value}={IGNORE} if not",
+        "values",
+        proposal,
+    )
 
 
 def _numbers(held: Sequence[set[int]]) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,10 +21,11 @@ from medseg.data.datalist import SPLITS, Datalist, Entry, path_from
 from medseg.data.folds import FOLDS, propose_folds
 from medseg.data.schema import DatalistError
 from medseg.errors import counted, shown
+from medseg.importers.drawing import IGNORED
 from medseg.importers.folder import Folder, stem_of
 from medseg.importers.fourth_axis import explain_fourth_axes
 from medseg.importers.groups import Grouping, propose_groups
-from medseg.importers.layout import Case, Found, ImportingError, Options, recognise
+from medseg.importers.layout import Case, Draw, Found, ImportingError, Options, recognise
 from medseg.importers.layouts.pairs import Pairs
 from medseg.importers.scanning import scan
 from medseg.importers.values import Classes, resolve
@@ -146,6 +147,9 @@ def import_folder(
         if empty:
             nothing = work.classes.labels[0]
             found.notes.append(f"drawn labels without an object, {shown(nothing)} throughout: {empty} of {drawn}")
+        if found.lost:
+            listed = ", ".join(f"{number} of {shown(name)}" for name, number in found.lost.most_common())
+            found.notes.append(f"objects that cover no pixel's centre, or have no outline, are in no label: {listed}")
         grouping = propose_groups(found.cases, found.grouped_by, wishes.group_pattern)
         datalist = _datalist(work, found, cases, grouping, wishes)
         in_training = [held for case, held in zip(found.cases, work.held, strict=True) if case.split == "training"]
@@ -201,13 +205,18 @@ def _check_cases(found: Found, folder: Folder) -> None:
             f"{where}: was taken for {found.layout}, but no object has a class, so that there is nothing to learn; "
             "draw some, or name the classes with --classes background,NAME"
         )
-    drawn = Counter(case.images for case in found.cases if callable(case.label))
-    twice = next((images for images, number in drawn.items() if number > 1), None)
-    if twice is not None:
-        raise ImportingError(
-            f"{where}: {shown(folder.rel(twice[0]))} is annotated {drawn[twice]} times, and a case has one label; join "
-            "its annotations in one file, or leave out the file that does not count"
-        )
+    labels: dict[tuple[Path, ...], list[Path | Draw]] = defaultdict(list)
+    for case in found.cases:
+        if case.label is not None:
+            labels[case.images].append(case.label)
+    for images, several in labels.items():
+        if len(several) > 1:
+            files = ", ".join(shown(folder.rel(label)) for label in several if isinstance(label, Path))
+            raise ImportingError(
+                f"{where}: {shown(folder.rel(images[0]))} is annotated {len(several)} times"
+                f"{f' ({files})' * bool(files)}, and a case has one label; join its annotations in one file, or leave "
+                "out the file that does not count"
+            )
     places = [folder.rel(case.images[0]) for case in found.cases]
     suffixes = [image_suffix(case.images[0]) for case in found.cases]
     short = [place[: -len(suffix) or None] for place, suffix in zip(places, suffixes, strict=True)]
@@ -295,7 +304,8 @@ def _drawn(work: _Work, case: Case) -> tuple[str, set[int]]:
     if values:
         from medseg.io.labels import map_values
 
-        mask = map_values(mask, values, first)
+        ignored = {} if work.classes.ignore is None else {IGNORED: work.classes.ignore}
+        mask = map_values(mask, {**ignored, **values}, first)
     place = f"labels/{case.name}{image_suffix(mask_path(first, first, Path()))}"
     if work.stage is not None:
         names = list(work.classes.labels.values())

@@ -8,13 +8,14 @@ own, and are shown from their 0.5th to their 99.5th percentile.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SOFT_TISSUE", "Window", "about", "as_window", "contrast", "stretched", "to_rgb", "window_of"]
+__all__ = ["SOFT_TISSUE", "Window", "about", "as_window", "contrast", "sampled", "stretched", "to_rgb", "window_of"]
 
 Window = tuple[float, float]
 """What is black and what is white."""
@@ -46,12 +47,30 @@ def window_of(values: NDArray[Any], own: Window | None = None, modality: str = "
 
 def _hounsfield(values: NDArray[Any]) -> bool:
     """Return whether much is less than tissue, and most of that is air or what a scanner pads with (one value)."""
-    numbers = values.reshape(-1)
-    numbers = numbers[:: 1 + numbers.size // _SAMPLED]
+    numbers = sampled(values.reshape(-1), _SAMPLED)
     low = numbers[numbers <= _LESS_THAN_TISSUE]
     if low.size <= _SHARE * numbers.size:
         return False
     return bool(np.mean(((low >= _AIR[0]) & (low <= _AIR[1])) | (low == low.min())) > 0.5)
+
+
+def sampled(numbers: NDArray[Any], wanted: int) -> NDArray[Any]:
+    """Return evenly spaced values of an image, from all of its rows, columns and slices.
+
+    The step has no factor in common with how many there are: one that is a multiple of the slices would take a voxel of
+    each row from the first slice, and none from the others.
+
+    Args:
+        numbers: all values, one after the other.
+        wanted: about how many are taken of more.
+
+    Shape:
+        ``(N,)`` to ``(M,)``.
+    """
+    step = max(1, numbers.size // wanted)
+    while math.gcd(step, numbers.size) > 1:
+        step += 1
+    return numbers[::step]
 
 
 def as_window(held: Sequence[float] | NDArray[Any] | None) -> Window | None:

@@ -164,21 +164,30 @@ def _named(by_value: Mapping[int, str], where: str, ignored: int | None = None) 
     return MaskClasses(names, {**values, ignored: len(names)}, len(names))
 
 
-def classes_of_truths(values: set[int]) -> MaskClasses:
+def classes_of_truths(held: Mapping[str, set[int]]) -> MaskClasses:
     """Return classes named after the values that truths hold, and after 0, the background, whether they hold it or not.
 
     Args:
-        values: all that occur.
+        held: the values of each truth, by the name of its case.
 
     Raises:
-        MedsegError: if they are more than classes are, or one is negative, which no class is.
+        MedsegError: if they are more than classes are, one is negative, which no class is, or some truths hold 0 and 1,
+            others 0 and 255, which may be one class or two.
     """
+    values = set().union(*held.values())
     if len(values) > _MOST:
         raise MedsegError(f"the truths hold {len(values)} different values: those are no classes; are they masks?")
     if min(values, default=0) < 0:
         raise MedsegError(
             f"the truths hold {min(values)}, which names no class; if it is to count for nothing, give --labels with a "
             f'JSON file that says so: {{"labels": {{"background": 0, "one": 1, "ignore": {min(values)}}}}}'
+        )
+    of_second = {second: [name for name, its in held.items() if second in its] for second in _SECOND}
+    if values - {0} == set(_SECOND) and not set(of_second[1]) & set(of_second[255]):
+        raise MedsegError(
+            f"the truths hold 1 (as {shown(of_second[1][0])}) or 255 (as {shown(of_second[255][0])}), and none holds "
+            "both: they may be one class that is stored in two ways; store it in one, or give --labels with the "
+            "datalist that says what values mean"
         )
     named = _named({value: str(value) for value in values | {0}}, "the truths")
     return replace(named, either=len(named.names) == 2 and max(values, default=0) in _SECOND)

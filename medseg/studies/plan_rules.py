@@ -54,6 +54,8 @@ class Chosen:
 def dimensions(found: Fingerprint, asked: int | None) -> Chosen:
     """Return the axes of the network: those of the images, or 2 for slices of volumes where that is asked for.
 
+    Volumes of one slice each are pictures, whatever they are stored as, unless 3 is asked for.
+
     Raises:
         PlanError: if pictures shall be volumes, or it is not known which axes of volumes their slices have.
     """
@@ -70,11 +72,23 @@ def dimensions(found: Fingerprint, asked: int | None) -> Chosen:
                 "of theirs can be chosen; store them as NIfTI, or their pages as pictures"
             )
         return Chosen(2, "slices of volumes, as it was asked for")
+    if asked is None and axes == 3 and _flat(found) is not None:
+        return Chosen(2, "the volumes are of one slice each")
     return Chosen(axes, f"the images are {kinds[axes]}")
+
+
+def _flat(found: Fingerprint) -> int | None:
+    """Return the axis along which every volume is one voxel, where there is one such axis."""
+    if found.dimensions != 3 or any(case.codes == "" for case in found.cases):
+        return None
+    axes = np.flatnonzero(found.shapes.max(axis=0) == 1)
+    return int(axes[0]) if len(axes) == 1 else None
 
 
 def plane(found: Fingerprint, axes: int) -> Chosen | None:
     """Return the plane whose slices of volumes a 2D network sees: across their longest voxel edge, else axial.
+
+    Of volumes that are one slice each, it is that slice's.
 
     Args:
         found: the fingerprint.
@@ -85,6 +99,9 @@ def plane(found: Fingerprint, axes: int) -> Chosen | None:
     """
     if axes == found.dimensions or found.spacings is None:
         return None
+    flat = _flat(found)
+    if flat is not None:
+        return Chosen(PLANES[flat], f"the volumes are one voxel along {'RAS'[flat]}")
     middle = np.median(found.spacings, axis=0)
     thickest = int(np.argmax(middle))
     if middle[thickest] < _THICKER * middle[2]:

@@ -103,7 +103,7 @@ def score_folders(
     if classes is None and isinstance(truths, Datalist):
         classes = classes_of_datalist(truths)
     if classes is None:
-        classes = classes_of_truths(set().union(*(_values(theirs[name]) for name in names)))
+        classes = classes_of_truths({name: _values(theirs[name]) for name in names})
     board = ScoreBoard(classes.names, classes.ignore_index, {**SCORES, **scores})
     of_group = _groups(
         names, dict(groups if groups is not None else classes.groups or pairs.groups), strict=groups is not None

@@ -1,8 +1,8 @@
 """What is done to a predicted mask, class by class: parts that are too small go, holes are filled.
 
 A part is joined where voxels touch, also at corners; a hole is enclosed by faces, and what reaches the border of the
-image is none. What is taken from a class becomes class 0, and only voxels of class 0 are filled, so that no class takes
-a voxel of another. Classes are done in order.
+image is none, but for an axis along which the image is one voxel. What is taken from a class becomes class 0, and only
+voxels of class 0 are filled, so that no class takes a voxel of another. Classes are done in order.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medseg.affines import voxel_volume
+from medseg.affines import single_axes, voxel_volume
 from medseg.errors import MedsegError
 
 __all__ = ["Postprocess", "Steps"]
@@ -144,8 +144,8 @@ class Postprocess:
         from scipy import ndimage
 
         voxel = 1.0 if affine is None else voxel_volume(affine)
-        boxes = ndimage.find_objects(indices, max_label=max(self.steps))
-        done = indices.copy()
+        done = indices.squeeze(single_axes(indices.shape)).copy()
+        boxes = ndimage.find_objects(done, max_label=max(self.steps))
         for index in sorted(self.steps):
             box = boxes[index - 1]
             if box is not None:
@@ -154,7 +154,7 @@ class Postprocess:
                 kept = self.steps[index].apply(mask, part == 0, voxel)
                 part[mask & ~kept] = 0
                 part[kept] = index
-        return done
+        return done.reshape(indices.shape)
 
 
 def _steps(wanted: object, name: str) -> Steps:

@@ -311,6 +311,11 @@ def test_first_weights_are_no_difference() -> None:
         ({"size": [4, None]}, "size is [4, None]; give one number"),
         ({"sise": [4, 4]}, "has no 'sise'; did you mean 'size'?"),
         ({"inference": {"overlap": 1}}, "inference overlap is 1"),
+        (
+            {"inference": {"mirror_axes": [1, 2]}},
+            "inference mirror_axes names the axis 2, the network has 2; give 0 to 1",
+        ),
+        ({"inference": {"flip_axes": [-3]}}, "inference flip_axes names the axis -3, the network has 2"),
         ({"inference": {"scales": []}}, "inference scales are []"),
         ({"inference": {"window": [0, 3]}}, "inference window is [0, 3]"),
     ],
@@ -364,26 +369,3 @@ def test_a_tilted_gantry_is_set_upright(key: str) -> None:
     expected = move(volume, dst_affine=found.affine, spatial_size=tuple(found.shape[1:]))
     torch.testing.assert_close(found.as_tensor(), expected.as_tensor())
     assert found.shape[2] > 9  # the slices' shift along y is within
-
-
-@pytest.mark.parametrize(
-    ("zooms", "shape", "message"),
-    [
-        ((0.001, 0.001, 0.0025), (40, 40, 30), r"voxels are 0.001 x 0.001 x 0.0025 mm, the model takes 3 x 3 x 3 mm"),
-        ((1000, 1000, 1000), (40, 40, 30), "at which it would have 13001 x 13001 x 9668 voxels; correct the spacing"),
-        ((120, 120, 120), (20, 20, 20), "would have 761 x 761 x 761 voxels"),  # 3.5 GB of 32 kB
-        ((1e-30, 1, 1), (4, 4, 4), "voxels are 1e-30 x 1 x 1 mm"),
-    ],
-)
-def test_a_header_in_another_unit_is_refused(zooms: Any, shape: tuple[int, ...], message: str) -> None:
-    image = MetaTensor(torch.zeros(1, *shape), affine=torch.diag(torch.tensor([*zooms, 1], dtype=torch.float64)))
-    with pytest.raises(DescriptionError, match=message):
-        ToModelGridd(["image"], description(3, spacing=[3, 3, 3]))({"image": image})
-
-
-def test_what_is_large_or_thick_is_no_other_unit() -> None:
-    to_grid = ToModelGridd(["image"], description(3, spacing=[1, 1, 1]))
-    for zooms, shape in (((0.5, 0.5, 20), (30, 30, 4)), ((5, 5, 60), (6, 6, 1)), ((0.05, 0.05, 0.05), (60, 60, 60))):
-        affine = torch.diag(torch.tensor([*zooms, 1], dtype=torch.float64))
-        found = to_grid({"image": MetaTensor(torch.zeros(1, *shape), affine=affine)})["image"]
-        assert min(found.shape[1:]) >= 1

@@ -162,22 +162,6 @@ def test_mostly_padding_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert "16x16x2 fills 12 % of a patch of 16x16x16" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("name", "axes", "told"), [("kidney_left", [0], True), ("kidney_left", [1, 2], False), ("kidney", [0], False)]
-)
-def test_mirrors_that_exchange_sides_are_warned_of(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, axes: list[int], told: bool
-) -> None:
-    """A bundle that was written for other classes mirrors from left to right."""
-    path = write(tmp_path, [(16, 16, 16)] * 6) / "datalist.json"
-    path.write_text(path.read_text().replace('"object"', f'"{name}"'))
-    options = {**VOLUMES, "patch": [16, 16, 16], "model#inference#window": None, "model#inference#mirror_axes": axes}
-    report, problems = workflow.check(BUNDLE, data=tmp_path, overrides={**SMALL, **options})
-    assert (report.ok, problems) == (True, [])
-    said = "classes are named by side (background, kidney_left), which mirror_axes of [0] exchanges; give "
-    assert (said in caplog.text) is told
-
-
 def test_steps_of_whole_images_drawn_again(tmp_path: Path) -> None:
     data = write(tmp_path, [(16, 16)] * 6)
     options = {"batch_size": 8, "iterations": 3}

@@ -255,3 +255,16 @@ def test_a_volume_is_mended_as_a_whole(tmp_path: Path) -> None:
     expected = Postprocess({"b": {"min_size": 20.0}, "c": {"largest": True}}, NAMES)(plain, affine)
     assert (mended != plain).any()
     np.testing.assert_array_equal(mended, expected)
+
+
+def test_a_choice_for_pictures_that_are_stored_as_volumes() -> None:
+    """What is chosen is what is done: holes of one slice are filled in both."""
+    truth = np.zeros((20, 20, 1), np.int64)
+    truth[4:16, 4:16] = 1
+    guess = truth.copy()
+    guess[8:10, 8:10] = 0
+    choice = Choice(NAMES, None)
+    choice.update(case(guess, truth, affine=np.eye(4)))
+    first, _ = choice.chosen()
+    assert (first.steps, first.after) == (Steps(fill_holes=True), 1.0)
+    np.testing.assert_array_equal(Postprocess({"b": first.steps.plain()}, NAMES)(guess, np.eye(4)), truth)

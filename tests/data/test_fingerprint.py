@@ -10,7 +10,7 @@ import pytest
 from datalists import content, write
 from PIL import Image
 
-from medseg.data.case_facts import QUANTILES, CaseFacts, measure_case
+from medseg.data.case_facts import QUANTILES, CaseFacts, measure_case, quantiles
 from medseg.data.datalist import Datalist, DatalistError
 from medseg.data.fingerprint import Fingerprint, fingerprint
 from medseg.io.images import ImageError
@@ -159,3 +159,16 @@ def test_nothing_labelled_is_said(tmp_path: Path) -> None:
 def test_facts_hold_tuples_after_json() -> None:
     facts = CaseFacts((1, 2), None, "", 1, "uint8", False, ((0.0,),), (), (1,), (1,))
     assert CaseFacts.of(json.loads(json.dumps(facts.__dict__))) == facts
+
+
+@pytest.mark.parametrize("shape", [(400, 400, 5), (512, 512, 8), (200, 200, 21), (1000, 1000, 1), (7, 400, 400)])
+def test_quantiles_are_of_all_slices(shape: tuple[int, ...]) -> None:
+    """With a step that is a multiple of the slices, those of the first slice stood for the whole volume."""
+    draw = np.random.default_rng(0)
+    image = draw.normal(100, 10, shape).astype(np.float32)
+    image[..., 0] -= 1000 if shape[-1] > 1 else 0
+    image[0] += 5
+    (found,) = quantiles(image[None], None, "x")
+    whole = np.quantile(image, QUANTILES)
+    for place in (4, 5, 6, 7):
+        assert found[place] == pytest.approx(whole[place], abs=1)

@@ -261,3 +261,20 @@ def test_channels_in_two_places_are_not_joined(volumes, tmp_path):
     nibabel.save(nibabel.Nifti1Image(np.asarray(nibabel.load(path).dataobj), moved), path)
     with pytest.raises(ExportError, match=r"0/t2.nii.gz: is not where its image t1.nii.gz is"):
         export_decathlon(volumes, tmp_path / "out")
+
+
+@pytest.mark.parametrize("to", EXPORTS)
+def test_numbers_of_cases_are_no_channels(tmp_path, to):
+    """Cases scan_0000 and scan_0002 were called scan and scan-2, the second of which is another one's number."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    entries = []
+    for number in (0, 2):
+        for kind in "il":
+            put(folder, f"{kind}/scan_{number:04d}.nii.gz", np.eye(5, dtype=np.uint8)[..., None])
+        entries.append({"image": f"i/scan_{number:04d}.nii.gz", "label": f"l/scan_{number:04d}.nii.gz"})
+    EXPORTS[to](datalist_of(folder, {"training": entries}), tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out" / "labelsTr").iterdir()) == [
+        "scan_0000.nii.gz",
+        "scan_0002.nii.gz",
+    ]

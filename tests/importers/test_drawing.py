@@ -96,3 +96,11 @@ def test_numbered():
 def test_bad_polygons(polygon):
     with pytest.raises(ImportingError, match=r"here: a polygon is .*, but must be"):
         fill_polygons([polygon], (5, 5), "here")
+
+
+def test_background_is_one_class_however_it_is_spelled():
+    where = Path("f")
+    assert numbered(["Tumor", "Background"], Options(), where) == {0: "Background", 1: "Tumor"}
+    assert numbered(["Background", "Tumor"], Options(classes=("Background", "Tumor")), where)[1] == "Tumor"
+    with pytest.raises(ImportingError, match=r"holds the class 'Background', which --classes does not name"):
+        numbered(["Tumor", "Background"], Options(classes=("background", "Tumor")), where)

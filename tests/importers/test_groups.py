@@ -68,3 +68,9 @@ def test_an_identity_is_hidden_and_stays_the_same():
     assert hidden_identity("Doe^Jane") == hidden_identity("Doe^Jane ")
     assert hidden_identity("Doe^Jane") != hidden_identity("Doe^John")
     assert "Doe" not in hidden_identity("Doe^Jane")
+
+
+def test_names_that_are_spelled_alike_are_told_apart_where_nothing_groups_them():
+    """Two pictures whose names differ by a capital: the proposal ended in a trace."""
+    grouping = propose_groups(cases("a", "b", "B"), "")
+    assert grouping.groups == ["a", "b", "B"]

@@ -232,3 +232,12 @@ def test_labels_that_cannot_be_used_are_left_out(tmp_path):
     assert "numbers of objects?" in reasons["ids.png"]
     assert "compressed with loss" in reasons["lossy.jpg"]
     assert reasons["broken.png_image"] == "its label cannot be used"
+
+
+def test_a_number_of_a_class_that_has_a_name_is_no_other_class():
+    """Of liver, stored as 1, and 4=1, liver became class 2 and what 4 is class 1."""
+    with pytest.raises(ImportingError, match=r"--values 4=1 would make class 1 another one .* say --values 4=liver"):
+        classes([0, 1, 4], Options(values={4: 1}), labels={0: "back", 1: "liver"})
+    made = classes([0, 1, 4], Options(values={4: "liver"}), labels={0: "back", 1: "liver"})
+    assert (made.labels, made.values) == ({0: "back", 1: "liver"}, {0: 0, 1: 1, 4: 1})
+    assert classes([0, 1], Options(values={0: 0}), labels={1: "liver"}).labels == {0: "background", 1: "liver"}

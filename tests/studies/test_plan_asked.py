@@ -142,6 +142,8 @@ def test_a_plan_writes_what_it_is_asked_for(tmp_path: Path, device: Device) -> N
         (["model#inference#window=[8,8]"], "model#inference#window=[8, 8] has 2 edges, the network 3 axes"),
         (["model#inference#overlap=2"], "model#inference: inference overlap is 2; it must be in [0, 1)"),
         (["model#input#spacin=[1,1,1]"], "spacin"),
+        (["model#input#spacing=[1,1]"], "model#input: spacing [1.0, 1.0] is that of volumes; give three numbers"),
+        (["model#inference#mirror_axes=[3]"], "inference mirror_axes names the axis 3, the network has 3; give 0 to 2"),
         (["model#input#plane=axial"], "model#input#plane=axial is of slices, and the network sees images whole"),
         (["model#classes=[a,b]"], "the data and the plan say it; give keys of input, inference, scores, postprocess"),
         (["model#postprocess#bal={largest: true}"], "bal"),

@@ -85,6 +85,21 @@ def test_slices_lie_across_the_longest_edge(edges: tuple[float, ...], plane: str
     assert plan_rules.across([10, 20, 30], None) == [10, 20, 30]
 
 
+@pytest.mark.parametrize(("axis", "plane"), [(0, "sagittal"), (1, "coronal"), (2, "axial")])
+def test_volumes_of_one_slice_are_seen_as_that_slice(axis: int, plane: str) -> None:
+    """By the edges of their voxels, which are longer in the slice, a 2D network saw lines of one pixel."""
+    shape, edges = ([48, 40, 30], [2.0, 2.0, 2.0])
+    shape[axis], edges[axis] = 1, 1.0
+    data = found(*(case(shape=tuple(shape), spacing=tuple(edges)) for _ in range(3)))
+    assert [plan_rules.dimensions(data, asked).value for asked in (None, 2, 3)] == [2, 2, 3]
+    seen = plan_rules.plane(data, 2)
+    assert seen is not None
+    assert seen.value == plane
+    assert plan_rules.across(shape, seen) == [edge for edge in shape if edge > 1]
+    thick = found(case(shape=tuple(shape), spacing=tuple(edges)), case(spacing=tuple(edges)))
+    assert plan_rules.dimensions(thick, None).value == 3
+
+
 def test_slices_are_resampled_in_their_plane_alone() -> None:
     data = found(*(case(spacing=(0.5 * edge, 1.0, 4.0 * edge), shape=(30, 20, 10)) for edge in (1, 1, 2)))
     seen = plan_rules.plane(data, 2)

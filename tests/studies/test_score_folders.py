@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance, compute_surface_dice
+from PIL import Image
 
 from medseg.errors import MedsegError
 from medseg.io.masks import write_mask
@@ -120,9 +121,25 @@ def test_other_values_of_a_prediction_are_refused(tmp_path: Path, value: int) ->
 
 def test_a_negative_value_names_no_class() -> None:
     with pytest.raises(MedsegError, match=r'the truths hold -1, which names no class; .* "ignore": -1'):
-        classes_of_truths({-1, 0, 1})
+        classes_of_truths({"a": {-1, 0}, "b": {1}})
 
 
 def test_too_many_values_are_no_classes() -> None:
     with pytest.raises(MedsegError, match="the truths hold 257 different values: those are no classes"):
-        classes_of_truths(set(range(257)))
+        classes_of_truths({"a": set(range(257))})
+
+
+def test_truths_of_1_and_of_255_are_not_two_classes_without_a_word(tmp_path: Path) -> None:
+    """Half of the cases would score 0 in a class that is the other half's."""
+    mask = np.zeros((6, 7), np.uint8)
+    mask[1:4, 2:5] = 1
+    for name, value in (("a", 1), ("b", 255)):
+        for folder, array in (("ours", mask), ("theirs", mask * value)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(array).save(tmp_path / folder / f"{name}.png")
+    with pytest.raises(
+        MedsegError, match=r"hold 1 \(as a\) or 255 \(as b\), and none holds both: they may be one class"
+    ):
+        score_folders(tmp_path / "ours", tmp_path / "theirs")
+    assert classes_of_truths({"a": {0, 1, 255}, "b": {0, 255}}).names == ["0", "1", "255"]
+    assert classes_of_truths({"a": {0, 1, 255}, "b": {2}}).names == ["0", "1", "2", "255"]

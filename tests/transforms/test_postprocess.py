@@ -89,3 +89,12 @@ def test_against_scikit_image() -> None:
 def test_bad_steps(steps: Any, message: str) -> None:
     with pytest.raises(MedsegError, match=message):
         Postprocess(steps, NAMES)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_holes_of_a_picture_that_is_stored_as_a_volume(mask: Any, axis: int) -> None:
+    """Each hole reaches the border along the axis of one voxel, so that none was filled."""
+    steps = {"one": {"fill_holes": True, "largest": True}}
+    done = Postprocess(steps, NAMES)(np.expand_dims(mask, axis), np.eye(4))
+    np.testing.assert_array_equal(done, np.expand_dims(Postprocess(steps, NAMES)(mask, None), axis))
+    assert done.sum() != mask.sum()

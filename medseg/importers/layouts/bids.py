@@ -22,6 +22,7 @@ __all__ = ["Bids"]
 _KINDS = ("dseg", "mask")
 _OWN_SPACES = ("orig", "native", "individual", "scanner")
 _SHARED = ("sub", "ses", "acq", "run", "task", "echo")
+_OF_IMAGES = (*_SHARED, "space", *("ce", "trc", "stain", "rec", "dir", "mod", "inv", "flip", "mt", "part", "sample"))
 _FILE = "dataset_description.json"
 
 
@@ -94,7 +95,7 @@ def _masks(folder: Folder) -> list[_Name]:
 
 def _kind(mask: _Name, folder: Folder) -> str:
     pipeline = folder.rel(mask.path).split("/")[1]
-    more = [f"{key}-{mask.entities[key]}" for key in ("label", "desc") if key in mask.entities]
+    more = [f"{key}-{value}" for key, value in mask.entities.items() if key not in _OF_IMAGES]  # hemi, atlas, label ...
     return "/".join([pipeline, *more, mask.suffix])
 
 

@@ -2,7 +2,7 @@
 
 Of labels that hold only ids of Cityscapes the 19 classes of the benchmark are taken, the other ids count nowhere
 (https://github.com/mcordts/cityscapesScripts, helpers/labels.py); ``labelTrainIds`` hold those classes already. Labels
-with other ids are of own classes, which a person names. A city is a group.
+with other ids, or hardly one that is a class, are of own classes, which a person names. A city is a group.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Cityscapes(Layout):
                 found.cases.append(Case(key[1], (image,), label, split, key[0]))
         if not found.cases:
             raise ImportingError(f"{shown(folder.root)}: no {_IMAGE} has a label of its name; complete the folder")
-        if not options.values and not options.classes:
+        if not (options.values or options.classes or options.ascending):
             _official(found, end)
         return found
 

@@ -15,7 +15,7 @@ from medseg.errors import shown
 from medseg.importers.drawing import IGNORED, Segment, decode_rle, fill_polygons, numbered, painter
 from medseg.importers.folder import Folder, stem_of
 from medseg.importers.layout import Case, Found, ImportingError, Layout, Options
-from medseg.importers.layouts.pairs import split_of
+from medseg.importers.layouts.pairs import of_no_part, split_of
 
 __all__ = ["Coco"]
 
@@ -46,6 +46,7 @@ class Coco(Layout):
         found.labels = numbered((item["name"] for item in sorted(named, key=lambda c: c["id"])), options, folder.root)
         for path in files:
             _read(folder, path, options, found)
+        found.cases = of_no_part(found.cases)
         return found
 
 
@@ -87,7 +88,7 @@ def _read(folder: Folder, path: Path, options: Options, found: Found) -> None:
     if any(item.get("iscrowd") for item in annotations):
         found.ignore = IGNORED
     for item in listed:
-        image = _image(folder, path, item["file_name"])
+        image = _image(folder, path, item["file_name"].replace("\\", "/"))
         if image is None:
             number = len(folder.called(Path(item["file_name"]).name))
             missing = f"but there {number} times, beside it never" if number else "but no such file"
@@ -105,7 +106,8 @@ def _read(folder: Folder, path: Path, options: Options, found: Found) -> None:
                 segments.append(_segment(name, thing["segmentation"], f"{shown(path)}: object {thing.get('id', '?')}"))
         _check_size(item, path)
         where = f"{path}: {item['file_name']}"
-        label = painter(segments, found.labels, options.order, where, (item.get("width"), item.get("height")))
+        size = (item.get("width"), item.get("height"))
+        label = painter(segments, found.labels, options.order, where, size, found.lost)
         found.cases.append(Case(stem_of(image), (image,), label, split_of(folder.rel(path))))
 
 

@@ -51,7 +51,7 @@ class Cvat(Layout):
         return found
 
     def _image(self, folder: Folder, path: Path, image: ElementTree.Element, options: Options, found: Found) -> None:
-        name = image.get("name", "")
+        name = image.get("name", "").replace("\\", "/")
         places = (path.parent / name, path.parent / "images" / name, folder.root / name)
         file = next((place for place in places if place in folder.images), None)
         anywhere = [each for each in folder.called(Path(name).name) if each in folder.images]
@@ -64,7 +64,7 @@ class Cvat(Layout):
             found.notes.append(f"{name}: {', '.join(flat)} have no area and are not drawn")
         segments = [_segment(shape, f"{shown(path)}: {shown(name)}") for shape in image if shape.tag in _AREAS]
         size = tuple(int(text) if (text := image.get(key, "")).isdigit() else None for key in ("width", "height"))
-        label = painter(segments, found.labels, options.order, f"{path}: {name}", (size[0], size[1]))
+        label = painter(segments, found.labels, options.order, f"{path}: {name}", (size[0], size[1]), found.lost)
         found.cases.append(Case(stem_of(file), (file,), label, split_of(image.get("subset", ""))))
 
 

@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from medseg.errors import shown
-from medseg.importers.dicom_masks import Roi, draw_structures, draw_volume, rois_of, segments_of
+from medseg.errors import few, shown
+from medseg.importers.dicom_masks import Roi, draw_structures, draw_volume, is_striped, rois_of, segments_of
 from medseg.importers.drawing import numbered
 from medseg.importers.folder import Folder, stem_of
 from medseg.importers.groups import hidden_identity
@@ -69,7 +69,7 @@ class Dicom(Layout):
             for path in series[uid]
         }
         chosen = {uid: _chosen(masks, folder, options, found) for uid, masks in by_series.items()}
-        rois = {path: _rois(path, heads[path]) for masks in chosen.values() for path in masks}
+        rois = {path: _rois(folder, path, heads[path], found) for masks in chosen.values() for path in masks}
         named = list(dict.fromkeys(roi.name for several in rois.values() for roi in several))
         found.labels = numbered(named, options, folder.root)
         codes = {roi.name: roi.code for several in rois.values() for roi in several if roi.code}
@@ -80,7 +80,7 @@ class Dicom(Layout):
             files = sorted(series[uid])
             for path in masks:
                 _check_frame(path, heads[path], heads[files[0]], options, folder)
-            label = _drawer(masks, rois, heads, found.labels, options)
+            label = _drawer(masks, rois, heads, found, options)
             head = heads[files[0]]
             group = hidden_identity(str(head.get("PatientID") or head.get("StudyInstanceUID")))
             home = _home(files, folder)
@@ -147,8 +147,13 @@ def _chosen(masks: Sequence[Path], folder: Folder, options: Options, found: Foun
     return fitting
 
 
-def _rois(path: Path, head: Any) -> list[Roi]:
-    return segments_of(path) if head.get("Modality") == "SEG" else rois_of(path)
+def _rois(folder: Folder, path: Path, head: Any, found: Found) -> list[Roi]:
+    """Return what a segmentation draws; markers of points, such as an isocentre, are no class, and told."""
+    every = segments_of(path) if head.get("Modality") == "SEG" else rois_of(path)
+    markers = [roi.name for roi in every if not roi.area]
+    if markers:
+        found.notes.append(f"{folder.rel(path)}: {', '.join(map(shown, markers))}: points without an area, not drawn")
+    return [roi for roi in every if roi.area]
 
 
 def _check_frame(path: Path, head: Any, image: Any, options: Options, folder: Folder) -> None:
@@ -164,7 +169,7 @@ def _check_frame(path: Path, head: Any, image: Any, options: Options, folder: Fo
 
 
 def _drawer(
-    masks: Sequence[Path], rois: dict[Path, list[Roi]], heads: dict[Path, Any], labels: dict[int, str], options: Options
+    masks: Sequence[Path], rois: dict[Path, list[Roi]], heads: dict[Path, Any], found: Found, options: Options
 ) -> Draw:
     readers = [
         partial(draw_volume if heads[path].get("Modality") == "SEG" else draw_structures, path, rois[path])
@@ -175,6 +180,12 @@ def _drawer(
         from medseg.importers.drawing import paint
 
         segments = [segment for read in readers for segment in read(image)]
-        return paint(segments, image.shape, labels, options.order, masks[0])
+        striped = [shown(str(each.name)) for each in segments if is_striped(each.draw(image.shape))]
+        if striped:
+            found.notes.append(
+                f"{shown(masks[0].name)}: {few(striped)}: drawn in no two slices that follow each other; where "
+                "structures go through those between, interpolate their contours with the program that drew them"
+            )
+        return paint(segments, image.shape, found.labels, options.order, masks[0], found.lost)
 
     return draw

@@ -58,7 +58,7 @@ class Labelme(Layout):
             segments = [_segment(shape, path) for shape in shapes[path] if shape["label"] != "_background_"]
             content = folder.read_json(path)
             size = (content.get("imageWidth"), content.get("imageHeight"))
-            label = painter(segments, found.labels, options.order, path, size)
+            label = painter(segments, found.labels, options.order, path, size, found.lost)
             found.cases.append(Case(path.stem, (picture,), label, files=(path,)))
         return found
 

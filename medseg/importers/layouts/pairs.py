@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from medseg.errors import shown
@@ -10,7 +12,7 @@ from medseg.importers.folder import Folder, stem_of
 from medseg.importers.layout import Case, Found, ImportingError, Layout, Options, Question
 from medseg.importers.pairing import Rule, is_image, is_label, rules_between, rules_within, words
 
-__all__ = ["Pairs", "split_of"]
+__all__ = ["Pairs", "of_no_part", "split_of"]
 
 _SPLITS = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
@@ -21,6 +23,18 @@ _SPLITS = {
 def split_of(place: str) -> str:
     """Return the list that the folders of a relative path name: training, where they name none."""
     return next((_SPLITS[word] for word in words(place) if word in _SPLITS), "training")
+
+
+def of_no_part(cases: Sequence[Case]) -> list[Case]:
+    """Return cases for training where names put none there: then it is the name of the whole folder, not of a part.
+
+    Args:
+        cases: those without a label stay where they are.
+    """
+    labelled = [case for case in cases if case.label is not None]
+    if any(case.split == "training" for case in labelled):
+        return list(cases)
+    return [replace(case, split="training") if case.label is not None else case for case in cases]
 
 
 class Pairs(Layout):
@@ -60,8 +74,7 @@ class Pairs(Layout):
                 name = f"{place}/{stem}" if several and place != "." else stem
                 found.cases.append(Case(name, (image,), label, split))
                 labelled.add(image)
-        if all(case.split != "training" for case in found.cases):  # the name of the whole folder, not of a part
-            found.cases = [Case(c.name, c.images, c.label) for c in found.cases]
+        found.cases = of_no_part(found.cases)
         self._unlabelled(folder, rules, found, labelled)
         return found
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from medseg.errors import shown
 from medseg.importers.folder import Folder
 from medseg.importers.layout import Case, Found, ImportingError, Layout, Options, Question
-from medseg.importers.layouts.pairs import split_of
+from medseg.importers.layouts.pairs import of_no_part, split_of
 from medseg.importers.pairing import is_label, part_of, words
 
 __all__ = ["Patients"]
@@ -86,6 +86,7 @@ class Patients(Layout):
                 continue
             images = tuple(held[part] for part in channels)
             found.cases.append(Case(folder.rel(place), images, label, split, folder.rel(place)))
+        found.cases = of_no_part(found.cases)
         return _joined(found)
 
 
@@ -105,11 +106,8 @@ def _patient(place: str) -> str:
     if match:
         return match[0]
     timed = _TIMED.fullmatch(place)
-    if (
-        not timed
-        or split_of(timed["patient"]) != "training"
-        or words(timed["patient"])[-1:] in (["train"], ["training"])
-    ):
+    last = words(timed["patient"])[-1:] if timed else []
+    if not timed or split_of(" ".join(last)) != "training" or last in (["train"], ["training"]):
         return place
     return timed["patient"]
 

@@ -1,7 +1,8 @@
 """QuPath's GeoJSON: one file of annotations beside each picture, called as the picture.
 
 Export "Objects as GeoJSON" (https://qupath.readthedocs.io): polygons in pixels of the full picture, with holes; the
-classification is the class. Objects without one are named and left out.
+classification is the class. Objects without one are named and left out; what lies in QuPath's own class ``Ignore*``
+counts nowhere (255).
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from typing import Any
 import numpy as np
 
 from medseg.errors import counted, shown
-from medseg.importers.drawing import Mask, Segment, fill_polygons, numbered, painter
+from medseg.importers.drawing import IGNORED, Mask, Segment, fill_polygons, numbered, painter
 from medseg.importers.folder import Folder, stem_of
 from medseg.importers.layout import Case, Found, ImportingError, Layout, Options
 
 __all__ = ["Qupath"]
+
+_IGNORE = "Ignore*"
 
 
 class Qupath(Layout):
@@ -42,6 +45,9 @@ class Qupath(Layout):
                 found.left_out[path] = f"called as {names_of}; call it as one of them with its suffix"
         features = {path: _features(path) for path in pairs}
         names = sorted({name for several in features.values() for feature in several if (name := _class(feature))})
+        if _IGNORE in names:
+            names.remove(_IGNORE)
+            found.ignore = IGNORED
         found.labels = numbered(names, options, folder.root)
         colours = {_class(f): _colour(f) for several in features.values() for f in several}
         found.colours = {index: colour for index, name in found.labels.items() if (colour := colours.get(name))}
@@ -56,7 +62,8 @@ class Qupath(Layout):
                 found.notes.append(
                     f"{folder.rel(path)}: {counted(without, 'object')} without a classification not drawn"
                 )
-            found.cases.append(Case(stem_of(image), (image,), painter(segments, found.labels, options.order, path)))
+            label = painter(segments, found.labels, options.order, path, lost=found.lost)
+            found.cases.append(Case(stem_of(image), (image,), label))
         return found
 
 
@@ -124,4 +131,4 @@ def _segment(name: str, geometry: Any, where: str) -> Segment:
             whole |= fill_polygons(polygon[:1], canvas, where, polygon[1:])
         return whole
 
-    return Segment(name, draw)
+    return Segment(None if name == _IGNORE else name, draw)

@@ -1,7 +1,8 @@
 """Pascal VOC: ``JPEGImages``, ``SegmentationClass`` (palette or coloured PNG) and lists in ``ImageSets/Segmentation``.
 
-255 is the border and counts nowhere, as in VOC. Class names come from a file beside the folders (``class_names.txt``,
-``labels.txt``, ``labelmap.txt``, ``class_colors.csv``): data laid out so are seldom VOC's own.
+255 is the border and counts nowhere, as in VOC; where it is never beside an object, a person is asked. Class names
+come from a file beside the folders (``class_names.txt``, ``labels.txt``, ``labelmap.txt``, ``class_colors.csv``): data
+laid out so are seldom VOC's own.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Voc(Layout):
             said = "no such folders" if not places else f"{len(places)} times ({', '.join(map(folder.rel, places))})"
             raise ImportingError(f"{shown(folder.root)}: JPEGImages and SegmentationClass: {said}; name one folder")
         place = places[0]
-        found = Found(self.name, "said so", [], ignore=_VOID)
+        found = Found(self.name, "said so", [], ignore=_VOID, ignore_is_usual=True)
         split_of = _lists(place, found)
         labels = {stem_of(p): p for p in folder.images if p.parent == place / "SegmentationClass"}
         for image in (path for path in folder.images if path.parent == place / "JPEGImages"):

@@ -1,8 +1,9 @@
 """Distances between predicted and true surfaces: HD95, ASSD and NSD, in millimetres with the image's own spacing.
 
-The surface of a mask are its voxels with a face neighbour outside of it; outside of the image is outside. From each of
-them runs a distance, centre to centre, to the nearest one of the other surface. These are MONAI's definitions, which
-tests compare; scipy's trees give the distances in half the time of MONAI's distance maps, and need no map of the whole
+The surface of a mask are its voxels with a face neighbour outside of it; outside of the image is outside, but along an
+axis of one voxel, as of a picture that is stored as a volume, there is no outside. From each of them runs a distance,
+centre to centre, to the nearest one of the other surface. These are MONAI's definitions, which tests compare, but for
+that axis; scipy's trees give the distances in half the time of MONAI's distance maps, and need no map of the whole
 image where one stray voxel lies far off.
 
 - ``hd95``: the 95th percentile of the distances from the prediction and of those from the truth; the larger of the two
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
 
+from medseg.affines import single_axes
 from medseg.errors import MedsegError
 from medseg.metrics.physical import Steps, Unit, chosen_classes, cut_masks, diagonal
 from medseg.metrics.score import Pooled, Score, ScoredCase
@@ -88,13 +90,16 @@ class Distances(Score):
         """Count a case."""
         steps = self.unit.steps(case)
         found = {column: [math.nan] * len(self.class_names) for column in self.columns}
+        single = single_axes(case.label.shape)
         for index, guess, truth in cut_masks(case, self.classes, self.ignore_index):
             there = int(guess.any()) + int(truth.any())
             if there == 1:
                 farthest = diagonal(case.label.shape, steps)
                 values = farthest, farthest, 0.0
             elif there == 2:
-                values = surface_scores(*surface_distances(guess, truth, steps), self.tolerance)
+                ours, theirs = guess.squeeze(single), truth.squeeze(single)
+                apart = surface_distances(ours, theirs, np.delete(steps, single, axis=0))
+                values = surface_scores(*apart, self.tolerance)
             else:
                 continue
             for column, value in zip(self.columns, values, strict=True):

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from medseg.importers.layout import ImportingError, Question
@@ -101,3 +103,26 @@ def test_a_mask_in_the_space_of_another_image(bids, bring, left_out):
     assert len(made.found.cases) == 2
     assert left_out(made)[place] == "lies in the space of FLAIR, which is no channel of its image"
     assert [case.name for case in bring(output="two", images="FLAIR").found.cases] == ["sub-09"]
+
+
+def test_halves_and_atlases_are_kinds_of_masks(bids, bring):
+    """Each was the whole label of a further case of the same image, which says of the other half that it is nothing."""
+    for subject in ("01", "02", "03"):
+        for part in ("hemi-L", "hemi-R"):
+            bids.volume(f"derivatives/halves/sub-{subject}/anat/sub-{subject}_{part}_mask.nii.gz", label=True)
+    with pytest.raises(Question, match=r"has masks of 3 kinds \(.*halves/hemi-L/mask, halves/hemi-R/mask"):
+        bring()
+    made = bring(labels="hemi-L")
+    assert [Path(entry["label"]).name for entry in made.datalist.training] == [
+        f"sub-{subject}_hemi-L_mask.nii.gz" for subject in ("01", "02", "03")
+    ]
+
+
+def test_an_image_with_two_masks_of_one_kind_is_no_two_cases(bids, bring):
+    for run in ("1", "2"):
+        bids.volume(f"derivatives/manual/sub-03/anat/sub-03_run-{run}_label-lesion_mask.nii.gz", label=True)
+    with pytest.raises(
+        ImportingError,
+        match=r"sub-03_T1w.nii.gz is annotated 2 times \(.*run-1_label-lesion_mask.nii.gz, .*run-2_.*\), and a case",
+    ):
+        bring()

@@ -39,3 +39,15 @@ def test_nothing_fits(make, bring):
     make.label("a/y_gtFine_labelIds.png")
     with pytest.raises(ImportingError, match=r"no _leftImg8bit.png has a label of its name"):
         bring()
+
+
+@pytest.mark.parametrize("values", [(0, 1), tuple(range(11))])
+def test_small_numbers_are_own_classes(make, bring, values):
+    """Cityscapes calls 0 to 6 no class: all of two classes, and most of eleven, counted nowhere without a word."""
+    place(make, values)
+    with pytest.raises(
+        Question, match=r"labels hold 0, 1.* count nowhere in cityscapes; if these are classes of your own"
+    ):
+        bring()
+    made = bring(ascending=True).datalist
+    assert (made.num_classes, made.ignore_index, made.values) == (len(values), None, {})

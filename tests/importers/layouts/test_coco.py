@@ -130,3 +130,38 @@ def test_boxes_alone(coco, bring):
         "drawn labels without an object, background throughout: 1 of 2",
         "every label that holds class 1 (cell) is in fold 0: with it as test nothing is trained on that",
     ]
+
+
+def test_objects_that_leave_no_pixel_are_counted(coco, bring):
+    """A line of two points, and an object between the centres of pixels; b.png is without a word of it."""
+    coco(item(3), item(3, [[1, 1, 2, 2]]), item(7, [[4.6, 4.6, 5.4, 4.6, 5.4, 5.4]]), item(7, image=1))
+    assert "objects that cover no pixel's centre, or have no outline, are in no label: 1 of cell, 1 of rim" in (
+        bring().found.notes
+    )
+
+
+def test_names_of_files_as_windows_writes_them(coco, bring):
+    coco(item(3), item(7, image=1), images=("images\\a.png", "images\\b.png"))
+    assert [entry["image"] for entry in bring().datalist.training] == [
+        "../source/images/a.png",
+        "../source/images/b.png",
+    ]
+
+
+def test_a_class_that_counts_nowhere_beside_crowds(coco, bring):
+    """Of crowds, which are drawn as 255, it was said that no class is called so."""
+    crowd = item(3, {"counts": [0, 12, 180], "size": [12, 16]}, iscrowd=1)
+    coco(item(3), crowd, item(7, image=1))
+    made = bring(values={2: "ignore"})
+    assert (made.datalist.class_names, made.datalist.ignore_index) == (["background", "cell"], 255)
+    assert [sorted(np.unique(label(made, number))) for number in (0, 1)] == [[0, 1, 255], [0, 255]]
+
+
+@pytest.mark.parametrize(("names", "lists"), [(("val.json",), [2, 0]), (("train.json", "val.json"), [1, 1])])
+def test_one_part_alone_is_the_whole(coco, bring, names, lists):
+    """Of a validation file alone nothing was for training."""
+    for number, name in enumerate(names):
+        images = ("a.png", "b.png") if len(names) == 1 else (("a.png", "b.png")[number],)
+        coco(item(3), name=name, images=images)
+    made = bring().datalist
+    assert [len(made.training), len(made.validation)] == lists

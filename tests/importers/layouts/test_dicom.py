@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pydicom
 import pytest
-from dicom_series import AXIAL, OBLIQUE, ORIGIN, write_series
+from dicom_series import AXIAL, OBLIQUE, ORIGIN, tags, write_series
 from dicom_tools import run, tool
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
@@ -94,6 +94,20 @@ def test_a_seg_that_dcmqi_wrote(make, bring, tmp_path, turn, spacing, step):
     np.testing.assert_array_equal(label.array[tuple(voxels.T)], found)
 
 
+def test_what_lies_outside_of_its_series_is_not_cut_off(dcmqi, make, bring):
+    """The liver of three slices, of which one was lost, would have become the liver of two."""
+    shutil.copytree(dcmqi / "ct-3slice", make.root / "ct-3slice")
+    shutil.copyfile(dcmqi / "liver.dcm", make.root / "liver.dcm")
+    ((_, label),) = masks(bring(output="whole")).values()
+    whole = np.count_nonzero(label.array)
+    (make.root / "ct-3slice" / "01.dcm").unlink()
+    lost = min(np.count_nonzero(label.array[..., end]) for end in (0, 2))
+    with pytest.raises(ImportingError, match=r"liver.dcm: \d+ of its \d+ voxels lie outside of its series of 2") as e:
+        bring()
+    assert str(whole) in str(e.value)
+    assert lost > 0
+
+
 def test_a_series_is_its_folder(dcmqi, bring):
     made = bring(source=dcmqi, labels="liver.dcm")
     named = [entry["image"] for entry in made.datalist.training]
@@ -164,6 +178,22 @@ def structures(real_data, make):
     return change
 
 
+def write_seg(folder, slices, target):
+    """Write a SEG of one segment that fills some slices, from the foot upwards."""
+    import highdicom
+
+    images = sorted(map(pydicom.dcmread, folder.iterdir()), key=lambda image: float(image.ImagePositionPatient[2]))
+    tissue = highdicom.sr.CodedConcept("85756007", "SCT", "Tissue")
+    described = highdicom.seg.SegmentDescription(
+        1, "c1", tissue, tissue, highdicom.seg.SegmentAlgorithmTypeValues.MANUAL
+    )
+    mask = np.zeros((len(images), images[0].Rows, images[0].Columns), np.uint8)
+    mask[slices, 2:9, 3:12] = 1
+    kind = highdicom.seg.SegmentationTypeValues.BINARY
+    uids = [highdicom.UID(), 1, highdicom.UID(), 1]
+    highdicom.seg.Segmentation(images, mask, kind, [described], *uids, "m", "m", "1", "1").save_as(target)
+
+
 def contour(points, kind="CLOSED_PLANAR"):
     item = Dataset()
     item.ContourGeometricType = kind
@@ -203,6 +233,47 @@ def test_contours(structures, bring):
     assert image.affine[2, 3] + second * image.affine[2, 2] == pytest.approx(65)
     np.testing.assert_array_equal(label.array[..., second] == 1, expected)
     assert not label.array[..., 1 - second].any()
+
+
+def test_a_contour_that_is_there_twice_is_no_hole_of_itself(structures, bring):
+    """As an odd number of contours counts, the region vanished from its slice."""
+
+    def change(head):
+        head.ROIContourSequence[0].ContourSequence = Sequence([square(-10, 10, 65), square(-10, 10, 65)])
+
+    structures(change)
+    ((_, label),) = masks(bring(any_frame=True)).values()
+    assert np.count_nonzero(label.array) == pytest.approx((20 / 0.48828) ** 2, rel=0.05)
+
+
+def test_a_region_of_every_second_slice_is_told(make, bring):
+    """A program would interpolate it; here the slices between are background."""
+    pytest.importorskip("highdicom", reason="DICOM SEG needs highdicom; pip install 'medseg[dicom]'")
+    folder = write_series(
+        make.root / "case" / "image", [2.0 * n for n in range(7)], tags(SpacingBetweenSlices=["2"] * 7), turn=AXIAL
+    )
+    write_seg(folder, np.arange(7) % 2 == 1, folder.parent / "seg.dcm")
+    made = bring()
+    assert any("seg.dcm: c1: drawn in no two slices that follow each other" in note for note in made.found.notes)
+    write_seg(folder, np.arange(7) > 2, folder.parent / "seg.dcm")
+    assert not any("no two slices" in note for note in bring(output="whole").found.notes)
+
+
+def test_a_marker_is_no_class(structures, bring):
+    """An isocentre became a class that no voxel has."""
+
+    def change(head):
+        marker, roi = Dataset(), Dataset()
+        marker.ReferencedROINumber = roi.ROINumber = 99
+        roi.ROIName = "ISO"
+        marker.ContourSequence = Sequence([contour([(0, 0, 65)], "POINT")])
+        head.ROIContourSequence.append(marker)
+        head.StructureSetROISequence.append(roi)
+
+    structures(change)
+    made = bring(any_frame=True)
+    assert made.datalist.class_names == ["background", "ROI-1"]
+    assert "rt.dcm: ISO: points without an area, not drawn" in made.found.notes
 
 
 @pytest.mark.parametrize(

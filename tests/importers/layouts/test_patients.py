@@ -68,3 +68,14 @@ def test_one_patient_at_several_times(make, bring, places, groups):
             for entry in made.datalist.training} == dict(zip(places, groups, strict=True))  # fmt: skip
     together = len(set(groups)) < len(groups)
     assert made.grouping.how.startswith("a patient's folders together" if together else "one folder a patient")
+
+
+def test_a_study_whose_name_says_test(make, bring):
+    """Visits of TS-01 and TS-02, of tuberous sclerosis, were all of the test list."""
+    for patient in ("TS-01", "TS-02"):
+        for visit in ("visit1", "visit2"):
+            make.volume(f"{patient}/{visit}/t1.nii.gz")
+            make.volume(f"{patient}/{visit}/seg.nii.gz", label=True)
+    made = bring().datalist
+    assert (len(made.training), len(made.test)) == (4, 0)
+    assert sorted({entry["group"] for entry in made.training}) == ["TS-01", "TS-02"]

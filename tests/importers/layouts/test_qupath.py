@@ -78,3 +78,12 @@ def test_two_pictures_of_one_name(qupath, make, bring, left_out):
     assert left_out(made)["a.geojson"] == "called as a.bmp, a.png; call it as one of them with its suffix"
     (make.root / "a.geojson").rename(make.root / "a.png.geojson")
     assert [entry["image"] for entry in bring(output="two").datalist.training] == ["../source/a.png", "../source/b.png"]
+
+
+def test_what_qupath_ignores_counts_nowhere(qupath, bring):
+    """It was a class to learn; an object on it stays."""
+    qupath(feature("Polygon", [OUTER], "Ignore*"), feature("Polygon", [HOLE]))
+    made = bring()
+    assert (made.datalist.labels, made.datalist.ignore_index) == ({0: "background", 1: "Tumor"}, 255)
+    found = read_image(made.datalist.absolute(made.datalist.training[0])["label"], label=True).array
+    assert (found[1, 1], found[4, 4], found[0, 0]) == (255, 1, 0)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medseg.importers.layout import ImportingError
+from medseg.importers.layout import ImportingError, Question
 
 
 @pytest.fixture
@@ -54,3 +54,18 @@ def test_real(bring, real_data, place, count):
     assert len(made.found.cases) == count
     assert made.datalist.class_names[:2] == ["background", "aeroplane"]
     assert made.datalist.ignore_index == 255
+
+
+@pytest.mark.parametrize("values", [[(0, 255)] * 3, [(0, 1), (0, 1), (0, 255)]])
+def test_masks_of_255_are_no_border_without_a_question(voc, bring, values):
+    """All objects, or those of one picture in three, counted nowhere."""
+    voc.text("VOC/class_names.txt", "background\ncell\n")
+    for number, held in enumerate(values):
+        voc.label(f"VOC/SegmentationClass/{number}.png", values=held)
+    with pytest.raises(Question, match=r"255 counts nowhere in voc.* say --values 255=cell if it is the object") as e:
+        bring()
+    assert e.value.proposal == "255=cell"
+    made = bring(values={255: "cell"}).datalist
+    assert (made.class_names, made.values[255], made.ignore_index) == (["background", "cell"], 1, None)
+    made = bring(output="other", values={255: "ignore"}).datalist
+    assert (made.class_names, made.ignore_index) == (["background", "cell"], 255)

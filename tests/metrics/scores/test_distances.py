@@ -228,3 +228,21 @@ def test_a_header_without_size_is_refused() -> None:
     volume = np.ones((2, 2, 2), np.int64)
     with pytest.raises(MedsegError, match=r"a has the spacing \(1.0, 0.0, 1.0\); correct its header"):
         Distances(NAMES).update(case(volume, volume, (1, 0, 1)))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_picture_that_is_stored_as_a_volume_has_the_distances_of_a_picture(axis: int) -> None:
+    """As a volume of one slice all of a mask is surface: its NSD was 0.94 where that of its outline is 0.29."""
+    x, y = np.mgrid[:60, :60]
+    pair = [((x - at) ** 2 + (y - 30) ** 2 < 400).astype(np.int64) for at in (33, 30)]
+    picture = scored(*pair, tolerance=1.0)
+    spacing = np.insert([0.5, 0.5], axis, 7.0)
+    volume = scored(*(np.expand_dims(each, axis) for each in pair), spacing.tolist(), tolerance=0.5)
+    assert picture["nsd"][1] == pytest.approx(2 / 7)
+    for key, factor in (("hd95", 0.5), ("assd", 0.5), ("nsd", 1)):
+        assert volume[key][1] == pytest.approx(factor * picture[key][1])
+
+
+def test_a_lone_voxel_is_its_own_surface() -> None:
+    one = np.ones((1, 1, 1), np.int64)
+    assert scored(one, one, (1.0, 1.0, 1.0))["hd95"][1] == 0
