@@ -272,10 +272,12 @@ def merge(outputs: Iterator[Tensor], grid: WindowGrid, weight: Tensor) -> Iterat
     Of each window the part that later ones overlap is kept, as weighted sums, axis by axis from the fastest: along the
     slowest axis it is the overlap with what lies across, along the others less. What no later window reaches is done.
     The sums are MONAI's, added in another order; an overlap that would take more than `_FULL` bytes is kept in half
-    precision, which moves a logit by 2e-3 of the windows' largest there at most. Memory's speed is what takes the time: on
-    a CPU windows are gone through by some planes at a time, and what is weighted is added to what was kept and put where
-    it belongs in one go. Memory is taken once: many pieces of many sizes would leave holes. All of it is laid out as the
-    network lays out its logits, on a CPU the classes of a voxel side by side: to turn them round takes longer than that.
+    precision, which moves a logit by 2e-3 of the windows' largest there at most.
+
+    Memory's speed is what takes the time. On a CPU windows are gone through by some planes at a time, and what is
+    weighted is added to what was kept and put where it belongs in one go. Memory is taken once: many pieces of many
+    sizes would leave holes. All of it is laid out as the network lays out its logits, on a CPU the classes of a voxel
+    side by side: to turn them round takes longer than all else.
 
     Args:
         outputs: of the windows, in the grid's order, without padding.
