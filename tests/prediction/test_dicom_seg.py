@@ -199,6 +199,23 @@ def test_the_same_voxels_of_another_meaning_are_another_object(tmp_path, changed
         assert once.SeriesInstanceUID == other.SeriesInstanceUID
 
 
+@pytest.mark.parametrize("kind", ["segmentation", "structures"])
+def test_labels_that_a_tag_cannot_hold_stay_apart(tmp_path, kind):
+    """What reads labels, as our import does, would take two of the same 64 characters for one class."""
+    long = "the part of the liver that drains into the left hepatic vein, segment "
+    segments = segments_of(description())
+    named = [long + "2", long + "3", "left\\upper\n lobe"]
+    segments = [replace(each, label=label) for each, label in zip(segments, named, strict=True)]
+    slices = read_slices(series(tmp_path / "s"))
+    write_object = segmentation if kind == "segmentation" else structure_set
+    save(write_object(mask_of(slices.shape), slices, segments, ALGORITHM, where="a series"), tmp_path / "made.dcm")
+    made = pydicom.dcmread(tmp_path / "made.dcm")
+    items, tag = (
+        (made.SegmentSequence, "SegmentLabel") if kind == "segmentation" else (made.StructureSetROISequence, "ROIName")
+    )
+    assert [item[tag].value for item in items] == [f"{long[:60]} (1)", f"{long[:60]} (2)", "left/upper lobe"]
+
+
 def test_a_mask_without_a_voxel(tmp_path, capfd):
     folder = series(tmp_path / "s")
     seg = write(folder, np.zeros((24, 16, 6), np.uint8), tmp_path / "seg.dcm")
@@ -240,6 +257,28 @@ def test_tags_that_are_missing_or_wrong(tmp_path, caplog, capfd):
     assert (seg.PatientBirthDate, seg.PatientSex, seg.StudyDate) == (None, None, None)
     assert str(pydicom.dcmread(tmp_path / "seg.dcm").PatientName) == "Müller-Geheim^^^^^^^^"
     assert "Geheim" not in caplog.text + "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PatientBirthDate", "19500000"),
+        ("PatientBirthDate", "00000000"),
+        ("StudyDate", "20240231"),
+        ("StudyTime", "2560"),
+    ],
+)
+def test_a_day_that_is_none_costs_no_mask(tmp_path, name, value):
+    """Of a year alone, archives and programs that take names out make such dates."""
+
+    def change(number, data):
+        with pydicom.config.disable_value_validation():
+            setattr(data, name, value)
+
+    folder = series(tmp_path / "s", change=change)
+    seg = write(folder, mask_of((24, 16, 6)), tmp_path / "seg.dcm")
+    assert seg[name].value is None
+    assert seg.PatientID == next(iter(read_slices(folder).heads.values())).PatientID
 
 
 def test_a_source_that_cannot_be_referred_to(tmp_path):
