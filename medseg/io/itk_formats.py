@@ -38,6 +38,12 @@ _MOST_SAID = 200
 _ITK_PLACE = re.compile(r"^.*?(?:ITK ERROR|itk::ERROR): \w+\(0x[0-9a-f]+\): ", re.DOTALL)
 _SPACINGS = {"spacings", "spacedirections", "elementspacing", "elementsize"}
 _PLACES = {"space", "transformmatrix", "rotation", "orientation", "offset", "position", "origin"}
+_PATIENT = {
+    "ras",
+    "las",
+    "lps",
+    *(f"{side}-superior" for side in ("right-anterior", "left-anterior", "left-posterior")),
+}
 _CHUNK = 1 << 20
 _AXES = ("domain", "space", "time", "list", "???", "none")  # kinds of an axis that is no vector and no colour
 _FRAMES = ":multivolume.frameidentifyingdicomtagname"  # what 3D Slicer states of a series of volumes
@@ -146,9 +152,16 @@ def _geometry_notes(fields: Mapping[str, str]) -> tuple[str, ...]:
     """Say what a header leaves open of where its volume lies; ITK fills that with voxels of 1 mm at the origin."""
     if not fields.keys() & _SPACINGS:
         return ("states neither spacing nor place: voxels of 1 mm, and left and right, are a guess",)
+    notes = []
+    space = fields.get("space", "")
     if not fields.keys() & _PLACES:
-        return ("does not say where it lies (no space): left and right are a guess",)
-    return ()
+        notes.append("does not say where it lies (no space): left and right are a guess")
+    elif space and space.lower() not in _PATIENT:  # of a scanner, or but an order of axes; ITK takes its axes for LPS
+        notes.append(f"lies in no patient's space ({shown(space[:40])}): left and right are a guess")
+    units = {unit for unit in re.findall(r'"([^"]*)"', fields.get("spaceunits", "")) if unit} - {"mm", "millimeter"}
+    if units:
+        notes.append(f"states lengths in {shown(min(units)[:20])}; they are taken as mm")
+    return tuple(notes)
 
 
 def _decode(path: Path) -> tuple[npt.NDArray[Any], int, Affine]:

@@ -179,9 +179,7 @@ def test_predictions_of_two_models_with_other_classes(scored: Path, tmp_path: Pa
     one, other = ({**record["made_by"][0], "masks": [name]} for name in (first, second))
     other |= {"weights": "0" * 64, "classes": ["background", "spleen", "left kidney", "right kidney"]}
     (masks / "medseg_masks.json").write_text(json.dumps({**record, "made_by": [one, other]}))
-    with pytest.raises(
-        MedsegError, match=r"whose classes are not the same \(nothing, low, high; background, spleen"
-    ):
+    with pytest.raises(MedsegError, match=r"whose classes are not the same \(nothing, low, high; background, spleen"):
         make_report(masks, tmp_path / "report.html")
     (masks / second).unlink()  # masks that are gone are of no class
     assert "spleen" not in make_report(masks, tmp_path / "report.html").read_text()
