@@ -127,18 +127,25 @@ def draw_volume(path: Path, rois: Sequence[Roi], image: ImageFile) -> list[Segme
     seg = _segmentation(path)
     lps = (LPS_TO_RAS @ grid)[:, [2, 1, 0, 3]]  # highdicom's axes are slices, rows, columns
     shape = tuple(image.shape)[::-1]
+    one = str(seg.SegmentationType) == "LABELMAP"  # of which highdicom would split off numbers above 255 as others
     try:
         with quiet():
             geometry = highdicom.VolumeGeometry(lps, shape, "PATIENT")
-            volume = seg.get_volume(combine_segments=False, allow_missing_positions=True, rtol=0.02)
-            array = volume.match_geometry(geometry, tol=_TOLERANCE).array
+            volume = seg.get_volume(combine_segments=one, allow_missing_positions=True, rtol=0.02)
+            array = np.asarray(volume.match_geometry(geometry, tol=_TOLERANCE).array)
     except Exception as error:
         raise ImportingError(
             f"{shown(path)}: does not lie on the grid of its series ({_brief(error)}); resample it to the series"
         ) from error
-    masks: npt.NDArray[Any] = np.asarray(array).transpose(2, 1, 0, 3) > 0
+    if one:
+        return [_of_map(roi, array.transpose(2, 1, 0)) for roi in rois]
+    masks: npt.NDArray[Any] = array.transpose(2, 1, 0, 3) > 0
     names = {int(number): place for place, number in enumerate(seg.segment_numbers)}
     return [_solid(roi.name, masks[..., names[roi.number]]) for roi in rois]
+
+
+def _of_map(roi: Roi, numbers: npt.NDArray[Any]) -> Segment:
+    return Segment(roi.name, lambda shape: numbers == roi.number)
 
 
 def _solid(name: str, mask: Mask) -> Segment:

@@ -93,6 +93,23 @@ def test_round_trip_through_the_import(tmp_path, kind):
         np.testing.assert_array_equal(segment.draw(image.shape), mask == index)
 
 
+@pytest.mark.parametrize("kind", ["binary", "labelmap"])
+def test_more_segments_than_a_byte_counts(tmp_path, kind):
+    """Of a label map, segment 1 was imported with the voxels of 257."""
+    folder = series(tmp_path / "s")
+    image, first = read_image(folder), segments_of(description())[0]
+    mask = np.zeros(image.shape, np.uint16)
+    mask.flat[:900:3] = np.arange(1, 301)
+    segments = [replace(first, number=number, index=number, label=f"s{number}") for number in range(1, 301)]
+    made = segmentation(mask, read_slices(folder), segments, ALGORITHM, where="a series", kind=kind)
+    save(made, tmp_path / "seg.dcm")
+    rois = imported(tmp_path / "seg.dcm")
+    found = np.zeros(image.shape, np.uint16)
+    for segment, roi in zip(draw_volume(tmp_path / "seg.dcm", rois, image), rois, strict=True):
+        found += segment.draw(image.shape).astype(np.uint16) * np.uint16(roi.number)
+    np.testing.assert_array_equal(found, mask)
+
+
 def test_frames_of_a_multi_frame_source(tmp_path):
     """The source's frames lie in no order; each frame written refers to the one of its place."""
     folder = series(tmp_path / "s", distances=(0, 2, 4, 6, 8, 10))
