@@ -157,6 +157,8 @@ def numbered(mask: npt.NDArray[Any], segments: Sequence[Segment]) -> npt.NDArray
         DicomError: if the mask holds an index that is no class.
     """
     highest = int(mask.max(initial=0))
+    if highest > len(segments):  # of classes 0, 1, ... all but the background are segments
+        raise DicomError(f"the mask holds {highest}, which is none of the model's classes; leave DICOM objects out")
     table = np.zeros(highest + 1, np.uint8 if len(segments) < 256 else np.uint16)
     for segment in segments:
         if segment.index <= highest:

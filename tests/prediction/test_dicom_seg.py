@@ -311,6 +311,16 @@ def test_a_mask_of_another_size(tmp_path):
         write(folder, np.zeros((16, 24, 6), np.uint8), tmp_path / "seg.dcm")
 
 
+@pytest.mark.parametrize("write_object", [segmentation, structure_set])
+def test_an_index_that_is_no_class(tmp_path, write_object):
+    """It was background in the object, and a voxel of its own in the mask beside it."""
+    slices = read_slices(series(tmp_path / "s"))
+    mask = mask_of(slices.shape)
+    mask[0, 0, 0] = len(CLASSES)
+    with pytest.raises(DicomError, match=r"the mask holds 4, which is none of the model's classes"):
+        write_object(mask, slices, segments_of(description()), ALGORITHM, where="a series")
+
+
 def test_classes_without_a_code():
     network = {"name": "UNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 3}
     made = Description.of({"name": "m", "network": network, "classes": ["background", "liver", "thing"]})
