@@ -15,7 +15,7 @@ from medseg.prediction.dicom_objects import Segment
 
 __all__ = ["Codes", "codes_of", "codes_said", "refers_to"]
 
-Codes = frozenset[tuple[str, str, str]]
+Codes = frozenset[tuple[str, ...]]
 """Values, schemes and meanings."""
 
 
@@ -31,7 +31,7 @@ def codes_of(segment: Segment, *, whole: bool = True) -> Codes:
         region = segment.code.get("region", {})
         beside = (segment.code.get("modifier"), region, region.get("modifier"))
         found += [segment.code.get("category", ANATOMY), *(each for each in beside if each)]
-    return frozenset((each["value"], each["scheme"], each["meaning"]) for each in found)
+    return frozenset(tuple(each[key].strip() for key in ("value", "scheme", "meaning")) for each in found)
 
 
 def codes_said(path: Path, sequence: str) -> list[Codes]:
