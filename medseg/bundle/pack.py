@@ -229,11 +229,22 @@ def _licence(given: str | None) -> str:
     if given is not None:
         path = Path(given).expanduser()
         if path.is_file():
-            return path.read_text(encoding="utf-8")
+            return _text_of(path)
         if not re.fullmatch(r"[A-Za-z0-9.+-]{2,60}", given):
             raise PackError(f"licence {given!r} is neither a file nor an SPDX name such as CC-BY-4.0; give one of them")
         return f"SPDX-License-Identifier: {given}\n\nhttps://spdx.org/licenses/{given}.html\n"
     return _NO_LICENCE
+
+
+def _text_of(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text of UTF-8"
+        raise PackError(f"licence {shown(path)} cannot be read ({why}); save it as UTF-8, or name another") from error
+    if not text.strip():
+        raise PackError(f"licence {shown(path)} is empty; name the licence's text, or an SPDX name such as CC-BY-4.0")
+    return text
 
 
 def _scores(folder: Path, weights: Path, about: About) -> tuple[list[dict[str, Any]], list[str]]:

@@ -96,7 +96,7 @@ def _status(config: Config, options: argparse.Namespace) -> int:
         write_json(status.to_dict())
     else:
         sys.stdout.write(text(status))
-    return 1 if status.states.get("failed") or status.nowhere else 0
+    return 0 if status.good else 1
 
 
 def _check(config: Config, _options: argparse.Namespace) -> int:

@@ -130,10 +130,11 @@ def draw_volume(path: Path, rois: Sequence[Roi], image: ImageFile) -> list[Segme
     seg = _segmentation(path)
     lps = (LPS_TO_RAS @ grid)[:, [2, 1, 0, 3]]  # highdicom's axes are slices, rows, columns
     shape = tuple(image.shape)[::-1]
+    one = str(seg.SegmentationType) == "LABELMAP"  # of which highdicom would split off numbers above 255 as others
     try:
         with quiet():
             geometry = highdicom.VolumeGeometry(lps, shape, "PATIENT")
-            volume = seg.get_volume(combine_segments=False, allow_missing_positions=True, rtol=0.02)
+            volume = seg.get_volume(combine_segments=one, allow_missing_positions=True, rtol=0.02)
             matched = volume.match_geometry(geometry, tol=_TOLERANCE)
     except Exception as error:
         raise ImportingError(
@@ -145,7 +146,10 @@ def draw_volume(path: Path, rois: Sequence[Roi], image: ImageFile) -> list[Segme
             f"{shown(path)}: {held - kept} of its {held} voxels lie outside of its series of {shape[0]} slices; "
             "restore the slices that are missing"
         )
-    masks: npt.NDArray[Any] = np.asarray(matched.array).transpose(2, 1, 0, 3) > 0
+    array = np.asarray(matched.array)
+    if one:
+        return [_of_map(roi, array.transpose(2, 1, 0)) for roi in rois]
+    masks: npt.NDArray[Any] = array.transpose(2, 1, 0, 3) > 0
     names = {int(number): place for place, number in enumerate(seg.segment_numbers)}
     return [_solid(roi.name, masks[..., names[roi.number]]) for roi in rois]
 
@@ -160,6 +164,10 @@ def is_striped(mask: Mask) -> bool:
     """
     apart = np.diff(np.flatnonzero(mask.any(axis=(0, 1))))
     return len(apart) > 1 and bool(apart.min() > 1)
+
+
+def _of_map(roi: Roi, numbers: npt.NDArray[Any]) -> Segment:
+    return Segment(roi.name, lambda shape: numbers == roi.number)
 
 
 def _solid(name: str, mask: Mask) -> Segment:

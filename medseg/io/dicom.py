@@ -29,7 +29,7 @@ from medseg.io.dicom_heads import (
     read_head,
     why_beside,
 )
-from medseg.io.dicom_pixels import read_pixels, rescales, result_type
+from medseg.io.dicom_pixels import padding_note, read_pixels, rescales, result_type
 from medseg.io.dicom_planes import Plane, Stack, series_planes, stack_planes
 from medseg.io.image_file import ImageError, ImageFile
 from medseg.io.integrity import check_count, file_size
@@ -87,13 +87,15 @@ def _read(path: Path) -> ImageFile:
         file = next(iter(heads))
         array = read_pixels(file, result_type(heads))[0]
         channels = array.shape[2] if array.ndim == 3 else 1
-        return ImageFile(array, channels, lossy=lossy, notes=(*_notes(heads), *_shape_note(first), *beside))
+        notes = (*_notes(heads), *_shape_note(first), *padding_note(heads, array), *beside)
+        return ImageFile(array, channels, lossy=lossy, notes=notes)
     slices = stack_series(path, heads, beside)
     array = _values(path, slices.stack.planes, heads)
     channels = array.shape[3] if array.ndim == 4 else 1
     affine = slices.stack.affine
     spacing = tuple(float(length) for length in voxel_edges(affine))
-    return ImageFile(array, channels, spacing=spacing, affine=affine, kind="volume", lossy=lossy, notes=slices.notes)
+    notes = (*slices.notes, *padding_note(heads, array))
+    return ImageFile(array, channels, spacing=spacing, affine=affine, kind="volume", lossy=lossy, notes=notes)
 
 
 def _shape_note(head: Any) -> list[str]:

@@ -15,12 +15,13 @@ from medseg.io.image_file import ImageError
 from medseg.io.integrity import check_claim, check_count
 from medseg.io.itk_formats import ITK_LOCK, require_itk
 
-__all__ = ["read_pixels", "rescales", "result_type"]
+__all__ = ["padding_note", "read_pixels", "rescales", "result_type"]
 
 # Most values that a stored byte can stand for: JPEG's as in pictures.py, other codes' of a blank image.
 _RATIO, _RATIO_OTHER = 1200, 1 << 14
 _JPEG = tuple(f"1.2.840.10008.1.2.4.{end}" for end in (50, 51, 57, 70))
 _VALUES = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_APART = 0.1  # of the range of an image's other values: padding that lies farther from them is told
 _RLE = "1.2.840.10008.1.2.5"
 _STILL = tuple(f"1.2.840.10008.1.2.4.{family}" for family in ("5", "6", "7", "8", "90", "91", "92", "93", "20"))
 # JPEG, JPEG-LS, JPEG 2000 and its high-throughput form; not MPEG (.100 to .108), JPIP (.94, .95), JPEG XL (.110 on)
@@ -43,7 +44,7 @@ def result_type(heads: Mapping[Path, Any]) -> np.dtype[Any]:
         if head.get("BitsStored") is None:  # of floats, which a head without pixels does not show otherwise
             return np.dtype(np.float64)
         pairs = rescales(head)
-        if "ModalityLUTSequence" in head or str(head.get("PhotometricInterpretation")) == "PALETTE COLOR":
+        if _has_table(head) or str(head.get("PhotometricInterpretation")) == "PALETTE COLOR":
             bits, high = max(bits, 16), max(high, 2.0**16 - 1)
             continue
         stored = int(head.BitsStored or 16)
@@ -119,6 +120,42 @@ def rescales(head: Any) -> list[tuple[float, float]]:
     return list(pairs) if len(set(pairs)) > 1 else [pairs[0] if pairs else usual]
 
 
+def padding_note(heads: Mapping[Path, Any], values: npt.NDArray[Any]) -> list[str]:
+    """Return a note where the values that stand for no measurement (PixelPaddingValue) lie far from all others.
+
+    They are read as what they say, as by ITK; what is made of an image's own range is then made of theirs.
+
+    Args:
+        heads: tags by file.
+        values: of the series, scaled.
+    """
+    head = next(iter(heads.values()))
+    pairs, stored = rescales(head), _padding(head)
+    if len(pairs) > 1 or not stored or values.dtype.kind not in "iuf":
+        return []
+    (slope, intercept), found = pairs[0], False
+    low, high = sorted(each * slope + intercept for each in stored)
+    least, most = np.inf, -np.inf
+    for part in values:
+        padded = (part >= low) & (part <= high)
+        found |= bool(padded.any())
+        if not padded.all():
+            others = part[~padded]
+            least, most = min(least, float(others.min())), max(most, float(others.max()))
+    if not found or least > most or max(least - high, low - most) <= _APART * (most - least):
+        return []
+    shown = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+    side = "below" if high < least else "above"
+    return [f"its padding (PixelPaddingValue) is read as {shown}, far {side} all other values"]
+
+
+def _padding(head: Any) -> list[float]:
+    """Return the ends of the stored values that are padding; none where it is not said, or not in numbers."""
+    ends = [head.get(name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    numbers = [float(end) for end in ends if isinstance(end, int | float)]
+    return [numbers[0], numbers[-1]] if isinstance(ends[0], int | float) else []
+
+
 def _transform(group: Any) -> tuple[float, float] | None:
     items = group.get("PixelValueTransformationSequence")
     return (float(items[0].RescaleSlope), float(items[0].RescaleIntercept)) if items else None
@@ -161,12 +198,17 @@ def _stored(path: Path, data: Any, plain: bool) -> npt.NDArray[Any]:
     if pixels.dtype.kind in "iu" and 0 < stored < held and pixels.dtype.itemsize * 8 == held:
         shift = pixels.dtype.type(held - stored)  # overlays may use the bits above; a shift down keeps the sign
         pixels = (pixels << shift) >> shift
-    return np.asarray(apply_modality_lut(pixels, data)) if "ModalityLUTSequence" in data else pixels
+    return np.asarray(apply_modality_lut(pixels, data)) if _has_table(data) else pixels
+
+
+def _has_table(head: Any) -> bool:
+    """Return whether a table says what values mean: of an empty sequence, slope and intercept do."""
+    return bool(head.get("ModalityLUTSequence"))
 
 
 def _scaled(data: Any, pixels: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     pairs = rescales(data)
-    plain = "ModalityLUTSequence" in data or str(data.PhotometricInterpretation) == "PALETTE COLOR"
+    plain = _has_table(data) or str(data.PhotometricInterpretation) == "PALETTE COLOR"
     if plain or pairs == [(1, 0)]:
         return pixels.astype(dtype)
     if len(pairs) == 1:

@@ -10,7 +10,7 @@ import math
 import re
 import threading
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -38,6 +38,13 @@ _MOST_SAID = 200
 _ITK_PLACE = re.compile(r"^.*?(?:ITK ERROR|itk::ERROR): \w+\(0x[0-9a-f]+\): ", re.DOTALL)
 _SPACINGS = {"spacings", "spacedirections", "elementspacing", "elementsize"}
 _PLACES = {"space", "transformmatrix", "rotation", "orientation", "offset", "position", "origin"}
+_PATIENT = {
+    "ras",
+    "las",
+    "lps",
+    *(f"{side}-superior" for side in ("right-anterior", "left-anterior", "left-posterior")),
+}
+_MILLIMETRES = ("", "?", "mm", "millimeter", "millimeters", "millimetre", "millimetres")
 _CHUNK = 1 << 20
 _AXES = ("domain", "space", "time", "list", "???", "none")  # kinds of an axis that is no vector and no colour
 _FRAMES = ":multivolume.frameidentifyingdicomtagname"  # what 3D Slicer states of a series of volumes
@@ -54,8 +61,10 @@ _NRRD_TYPES = {
 _META_TYPES = {
     **dict.fromkeys(("MET_CHAR", "MET_UCHAR"), 1),
     **dict.fromkeys(("MET_SHORT", "MET_USHORT"), 2),
-    **dict.fromkeys(("MET_INT", "MET_UINT", "MET_FLOAT"), 4),
-    **dict.fromkeys(("MET_LONG_LONG", "MET_ULONG_LONG", "MET_LONG", "MET_ULONG", "MET_DOUBLE"), 8),
+    **dict.fromkeys(
+        ("MET_INT", "MET_UINT", "MET_LONG", "MET_ULONG", "MET_FLOAT"), 4
+    ),  # a long is of 4 bytes everywhere
+    **dict.fromkeys(("MET_LONG_LONG", "MET_ULONG_LONG", "MET_DOUBLE"), 8),
 }
 
 
@@ -91,7 +100,7 @@ def read_itk(path: Path, label: bool) -> ImageFile:
     size = file_size(path)
     with path.open("rb") as file:
         check = _check_nrrd if path.suffix.lower() == ".nrrd" else _check_meta
-        fields = check(path, file, size)
+        fields, more = check(path, file, size)
     try:
         with ITK_LOCK:
             array, components, geometry = _decode(path)
@@ -106,7 +115,7 @@ def read_itk(path: Path, label: bool) -> ImageFile:
     affine = check_affine(path, LPS_TO_RAS @ geometry)
     spacing = tuple(float(length) for length in voxel_edges(affine)[:spatial])
     fourth = _fourth_axis(path, fields)
-    notes = (*_geometry_notes(fields), *(fourth.notes() if fourth else ()))
+    notes = (*_notes(fields, more), *(fourth.notes() if fourth else ()))
     return ImageFile(array, channels, spacing=spacing, affine=affine, kind="volume", notes=notes)
 
 
@@ -142,13 +151,29 @@ def _said(path: Path, error: RuntimeError) -> str:
     return text[-_MOST_SAID:] or type(error).__name__
 
 
-def _geometry_notes(fields: Mapping[str, str]) -> tuple[str, ...]:
-    """Say what a header leaves open of where its volume lies; ITK fills that with voxels of 1 mm at the origin."""
+def _notes(fields: Mapping[str, str], more: int) -> Iterator[str]:
+    """Say what ITK passes over, and what a header leaves open of where its volume lies; that is then 1 mm, the origin.
+
+    Args:
+        fields: of the header.
+        more: bytes behind the values.
+    """
+    if more:
+        yield f"holds {more} bytes more than its header claims"
+    scales = [fields.get(f"elementtointensityfunction{key}", usual) for key, usual in (("slope", "1"), ("offset", "0"))]
+    if [each.rstrip("0").rstrip(".") or "0" for each in scales] != ["1", "0"]:
+        yield "states how values are to be scaled (ElementToIntensityFunction); they are taken as they are stored"
     if not fields.keys() & _SPACINGS:
-        return ("states neither spacing nor place: voxels of 1 mm, and left and right, are a guess",)
+        yield "states neither spacing nor place: voxels of 1 mm, and left and right, are a guess"
+        return
+    space = fields.get("space", "")
     if not fields.keys() & _PLACES:
-        return ("does not say where it lies (no space): left and right are a guess",)
-    return ()
+        yield "does not say where it lies (no space): left and right are a guess"
+    elif space and space.lower() not in _PATIENT:  # of a scanner, or but an order of axes; ITK takes its axes for LPS
+        yield f"lies in no patient's space ({shown(space[:40])}): left and right are a guess"
+    units = {*re.findall(r'"([^"]+)"', fields.get("spaceunits", "")), fields.get("distanceunits", "")}
+    if units := {unit for unit in units if unit.lower() not in _MILLIMETRES}:
+        yield f"states lengths in {shown(min(units)[:20])}; they are taken as mm"
 
 
 def _decode(path: Path) -> tuple[npt.NDArray[Any], int, Affine]:
@@ -214,7 +239,7 @@ def _nrrd_fields(path: Path, file: BinaryIO) -> dict[str, str]:
     return fields
 
 
-def _check_nrrd(path: Path, file: BinaryIO, size: int) -> dict[str, str]:
+def _check_nrrd(path: Path, file: BinaryIO, size: int) -> tuple[dict[str, str], int]:
     fields = _nrrd_fields(path, file)
     if "datafile" in fields:
         raise ImageError(f"{path}: keeps its values in another file; store header and values in one .nrrd")
@@ -230,8 +255,8 @@ def _check_nrrd(path: Path, file: BinaryIO, size: int) -> dict[str, str]:
     compressed = encoding in ("gzip", "gz")
     if encoding != "raw" and not compressed:
         raise ImageError(f"{path}: is encoded as {encoding[:20] or 'nothing'}; store it raw or with gzip")
-    _check_values(path, file, shape, _NRRD_TYPES[kind], size - file.tell(), compressed)
-    return fields
+    stored = size - file.tell()
+    return fields, stored - _check_values(path, file, shape, _NRRD_TYPES[kind], stored, compressed)
 
 
 def files_of(path: Path) -> tuple[Path, ...]:
@@ -256,7 +281,7 @@ def _meta_fields(path: Path, file: BinaryIO) -> dict[str, str]:
     return fields
 
 
-def _check_meta(path: Path, file: BinaryIO, size: int) -> dict[str, str]:
+def _check_meta(path: Path, file: BinaryIO, size: int) -> tuple[dict[str, str], int]:
     fields = _meta_fields(path, file)
     kind = fields.get("elementtype", "").upper()
     if kind not in _META_TYPES:
@@ -273,9 +298,10 @@ def _check_meta(path: Path, file: BinaryIO, size: int) -> dict[str, str]:
     compressed = _flag(fields, "compresseddata", "false") == "true"
     source = fields["elementdatafile"]
     if source.upper() == "LOCAL":
-        used = _check_values(path, file, shape, _META_TYPES[kind], size - file.tell(), compressed)
+        stored = size - file.tell()
+        used = _check_values(path, file, shape, _META_TYPES[kind], stored, compressed)
         _check_stated(path, fields, used, compressed)
-        return fields
+        return fields, _more(path, kind, stored, used)
     if source != Path(source).name or source.upper().startswith("LIST") or "%" in source:
         raise ImageError(f"{path}: takes its values from {source[:80]!r}; name one file beside it, or store one .mha")
     values = path.with_name(source)
@@ -284,7 +310,16 @@ def _check_meta(path: Path, file: BinaryIO, size: int) -> dict[str, str]:
         used = _check_values(values, beside, shape, _META_TYPES[kind], length, compressed)
     if "compresseddatasize" in fields:
         _check_stated(path, fields, used, compressed)
-    return fields
+    return fields, _more(path, kind, length, used)
+
+
+def _more(path: Path, kind: str, stored: int, used: int) -> int:
+    """Return how many bytes stand behind the values, unless those are longs of 8 bytes, as some machines have them."""
+    if kind in ("MET_LONG", "MET_ULONG") and stored == 2 * used:
+        raise ImageError(
+            f"{path}: holds 8 bytes a value, and {kind} has 4; correct ElementType to {kind}_LONG, or store it again"
+        )
+    return stored - used
 
 
 def _check_stated(path: Path, fields: Mapping[str, str], used: int, compressed: bool) -> None:

@@ -153,13 +153,12 @@ def _check_format(grid: Grid, suffix: str, target: Path) -> None:
 def _mask_palette(names: Sequence[str] | None, colours: Named | None) -> list[int]:
     """Return 256 colours by index, the same as in overlays; the background is black."""
     black = (0, 0, 0)
+    held = {key: colour for key, colour in (colours or {}).items() if int(key) < 256}
     if names is None:
-        first: list[Any] = [
-            black if not any(int(key) == 0 for key in colours or {}) else class_colours(256, colours)[0]
-        ]
+        first: list[Any] = [black if not any(int(key) == 0 for key in held) else class_colours(256, held)[0]]
     else:
         first = [colour or black for colour in class_palette(names, colours)][:256]
-    return [value for colour in (*first, *class_colours(256, colours)[len(first) :]) for value in colour]
+    return [value for colour in (*first, *class_colours(256, held)[len(first) :]) for value in colour]
 
 
 def _write_png(indices: NDArray[Any], grid: Grid, temporary: Path, source: Path | None, palette: Sequence[int]) -> None:

@@ -251,6 +251,7 @@ class Config:
         still_seconds: since the last instance, before a study counts as whole.
         broken_seconds: that a sender which broke off may take to come back with the rest; else the study fails.
         disk_gib: most that it holds; beyond, it refuses with "out of resources".
+        object_mib: most of one object; a larger one is refused likewise, and passed over as it comes.
         keep_hours: what was received and made stays so long after a study is done.
         keep_failed_hours: the same after it failed.
         forget_days: hashes by which a done study is known again.
@@ -274,6 +275,7 @@ class Config:
     still_seconds: float = field(default=30.0, metadata=_by(_SECONDS))
     broken_seconds: float = field(default=300.0, metadata=_by(_SECONDS))
     disk_gib: float = field(default=20.0, metadata=_by(partial(_number, 0, 1e6, "GiB")))
+    object_mib: float = field(default=1024.0, metadata=_by(partial(_number, 1, 1e6, "MiB")))
     keep_hours: float = field(default=0.0, metadata=_by(_HOURS))
     keep_failed_hours: float = field(default=168.0, metadata=_by(_HOURS))
     forget_days: float = field(default=90.0, metadata=_by(partial(_number, 0, 36600, "days")))

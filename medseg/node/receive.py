@@ -19,6 +19,7 @@ from weakref import WeakSet
 from medseg.errors import MedsegError, shown
 from medseg.io.dicom_heads import check_deflated, quiet
 from medseg.node.config import Config
+from medseg.node.inflow import bound, size_of
 from medseg.node.queue import Queue
 from medseg.node.repeated import Repeated
 from medseg.node.states import Added, Incoming, Part
@@ -78,7 +79,8 @@ class Receiver:
         self._over: WeakSet[Any] = WeakSet()  # associations that ended, maybe in the middle of an object
         self._lock, self._idle = threading.Lock(), threading.Condition()
         self._busy, self._closing, self._full = 0, False, False
-        self._unstored = Repeated(logger)
+        self._most = int(config.object_mib * 2**20)
+        self._unstored, self._too_large = Repeated(logger), Repeated(logger)
         self._server: Any = None
         self.port = config.port
 
@@ -99,6 +101,7 @@ class Receiver:
             ae.add_supported_context(context.abstract_syntax, list(SYNTAXES))
         ae.add_supported_context("1.2.840.10008.1.1")  # C-ECHO
         handlers: list[Any] = [
+            (evt.EVT_CONN_OPEN, lambda event: bound(event.assoc, self._most)),
             (evt.EVT_REQUESTED, self._requested),
             (evt.EVT_REJECTED, self._rejected),
             (evt.EVT_C_STORE, self._stored),
@@ -191,7 +194,12 @@ class Receiver:
             try:
                 content = event.encoded_dataset()
                 status, uids = _identify(event.request, content)
-                if uids is not None and status == SUCCESS:
+                if size_of(event.request.DataSet) > self._most:
+                    status = OUT_OF_RESOURCES
+                    self._too_large.failed(
+                        f"objects of more than {self._config.object_mib:g} MiB (object_mib) are refused"
+                    )
+                elif uids is not None and status == SUCCESS:
                     status = self._store_object(event, content, uids) if taken else OUT_OF_RESOURCES
                 elif status != SUCCESS:
                     logger.warning("refused an object with status %04X: its tags are not as DICOM asks", status)

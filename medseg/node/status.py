@@ -82,6 +82,11 @@ class Status:
     nowhere: list[str]
     full: str = ""
 
+    @property
+    def good(self) -> bool:
+        """Whether nothing has failed, or waits for nobody; a result that was given up counts before its study ends."""
+        return not (self.states.get("failed") or self.nowhere or any(failed for *_, failed, _ in self.destinations))
+
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values."""
         return asdict(self)

@@ -49,6 +49,7 @@ _MAY_BE_EMPTY = (  # type 2: must be there, with or without a value
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate"),
     *("StudyTime", "ReferringPhysicianName"),
 )
+_LABEL = 64  # characters of VR LO
 _SEXES = ("M", "F", "O")
 
 
@@ -88,6 +89,13 @@ class Segment:
     label: str
     code: Code
     colour: Colour
+
+    @property
+    def tag(self) -> str:
+        """The label as a tag takes it, unlike those of other segments: a line of 64 characters, without backslashes."""
+        line = re.sub(r"[\\\s\0-\x1f\x7f]+", " ", self.label.replace("\\", "/")).strip()
+        end = f" ({self.number})"
+        return line if len(line) <= _LABEL else line[: _LABEL - len(end)] + end
 
 
 def segments_of(
@@ -149,6 +157,8 @@ def numbered(mask: npt.NDArray[Any], segments: Sequence[Segment]) -> npt.NDArray
         DicomError: if the mask holds an index that is no class.
     """
     highest = int(mask.max(initial=0))
+    if highest > len(segments):  # of classes 0, 1, ... all but the background are segments
+        raise DicomError(f"the mask holds {highest}, which is none of the model's classes; leave DICOM objects out")
     table = np.zeros(highest + 1, np.uint8 if len(segments) < 256 else np.uint16)
     for segment in segments:
         if segment.index <= highest:
@@ -239,9 +249,9 @@ def _completed(head: Any, slices: Slices) -> Any:
     _put(made, "PatientName", None)  # see `name_patient`
     if made.PatientSex not in _SEXES:
         _put(made, "PatientSex", None)
-    for name, digits in (("PatientBirthDate", r"\d{8}"), ("StudyDate", r"\d{8}"), ("StudyTime", r"\d{2,6}(\.\d+)?")):
-        if not re.fullmatch(digits, str(made.get(name) or "")):
-            _put(made, name, None)  # highdicom and receivers refuse what is no date
+    for name in ("PatientBirthDate", "StudyDate", "StudyTime"):
+        if not _is_moment(name, str(made.get(name) or "")):
+            _put(made, name, None)  # highdicom and receivers refuse what is no date, such as 19500000
     first = slices.stack.planes[0]
     turn = [*first.along_row, *first.along_column]
     measures = pixel_measures(slices)
@@ -257,6 +267,17 @@ def _completed(head: Any, slices: Slices) -> Any:
         _put(made, "ImageOrientationPatient", _decimal(turn))
         made.update(measures)
     return made
+
+
+def _is_moment(name: str, text: str) -> bool:
+    """Return whether a tag holds a date or, by its name, a time."""
+    from pydicom.valuerep import DA, TM
+
+    digits, kind = (r"\d{2,6}(\.\d+)?", TM) if name.endswith("Time") else (r"\d{8}", DA)
+    try:
+        return bool(re.fullmatch(digits, text)) and kind(text) is not None
+    except ValueError:
+        return False
 
 
 def _put(data: Any, name: str, value: Any) -> None:

@@ -130,7 +130,7 @@ def _region(segment: Segment, source: Any, algorithm: Algorithm) -> Any:
     return _item(
         ROINumber=segment.number,
         ReferencedFrameOfReferenceUID=source.FrameOfReferenceUID,
-        ROIName=segment.label[:64],
+        ROIName=segment.tag,
         ROIGenerationAlgorithm="AUTOMATIC",
         ROIGenerationDescription=f"{MANUFACTURER} {algorithm.version}, {algorithm.name}"[:64],
     )

@@ -42,7 +42,7 @@ KINDS = ("binary", "labelmap")
 
 _LEVELS = 255
 _MOST_BYTES = 8 * 2**30  # of the probabilities, which highdicom takes at once
-_LABEL, _TEXT = 64, 64  # longest SegmentLabel and description (VR LO)
+_TEXT = 64  # longest description (VR LO)
 
 
 def segmentation(
@@ -189,13 +189,13 @@ def _description(segment: Segment, slices: Slices, algorithm: Algorithm) -> Any:
     )
     made = highdicom.seg.SegmentDescription(
         segment_number=segment.number,
-        segment_label=segment.label[:_LABEL],
+        segment_label=segment.tag,
         segmented_property_category=category_of(segment.code),
         segmented_property_type=concept(segment.code),
         algorithm_type="AUTOMATIC",
         algorithm_identification=identification,
         tracking_uid=tracking_uid(slices, segment, algorithm),
-        tracking_id=segment.label[:_LABEL],
+        tracking_id=segment.tag,
         anatomic_regions=[concept(region)] if region else None,
         display_color=highdicom.color.CIELabColor.from_rgb(*segment.colour),
     )

@@ -14,6 +14,7 @@ from medseg.io.dicom import Slices, is_dicom, read_slices
 from medseg.io.placement import Grid
 from medseg.prediction.dicom_objects import Algorithm, DicomError, require_highdicom, save, segments_of
 from medseg.prediction.dicom_seg import fractional_segmentation, segmentation
+from medseg.prediction.dicom_written import codes_of, codes_said, refers_to
 from medseg.prediction.sinks import PROBABILITIES, VALUES, Case, Result, RunInfo
 
 __all__ = ["DicomSeg", "FractionalSeg", "LabelmapSeg", "Measured", "Structures"]
@@ -24,6 +25,7 @@ class _DicomSink:
 
     wants: frozenset[str] = frozenset()
     ending = ""
+    sequence = "SegmentSequence"
 
     def open(self, run: RunInfo) -> None:
         """Begin a run.
@@ -42,8 +44,11 @@ class _DicomSink:
         return [case.beside(self.ending)]
 
     def has(self, case: Case) -> bool:
-        """Return true: nothing is shared."""
-        return True
+        """Return whether an object that is there has the codes that classes have now; where there is none, true."""
+        *_, file = self.files(case)
+        whole = self.sequence == _DicomSink.sequence
+        wanted = [codes_of(segment, whole=whole) for segment in self._segments]
+        return not file.is_file() or codes_said(file, self.sequence) == wanted
 
     def refuse(self, case: Case, grid: Grid) -> None:
         """Refuse what is no DICOM series, before it is predicted.
@@ -101,6 +106,7 @@ class Structures(_DicomSink):
     """Outlines."""
 
     ending = ".rtstruct.dcm"
+    sequence = "RTROIObservationsSequence"
 
     def _made(self, case: Case, result: Result, slices: Slices) -> Any:
         from medseg.prediction.dicom_rtstruct import structure_set
@@ -117,6 +123,11 @@ class Measured(_DicomSink):
     def files(self, case: Case) -> list[Path]:
         """Return the report's file and the segmentation's."""
         return [case.beside(self.ending), case.beside(DicomSeg.ending)]
+
+    def has(self, case: Case) -> bool:
+        """Return whether the segmentation that is there has the codes of now, and the report is about it."""
+        report, beside = self.files(case)
+        return super().has(case) and (not report.is_file() or refers_to(report, beside))
 
     def write(self, case: Case, result: Result) -> None:
         """Write both.

@@ -30,6 +30,7 @@ _SHARP = 400  # pixels that a contour's picture has along a slice's longer edge,
 _QUALITIES = ((82, 1), (60, 1), (40, 1), (40, 2), (30, 4), (20, 8))  # of the pictures; of how many slices one is kept
 _FILL, _LINE = 90, 255  # opacity of areas and contours
 _HATCH = 150
+_PALETTE = 256  # colours of a PNG that has one
 _LIGHT = 110  # grey value from which a colour has a dark line around its contour instead of a light one
 
 Pixels = NDArray[Any]
@@ -181,13 +182,13 @@ def _areas(classes: Pixels, palette: Sequence[Colour | None]) -> str:
     A dark contour has a light line around it and a light one a dark line, so that it shows on any tissue, in grey too.
     """
     sharp = _sharp(classes)
-    indices = np.zeros(sharp.shape, np.uint8)
+    indices = np.zeros(sharp.shape, np.uint16)
     colours: list[tuple[int, int, int, int]] = [(0, 0, 0, 0)]
 
     def colour(value: tuple[int, int, int, int]) -> int:
         if value not in colours:
             colours.append(value)
-        return min(colours.index(value), 255)
+        return colours.index(value)
 
     times = sharp.shape[1] // classes.shape[1]
     edge = _edges(sharp, times)
@@ -244,9 +245,12 @@ def _edges(classes: Pixels, times: int) -> NDArray[np.bool_]:
 
 
 def _palette_uri(indices: Pixels, colours: Sequence[tuple[int, int, int, int]]) -> str:
-    picture = _picture(indices)
-    picture.putpalette([value for colour in colours for value in colour[:3]], "RGB")
     file = io.BytesIO()
+    if len(colours) > _PALETTE:  # of some 130 classes: an area and a contour each
+        _picture(np.array(colours, np.uint8)[indices]).save(file, "PNG", optimize=True)
+        return _uri("png", file.getvalue())
+    picture = _picture(indices.astype(np.uint8))
+    picture.putpalette([value for colour in colours for value in colour[:3]], "RGB")
     picture.save(file, "PNG", optimize=True, transparency=bytes(colour[3] for colour in colours))
     return _uri("png", file.getvalue())
 

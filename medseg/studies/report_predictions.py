@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from medseg.affines import voxel_volume
-from medseg.errors import MedsegError, counted, shown
+from medseg.errors import MedsegError, counted, few, shown
 from medseg.io.dicom_heads import is_dicom, read_head
 from medseg.io.folder import MASK_RECORD, list_images, mask_targets, with_channels
 from medseg.io.images import image_suffix, read_image
@@ -138,8 +138,19 @@ class Predictions:
 
     @cached_property
     def names(self) -> list[str]:
-        """Names of the classes by index; of what is not named, its value."""
-        named = max((each.get("classes", ()) for each in self.record["made_by"]), key=len, default=())
+        """Names of the classes by index; of what is not named, its value.
+
+        Raises:
+            MedsegError: if masks of models with other classes lie there: one value is two things.
+        """
+        there = {mask.name for mask in self.masks}
+        makers = [each for each in self.record["made_by"] if each.get("classes") and there & set(each["masks"])]
+        named, *others = list(dict.fromkeys(tuple(map(str, each["classes"])) for each in makers)) or [()]
+        if others:
+            raise MedsegError(
+                f"{shown(self.folder)} holds masks of models whose classes are not the same ({shown(few(named))}; "
+                f"{shown(few(others[0]))}); predict with each into a folder of its own, and report that"
+            )
         highest = max((value for mask in self.masks for value in mask.amounts), default=0)
         usual = ["background", *(f"class {value}" for value in range(1, highest + 1))]
         return [*named, *usual[len(named) :]]

@@ -335,11 +335,15 @@ def test_scores_of_an_ensemble_are_not_those_of_a_member(run: Path, tmp_path: Pa
 
 
 def test_what_cannot_be_packed(run: Path, packed: Path, tmp_path: Path) -> None:
+    (tmp_path / "latin").write_bytes(b"\xa9 M\xfcller")
+    (tmp_path / "empty").write_bytes(b"\n")
     for target, about, said in (
         (packed, About(), "exists already"),
         (tmp_path / "a b.zip", About(), "is no name for a pack"),
         (tmp_path / "a.tar", About(), "is no name for a pack"),
         (tmp_path / "a.zip", About(licence="no/such/file"), "neither a file nor an SPDX name"),
+        (tmp_path / "a.zip", About(licence=str(tmp_path / "latin")), r"latin cannot be read \(it is no text of UTF-8"),
+        (tmp_path / "a.zip", About(licence=str(tmp_path / "empty")), "empty is empty; name the licence's text"),
         (tmp_path / "a.zip", About(authors="$1/0"), "which MONAI's configurations would evaluate"),
         (tmp_path / "a.zip", About(scores=[run / "earlier"]), "scored other weights"),
         (tmp_path / "a.zip", About(scores=[run]), "is no evaluation that can be read"),

@@ -215,3 +215,53 @@ def test_values_in_other_bits_than_the_lowest_are_refused(tmp_path, code):
         compress(folder, code)
     with pytest.raises(ImageError, match=r"its HighBit is 15 with 12 bits stored, not 11; correct it"):
         read_image(folder)
+
+
+def test_a_table_that_holds_nothing_is_none(tmp_path):
+    """Its slope and intercept count: the values below 0 had become large ones."""
+
+    def store(number, data):
+        data.ModalityLUTSequence = pydicom.Sequence([])
+
+    image = read_image(write_series(tmp_path / "s", [0, 2], store))
+    np.testing.assert_array_equal(np.unique(image.array), [-1024, -924])
+
+
+def padded(stored, signed, value, limit=None, share=5):
+    values = _values(11, 0, 16, 0)
+    values = values.astype("i2" if signed else "u2")
+    values[:, :share] = stored
+
+    def store(_, data):
+        data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 15, int(signed)
+        data.PixelData = values.tobytes()
+        for name, given in (("PixelPaddingValue", value), ("PixelPaddingRangeLimit", limit)):
+            if name in data:
+                delattr(data, name)
+            if given is not None:
+                data.add_new(name, "SS" if signed else "US", given)
+
+    return store
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (padded(-2000, True, -2000), ("its padding (PixelPaddingValue) is read as -3024, far below all other values",)),
+        (
+            padded(60000, False, 60000, 65535),
+            ("its padding (PixelPaddingValue) is read as 58976 to 64511, far above all other values",),
+        ),
+        (padded(0, True, 0), ()),  # as air has it, no farther than the next value
+        (padded(-2000, True, None), ()),
+        (padded(-2000, True, -2000, share=0), ()),
+        (padded(-2000, True, -2000, share=24), ()),
+    ],
+)
+def test_padding_far_from_all_values_is_told(tmp_path, change, said):
+    """It is read as ITK reads it, and who makes something of an image's range is told."""
+    folder = write_series(tmp_path / "s", [0, 2], change)
+    image = read_image(folder)
+    assert image.notes == said
+    stored = pydicom.dcmread(folder / "01.dcm")
+    np.testing.assert_array_equal(image.array[:, :, 1], stored.pixel_array.T.astype(np.int64) - 1024)

@@ -280,3 +280,18 @@ def test_without_a_background_every_class_has_its_colour(tmp_path: Path) -> None
     assert tuple(colours[MASK == 0][0]) == class_colours(1)[0]
     assert plain[MASK == 0].max() == 0
     np.testing.assert_array_equal(colours[MASK > 0], plain[MASK > 0])
+
+
+def test_a_colour_beyond_what_a_palette_holds(tmp_path: Path) -> None:
+    """No mask of a model was written whose class 280 names its colour."""
+    image = tmp_path / "i.png"
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(image)
+    names = ["background", *(f"class {index}" for index in range(1, 300))]
+    for highest in (3, 299):
+        mask = np.full((4, 4), highest, np.uint16)
+        write_mask(mask, image, tmp_path / "o.png", class_names=names, colours={"3": "#102030", "280": "#405060"})
+        assert (read_image(tmp_path / "o.png", label=True).array == mask).all()
+    write_mask(
+        np.full((4, 4), 3), image, tmp_path / "o.png", class_names=names, colours={"3": "#102030", "280": "#405060"}
+    )
+    assert Image.open(tmp_path / "o.png").convert("RGB").getpixel((0, 0)) == (16, 32, 48)

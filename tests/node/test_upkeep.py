@@ -2,7 +2,7 @@
 
 import pytest
 import yaml
-from node_desk import Shelf
+from node_desk import BROKEN, STILL, Shelf
 from node_parts import another_series, config_of, study_files
 
 from medseg.cli import main
@@ -12,6 +12,7 @@ from medseg.node.queue import QueueError
 from medseg.node.service import Node
 from medseg.node.status import page, read_status, text
 from medseg.node.upkeep import redirect, retry_study, withdraw
+from medseg.node.work import work
 
 ONCE = Retry(times=1)
 
@@ -141,6 +142,22 @@ def test_what_is_given_up_is_no_success(desk, tmp_path):
     with pytest.raises(QueueError, match="no result waits for 'archive'"):
         withdraw(desk.queue, "archive", desk.now)
     assert desk.sweep(keep_failed=0) == [1]
+
+
+def test_what_is_given_up_counts_before_the_rest_is_sent(desk, tmp_path):
+    """`medseg node status` said that all is well until the other destination had its result."""
+    receive(desk, study_files(tmp_path, 1))
+    desk.now += STILL + 1
+    claim = desk.queue.claim(desk.now, STILL, BROKEN)
+    desk.queue.predicted(claim, work(claim, desk.store, [desk.model]), ["archive", "pacs"], ONCE, desk.now)
+    assert desk.status().good
+    withdraw(desk.queue, "archive", desk.now)
+    assert desk.states == {1: "sending"}
+    assert not desk.status().good
+    desk.shelf.name = "pacs"
+    desk.step()
+    assert desk.states == {1: "failed"}
+    assert not desk.status().good
 
 
 def test_the_commands(desk, tmp_path, capsys, caplog):

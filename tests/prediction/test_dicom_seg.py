@@ -93,6 +93,23 @@ def test_round_trip_through_the_import(tmp_path, kind):
         np.testing.assert_array_equal(segment.draw(image.shape), mask == index)
 
 
+@pytest.mark.parametrize("kind", ["binary", "labelmap"])
+def test_more_segments_than_a_byte_counts(tmp_path, kind):
+    """Of a label map, segment 1 was imported with the voxels of 257."""
+    folder = series(tmp_path / "s")
+    image, first = read_image(folder), segments_of(description())[0]
+    mask = np.zeros(image.shape, np.uint16)
+    mask.flat[:900:3] = np.arange(1, 301)
+    segments = [replace(first, number=number, index=number, label=f"s{number}") for number in range(1, 301)]
+    made = segmentation(mask, read_slices(folder), segments, ALGORITHM, where="a series", kind=kind)
+    save(made, tmp_path / "seg.dcm")
+    rois = imported(tmp_path / "seg.dcm")
+    found = np.zeros(image.shape, np.uint16)
+    for segment, roi in zip(draw_volume(tmp_path / "seg.dcm", rois, image), rois, strict=True):
+        found += segment.draw(image.shape).astype(np.uint16) * np.uint16(roi.number)
+    np.testing.assert_array_equal(found, mask)
+
+
 def test_frames_of_a_multi_frame_source(tmp_path):
     """The source's frames lie in no order; each frame written refers to the one of its place."""
     folder = series(tmp_path / "s", distances=(0, 2, 4, 6, 8, 10))
@@ -199,6 +216,23 @@ def test_the_same_voxels_of_another_meaning_are_another_object(tmp_path, changed
         assert once.SeriesInstanceUID == other.SeriesInstanceUID
 
 
+@pytest.mark.parametrize("kind", ["segmentation", "structures"])
+def test_labels_that_a_tag_cannot_hold_stay_apart(tmp_path, kind):
+    """What reads labels, as our import does, would take two of the same 64 characters for one class."""
+    long = "the part of the liver that drains into the left hepatic vein, segment "
+    segments = segments_of(description())
+    named = [long + "2", long + "3", "left\\upper\n lobe"]
+    segments = [replace(each, label=label) for each, label in zip(segments, named, strict=True)]
+    slices = read_slices(series(tmp_path / "s"))
+    write_object = segmentation if kind == "segmentation" else structure_set
+    save(write_object(mask_of(slices.shape), slices, segments, ALGORITHM, where="a series"), tmp_path / "made.dcm")
+    made = pydicom.dcmread(tmp_path / "made.dcm")
+    items, tag = (
+        (made.SegmentSequence, "SegmentLabel") if kind == "segmentation" else (made.StructureSetROISequence, "ROIName")
+    )
+    assert [item[tag].value for item in items] == [f"{long[:60]} (1)", f"{long[:60]} (2)", "left/upper lobe"]
+
+
 def test_a_mask_without_a_voxel(tmp_path, capfd):
     folder = series(tmp_path / "s")
     seg = write(folder, np.zeros((24, 16, 6), np.uint8), tmp_path / "seg.dcm")
@@ -242,6 +276,28 @@ def test_tags_that_are_missing_or_wrong(tmp_path, caplog, capfd):
     assert "Geheim" not in caplog.text + "".join(capfd.readouterr())
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PatientBirthDate", "19500000"),
+        ("PatientBirthDate", "00000000"),
+        ("StudyDate", "20240231"),
+        ("StudyTime", "2560"),
+    ],
+)
+def test_a_day_that_is_none_costs_no_mask(tmp_path, name, value):
+    """Of a year alone, archives and programs that take names out make such dates."""
+
+    def change(number, data):
+        with pydicom.config.disable_value_validation():
+            setattr(data, name, value)
+
+    folder = series(tmp_path / "s", change=change)
+    seg = write(folder, mask_of((24, 16, 6)), tmp_path / "seg.dcm")
+    assert seg[name].value is None
+    assert seg.PatientID == next(iter(read_slices(folder).heads.values())).PatientID
+
+
 def test_a_source_that_cannot_be_referred_to(tmp_path):
     folder = series(tmp_path / "s", change=lambda number, data: delattr(data, "FrameOfReferenceUID"))
     with pytest.raises(DicomError, match=r"^a series: 0\d.dcm does not state its FrameOfReferenceUID, .* NIfTI mask"):
@@ -253,6 +309,16 @@ def test_a_mask_of_another_size(tmp_path):
     folder = series(tmp_path / "s")
     with pytest.raises(DicomError, match=r"the mask is 16 x 24 x 6, its series 24 x 16 x 6; bring it back"):
         write(folder, np.zeros((16, 24, 6), np.uint8), tmp_path / "seg.dcm")
+
+
+@pytest.mark.parametrize("write_object", [segmentation, structure_set])
+def test_an_index_that_is_no_class(tmp_path, write_object):
+    """It was background in the object, and a voxel of its own in the mask beside it."""
+    slices = read_slices(series(tmp_path / "s"))
+    mask = mask_of(slices.shape)
+    mask[0, 0, 0] = len(CLASSES)
+    with pytest.raises(DicomError, match=r"the mask holds 4, which is none of the model's classes"):
+        write_object(mask, slices, segments_of(description()), ALGORITHM, where="a series")
 
 
 def test_classes_without_a_code():

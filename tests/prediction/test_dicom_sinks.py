@@ -94,6 +94,40 @@ def test_codes_are_named_for_weights_that_have_none(tmp_path):
     assert found == [{"value": "10200004", "scheme": "SCT", "meaning": "Liver"}, CODES["2"]]
 
 
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_other_codes_make_other_objects(tmp_path, output):
+    """They had been taken for done, and an archive was sent those with the codes of before."""
+    series(tmp_path / "in" / "scan", change=noisy)
+    model = weights(tmp_path / "a.pt", codes=CODES)
+
+    def run(**more):
+        made = predict(model, tmp_path / "in", tmp_path / "out", outputs=(output,), overrides={"device": "cpu"}, **more)
+        files = sorted((tmp_path / "out").glob("*.dcm"))
+        return (made.written, made.skipped), {file.name: pydicom.dcmread(file).SOPInstanceUID for file in files}
+
+    first = run()
+    assert first[0] == (1, 0)
+    assert run() == ((0, 1), first[1])
+    other = {**CODES["2"], "meaning": "Other thing"}
+    (tmp_path / "codes.json").write_text(json.dumps({"thing": other}))
+    second = run(codes=tmp_path / "codes.json")
+    assert second[0] == (1, 0)
+    assert not set(second[1].values()) & set(first[1].values())
+    assert run(codes=tmp_path / "codes.json") == ((0, 1), second[1])
+
+
+def test_a_report_about_a_segmentation_that_is_gone_is_written_again(tmp_path):
+    series(tmp_path / "in" / "scan", change=noisy)
+    model = weights(tmp_path / "a.pt", codes=CODES)
+    (tmp_path / "codes.json").write_text(json.dumps({"thing": {**CODES["2"], "meaning": "Other thing"}}))
+    for outputs, written in ((("dicom-sr",), 1), (("dicom-seg",), 1), (("dicom-sr",), 1), (("dicom-sr",), 0)):
+        options = {"outputs": outputs, "overrides": {"device": "cpu"}}
+        options |= {} if written and not (tmp_path / "out").exists() else {"codes": tmp_path / "codes.json"}
+        assert predict(model, tmp_path / "in", tmp_path / "out", **options).written == written
+    seg, report = (pydicom.dcmread(tmp_path / "out" / f"scan.{end}.dcm") for end in ("seg", "sr"))
+    assert str(seg.SOPInstanceUID) in str(report)
+
+
 def test_a_training_proposes_codes(tmp_path):
     """By the data set's name, which the weights do not have; a datalist's own go before."""
     labels = {0: "background", 1: "Anterior", 2: "Posterior"}

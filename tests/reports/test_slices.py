@@ -1,5 +1,7 @@
 """Slices for a page: the patient's right on the left however a volume is stored, few, small, and safe to read."""
 
+import base64
+import io
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from medseg.errors import MedsegError
 from medseg.reports.slices import load_slices, make_slices, save_slices
@@ -97,6 +100,19 @@ def test_pictures_colours_and_pages() -> None:
     pages = make_slices({"name": "a", "image": np.zeros((1, 4, 8, 9)), "prediction": np.stack([label] * 4)})
     assert (pages.plane, pages.of) == ("page", 4)
     assert list(make_viewer(found, PALETTE, title="a").panels)[-1].title == "error"
+
+
+def test_more_classes_than_a_palette_has_colours() -> None:
+    """Each has an area and a contour: of 256 colours, they are used up at some 130 classes."""
+    count, edge = 200, 20
+    label = np.kron(np.arange(count).reshape(10, 20), np.ones((edge, edge), int))
+    palette = [None, *((index, 255 - index, index // 2) for index in range(1, count))]
+    found = make_slices({"name": "a", "image": np.zeros((1, *label.shape)), "prediction": label}, edge=400)
+    layers = {layer.name: layer.uri for layer in make_viewer(found, palette, title="a").layers}
+    drawn = Image.open(io.BytesIO(base64.b64decode(layers["prediction"].partition(",")[2]))).convert("RGBA")
+    middles = np.asarray(drawn)[edge // 2 :: edge, edge // 2 :: edge].reshape(-1, 4)
+    assert middles[0, 3] == 0
+    assert [tuple(pixel) for pixel in middles[1:, :3].tolist()] == palette[1:]
 
 
 def test_an_empty_mask_and_a_case_without_contrast() -> None:

@@ -170,6 +170,23 @@ def test_predictions_of_a_class_that_is_in_no_mask(scored: Path, tmp_path: Path)
         assert (None if found is None else found[1]) == names
 
 
+def test_predictions_of_two_models_with_other_classes(scored: Path, tmp_path: Path) -> None:
+    """One value is two things: volumes of the one had stood under names of the other."""
+    masks = tmp_path / "masks"
+    shutil.copytree(scored / "masks", masks)
+    record = json.loads((masks / "medseg_masks.json").read_text())
+    first, second = sorted(record["made_by"][0]["masks"])
+    one, other = ({**record["made_by"][0], "masks": [name]} for name in (first, second))
+    other |= {"weights": "0" * 64, "classes": ["background", "spleen", "left kidney", "right kidney"]}
+    (masks / "medseg_masks.json").write_text(json.dumps({**record, "made_by": [one, other]}))
+    with pytest.raises(MedsegError, match=r"whose classes are not the same \(nothing, low, high; background, spleen"):
+        make_report(masks, tmp_path / "report.html")
+    (masks / second).unlink()  # masks that are gone are of no class
+    assert "spleen" not in make_report(masks, tmp_path / "report.html").read_text()
+    (masks / "medseg_masks.json").write_text(json.dumps({**record, "made_by": [one, {**other, "classes": []}]}))
+    make_report(masks, tmp_path / "report.html")
+
+
 def test_predictions_unlike_the_training_are_looked_at_first(scored: Path, tmp_path: Path) -> None:
     """Before the most unsure ones, in words that name no patient; a later run that finds nothing takes it back."""
     masks = tmp_path / "masks"
