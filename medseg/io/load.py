@@ -16,6 +16,7 @@ from monai.transforms import MapTransform
 from monai.utils import SpaceKeys
 
 from medseg.io.channels import first_of
+from medseg.io.image_file import in_rows
 from medseg.io.images import ImageError, ImageFile, read_image
 from medseg.io.labels import VALUES_KEY, map_values
 
@@ -106,21 +107,9 @@ def _indices(image: ImageFile, path: Any) -> np.ndarray[Any, Any]:
     return array.astype(np.uint8 if low >= 0 and high <= 255 else np.int32)
 
 
-def _in_rows(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return a copy whose last axis is the fastest: of volumes that lie the other way in a quarter of NumPy's time."""
-    if array.ndim < 3 or array.flags.c_contiguous:
-        return np.array(array, order="C")
-    rows = np.empty(array.shape, array.dtype)
-    for row in range(0, array.shape[-2], 4):
-        for column in range(0, array.shape[-1], 64):
-            part = (..., slice(row, row + 4), slice(column, column + 64))
-            rows[part] = array[part]
-    return rows
-
-
 def _meta_tensor(array: np.ndarray[Any, Any], image: ImageFile, path: Any) -> MetaTensor:
     first = np.moveaxis(array, -1, 0) if image.channels > 1 else array[None]
-    values = _in_rows(first)  # own memory, which torch may write into
+    values = in_rows(first)  # own memory, which torch may write into
     meta: dict[str, Any] = {"filename_or_obj": first_of(path), "spatial_shape": np.asarray(image.shape)}
     meta |= {STORED_ORIENTATION: image.orientation, ALPHA: image.alpha, NOTES: "; ".join(image.notes)}
     if image.affine is None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from medseg.affines import voxel_edges
 from medseg.io import nifti
-from medseg.io.image_file import Affine
+from medseg.io.image_file import Affine, in_rows
 from medseg.io.itk_formats import ITK_LOCK, LPS_TO_RAS, require_itk
 from medseg.io.placement import compare
 
@@ -37,6 +37,7 @@ def write_nifti(mask: NDArray[Any], affine: Affine, target: Path, *, source: Pat
     """
     import nibabel
 
+    mask = in_rows(mask.T).T  # as it is written, slice by slice
     if source is None or not source.name.lower().endswith(nifti.SUFFIXES):
         image = nibabel.Nifti1Image(mask, affine)
         image.set_sform(affine, code=_SCANNER)
@@ -48,7 +49,7 @@ def write_nifti(mask: NDArray[Any], affine: Affine, target: Path, *, source: Pat
         return
     original = nifti.header_of(source)
     kind = nibabel.Nifti2Image if isinstance(original, nibabel.Nifti2Header) else nibabel.Nifti1Image
-    stored = mask.reshape(_stored_shape(original.get_data_shape(), mask.shape))
+    stored = mask.reshape(_stored_shape(original.get_data_shape(), mask.shape), order="F")
     header: Any = nibabel.load(source).header.copy() if keep_header else kind.header_class()
     header.set_data_dtype(mask.dtype)
     header.set_data_shape(stored.shape)
