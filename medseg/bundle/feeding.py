@@ -58,7 +58,7 @@ def training(description: Description) -> Compose:
         from monai.transforms import Resized
 
         size = tuple(description.input.size)
-        resizing = [ResizeImagesd("image", size), Resized("label", spatial_size=size, mode="nearest")]
+        resizing = [ResizeImagesd("image", size), Resized("label", spatial_size=size, mode="nearest-exact")]
     return Compose([*_loading(description, labelled=True), *resizing])
 
 

@@ -33,7 +33,7 @@ __all__ = ["CaseFiles", "size_of"]
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 2
+_FORMAT = 3
 _DISK_SHARE = 0.5  # of the free disk that a data set may take
 _KEPT_SECONDS = 30 * 24 * 3600.0  # a case that was not used for so long is removed
 _MARK = "case.json"  # written last: a folder without it is a killed process's

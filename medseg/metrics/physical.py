@@ -150,7 +150,8 @@ def _counted_from_one(indices: NDArray[Any], most: int) -> NDArray[Any]:
     """Return indices plus one, in 8 bits where they fit: large volumes are copied here."""
     kind = np.uint8 if most <= 255 else np.int32
     counted = np.zeros(indices.shape, kind)
-    np.add(indices, 1, out=counted, where=(indices >= 0) & (indices < most), casting="unsafe")
+    # in the type of the result: 255 and 1 are 0 in that of 256 classes' indices
+    np.add(indices, 1, out=counted, where=(indices >= 0) & (indices < most), dtype=kind, casting="unsafe")
     return counted
 
 

@@ -51,7 +51,10 @@ def resize_images(images: Tensor, spatial_size: Sequence[int]) -> Tensor:
 
 
 class ResizeImagesd(MapTransform):
-    """Dictionary transform: images to one size, see `resize_images`; for labels MONAI's ``Resized(mode="nearest")``.
+    """Dictionary transform: images to one size, see `resize_images`.
+
+    Labels go with them by MONAI's ``Resized(mode="nearest-exact")``. Its ``"nearest"`` takes the first of several
+    pixels and not the middle one, which moves what is labelled by half a pixel.
 
     Args:
         keys: of images.

@@ -16,6 +16,8 @@ from torch import Tensor
 
 __all__ = ["Percentilesd", "Polarityd", "ZScored"]
 
+_ROUNDING = 1e-5  # of a mean: a deviation as small may be its rounding alone
+
 
 class Percentilesd(MapTransform):
     """Dictionary transform: bring two percentiles of each channel to 0 and 1; what lies beyond stays beyond.
@@ -54,7 +56,8 @@ class Percentilesd(MapTransform):
 class ZScored(MapTransform):
     """Dictionary transform: each channel to mean 0 and deviation 1; of a channel of one value all are 0.
 
-    The values are those of MONAI's ``NormalizeIntensityd(channel_wise=True)``, to the last bit. That one makes a
+    Else the values are those of MONAI's ``NormalizeIntensityd(channel_wise=True)``, to the last bit, which makes 1 or
+    -1 of all of a channel of one value if its mean is another one by rounding, as of 0.1. That one makes a
     `MetaTensor` of every channel and every number, which takes several times as long as the arithmetic, and keeps
     other threads waiting: it is Python.
 
@@ -80,6 +83,8 @@ class ZScored(MapTransform):
                 if not seen.numel():
                     continue
                 mean, deviation = seen.mean().item(), seen.std(unbiased=False).item()
+                if deviation <= _ROUNDING * abs(mean) and bool(seen.min() == seen.max()):
+                    mean, deviation = seen[(0,) * seen.ndim].item(), 0.0
                 seen.sub_(mean).div_(deviation or 1.0)
                 if self.nonzero:
                     channel[channel != 0] = seen

@@ -246,3 +246,13 @@ def test_a_picture_that_is_stored_as_a_volume_has_the_distances_of_a_picture(axi
 def test_a_lone_voxel_is_its_own_surface() -> None:
     one = np.ones((1, 1, 1), np.int64)
     assert scored(one, one, (1.0, 1.0, 1.0))["hd95"][1] == 0
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int64])
+def test_the_last_of_256_classes_counts(kind: torch.dtype) -> None:
+    label = torch.zeros(9, 9, dtype=kind)
+    label[2:5, 2:5] = 255
+    prediction = label.roll(1, 0)
+    found = Distances([f"class {index}" for index in range(256)]).update(case(prediction, label))
+    assert np.flatnonzero(~np.isnan(found["hd95"])).tolist() == [255]
+    assert found["hd95"][255] == 1
