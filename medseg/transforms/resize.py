@@ -44,10 +44,32 @@ def resize_images(images: Tensor, spatial_size: Sequence[int]) -> Tensor:
     if size == tuple(images.shape[2:]):
         return images
     if len(size) == 2:
-        return interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
+        return smooth(images, size)
     between = tuple(min(new, old) for new, old in zip(size, images.shape[2:], strict=True))
     shrunk = interpolate(images, between, mode="area")
     return interpolate(shrunk, size, mode=_MODES[len(size)], align_corners=False)
+
+
+def smooth(images: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Resize pictures, bilinear with anti-aliasing.
+
+    PyTorch gives every row the value of the first where a picture is one pixel wide, before or after, but not where it
+    is one pixel high: such a one is turned.
+
+    Args:
+        images: of floating point, or 8-bit.
+        size: height and width.
+
+    Shape:
+        ``(B, C, H, W)`` to ``(B, C, *size)``.
+    """
+    if 1 in (size[1], images.shape[3]):
+        return _smooth(images.transpose(2, 3).contiguous(), size[::-1]).transpose(2, 3).contiguous()
+    return _smooth(images, size)
+
+
+def _smooth(images: Tensor, size: tuple[int, ...]) -> Tensor:
+    return interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
 
 
 class ResizeImagesd(MapTransform):

@@ -19,7 +19,7 @@ from torch.nn.functional import interpolate
 
 from medseg.errors import MedsegError
 from medseg.transforms.reseeded import Reseeded
-from medseg.transforms.resize import resize_images
+from medseg.transforms.resize import resize_images, smooth
 
 _NARROWEST = 0.1  # pixels; a Gaussian as narrow leaves 8-bit values as they are
 
@@ -127,7 +127,7 @@ def _resize_image(image: Tensor, size: Sequence[int]) -> Tensor:
     if image.is_floating_point():
         return resize_images(image[None], size)[0]
     if image.dtype == torch.uint8 and len(size) == 2:
-        return interpolate(image[None], tuple(size), mode="bilinear", align_corners=False, antialias=True)[0]
+        return smooth(image[None], tuple(size))[0]
     return resize_images(image[None].float(), size)[0].round_().to(image.dtype)  # averages stay in the type's range
 
 

@@ -9,13 +9,15 @@ from PIL import Image
 from medseg.transforms.resize import ResizeImagesd, resize_images
 
 
-@pytest.mark.parametrize("size", [(8, 8), (50, 41), (8, 90)])
-def test_equals_pillow(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("stored", [(37, 64), (37, 1), (1, 64), (11, 2)])
+@pytest.mark.parametrize("size", [(8, 8), (50, 41), (8, 90), (9, 1), (1, 9), (1, 1)])
+def test_equals_pillow(stored: tuple[int, int], size: tuple[int, int]) -> None:
     """Pillow's bilinear filter widens with the scale too."""
-    image = np.random.default_rng(0).random((37, 64), dtype=np.float32)
-    expected = np.array(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
-    found = resize_images(torch.from_numpy(image)[None, None], size)[0, 0]
-    np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+    images = np.random.default_rng(0).random((3, *stored), dtype=np.float32)
+    expected = [np.array(Image.fromarray(each).resize(size[::-1], Image.Resampling.BILINEAR)) for each in images]
+    batch = torch.from_numpy(images)[None]
+    for given in (batch, batch.contiguous(memory_format=torch.channels_last)):
+        np.testing.assert_allclose(resize_images(given, size)[0].numpy(), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(8, 8, 8), (40, 3, 9)])
