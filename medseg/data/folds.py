@@ -123,5 +123,6 @@ def _strata(classes: Sequence[Collection[int]], folds: int) -> list[int]:
     many = Counter(strata)
     strata = [stratum if many[stratum] >= folds else -2 for stratum in strata]  # too rare to be in every fold
     if Counter(strata)[-2] < folds:
-        strata = [many.most_common(1)[0][0] if stratum == -2 else stratum for stratum in strata]
+        usual = min(many, key=lambda stratum: (-many[stratum], stratum))  # of equals not the one that comes first
+        strata = [usual if stratum == -2 else stratum for stratum in strata]
     return strata if max(Counter(strata).values()) >= folds else [0] * len(strata)

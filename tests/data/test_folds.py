@@ -72,3 +72,14 @@ def test_one_patient_in_several_spellings_is_one():
     folds = propose_folds(names)
     assert folds[::2] == folds[1::2]
     assert sorted(folds.count(fold) for fold in range(5)) == [4] * 5
+
+
+def test_equally_frequent_classes_are_spread_alike_in_any_order_of_the_cases() -> None:
+    """Cases of a class too rare for every fold went with the class that came first."""
+    names = [f"p{number}" for number in range(12)]
+    held = [{1}] * 5 + [{2}] * 5 + [{3}] * 2
+    found = {
+        tuple(sorted(zip(order(names), propose_folds(order(names), order(held)) or [], strict=True)))
+        for order in (list, lambda values: values[::-1], lambda values: values[6:] + values[:6])
+    }
+    assert len(found) == 1
