@@ -90,6 +90,17 @@ class WindowGrid:
         size[axis] = max((start + edges[axis] - after for start, after in pairwise(starts)), default=0)
         return tuple(size)
 
+    def meets(self, axis: int, number: int) -> tuple[int, int]:
+        """Return of a window how much the one before reaches along an axis, and how much the next one leaves to it.
+
+        Args:
+            axis: number of a spatial axis.
+            number: of the window along the axis.
+        """
+        starts, edge = self.starts[axis], min(self.size[axis], self.roi_size[axis])
+        reached = starts[number - 1] + edge - starts[number] if number else 0
+        return reached, starts[number + 1] - starts[number] if number + 1 < len(starts) else edge
+
     def voxels(self, window: Sequence[int]) -> tuple[slice, ...]:
         """Return the voxels of the image that a window holds.
 
@@ -111,7 +122,7 @@ class _Part:
         output: its logits ``(classes, *S)``.
         weight: its weights ``(*S)``.
         begins: where it begins in the window, along each axis.
-        rooms: two, each for as many sums ``(2, values)``.
+        rooms: two, each for as many sums ``(2, values)``; empty on a GPU, whose memory is at hand when it is asked for.
         more: to be added, of ``(classes, *S)`` each.
     """
 
@@ -145,7 +156,9 @@ class _Part:
     def room(self, number: int) -> Tensor:
         """Return room for its sums, laid out as its logits."""
         order = sorted(range(self.output.ndim), key=lambda axis: -self.output.stride()[axis])
-        room = self.rooms[number, : self.output.numel()].view([self.output.shape[axis] for axis in order])
+        values = self.output.numel()
+        room = self.rooms[number, :values] if values <= self.rooms.shape[1] else self.rooms.new_empty(values)
+        room = room.view([self.output.shape[axis] for axis in order])
         return room.permute([order.index(axis) for axis in range(self.output.ndim)])
 
 
@@ -161,7 +174,7 @@ class _Overlap:
     """
 
     def __init__(self, grid: WindowGrid, axis: int, output: Tensor, weight: Tensor, *, half: bool) -> None:
-        self._grid, self._axis, self._edge = grid, axis, weight.shape[axis]
+        self._grid, self._axis = grid, axis
         self._faster = grid.order[grid.order.index(axis) + 1 :]
         size = grid.overlapped(axis)
         much = len(output) * math.prod(size) * weight.element_size() > _FULL[weight.device.type == "cpu"]
@@ -175,9 +188,7 @@ class _Overlap:
             parts: in the order of the axis; one goes all the way before the next is cut, which may lie where it did.
             window: its number along each axis.
         """
-        number, starts = window[self._axis], self._grid.starts[self._axis]
-        added = starts[number - 1] + self._edge - starts[number] if number else 0
-        done = starts[number + 1] - starts[number] if number + 1 < len(starts) else self._edge
+        added, done = self._grid.meets(self._axis, window[self._axis])
         for part in parts:
             low = part.begins[self._axis]
             high = low + part.weight.shape[self._axis]
@@ -296,9 +307,9 @@ def merge(outputs: Iterator[Tensor], grid: WindowGrid, weight: Tensor) -> Iterat
     for window in grid:
         output = next(outputs)
         sums = sums or _Sums(grid, output, weight, half=True)
-        first, *others = _done(window, grid, weight.shape)
-        size = [part.stop - part.start for part in others]
-        done = first.stop - first.start
+        done, *size = (grid.meets(axis, number)[1] for axis, number in enumerate(window))
+        first, *others = (starts[number] for starts, number in zip(grid.starts, window, strict=True))
+        beside = [slice(start, start + edge) for start, edge in zip(others, size, strict=True)]
         planes = max(1, _BLOCK // output[:, 0].numel()) if weight.device.type == "cpu" else done
         planes = math.ceil(done / math.ceil(done / planes))  # of all windows side by side alike: blocks are cells
         for begin in range(0, done, planes):
@@ -309,7 +320,7 @@ def merge(outputs: Iterator[Tensor], grid: WindowGrid, weight: Tensor) -> Iterat
             )
             if end == len(weight):
                 del output  # or it would be there while the next one is made
-            yield (slice(first.start + begin, first.start + begin + number), *others), block.div_(total)
+            yield (slice(first + begin, first + begin + number), *beside), block.div_(total)
 
 
 def _laid_out(memory: Tensor, output: Tensor, size: Sequence[int]) -> Tensor:
@@ -319,12 +330,3 @@ def _laid_out(memory: Tensor, output: Tensor, size: Sequence[int]) -> Tensor:
     if classes > 1 and output.stride(0) == 1:
         return memory.view(*size, classes).movedim(-1, 0)
     return memory.view(classes, *size)
-
-
-def _done(window: Sequence[int], grid: WindowGrid, edges: Sequence[int]) -> tuple[slice, ...]:
-    """Return the voxels of the image that a window holds and no later one reaches."""
-    voxels = []
-    for starts, number, edge in zip(grid.starts, window, edges, strict=True):
-        end = starts[number + 1] if number + 1 < len(starts) else starts[number] + edge
-        voxels.append(slice(starts[number], end))
-    return tuple(voxels)

@@ -38,12 +38,7 @@ _MOST_SAID = 200
 _ITK_PLACE = re.compile(r"^.*?(?:ITK ERROR|itk::ERROR): \w+\(0x[0-9a-f]+\): ", re.DOTALL)
 _SPACINGS = {"spacings", "spacedirections", "elementspacing", "elementsize"}
 _PLACES = {"space", "transformmatrix", "rotation", "orientation", "offset", "position", "origin"}
-_PATIENT = {
-    "ras",
-    "las",
-    "lps",
-    *(f"{side}-superior" for side in ("right-anterior", "left-anterior", "left-posterior")),
-}
+_PATIENT = {"ras", "las", "lps", "right-anterior-superior", "left-anterior-superior", "left-posterior-superior"}
 _MILLIMETRES = ("", "?", "mm", "millimeter", "millimeters", "millimetre", "millimetres")
 _CHUNK = 1 << 20
 _AXES = ("domain", "space", "time", "list", "???", "none")  # kinds of an axis that is no vector and no colour
@@ -61,9 +56,8 @@ _NRRD_TYPES = {
 _META_TYPES = {
     **dict.fromkeys(("MET_CHAR", "MET_UCHAR"), 1),
     **dict.fromkeys(("MET_SHORT", "MET_USHORT"), 2),
-    **dict.fromkeys(
-        ("MET_INT", "MET_UINT", "MET_LONG", "MET_ULONG", "MET_FLOAT"), 4
-    ),  # a long is of 4 bytes everywhere
+    # a long is of 4 bytes everywhere
+    **dict.fromkeys(("MET_INT", "MET_UINT", "MET_LONG", "MET_ULONG", "MET_FLOAT"), 4),
     **dict.fromkeys(("MET_LONG_LONG", "MET_ULONG_LONG", "MET_DOUBLE"), 8),
 }
 

@@ -1,5 +1,7 @@
 """How windows are put together, against MONAI's sliding window."""
 
+import math
+
 import pytest
 import torch
 from edges_matter import edges_matter
@@ -7,6 +9,7 @@ from monai.inferers import SlidingWindowInferer
 
 from medseg.inferers import windows as window_parts
 from medseg.inferers.sliding_window import SlidingWindow
+from medseg.inferers.windows import WindowGrid
 
 
 @pytest.mark.parametrize("overlap", [0.1, 0.5, 0.7, 0.9])
@@ -52,3 +55,21 @@ def test_windows_of_which_only_the_last_overlap(monkeypatch: pytest.MonkeyPatch)
     expected = SlidingWindowInferer((8, 9, 6), 2, 0.0, "gaussian")(image, network)
     found = SlidingWindow((8, 9, 6), 2, 0.0)(image, network)
     torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-3 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("overlap", [0.25, 0.7])
+@pytest.mark.parametrize("full", [(2**31, 2**28), (0, 0)])
+def test_a_device_of_its_own_has_room_for_what_is_kept(
+    monkeypatch: pytest.MonkeyPatch, overlap: float, full: tuple[int, int]
+) -> None:
+    """As on a GPU, where windows go through at once: large overlaps, and half precision, need room for their sums."""
+    monkeypatch.setattr(window_parts, "_FULL", full)
+    monkeypatch.setattr(window_parts, "ends", lambda sums: torch.zeros(2))  # there are no values to look at
+    grid = WindowGrid((17, 12, 9), (10, 7, 6), (overlap,) * 3)
+    weight = torch.ones((10, 7, 6), device="meta")
+    outputs = (torch.empty((3, 10, 7, 6), device="meta") for _ in range(len(grid)))
+    blocks = [(at, block.shape, block.device.type) for at, block in window_parts.merge(outputs, grid, weight)]
+    assert len(blocks) == len(grid)
+    assert all(shape == (3, *(part.stop - part.start for part in at)) for at, shape, _ in blocks)
+    assert sum(math.prod(shape[1:]) for _, shape, _ in blocks) == 17 * 12 * 9
+    assert {kind for *_, kind in blocks} == {"meta"}
