@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from medseg.io import dicom, itk_formats, nifti
 from medseg.io.channels import Named, paths_of
 
-__all__ = ["known_as", "parts_of", "stored_bytes"]
+__all__ = ["content_hash", "file_hash", "file_stamp", "known_as", "parts_of", "stored_bytes"]
 
 
 def parts_of(path: Path) -> tuple[Path, ...]:
@@ -53,6 +55,59 @@ def known_as(image: Named) -> set[str]:
             if path.is_file() and dicom.is_dicom(path):
                 found.add(path.parent)
     return {str(path.resolve()) for path in found}
+
+
+def content_hash(image: Named) -> str:
+    """Return the SHA-256 of an image's bytes, whatever its files are called.
+
+    Of one of several files, such as a DICOM series, it is that of their hashes in ascending order; of one file a
+    channel, that of the channels' hashes in their order.
+
+    Args:
+        image: as a datalist names it.
+
+    Raises:
+        OSError: if a file cannot be read.
+    """
+    channels = []
+    for path in paths_of(image):
+        found = sorted(file_hash(part) for part in parts_of(path))
+        channels.append(found[0] if len(found) == 1 else _joined(found))
+    return channels[0] if len(channels) == 1 else _joined(channels)
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_stamp(image: Named) -> str:
+    """Return what the file system says of an image's files: sizes, times of change and numbers of the files.
+
+    It is another one where a file was replaced, written, or copied from elsewhere, and stays where folders are renamed.
+    The same stamp is the same bytes; another one may be, too.
+
+    Args:
+        image: as a datalist names it.
+
+    Raises:
+        OSError: if a file is missing.
+    """
+    found = []
+    for path in paths_of(image):
+        for part in parts_of(path):
+            status = part.stat()
+            found.append(f"{status.st_size}|{status.st_mtime_ns}|{status.st_ctime_ns}|{status.st_ino}")
+    return found[0] if len(found) == 1 else _joined(found)
+
+
+def _joined(found: Sequence[str]) -> str:
+    return hashlib.sha256("".join(found).encode()).hexdigest()
 
 
 def stored_bytes(image: Named) -> int:
