@@ -24,7 +24,7 @@ from typing import Any
 from medseg import __version__
 from medseg.atomic import atomic_write
 from medseg.io.dicom_heads import is_dicom, read_head
-from medseg.io.parts import content_hash, file_hash, parts_of
+from medseg.io.parts import file_hash, hash_of_parts, parts_read
 from medseg.prediction.sinks import Case, RunInfo
 from medseg.runs.lock import FolderLock, LockedError
 
@@ -81,10 +81,11 @@ class Audit:
         Args:
             case: whose files are hashed, of a DICOM series every file of it.
         """
-        files = [part for file in case.files for part in parts_of(file)]
-        found: dict[str, Any] = {"sha256": content_hash(list(case.files)), "files": len(files)}
-        if is_dicom(files[0]):
-            found |= _tags(files[0], (*_UIDS, *(_PERSONS if self._run.keep_identifiers else ())))
+        channels = parts_read(list(case.files))
+        found: dict[str, Any] = {"sha256": hash_of_parts(channels), "files": sum(map(len, channels))}
+        first, *_ = channels[0]
+        if is_dicom(first):
+            found |= _tags(first, (*_UIDS, *(_PERSONS if self._run.keep_identifiers else ())))
         self._inputs[case.name] = found
 
     def doubt(self, case: Case, said: Sequence[str], notes: str = "") -> None:
