@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +141,8 @@ def load_described(network: nn.Module, weights: Weights, here: Description) -> D
         here: the model as the configuration describes it.
 
     Returns:
-        The description that the weights carry, with their classes' names; ``here`` where they carry none.
+        The description that the weights carry, with their classes' names, but for how a whole image is predicted, which
+        the configuration says; ``here`` where they carry none.
 
     Raises:
         DescriptionError: if the weights were trained otherwise, naming what differs and the way out.
@@ -149,7 +150,7 @@ def load_described(network: nn.Module, weights: Weights, here: Description) -> D
     """
     found = agreed(weights, here)
     load_weights(network, weights.content, origin=f"checkpoint {weights.path}")
-    return found
+    return replace(found, inference=here.inference)
 
 
 def verified_hash(network: nn.Module, weights: Weights) -> str | None:

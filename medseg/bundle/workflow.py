@@ -331,7 +331,9 @@ def _on_validation(
         )
     from medseg.bundle.record import load_described
 
-    return ready, load_described(ready.engine.network, ready.weights[0], ready.description)
+    (weights,) = ready.weights
+    load_described(ready.engine.network, weights, ready.description)
+    return ready, weights.description  # as they carry it: windows of this evaluation are not theirs
 
 
 def _scored_by(ready: Ready, name: str, score: Any) -> None:
