@@ -329,10 +329,10 @@ def _on_validation(
             f"scored is 'test', but {what} on validation cases, or on those of a fold that the run left out, and it "
             "left none out: a test list is for testing alone"
         )
-    from medseg.bundle.record import load_described
+    from medseg.bundle.record import load_described, refuse_other_data
 
     (weights,) = ready.weights
-    load_described(ready.engine.network, weights, ready.description)
+    refuse_other_data(weights.path, load_described(ready.engine.network, weights, ready.description), ready.datalist)
     return ready, weights.description  # as they carry it: windows of this evaluation are not theirs
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.bundle.description import Description
+from medseg.bundle.record import refuse_other_channels
 from medseg.data.datalist import SPLITS, Datalist, datalist_file
 from medseg.data.schema import read_json
 from medseg.errors import MedsegError, counted, shown
@@ -50,6 +51,7 @@ class ImageFolder:
 
     Raises:
         DatalistError: if a datalist is not sound.
+        DescriptionError: if it names the model's channels in another order.
         InputError: if the folder is missing or holds no image, two images would share one mask, or no DICOM series is
             taken, or a name in ``only`` is that of no case.
     """
@@ -72,6 +74,7 @@ class ImageFolder:
             listing = with_channels(list_images(source, leave=[self.output_dir]), channels)
         else:
             data = Datalist.load(self.datalist)
+            refuse_other_channels(f"the model {description.name} was", description, data)
             listing = _listed(data)
             self.told = _told(data, source, self.output_dir, listing)
         self.folder = listing.folder
