@@ -349,6 +349,7 @@ def _scored(
     wanted = Options.of(options)
     output = folder_of(wanted.output_dir or "evaluation", "output_dir", command)
     held = {"name": data.name, "fingerprint": data.fingerprint(), "split": wanted.scored, "seen": seen.plain()}
+    folds = wanted.only("fold_key", "validation_fold")
     held |= {} if look is None else {"tested_before": look["before"]}
     scores = evaluate(
         evaluator,
@@ -356,7 +357,7 @@ def _scored(
         output,
         title=f"{data.name}, {_part(data, wanted)}{seen.said()}",
         tracking=wanted.mlflow,
-        data={**held, "images": len(evaluator.dataset), **wanted.only("fold_key", "fold", "validation_fold")},
+        data={**held, "images": len(evaluator.dataset), "fold": data.fold_on_record(wanted.fold), **folds},
         scores=description.scores,
         beside_paper=description.beside_paper,
         config=config_of(command, options, description),

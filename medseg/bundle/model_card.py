@@ -88,8 +88,8 @@ def _table(rows: Sequence[tuple[str, Any]]) -> str:
 
 
 def _split(data: Mapping[str, Any]) -> str:
-    if data.get("fold") is None:
-        return "the datalist's own lists"
+    if data.get("fold") in (None, "all"):
+        return "the datalist's own lists" if data.get("fold") is None else "all images that may be trained on"
     scheme = data.get("fold_key") or "fold"
     return f"all but fold {data['fold']}{'' if scheme == 'fold' else f' of {scheme}'}"
 
