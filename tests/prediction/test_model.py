@@ -205,6 +205,19 @@ def test_weights_trained_otherwise_are_refused(tmp_path: Path) -> None:
     assert f"medseg predict {weights} IMAGES MASKS" in said
 
 
+def test_a_volume_without_an_affine(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It was taken for voxels of 1 mm, whatever they were: of 1.5 mm, a quarter of its mask was another."""
+    volume = grey(12, 12, 8)
+    _, weights = save(tmp_path / "a.pt", 3, input={"intensity": {"scheme": "range"}, "spacing": [2, None, 2]})
+    with pytest.raises(ModelError, match=r"no affine, and the model takes voxels of 2 x any x 2 mm; give affine="):
+        load(weights, device="cpu").predict(volume)
+    assert load(weights, device="cpu").predict(volume, affine=np.eye(4)).mask.shape == volume.shape
+    assert not caplog.text
+    _, weights = save(tmp_path / "b.pt", 3)
+    assert load(weights, device="cpu").predict(volume).mask.shape == volume.shape
+    assert "taken to point right, anterior and superior" in caplog.text
+
+
 def test_a_configuration_that_predicts_otherwise_makes_other_masks(tmp_path: Path) -> None:
     """As MONAI's command runs it: mirrored masks passed for those that were not, and the second run skipped all."""
     network, weights = save(tmp_path / "model.pt")
