@@ -48,20 +48,46 @@ class Roi:
     area: bool = True
 
 
-def _segmentation(path: Path) -> Any:
+def _segmentation(path: Path, grid: npt.NDArray[np.float64] | None = None) -> Any:
+    """Return a DICOM SEG as highdicom reads it.
+
+    Args:
+        path: of its file.
+        grid: of its series, voxel to patient in mm as DICOM has it; frames in its slices are as far apart as these,
+            whatever the header says.
+    """
     try:
         import highdicom
+        import pydicom
     except ImportError as error:
         raise ImportingError(
             f"{shown(path)}: reading DICOM SEG needs highdicom; install it: pip install 'medseg[dicom]'"
         ) from error
     try:
         with quiet():
-            return highdicom.seg.segread(path)
+            if grid is None:
+                return highdicom.seg.segread(path)
+            stored = pydicom.dcmread(path)
+            _space(stored, grid)
+            return highdicom.seg.Segmentation.from_dataset(stored, copy=False)
     except Exception as error:  # highdicom raises nearly every type on damaged or odd files
         raise ImportingError(
             f"{shown(path)}: cannot be read as DICOM SEG ({_brief(error)}); export it again"
         ) from error
+
+
+def _space(seg: Any, grid: npt.NDArray[np.float64]) -> None:
+    """Write the distance of a series' slices into a SEG of the same planes: highdicom goes by it, not by the frames.
+
+    It is optional, often copied from the series, and there often the thickness of a slice.
+    """
+    groups = [*seg.get("SharedFunctionalGroupsSequence", []), *seg.get("PerFrameFunctionalGroupsSequence", [])]
+    turns = [item.ImageOrientationPatient for group in groups for item in group.get("PlaneOrientationSequence", [])]
+    apart = float(np.linalg.norm(grid[:3, 2]))
+    normals = [np.cross(*np.reshape([float(part) for part in turn], (2, 3))) for turn in turns]
+    if all(abs(normal @ grid[:3, 2]) > (1 - _TOLERANCE) * apart for normal in normals):
+        for measures in (item for group in groups for item in group.get("PixelMeasuresSequence", [])):
+            measures.SpacingBetweenSlices = f"{apart:.10g}"
 
 
 def segments_of(path: Path) -> list[Roi]:
@@ -126,9 +152,9 @@ def draw_volume(path: Path, rois: Sequence[Roi], image: ImageFile) -> list[Segme
     """
     import highdicom
 
-    grid = _placed(path, image)
-    seg = _segmentation(path)
-    lps = (LPS_TO_RAS @ grid)[:, [2, 1, 0, 3]]  # highdicom's axes are slices, rows, columns
+    grid = LPS_TO_RAS @ _placed(path, image)
+    seg = _segmentation(path, grid)
+    lps = grid[:, [2, 1, 0, 3]]  # highdicom's axes are slices, rows, columns
     shape = tuple(image.shape)[::-1]
     one = str(seg.SegmentationType) == "LABELMAP"  # of which highdicom would split off numbers above 255 as others
     try:

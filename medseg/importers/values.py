@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -42,6 +43,17 @@ class Classes:
     ignore: int | None = None
     values: dict[int, int] = field(default_factory=dict)
     colours: dict[int, str] = field(default_factory=dict)
+
+    def alike(self) -> list[str]:
+        """Tell of names that differ by capitals or blanks alone: of one class each would be a part."""
+        first: dict[str, str] = {}
+        notes = []
+        for name in self.labels.values():
+            other = first.setdefault(re.sub(r"[\s_]+", " ", name).casefold(), name)
+            if other != name:
+                said = f"{shown(other)} and {shown(name)} are two classes"
+                notes.append(f"{said}; if they are one, give them one name in the files")
+        return notes
 
 
 def resolve(

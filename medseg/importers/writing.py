@@ -133,6 +133,7 @@ def import_folder(
             found, update, coded=bool(options.colours or found.colour_codes), indexed=bool(options.values)
         )
     classes = resolve(found, present, coloured, options, folder.root, held)
+    found.notes += classes.alike()
     held = [{classes.values.get(stored, stored) for stored in values} - {classes.ignore} for values in held]
     made = not target.exists() and not wishes.dry_run
     if not wishes.dry_run:

@@ -204,8 +204,12 @@ class _PixelSums(torch.autograd.Function):
 
 
 def _sums_by_slot(pt: Tensor, valid: Tensor | None, flat: Tensor, slots: int) -> tuple[Tensor, Tensor]:
-    """Return the soft intersection and the pixels of each slot, ``(slots,)``, pixel by pixel."""
-    intersection = pt.new_zeros(slots).index_add_(0, flat, pt.flatten())
+    """Return the soft intersection and the pixels of each slot, ``(slots,)``, pixel by pixel.
+
+    In float64: one after the other, probabilities are rounded to quarters from two million in float32 on, and to
+    nothing from 16 million on.
+    """
+    intersection = pt.new_zeros(slots, dtype=torch.float64).index_add_(0, flat, pt.flatten().double()).to(pt.dtype)
     if pt.device.type == "cpu":
         present = torch.bincount(flat if valid is None else flat[valid.flatten()], minlength=slots)
     else:  # where either would wait for the device

@@ -111,6 +111,7 @@ def make_plan(
         found = fingerprint(data, progress=update)
     axes = int(plan_rules.dimensions(found, dimensions).value)
     kept.refuse_axes(axes)
+    kept.refuse_turned(found.orientations)
     Postprocess({name: each.value for name, each in kept.over("postprocess", {}).items()}, data.class_names)
     if all(share == 0 for index, share in enumerate(found.class_shares()) if index != found.background):
         raise PlanError(f"{data.path}: no label holds anything but {found.classes[0]}; there is nothing to learn")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -30,6 +31,8 @@ _SETTLED = {
     "in_channels": "the images have them",
     "out_channels": "they are the classes of the labels",
 }
+_ORIENTATION = ("input", "orientation")
+_ALONG = re.compile("[RL][AP][SI]")
 _BESIDE = ("seed",)  # of the first weights: of no matter for what a step costs
 
 
@@ -162,6 +165,26 @@ class Asked:
             if size is not None and len(size) != axes:
                 edges = counted(len(size), "edge")
                 raise PlanError(f"{spelt(key, list(size))} has {edges}, the network {axes} axes; give one edge an axis")
+
+    def refuse_turned(self, stored: Sequence[str]) -> None:
+        """Refuse an orientation by which spacing, patches and mirrors of a plan, along R, A and S, would be of others.
+
+        Args:
+            stored: axis codes of the images, as ``orientation=null`` keeps them.
+
+        Raises:
+            PlanError: naming the orientation.
+        """
+        if _ORIENTATION not in self.values:
+            return
+        wanted = self.values[_ORIENTATION]
+        turned = [codes for codes in ([wanted] if wanted else stored) if codes and not _ALONG.fullmatch(codes)]
+        if turned:
+            images = "" if wanted else f", and images are stored as {turned[0]}"
+            raise PlanError(
+                f"{spelt('model#input#orientation', wanted or 'null')}{images}: what a plan chooses is along R, A and "
+                "S in this order; leave it out, or name the axes so, such as LPS"
+            )
 
     def kept(self, tried: Sequence[Candidate]) -> list[Candidate]:
         """Return the candidates as they were asked for.

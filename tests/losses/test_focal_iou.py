@@ -133,6 +133,15 @@ def test_large_maps_keep_float32_accuracy() -> None:
     torch.testing.assert_close(loss(logits, label).double(), loss(logits.double(), label), rtol=1e-5, atol=0)
 
 
+def test_a_class_of_millions_of_pixels_is_summed_as_exactly() -> None:
+    """Two volumes of 128 x 128 x 128: a float32 that ones are added to has steps of a quarter from two million on."""
+    label = torch.zeros(1, 1, 2048, 2048, dtype=torch.uint8)
+    label[..., :256, :] = 1
+    logits = torch.stack([2.2 - 4.4 * label[:, 0].float(), torch.zeros(1, 2048, 2048)], dim=1)
+    loss = FocalIoULoss()
+    torch.testing.assert_close(loss(logits, label).double(), loss(logits.double(), label), rtol=1e-5, atol=0)
+
+
 def test_iou_is_0_for_a_perfect_and_1_for_a_wrong_prediction() -> None:
     label = torch.arange(CLASSES).repeat(6).reshape(1, 1, 4, 6)
     right = 50.0 * nn.functional.one_hot(label[:, 0], CLASSES).movedim(-1, 1)

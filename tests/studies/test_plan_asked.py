@@ -37,6 +37,14 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Device:
         (["network_def#channels=[2,4,4,4,4,4]"], "cannot be built for these images with network_def#channels=[2, 4, "),
         (["optimizer#foo#bar=1"], "optimizer#foo#bar: the configuration has no such key"),
         (["model#input#spacin=[1,1,1]"], "spacin"),
+        (
+            ["model#input#orientation=PSR"],
+            "model#input#orientation=PSR: what a plan chooses is along R, A and S in this order; leave it out, or name",
+        ),
+        (
+            ["model#input#orientation=null"],
+            "orientation=null, and images are stored as PSR: what a plan chooses is along",
+        ),
         (["slices=true"], "slices is true, but the network takes volumes as they are; give slices=false"),
         (["fold=7"], "7"),
     ],

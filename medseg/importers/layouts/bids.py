@@ -79,7 +79,16 @@ class Bids(Layout):
             if not chosen:
                 found.left_out[mask.path] = f"no image {' or '.join(wanted) or 'of its subject and session'}"
                 continue
-            found.modality = tuple(image.suffix for image in chosen)
+            modality = tuple(image.suffix for image in chosen)
+            if found.cases and modality != found.modality:
+                known = [", ".join(map(shown, names)) for names in (modality, found.modality)]
+                raise Question(
+                    f"{shown(folder.root)}: {shown(mask.path.name)} has the image {known[0]}, and those before have "
+                    f"{known[1]}: one channel would be of several kinds; name one with --images",
+                    "images",
+                    found.modality[0],
+                )
+            found.modality = modality
             name = "_".join(f"{key}-{mask.entities[key]}" for key in _SHARED if key in mask.entities)
             group = f"sub-{mask.entities['sub']}"
             found.cases.append(Case(name, tuple(image.path for image in chosen), mask.path, "training", group))

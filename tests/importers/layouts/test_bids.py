@@ -39,6 +39,15 @@ def test_sessions_and_channels(bids, bring):
     assert made.datalist.training[0]["image"][1].endswith("sub-09_ses-1_FLAIR.nii.gz")
 
 
+def test_subjects_of_another_modality_each_are_no_one_channel(bids, bring):
+    (bids.root / "sub-02/anat/sub-02_T1w.nii.gz").rename(bids.root / "sub-02/anat/sub-02_FLAIR.nii.gz")
+    with pytest.raises(
+        Question, match=r"sub-02_label-lesion_mask.nii.gz has the image FLAIR, and those before have T1w"
+    ):
+        bring()
+    assert [case.name for case in bring(images="T1w").found.cases] == ["sub-01"]
+
+
 def test_classes_of_a_table_and_kinds(bids, bring, left_out):
     for subject in ("01", "02"):
         stem = f"derivatives/atlas/sub-{subject}/anat/sub-{subject}"

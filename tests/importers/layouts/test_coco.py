@@ -47,6 +47,18 @@ def test_objects_are_drawn(coco, bring, left_out):
     assert left_out(made) == {}
 
 
+def test_categories_that_differ_by_a_capital_are_told_of(coco, bring):
+    coco(item(3), images=("a.png",), categories=[{"id": 3, "name": "big cell"}, {"id": 4, "name": "CD4+"}])
+    coco(
+        item(3),
+        name="val.json",
+        images=("b.png",),
+        categories=[{"id": 3, "name": "Big_Cell"}, {"id": 4, "name": "CD4"}],
+    )
+    told = "big cell and Big_Cell are two classes; if they are one, give them one name in the files"
+    assert [note for note in bring().found.notes if "two classes" in note] == [told]
+
+
 def test_overlaps(coco, bring):
     coco(item(3), item(7))
     with pytest.raises(Question, match=r"train.json: a.png: cell and rim overlap in 24 pixels; .* --order cell,rim"):

@@ -108,6 +108,22 @@ def test_what_lies_outside_of_its_series_is_not_cut_off(dcmqi, make, bring):
     assert lost > 0
 
 
+@pytest.mark.parametrize("stated", [3.3, 5.0, 1.25, None])
+def test_frames_lie_where_they_say_whatever_the_header_says_of_their_distance(dcmqi, make, bring, stated):
+    """Series often state the thickness of their slices there, and what is made of them copies it."""
+    shutil.copytree(dcmqi / "ct-3slice", make.root / "ct-3slice")
+    seg = pydicom.dcmread(dcmqi / "liver.dcm")
+    seg.save_as(make.root / "liver.dcm")
+    ((_, expected),) = masks(bring(output="right")).values()
+    (measures,) = seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+    del measures.SpacingBetweenSlices
+    if stated is not None:
+        measures.SpacingBetweenSlices = stated
+    seg.save_as(make.root / "liver.dcm")
+    ((_, label),) = masks(bring(output="otherwise")).values()
+    np.testing.assert_array_equal(label.array, expected.array)
+
+
 def test_a_series_is_its_folder(dcmqi, bring):
     made = bring(source=dcmqi, labels="liver.dcm")
     named = [entry["image"] for entry in made.datalist.training]
