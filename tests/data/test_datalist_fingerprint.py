@@ -12,6 +12,7 @@ from PIL import Image
 from medseg.data import file_facts
 from medseg.data.check import check_datalist
 from medseg.data.datalist import Datalist, DatalistError
+from medseg.io import parts
 
 
 def test_fingerprint(tmp_path):
@@ -47,8 +48,8 @@ def test_unchanged_files_are_hashed_once(tmp_path, monkeypatch):
     for name in ("a.png", "b.png"):
         Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / name)
     hashed = []
-    real = file_facts._digest
-    monkeypatch.setattr(file_facts, "_digest", lambda path: hashed.append(path.name) or real(path))
+    real = parts.file_hash
+    monkeypatch.setattr(parts, "file_hash", lambda path: hashed.append(path.name) or real(path))
     first = datalist.fingerprint()
     assert sorted(hashed) == ["a.png", "b.png"]
     assert datalist.fingerprint() == first
@@ -68,7 +69,7 @@ def test_what_the_check_has_read_is_not_read_again(tmp_path, monkeypatch):
         Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / name)
     expected = {name: hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in ("a.png", "b.png")}
     check_datalist(datalist)
-    monkeypatch.setattr(file_facts, "_digest", lambda path: pytest.fail(f"{path} is read again"))
+    monkeypatch.setattr(parts, "file_hash", lambda path: pytest.fail(f"{path} is read again"))
     assert datalist.contents() == expected
 
 
