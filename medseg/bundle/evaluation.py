@@ -103,7 +103,8 @@ def evaluate(
             write_report(folder, result, ".", title=title, colours=colours)
             if tracker is not None:
                 tracker.log_params(record)
-                tracker.log_metrics({f"test_{k.removeprefix(PREFIX)}": v for k, v in found.items()}, step=0)
+                part = str((data or {}).get("split", "test"))  # scores of training images are no test's
+                tracker.log_metrics({f"{part}_{k.removeprefix(PREFIX)}": v for k, v in found.items()}, step=0)
                 for path in sorted(folder.path.glob("*.*")):
                     tracker.log_artifact(path)
     except BaseException:

@@ -119,7 +119,7 @@ class CaseTable:
             rows: of ``columns``; what is missing stays empty.
         """
         name = _cell(case)
-        self._append(name, self._text({"case": name, "model": self._model, **row} for row in rows))
+        self._append(name, self._text({"case": case, "model": self._model, **row} for row in rows))
 
     def take(self, path: Path) -> None:
         """Append this model's rows of another such table, case by case; what is here already, is left as it is.

@@ -20,6 +20,7 @@ from typing import Any
 from medseg.errors import MedsegError, shown
 
 UNDEFINED = "-"
+_ESCAPE = "'"  # before a text that a spreadsheet would run, or that begins with one itself
 
 Cell = str | int | float | None
 
@@ -246,9 +247,18 @@ def csv_cell(cell: Cell) -> str:
         if not cell:
             return ""
         # before the escaping: a tab or a carriage return at the start is skipped by spreadsheets
-        formula = cell[0] in "=+-@\t\r\n" and not _is_number(cell)
-        return ("'" if formula else "") + shown(cell)
+        formula = cell[0] in f"=+-@\t\r\n{_ESCAPE}" and not _is_number(cell)
+        return _ESCAPE * formula + shown(cell)
     return "" if _is_undefined(cell) else repr(cell) if isinstance(cell, int) else repr(float(cell or 0))
+
+
+def csv_text(cell: str) -> str:
+    """Return the text that `csv_cell` wrote as a cell, as `shown` shows it.
+
+    Args:
+        cell: as it stands in the file.
+    """
+    return cell.removeprefix(_ESCAPE)
 
 
 def plain(cell: str) -> str:

@@ -19,13 +19,16 @@ COMPARED = "compared.json"
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a ``scores_per_case.csv``.
+    """Return the rows of a ``scores_per_case.csv``, classes and cases by their names.
 
     Raises:
         OSError: if it cannot be read.
     """
+    from medseg.reports.tables import csv_text
+
     with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+        rows = list(csv.DictReader(file))
+    return [{key: csv_text(cell) if isinstance(cell, str) else cell for key, cell in row.items()} for row in rows]
 
 
 @dataclass(frozen=True)

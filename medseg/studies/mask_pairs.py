@@ -16,7 +16,7 @@ from pathlib import Path, PurePath
 
 from medseg.data.datalist import Datalist
 from medseg.errors import MedsegError, shown
-from medseg.io.channels import paths_of
+from medseg.io.channels import paths_of, standing_for
 from medseg.io.folder import Listing, list_images
 from medseg.io.images import image_suffix
 from medseg.prediction.audit import PUSH_RECORD, RUN_RECORD
@@ -125,7 +125,7 @@ class _Cases:
     def __init__(self, data: Datalist) -> None:
         self.path = data.path
         entries = [data.absolute(entry) for _, entry in data.entries()]
-        first = [Path(paths_of(entry["image"])[0]) for entry in entries]
+        first = standing_for(entry["image"] for entry in entries)
         base = Path(os.path.commonpath([image.parent for image in first])) if first else data.root
         self.images: dict[str, Path] = {}
         self.truths: dict[str, Path] = {}

@@ -20,21 +20,26 @@ from medseg.studies import fingerprint_page
 __all__ = ["data_section"]
 
 
-def data_section(run: Path | None, data: Datalist | Path | None, *, keep_identifiers: bool) -> Section:
-    """Return the section on the data; where they cannot be read, it says so.
+def data_section(
+    run: Path | None, data: Datalist | Path | None, *, scored: str | None = None, keep_identifiers: bool
+) -> Section:
+    """Return the section on the data; where they cannot be read, or are not those that were scored, it says so.
 
     Args:
         run: folder of the training, which says where its data lay.
         data: another place, or the datalist.
+        scored: fingerprint of the data that were scored, where it is known.
         keep_identifiers: show what findings say of single files and groups.
 
     Raises:
         MedsegError: if data were named and cannot be read.
     """
-    return Section("data", "Data and their integrity", list(_items(run, data, keep_identifiers)))
+    return Section("data", "Data and their integrity", list(_items(run, data, scored, keep_identifiers)))
 
 
-def _items(run: Path | None, data: Datalist | Path | None, keep_identifiers: bool) -> Iterator[Item]:
+def _items(
+    run: Path | None, data: Datalist | Path | None, scored: str | None, keep_identifiers: bool
+) -> Iterator[Item]:
     held: Datalist | None
     if data is not None:
         held = data if isinstance(data, Datalist) else load_data(data)
@@ -46,9 +51,22 @@ def _items(run: Path | None, data: Datalist | Path | None, keep_identifiers: boo
     if held is None:
         yield Text("The data are not here, so that they were not measured; name their folder with --data DIR.", "note")
         return
+    if scored is not None and _is_other(held, scored):
+        yield Text(
+            "These are not the data that were scored, but those of the training, or others since; name the former with "
+            "--data DIR.",
+            "warning",
+        )
     yield from _measured(held)
     report = check_datalist(held)
     yield from _findings(report.findings, report.files, keep_identifiers)
+
+
+def _is_other(held: Datalist, scored: str) -> bool:
+    try:
+        return held.fingerprint() != scored
+    except MedsegError:  # a file is missing, which the findings say
+        return False
 
 
 def _measured(held: Datalist) -> Iterator[Item]:

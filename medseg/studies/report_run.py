@@ -21,7 +21,7 @@ from medseg.reports.palette import WRONG, Colour, class_palette, mean_dice_name,
 from medseg.reports.score_tables import mean_text, score_tables
 from medseg.reports.slices import FILE, Slices, load_slices
 from medseg.reports.summary import scored_folder
-from medseg.reports.tables import Table, csv_cell, tables_of_json
+from medseg.reports.tables import Table, tables_of_json
 from medseg.reports.viewer import Viewer, make_viewer
 from medseg.runs.report import COMPARED, PER_CASE, read_rows
 from medseg.runs.run_folder import METRICS, config_of
@@ -136,7 +136,9 @@ def sections(folder: Path, data: Datalist | Path | None, *, keep_identifiers: bo
     return title, subtitle, [
         Section("summary", "In short", list(_summary(held))),
         Section("asked", "What was asked", [Facts(asked(held.run, held.record, held.config, held.objects))]),
-        data_section(held.run, data, keep_identifiers=keep_identifiers),
+        data_section(
+            held.run, data, scored=held.record.get("data", {}).get("fingerprint"), keep_identifiers=keep_identifiers
+        ),
         Section("training", "Training", list(_training(held))),
         Section("scores", "Scores by class", list(_scores(held))),
         Section("cases", "Every case", list(_every_case(held))),
@@ -266,12 +268,7 @@ def slices_of(held: Scored) -> list[tuple[Slices, CaseScores | None]]:
     """
     known = {case.name: case for case in held.cases}
     kept = load_slices(held.folder / FILE) if (held.folder / FILE).is_file() else []
-    return [(case, known.get(_cell(case))) for case in kept]
-
-
-def _cell(case: Slices) -> str:
-    """Return a case's name as the CSV file has it."""
-    return str(csv_cell(case.name))
+    return [(case, known.get(case.name)) for case in kept]
 
 
 def _volumes(held: Scored) -> Iterator[Item]:

@@ -102,6 +102,19 @@ def test_mlflow_has_it_as_a_child_of_the_training(entries: list[dict[str, Any]],
     assert found.data.params["network.parameters"] == "3"
 
 
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")  # MLflow's own database models
+def test_mlflow_calls_no_scores_of_training_images_a_test(entries: list[dict[str, Any]], tmp_path: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    (tmp_path / "model.pt").write_bytes(b"weights")
+    output = tmp_path / "scores"
+    evaluate(evaluator_of(entries), [tmp_path / "model.pt"], output, title="", data={"split": "training"})
+    held = json.loads((output / "mlflow_run.json").read_text())
+    found = MlflowClient(tracking_uri=held["tracking_uri"]).get_run(held["run_id"]).data.metrics
+    assert "training_mean_dice" in found
+    assert not [name for name in found if name.startswith("test_")]
+
+
 def test_bad_arguments(entries: list[dict[str, Any]], tmp_path: Path) -> None:
     with pytest.raises(MedsegError, match="beside_paper is 'both'; it must be one of pooled, per_case, or null"):
         evaluate(evaluator_of(entries), [tmp_path / "x.pt"], tmp_path, title="", beside_paper="both")  # type: ignore[arg-type]

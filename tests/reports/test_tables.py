@@ -9,8 +9,8 @@ import re
 
 import pytest
 
-from medseg.errors import MedsegError
-from medseg.reports.tables import Code, Strong, Table, csv_cell
+from medseg.errors import MedsegError, shown
+from medseg.reports.tables import Code, Strong, Table, csv_cell, csv_text
 
 TABLE = Table(
     ["name", "count", "score"],
@@ -79,6 +79,7 @@ def test_csv_keeps_all_digits():
         ("-0.5", "-0.5"),
         ("+1e-3", "+1e-3"),
         ("-", "'-"),
+        ("'=1", "''=1"),
         (-0.25, "-0.25"),
         (math.nan, ""),
         (0.1 + 0.2, "0.30000000000000004"),
@@ -87,6 +88,8 @@ def test_csv_keeps_all_digits():
 )
 def test_no_cell_is_a_formula(cell, expected):
     assert csv_cell(cell) == expected
+    if isinstance(cell, str):
+        assert csv_text(expected) == shown(cell)
 
 
 NASTY = "a\nb\x1b[31m\ud800\u202e"

@@ -50,6 +50,20 @@ def datalist(folder: Path, names: Sequence[str], more: Mapping[str, Any] | None 
     return path
 
 
+def test_images_that_have_a_channel_in_common_are_called_by_their_own(tmp_path: Path) -> None:
+    """As their masks are, by `medseg predict`."""
+    listed = datalist(tmp_path, ["a", "b", "c"])
+    content = json.loads(listed.read_text())
+    for entry in (entries := [*content["training"], *content["test"]]):
+        entry["image"] = ["../photos/atlas.jpg", entry["image"]]
+    listed.write_text(json.dumps({**content, "training": entries, "test": [], "modality": ["x", "y"]}))
+    for name in "abc":
+        save(tmp_path / "masks" / f"{name}.png", mask(0))
+    pairs = pair_masks(tmp_path / "masks", truths_of(listed))
+    truths = {name: f"{name}_segmentation.png" for name in "abc"}
+    assert {name: pairs.truths[name].name for name in pairs.names} == truths
+
+
 @pytest.mark.parametrize("named", ["isic", "isic/datalist.json"])
 @pytest.mark.parametrize("labels", [[], ["--labels", "background", "lesion"]])
 @pytest.mark.parametrize("value", [1, 255])

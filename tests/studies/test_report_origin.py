@@ -74,6 +74,16 @@ def test_weights_that_changed_since_are_told_of(evaluated: Path, tmp_path: Path)
     assert told in _reported(run)
 
 
+def test_data_that_were_not_scored_are_told_of(evaluated: Path, tmp_path: Path) -> None:
+    """Of an evaluation on other data, those of the training stood there as if they had been scored."""
+    run, data = (Path(shutil.copytree(evaluated / name, tmp_path / name)) for name in ("run", "data"))
+    told = "These are not the data that were scored"
+    assert told not in make_report(run, tmp_path / "a.html", data=data).read_text()
+    listed = data / "datalist.json"
+    listed.write_text(json.dumps({**json.loads(listed.read_text()), "source": "elsewhere"}))
+    assert told in make_report(run, tmp_path / "b.html", data=data).read_text()
+
+
 def test_an_ensemble_is_called_one(evaluated: Path) -> None:
     held = json.loads((evaluated / "run" / "test" / "evaluation.json").read_text())
     weights = {"members": [held["weights"], {**held["weights"], "sha256": "0"}]}
