@@ -155,10 +155,10 @@ def colour(found: Fingerprint) -> Chosen:
     """Return whether pictures are taken in colour: ``"rgb"``, ``"grey"``, or ``None`` for images as they are."""
     if found.dimensions == 3:
         return Chosen(None, "volumes are taken as they are")
-    stored = [case.channels in (3, 4) for case in found.cases]
+    stored = [case.seen == 3 for case in found.cases]
     if not any(stored):
         return Chosen(None, "the pictures have no colour")
-    coloured = [case.channels in (3, 4) and not case.equal_channels for case in found.cases]
+    coloured = [case.seen == 3 and not case.equal_channels for case in found.cases]
     share = sum(coloured) / len(coloured)
     if share > _MINORITY:
         return Chosen("rgb", f"{100 * share:.0f} % of the pictures show colours")

@@ -223,11 +223,12 @@ def test_bytes_that_hold_few_values_have_no_scale_of_255() -> None:
 
 
 def test_colour_of_pictures() -> None:
-    grey, coloured = picture(channels=4, equal_channels=True), picture(channels=3)
+    grey, coloured = picture(channels=4, alpha=True, equal_channels=True), picture(channels=3)
     assert plan_rules.colour(found(picture())).value is None
     assert plan_rules.colour(found(*[grey] * 20, coloured)).value == "grey"
     assert plan_rules.colour(found(grey, coloured)).value == "rgb"
     assert plan_rules.colour(found(case(channels=4))).value is None
+    assert plan_rules.colour(found(picture(channels=4))).value is None  # of four stains
 
 
 @pytest.mark.parametrize(
