@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cohort_parts import BATCH, COHORTS, NAME, STAMPS, Cohort, agreement, commands, stamps_of
-from benchmarks.common import report
+from benchmarks.common import compile_medseg, report
 
 ROOT = Path(__file__).parents[1]
 _END = 1500  # characters of a log
@@ -198,6 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "MLFLOW_DISABLE_TELEMETRY": "true"}
     paths = [str(ROOT), str(options.nnunet.resolve()), os.environ.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    compile_medseg()
     result: dict[str, Any] = {"threads": options.threads, "rounds": options.rounds, "network": NAME, "batch": BATCH}
     result["targets"] = TARGETS
     given = [(replace(each, number=options.number or each.number), getattr(options, each.name)) for each in COHORTS]

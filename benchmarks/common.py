@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import compileall
 import json
 import os
 import statistics
@@ -44,6 +45,11 @@ class Budget:
     def progress(self, step: int) -> float:
         """Return the share that is over before step ``step`` (from 0); 1 or more ends the training."""
         return step / self.steps if self.steps else self.seconds / (60 * self.minutes)
+
+
+def compile_medseg() -> None:
+    """Compile medseg's modules as an installation does, where Python is told to write none of it as it runs."""
+    compileall.compile_dir(BUNDLES.with_name("medseg"), quiet=1)
 
 
 def add_training(parser: argparse.ArgumentParser, widths: Sequence[int]) -> None:

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import report, train_words
+from benchmarks.common import compile_medseg, report, train_words
 from medseg.cli._lean import LATER
 
 ROOT = Path(__file__).parents[1]
@@ -106,6 +106,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     program = str(Path(sys.executable).with_name("medseg"))
+    compile_medseg()
     result: dict[str, Any] = {
         "python_cpu": cpu_seconds([sys.executable, "-c", ""], options.repeats),
         "import_medseg_cpu": cpu_seconds([sys.executable, "-c", "import medseg"], options.repeats),

@@ -79,7 +79,8 @@ def description(model: Mapping[str, Any], data: Datalist, network_def: nn.Module
     codes = {str(index): code for index, code in propose_codes(dict(enumerate(data.class_names)), data.name).items()}
     codes |= {str(index): code for index, code in known.items()}
     own = {"classes": data.class_names, "colours": data.colours or model.get("colours") or {}, "codes": codes}
-    return described({**model, **own}, network_def)
+    several = 1 < len(data.modality) == recipe_of(network_def).get("in_channels")
+    return described({**model, **own, "channels": list(data.modality) if several else ()}, network_def)
 
 
 def described(model: Mapping[str, Any], network_def: nn.Module) -> Description:
@@ -303,7 +304,7 @@ def evaluation(
     Raises:
         MedsegError: if the weights are another model's, or their run has seen the cases.
     """
-    from medseg.bundle.record import Weights, load_described, read_weights
+    from medseg.bundle.record import Weights, load_described, read_weights, refuse_other_data
 
     if not isinstance(allow_seen, bool):  # a word that MONAI's command line makes nothing of
         raise MedsegError(f"allow_seen is {allow_seen!r}; give True or False")
@@ -315,11 +316,7 @@ def evaluation(
         here = description if own is None else replace(description, network=own.network)
         loaded.append(load_described(network, weights, here))
     trained = loaded[0]
-    if list(trained.classes) != data.class_names:
-        raise MedsegError(
-            f"weights {given[0].path} give the classes {', '.join(trained.classes)}, but {data.path} names "
-            f"{', '.join(data.class_names)}; score them on labels of the same classes in the same order"
-        )
+    refuse_other_data(given[0].path, trained, data)
     evaluator.postprocess = Postprocess((trained if unlike is None else description).postprocess, trained.classes)
     evaluator.temperatures = [each.temperature for each in loaded]
     runs = Path(folder_of(wanted.runs_dir, "runs_dir", command))
@@ -352,6 +349,7 @@ def _scored(
     wanted = Options.of(options)
     output = folder_of(wanted.output_dir or "evaluation", "output_dir", command)
     held = {"name": data.name, "fingerprint": data.fingerprint(), "split": wanted.scored, "seen": seen.plain()}
+    folds = wanted.only("fold_key", "validation_fold")
     held |= {} if look is None else {"tested_before": look["before"]}
     scores = evaluate(
         evaluator,
@@ -359,7 +357,7 @@ def _scored(
         output,
         title=f"{data.name}, {_part(data, wanted)}{seen.said()}",
         tracking=wanted.mlflow,
-        data={**held, "images": len(evaluator.dataset), **wanted.only("fold_key", "fold", "validation_fold")},
+        data={**held, "images": len(evaluator.dataset), "fold": data.fold_on_record(wanted.fold), **folds},
         scores=description.scores,
         beside_paper=description.beside_paper,
         config=config_of(command, options, description),

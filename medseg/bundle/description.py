@@ -17,7 +17,10 @@ from medseg.data.schema import validate_codes
 from medseg.errors import MedsegError, counted
 from medseg.transforms.postprocess import Postprocess
 
-__all__ = ["BESIDE_PAPER", "SCHEMES", "Description", "DescriptionError", "Inference", "Input", "changes", "differences"]
+__all__ = [
+    "BESIDE_PAPER", "SCHEMES", "Description", "DescriptionError", "Inference", "Input", "changes", "differences",
+    "misplaced",
+]  # fmt: skip
 
 SCHEMES: dict[str, dict[str, Any]] = {
     "none": {},
@@ -168,6 +171,7 @@ class Description:
         intensities: of the images that weights were trained on, see `medseg.bundle.intensities`; a training sets them.
         usual: ranges of the cases that weights were trained on, see `medseg.bundle.usual`; a training sets them.
         temperature: that logits are divided by before they become probabilities, see `medseg.bundle.temperature`.
+        channels: names of its images' channels, as the datalist that it was trained on has them; none of one channel.
     """
 
     name: str
@@ -183,6 +187,7 @@ class Description:
     intensities: Mapping[str, Any] = field(default_factory=dict)
     usual: Mapping[str, Any] = field(default_factory=dict)
     temperature: float = 1.0
+    channels: Sequence[str] = ()
 
     @classmethod
     def of(cls, content: Mapping[str, Any], *, where: str = "the model's description") -> Description:
@@ -222,6 +227,8 @@ class Description:
             raise DescriptionError(f"{where}: classes {list(self.classes)} name one twice; rename it")
         if not isinstance(self.temperature, int | float) or not 0 < self.temperature < math.inf:
             raise DescriptionError(f"{where}: temperature is {self.temperature!r}; give a number above 0")
+        if isinstance(self.channels, str) or not all(isinstance(name, str) for name in self.channels):
+            raise DescriptionError(f"{where}: channels are {self.channels!r}; give a list of names")
         if self.intensities and not _are_intensities(self.intensities):
             raise DescriptionError(f"{where}: intensities are not what a training writes; leave them out")
         if self.usual and not _is_usual(self.usual, len(self.classes)):
@@ -244,7 +251,7 @@ class Description:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values: dicts, lists, strings, numbers, booleans and ``None``."""
         held = dict(_plain(dataclasses.asdict(self)))
-        unsaid = {"codes": {}, "intensities": {}, "usual": {}, "temperature": 1.0}
+        unsaid = {"codes": {}, "intensities": {}, "usual": {}, "temperature": 1.0, "channels": []}
         return {key: value for key, value in held.items() if key not in unsaid or value != unsaid[key]}
 
 
@@ -298,7 +305,27 @@ def differences(trained: Description, here: Description, called: str = "here") -
     found += _changes("input", dataclasses.asdict(trained.input), dataclasses.asdict(here.input), called)
     if list(trained.classes) != list(here.classes) and len(trained.classes) != len(here.classes):
         found.append(f"classes {len(trained.classes)} ({called} {len(here.classes)})")
+    if misplaced(trained.channels, here.channels):
+        found.append(f"channels {', '.join(trained.channels)} ({called} {', '.join(here.channels)})")
     return found
+
+
+def misplaced(trained: Sequence[str], here: Sequence[str]) -> bool:
+    """Return whether a channel of images has the name of another one that a model was trained on.
+
+    Of names that only one of them has, such as MRI and MR, nothing is known.
+
+    Args:
+        trained: names of the model's channels.
+        here: those of the images; either may have none.
+    """
+    names, others = ([_bare(name) for name in each] for each in (trained, here))
+    told = all(len(set(each)) == len(each) for each in (names, others)) and len(names) == len(others)
+    return told and any(name != other and other in names for name, other in zip(names, others, strict=True))
+
+
+def _bare(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter.isalnum())
 
 
 def changes(before: Description, now: Description) -> list[str]:

@@ -119,6 +119,7 @@ def joined(models: Mapping[str, Description]) -> Joined:
         DescriptionError: naming two of them and what differs.
     """
     (start, first), *others = models.items()
+    first = replace(first, channels=next((each.channels for each in models.values() if each.channels), ()))
     for place, other in others:
         if apart := _apart(other, first):
             raise DescriptionError(

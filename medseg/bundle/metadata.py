@@ -84,7 +84,7 @@ def _shape(source: Source) -> dict[str, Any]:
 
 def _image(source: Source) -> dict[str, Any]:
     count = channels(source)
-    names = _COLOURS.get(count, [f"image {number}" for number in range(count)])
+    names = source.description.channels or _COLOURS.get(count, [f"image {number}" for number in range(count)])
     return {
         "type": "image",
         "format": "magnitude",

@@ -88,8 +88,8 @@ def _table(rows: Sequence[tuple[str, Any]]) -> str:
 
 
 def _split(data: Mapping[str, Any]) -> str:
-    if data.get("fold") is None:
-        return "the datalist's own lists"
+    if data.get("fold") in (None, "all"):
+        return "the datalist's own lists" if data.get("fold") is None else "all images that may be trained on"
     scheme = data.get("fold_key") or "fold"
     return f"all but fold {data['fold']}{'' if scheme == 'fold' else f' of {scheme}'}"
 
@@ -97,7 +97,8 @@ def _split(data: Mapping[str, Any]) -> str:
 def _feeding(description: Description) -> list[tuple[str, Any]]:
     fed, predicted = description.input, description.inference
     intensity = ", ".join(f"{key} {value}" for key, value in fed.intensity.items())
-    rows: list[tuple[str, Any]] = [("Channels", description.network.get("in_channels")), ("Intensity", intensity)]
+    channels = ", ".join(description.channels) or description.network.get("in_channels")
+    rows: list[tuple[str, Any]] = [("Channels", channels), ("Intensity", intensity)]
     named: dict[str, Any] = {"Polarity": fed.polarity, "Colour": fed.colour, "Size": fed.size}
     if description.spatial_dims == 3 or fed.spacing is not None:
         named |= {"Orientation": fed.orientation, "Spacing in mm": fed.spacing}

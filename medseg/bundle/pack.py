@@ -210,6 +210,8 @@ def _words(
     if about.bundle is None and description.name in library.names():
         places.append(library.find(description.name))
     bundle = next((place for place in places if (place / BUNDLE_FILE).is_file()), None)
+    if bundle is not None and about.bundle is None and read_source(bundle).description.classes != description.classes:
+        bundle = None  # trained on other data than its texts are of
     if bundle is None:
         what = "volumes" if description.spatial_dims == 3 else "pictures"
         texts = {

@@ -135,9 +135,15 @@ def _configs(record: Mapping[str, Any], description: Description) -> dict[str, s
 
 
 def _metrics(scores: list[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the means of the first evaluation, as the model zoo's tables show them."""
-    first = scores[0] if scores else {}
+    """Return the means of the first test, as the model zoo's tables show them, which do not say of what they are."""
+    first = next((each for each in scores if _is_test(each.get("data") or {})), {})
     return {key: first[key] for key in ("mean_dice", "mean_iou") if isinstance(first.get(key), float)}
+
+
+def _is_test(data: Mapping[str, Any]) -> bool:
+    """Return whether an evaluation was of cases that the model had not seen, as far as it says."""
+    seen = data.get("seen") or {}
+    return data.get("split") == "test" and not any(seen.get(part) for part in ("training", "validation"))
 
 
 def foreign(folder: Path, record: Mapping[str, Any], description: Description) -> list[str]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from medseg.bundle.command import Command
-from medseg.bundle.description import Description, DescriptionError, differences
+from medseg.bundle.description import Description, DescriptionError, differences, misplaced
 from medseg.bundle.library import EXPORTED, PACKED
 from medseg.bundle.signature import SignatureError
+from medseg.data.datalist import Datalist
 from medseg.runs.checkpoint import (
     CheckpointError,
     load_checkpoint,
@@ -33,6 +34,8 @@ __all__ = [
     "header_of",
     "load_described",
     "read_weights",
+    "refuse_other_channels",
+    "refuse_other_data",
     "rewrite",
     "verified_hash",
 ]
@@ -141,7 +144,8 @@ def load_described(network: nn.Module, weights: Weights, here: Description) -> D
         here: the model as the configuration describes it.
 
     Returns:
-        The description that the weights carry, with their classes' names; ``here`` where they carry none.
+        The description that the weights carry, with their classes' names, but for how a whole image is predicted, which
+        the configuration says; ``here`` where they carry none.
 
     Raises:
         DescriptionError: if the weights were trained otherwise, naming what differs and the way out.
@@ -149,7 +153,7 @@ def load_described(network: nn.Module, weights: Weights, here: Description) -> D
     """
     found = agreed(weights, here)
     load_weights(network, weights.content, origin=f"checkpoint {weights.path}")
-    return found
+    return replace(found, inference=here.inference)
 
 
 def verified_hash(network: nn.Module, weights: Weights) -> str | None:
@@ -163,6 +167,43 @@ def verified_hash(network: nn.Module, weights: Weights) -> str | None:
     held = unwrap(network).state_dict()  # which has the types of the network, not of the file
     same = all(held[name].dtype == value.dtype for name, value in given.items())
     return stated_hash(given) if same else None
+
+
+def refuse_other_data(path: Path, trained: Description, data: Datalist) -> None:
+    """Refuse to score a model on labels of other classes, or on images whose channels stand in another order.
+
+    Args:
+        path: of the weights, for the message.
+        trained: the model as they describe it.
+        data: the datalist.
+
+    Raises:
+        DescriptionError: naming what differs.
+    """
+    if list(trained.classes) != data.class_names:
+        raise DescriptionError(
+            f"weights {path} give the classes {', '.join(trained.classes)}, but {data.path} names "
+            f"{', '.join(data.class_names)}; score them on labels of the same classes in the same order"
+        )
+    refuse_other_channels(f"weights {path} were", trained, data)
+
+
+def refuse_other_channels(whose: str, trained: Description, data: Datalist) -> None:
+    """Refuse images whose channels are those that a model was trained on, in another order.
+
+    Args:
+        whose: training it was, with its verb.
+        trained: the model.
+        data: the datalist of the images.
+
+    Raises:
+        DescriptionError: naming both orders.
+    """
+    if misplaced(trained.channels, data.modality):
+        raise DescriptionError(
+            f"{whose} trained on images of the channels {', '.join(trained.channels)}, but the modality of "
+            f"{data.path} is {', '.join(data.modality)}; list the files of each image, and their names, in that order"
+        )
 
 
 def agreed(weights: Weights, here: Description) -> Description:

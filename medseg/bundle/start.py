@@ -42,6 +42,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+_OF_WEIGHTS = (["model", "postprocess"], ["model", "temperature"])  # whatever a configuration says, see `record`
 _PACKAGE = re.compile(r"^([A-Za-z0-9._-]+)\s*(.*)$")
 
 
@@ -99,6 +100,12 @@ def check_names(command: Command) -> None:
             )
         if "#" in key and top != "network_def":
             _refuse_inside(command.united, key, lists=False)
+        if "ckpt" in command.plain and key.split("#")[:2] in _OF_WEIGHTS:
+            raise ConfigError(
+                f"{spelt(key)}: comes with the weights, so that it would have no effect; predict with other steps by "
+                "medseg predict (postprocess=...), or change the weights': medseg evaluate --choose-postprocessing, "
+                "--calibrate"
+            )
 
 
 def check_keys(command: Command) -> None:

@@ -329,9 +329,11 @@ def _on_validation(
             f"scored is 'test', but {what} on validation cases, or on those of a fold that the run left out, and it "
             "left none out: a test list is for testing alone"
         )
-    from medseg.bundle.record import load_described
+    from medseg.bundle.record import load_described, refuse_other_data
 
-    return ready, load_described(ready.engine.network, ready.weights[0], ready.description)
+    (weights,) = ready.weights
+    refuse_other_data(weights.path, load_described(ready.engine.network, weights, ready.description), ready.datalist)
+    return ready, weights.description  # as they carry it: windows of this evaluation are not theirs
 
 
 def _scored_by(ready: Ready, name: str, score: Any) -> None:

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--roi", type=positive, nargs="+", default=(), metavar="EDGE", help="look at a centred region of that size"
     )
-    parser.add_argument("--overwrite", action="store_true", help="also do images whose files are there")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are there, whatever they are of")
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
 
 

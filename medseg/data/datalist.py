@@ -152,6 +152,10 @@ class Datalist:
         """Names of the fold schemes, the default ``fold`` first."""
         return sorted({key for entry in self.training for key in entry if key.startswith("fold")})
 
+    def fold_on_record(self, fold: int | str | None) -> int | str | None:
+        """Return a fold as records have it: ``None`` where `split` takes the lists as they are."""
+        return fold if self.fold_keys or fold != 0 else None
+
     def entries(self) -> list[tuple[str, Entry]]:
         """Return every entry with the name of its list, in the order of the file."""
         return [(split, entry) for split in SPLITS for entry in getattr(self, split)]

@@ -20,11 +20,11 @@ from medseg.atomic import atomic_write
 from medseg.data.case_facts import lone, quantiles
 from medseg.io.images import ImageError, read_image
 from medseg.io.labels import map_values
-from medseg.io.parts import parts_of
+from medseg.io.parts import content_hash, file_stamp
 
 __all__ = [
-    *("CHECKER_VERSION", "MAX_LABEL_VALUES", "FileFacts", "cache_folder", "check_cache", "content_hash", "hash_all"),
-    *("facts_of", "measure", "measure_all", "save_cache", "usual_workers"),
+    *("CHECKER_VERSION", "MAX_LABEL_VALUES", "FileFacts", "cache_folder", "check_cache", "facts_of", "hash_all"),
+    *("measure", "measure_all", "save_cache", "usual_workers"),
 ]
 
 CHECKER_VERSION = 9
@@ -253,35 +253,12 @@ def hash_all(files: Iterable[Path], datalist: Path) -> dict[Path, str]:
     return found
 
 
-def content_hash(path: Path) -> str:
-    """Return the SHA-256 of an image's bytes; of one of several files that of theirs, whatever they are called.
-
-    Args:
-        path: of the image, see `medseg.io.parts.parts_of`.
-
-    Raises:
-        OSError: if a file cannot be read.
-    """
-    parts = parts_of(path)
-    found = sorted(_digest(part) for part in parts)
-    return found[0] if len(parts) == 1 else hashlib.sha256("".join(found).encode()).hexdigest()
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _own_file(folder: str, datalist: Path) -> Path:
     return cache_folder() / folder / f"{hashlib.sha256(str(datalist).encode()).hexdigest()[:24]}.json"
 
 
 def _time_stamp(path: Path) -> str:
-    found = []
-    for part in parts_of(path):
-        status = part.stat()
-        found.append(f"{status.st_size}|{status.st_mtime_ns}|{status.st_ctime_ns}|{part}")
-    return found[0] if len(found) == 1 else f"{hashlib.sha256(''.join(found).encode()).hexdigest()}|{path}"
+    return f"{file_stamp(path)}|{path}"
 
 
 def _stamp(path: Path, label: bool, mapping: Mapping[int, int] | None) -> str | None:

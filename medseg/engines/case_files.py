@@ -22,12 +22,12 @@ from torch import Tensor
 
 from medseg import __version__
 from medseg.atomic import atomic_write
-from medseg.data.file_facts import cache_folder, content_hash
+from medseg.data.file_facts import cache_folder
 from medseg.data.schema import PATH_KEYS
 from medseg.errors import MedsegError
 from medseg.io.channels import paths_of
 from medseg.io.labels import VALUES_KEY
-from medseg.io.parts import parts_of
+from medseg.io.parts import content_hash, file_stamp
 
 __all__ = ["CaseFiles", "size_of"]
 
@@ -127,8 +127,7 @@ class CaseFiles:
 
     def _content(self, path: Path) -> str:
         """Return the hash of a file's content; it is read once, until its size or one of its times changes."""
-        stamps = [(part.resolve(), part.stat()) for part in parts_of(path)]
-        stamp = " ".join(f"{part} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}" for part, stat in stamps)
+        stamp = f"{file_stamp(path)} {path.resolve()}"
         known = self.folder / "files" / hashlib.sha256(stamp.encode()).hexdigest()[:32]
         try:
             text = known.read_text(encoding="ascii")

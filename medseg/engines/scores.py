@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from medseg.errors import MedsegError
-from medseg.io.channels import first_of
+from medseg.io.channels import standing_for
 from medseg.losses.multi_output import MultiOutputLoss
 from medseg.losses.processes import alone
 from medseg.metrics.score import Pooled, Score, ScoredCase
@@ -90,7 +90,7 @@ def _of_prediction(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def case_names(entries: Sequence[Mapping[str, Any]], *, hidden: bool = False) -> list[str]:
-    """Return what to call each entry of a data set: its image's file name.
+    """Return what to call each entry of a data set: its image's file name, of several files that of one of its own.
 
     Where two have one name, all are called by their path from the folder that they share.
 
@@ -98,7 +98,7 @@ def case_names(entries: Sequence[Mapping[str, Any]], *, hidden: bool = False) ->
         entries: with ``image``.
         hidden: give `hidden_name` of it instead, where names must not show.
     """
-    paths = [_first(entry) for entry in entries]
+    paths = [PurePath(path) for path in standing_for(entry.get("image", "") for entry in entries)]
     names = [path.name for path in paths]
     if len(set(names)) < len(names):
         shared = 0
@@ -110,10 +110,6 @@ def case_names(entries: Sequence[Mapping[str, Any]], *, hidden: bool = False) ->
     if hidden:
         names = [hidden_name(name) for name in names]
     return names
-
-
-def _first(entry: Mapping[str, Any]) -> PurePath:
-    return PurePath(first_of(entry["image"]) if "image" in entry else "")
 
 
 class WorstCases:

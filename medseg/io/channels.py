@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 from medseg.io.image_file import ImageError, ImageFile
 from medseg.io.placement import compare
 
-__all__ = ["first_of", "join", "paths_of"]
+__all__ = ["first_of", "join", "paths_of", "standing_for"]
 
 Named = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -25,6 +26,16 @@ def paths_of(image: Named) -> list[Path]:
 def first_of(image: Named) -> str:
     """Return the file that stands for an image in messages: the only one, or that of the first channel."""
     return os.fspath(paths_of(image)[0])
+
+
+def standing_for(images: Iterable[Named]) -> list[Path]:
+    """Return the file that each of several images is called by: the first that no other has, else its first.
+
+    A file that several images have, such as an atlas or a channel of zeros, tells none of them from another.
+    """
+    named = [tuple(paths_of(image)) for image in images]
+    having = Counter(path for files in set(named) for path in set(files))
+    return [next((path for path in files if having[path] == 1), files[0]) for files in named]
 
 
 def join(images: Sequence[ImageFile], paths: Sequence[Path]) -> ImageFile:

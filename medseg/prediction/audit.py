@@ -13,7 +13,6 @@ from __future__ import annotations
 import calendar
 import contextlib
 import getpass
-import hashlib
 import json
 import logging
 import threading
@@ -25,7 +24,7 @@ from typing import Any
 from medseg import __version__
 from medseg.atomic import atomic_write
 from medseg.io.dicom_heads import is_dicom, read_head
-from medseg.io.parts import parts_of
+from medseg.io.parts import file_hash, hash_of_parts, parts_read
 from medseg.prediction.sinks import Case, RunInfo
 from medseg.runs.lock import FolderLock, LockedError
 
@@ -82,12 +81,11 @@ class Audit:
         Args:
             case: whose files are hashed, of a DICOM series every file of it.
         """
-        files = [part for file in case.files for part in parts_of(file)]
-        digests = [_digest(file) for file in files]
-        joined = digests[0] if len(digests) == 1 else hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
-        found: dict[str, Any] = {"sha256": joined, "files": len(files)}
-        if is_dicom(files[0]):
-            found |= _tags(files[0], (*_UIDS, *(_PERSONS if self._run.keep_identifiers else ())))
+        channels = parts_read(list(case.files))
+        found: dict[str, Any] = {"sha256": hash_of_parts(channels), "files": sum(map(len, channels))}
+        first, *_ = channels[0]
+        if is_dicom(first):
+            found |= _tags(first, (*_UIDS, *(_PERSONS if self._run.keep_identifiers else ())))
         self._inputs[case.name] = found
 
     def doubt(self, case: Case, said: Sequence[str], notes: str = "") -> None:
@@ -114,6 +112,10 @@ class Audit:
         except OSError as error:
             logger.warning("the record of a run that was killed cannot be written: %s", error.strerror)
 
+    def sha256(self, case: Case) -> str:
+        """Return the hash of an input's bytes, as this process or another one read them."""
+        return str({**self._inputs.get(case.name, {}), **self._cases.get(case.name, {})}.get("sha256", ""))
+
     def writes(self, case: Case, files: Sequence[Path], numbers: Mapping[str, float]) -> None:
         """Take note that a case's files are written next, the last of them when all else of it is there."""
         what = {_BEFORE: {self._name(file): _changed(file) for file in files}, **_numbers(numbers)}
@@ -122,7 +124,7 @@ class Audit:
 
     def wrote(self, case: Case, files: Sequence[Path], numbers: Mapping[str, float]) -> None:
         """Take note of what was written of a case."""
-        outputs = [{"name": self._name(file), "sha256": _digest(file)} for file in files]
+        outputs = [{"name": self._name(file), "sha256": file_hash(file)} for file in files]
         self._done(case, {"outputs": outputs, **_numbers(numbers)})
 
     def took(self, case: Case, line: Mapping[str, Any]) -> None:
@@ -211,7 +213,7 @@ def record_push(
         failed: the others, with the reason.
     """
     became = [(file, "stored") for file in stored] + [(file, "was there") for file in present]
-    files = [{"name": _below(folder, file), "sha256": _digest(file), "is": state} for file, state in became]
+    files = [{"name": _below(folder, file), "sha256": file_hash(file), "is": state} for file, state in became]
     files += [{"name": _below(folder, file), "failure": reason} for file, reason in failed]
     about = {"format": _FORMAT, "medseg": __version__, "by": _login()}
     content = {**about, "began": _utc(began), "ended": _utc(time.time()), "files": files}
@@ -269,7 +271,7 @@ def _cases_of(folder: Path, lines: Sequence[dict[str, Any]]) -> list[dict[str, A
                 lost.add(line["name"])  # with the power: the journal may have come further than the names of files
                 continue
             there = [folder / name for name in before if (folder / name).is_file()]
-            outputs = [{"name": _below(folder, file), "sha256": _digest(file)} for file in there]
+            outputs = [{"name": _below(folder, file), "sha256": file_hash(file)} for file in there]
             numbers = line.pop("numbers", {})
             line |= {"outputs": outputs, **_numbers(numbers)}  # in the order that `Audit.wrote` has them
         elif line["name"] in lost and "outputs" in line:
@@ -315,11 +317,6 @@ def _written(folder: Path, pattern: str, began: float, content: Mapping[str, Any
 
 def _below(folder: Path, file: Path) -> str:
     return file.relative_to(folder).as_posix()
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _tags(file: Path, names: Sequence[str]) -> dict[str, str]:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from medseg.bundle.description import Description
+from medseg.bundle.record import refuse_other_channels
 from medseg.data.datalist import SPLITS, Datalist, datalist_file
 from medseg.data.schema import read_json
 from medseg.errors import MedsegError, counted, shown
-from medseg.io.channels import paths_of
+from medseg.io.channels import paths_of, standing_for
 from medseg.io.dicom_heads import PLACED, SUFFIXES, is_dicom, is_picture, read_head
 from medseg.io.dicom_rules import Rule
 from medseg.io.folder import LeftOut, Listing, list_images, mask_targets, with_channels
@@ -50,6 +51,7 @@ class ImageFolder:
 
     Raises:
         DatalistError: if a datalist is not sound.
+        DescriptionError: if it names the model's channels in another order.
         InputError: if the folder is missing or holds no image, two images would share one mask, or no DICOM series is
             taken, or a name in ``only`` is that of no case.
     """
@@ -72,6 +74,7 @@ class ImageFolder:
             listing = with_channels(list_images(source, leave=[self.output_dir]), channels)
         else:
             data = Datalist.load(self.datalist)
+            refuse_other_channels(f"the model {description.name} was", description, data)
             listing = _listed(data)
             self.told = _told(data, source, self.output_dir, listing)
         self.folder = listing.folder
@@ -172,11 +175,23 @@ def datalist_of(source: Path) -> Path | None:
 
 
 def _listed(data: Datalist) -> Listing:
+    named = _stand_for(data)
+    called: dict[Path, tuple[Path, ...]] = {}
+    for files, image in named.items():
+        if called.setdefault(image, files) != files:
+            raise InputError(
+                f"{shown(data.path)}: two images of several files have none that is their own, so that both would be "
+                f"called {shown(image.name)}; give each a file of its own, such as a copy"
+            )
+    folder = Path(os.path.commonpath([data.root, *(image.parent for image in called)]))
+    several = {image: files for image, files in called.items() if len(files) > 1}
+    return Listing(folder, tuple(sorted(called)), channels=several)
+
+
+def _stand_for(data: Datalist) -> dict[tuple[Path, ...], Path]:
+    """Return the file that each image of a datalist is called by, by all its files."""
     named = [tuple(paths_of(data.absolute(entry)["image"])) for _, entry in data.entries()]
-    unique = {files[0]: files for files in named}
-    folder = Path(os.path.commonpath([data.root, *(files[0].parent for files in named)]))
-    several = {first: files for first, files in unique.items() if len(files) > 1}
-    return Listing(folder, tuple(sorted(unique)), channels=several)
+    return dict(zip(named, standing_for(named), strict=True))
 
 
 def names_of(data: Datalist, entries: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -186,8 +201,8 @@ def names_of(data: Datalist, entries: Iterable[Mapping[str, Any]]) -> list[str]:
         data: the datalist.
         entries: of it, with absolute paths.
     """
-    listing = _listed(data)
-    return [_name(Path(paths_of(entry["image"])[0]), listing) for entry in entries]
+    listing, named = _listed(data), _stand_for(data)
+    return [_name(named[tuple(paths_of(entry["image"]))], listing) for entry in entries]
 
 
 def _told(data: Datalist, source: Path, output: Path, listing: Listing) -> str:

@@ -1,9 +1,11 @@
-"""What made the masks of a folder: one small JSON beside them, so that no mask passes for another model's.
+"""What made the masks of a folder, and of which images: a small JSON beside them, so that none passes for another's.
 
-It names masks by their place in the folder, models by hashes, and nothing else. One process works in a folder at a
-time. Before it writes the first mask it enters those that are not there yet, and strikes out those that it will
-replace, which are entered after they were written: however a process ends, a mask that is there and entered as a
-model's is that model's. One that is there and not entered is refused, never skipped.
+It names masks by their place in the folder, models and images by hashes, and nothing else. One process works in a
+folder at a time. Before it writes the first mask it enters those that are not there yet, and strikes out those that it
+will replace, which are entered after they were written: however a process ends, a mask that is there and entered as a
+model's is that model's, and of the image that it is entered as made of. One that is there and not entered is refused,
+never skipped. Where a process was killed, the record of the run (`medseg.prediction.audit`) says of which images it
+made the masks.
 """
 
 from __future__ import annotations
@@ -11,9 +13,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +29,18 @@ from medseg.bundle.description import Description
 from medseg.caller import spelt
 from medseg.errors import MedsegError, counted, shown
 from medseg.io.folder import MASK_RECORD
+from medseg.io.parts import content_hash, file_stamp
+from medseg.prediction.audit import records_in
 from medseg.runs.checkpoint import unwrap
 from medseg.runs.lock import FolderLock
 from medseg.runs.metadata import weights_hash
 
 __all__ = ["Maker", "MaskRecord", "MaskRecordError"]
 
+logger = logging.getLogger(__name__)
+
 _DIGITS = 12  # of a hash, in a message
-_FORMAT = 1
+_FORMAT = 2
 _SAME_MASKS = ("batch", "mirror_axes")  # what is mirrored in a prediction is among flip_axes
 
 
@@ -112,13 +120,26 @@ def _postprocessing(steps: Mapping[str, Any]) -> dict[str, Any]:
     return {"postprocess": steps} if any(steps.values()) else {}
 
 
+@dataclass(frozen=True)
+class Source:
+    """The image that a mask was made of.
+
+    Args:
+        stamp: of its files, see `medseg.io.parts.file_stamp`; empty where nobody knows of which image a mask is.
+        sha256: of their bytes, see `medseg.io.parts.content_hash`; empty until the mask is written.
+    """
+
+    stamp: str = ""
+    sha256: str = ""
+
+
 class MaskRecord:
     """The record of a folder of masks.
 
     Args:
         folder: of the masks; it need not exist yet.
         maker: that works now.
-        targets: masks that it is to write.
+        masks: that it is to write, and the files of the image of each.
         others: what else it is to write of them, which is kept apart from masks and guarded alike.
         overwrite: whether it may replace another's.
 
@@ -127,24 +148,67 @@ class MaskRecord:
     """
 
     def __init__(
-        self, folder: Path, maker: Maker, targets: Iterable[Path], others: Iterable[Path] = (), *, overwrite: bool
+        self,
+        folder: Path,
+        maker: Maker,
+        masks: Mapping[Path, Sequence[Path]],
+        others: Iterable[Path] = (),
+        *,
+        overwrite: bool,
     ) -> None:
         self.path = folder / MASK_RECORD
         self._folder, self._maker, self._overwrite = folder, maker, overwrite
+        self._images = {self._name(mask): list(files) for mask, files in masks.items()}
+        self._stamps = {name: _stamp(files) for name, files in self._images.items()}  # before any is read
         self._others = {self._name(other) for other in others}
-        self._names = dict.fromkeys([*(self._name(target) for target in targets), *self._others])
+        self._names = dict.fromkeys([*self._images, *self._others])
+        self._entered: dict[str, Source | None] = {}  # by this process
+        self._tried: set[str] = set()
         self._lock = FolderLock(folder)
         self._begun = False
         self._look()
 
     def _look(self) -> None:
         """Tell own masks from another's that are there."""
-        held = self._read()
+        held, self._sources = self._read()
         there = [name for name in self._names if (self._folder / name).exists()]
         foreign = [name for name in there if not (name in held and held[name].same(self._maker))]
         if foreign and not self._overwrite:
             raise MaskRecordError(self._refusal(foreign, held.get(foreign[0])))
         self._mine = set(self._names) - set(foreign)
+
+    def why_other(self, mask: Path) -> str:
+        """Return why a mask that is there may not stand for its image; empty where it was made of it.
+
+        The bytes of an image are read where its stamp is not the one that the mask was entered with.
+        """
+        name = self._name(mask)
+        held, stamp = self._entered.get(name) or self._sources.get(name), self._stamps[name]
+        if held is not None and held.stamp == stamp != "":
+            return ""
+        known = self._recorded.get(name, "") if held is None or (held.stamp and not held.sha256) else held.sha256
+        remedy = f"take it away, name another folder for the masks, or do all again with {spelt('overwrite')}"
+        if not known:
+            return f"its mask {shown(mask)} is there, and no record says of which image it was made; {remedy}"
+        try:
+            found = content_hash(self._images[name])
+        except OSError as error:
+            return f"cannot be read: {error.strerror}"
+        if found != known:
+            made, now = known[:_DIGITS], found[:_DIGITS]
+            return f"its mask {shown(mask)} was made of another image ({made}) than this ({now}); {remedy}"
+        self._entered[name] = Source(stamp, found)
+        return ""
+
+    @cached_property
+    def _recorded(self) -> dict[str, str]:
+        """Hashes of the images of masks, as the records of runs have them: of one that was made again, the last."""
+        try:
+            made = [(str(case.get("sha256", "")), case.get("outputs", ())) for case in records_in(self._folder)]
+            return {str(file["name"]): digest for digest, files in made for file in files}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            logger.warning("a record of a run beside the masks cannot be read (%s)", type(error).__name__)
+            return {}
 
     def begin(self) -> None:
         """Take the folder, and enter the masks that are not there yet, before the first of them is written.
@@ -160,23 +224,51 @@ class MaskRecord:
         try:
             self._look()
             remove_leftovers_of(self._folder / name for name in (*self._names, MASK_RECORD))
+            for name in self._images:
+                if not (self._folder / name).exists():
+                    self._entered[name] = Source(self._stamps[name])
+                elif self._overwrite:  # once it is replaced, that is in the record of the run alone
+                    self._entered[name] = None
             self.save()
         except BaseException:
             self._lock.release()
             raise
         self._begun = True
 
-    def like(self, folder: Path, files: Iterable[Path]) -> None:
-        """Refuse files in another folder that this maker has not made.
+    def like(self, folder: Path, masks: Sequence[Path], others: Iterable[Path]) -> None:
+        """Refuse files in another folder that this maker has not made, or of other images than these.
+
+        Args:
+            folder: with the same names.
+            masks: of this folder.
+            others: what else was written of them.
 
         Raises:
             MaskRecordError: naming one of them.
         """
-        MaskRecord(folder, self._maker, files, overwrite=False)
+        there = {folder / self._name(mask): self._images[self._name(mask)] for mask in masks}
+        record = MaskRecord(
+            folder, self._maker, there, (folder / self._name(other) for other in others), overwrite=False
+        )
+        for mask in there:
+            if mask.exists() and (why := record.why_other(mask)):
+                raise MaskRecordError(why)
 
-    def wrote(self, target: Path) -> None:
-        """Take note of a mask that is written; where it replaced another's it is entered by the next `save`."""
-        self._mine.add(self._name(target))
+    def writes(self, mask: Path) -> None:
+        """Take note that a mask, and what lies beside it, is written next."""
+        self._tried.add(self._name(mask))
+
+    def wrote(self, mask: Path, others: Iterable[Path], sha256: str) -> None:
+        """Take note of what is written; where it replaced another's it is entered by the next `save`.
+
+        Args:
+            mask: of a case.
+            others: what else was written of it.
+            sha256: of the image.
+        """
+        name = self._name(mask)
+        self._entered[name] = Source(self._stamps[name], sha256)
+        self._mine |= {name, *(self._name(other) for other in others)}
 
     def finish(self) -> None:
         """Enter what was written, strike out what was not, and give the folder back; without `begin`, nothing."""
@@ -184,6 +276,9 @@ class MaskRecord:
             return
         try:
             self._mine = {name for name in self._mine if (self._folder / name).exists()}
+            for name, entered in list(self._entered.items()):
+                if entered is None:  # what was to be replaced is still there, or is partly another's
+                    self._entered[name] = Source() if name in self._tried else self._sources.get(name)
             self.save()
         finally:
             self._lock.release()
@@ -194,7 +289,8 @@ class MaskRecord:
 
         One that says so already, as at the end of most runs, is left alone: to write is to wait for the disk.
         """
-        held = {name: maker for name, maker in self._read().items() if name not in self._names}
+        makers_of, sources = self._read()
+        held = {name: maker for name, maker in makers_of.items() if name not in self._names}
         held |= dict.fromkeys(self._mine, self._maker)
         makers: list[Maker] = []
         for maker in held.values():
@@ -205,7 +301,10 @@ class MaskRecord:
             names = sorted(name for name in held if held[name].same(maker))
             masks = [name for name in names if name not in self._others]
             made_by.append(vars(maker) | {"masks": masks, "others": [name for name in names if name in self._others]})
-        text = json.dumps({"format": _FORMAT, "medseg": __version__, "made_by": made_by}, indent=1) + "\n"
+        entries = sources | self._entered
+        images = {name: vars(source) for name, source in sorted(entries.items()) if source and name in held}
+        content = {"format": _FORMAT, "medseg": __version__, "made_by": made_by, "images": images}
+        text = json.dumps(content, indent=1) + "\n"
         with contextlib.suppress(FileNotFoundError):
             if self.path.read_bytes() == text.encode():
                 return
@@ -215,23 +314,25 @@ class MaskRecord:
     def _name(self, target: Path) -> str:
         return Path(os.path.relpath(target, self._folder)).as_posix()
 
-    def _read(self) -> dict[str, Maker]:
+    def _read(self) -> tuple[dict[str, Maker], dict[str, Source]]:
         try:
             content = json.loads(self.path.read_text(encoding="utf-8"))
             if content["format"] != _FORMAT:
                 raise ValueError(f"its format is {content['format']}")
             self._others |= {name for each in content["made_by"] for name in each.get("others", ())}
             made_by = [(_maker(each), (*each["masks"], *each.get("others", ()))) for each in content["made_by"]]
-            return {name: maker for maker, names in made_by for name in names}
+            images = content["images"].items()
+            sources = {name: Source(str(of["stamp"]), str(of["sha256"])) for name, of in images}
+            return {name: maker for maker, names in made_by for name in names}, sources
         except FileNotFoundError:
-            return {}
+            return {}, {}
         except OSError as error:
             raise MaskRecordError(
                 f"{shown(self.path)} cannot be read: {error.strerror}; name another folder for the masks"
             ) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             if self._overwrite:
-                return {}
+                return {}, {}
             raise MaskRecordError(
                 f"{shown(self.path)} cannot be read ({type(error).__name__}: {error}), so that nobody knows what made "
                 f"the masks beside it; name another folder for the masks, or do them again with {spelt('overwrite')}"
@@ -253,6 +354,14 @@ class MaskRecord:
             f"{shown(self._folder / foreign[0])} {reason}{more}; name another folder for the masks, or do them again "
             f"with {spelt('overwrite')}"
         )
+
+
+def _stamp(image: Sequence[Path]) -> str:
+    """Return the stamp of an image; none where it cannot be had, as who reads the image says."""
+    try:
+        return file_stamp(list(image))
+    except OSError:
+        return ""
 
 
 def _maker(content: Mapping[str, Any]) -> Maker:

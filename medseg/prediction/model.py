@@ -165,13 +165,14 @@ class Model:
         Args:
             image: a file, or a folder of one DICOM series; or an array ``(H, W)``, ``(H, W, C)``, ``(X, Y, Z)`` or
                 ``(X, Y, Z, C)``.
-            affine: of an array that is a volume, ``(4, 4)`` voxel to patient mm, RAS+.
+            affine: of an array that is a volume, ``(4, 4)`` voxel to patient mm, RAS+. A model that resamples must have
+                it; without it any other takes the array's axes for right, anterior, superior, and says so.
             probabilities: also return the probability of every class.
             uncertainty: also return the entropy, and the numbers that are made of it.
 
         Raises:
             ImageError: if a file cannot be read.
-            ModelError: if an array has not the model's axes or channels.
+            ModelError: if an array has not the model's axes or channels, or lacks the affine that the model needs.
             MedsegError: if the image does not fit the model, or it or the logits are not finite.
         """
         wants = {name for name, asked in ((PROBABILITIES, probabilities), (UNCERTAINTY, uncertainty)) if asked}
@@ -236,11 +237,31 @@ class Model:
         tensor = torch.from_numpy(np.ascontiguousarray(array.astype(np.float32)))
         if not volume:
             return tensor
-        placed = np.eye(4) if affine is None else np.asarray(affine, dtype=np.float64)
+        placed = self._unplaced() if affine is None else np.asarray(affine, dtype=np.float64)
         if placed.shape != (4, 4):
             raise ModelError(f"affine has the shape {placed.shape}; give (4, 4), voxel to patient mm")
         meta: Tensor = MetaTensor(tensor, affine=torch.from_numpy(placed))
         return meta
+
+    def _unplaced(self) -> npt.NDArray[np.float64]:
+        """Return the affine of a volume of which none is given.
+
+        Raises:
+            ModelError: if the model needs to know how large voxels are.
+        """
+        fed = self.description.input
+        if fed.spacing is not None and any(fed.spacing):
+            edges = " x ".join("any" if edge is None else f"{edge:g}" for edge in fed.spacing)
+            raise ModelError(
+                f"the array has no affine, and the model takes voxels of {edges} mm; give affine=, (4, 4), voxel to "
+                "patient in mm, such as that of nibabel.load(FILE)"
+            )
+        if fed.orientation is not None:
+            logger.warning(
+                "the array has no affine: its axes are taken to point right, anterior and superior; give affine= where "
+                "they do not"
+            )
+        return np.eye(4)
 
 
 def load(

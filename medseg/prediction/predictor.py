@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +25,13 @@ from medseg.engines.prediction_checks import warn_of_one_class
 from medseg.errors import counted, one_line
 from medseg.prediction.audit import Audit
 from medseg.prediction.case import Fed, Feeder, check_fits
-from medseg.prediction.cases import ImageFolder, InputError, refuse_shared
+from medseg.prediction.cases import ImageFolder, InputError
 from medseg.prediction.collected import Collected, counts_of
+from medseg.prediction.done import files_of, to_do
 from medseg.prediction.doubts import Doubts
 from medseg.prediction.faults import FailuresError, no_space, reason, said_of
 from medseg.prediction.forward import Forward
-from medseg.prediction.mask_record import Maker, MaskRecord
+from medseg.prediction.mask_record import Maker
 from medseg.prediction.masks import Masks
 from medseg.prediction.overlap import Room, Writer, read_ahead, tried
 from medseg.prediction.shared import gather
@@ -118,23 +118,8 @@ class Predictor:
         self.sinks: list[Sink] = [*sinks, Masks()]  # a mask that is there says that all else is
         for sink in self.sinks:
             sink.open(self.run_info)
-        files = {c.name: list(dict.fromkeys(f for sink in self.sinks for f in sink.files(c))) for c in dataset.cases}
-        refuse_shared(files, dataset.output_dir)
-        masks = dict.fromkeys(case.target for case in dataset.cases)
-        self.record = MaskRecord(
-            dataset.output_dir,
-            Maker.joined(makers),
-            masks,
-            (file for file in chain.from_iterable(files.values()) if file not in masks),
-            overwrite=dataset.overwrite,
-        )
-        self.todo = [
-            case
-            for case in dataset.cases
-            if dataset.overwrite
-            or not (all(file.exists() for file in files[case.name]) and all(sink.has(case) for sink in self.sinks))
-        ]
-        self._files = files
+        self._files, self.record = files_of(dataset, self.sinks, Maker.joined(makers))
+        self.todo, self._of_others = to_do(dataset, self.sinks, self._files, self.record)
         output = dataset.output_dir.absolute()
         self._audit = Audit(self.run_info, options or {})
         wants = frozenset[str]().union(*(sink.wants for sink in self.sinks))
@@ -153,8 +138,13 @@ class Predictor:
 
     @property
     def skipped(self) -> int:
-        """Cases whose outputs by this model are there."""
-        return len(self.folder) - len(self.todo)
+        """Cases whose outputs by this model, of this image, are there."""
+        return len(self.folder) - self._asked
+
+    @property
+    def _asked(self) -> int:
+        """Cases that are done, or are said to be wrong."""
+        return len(self.todo) + len(self._of_others)
 
     def run(self, work: Callable[[Sequence[Case]], None] | None = None) -> None:
         """Predict all cases; those that fail, and files that were left out, are listed at the end.
@@ -172,8 +162,11 @@ class Predictor:
                 "%s skipped, masks are there (%s does them again)", counted(self.skipped, "image"), spelt("overwrite")
             )
         self._audit.recover()
-        if self.todo:
-            self._began, ended = time.monotonic(), "done"
+        self._began, ended = time.monotonic(), "done"
+        for case, why in self._of_others:
+            self.failures.append((Path(case.name), why))
+            self._audit.took(case, {"failure": why})
+        if self._asked:
             try:
                 self._all(work or self._work)
             except BaseException as error:
@@ -222,14 +215,14 @@ class Predictor:
         return self._files[case.name]
 
     def refuse_others(self, folder: Path, cases: Sequence[Case]) -> None:
-        """Refuse outputs of cases in another folder that another model made.
+        """Refuse outputs of cases in another folder that another model made, or of other images.
 
         Raises:
             MaskRecordError: if there are such.
         """
-        output = self.folder.output_dir
-        files = [folder / file.relative_to(output) for case in cases for file in self.files(case)]
-        self.record.like(folder, files)
+        masks = [case.target for case in cases]
+        others = [file for case in cases for file in self.files(case) if file != case.target]
+        self.record.like(folder, masks, others)
 
     def took(self, case: Case, line: Mapping[str, Any]) -> None:
         """Take note of a case that another process did.
@@ -240,10 +233,7 @@ class Predictor:
         """
         self._audit.took(case, line)
         self._doubts.add(case.name, line.get("unlike", ()), line.get("notes", ""))
-        for file in self.files(case):
-            self.record.wrote(file)
-        self.written.append(case.target)
-        self._report()
+        self._wrote(case)
 
     def count(self, pixels: Mapping[str, int], device: str) -> None:
         """Take note of what another process counted, and of where it computed."""
@@ -327,14 +317,18 @@ class Predictor:
         counts = counts_of(result.mask)
         self._doubt(case, unlike_mask(counts, result.grid.shape, result.grid.affine, self.description))
         result = replace(result, doubts=self._doubts.of(case.name))
+        self.record.writes(case.target)
         self._audit.writes(case, self._files[case.name], result.numbers)
         for sink in self.sinks:
             sink.write(case, result)
         self._audit.wrote(case, self._files[case.name], result.numbers)
         self.pixels.update(counts)
-        for file in self._files[case.name]:
-            self.record.wrote(file)
-        self.written.append(case.target)
+        self._wrote(case)
+
+    def _wrote(self, case: Case) -> None:
+        *others, mask = self.files(case)
+        self.record.wrote(mask, others, self._audit.sha256(case))
+        self.written.append(mask)
         self._report()
 
     def _not_written(self, case: Case, error: BaseException) -> None:
@@ -356,7 +350,7 @@ class Predictor:
         self._report()
 
     def _report(self) -> None:
-        done = len(self.written) + len(self.failures)
+        done = len(self.written) + len(self.failures) - len(self._of_others)
         if self._progress is not None:
             self._progress(done, len(self.todo))
         elif done == len(self.todo) or done % max(1, len(self.todo) // 20) == 0:
@@ -369,7 +363,7 @@ class Predictor:
         peak = {"gpu_peak_bytes": torch.cuda.max_memory_allocated(self.device)} if self.device.type == "cuda" else {}
         measured: dict[str, Any] = {"seconds": round(seconds, 2), "device": device, **peak}
         left_out = [(path.as_posix(), reason) for path, reason in self.folder.left_out]
-        todo = {case.name for case in self.todo}
+        todo = {case.name for case in (*self.todo, *(case for case, _ in self._of_others))}
         skipped = [case.name for case in self.folder.cases if case.name not in todo]
         try:
             self._audit.write(skipped=skipped, left_out=left_out, ended=ended, measured=measured)
@@ -387,7 +381,7 @@ class Predictor:
         self._audit.doubt(case, self._doubts.of(case.name), notes)
 
     def _said(self) -> list[str]:
-        return said_of(self.failures, len(self.todo), self.folder.left_out)
+        return said_of(self.failures, self._asked, self.folder.left_out)
 
     def _raise_failures(self) -> None:
         if self.failures or self.folder.missed:

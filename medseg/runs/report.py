@@ -76,7 +76,7 @@ def write_report(folder: RunFolder, result: Result, where: str, *, title: str, c
     target = folder.path / where
     target.mkdir(parents=True, exist_ok=True)
     table, names = dict(result.table), list(result.class_names)
-    folder.write_json(f"{where}/scores.json", {**table, "title": title})
+    folder.write_json(f"{where}/scores.json", {**table, "title": title, "ignore_index": result.ignore_index})
     tables = score_tables(table)
     folder.write_text(f"{where}/table.md", "\n".join(each.to_markdown() for each in tables))
     folder.write_text(f"{where}/table.csv", long_table(table).to_csv())

@@ -228,6 +228,7 @@ class Run:
         data: dict[str, Any] = {key: value for key, value in self.identity.items() if key not in _OF_MODEL}
         if self._datalist is not None:
             data |= {"name": self._datalist.name, "modality": list(self._datalist.modality)}
+            data |= {"fold": self._datalist.fold_on_record(data["fold"])} if "fold" in data else {}
             self.files.write_json(f"checkpoints/{FILES}", file_record(self._datalist))
         self.files.write_json("data.json", data)
         enabled, uri, experiment = self._tracking

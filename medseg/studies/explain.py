@@ -8,6 +8,8 @@ windows, its masks may differ a little from the prediction shown.
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +19,24 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from medseg.atomic import atomic_write
 from medseg.bundle.description import Description
 from medseg.engines.failures import out_of_memory
-from medseg.errors import MedsegError, counted
+from medseg.errors import MedsegError, counted, shown
 from medseg.io.masks import image_suffix
+from medseg.io.parts import content_hash
 from medseg.prediction.case import Feeder
 from medseg.prediction.cases import ImageFolder
+from medseg.prediction.mask_record import Maker
 from medseg.prediction.sinks import Case
 from medseg.reports.attention import attention_sheet
 from medseg.studies.explainable import Explainable, ExplainError, first_line
+
+_TEXT = "medseg"  # of a sheet, which says what it is of
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +65,8 @@ def explain(
 ) -> dict[str, Any]:
     """Write a sheet (PNG) and the raw maps (NPZ) of each image, by its name and subfolder.
 
-    A 2D network gets the middle slice of a volume along its last axis. Images whose files are there are skipped.
+    A 2D network gets the middle slice of a volume along its last axis. Images whose files are there are skipped, where
+    those are of this model, image, region and choice of maps, which a text in the sheet says by a hash.
 
     Args:
         bundle: the model.
@@ -65,7 +74,7 @@ def explain(
         output_dir: where the files go.
         maps: names of those to show; all if empty.
         roi: edges in pixels of the centred region to look at, one for all axes or one each; the whole image if empty.
-        overwrite: also do images whose files are there.
+        overwrite: also do images whose files are there, whatever they are of.
         progress: is told how many images are done, and how many there are.
 
     Returns:
@@ -74,13 +83,15 @@ def explain(
 
     Raises:
         ExplainError: if there is no such image or map, two would write one file, or a file cannot be written or would
-            replace something else.
+            replace something else, such as the sheet of another image.
     """
     _check_roi(roi, bundle)
     jobs = _jobs(images, Path(output_dir), bundle.description)
-    finished = [job for job in jobs if not overwrite and job.sheet.is_file() and job.arrays.is_file()]
-    todo = [job for job in jobs if job not in finished]
     network = type(bundle.network).__name__
+    maker = Maker.of(bundle.network, bundle.description)
+    asked = json.dumps([maker.weights, maker.model, network, sorted(maps), list(roi)])
+    finished = [] if overwrite else [job for job in jobs if _is_done(job, asked)]
+    todo = [job for job in jobs if job not in finished]
     tell = progress or (lambda done, total: None)
     written: list[dict[str, Any]] = []
     failures: list[dict[str, str]] = []
@@ -95,12 +106,37 @@ def explain(
         except (ValueError, RuntimeError, MemoryError) as error:
             failures.append({"image": str(job.image), "reason": _reason(error)})
             continue
-        _write(job, sheet, chosen)
+        _write(job, sheet, chosen, _answer(job, asked))
         files = {"image": str(job.image), "sheet": str(job.sheet), "arrays": str(job.arrays)}
         written.append({**files, "maps": {name: _summary(values) for name, values in chosen.items()}})
     tell(len(todo), len(todo))
     about = {"bundle": bundle.name, "network": network, "checkpoint": str(bundle.checkpoint)}
     return {**about, "written": written, "skipped": [str(job.image) for job in finished], "failures": failures}
+
+
+def _is_done(job: _Job, asked: str) -> bool:
+    """Return whether an image's files are there and answer what is asked.
+
+    Raises:
+        ExplainError: if they answer something else.
+    """
+    if not (job.sheet.is_file() and job.arrays.is_file()):
+        return False
+    try:
+        with Image.open(job.sheet) as sheet:
+            if sheet.info.get(_TEXT) == _answer(job, asked):
+                return True
+    except OSError:  # no picture, or no image, as who reads it says
+        pass
+    raise ExplainError(
+        f"{shown(job.sheet)} is there and is not of this model, image, region and choice of maps; name another "
+        "--output, or do it again with --overwrite"
+    )
+
+
+def _answer(job: _Job, asked: str) -> str:
+    """Return what stands for what is asked of an image, by its bytes."""
+    return hashlib.sha256(f"{asked} {content_hash(list(job.case.files))}".encode()).hexdigest()
 
 
 def _check_roi(roi: Sequence[int], bundle: Explainable) -> None:
@@ -238,14 +274,16 @@ def _sheet(
     )
 
 
-def _write(job: _Job, sheet: Any, maps: Mapping[str, NDArray[Any]]) -> None:
+def _write(job: _Job, sheet: Any, maps: Mapping[str, NDArray[Any]], answer: str) -> None:
     arrays: dict[str, Any] = dict(maps)
+    texts = PngInfo()
+    texts.add_text(_TEXT, answer)
     try:
         job.sheet.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(job.arrays) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)
         with atomic_write(job.sheet) as temporary:
-            sheet.save(temporary, format="PNG")
+            sheet.save(temporary, format="PNG", pnginfo=texts)
     except OSError as error:
         raise ExplainError(
             f"{job.sheet} cannot be written: {error.strerror or error}; what is there is whole: make room or name "

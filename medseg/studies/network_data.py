@@ -38,7 +38,12 @@ def own_data(
         MedsegError: if they have too few groups, or no such folds.
     """
     made = folder / MADE
-    data = Datalist.load(made) if made.is_file() else data_of(where, folder, say)
+    if made.is_file():
+        data = Datalist.load(made)
+        images = counted(len(data.entries()), "image")
+        say(f"{shown(made)}: {images}, as when it was made; what came to {shown(where)} since needs a new folder")
+    else:
+        data = data_of(where, folder, say)
     if data.fold_keys:
         number = len(data.folds(asked.fold_key))
         if asked.folds is not None and not 2 <= asked.folds <= number:

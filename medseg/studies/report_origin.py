@@ -7,12 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medseg.bundle.evaluation import describe_weights
 from medseg.errors import counted
 from medseg.reports.page import Facts, Item, Text
 from medseg.runs.privacy import scrub
-from medseg.runs.run_folder import METRICS
+from medseg.runs.run_folder import METRICS, MODEL
 
-__all__ = ["asked", "versions"]
+__all__ = ["asked", "reservations", "versions"]
+
+_DID = {"training": "trained on", "validation": "picked by"}
 
 
 def asked(
@@ -28,8 +31,10 @@ def asked(
     """
     data, network = record.get("data", {}), record.get("network", {})
     facts = [("question", f"How well does the model find {', '.join(objects)} in images it was not trained on?")]
+    members = len(record.get("weights", {}).get("members", ()))
     if network:
-        facts.append(("model", f"{network['name']}, {network['parameters']:,} parameters"))
+        together = f"the mean of {counted(members, 'model')}, the first: " if members else ""
+        facts.append(("model", f"{together}{network['name']}, {network['parameters']:,} parameters"))
     facts += _input(config)
     facts += _training(run, config)
     if data:
@@ -37,10 +42,46 @@ def asked(
         fold = "" if data.get("fold") in (None, "all") else f", fold {data['fold']}{scheme}"
         number = counted(int(data.get("images", 0)), "image")
         facts.append(("scored on", f"{number} of {data.get('name')}: the {data.get('split')} part{fold}"))
+    if data.get("tested_before"):
+        times = counted(int(data["tested_before"]), "time")
+        facts.append(("looked at before", f"{times}: who looks often chooses by it"))
     if record.get("grid"):
         where = {"file": "as the labels lie in their files", "model": "on the model's grid"}
         facts.append(("compared", where.get(str(record["grid"]), str(record["grid"]))))
     return [(name, scrub(value)) for name, value in facts]
+
+
+def reservations(run: Path | None, record: Mapping[str, Any], split: str) -> Iterator[str]:
+    """Yield for what reasons the scores are not those of the run's model on cases that are new to it, a sentence each.
+
+    Args:
+        run: folder of the training.
+        record: of the evaluation.
+        split: what was scored.
+    """
+    if split != "test":
+        yield (
+            f"These are scores on the {split} cases, which the training has seen or which picked its weights. On new "
+            "cases the model may be worse."
+        )
+    data = record.get("data", {})
+    seen = data.get("seen", {})
+    for part, did in _DID.items() if split == "test" else ():
+        if seen.get(part):
+            yield (
+                f"{seen[part]} of the {counted(int(data.get('images', 0)), 'image')} that were scored are no test: the "
+                f"model was {did} them, or others of their group. On new cases it may be worse."
+            )
+    if unsaid := seen.get("runs_that_do_not_say"):
+        yield f"{counted(unsaid, 'model')} did not say which cases it was trained on: some of these may be among them."
+    weights = record.get("weights", {})
+    scored = {each.get("sha256") for each in weights.get("members", [weights])}
+    file = None if run is None or not weights else run / MODEL
+    if file is not None and file.is_file() and describe_weights(file)["sha256"] not in scored:
+        yield (
+            "The run's weights are not those that were scored: it went on, or its postprocessing or temperature were "
+            "chosen since. Score it again: medseg evaluate RUN"
+        )
 
 
 def _input(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -24,7 +24,7 @@ from medseg.errors import MedsegError, counted, few, shown
 from medseg.io.dicom_heads import is_dicom, read_head
 from medseg.io.folder import MASK_RECORD, list_images, mask_targets, with_channels
 from medseg.io.images import image_suffix, read_image
-from medseg.io.parts import parts_of
+from medseg.io.parts import content_hash, parts_of
 from medseg.prediction.audit import RUN_RECORD, records_in
 from medseg.reports.page import Facts, Item, Legend, Section, Sortable, Text
 from medseg.reports.palette import Colour, background_index, class_palette
@@ -92,7 +92,8 @@ class Predictions:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             {name for each in content["made_by"] for name in each["masks"]}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            {name: source["sha256"] for name, source in content["images"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise MedsegError(
                 f"{shown(path)} cannot be read ({type(error).__name__}); predict into the folder again: medseg predict"
             ) from error
@@ -293,6 +294,11 @@ def _pictures(held: Predictions) -> Iterator[Item]:
     yield Legend([(held.names[value], held.palette[value] or (0, 0, 0)) for value in held.classes])
     for mask in chosen:
         files = images[mask.path]
+        made_of = str(held.record["images"].get(mask.name, {}).get("sha256", ""))
+        if made_of and content_hash(files) != made_of:
+            told = "its mask was made of another image than lies there now, so that none is shown; predict it again"
+            yield Text(f"{held.called(mask)}: {told}", "warning")
+            continue
         image, found = read_image(files[0] if len(files) == 1 else files), read_image(mask.path, label=True)
         pixels = np.moveaxis(image.array, -1, 0) if image.channels > 1 else image.array
         window = window_of(pixels, held.window(mask), _modality(files[0]))

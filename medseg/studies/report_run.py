@@ -27,7 +27,7 @@ from medseg.runs.report import COMPARED, PER_CASE, read_rows
 from medseg.runs.run_folder import METRICS, config_of
 from medseg.studies.case_scores import CaseScores, all_alike, cases_of, table_of
 from medseg.studies.report_data import data_section
-from medseg.studies.report_origin import asked, versions
+from medseg.studies.report_origin import asked, reservations, versions
 
 __all__ = ["Scored", "legend", "sections", "slices_of", "viewer"]
 
@@ -177,12 +177,7 @@ def _summary(held: Scored) -> Iterator[Item]:
     )
     if (nothing := learned_nothing(held.scores)) is not None:
         yield Text(f"{nothing[0].upper()}{nothing[1:]}.", "warning")
-    if held.split != "test":
-        yield Text(
-            f"These are scores on the {held.split} cases, which the training has seen or which picked its weights. On "
-            "new cases the model may be worse.",
-            "warning",
-        )
+    yield from (Text(line, "warning") for line in reservations(held.run, held.record, held.split))
     if per_case.get("cases", 0) and not any(row["interval"].get("dice") for row in rows):
         yield Text("There are too few cases for intervals: the means may be far off.", "warning")
 
@@ -254,7 +249,7 @@ def viewer(held: Scored, case: Slices, row: CaseScores | None, *, most_bytes: in
         most_bytes: that its pictures may take.
         where: what is said behind its name.
     """
-    ignored = held.config.get("ignore_index", held.config.get("ignored"))
+    ignored = held.scores.get("ignore_index")
     called = "a case" if row is None else held.called[row.number - 1]
     dice = "" if row is None else "".join(f", {name} {value:.2f}" for name, value in row.dice.items())
     return make_viewer(

@@ -33,7 +33,9 @@ def test_explain(weights, tmp_path, capsys):
     arguments = ["explain", str(weights), "--image", str(tmp_path / "x.png"), "--output", str(out)]
     assert main([*arguments, "--roi", "33"]) == 0
     assert capsys.readouterr().out == f"{out}/x.png: dafm_3_high, dafm_3_low, dafm_3_maps, confidence\n"
-    assert main(arguments) == 0
+    assert main(arguments) == 2
+    assert "x.png is there and is not of this model, image, region and choice of maps" in capsys.readouterr().err
+    assert main([*arguments, "--roi", "33"]) == 0
     assert capsys.readouterr().out == "1 skipped: their files are there (--overwrite does them again)\n"
     (tmp_path / "y.png").write_bytes(b"no picture")
     more = ["--image", str(tmp_path / "y.png"), "--overwrite", "--json"]

@@ -9,8 +9,7 @@ import pytest
 
 from medseg.data.check import check_datalist
 from medseg.data.datalist import Datalist
-from medseg.data.file_facts import content_hash
-from medseg.io.parts import parts_of, stored_bytes
+from medseg.io.parts import content_hash, parts_of, stored_bytes
 
 
 @pytest.fixture

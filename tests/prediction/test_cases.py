@@ -9,9 +9,11 @@ from PIL import Image
 from prediction.slices import dicom_slice
 
 from medseg.bundle.description import Description
+from medseg.data.datalist import Datalist
+from medseg.engines.scores import case_names
 from medseg.errors import MedsegError
 from medseg.io.images import read_image
-from medseg.prediction.cases import ImageFolder, InputError
+from medseg.prediction.cases import ImageFolder, InputError, names_of
 
 
 def described(channels: int = 1) -> Description:
@@ -55,6 +57,30 @@ def test_a_datalist_s_images(tmp_path: Path, named: str) -> None:
         "data/images/sub/b.png": "data/images/sub/b.png",
     }
     assert found.told == "datalist.json lists 3 images, all are predicted: training 1, validation 1, test 1"
+
+
+def test_images_that_have_a_channel_in_common(tmp_path: Path) -> None:
+    """An atlas as the first channel of all: the others were called like the first, and vanished without a word."""
+    listed = write_datalist(tmp_path) / "datalist.json"
+    for name in ("atlas", "a", "b"):
+        picture(tmp_path / "data" / f"{name}.png")
+
+    def found(*images: list[str]) -> ImageFolder:
+        training = [{"image": image, "label": "labels/a.png"} for image in images]
+        content = {**json.loads(listed.read_text()), "modality": ["x", "y"], "training": training}
+        listed.write_text(json.dumps({**content, "validation": [], "test": []}))
+        return ImageFolder(listed, described(2), tmp_path / "out")
+
+    pairs = [["atlas.png", "a.png"], ["atlas.png", "b.png"]]
+    folder = found(*pairs)
+    assert targets(folder) == {"a.png": "a.png", "b.png": "b.png"}
+    assert [[file.name for file in case.files] for case in folder.cases] == pairs
+    data = Datalist.load(listed)
+    entries = [data.absolute(entry) for entry in data.training]
+    assert names_of(data, entries[1:]) == ["b.png"]
+    assert case_names(entries) == ["a.png", "b.png"]
+    with pytest.raises(InputError, match=r"both would be called a\.png; give each a file of its own"):
+        found(["a.png", "b.png"], ["a.png", "atlas.png"], ["b.png", "atlas.png"])
 
 
 def test_images_that_a_folder_s_datalist_does_not_list_are_counted(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A trained model in Python: it knows how it is fed, refuses to be fed otherwise, and masks lie where images lie."""
 
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,21 @@ from torch import nn
 
 import medseg
 from medseg.bundle import feeding
+from medseg.bundle.command import Command
 from medseg.bundle.description import Description, DescriptionError
 from medseg.bundle.library import BundleError, weights_file
 from medseg.bundle.networks import create
 from medseg.bundle.record import header_of, load_described, read_weights
+from medseg.bundle.start import ConfigError, check_names
+from medseg.io.folder import MASK_RECORD
 from medseg.io.images import ImageError
 from medseg.prediction.case import Feeder, PredictionError
 from medseg.prediction.forward import Forward
+from medseg.prediction.mask_record import Maker, MaskRecordError
 from medseg.prediction.model import ModelError, load
 from medseg.prediction.predict import predict
+from medseg.prediction.predictor import ImageFolder, Predictor
+from medseg.resources import bundles_root
 from medseg.runs.checkpoint import CheckpointError, save_checkpoint
 from medseg.runs.header import write_header
 
@@ -196,6 +203,51 @@ def test_weights_trained_otherwise_are_refused(tmp_path: Path) -> None:
     assert f"weights {weights} were trained otherwise: input polarity bright (here unset)" in said
     assert "input size unset (here [8, 8])" in said
     assert f"medseg predict {weights} IMAGES MASKS" in said
+
+
+def test_a_volume_without_an_affine(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It was taken for voxels of 1 mm, whatever they were: of 1.5 mm, a quarter of its mask was another."""
+    volume = grey(12, 12, 8)
+    _, weights = save(tmp_path / "a.pt", 3, input={"intensity": {"scheme": "range"}, "spacing": [2, None, 2]})
+    with pytest.raises(ModelError, match=r"no affine, and the model takes voxels of 2 x any x 2 mm; give affine="):
+        load(weights, device="cpu").predict(volume)
+    assert load(weights, device="cpu").predict(volume, affine=np.eye(4)).mask.shape == volume.shape
+    assert not caplog.text
+    _, weights = save(tmp_path / "b.pt", 3)
+    assert load(weights, device="cpu").predict(volume).mask.shape == volume.shape
+    assert "taken to point right, anterior and superior" in caplog.text
+
+
+def test_a_configuration_that_predicts_otherwise_makes_other_masks(tmp_path: Path) -> None:
+    """As MONAI's command runs it: mirrored masks passed for those that were not, and the second run skipped all."""
+    network, weights = save(tmp_path / "model.pt")
+    (tmp_path / "in").mkdir()
+    Image.fromarray(np.arange(120, dtype=np.uint8).reshape(10, 12)).save(tmp_path / "in" / "a.png")
+    trained = read_weights(weights).description
+    assert trained is not None
+    mirrored = Description.of({**trained.to_dict(), "inference": {"flip_axes": [-1]}})
+    for here in (trained, mirrored):
+        images = ImageFolder(tmp_path / "in", here, tmp_path / "out")
+        made = (torch.device("cpu"), images, network, feeding.inferer(here), None)
+        if here is mirrored:
+            with pytest.raises(MaskRecordError, match="with other settings of the inference"):
+                Predictor(*made, description=here, ckpt=weights)
+        else:
+            Predictor(*made, description=here, ckpt=weights).run()
+    record = json.loads((tmp_path / "out" / MASK_RECORD).read_text())
+    assert record["made_by"][0]["model"] == Maker.of(network, trained).model
+
+
+def test_steps_that_come_with_the_weights_cannot_be_typed() -> None:
+    train, *scored, inference = (
+        bundles_root() / "unet_drosophila" / "configs" / f"{name}.yaml" for name in ("train", "evaluate", "inference")
+    )
+    steps = {"model#postprocess": "{}"}
+    check_names(Command("monai.bundle", (train,), steps))  # which writes it into the weights
+    for files in ((train, *scored), (inference,)):
+        with pytest.raises(ConfigError, match="model#postprocess: comes with the weights"):
+            check_names(Command("monai.bundle", files, steps))
+    check_names(Command("monai.bundle", (inference,), {"model#inference#overlap": "0.5"}))
 
 
 def test_weights_without_a_record(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

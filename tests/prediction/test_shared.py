@@ -144,6 +144,29 @@ def test_parts_of_a_run_that_was_killed_are_gathered(cohort: Path) -> None:
     assert_the_same(cohort, "broken")
 
 
+def test_parts_of_other_images_are_done_again(tmp_path: Path) -> None:
+    write_model(tmp_path / "a.pt", "grey")
+    (tmp_path / "in").mkdir()
+    rng = np.random.default_rng(1)
+    for number in range(4):
+        Image.fromarray(rng.integers(0, 256, (24, 24), dtype=np.uint8)).save(tmp_path / "in" / f"{number}.png")
+
+    def killed(jobs: Sequence[Job]) -> Iterator[Done]:
+        for each in jobs:
+            main([word for word in each.words if word != "--tied"])
+        raise Killed
+        yield
+
+    with pytest.raises(Killed):
+        of(tmp_path, "broken", Shared(killed, 1))
+    Image.fromarray(rng.integers(0, 256, (24, 24), dtype=np.uint8)).save(tmp_path / "in" / "3.png")
+    for name in ("broken", "whole"):
+        assert of(tmp_path, name).written == 4
+    assert files(tmp_path / "broken") == files(tmp_path / "whole")
+    hashes = [{case["name"]: case["sha256"] for case in recorded(tmp_path / name)} for name in ("broken", "whole")]
+    assert hashes[0] == hashes[1]
+
+
 PROGRAM = """
 import os, sys, pathlib, time
 if sys.argv[3]:

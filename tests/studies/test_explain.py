@@ -89,9 +89,6 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
-# ---------------------------------------------------------------------------------------------- what is written
-
-
 def test_sheets_and_raw_maps(pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     told: list[tuple[int, int | None]] = []
@@ -123,6 +120,23 @@ def test_finished_images_are_skipped_unless_asked(pictures: Path, tmp_path: Path
     assert (out / "deep" / "two.png").stat().st_mtime_ns == before["deep/two.png"]
     third = explain(bundle, [pictures], out, overwrite=True)
     assert (len(third["written"]), third["skipped"]) == (2, [])
+
+
+def test_files_of_something_else_are_refused(pictures: Path, tmp_path: Path) -> None:
+    """Sheets of another image, region, choice of maps or model do not pass for what is asked."""
+    out = tmp_path / "out"
+    explain(make(Watcher()), [pictures], out)
+    before = {name: (out / name).read_bytes() for name in files(out)}
+    heavier = Watcher()
+    heavier.register_buffer("more", torch.ones(1))
+    for network, asked in ((Watcher(), {"maps": ["saw"]}), (Watcher(), {"roi": [5]}), (heavier, {})):
+        with pytest.raises(ExplainError, match=r"two\.png is there and is not of this model, image, .* --overwrite"):
+            explain(make(network), [pictures], out, **asked)
+    Image.fromarray(grey(21, 30)).save(pictures / "one.png")
+    with pytest.raises(ExplainError, match=r"one\.png is there and is not of this model, image"):
+        explain(make(Watcher()), [pictures], out)
+    assert {name: (out / name).read_bytes() for name in files(out)} == before
+    assert len(explain(make(Watcher()), [pictures], out, overwrite=True)["written"]) == 2
 
 
 def test_chosen_maps(pictures: Path, tmp_path: Path) -> None:
@@ -167,9 +181,6 @@ def test_a_sheet_shows_the_file_where_the_network_sees_a_negative(
     np.testing.assert_array_equal(drawn.call_args.args[0]["image"][0], values[2:10, 3:11])
     with np.load(tmp_path / "out" / "dark.npz") as arrays:
         np.testing.assert_array_equal(arrays["saw"][0], 250 - values[2:10, 3:11][::2, ::2])
-
-
-# ---------------------------------------------------------------------------------------------- what the network sees
 
 
 def norm(x: Tensor) -> Tensor:
@@ -230,9 +241,6 @@ def test_unknown_inferers(inferer: Inferer) -> None:
         without_windows(inferer)
 
 
-# ---------------------------------------------------------------------------------------------- images that are refused
-
-
 def test_bad_images_are_reported_and_the_others_done(pictures: Path, tmp_path: Path) -> None:
     (pictures / "broken.png").write_bytes(b"no picture")
     Image.fromarray(grey(8, 8, 3)).save(pictures / "colour.png")
@@ -275,9 +283,6 @@ def test_maps_that_cannot_be_had(pictures: Path, tmp_path: Path, network: nn.Mod
     done = explain(make(network), [pictures / "one.png"], tmp_path / "out")
     assert done["failures"][0]["reason"].startswith(reason)
     assert not (tmp_path / "out").exists()
-
-
-# ---------------------------------------------------------------------------------------------- questions refused
 
 
 @pytest.mark.parametrize(
@@ -342,9 +347,6 @@ def _copy(image: Path, folder: Path) -> Path:
 def test_the_same_image_twice_is_one(pictures: Path, tmp_path: Path) -> None:
     done = explain(make(Watcher()), [pictures, pictures], tmp_path / "out")
     assert len(done["written"]) == 2
-
-
-# ---------------------------------------------------------------------------------------------- trained models
 
 
 @pytest.fixture

@@ -29,7 +29,10 @@ def test_the_test_list_is_never_seen(tmp_path: Path) -> None:
     assert (made.validation, made.test) == ([], [])
     groups = {(entry["group"], entry["fold"]) for entry in made.training}
     assert len(groups) == len({group for group, _ in groups}) == len({fold for _, fold in groups}) == 4
-    assert own_data(tmp_path / "nowhere", tmp_path / "out", Asked(30)) == made  # once it is made
+    said: list[str] = []
+    assert own_data(tmp_path / "nowhere", tmp_path / "out", Asked(30), said.append) == made  # once it is made
+    (line,) = said
+    assert line.endswith(f"images, as when it was made; what came to {tmp_path / 'nowhere'} since needs a new folder")
     with pytest.raises(MedsegError, match="4 groups of labelled images cannot be divided into 5 folds; give --folds 2"):
         own_data(tmp_path / "data", tmp_path / "other", Asked(30, folds=5))
 

@@ -133,6 +133,19 @@ def test_predictions(scored: Path, tmp_path: Path) -> None:
     assert "unlike the training" not in text
 
 
+def test_an_image_that_is_another_one_now_is_not_shown(scored: Path, tmp_path: Path) -> None:
+    shutil.copytree(scored / "images", tmp_path / "images")
+    content = bytearray((tmp_path / "images" / "image1.nii.gz").read_bytes())
+    content[4:8] = b"time"  # the header of gzip: the voxels stay as they are
+    (tmp_path / "images" / "image1.nii.gz").write_bytes(content)
+    shown = "<strong>case %d, uncertainty"
+    text = make_report(scored / "masks", tmp_path / "masks.html", data=tmp_path / "images").read_text()
+    assert (shown % 1 in text, shown % 2 in text) == (True, False)
+    assert "case 2: its mask was made of another image than lies there now" in text
+    whole = (scored / "masks.html").read_text()
+    assert (shown % 1 in whole, shown % 2 in whole, "another image than" in whole) == (True, True, False)
+
+
 def test_cases_whose_masks_are_called_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One file a channel, and a name that a spreadsheet would run: their uncertainty was told not to be there."""
     monkeypatch.setitem(KINDS, "two", (2, 2, {"intensity": {"scheme": "image"}}, None))
