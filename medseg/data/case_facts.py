@@ -47,6 +47,7 @@ class CaseFacts:
         foreground: the same of the values inside the foreground; empty where there is none.
         voxels: of each class.
         parts: connected parts of each class (diagonal neighbours count).
+        alpha: whether the last channel is opacity.
     """
 
     shape: tuple[int, ...]
@@ -59,6 +60,12 @@ class CaseFacts:
     foreground: tuple[tuple[float, ...], ...]
     voxels: tuple[int, ...]
     parts: tuple[int, ...]
+    alpha: bool = False
+
+    @property
+    def seen(self) -> int:
+        """Channels that show something: 3 are red, green and blue; any other number but 1 are those of no picture."""
+        return self.channels - self.alpha
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> CaseFacts:
@@ -100,6 +107,7 @@ def measure_case(entry: Mapping[str, Any], num_classes: int, background: int | N
         foreground=quantiles(values, inside, first_of(entry["image"])),
         voxels=voxels,
         parts=_parts(classes, voxels),
+        alpha=image.alpha,
     )
 
 

@@ -27,7 +27,7 @@ from medseg.reports.palette import background_index
 
 __all__ = ["Fingerprint", "fingerprint"]
 
-_VERSION = 2
+_VERSION = 3
 
 logger = logging.getLogger(__name__)
 
@@ -192,9 +192,9 @@ def _measure(
 def _agree(found: Fingerprint, entries: Sequence[dict[str, Any]], data: Datalist) -> None:
     """Refuse pictures among volumes, and other numbers of channels than colour and grey pictures have."""
     axes = found.dimensions
-    counts = [case.channels for case in found.cases]
+    counts = [case.channels if axes == 3 else case.seen for case in found.cases]
     usual = max(set(counts), key=counts.count)
-    for case, entry in zip(found.cases, entries, strict=True):
+    for case, count, entry in zip(found.cases, counts, entries, strict=True):
         where = f"{shown(data.path)}: {shown(first_of(entry['image']))}"
         if len(case.shape) != axes:
             kinds = {2: "a picture", 3: "a volume"}
@@ -202,10 +202,10 @@ def _agree(found: Fingerprint, entries: Sequence[dict[str, Any]], data: Datalist
                 f"{where} is {kinds.get(len(case.shape), 'no image')}, the first "
                 f"image is {kinds.get(axes, 'no image')}; make a datalist for each kind"
             )
-        mixed = case.channels != usual and (axes == 3 or not {case.channels, usual} <= {1, 3, 4})
+        mixed = count != usual and (axes == 3 or not {count, usual} <= {1, 3})
         if mixed:
             raise DatalistError(
-                f"{where} has {counted(case.channels, 'channel')}, most images have {usual}; "
+                f"{where} has {counted(count, 'channel')}, most images have {usual}; "
                 "leave it out, or make a datalist for each kind"
             )
 

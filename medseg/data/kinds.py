@@ -37,7 +37,7 @@ def kind_of(facts: CaseFacts) -> str:
         edges = sorted(facts.spacing or (1.0, 1.0, 1.0))
         thick = ", thick slices" if edges[-1] > 3 * edges[1] else ""
         return f"{facts.codes or 'no orientation'}{thick}"
-    colour = "colour" if facts.channels in (3, 4) and not facts.equal_channels else "grey"
+    colour = "colour" if facts.seen == 3 and not facts.equal_channels else "grey"
     side = ""
     if facts.foreground:
         middle = len(facts.foreground[0]) // 2

@@ -161,7 +161,7 @@ def _score(
                 prediction=torch.from_numpy(mask_of(image).astype(np.int64)),
                 label=torch.from_numpy(label.array.astype(np.int64)),
                 group=str(entry.get("group", "")),
-                affine=label.affine,
+                affine=label.affine if len(label.shape) == 3 else None,  # pictures in pixels, as a network's
                 read=lambda key, entry=entry: read_label(entry, key).array,  # type: ignore[misc]
             )
         )

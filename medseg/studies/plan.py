@@ -121,7 +121,6 @@ def make_plan(
     target = fed["spacing"].value
     resized = fed["size"].value if "size" in fed else None
     edges = [float(edge) for edge in resized or plan_rules.across(list(plan_rules.resampled(found, target)), seen)]
-    target = target and plan_rules.across(target, seen)
     limit, wanted = plan_network.memory_limit(memory, place), MINUTES if minutes is None else minutes
     needed = plan_network.wanted_steps(len(found.classes))
     limits = Limits(channels, len(found.classes), wanted, int(limit.value), place, needed, kept.step, say)
@@ -129,7 +128,8 @@ def make_plan(
     def planned(measured: Measured) -> Plan:
         return _kept(_plan(data, found, fed, measured, limits, limit.why, kept.value("train", "iterations")), kept)
 
-    tried = plan_network.candidates(name, kept.patch or plan_rules.full_patch(edges, axes), edges, target)
+    voxel = plan_rules.voxel(found, target, seen)
+    tried = plan_network.candidates(name, kept.patch or plan_rules.full_patch(edges, axes), edges, voxel)
     measured = plan_network.choose(
         kept.kept(tried), limits, asked=str(kept), accept=lambda expected: accept(planned(expected))
     )

@@ -22,7 +22,7 @@ from medseg.errors import MedsegError, counted
 
 __all__ = [
     *("Chosen", "PlanError", "across", "balance", "colour", "dimensions", "foreground", "full_patch", "intensity"),
-    *("levels", "mirrors", "plane", "polarity", "resampled", "smaller", "spacing"),
+    *("levels", "mirrors", "plane", "polarity", "resampled", "smaller", "spacing", "voxel"),
 ]
 
 ANISOTROPIC = 3.0  # ratio of voxel edges from which slices count as thick (nnU-Net)
@@ -151,14 +151,29 @@ def resampled(found: Fingerprint, target: Sequence[float | None] | None) -> np.n
     return middle
 
 
+def voxel(found: Fingerprint, target: Sequence[float | None] | None, seen: Chosen | None) -> list[float] | None:
+    """Return the edges of a voxel in mm that the network sees; ``None`` of pictures, and where files state none.
+
+    Args:
+        found: the fingerprint.
+        target: the voxel size that images are brought to; where that is not said, they keep theirs: the median counts.
+        seen: plane of the slices, see `plane`.
+    """
+    if found.dimensions == 2 or found.spacings is None:
+        return None
+    wanted = [None] * found.dimensions if target is None else target
+    middle = np.median(found.spacings, axis=0)
+    return across([float(own if edge is None else edge) for edge, own in zip(wanted, middle, strict=True)], seen)
+
+
 def colour(found: Fingerprint) -> Chosen:
     """Return whether pictures are taken in colour: ``"rgb"``, ``"grey"``, or ``None`` for images as they are."""
     if found.dimensions == 3:
         return Chosen(None, "volumes are taken as they are")
-    stored = [case.channels in (3, 4) for case in found.cases]
+    stored = [case.seen == 3 for case in found.cases]
     if not any(stored):
         return Chosen(None, "the pictures have no colour")
-    coloured = [case.channels in (3, 4) and not case.equal_channels for case in found.cases]
+    coloured = [case.seen == 3 and not case.equal_channels for case in found.cases]
     share = sum(coloured) / len(coloured)
     if share > _MINORITY:
         return Chosen("rgb", f"{100 * share:.0f} % of the pictures show colours")

@@ -130,6 +130,18 @@ def test_a_picture_among_volumes_is_refused_by_name(tmp_path: Path) -> None:
         fingerprint(datalist(tmp_path, entries), cache=False)
 
 
+def test_a_fourth_channel_is_opacity_where_the_file_says_so(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(2).integers(0, 255, (8, 9, 4), dtype=np.uint8)
+    Image.fromarray((pixels[..., 0] > 99).astype(np.uint8)).save(tmp_path / "label.png")
+    Image.fromarray(pixels).save(tmp_path / "rgba.png")
+    stains = [str(tmp_path / f"stain_{number}.png") for number in range(4)]
+    for number, path in enumerate(stains):
+        Image.fromarray(pixels[..., number]).save(path)
+    for image, alpha in ((str(tmp_path / "rgba.png"), True), (stains, False)):
+        found = measure_case({"image": image, "label": str(tmp_path / "label.png")}, 2, 0)
+        assert (found.channels, found.alpha, found.seen) == (4, alpha, 4 - alpha)
+
+
 def test_mixed_channels_are_refused_by_name(tmp_path: Path) -> None:
     label = np.zeros((4, 4, 4), np.uint8)
     entries = [one(tmp_path, name, label * 1.0, label) for name in ("a", "b")]

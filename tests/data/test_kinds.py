@@ -18,7 +18,7 @@ PICTURE = CaseFacts((64, 64), None, "", 1, "uint8", False, (FLAT,), (tuple(2 * e
 def test_kind_of_pictures() -> None:
     assert kind_of(PICTURE) == "grey, bright objects"
     assert kind_of(replace(PICTURE, foreground=((0.0,) * len(FLAT),))) == "grey, dark objects"
-    assert kind_of(replace(PICTURE, channels=4, equal_channels=True)) == "grey, bright objects"
+    assert kind_of(replace(PICTURE, channels=4, alpha=True, equal_channels=True)) == "grey, bright objects"
     assert kind_of(replace(PICTURE, channels=3)) == "colour, bright objects"
     assert kind_of(replace(PICTURE, shape=(600, 300), foreground=())) == "grey, large"
 

@@ -53,6 +53,17 @@ def test_the_background_may_be_the_second_class(tmp_path: Path) -> None:
     assert (square["dice"], around["dice"], square["hd95"], around["hd95"]) == (1, 1, 0, None)
 
 
+def test_pictures_stored_as_nifti_are_scored_in_pixels_as_a_networks_are(tmp_path: Path) -> None:
+    """In one table, NSD within a pixel stood beside NSD within a millimetre."""
+    label = np.zeros((20, 30), np.uint8)
+    label[5:10, 5:15] = 1
+    for name, array in (("image.nii.gz", 20 + 200 * label), ("label_image.nii.gz", label)):
+        nibabel.Nifti1Image(array.astype(np.uint8), np.diag([0.5, 0.5, 1, 1])).to_filename(tmp_path / name)
+    data = written(tmp_path, "image.nii.gz")
+    found = score_otsu(data, [data.absolute(entry) for _, entry in data.entries()], scores={"distances": {}})
+    assert found.scores["distances"]["unit"] == "pixels"
+
+
 def test_opacity_is_no_channel(tmp_path: Path) -> None:
     label = np.zeros((20, 30), np.uint8)
     label[5:10, 5:15] = 1

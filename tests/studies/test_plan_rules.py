@@ -107,6 +107,16 @@ def test_slices_are_resampled_in_their_plane_alone() -> None:
     assert list(plan_rules.resampled(data, [1.0, 1.0, None])) == [15, 20, 10]
 
 
+def test_where_a_model_keeps_the_voxels_of_files_they_count_as_their_median() -> None:
+    data = found(*(case(spacing=(1.0, 2.0, edge)) for edge in (4.0, 5.0, 9.0)))
+    assert plan_rules.voxel(data, [1.5, None, 1.5], None) == [1.5, 2.0, 1.5]
+    assert plan_rules.voxel(data, None, None) == [1.0, 2.0, 5.0]
+    assert plan_rules.voxel(data, [1.5, None, None], plan_rules.plane(data, 2)) == [1.5, 2.0]
+    assert plan_rules.voxel(found(case(spacing=None, codes="")), None, None) is None
+    assert plan_rules.voxel(found(picture(spacing=(1.0, 1.0))), None, None) is None
+    assert candidates("unet", [40, 40, 20], [40, 40, 20], [1.0, 2.0, 5.0])[0].network["strides"][0] == [2, 1, 1]
+
+
 def test_edges_are_those_after_resampling() -> None:
     cases = [case(shape=(10, 20, 30), spacing=(2.0, 1.0, 0.5)), case(shape=(10, 20, 30), spacing=(2.0, 1.0, 0.5))]
     assert list(plan_rules.resampled(found(*cases), [1.0, 1.0, 1.0])) == [20, 20, 15]
@@ -223,11 +233,12 @@ def test_bytes_that_hold_few_values_have_no_scale_of_255() -> None:
 
 
 def test_colour_of_pictures() -> None:
-    grey, coloured = picture(channels=4, equal_channels=True), picture(channels=3)
+    grey, coloured = picture(channels=4, alpha=True, equal_channels=True), picture(channels=3)
     assert plan_rules.colour(found(picture())).value is None
     assert plan_rules.colour(found(*[grey] * 20, coloured)).value == "grey"
     assert plan_rules.colour(found(grey, coloured)).value == "rgb"
     assert plan_rules.colour(found(case(channels=4))).value is None
+    assert plan_rules.colour(found(picture(channels=4))).value is None  # of four stains
 
 
 @pytest.mark.parametrize(

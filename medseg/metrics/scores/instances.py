@@ -10,13 +10,15 @@ import numpy as np
 from medseg.errors import MedsegError
 from medseg.metrics.instances import InstanceMatching, label_instances
 from medseg.metrics.score import Pooled, Score, ScoredCase
+from medseg.reports.palette import background_index
 
 
 class Instances(Score):
     """Match predicted with true instances.
 
-    The predicted foreground (all classes but 0) is split into instances and compared with the map that the entry's
-    ``instances`` names, pixel by pixel at the label's size. Scores are the means over IoU thresholds 0.5 to 0.95.
+    The predicted foreground (all classes but the background, or the first, where none is called so) is split into
+    instances and compared with the map that the entry's ``instances`` names, pixel by pixel at the label's size. What
+    is ignored belongs to no instance, predicted or true. Scores are the means over IoU thresholds 0.5 to 0.95.
 
     Args:
         class_names: by index.
@@ -55,7 +57,11 @@ class Instances(Score):
                 f"instance map of {case.name} has the size {truth.shape}, its image's prediction {classes.shape}; they "
                 "must agree: prepare the data set again"
             )
-        found = label_instances(classes > 0, self.method, min_size=self.min_size)
+        inside = classes != (background_index(self.class_names) or 0)
+        if self.ignore_index is not None:
+            counts = case.label.cpu().numpy() != self.ignore_index
+            inside, truth = inside & counts, np.where(counts, truth, 0)
+        found = label_instances(inside, self.method, min_size=self.min_size)
         own = InstanceMatching(self.matching.thresholds)
         own.update(found, truth)
         self.matching.take_turns([own])

@@ -15,6 +15,8 @@ from medseg.bundle.evaluation import evaluate
 from medseg.engines.evaluator import Evaluator
 from medseg.engines.loading import SegmentationDataset
 from medseg.errors import MedsegError
+from medseg.metrics.score import ScoredCase
+from medseg.metrics.scores.instances import Instances
 from medseg.reports.summary import summarise
 
 
@@ -47,6 +49,32 @@ def test_objects_are_counted_image_by_image(counted: list[dict[str, Any]], batch
         assert values["val_case_instance_ap"] == pytest.approx((7 + 1 / 2) / 8)
         assert values["val_instance_ap"] == pytest.approx(8 / 9)
     assert scores["image_average_precision"] == [float(row.values["instance_ap"]) for row in evaluator.board.rows]
+
+
+def case(prediction: np.ndarray[Any, Any], label: np.ndarray[Any, Any], truth: np.ndarray[Any, Any]) -> ScoredCase:
+    made = (torch.from_numpy(each) for each in (prediction, label))
+    return ScoredCase(0, "one", *made, read=lambda key: truth)
+
+
+def test_objects_where_nothing_counts_are_none() -> None:
+    label, truth = np.zeros((8, 12), np.uint8), np.zeros((8, 12), np.uint16)
+    label[2:5, 1:4], truth[2:5, 1:4] = 1, 5
+    label[:, 6:] = 255
+    truth[1:3, 8:10] = 9
+    prediction = (label == 1).astype(np.uint8)
+    prediction[5:7, 7:9] = prediction[5:7, 10:12] = 1
+    score = Instances(["background", "nucleus"], 255)
+    found = score.update(case(prediction, label, truth))
+    assert found == {"instance_ap": 1, "instance_f1": 1, "instances": 1, "predicted_instances": 1}
+    assert Instances(["background", "nucleus"]).update(case(prediction, label, truth))["predicted_instances"] == 3
+
+
+def test_the_background_may_be_another_class_than_the_first() -> None:
+    truth = np.zeros((8, 12), np.uint16)
+    truth[2:5, 1:4], truth[2:5, 6:9] = 1, 2
+    prediction = (truth == 0).astype(np.uint8)
+    found = Instances(["nucleus", "background"]).update(case(prediction, prediction, truth))
+    assert found == {"instance_ap": 1, "instance_f1": 1, "instances": 2, "predicted_instances": 2}
 
 
 def test_report_holds_them(counted: list[dict[str, Any]], tmp_path: Path) -> None:
