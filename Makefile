@@ -35,14 +35,15 @@ endif
 	@$(MEDSEG) evaluate $(DEMO)/run
 	@$(MEDSEG) report $(DEMO)/run
 
-# rooms of tests, two parts at a time in processes of one thread each: the long ones first, what no part names with `rest`
-PARTS := bundles prediction networks+layers studies io+data node+jobs bundle engines+runs
+# rooms of tests, two parts at a time in processes of one thread each: what no part names with `rest`, which takes the
+# longest and comes first, then the long ones, so that no processor waits at the end
+PARTS := bundles studies networks+layers prediction engines+runs bundle node+jobs io+data
 MKDOCS := NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -q -p no:cacheprovider
 BESIDE := --no-print-directory --jobs=2 --output-sync=target --keep-going
 
 test: venv lint-style
-	@$(MAKE) $(BESIDE) lint-types lint-docs $(addprefix test-,$(PARTS) rest)
+	@$(MAKE) $(BESIDE) $(addprefix test-,rest $(PARTS)) lint-types lint-docs
 
 test-rest:
 	@$(PYTEST) tests $(addprefix --ignore=tests/,$(subst +, ,$(PARTS)))

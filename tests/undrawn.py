@@ -1,16 +1,34 @@
-"""Diagrams that a test does not look at: a training of a few steps ends with two, which take longer than the steps."""
+"""Diagrams that a test does not look at: a training of a few steps ends with several, which take longer than it."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from medseg.reports import confusion, curves
 
 
-@pytest.fixture
-def drawn() -> None:
-    """What a test asks for that looks at the diagrams of its run."""
+@pytest.fixture(scope="session", autouse=True)
+def draws() -> Iterator[Callable[[FigureCanvasAgg], None]]:
+    """Let figures be made and kept as pictures of their size, but not be laid out and drawn; returns what draws."""
+
+    def left_empty(canvas: FigureCanvasAgg) -> None:
+        canvas.get_renderer()
+
+    with pytest.MonkeyPatch.context() as patch:
+        draw = FigureCanvasAgg.draw
+        patch.setattr(FigureCanvasAgg, "draw", left_empty)
+        yield draw
+
+
+@pytest.fixture(scope="module")
+def drawn(draws: Callable[[FigureCanvasAgg], None]) -> Iterator[None]:
+    """What a module of tests asks for that looks at diagrams."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FigureCanvasAgg, "draw", draws)
+        yield
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -23,6 +25,7 @@ from medseg.inferers.memory_format import to_memory_format
 _WARM_UP = 2
 _LEAST, _MOST, _ENOUGH_SECONDS = 3, 20, 5.0
 _LONG_SECONDS = 30.0
+_NORMS = {functional.batch_norm, functional.instance_norm, functional.group_norm, functional.layer_norm}
 _CPU = 0  # number of the device type in torch's traces
 
 
@@ -48,9 +51,16 @@ def macs(network: nn.Module, *shapes: Sequence[int]) -> int:
     if devices:
         raise MedsegError(f"the network is on {', '.join(devices)}; build it under torch.device('meta')")
     inputs = [torch.empty(*shape, device="meta") for shape in shapes]
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter, _WithoutNorms():
         network.eval()(*inputs)
     return int(counter.get_total_flops()) // 2
+
+
+class _WithoutNorms(TorchFunctionMode):
+    """Normalisations give what they get: nothing of them is counted, and on ``meta`` they take half of the time."""
+
+    def __torch_function__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if args and function in _NORMS else function(*args, **(kwargs or {}))
 
 
 def peak_bytes(work: Callable[[], object], device: torch.device) -> int:

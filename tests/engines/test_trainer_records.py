@@ -21,7 +21,7 @@ from medseg.runs.checkpoint import load_checkpoint
 from medseg.runs.run_folder import RunError
 
 
-def test_terms_and_rates_are_recorded(entries: Entries, tmp_path: Path) -> None:
+def test_terms_and_rates_are_recorded(entries: Entries, tmp_path: Path, drawn: None) -> None:
     loss = MultiOutputLoss([{"output": "pred", "loss": loss_function, "weight": w} for w in (1.0, 0.5)])
 
     def groups(parameters: object, lr: float) -> torch.optim.Optimizer:

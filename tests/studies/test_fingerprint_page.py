@@ -11,6 +11,7 @@ from medseg.data.case_facts import CaseFacts
 from medseg.data.fingerprint import Fingerprint
 from medseg.studies import fingerprint_page
 
+pytestmark = pytest.mark.usefixtures("drawn")
 VALUES = (0.0, 1.0, 2.0, 5.0, 25.0, 50.0, 75.0, 95.0, 98.0, 99.0, 412816.0)
 PARTLY = found(
     case(spacing=(0.5, 2.0, 4.0), voxels=(900, 500), parts=(1, 3)),

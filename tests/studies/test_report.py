@@ -26,6 +26,7 @@ from medseg.reports.tables import Table
 from medseg.studies.report import make_report
 from medseg.studies.report_predictions import Predictions, _ranked
 
+pytestmark = pytest.mark.usefixtures("drawn")
 SECTIONS = [
     "summary", "asked", "data", "scores", "cases", "pictures", "volumes", "look", "calibration", "origin",
 ]  # fmt: skip
