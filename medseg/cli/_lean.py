@@ -29,10 +29,14 @@ from typing import Any
 __all__ = ["LATER", "lean_monai", "leave"]
 
 LATER = (
-    *("filelock", "huggingface_hub", "itk", "jsonschema", "matplotlib", "mlflow", "pandas", "pydicom", "requests"),
-    *("scipy", "skimage", "sklearn", "tifffile", "torch.distributed.optim", "torchvision"),
+    *("filelock", "huggingface_hub", "itk", "jsonschema", "matplotlib", "mlflow", "monai.networks.nets.dints"),
+    *("pandas", "pydicom", "requests", "scipy", "skimage", "sklearn", "tifffile", "torch.distributed.optim"),
+    "torchvision",
 )
-"""Packages and modules that MONAI, or Ignite or nibabel for it, imports and few predictions use."""
+"""Packages and modules that MONAI, or Ignite or nibabel for it, imports and few predictions use.
+
+Of MONAI itself it is a network that compiles an interface for TorchScript when it is imported.
+"""
 _ERRORS = ("Error", "Exception")  # what names of exceptions end in
 _ROOT = "monai"
 _lean: list[_Finder] = []  # of this process
@@ -136,14 +140,14 @@ class _Finder(MetaPathFinder, Loader):
             self.imported()
 
     def _give_up(self, packages: Sequence[str]) -> None:
-        for later in packages:
-            self._left.discard(later)
-            for name, module in list(sys.modules.items()):
-                if isinstance(module, _StandIn) and (name == later or name.startswith(f"{later}.")):
-                    del sys.modules[name]
-                    parent, _, child = name.rpartition(".")
-                    if getattr(sys.modules.get(parent), child, None) is module:
-                        delattr(sys.modules[parent], child)
+        self._left.difference_update(packages)
+        below = tuple(f"{later}." for later in packages)
+        for name, module in list(sys.modules.items()):
+            if isinstance(module, _StandIn) and (name in packages or name.startswith(below)):
+                del sys.modules[name]
+                parent, _, child = name.rpartition(".")
+                if getattr(sys.modules.get(parent), child, None) is module:
+                    delattr(sys.modules[parent], child)
 
 
 class _Opening(Loader):
