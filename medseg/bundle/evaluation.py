@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from medseg.engines.ensemble import members_of
 from medseg.engines.evaluator import PREFIX, Evaluator
 from medseg.engines.loading import stop_workers
 from medseg.errors import MedsegError
+from medseg.io.parts import file_hash
 from medseg.reports.palette import Named
 from medseg.runs import provenance
 from medseg.runs.checkpoint import unwrap
@@ -147,11 +147,9 @@ def describe_weights(ckpt: str | Path) -> dict[str, Any]:
         ckpt: the file.
     """
     path = Path(ckpt).resolve()
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     run = next((folder for folder in (path.parent, path.parent.parent) if (folder / METRICS).is_file()), None)
     name = path.name if run is None else path.relative_to(run).as_posix()
-    return {"file": name, "sha256": digest, "run": None if run is None else run.name}
+    return {"file": name, "sha256": file_hash(path), "run": None if run is None else run.name}
 
 
 def describe_network(network: nn.Module) -> dict[str, Any]:

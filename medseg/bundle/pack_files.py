@@ -7,7 +7,6 @@ nothing in it need be believed: `foreign` makes the configurations again and com
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from medseg.bundle import generate, metadata, networks
 from medseg.bundle.description import Description
 from medseg.bundle.source import Source
 from medseg.errors import MedsegError, shown
+from medseg.io.parts import file_hash
 
 __all__ = [
     "CARD", "FORMAT", "LICENCE", "RECORD", "SIGNATURE", "TRAINING", "WEIGHTS", "PackError", "checksum", "configs",
@@ -43,8 +43,7 @@ class PackError(MedsegError):
 
 def checksum(path: Path) -> dict[str, Any]:
     """Return the SHA-256 and the bytes of a file."""
-    with open(path, "rb") as file:
-        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "bytes": path.stat().st_size}
+    return {"sha256": file_hash(path), "bytes": path.stat().st_size}
 
 
 def read_record(folder: Path, origin: object) -> dict[str, Any]:

@@ -81,7 +81,7 @@ class Audit:
         Args:
             case: whose files are hashed, of a DICOM series every file of it.
         """
-        channels = parts_read(list(case.files))
+        channels = parts_read(case.files)
         found: dict[str, Any] = {"sha256": hash_of_parts(channels), "files": sum(map(len, channels))}
         first, *_ = channels[0]
         if is_dicom(first):

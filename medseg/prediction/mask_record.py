@@ -359,7 +359,7 @@ class MaskRecord:
 def _stamp(image: Sequence[Path]) -> str:
     """Return the stamp of an image; none where it cannot be had, as who reads the image says."""
     try:
-        return file_stamp(list(image))
+        return file_stamp(image)
     except OSError:
         return ""
 

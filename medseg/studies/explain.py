@@ -136,7 +136,7 @@ def _is_done(job: _Job, asked: str) -> bool:
 
 def _answer(job: _Job, asked: str) -> str:
     """Return what stands for what is asked of an image, by its bytes."""
-    return hashlib.sha256(f"{asked} {content_hash(list(job.case.files))}".encode()).hexdigest()
+    return hashlib.sha256(f"{asked} {content_hash(job.case.files)}".encode()).hexdigest()
 
 
 def _check_roi(roi: Sequence[int], bundle: Explainable) -> None:
