@@ -32,6 +32,13 @@ def steps_now(engine: SupervisedTrainer) -> bool:
     return bool(done % engine.accumulation_steps == 0 or done == engine.state.epoch_length)
 
 
+def _batches_of_step(engine: SupervisedTrainer) -> int:
+    """Return over how many batches the gradients of the step at hand are averaged: an epoch's last may have fewer."""
+    length, each = int(engine.state.epoch_length), int(engine.accumulation_steps)
+    begun = (engine.state.iteration - 1) % length // each * each
+    return int(min(each, length - begun))
+
+
 def steps_taken(engine: SupervisedTrainer) -> int:
     """Return how many steps the optimiser has taken: fewer than batches, where it takes one after several.
 
@@ -65,8 +72,9 @@ def train_step(engine: SupervisedTrainer, batch: Any) -> dict[str, Any]:
         output[CommonKeys.LOSS] = loss if loss.ndim == 0 else loss.mean()
         engine.fire_event(IterationEvents.LOSS_COMPLETED)
     loss = output[CommonKeys.LOSS]
-    if engine.accumulation_steps > 1:
-        loss = loss / engine.accumulation_steps
+    together = _batches_of_step(engine)
+    if together > 1:
+        loss = loss / together
     (loss if scaler is None else scaler.scale(loss)).backward()
     engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
     if steps_now(engine):

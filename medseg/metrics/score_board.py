@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +20,7 @@ from medseg.metrics.score import Pooled, Score, ScoredCase, make_score
 from medseg.reports.palette import background_index
 from medseg.reports.score_tables import WHOLE
 
+_LONG = 200  # letters of a class in the name of a score: MLflow takes 250 for all of it
 POOLED = "pooled over all pixels"
 RULE = (
     "Of a case, a class in neither truth nor prediction is not counted (n says in how many cases it was), and one in "
@@ -57,6 +60,7 @@ class ScoreBoard:
         self, class_names: Sequence[str], ignore_index: int | None, scores: Mapping[str, Mapping[str, Any] | None]
     ) -> None:
         self.class_names = list(class_names)
+        self._slugs = slugs(class_names)
         self.ignore_index = ignore_index
         self.scores: dict[str, Score] = {}
         self.rows: list[CaseRow] = []
@@ -251,11 +255,11 @@ class ScoreBoard:
             found |= each.overall
         for key, values in _classes(pooled):
             if key in columns:
-                found |= {f"{key}_{slug(name)}": v for name, v in zip(self.class_names, values, strict=True)}
+                found |= {f"{key}_{name}": v for name, v in zip(self._slugs, values, strict=True)}
         for key, stacked in columns.items():
             if stacked.ndim == 2:
-                each_class = zip(self.class_names, stacked.T, strict=True)
-                found |= {f"case_{key}_{slug(name)}": _mean(values) for name, values in each_class}
+                each_class = zip(self._slugs, stacked.T, strict=True)
+                found |= {f"case_{key}_{name}": _mean(values) for name, values in each_class}
                 if key not in self.signed:
                     found[f"case_mean_{key}"] = _mean_of_means(stacked)
             elif len(stacked):
@@ -268,16 +272,15 @@ class ScoreBoard:
         found = {name for score in self.scores.values() for name in score.compute().overall}
         for column in set(self.columns) - self.signed:
             found |= {f"case_{column}", f"case_mean_{column}"}
-            found |= {f"{start}{column}_{slug(name)}" for start in ("", "case_") for name in self.class_names}
+            found |= {f"{start}{column}_{name}" for start in ("", "case_") for name in self._slugs}
         return frozenset(found)
 
     @property
     def lower_is_better(self) -> frozenset[str]:
         """Names in `flat` of which less is better, without prefix."""
         errors = {name for score in self.scores.values() for name in score.lower_is_better}
-        classes = [slug(name) for name in self.class_names]
-        more = {f"{key}_{name}" for key in errors for name in classes} | {f"case_{key}" for key in errors}
-        more |= {f"case_{key}_{name}" for key in errors for name in classes}
+        more = {f"{key}_{name}" for key in errors for name in self._slugs} | {f"case_{key}" for key in errors}
+        more |= {f"case_{key}_{name}" for key in errors for name in self._slugs}
         return frozenset(errors | more | {f"case_mean_{key}" for key in errors} | {f"mean_{key}" for key in errors})
 
     def lines(self) -> Iterable[dict[str, Any]]:
@@ -310,9 +313,23 @@ class ScoreBoard:
         return _mean(values) if column in self.columns else float(values.sum())
 
 
-def slug(name: str) -> str:
-    """Return a class's name as it stands in the names of scores."""
-    return name.replace(" ", "_")
+def slugs(class_names: Sequence[str]) -> list[str]:
+    """Return the classes' names as they stand in the names of scores, each another one.
+
+    Blanks are underscores. Names that MLflow would take for one, which has neither ``<`` nor ``>`` and cuts what is
+    long, end in the class's index: ``<3_mm_1`` and ``>3_mm_2``.
+    """
+    plain = [name.replace(" ", "_") for name in class_names]
+    found = plain
+    while True:
+        alike = Counter(map(_as_mlflow, found))
+        if max(alike.values(), default=1) == 1:
+            return found
+        found = [f"{name[: _LONG - 20]}_{n}" if alike[_as_mlflow(name)] > 1 else name for n, name in enumerate(found)]
+
+
+def _as_mlflow(name: str) -> str:
+    return re.sub(r"[^\w.-]", "_", name)[:_LONG].casefold()
 
 
 def _classes(pooled: Mapping[str, Pooled]) -> Iterable[tuple[str, Sequence[float]]]:

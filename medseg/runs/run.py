@@ -16,7 +16,7 @@ from medseg.atomic import remove_leftovers
 from medseg.caller import spelt
 from medseg.data.datalist import Datalist
 from medseg.errors import counted
-from medseg.metrics.score_board import slug
+from medseg.metrics.score_board import slugs
 from medseg.reports.palette import Named, class_colours
 from medseg.runs import provenance
 from medseg.runs.checkpoint import load_checkpoint, network_weights, save_checkpoint
@@ -319,7 +319,7 @@ class Run:
     def _draw_curves(self) -> None:
         from medseg.reports.curves import save_curves
 
-        names = [] if self._datalist is None else [slug(name) for name in self._datalist.class_names]
+        names = [] if self._datalist is None else slugs(self._datalist.class_names)
         colours = dict(zip(names, class_colours(len(names), self._colours), strict=True)) if names else None
         save_curves(self.files.read_metrics(), self.folder / "curves.png", colours=colours)
 

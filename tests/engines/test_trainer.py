@@ -1,5 +1,6 @@
 """The training engine."""
 
+import copy
 import json
 import math
 from contextlib import nullcontext
@@ -95,6 +96,23 @@ def test_accumulation_equals_the_larger_batch(entries: Entries, tmp_path: Path, 
         trainer.run()
         weights.append(dict(trainer.predictor.state_dict()))
     torch.testing.assert_close(weights[1], weights[0])
+
+
+def test_an_epochs_last_batches_count_as_much(entries: Entries, tmp_path: Path) -> None:
+    """Four batches in steps of three: the last is a step of its own, of one batch's whole gradient."""
+    options = {"norm": None, "optimizer": torch.optim.SGD, "batch_size": 2, "max_epochs": 1, "validate": False}
+    trainer = build(entries, tmp_path / "run", accumulation_steps=3, **options)
+    network = copy.deepcopy(trainer.network)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+    trainer.data_loader.sampler.set_epoch(1)
+    batches = list(trainer.data_loader)
+    for together in (batches[:3], batches[3:]):
+        optimizer.zero_grad()
+        sum(loss_function(network(b["image"]), b["label"]) / len(together) for b in together).backward()
+        optimizer.step()
+    trainer.run()
+    assert len(batches) == 4
+    torch.testing.assert_close(dict(trainer.network.state_dict()), dict(network.state_dict()))
 
 
 @pytest.mark.parametrize(("accumulation", "iterations", "steps"), [(1, 5, [5, 10]), (2, 5, [3, 6]), (3, 6, [2, 4])])

@@ -20,7 +20,8 @@ from medseg.errors import MedsegError
 from medseg.metrics import scores as home
 from medseg.metrics.intervals import ClusterBootstrap
 from medseg.metrics.score import Score, ScoredCase, find_score, score_names
-from medseg.metrics.score_board import ScoreBoard, slug
+from medseg.metrics.score_board import ScoreBoard, slugs
+from medseg.runs.mlflow_run import clean_key
 
 NAMES = ["none", "bright", "dark"]
 ALL: dict[str, dict[str, Any]] = {
@@ -266,7 +267,28 @@ def rounded(text: str) -> Any:
 
 
 def test_names_of_scores_have_no_spaces() -> None:
-    assert slug("left upper lobe") == "left_upper_lobe"
+    assert slugs(["left upper lobe", "tumour"]) == ["left_upper_lobe", "tumour"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["left kidney", "left_kidney", "spleen"],
+        ["<3 mm", ">3 mm", "spleen"],
+        ["a b", "a_b", "a_b_0"],
+        ["Cyst", "cyst", "spleen"],
+        ["x" * 300 + "1", "x" * 300 + "2", "x" * 300 + "2_1"],
+    ],
+)
+def test_every_class_has_a_score_of_its_own(names: list[str]) -> None:
+    """Two that MLflow takes for one name would leave the score of one of them."""
+    board = ScoreBoard(["background", *names], None, {"overlap": {}})
+    labels = torch.arange(4).reshape(1, 4)
+    board.update(ScoredCase(0, "a.png", labels, torch.tensor([[0, 1, 2, 2]])))
+    flat = board.flat()
+    keys = [clean_key(key).casefold() for key in flat]
+    assert len(set(keys)) == len(keys)
+    assert sum(key.startswith("iou_") for key in flat) == 4
 
 
 def test_a_case_knows_its_voxels() -> None:
