@@ -56,6 +56,7 @@ class Threshold:
 
     name = "threshold"
     rules = ANY
+    state = "a threshold"
 
     def predict(self, series: Path, output: Path) -> Sequence[Path]:
         """Write a segmentation."""

@@ -67,6 +67,7 @@ class FakeModel:
 
     name = "fake"
     rules = rules_of([{"modality": ["CT"]}], "test")
+    state = "as it is"
 
     def __init__(self, seconds=0.0, fault=None):
         self.seconds, self.fault, self.calls = seconds, fault, 0

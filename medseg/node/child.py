@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # a terminal and systemd send them to all processes; the node decides
 _LOADING = 600.0  # seconds at least that the models may take to load
 _EXIT, _KILLED = 1.0, 10.0  # seconds that the end of a process is waited for which closed its pipe, or is killed
+_Loaded = tuple[str, Sequence[Rule], str]  # name, rules and state of a model
 _QUIET = ("pynetdicom", "pydicom")  # they repeat values of tags
 
 
@@ -42,8 +43,8 @@ class ChildError(MedsegError):
 class _Remote:
     """A model of the process, for `medseg.node.work`."""
 
-    def __init__(self, owner: PredictingProcess, name: str, rules: Sequence[Rule]) -> None:
-        self.name, self.rules, self._owner = name, rules, owner
+    def __init__(self, owner: PredictingProcess, name: str, rules: Sequence[Rule], state: str) -> None:
+        self.name, self.rules, self.state, self._owner = name, rules, state, owner
 
     def predict(self, series: Path, output: Path) -> Sequence[Path]:
         return self._owner.predict(self.name, series, output)
@@ -64,7 +65,7 @@ class PredictingProcess:
         self._load, self._seconds, self._closed = load, seconds, False
         self._process: SpawnProcess | None = None
         self._lock = threading.Lock()  # none is started once it is closed
-        self.routes: list[Route] = [_Remote(self, name, rules) for name, rules in self._start()]
+        self.routes: list[Route] = [_Remote(self, *each) for each in self._start()]
 
     def __enter__(self) -> PredictingProcess:
         """Return itself."""
@@ -92,7 +93,7 @@ class PredictingProcess:
         try:
             if self._process is None:
                 logger.info("the models are loaded again")
-                self._start()
+                self._refuse_others(self._start())
             self._pipe.send((name, series, output))
             return list(self._answer("a prediction", self._seconds))
         except (MedsegError, OSError) as error:
@@ -102,7 +103,18 @@ class PredictingProcess:
                 raise ChildError(_ended(self._end(_EXIT))) from None
             raise
 
-    def _start(self) -> list[tuple[str, Sequence[Rule]]]:
+    def _refuse_others(self, loaded: Sequence[_Loaded]) -> None:
+        """Raise if what was loaded is not what the node began with: later studies would be another model's."""
+        states = {name: state for name, _, state in loaded}
+        for route in self.routes:
+            if states.get(route.name) != route.state:
+                self._end()
+                raise ChildError(
+                    f"the files of the model {route.name} (weights, settings, codes or rules) have changed since the "
+                    "node began; put them back, or start the node anew with the changed ones: medseg node run"
+                )
+
+    def _start(self) -> list[_Loaded]:
         context = multiprocessing.get_context("spawn")
         with self._lock:
             if self._closed:
@@ -180,7 +192,7 @@ def _serve(pipe: Connection, load: Callable[[], Sequence[Route]]) -> None:
         pipe.send((_said(error), ()))
         return
     _ignore_signals()  # loading may set handlers
-    pipe.send(("", [(each.name, each.rules) for each in routes.values()]))
+    pipe.send(("", [(each.name, each.rules, each.state) for each in routes.values()]))
     while True:
         try:
             name, series, output = pipe.recv()

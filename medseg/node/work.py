@@ -41,6 +41,11 @@ class Route(Protocol):
         """Which series it takes."""
         ...
 
+    @property
+    def state(self) -> str:
+        """A hash of what its masks hang on: weights, settings, codes and rules."""
+        ...
+
     def predict(self, series: Path, output: Path) -> Sequence[Path]:
         """Predict a series.
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -109,7 +110,8 @@ class Predictions:
         masks = []
         for number, name, path in there:
             case, unlike = cases.get(name, (name, ()))
-            masks.append(replace(_measured(number, name, path, unsure.get(_row(case), math.nan)), unlike=unlike))
+            value = unsure.get(str(csv_cell(case)), unsure.get(_row(case), math.nan))
+            masks.append(replace(_measured(number, name, path, value), unlike=unlike))
         return masks
 
     def _cases(self) -> dict[str, tuple[str, tuple[str, ...]]]:
@@ -131,11 +133,13 @@ class Predictions:
         try:
             with path.open(encoding="utf-8", newline="") as file:
                 rows = [row for row in csv.DictReader(file) if row.get("uncertainty")]
-            return {_stem(row["case"]): float(row["uncertainty"]) for row in rows}
+            found = {row["case"]: float(row["uncertainty"]) for row in rows}
         except (OSError, ValueError, KeyError, csv.Error) as error:
             raise MedsegError(
                 f"{shown(path)} cannot be read ({type(error).__name__}); take it away, and predict there again"
             ) from error
+        stems = Counter(map(_stem, found))
+        return {_stem(case): value for case, value in found.items() if stems[_stem(case)] == 1} | found
 
     @cached_property
     def names(self) -> list[str]:

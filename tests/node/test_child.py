@@ -78,6 +78,31 @@ def test_what_becomes_of_each(tmp_path):
         models.routes[0].predict(tmp_path, tmp_path)
 
 
+class Retrained(Moody):
+    """Of other weights in each process that loads it."""
+
+    @property
+    def state(self):
+        return str(os.getpid())
+
+
+def retrained():
+    return [Retrained()]
+
+
+def test_a_model_that_is_another_one_now(tmp_path):
+    """What is loaded after a crash is what the node began with, or nothing is predicted."""
+    with PredictingProcess(retrained, 30.0) as models:
+        (route,) = models.routes
+        (file,) = study_files(tmp_path, 1, slices=1, change=described("crash"))
+        with pytest.raises(ChildError, match="SIGKILL"):
+            route.predict(file.parent, tmp_path)
+        for _ in range(2):
+            with pytest.raises(ChildError, match=r"the files of the model fake .* have changed since the node began"):
+                route.predict(file.parent, tmp_path)
+        assert models._process is None
+
+
 def test_models_that_cannot_be_loaded():
     with pytest.raises(ChildError, match="a class without a code; name one"):
         PredictingProcess(functools.partial(no_models, "a class without a code; name one"), 1.0)

@@ -29,15 +29,15 @@ highdicom = pytest.importorskip("highdicom", reason="DICOM objects need highdico
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # pynetdicom's, where nobody listens
 
 
-def weights(path):
+def weights(path, seed=0, **settings):
     """Write a tiny network whose two classes both occur in noise."""
-    network = create("unet", 3, 1, 2, channels=[4, 8], seed=0).eval()
+    network = create("unet", 3, 1, 2, channels=[4, 8], seed=seed).eval()
     *_, last = (module for module in network.modules() if isinstance(module, torch.nn.Conv3d))
     with torch.no_grad():
         logits = network(torch.rand(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0)))
         last.bias -= logits.flatten(2).median(2).values[0]
     content = {"name": "toy", "classes": ["background", "liver"], "input": {"intensity": {"scheme": "image"}}}
-    described = Description.of({**content, "network": network.recipe})
+    described = Description.of({**content, "network": network.recipe, **settings})
     save_checkpoint(write_header(network.state_dict(), header_of(described)), path)
 
 
@@ -130,6 +130,26 @@ def test_what_the_model_makes_is_what_predict_makes(tmp_path, config):
     (mask,) = (tmp_path / "masks").rglob("*.nii.gz")
     volume = highdicom.seg.segread(seg).get_volume(combine_segments=True)
     assert volume.array.sum() == (read_image(mask, label=True).array > 0).sum() > 0
+
+
+def test_what_a_models_masks_hang_on(tmp_path, config):
+    """Weights, a setting beside them, and the rules: each makes it another one; loaded again it is the same."""
+    from medseg.node.config import ModelRoute
+    from medseg.node.models import LoadedModel
+
+    (tmp_path / "records").mkdir()
+    route = ModelRoute("toy", str(tmp_path / "toy.pt"), tmp_path / "rules.yaml")
+    first, again = (LoadedModel(route, tmp_path / "records", "cpu", "auto").state for _ in range(2))
+    assert first == again
+    states = {first}
+    for change in (
+        lambda: weights(tmp_path / "toy.pt", seed=1),
+        lambda: weights(tmp_path / "toy.pt", seed=1, temperature=2.0),
+        lambda: (tmp_path / "rules.yaml").write_text("take: [{modality: CT, slices: [3, 30]}]"),
+    ):
+        change()
+        states.add(LoadedModel(route, tmp_path / "records", "cpu", "auto").state)
+    assert len(states) == 4
 
 
 def test_check(tmp_path, config, archive, capsys):

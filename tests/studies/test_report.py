@@ -184,6 +184,23 @@ def test_predictions_of_a_class_that_is_in_no_mask(scored: Path, tmp_path: Path)
         assert (None if found is None else found[1]) == names
 
 
+def test_cases_whose_names_differ_by_the_suffix(tmp_path: Path) -> None:
+    """Each has its own uncertainty; both had that of the later row."""
+    import nibabel
+
+    model = write_model(tmp_path / "model.pt", "grey")
+    (tmp_path / "in").mkdir()
+    first, second = np.random.default_rng(0).integers(0, 255, (2, 24, 32), dtype=np.uint8)
+    Image.fromarray(first).save(tmp_path / "in" / "a.png")
+    nibabel.save(nibabel.Nifti1Image(second, np.eye(4)), tmp_path / "in" / "a.nii.gz")
+    predict(model, tmp_path / "in", tmp_path / "masks", outputs=("uncertainty",), overrides={"device": "cpu"})
+    expected = {"a.nii.gz": 0.25, "a.png": 0.75}
+    rows = "".join(f"{case},a,{value}\n" for case, value in expected.items())
+    (tmp_path / "masks" / "uncertainty.csv").write_text(f"case,model,uncertainty\n{rows}")
+    found = Predictions(tmp_path / "masks", None, keep_identifiers=True).masks
+    assert {mask.name: mask.uncertainty for mask in found} == expected
+
+
 def test_predictions_of_two_models_with_other_classes(scored: Path, tmp_path: Path) -> None:
     """One value is two things: volumes of the one had stood under names of the other."""
     masks = tmp_path / "masks"
