@@ -161,7 +161,7 @@ def trainer(
         handlers: further ones, such as `FactorisationWarmUp`: each is attached to the trainer.
         bundle_root: folder of the bundle, for ``publish: true``.
     """
-    from medseg.bundle.record import config_of, header_of
+    from medseg.bundle.record import config_of, header_of, read_weights, refuse_other_channels
     from medseg.bundle.start import run_folder
 
     wanted = Options.of(options)
@@ -205,7 +205,10 @@ def trainer(
         handler.attach(built)
     before = run.folder if wanted.resume and (run.folder / PLACE).is_file() else None
     if wanted.start_from is not None and not wanted.resume:
-        before = weights_file(folder_of(wanted.start_from, "start_from", command)).parent
+        first = read_weights(weights_file(folder_of(wanted.start_from, "start_from", command)))
+        if first.description is not None:
+            refuse_other_channels(f"start_from: weights {first.path} were", first.description, data)
+        before = first.path.parent
     built.add_event_handler(Events.STARTED, _keep_place, data, before)
     return built
 

@@ -1,6 +1,7 @@
 """Channels by name: a model that was trained on T1 and FLAIR is given no FLAIR in the place of T1."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ from medseg.bundle.description import Description, DescriptionError, misplaced
 from medseg.bundle.ensemble import joined
 from medseg.bundle.model_card import card
 from medseg.bundle.networks import create
-from medseg.bundle.record import read_weights
+from medseg.bundle.record import header_of, read_weights
 from medseg.data.datalist import Datalist
 from medseg.prediction.predict import predict
+from medseg.runs.checkpoint import save_checkpoint
+from medseg.runs.header import write_header
 
 TRAINED = ["T1", "FLAIR"]
 CLASSES = ["background", "b", "c"]
@@ -84,6 +87,28 @@ def test_images_in_another_order_are_refused(model: Path, tmp_path: Path) -> Non
     right = write_data(tmp_path / "right", TRAINED).path
     assert predict(model, right, tmp_path / "masks", overrides=ON_CPU).written == 2
     workflow.evaluate(model.parent, data=right.parent, overrides={**ON_CPU, "mlflow": False})
+
+
+def test_weights_that_a_training_starts_from(tmp_path: Path) -> None:
+    network = create("unet", 2, 2, 3, channels=[4, 8], seed=0)
+    overrides = {**ON_CPU, "mlflow": False, "max_epochs": 1, "network_def#channels": [4, 8]}
+    overrides |= {"start_from": str(tmp_path / "run"), "patch": [16, 16], "batch_size": 1}
+    described = assembly.description({"name": "m"}, write_data(tmp_path / "data", TRAINED), network)
+    (tmp_path / "run").mkdir()
+    save_checkpoint(write_header(network.state_dict(), header_of(described)), tmp_path / "run" / "model.pt")
+    for modality in (TRAINED, TRAINED[::-1]):
+        path = write_data(tmp_path / "data", modality).path
+        content = json.loads(path.read_text())
+        first, second = content["test"]
+        path.write_text(json.dumps({**content, "training": [first], "validation": [second], "test": []}))
+        given = {**overrides, "output_dir": str(tmp_path / modality[0])}
+        train = partial(workflow.train, "unet_drosophila", data=path.parent, overrides=given)
+        if modality == TRAINED:
+            assert (train() / "model.pt").is_file()
+            continue
+        with pytest.raises(RuntimeError) as caught:  # MONAI's, around ours
+            train()
+        assert "start_from: weights" in str(caught.value.__cause__)
 
 
 def test_postprocessing_is_not_chosen_on_other_classes(model: Path, tmp_path: Path) -> None:
