@@ -20,8 +20,6 @@ import argparse
 import contextlib
 import csv
 import json
-import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -39,7 +37,7 @@ import yaml
 from numpy.typing import NDArray
 
 from benchmarks.common import call, report, training_of
-from benchmarks.orthanc import Orthanc, free_port
+from benchmarks.orthanc import Orthanc, free_port, program
 from benchmarks.own_data import slabs
 from medseg.io.dicom_heads import is_dicom
 
@@ -96,19 +94,6 @@ def series_of(raw: Path, folder: Path) -> list[Series]:
             files.append(target / path.name)
             files[-1].symlink_to(path.resolve())
         found.append(Series(name, model, files, truth))
-    return found
-
-
-def program(name: str) -> str:
-    """Return the path of a program of others.
-
-    Raises:
-        SystemExit: if there is none.
-    """
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    found = shutil.which(name, path=path)
-    if found is None:
-        raise SystemExit(f"needs {name}: pip install dcmqi; apt install dcmtk dicom3tools")
     return found
 
 

@@ -15,7 +15,6 @@ import contextlib
 import logging
 import os
 import random
-import shutil
 import signal
 import socket
 import subprocess
@@ -35,7 +34,7 @@ import yaml
 from pydicom.uid import generate_uid
 
 from benchmarks.common import report
-from benchmarks.orthanc import Orthanc, free_port
+from benchmarks.orthanc import Orthanc, free_port, program
 from medseg.bundle.description import Description
 from medseg.io.dicom import read_slices
 from medseg.io.dicom_rules import ANY
@@ -212,7 +211,7 @@ def _copy(series: Path, target: Path) -> int:
 
 def _send(folder: Path, port: int) -> int:
     """Send a study until its receiver has said success of all of it; return how often that took."""
-    command = ["storescu", "-aet", "SENDER", "-aec", "NODE", "-to", "10", "+sd", _HOST, str(port), str(folder)]
+    command = [program("storescu"), "-aet", "SENDER", "-aec", "NODE", "-to", "10", "+sd", _HOST, str(port), str(folder)]
     for attempt in range(1, 200):
         if subprocess.run(command, capture_output=True, check=False).returncode == 0:
             return attempt
@@ -321,9 +320,7 @@ def main() -> int:
     if options.node is not None:
         _serve(options.node)
         return 0
-    if shutil.which("storescu") is None:
-        sys.stdout.write("node_soak: needs dcmtk's storescu: apt install dcmtk\n")
-        return 2
+    program("storescu")
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory() as made:
         folder = options.keep or Path(made)

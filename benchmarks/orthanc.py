@@ -1,4 +1,6 @@
-"""Orthanc as the archive of a soak, in a network namespace that has loopback alone: its 1.10.1 listens everywhere.
+"""Programs of others, and Orthanc as an archive in a network namespace that has loopback alone.
+
+Its 1.10.1 listens everywhere.
 
 unshare --net sh -c 'ip link set lo up && python -m benchmarks.node_soak --orthanc'
 """
@@ -10,13 +12,14 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Orthanc", "free_port"]
+__all__ = ["Orthanc", "free_port", "program"]
 
 _HOST, _HTTP = "127.0.0.1", 8042
 _URL = f"http://{_HOST}:{_HTTP}"
@@ -26,6 +29,23 @@ def free_port() -> int:
     """Return a port that nothing listens on."""
     with socket.create_server((_HOST, 0)) as server:
         return int(server.getsockname()[1])
+
+
+def program(name: str) -> str:
+    """Return the path of a program of others.
+
+    Of pip is dcmqi alone: beside the interpreter lies a ``storescu`` too, which is pynetdicom's.
+
+    Raises:
+        SystemExit: if there is none.
+    """
+    home = Path(sys.executable).parent
+    places = [place for place in os.environ.get("PATH", "").split(os.pathsep) if Path(place) != home]
+    places = [str(home), *places] if name == "segimage2itkimage" else [*places, "/usr/sbin"]
+    found = shutil.which(name, path=os.pathsep.join(places))
+    if found is None:
+        raise SystemExit(f"needs {name}: pip install dcmqi; apt install dcmtk dicom3tools orthanc")
+    return found
 
 
 class Orthanc:
@@ -41,10 +61,7 @@ class Orthanc:
     def __init__(self, folder: Path, others: Mapping[str, Sequence[Any]] | None = None) -> None:
         if [name for _, name in socket.if_nameindex()] != ["lo"]:
             raise RuntimeError("Orthanc would listen on every interface; run this in a network namespace, see its head")
-        program = shutil.which("Orthanc", path=f"/usr/sbin:{os.environ.get('PATH', '')}")
-        if program is None:
-            raise RuntimeError("needs Orthanc: apt install orthanc")
-        self.port, self._folder, self._program = 4242, folder, program
+        self.port, self._folder, self._program = 4242, folder, program("Orthanc")
         folder.mkdir(parents=True)
         settings = {
             **{"StorageDirectory": str(folder / "db"), "IndexDirectory": str(folder / "db"), "HttpPort": _HTTP},

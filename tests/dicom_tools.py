@@ -19,8 +19,14 @@ FROM = {
 
 
 def tool(name):
-    """Return the path of a program; skip the test where there is none."""
-    found = shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+    """Return the path of a program; skip the test where there is none.
+
+    Of pip it lies beside the interpreter, where pynetdicom has a ``storescu`` of its own, which is not dcmtk's.
+    """
+    home = Path(sys.executable).parent
+    places = [place for place in os.environ.get("PATH", "").split(os.pathsep) if Path(place) != home]
+    places = [str(home), *places] if FROM[name].startswith("pip") else places
+    found = shutil.which(name, path=os.pathsep.join(places))
     if found is None:
         pytest.skip(f"needs {name}: {FROM[name]}")
     return found

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pydicom
 import pytest
-from dicom_tools import tool
+from dicom_tools import run, tool
 from node_parts import SECRET, SENDER, TITLE, bytes_of, config_of, objects_below, send, study_files, wait_for
 from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian
@@ -291,6 +291,7 @@ def test_a_port_that_is_taken(start):
 def test_by_storescu(start, tmp_path):
     """dcmtk's sender."""
     program = tool("storescu")
+    assert "dcmtk" in run("storescu", "--version")
     receiver = start()
     files = study_files(tmp_path, 1, slices=5)
     command = [program, "-aet", SENDER, "-aec", TITLE, "127.0.0.1", str(receiver.port), *map(str, files)]
