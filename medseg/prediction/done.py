@@ -7,7 +7,8 @@ from pathlib import Path
 
 from medseg.prediction.cases import ImageFolder, refuse_shared
 from medseg.prediction.mask_record import Maker, MaskRecord
-from medseg.prediction.sinks import Case, Sink
+from medseg.prediction.outputs import name_of
+from medseg.prediction.sinks import Case, Gathers, Sink
 
 __all__ = ["files_of", "to_do"]
 
@@ -28,7 +29,8 @@ def files_of(folder: ImageFolder, sinks: Sequence[Sink], maker: Maker) -> tuple[
     refuse_shared(files, folder.output_dir)
     masks = {case.target: case.files for case in folder.cases}
     others = [file for own in files.values() for file in own if file not in masks]
-    return files, MaskRecord(folder.output_dir, maker, masks, others, overwrite=folder.overwrite)
+    outputs = [name_of(sink) for sink in sinks[:-1]]
+    return files, MaskRecord(folder.output_dir, maker, masks, others, outputs, overwrite=folder.overwrite)
 
 
 def to_do(
@@ -38,7 +40,7 @@ def to_do(
 
     Args:
         folder: the cases.
-        sinks: all outputs.
+        sinks: all outputs, the masks last.
         files: of each case.
         record: of the masks.
     """
@@ -49,5 +51,14 @@ def to_do(
         if case.target.exists() and (why := record.why_other(case.target)):
             others.append((case, why))
         elif not (all(file.exists() for file in files[case.name]) and all(sink.has(case) for sink in sinks)):
+            if case.target.exists():
+                record.adds(case.target, [name_of(sink) for sink in sinks[:-1] if not _begun(sink, case)])
+            todo.append(case)
+        elif record.lacks(case.target):
             todo.append(case)
     return todo, others
+
+
+def _begun(sink: Sink, case: Case) -> bool:
+    """Return whether something of an output is there, which may be of another image than the mask."""
+    return any(file.exists() for file in sink.files(case)) or (isinstance(sink, Gathers) and sink.has(case))
