@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
+from medseg.caller import spelt
+from medseg.errors import shown
+from medseg.io.parts import file_hash
+from medseg.prediction.audit import records_in
 from medseg.prediction.cases import ImageFolder, refuse_shared
 from medseg.prediction.mask_record import Maker, MaskRecord
 from medseg.prediction.outputs import name_of
@@ -36,7 +41,9 @@ def files_of(folder: ImageFolder, sinks: Sequence[Sink], maker: Maker) -> tuple[
 def to_do(
     folder: ImageFolder, sinks: Sequence[Sink], files: Mapping[str, Sequence[Path]], record: MaskRecord
 ) -> tuple[list[Case], list[tuple[Case, str]]]:
-    """Return the cases that are to be done, and those whose masks are there and of another image, with the reason.
+    """Return the cases that are to be done, and those whose masks are there and may not be replaced, with the reason.
+
+    Those are of another image, or were changed since they were written, as by somebody who corrected them.
 
     Args:
         folder: the cases.
@@ -47,16 +54,49 @@ def to_do(
     if folder.overwrite:
         return list(folder.cases), []
     todo, others = [], []
+    written = _Written(folder.output_dir)
     for case in folder.cases:
-        if case.target.exists() and (why := record.why_other(case.target)):
-            others.append((case, why))
-        elif not (all(file.exists() for file in files[case.name]) and all(sink.has(case) for sink in sinks)):
-            if case.target.exists():
-                record.adds(case.target, [name_of(sink) for sink in sinks[:-1] if not _begun(sink, case)])
+        if not case.target.exists():
             todo.append(case)
-        elif record.lacks(case.target):
+        elif why := record.why_other(case.target):
+            others.append((case, why))
+        elif _is_whole(case, sinks, files[case.name]) and not record.lacks(case.target):
+            continue
+        elif why := written.why_changed(case.target):
+            others.append((case, why))
+        else:
+            record.adds(case.target, [name_of(sink) for sink in sinks[:-1] if not _begun(sink, case)])
             todo.append(case)
     return todo, others
+
+
+class _Written:
+    """What masks were when they were written, as the records of the runs have it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @cached_property
+    def _hashes(self) -> dict[str, str]:
+        try:
+            made = [file for case in records_in(self._folder) for file in case.get("outputs", ())]
+            return {str(file["name"]): str(file["sha256"]) for file in made}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # said by `MaskRecord`, where it counts
+            return {}
+
+    def why_changed(self, mask: Path) -> str:
+        """Return why a mask may not be made again; empty where it is as it was written, or nobody knows."""
+        known = self._hashes.get(mask.relative_to(self._folder).as_posix())
+        if known is None or file_hash(mask) == known:
+            return ""
+        return (
+            f"its mask {shown(mask)} was changed since it was written, and is not made again for further outputs; name "
+            f"another folder for them, or do all again with {spelt('overwrite')}"
+        )
+
+
+def _is_whole(case: Case, sinks: Sequence[Sink], files: Sequence[Path]) -> bool:
+    return all(file.exists() for file in files) and all(sink.has(case) for sink in sinks)
 
 
 def _begun(sink: Sink, case: Case) -> bool:

@@ -286,3 +286,24 @@ def test_killed_while_it_adds_to_masks_that_are_there(folder: Path) -> None:
     made = run(folder, outputs=("geojson", "measurements"))
     assert (made.written, made.skipped) == (1, 2), "of a.png it is not known"
     assert stale.read_text() != "{}"
+
+
+def test_a_mask_that_somebody_corrected_is_not_made_again(folder: Path) -> None:
+    """Not for an output that is asked for later: the correction would be lost."""
+    run(folder)
+    mask = folder / "out" / "b.png"
+    pixels = np.array(Image.open(mask))
+    pixels[:5] = 2
+    Image.fromarray(pixels).save(mask)
+    corrected = mask.read_bytes()
+    assert run(folder).skipped == 3
+    for _ in range(2):
+        made = run(folder, outputs=("measurements", "geojson"))
+        ((name, reason),) = made.failures
+        assert name == "b.png"
+        assert f"its mask {mask} was changed since it was written" in reason
+        assert mask.read_bytes() == corrected
+        assert not mask.with_suffix(".geojson").exists()
+    assert run(folder, outputs=("measurements", "geojson"), overwrite=True).written == 3
+    assert mask.read_bytes() != corrected
+    assert run(folder, outputs=("measurements", "geojson")).skipped == 3
