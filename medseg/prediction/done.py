@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
+from medseg.atomic import LONGEST_NAME
 from medseg.caller import spelt
 from medseg.errors import shown
 from medseg.io.parts import file_hash
@@ -21,6 +23,8 @@ __all__ = ["files_of", "to_do"]
 def files_of(folder: ImageFolder, sinks: Sequence[Sink], maker: Maker) -> tuple[dict[str, list[Path]], MaskRecord]:
     """Return the files of each case alone by its name, its mask last, and the record of them.
 
+    A case that a file system has no name for has none.
+
     Args:
         folder: the cases.
         sinks: all outputs, the masks last.
@@ -31,8 +35,9 @@ def files_of(folder: ImageFolder, sinks: Sequence[Sink], maker: Maker) -> tuple[
         MaskRecordError: if an output is there that another model made, and may not be replaced.
     """
     files = {case.name: list(dict.fromkeys(f for sink in sinks for f in sink.files(case))) for case in folder.cases}
+    files = {name: own for name, own in files.items() if not _too_long(own)}
     refuse_shared(files, folder.output_dir)
-    masks = {case.target: case.files for case in folder.cases}
+    masks = {case.target: case.files for case in folder.cases if case.name in files}
     others = [file for own in files.values() for file in own if file not in masks]
     outputs = [name_of(sink) for sink in sinks[:-1]]
     return files, MaskRecord(folder.output_dir, maker, masks, others, outputs, overwrite=folder.overwrite)
@@ -51,12 +56,12 @@ def to_do(
         files: of each case.
         record: of the masks.
     """
-    if folder.overwrite:
-        return list(folder.cases), []
     todo, others = [], []
     written = _Written(folder.output_dir)
     for case in folder.cases:
-        if not case.target.exists():
+        if case.name not in files:
+            others.append((case, f"its outputs would have names of more than {LONGEST_NAME} bytes; rename the image"))
+        elif folder.overwrite or not case.target.exists():
             todo.append(case)
         elif why := record.why_other(case.target):
             others.append((case, why))
@@ -93,6 +98,10 @@ class _Written:
             f"its mask {shown(mask)} was changed since it was written, and is not made again for further outputs; name "
             f"another folder for them, or do all again with {spelt('overwrite')}"
         )
+
+
+def _too_long(files: Sequence[Path]) -> bool:
+    return any(len(os.fsencode(file.name)) > LONGEST_NAME for file in files)
 
 
 def _is_whole(case: Case, sinks: Sequence[Sink], files: Sequence[Path]) -> bool:
