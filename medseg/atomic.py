@@ -13,6 +13,9 @@ from pathlib import Path
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{8}\.(?P<target>.+)")
 
+LONGEST_NAME = 245
+"""Bytes of a file's name that `atomic_write` takes: file systems take 255, and the temporary file's has ten more."""
+
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path, *, sync_name: bool = True) -> Iterator[Path]:

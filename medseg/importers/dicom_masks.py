@@ -106,13 +106,13 @@ def segments_of(path: Path) -> list[Roi]:
     return made
 
 
-def _code_of(description: Any) -> dict[str, Any]:
-    """Return what a segment is for the datalist: its type, and what stands beside that."""
-    made = _coded(description, "SegmentedPropertyTypeCodeSequence")
+def _code_of(description: Any, kind: str = "SegmentedPropertyTypeCodeSequence") -> dict[str, Any]:
+    """Return what a segment or a region is for the datalist: its type, and what stands beside that."""
+    made = _coded(description, kind)
     category = _coded(description, "SegmentedPropertyCategoryCodeSequence")
     beside = {
         "category": {} if category.get("value") in _ANATOMY else category,
-        "modifier": _modifier(description, "SegmentedPropertyTypeCodeSequence", "SegmentedPropertyTypeModifier"),
+        "modifier": _modifier(description, kind, "SegmentedPropertyTypeModifier"),
         "region": _coded(description, "AnatomicRegionSequence"),
     }
     if beside["region"]:
@@ -223,7 +223,7 @@ def rois_of(path: Path) -> list[Roi]:
         if (contours := item.get("ContourSequence"))
     }
     codes = {
-        int(item.ReferencedROINumber): _coded(item, "RTROIIdentificationCodeSequence")
+        int(item.ReferencedROINumber): _code_of(item, "RTROIIdentificationCodeSequence")
         for item in head.get("RTROIObservationsSequence", [])
     }
     made = [

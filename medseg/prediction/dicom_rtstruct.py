@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medseg.data.coding import ANATOMY
 from medseg.io.dicom import Slices
 from medseg.io.dicom_planes import Plane
 from medseg.prediction.dicom_objects import (
@@ -47,6 +48,13 @@ _FROM_SOURCE = (
     *("PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID"),
     *("AccessionNumber", "ReferringPhysicianName", "FrameOfReferenceUID", "PositionReferenceIndicator"),
 )
+_FROM_SOURCE_IF_THERE = (  # whose number a patient's and a study's is, and what else an archive shows of them
+    *("IssuerOfPatientID", "TypeOfPatientID", "IssuerOfPatientIDQualifiersSequence", "OtherPatientIDsSequence"),
+    *("PatientAge", "PatientSize", "PatientWeight", "StudyDescription", "IssuerOfAccessionNumberSequence"),
+    *("PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence"),
+    *("ClinicalTrialSponsorName", "ClinicalTrialProtocolID", "ClinicalTrialProtocolName", "ClinicalTrialSiteID"),
+    *("ClinicalTrialSiteName", "ClinicalTrialSubjectID", "ClinicalTrialSubjectReadingID", "ClinicalTrialTimePointID"),
+)
 
 
 def structure_set(
@@ -75,7 +83,8 @@ def structure_set(
     about = (sources[0].SeriesInstanceUID, algorithm.name, algorithm.digest)
     now = datetime.datetime.now()
     with said_by(where):
-        made = _item(**{name: sources[0].get(name) for name in _FROM_SOURCE})
+        held = [name for name in _FROM_SOURCE_IF_THERE if name in sources[0]]
+        made = _item(**{name: sources[0].get(name) for name in (*_FROM_SOURCE, *held)})
         made.file_meta = FileMetaDataset()
         made.file_meta.TransferSyntaxUID = _IMPLICIT
         made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID = _STRUCTURES
@@ -166,10 +175,19 @@ def _contour(ring: npt.NDArray[np.float64], plane: Plane, slices: Slices) -> Any
 
 
 def _observation(segment: Segment) -> Any:
-    return _item(
+    what, region = coded(segment.code), segment.code.get("region")
+    if "modifier" in segment.code:
+        what.SegmentedPropertyTypeModifierCodeSequence = [coded(segment.code["modifier"])]
+    made = _item(
         ObservationNumber=segment.number,
         ReferencedROINumber=segment.number,
-        RTROIIdentificationCodeSequence=[coded(segment.code)],
+        SegmentedPropertyCategoryCodeSequence=[coded(segment.code.get("category", ANATOMY))],
+        RTROIIdentificationCodeSequence=[what],
         RTROIInterpretedType=None,
         ROIInterpreter=None,
     )
+    if region:
+        made.AnatomicRegionSequence = [coded(region)]
+        if "modifier" in region:
+            made.AnatomicRegionSequence[0].AnatomicRegionModifierSequence = [coded(region["modifier"])]
+    return made

@@ -46,8 +46,7 @@ class _DicomSink:
     def has(self, case: Case) -> bool:
         """Return whether an object that is there has the codes that classes have now; where there is none, true."""
         *_, file = self.files(case)
-        whole = self.sequence == _DicomSink.sequence
-        wanted = [codes_of(segment, whole=whole) for segment in self._segments]
+        wanted = [codes_of(segment) for segment in self._segments]
         return not file.is_file() or codes_said(file, self.sequence) == wanted
 
     def refuse(self, case: Case, grid: Grid) -> None:

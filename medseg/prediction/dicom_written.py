@@ -19,18 +19,15 @@ Codes = frozenset[tuple[str, ...]]
 """Values, schemes and meanings."""
 
 
-def codes_of(segment: Segment, *, whole: bool = True) -> Codes:
+def codes_of(segment: Segment) -> Codes:
     """Return the coded concepts by which an object says what a segment is.
 
     Args:
         segment: one of a model's.
-        whole: also its category, modifier and region; an RTSTRUCT has the concept alone.
     """
-    found = [segment.code]
-    if whole:
-        region = segment.code.get("region", {})
-        beside = (segment.code.get("modifier"), region, region.get("modifier"))
-        found += [segment.code.get("category", ANATOMY), *(each for each in beside if each)]
+    region = segment.code.get("region", {})
+    beside = (segment.code.get("modifier"), region, region.get("modifier"))
+    found = [segment.code, segment.code.get("category", ANATOMY), *(each for each in beside if each)]
     return frozenset(tuple(each[key].strip() for key in ("value", "scheme", "meaning")) for each in found)
 
 

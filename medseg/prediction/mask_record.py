@@ -40,7 +40,7 @@ __all__ = ["Maker", "MaskRecord", "MaskRecordError"]
 logger = logging.getLogger(__name__)
 
 _DIGITS = 12  # of a hash, in a message
-_FORMAT = 2
+_FORMAT = 3
 _SAME_MASKS = ("batch", "mirror_axes")  # what is mirrored in a prediction is among flip_axes
 
 
@@ -127,10 +127,12 @@ class Source:
     Args:
         stamp: of its files, see `medseg.io.parts.file_stamp`; empty where nobody knows of which image a mask is.
         sha256: of their bytes, see `medseg.io.parts.content_hash`; empty until the mask is written.
+        outputs: names of what else was made of it by who made the mask: what lies there beside is another image's.
     """
 
     stamp: str = ""
     sha256: str = ""
+    outputs: Sequence[str] = ()
 
 
 class MaskRecord:
@@ -141,6 +143,7 @@ class MaskRecord:
         maker: that works now.
         masks: that it is to write, and the files of the image of each.
         others: what else it is to write of them, which is kept apart from masks and guarded alike.
+        outputs: names of what it makes of each image beside the mask, in files of its own or of all cases.
         overwrite: whether it may replace another's.
 
     Raises:
@@ -153,10 +156,12 @@ class MaskRecord:
         maker: Maker,
         masks: Mapping[Path, Sequence[Path]],
         others: Iterable[Path] = (),
+        outputs: Iterable[str] = (),
         *,
         overwrite: bool,
     ) -> None:
         self.path = folder / MASK_RECORD
+        self._outputs = tuple(sorted(outputs))
         self._folder, self._maker, self._overwrite = folder, maker, overwrite
         self._images = {self._name(mask): list(files) for mask, files in masks.items()}
         self._stamps = {name: _stamp(files) for name, files in self._images.items()}  # before any is read
@@ -164,6 +169,7 @@ class MaskRecord:
         self._names = dict.fromkeys([*self._images, *self._others])
         self._entered: dict[str, Source | None] = {}  # by this process
         self._tried: set[str] = set()
+        self._left: dict[str, set[str]] = {}  # by mask: what was made with the one that was there before
         self._lock = FolderLock(folder)
         self._begun = False
         self._look()
@@ -175,7 +181,8 @@ class MaskRecord:
         foreign = [name for name in there if not (name in held and held[name].same(self._maker))]
         if foreign and not self._overwrite:
             raise MaskRecordError(self._refusal(foreign, held.get(foreign[0])))
-        self._mine = set(self._names) - set(foreign)
+        self._foreign = set(foreign)
+        self._mine = set(self._names) - self._foreign
 
     def why_other(self, mask: Path) -> str:
         """Return why a mask that is there may not stand for its image; empty where it was made of it.
@@ -197,8 +204,20 @@ class MaskRecord:
         if found != known:
             made, now = known[:_DIGITS], found[:_DIGITS]
             return f"its mask {shown(mask)} was made of another image ({made}) than this ({now}); {remedy}"
-        self._entered[name] = Source(stamp, found)
+        self._entered[name] = Source(stamp, found, () if held is None else held.outputs)
         return ""
+
+    def lacks(self, mask: Path) -> bool:
+        """Return whether something is asked for that was not made of the image of a mask that is there."""
+        return not set(self._outputs) <= set(self._held(self._name(mask)).outputs)
+
+    def adds(self, mask: Path, outputs: Iterable[str]) -> None:
+        """Take note of outputs that are made of a mask's image, of which nothing is there yet."""
+        held = self._held(name := self._name(mask))
+        self._entered[name] = replace(held, outputs=sorted({*held.outputs, *outputs}))
+
+    def _held(self, name: str) -> Source:
+        return self._entered.get(name) or self._sources.get(name) or Source()
 
     @cached_property
     def _recorded(self) -> dict[str, str]:
@@ -226,7 +245,7 @@ class MaskRecord:
             remove_leftovers_of(self._folder / name for name in (*self._names, MASK_RECORD))
             for name in self._images:
                 if not (self._folder / name).exists():
-                    self._entered[name] = Source(self._stamps[name])
+                    self._entered[name] = Source(self._stamps[name], outputs=self._outputs)
                 elif self._overwrite:  # once it is replaced, that is in the record of the run alone
                     self._entered[name] = None
             self.save()
@@ -248,10 +267,10 @@ class MaskRecord:
         """
         there = {folder / self._name(mask): self._images[self._name(mask)] for mask in masks}
         record = MaskRecord(
-            folder, self._maker, there, (folder / self._name(other) for other in others), overwrite=False
+            folder, self._maker, there, (folder / self._name(other) for other in others), self._outputs, overwrite=False
         )
-        for mask in there:
-            if mask.exists() and (why := record.why_other(mask)):
+        for mask in filter(Path.exists, there):
+            if why := record.why_other(mask) or "it was made without what is asked for" * record.lacks(mask):
                 raise MaskRecordError(why)
 
     def writes(self, mask: Path) -> None:
@@ -266,8 +285,14 @@ class MaskRecord:
             others: what else was written of it.
             sha256: of the image.
         """
-        name = self._name(mask)
-        self._entered[name] = Source(self._stamps[name], sha256)
+        name, stamp = self._name(mask), self._stamps[self._name(mask)]
+        before, outputs = self._sources.get(name, Source()), set(self._outputs)
+        for held in (self._entered.get(name), None if name in self._foreign else before):
+            if held and (held.sha256 == sha256 if held.sha256 else held.stamp == stamp != ""):
+                outputs |= set(held.outputs)
+        if left := set(before.outputs) - outputs:
+            self._left[name] = left
+        self._entered[name] = Source(stamp, sha256, sorted(outputs))
         self._mine |= {name, *(self._name(other) for other in others)}
 
     def finish(self) -> None:
@@ -280,6 +305,10 @@ class MaskRecord:
                 if entered is None:  # what was to be replaced is still there, or is partly another's
                     self._entered[name] = Source() if name in self._tried else self._sources.get(name)
             self.save()
+            if self._left:
+                said = "%s made anew; what was made with those before (%s) is still there, of what they were of: "
+                what = ", ".join(sorted(set[str]().union(*self._left.values())))
+                logger.warning(said + "ask for it, too, or take it away", counted(len(self._left), "mask"), what)
         finally:
             self._lock.release()
             self._begun = False
@@ -322,7 +351,7 @@ class MaskRecord:
             self._others |= {name for each in content["made_by"] for name in each.get("others", ())}
             made_by = [(_maker(each), (*each["masks"], *each.get("others", ()))) for each in content["made_by"]]
             images = content["images"].items()
-            sources = {name: Source(str(of["stamp"]), str(of["sha256"])) for name, of in images}
+            sources = {name: Source(str(of["stamp"]), str(of["sha256"]), of["outputs"]) for name, of in images}
             return {name: maker for maker, names in made_by for name in names}, sources
         except FileNotFoundError:
             return {}, {}

@@ -12,7 +12,7 @@ from medseg.errors import MedsegError
 if TYPE_CHECKING:
     from medseg.prediction.sinks import Sink
 
-__all__ = ["OUTPUTS", "Output", "make_sinks"]
+__all__ = ["OUTPUTS", "Output", "make_sinks", "name_of"]
 
 
 @dataclass(frozen=True)
@@ -58,3 +58,10 @@ def make_sinks(names: Iterable[str]) -> list[Sink]:
         module, _, kind = OUTPUTS[name].place.partition(".")
         sinks.append(getattr(importlib.import_module(f"medseg.prediction.{module}"), kind)())
     return sinks
+
+
+def name_of(sink: Sink) -> str:
+    """Return what an output is asked for by; of one that is none of these, its class's name."""
+    kind = type(sink)
+    place = f"{kind.__module__.rpartition('.')[2]}.{kind.__name__}"
+    return next((name for name, output in OUTPUTS.items() if output.place == place), kind.__name__)

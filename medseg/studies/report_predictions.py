@@ -111,6 +111,8 @@ class Predictions:
         for number, name, path in there:
             case, unlike = cases.get(name, (name, ()))
             value = unsure.get(str(csv_cell(case)), unsure.get(_row(case), math.nan))
+            if "uncertainty" not in self.record["images"].get(name, {}).get("outputs", ()):  # it is another image's
+                value = math.nan
             masks.append(replace(_measured(number, name, path, value), unlike=unlike))
         return masks
 
@@ -270,8 +272,9 @@ def _ranking(held: Predictions) -> Iterator[Item]:
         key=lambda mask: (-mask.uncertainty, mask.number),
     )
     if not known:
+        why = "has none of these masks" if (held.folder / UNCERTAINTY).is_file() else "is not there"
         yield Text(
-            f"No uncertainty was asked for ({UNCERTAINTY} is not there): masks with nothing in them come first.", "note"
+            f"No uncertainty was asked for ({UNCERTAINTY} {why}): masks with nothing in them come first.", "note"
         )
         return
     if (alike := all_alike([mask.uncertainty for mask in known])) is not None:

@@ -299,3 +299,20 @@ def test_labels_beside_the_images_are_named(models: Path, images: Path, caplog: 
         "image; name a folder of images alone, or a datalist, if that is not meant"
     ) in caplog.text
     assert masks(images) == ["a.png", "a_mask.png", "b.png", "b_mask.png"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_names_that_are_too_long_for_outputs(models: Path, images: Path, overwrite: bool) -> None:
+    """They end no cohort: of 255 bytes, which letters of many scripts take three at a time."""
+    for name in ("n" * 251, "心" * 80):
+        Image.fromarray(GREY).save(images / f"{name}.png")
+    for done in (2, 0):
+        made = run(models / "grey.pt", images, outputs=("geojson", "uncertainty"), overwrite=overwrite)
+        assert (made.written, made.skipped) == ((2, 0) if overwrite else (done, 2 - done))
+        assert [name[:1] for name, _ in made.failures] == ["n", "心"]
+        assert {why for _, why in made.failures} == {
+            "its outputs would have names of more than 245 bytes; rename the image"
+        }
+    assert [name for name in masks(images) if name.endswith(".geojson")] == ["a.geojson", "b.geojson"]
+    record = max((images.parent / "out").glob(RUN_RECORD), key=lambda path: path.stat().st_mtime_ns).read_text()
+    assert record.count("rename the image") == 2

@@ -12,6 +12,7 @@ from medseg.io.dicom import read_slices
 from medseg.io.images import read_image
 from medseg.prediction.dicom_objects import save, segments_of
 from medseg.prediction.dicom_rtstruct import structure_set
+from medseg.prediction.dicom_seg import segmentation
 
 
 def write(folder, mask, target):
@@ -41,6 +42,7 @@ def test_round_trip_through_the_import(tmp_path, geometry):
         ("kidney_left", "64033007"),
         ("liver_tumor", "108369006"),
     ]
+    assert [roi.code for roi in rois] == [segment.code for segment in segments_of(description())[:2]], "and its side"
     for segment, index in zip(draw_structures(tmp_path / "rt.dcm", rois, image), (1, 2), strict=True):
         np.testing.assert_array_equal(segment.draw(image.shape), mask == index)
     places = {str(head.SOPInstanceUID): head for head in read_slices(folder).heads.values()}
@@ -85,6 +87,25 @@ def test_frames_of_a_multi_frame_source(tmp_path):
         place = np.array(groups[frame - 1].PlanePositionSequence[0].ImagePositionPatient, float)
         normal = np.cross((0.8, 0.6, 0.0), (-0.36, 0.48, 0.8))
         assert abs((np.array(contour.ContourData[:3], float) - place) @ normal) < 1e-3
+
+
+def test_whose_it_is(tmp_path):
+    """As of the segmentation: a number without its issuer is another patient's, where a hospital has several."""
+    held = {"PatientID": "7", "IssuerOfPatientID": "WEST", "PatientAge": "044Y", "StudyDescription": "Abdomen"}
+    held |= {"PatientIdentityRemoved": "YES", "DeidentificationMethod": "by hand", "PatientWeight": "70"}
+
+    def change(number, data):
+        for name, value in held.items():
+            setattr(data, name, value)
+
+    folder = series(tmp_path / "s", change=change)
+    made = write(folder, mask := holed((24, 16, 6)), tmp_path / "rt.dcm")
+    slices = read_slices(folder)
+    beside = segmentation(mask, slices, segments_of(description()), ALGORITHM, where="a series")
+    source = next(iter(slices.heads.values()))
+    for name in (*held, "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "AccessionNumber"):
+        assert str(made.get(name) or "") == str(beside.get(name) or "") == str(source.get(name) or ""), name
+    assert faults(tmp_path / "rt.dcm") == []
 
 
 def test_the_standard_is_kept(tmp_path):

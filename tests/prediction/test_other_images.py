@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import shutil
 from collections import Counter
@@ -16,6 +17,7 @@ import pytest
 from dicom_predictions import series, weights
 from PIL import Image
 from prediction.test_killed import kill
+from prediction.test_shared import in_this_process
 from tiny_models import write_model
 
 from medseg.cli import main
@@ -23,6 +25,8 @@ from medseg.io.folder import MASK_RECORD
 from medseg.prediction import mask_record
 from medseg.prediction.audit import RUN_RECORD
 from medseg.prediction.predict import Outcome, predict
+from medseg.prediction.shared import Shared
+from medseg.studies.report_predictions import Predictions
 
 NAMES = ("a.png", "b.png", "c.png")
 
@@ -237,3 +241,69 @@ def test_a_record_without_its_images(folder: Path, caplog: pytest.LogCaptureFixt
     assert "a record of a run beside the masks cannot be read" in caplog.text
     assert all("no record says of which image it was made" in reason for _, reason in made.failures)
     assert len(made.failures) == 3
+
+
+BESIDE = ("geojson", "measurements", "uncertainty")
+
+
+@pytest.mark.parametrize("how", ["overwrite", "taken away", "in parts"])
+def test_what_lies_beside_is_of_another_image_than_the_mask(
+    folder: Path, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Masks were made anew without it: it is not done, whatever lies there."""
+    run(folder, outputs=BESIDE)
+    before = files(folder)
+    for number, name in enumerate(NAMES):
+        draw(folder / "in" / name, 30 + number)
+        if how != "overwrite":
+            (folder / "out" / name).unlink()
+    shared = Shared(in_this_process(), 2) if how == "in parts" else None
+    assert run(folder, overwrite=how == "overwrite", shared=shared).written == 3
+    assert "masks made anew; what was made with those before (geojson, measurements, uncertainty) is" in caplog.text
+    assert {name: data for name, data in files(folder).items() if name not in NAMES}.items() <= before.items()
+    assert run(folder).skipped == 3, "the masks are those of the images"
+    assert all(math.isnan(mask.uncertainty) for mask in Predictions(folder / "out", None, keep_identifiers=True).masks)
+    made = run(folder, outputs=BESIDE)
+    assert (made.written, made.skipped, made.failures) == (3, 0, [])
+    again = files(folder)
+    shutil.rmtree(folder / "out")
+    run(folder, outputs=BESIDE)
+    assert again == files(folder)
+    assert all(again[name] != before[name] for name in ("measurements.csv", "uncertainty.csv"))
+    assert run(folder, outputs=BESIDE).skipped == 3
+
+
+def test_killed_while_it_adds_to_masks_that_are_there(folder: Path) -> None:
+    """What was added before is not made again; what was there before the mask is."""
+    run(folder, outputs=("geojson",))
+    draw(folder / "in" / "a.png", 40)
+    (folder / "out" / "a.png").unlink()
+    (folder / "out" / "c.geojson").unlink()
+    run(folder)
+    kill(folder, "before its mask", "c.png", outputs=("geojson", "measurements"))
+    stale = folder / "out" / "a.geojson"
+    stale.write_text("{}")
+    made = run(folder, outputs=("geojson", "measurements"))
+    assert (made.written, made.skipped) == (1, 2), "of a.png it is not known"
+    assert stale.read_text() != "{}"
+
+
+def test_a_mask_that_somebody_corrected_is_not_made_again(folder: Path) -> None:
+    """Not for an output that is asked for later: the correction would be lost."""
+    run(folder)
+    mask = folder / "out" / "b.png"
+    pixels = np.array(Image.open(mask))
+    pixels[:5] = 2
+    Image.fromarray(pixels).save(mask)
+    corrected = mask.read_bytes()
+    assert run(folder).skipped == 3
+    for _ in range(2):
+        made = run(folder, outputs=("measurements", "geojson"))
+        ((name, reason),) = made.failures
+        assert name == "b.png"
+        assert f"its mask {mask} was changed since it was written" in reason
+        assert mask.read_bytes() == corrected
+        assert not mask.with_suffix(".geojson").exists()
+    assert run(folder, outputs=("measurements", "geojson"), overwrite=True).written == 3
+    assert mask.read_bytes() != corrected
+    assert run(folder, outputs=("measurements", "geojson")).skipped == 3
