@@ -24,7 +24,7 @@ from typing import Any
 from medseg import __version__
 from medseg.atomic import atomic_write
 from medseg.io.dicom_heads import is_dicom, read_head
-from medseg.io.parts import file_hash, hash_of_parts, parts_read
+from medseg.io.parts import file_hash, hash_of_parts, parts_read, stamp_of_parts
 from medseg.prediction.sinks import Case, RunInfo
 from medseg.runs.lock import FolderLock, LockedError
 
@@ -56,6 +56,7 @@ class Audit:
         self._began = time.time()
         self._inputs: dict[str, dict[str, Any]] = {}
         self._cases: dict[str, dict[str, Any]] = {}
+        self._parts: dict[str, tuple[list[tuple[Path, ...]], str]] = {}  # of cases in hand: files, and their stamp
         self._journal: Path | None = None  # while one is kept
         self._begun = self._torn = False
         self._lock = threading.Lock()
@@ -75,18 +76,32 @@ class Audit:
             except OSError as error:
                 self._no_journal(error)
 
+    def reads(self, case: Case) -> None:
+        """Take note of which files an input is read from next; called in the thread that reads them."""
+        with contextlib.suppress(OSError):  # its reader says so
+            channels = parts_read(case.files)
+            self._parts[case.name] = channels, stamp_of_parts(channels)
+
     def read(self, case: Case) -> None:
-        """Take note of an input's bytes; called in the thread that reads them.
+        """Take note of an input's bytes; called in the thread that has read them.
 
         Args:
             case: whose files are hashed, of a DICOM series every file of it.
         """
-        channels = parts_read(case.files)
+        channels, _ = self._parts.get(case.name) or (parts_read(case.files), "")
         found: dict[str, Any] = {"sha256": hash_of_parts(channels), "files": sum(map(len, channels))}
         first, *_ = channels[0]
         if is_dicom(first):
             found |= _tags(first, (*_UIDS, *(_PERSONS if self._run.keep_identifiers else ())))
         self._inputs[case.name] = found
+
+    def changed(self, case: Case) -> bool:
+        """Return whether an input's files are others than when it was about to be read; asked once."""
+        channels, stamp = self._parts.pop(case.name, ([], ""))
+        try:
+            return stamp_of_parts(channels) != stamp
+        except OSError:
+            return True
 
     def doubt(self, case: Case, said: Sequence[str], notes: str = "") -> None:
         """Take note of how a case is unlike what the model was trained on, and of what is to be told of its file."""
@@ -132,6 +147,7 @@ class Audit:
         self._done(case, {key: value for key, value in line.items() if key != "name"})
 
     def _done(self, case: Case, what: dict[str, Any]) -> None:
+        self._parts.pop(case.name, None)
         with self._lock:
             self._cases[case.name] = what
             self._keep(self._case(case.name))
