@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import calendar
 import contextlib
+import errno
 import getpass
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -56,7 +58,7 @@ class Audit:
         self._began = time.time()
         self._inputs: dict[str, dict[str, Any]] = {}
         self._cases: dict[str, dict[str, Any]] = {}
-        self._parts: dict[str, tuple[list[tuple[Path, ...]], str]] = {}  # of cases in hand: files, and their stamp
+        self._parts: dict[str, tuple[list[tuple[Path, ...]], str, str]] = {}  # of cases in hand: files, stamp, hash
         self._journal: Path | None = None  # while one is kept
         self._begun = self._torn = False
         self._lock = threading.Lock()
@@ -77,29 +79,31 @@ class Audit:
                 self._no_journal(error)
 
     def reads(self, case: Case) -> None:
-        """Take note of which files an input is read from next; called in the thread that reads them."""
+        """Take note of which files an input is read from next, and of their bytes; called in the thread that reads."""
         with contextlib.suppress(OSError):  # its reader says so
             channels = parts_read(case.files)
-            self._parts[case.name] = channels, stamp_of_parts(channels)
+            self._parts[case.name] = channels, stamp_of_parts(channels), hash_of_parts(channels)
 
     def read(self, case: Case) -> None:
-        """Take note of an input's bytes; called in the thread that has read them.
+        """Take note of what was read: of a DICOM series every file of it; called in the thread that has read it.
 
-        Args:
-            case: whose files are hashed, of a DICOM series every file of it.
+        Raises:
+            OSError: if a file is missing, as one that came meanwhile was.
         """
-        channels, _ = self._parts.get(case.name) or (parts_read(case.files), "")
-        found: dict[str, Any] = {"sha256": hash_of_parts(channels), "files": sum(map(len, channels))}
+        if case.name not in self._parts:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        channels, _, sha256 = self._parts[case.name]
+        found: dict[str, Any] = {"sha256": sha256, "files": sum(map(len, channels))}
         first, *_ = channels[0]
         if is_dicom(first):
             found |= _tags(first, (*_UIDS, *(_PERSONS if self._run.keep_identifiers else ())))
         self._inputs[case.name] = found
 
     def changed(self, case: Case) -> bool:
-        """Return whether an input's files are others than when it was about to be read; asked once."""
-        channels, stamp = self._parts.pop(case.name, ([], ""))
+        """Return whether an input's bytes are others than when it was about to be read; asked once."""
+        channels, stamp, sha256 = self._parts.pop(case.name)
         try:
-            return stamp_of_parts(channels) != stamp
+            return stamp_of_parts(channels) != stamp and hash_of_parts(channels) != sha256
         except OSError:
             return True
 

@@ -21,7 +21,7 @@ from medseg.prediction.predict import Outcome, predict
 NAMED = ("liver", "spleen")
 
 
-def before(monkeypatch: pytest.MonkeyPatch, kind: type, method: str, action: Callable[[], None]) -> None:
+def after(monkeypatch: pytest.MonkeyPatch, kind: type, method: str, action: Callable[[], None]) -> None:
     """Do something once, when a method has returned."""
     goes_on, left = getattr(kind, method), [action]
 
@@ -61,7 +61,7 @@ def test_a_series_of_another_patient(tmp_path: Path, monkeypatch: pytest.MonkeyP
         elif replaced == "one slice":
             shutil.copy(other / "03.dcm", here / "03.dcm")
 
-    before(monkeypatch, Forward, "collect", swap)
+    after(monkeypatch, Forward, "collect", swap)
     done = run(tmp_path, outputs=("dicom-seg", "measurements"))
     assert done.written == 0
     assert [why for _, why in done.failures] == [
@@ -86,10 +86,22 @@ def test_a_picture_between_its_pixels_and_its_hash(tmp_path: Path, monkeypatch: 
         shutil.copy(tmp_path / "in" / "b.png", tmp_path / "new.png")
         os.replace(tmp_path / "new.png", image)
 
-    before(monkeypatch, Feeder, "read", swap)
+    after(monkeypatch, Feeder, "read", swap)
     done = run(tmp_path)
     assert (done.written, [name for name, _ in done.failures]) == (1, ["a.png"])
     assert "a.png" not in (tmp_path / "out" / MASK_RECORD).read_text()
     assert run(tmp_path).written == 1
     first, second = (np.array(Image.open(tmp_path / "out" / name)) for name in ("a.png", "b.png"))
     np.testing.assert_array_equal(first, second)
+
+
+def test_files_that_are_only_touched_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights(tmp_path / "m.pt", classes=("background", *NAMED))
+    here = patient(tmp_path / "in" / "s", "ANNA")
+
+    def touch() -> None:
+        for file in here.iterdir():
+            os.utime(file)
+
+    after(monkeypatch, Forward, "collect", touch)
+    assert run(tmp_path, outputs=("dicom-seg",)).written == 1
