@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 
 from medseg.io import dicom, itk_formats, nifti
@@ -13,7 +14,7 @@ from medseg.io.channels import Named, paths_of
 
 __all__ = [
     *("content_hash", "file_hash", "file_stamp", "hash_of_parts", "known_as", "parts_of", "parts_read"),
-    "stored_bytes",
+    *("stamp_of_parts", "stored_bytes"),
 ]
 
 
@@ -135,12 +136,23 @@ def file_stamp(image: Named) -> str:
     Raises:
         OSError: if a file is missing.
     """
+    return stamp_of_parts(map(parts_of, paths_of(image)))
+
+
+def stamp_of_parts(channels: Iterable[Sequence[Path]]) -> str:
+    """Return the stamp of files, see `file_stamp`.
+
+    Args:
+        channels: files of each; empty of no file.
+
+    Raises:
+        OSError: if one is missing.
+    """
     found = []
-    for path in paths_of(image):
-        for part in parts_of(path):
-            status = part.stat()
-            found.append(f"{status.st_size}|{status.st_mtime_ns}|{status.st_ctime_ns}|{status.st_ino}")
-    return found[0] if len(found) == 1 else _joined(found)
+    for part in chain.from_iterable(channels):
+        status = part.stat()
+        found.append(f"{status.st_size}|{status.st_mtime_ns}|{status.st_ctime_ns}|{status.st_ino}")
+    return found[0] if len(found) == 1 else _joined(found) if found else ""
 
 
 def _joined(found: Sequence[str]) -> str:

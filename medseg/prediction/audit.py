@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import calendar
 import contextlib
+import errno
 import getpass
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -24,7 +26,7 @@ from typing import Any
 from medseg import __version__
 from medseg.atomic import atomic_write
 from medseg.io.dicom_heads import is_dicom, read_head
-from medseg.io.parts import file_hash, hash_of_parts, parts_read
+from medseg.io.parts import file_hash, hash_of_parts, parts_read, stamp_of_parts
 from medseg.prediction.sinks import Case, RunInfo
 from medseg.runs.lock import FolderLock, LockedError
 
@@ -56,6 +58,7 @@ class Audit:
         self._began = time.time()
         self._inputs: dict[str, dict[str, Any]] = {}
         self._cases: dict[str, dict[str, Any]] = {}
+        self._parts: dict[str, tuple[list[tuple[Path, ...]], str, str]] = {}  # of cases in hand: files, stamp, hash
         self._journal: Path | None = None  # while one is kept
         self._begun = self._torn = False
         self._lock = threading.Lock()
@@ -75,18 +78,34 @@ class Audit:
             except OSError as error:
                 self._no_journal(error)
 
-    def read(self, case: Case) -> None:
-        """Take note of an input's bytes; called in the thread that reads them.
+    def reads(self, case: Case) -> None:
+        """Take note of which files an input is read from next, and of their bytes; called in the thread that reads."""
+        with contextlib.suppress(OSError):  # its reader says so
+            channels = parts_read(case.files)
+            self._parts[case.name] = channels, stamp_of_parts(channels), hash_of_parts(channels)
 
-        Args:
-            case: whose files are hashed, of a DICOM series every file of it.
+    def read(self, case: Case) -> None:
+        """Take note of what was read: of a DICOM series every file of it; called in the thread that has read it.
+
+        Raises:
+            OSError: if a file is missing, as one that came meanwhile was.
         """
-        channels = parts_read(case.files)
-        found: dict[str, Any] = {"sha256": hash_of_parts(channels), "files": sum(map(len, channels))}
+        if case.name not in self._parts:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        channels, _, sha256 = self._parts[case.name]
+        found: dict[str, Any] = {"sha256": sha256, "files": sum(map(len, channels))}
         first, *_ = channels[0]
         if is_dicom(first):
             found |= _tags(first, (*_UIDS, *(_PERSONS if self._run.keep_identifiers else ())))
         self._inputs[case.name] = found
+
+    def changed(self, case: Case) -> bool:
+        """Return whether an input's bytes are others than when it was about to be read; asked once."""
+        channels, stamp, sha256 = self._parts.pop(case.name)
+        try:
+            return stamp_of_parts(channels) != stamp and hash_of_parts(channels) != sha256
+        except OSError:
+            return True
 
     def doubt(self, case: Case, said: Sequence[str], notes: str = "") -> None:
         """Take note of how a case is unlike what the model was trained on, and of what is to be told of its file."""
@@ -132,6 +151,7 @@ class Audit:
         self._done(case, {key: value for key, value in line.items() if key != "name"})
 
     def _done(self, case: Case, what: dict[str, Any]) -> None:
+        self._parts.pop(case.name, None)
         with self._lock:
             self._cases[case.name] = what
             self._keep(self._case(case.name))

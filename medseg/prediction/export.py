@@ -202,11 +202,14 @@ def _write(
     except MedsegError:
         raise
     except Exception as error:  # exporters raise whatever they stumble over
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
         way = "" if size is not None else "; export it for one size (--size), or"
         raise ExportError(
-            f"{description.network['name']} cannot be exported to {to}: {reason}{way} to another"
+            f"{description.network['name']} cannot be exported to {to}: {_first_line(error)}{way} to another"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
 
 
 def _free(example: Tensor, size: Sequence[int] | None) -> dict[int, Any]:
@@ -334,7 +337,7 @@ class _Pair:
         logits: list[Tensor] = []
         for name, network in self.networks.items():
             start = time.perf_counter()
-            logits.append(network(batch))
+            logits.append(network(batch) if name == "torch" else self._exported(network, batch))
             seconds = time.perf_counter() - start
             if batch.shape == self.first.shape:
                 report.seconds[name] = min(seconds, report.seconds.get(name, seconds))
@@ -342,6 +345,17 @@ class _Pair:
         self.forwards += 1
         report.forwards += 1
         return logits[0]
+
+    def _exported(self, network: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
+        """Return the export's logits; an exporter may have taken what holds of the traced sizes for all sizes."""
+        try:
+            return network(batch)
+        except Exception as error:  # runtimes raise whatever they stumble over
+            way = "" if self.size is not None else "for one size (--size), or "
+            raise ExportError(
+                f"{self.report.to} does not take {' x '.join(map(str, batch.shape[2:]))}, as PyTorch does: "
+                f"{_first_line(error)}; export it {way}to another"
+            ) from error
 
     def _note(self, expected: Tensor, found: Tensor) -> None:
         report = self.report

@@ -24,7 +24,7 @@ from medseg.engines.precision import network_to_channels_last, resolve_precision
 from medseg.engines.prediction_checks import warn_of_one_class
 from medseg.errors import counted, one_line
 from medseg.prediction.audit import Audit
-from medseg.prediction.case import Fed, Feeder, check_fits
+from medseg.prediction.case import Fed, Feeder, PredictionError, check_fits
 from medseg.prediction.cases import ImageFolder, InputError
 from medseg.prediction.collected import Collected, counts_of
 from medseg.prediction.done import files_of, to_do
@@ -268,6 +268,7 @@ class Predictor:
             ) from error
 
     def _read(self, case: Case) -> Fed:
+        self._audit.reads(case)
         fed = self._feeder.read(case.files)
         check_fits(fed, self.description)
         for sink in self.sinks:
@@ -313,6 +314,8 @@ class Predictor:
 
     def _write(self, case: Case, collected: Collected) -> None:
         """Finish a case and write all its outputs; called in the thread that writes."""
+        if self._audit.changed(case):  # the tags of a series are read again for its objects
+            raise PredictionError("its files were replaced or written to while it was predicted; run again")
         result = collected.result()
         counts = counts_of(result.mask)
         self._doubt(case, unlike_mask(counts, result.grid.shape, result.grid.affine, self.description))

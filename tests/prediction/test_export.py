@@ -213,6 +213,18 @@ def test_with_logits_that_are_no_numbers_nothing_is_compared(value: float) -> No
         pair(torch.zeros(1, 2, 4, 4))
 
 
+@pytest.mark.parametrize(("size", "way"), [(None, r"for one size \(--size\), or to another"), ((4, 4), "to another")])
+def test_a_size_that_the_export_does_not_take(size: tuple[int, int] | None, way: str) -> None:
+    """A guard of torch.export, such as of DynUNet below 17 voxels an edge, ended in a trace."""
+
+    def refuses(batch: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("Guard failed: x.size()[2] != 4\nsee the log")
+
+    pair = exporting._Pair(nn.Identity(), refuses, exporting.Report(Path("a.pt2"), "torch-export"), size)
+    with pytest.raises(ExportError, match=rf"torch-export does not take 4 x 4, .*: Guard .* != 4; export it {way}"):
+        pair(torch.zeros(1, 2, 4, 4))
+
+
 def test_what_cannot_be_exported(run: Path, images: Path, tmp_path: Path) -> None:
     for to, given, said in (
         ("caffe", {}, "there is no format 'caffe'; choose one of onnx"),
