@@ -210,6 +210,7 @@ def test_pictures_beside_otsu(tmp_path: Path) -> None:
     assert kept["difference"]["dice"] == pytest.approx(scored[0] - scored[1])
     assert f"network less {done.baseline.title}: {scored[0] - scored[1]:.3f}" in text
     assert f"the network is no better than {done.baseline.title}: do not use it; give more minutes" in text
+    assert "do not use it" in (done.run / "report.html").read_text().split('id="asked"')[0]  # before all figures
     assert "left out of the training, too few for intervals" in text
     row = row_of("squares", "planned", 5, tmp_path / "out")
     assert (row["steps"], row["cases"], row["difference"]) == (2, done.scores["per_case"]["cases"], kept["difference"])
