@@ -185,6 +185,7 @@ def plan_and_train(
     if network is not None:
         networks.resolve(network)
     with nothing_left(folder, ("data", "plan"), folder / "run"):
+        say("reading and checking the images")
         datalist = data_of(data, folder, say)
         parts: Parts = ([], [], []) if changes.get("fold") == "all" else _parts(datalist, changes)
         _refuse_unscored(datalist, parts)

@@ -195,7 +195,9 @@ def test_a_command_that_was_killed_before_its_training(tmp_path: Path, monkeypat
 
 def test_pictures_beside_otsu(tmp_path: Path) -> None:
     quick = {**QUICK, "network_def#channels": [2, 4, 4, 4]}
-    done = plan_and_train(pictures(tmp_path / "data"), tmp_path / "out", minutes=5, overrides=quick)
+    news: list[str] = []
+    done = plan_and_train(pictures(tmp_path / "data"), tmp_path / "out", minutes=5, overrides=quick, say=news.append)
+    assert news[0] == "reading and checking the images"  # before PyTorch is imported, and a step measured
     held = yaml.safe_load((done.plan / "bundle.yaml").read_text())
     assert held["input"]["intensity"] == {"scheme": "percentiles"}
     assert held["input"]["spacing"] is None
