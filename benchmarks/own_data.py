@@ -30,9 +30,8 @@ import numpy as np
 
 from benchmarks.common import at_once, call, call_logged, merge_rows, training_of
 from medseg.bundle.source import read_source
-from medseg.reports.tables import tables_of_json
 from medseg.runs.provenance import collect
-from medseg.runs.report import COMPARED
+from medseg.runs.report import COMPARED, read_compared
 from medseg.studies.plan_and_train import BASELINE
 
 PLANNED = "planned"  # stands for the plan's own network
@@ -123,7 +122,7 @@ def row_of(name: str, network: str, minutes: float, folder: Path) -> dict[str, A
     run = folder / "run"
     scores = json.loads((run / "test" / "scores.json").read_text())
     baseline = json.loads((run / BASELINE).read_text())
-    tables = tables_of_json((run / COMPARED).read_text())
+    tables, _ = read_compared(run, run / "test")
     kinds = [dict(zip(table.columns, row, strict=True)) for table in tables[1:] for row in table.rows]
     classes = [row["name"] for row in scores["classes"]]
     foreground = [name for name in classes if name not in BACKGROUNDS]

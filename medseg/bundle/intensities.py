@@ -134,7 +134,8 @@ def _unlike(quantiled: Sequence[Sequence[float]], description: Description) -> s
         return None
     own = f"its values go from {raw.min():.4g} to {raw.max():.4g} (median {np.median(raw[:, 2]):.4g})"
     least, most = seen["values"]
-    if description.input.intensity["scheme"] in _OWN_SCALE:
+    alike = abs(raw.min() - least) + abs(raw.max() - most) < (most - least) / 2  # two such ranges would say nothing
+    if alike or description.input.intensity["scheme"] in _OWN_SCALE:
         return f"{own} and are spread otherwise than those of the {seen['images']} images that the model was trained on"
     return f"{own}, those of the {seen['images']} images that the model was trained on from {least:.4g} to {most:.4g}"
 

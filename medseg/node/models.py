@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from medseg.bundle import feeding
+from medseg.caller import speaking
 from medseg.data.coding import read_codes
-from medseg.errors import MedsegError
+from medseg.errors import MedsegError, shown
 from medseg.io.dicom_rules import read_rules
 from medseg.node.config import Config, ModelRoute
 from medseg.prediction.audit import RUN_RECORD
@@ -125,4 +126,11 @@ def load_models(config: Config, records: Path) -> list[LoadedModel]:
     Raises:
         MedsegError: if one cannot be loaded.
     """
-    return [LoadedModel(route, records, config.device, config.precision) for route in config.models]
+    loaded = []
+    for route in config.models:
+        try:
+            with speaking({"codes": "codes:"}, ()):  # as the configuration names it
+                loaded.append(LoadedModel(route, records, config.device, config.precision))
+        except MedsegError as error:
+            raise MedsegError(f"model {shown(route.name)}: {error}") from error
+    return loaded

@@ -39,6 +39,15 @@ HEADINGS = {
 _OVERALL = {"accuracy": "pixel accuracy", "frequency_weighted_iou": "frequency-weighted IoU", "loss": "loss"}
 _UNDER = {"accuracy": "recall", "frequency_weighted_iou": "iou"}  # the recall over all pixels, and a mean of IoU
 _SHOWN = (0.5, 0.75, 0.9)
+_MEANT = {
+    "overlap": "IoU: what truth and prediction have in common, divided by what either has. Dice: twice what they have "
+    "in common, divided by the sum of both sizes. Precision: the share of what was found that is right. Recall: the "
+    "share of the truth that was found. n: cases that count.",
+    "distances": "HD95: a distance that 95 % of either outline are within of the other; of the two sides the larger. "
+    "ASSD: the mean distance of the outlines. NSD: the share of the outlines that are close enough to each other.",
+    "pooled": "Pooled: as if all cases were one large one. Support: how much of each class the truth has. "
+    "Frequency-weighted: each class counts by that.",
+}
 
 
 def score_tables(scores: Mapping[str, Any], *, digits: int = 3) -> list[Table]:
@@ -54,6 +63,16 @@ def score_tables(scores: Mapping[str, Any], *, digits: int = 3) -> list[Table]:
     if "instances" in scores:
         tables.append(instance_table(scores["instances"], digits=digits))
     return tables
+
+
+def meanings(scores: Mapping[str, Any]) -> list[str]:
+    """Return what the usual headings of these tables mean, for somebody who does not know them.
+
+    Args:
+        scores: see the module.
+    """
+    there = [name for name, columns in scores.get("per_case", {}).get("columns", {}).items() if columns]
+    return [_MEANT[name] for name in (*there, "pooled") if name in _MEANT]
 
 
 def pooled_table(scores: Mapping[str, Any], *, digits: int = 3) -> Table:
@@ -103,8 +122,9 @@ def per_case_tables(scores: Mapping[str, Any], *, digits: int = 3) -> list[Table
         whole = held["whole"] if first else {}
         for key, value in whole.items():
             mean = _with_interval(value["mean"], value["interval"], digits)
-            blank = [""] * (len(columns) - 1)
-            rows.append([f"{heading(key)} of a case", mean, *blank, value["n"], *[""] * len(_alone(held))])
+            under = _UNDER.get(key) if _UNDER.get(key) in columns else columns[0]
+            cells = [mean if column == under else "" for column in columns]
+            rows.append([f"{heading(key)} of a case", *cells, value["n"], *[""] * len(_alone(held))])
         headings = ["class", *(_with_unit(column, held["units"]) for column in columns), "n", *_alone(held)]
         notes = [*held["notes"].get(name, ())]
         notes += [held["rule"], held["bootstrap"]["note"]] if first else []

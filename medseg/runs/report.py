@@ -3,19 +3,69 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medseg.atomic import atomic_write
+from medseg.errors import MedsegError
+from medseg.io.parts import file_hash
 from medseg.reports.palette import Named
 from medseg.runs.run_folder import RunFolder
 
+if TYPE_CHECKING:
+    from medseg.reports.tables import Table
+
 PER_CASE = "scores_per_case.csv"
 COMPARED = "compared.json"
-"""Tables of a run beside what needs no network, for its report."""
+"""Tables of a run beside what needs no network, for its report, see `write_compared`."""
+
+
+def write_compared(run: Path, scored: Path, tables: Sequence[Table], warning: str | None) -> None:
+    """Keep a run beside what needs no network, for the report of that evaluation alone.
+
+    Args:
+        run: its folder.
+        scored: folder of the evaluation that was compared.
+        tables: what came out.
+        warning: what a reader must know first, if there is such a thing.
+    """
+    held = {"of": _cases_hash(scored), "warning": warning, "tables": [json.loads(table.to_json()) for table in tables]}
+    with atomic_write(run / COMPARED) as temporary:
+        temporary.write_text(json.dumps(held, indent=2), encoding="utf-8")
+
+
+def read_compared(run: Path, scored: Path) -> tuple[list[Table], str | None]:
+    """Return what `write_compared` kept; nothing where it is of other images, or of other scores of the same.
+
+    Args:
+        run: its folder.
+        scored: folder of the evaluation that is told of.
+
+    Raises:
+        MedsegError: if the file is broken.
+    """
+    from medseg.reports.tables import tables_of_json
+
+    path = run / COMPARED
+    if not path.is_file():
+        return [], None
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        of, warning, tables = held["of"], held["warning"], json.dumps(held["tables"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise MedsegError(f"{path} cannot be read ({type(error).__name__}); delete it, or train anew") from error
+    return (tables_of_json(tables), warning) if of == _cases_hash(scored) else ([], None)
+
+
+def _cases_hash(scored: Path) -> str | None:
+    """Return a hash of an evaluation's scores of each case, by which it is known."""
+    path = scored / PER_CASE
+    return file_hash(path) if path.is_file() else None
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

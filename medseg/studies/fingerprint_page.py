@@ -165,7 +165,9 @@ def _values(place: Any, found: Fingerprint) -> None:
     inside = [(n, case.foreground[0][middle]) for n, case in enumerate(cases) if case.foreground]
     if inside:
         place.plot(*zip(*inside, strict=True), ".", color="#d55e00", markersize=3)
-    place.set_yscale("symlog", linthresh=100)
+    tops = np.abs([[case.quantiles[0][at] for at in (low, high)] for case in cases]).max(axis=1)
+    if tops.max() > _WIDE * np.median(tops):
+        place.set_yscale("symlog", linthresh=100)
     points = "\npoints: median of the foreground" if inside else ""
     place.set_xlabel(f"images, by their brightest values{points}")
     whole_numbers(place)

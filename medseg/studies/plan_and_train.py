@@ -25,9 +25,9 @@ from medseg.data.check import check_datalist
 from medseg.data.datalist import Datalist, Parts, datalist_file
 from medseg.errors import MedsegError, counted, few, shown
 from medseg.reports.score_tables import mean_text
-from medseg.reports.tables import Table, tables_to_json
+from medseg.reports.tables import Table
 from medseg.runs.paths import resolve_path
-from medseg.runs.report import COMPARED, PER_CASE, read_rows
+from medseg.runs.report import PER_CASE, read_rows, write_compared
 from medseg.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -116,6 +116,14 @@ class Trained:
         by_kind = kinds_table(self.kinds, {"network": self.rows, other: self.baseline.rows}, self.classes)
         return [Table.of(rows, notes=notes), *([] if by_kind is None else [by_kind])]
 
+    @property
+    def warning(self) -> str | None:
+        """The verdict, where the network is not better than what needs none."""
+        better, interval = self.difference
+        if better is None or _better(better, interval):
+            return None
+        return _verdict(better, interval, self.baseline.title)
+
     def record(self) -> dict[str, Any]:
         """Return the baseline's scores, and how far the network is above it, as plain values."""
         better, interval = self.difference
@@ -177,6 +185,7 @@ def plan_and_train(
     if network is not None:
         networks.resolve(network)
     with nothing_left(folder, ("data", "plan"), folder / "run"):
+        say("reading and checking the images")
         datalist = data_of(data, folder, say)
         parts: Parts = ([], [], []) if changes.get("fold") == "all" else _parts(datalist, changes)
         _refuse_unscored(datalist, parts)
@@ -252,8 +261,7 @@ def _finished(planned: Path, run: Path, datalist: Datalist, parts: Parts) -> Tra
     )  # fmt: skip
     with atomic_write(run / BASELINE) as temporary:
         temporary.write_text(json.dumps(done.record()), encoding="utf-8")
-    with atomic_write(run / COMPARED) as temporary:
-        temporary.write_text(tables_to_json(done.tables()), encoding="utf-8")
+    write_compared(run, found.folder, done.tables(), done.warning)
     make_report(run, data=datalist)
     return done
 
@@ -317,10 +325,14 @@ def _baseline(data: Datalist, parts: Parts, scores: Mapping[str, Mapping[str, An
     return score_most_frequent(data, training, test, scores=scores)
 
 
+def _better(better: float, interval: Interval | None) -> bool:
+    return (better if interval is None else interval[0]) > 0
+
+
 def _verdict(better: float, interval: Interval | None, other: str) -> str:
     """Return in words what a difference to the baseline says."""
-    least, most = interval if interval is not None else (better, better)
-    if least > 0:
+    most = better if interval is None else interval[1]
+    if _better(better, interval):
         return f"the network is better than {other}" + ("" if interval is not None else " on these few")
     if most > 0:
         return f"these images do not tell the network from {other}: give more minutes, or more images"

@@ -18,12 +18,12 @@ from medseg.errors import counted, few
 from medseg.reports.drawings import agreement, palette_of, reliability
 from medseg.reports.page import Facts, Item, Legend, Picture, Section, Sortable, Text
 from medseg.reports.palette import WRONG, Colour, class_palette, mean_dice_name, object_indices
-from medseg.reports.score_tables import mean_text, score_tables
+from medseg.reports.score_tables import mean_text, meanings, score_tables
 from medseg.reports.slices import FILE, Slices, load_slices
 from medseg.reports.summary import scored_folder
-from medseg.reports.tables import Table, tables_of_json
+from medseg.reports.tables import Table
 from medseg.reports.viewer import Viewer, make_viewer
-from medseg.runs.report import COMPARED, PER_CASE, read_rows
+from medseg.runs.report import COMPARED, PER_CASE, read_compared, read_rows
 from medseg.runs.run_folder import METRICS, config_of
 from medseg.studies.case_scores import CaseScores, all_alike, cases_of, table_of
 from medseg.studies.report_data import data_section
@@ -105,6 +105,11 @@ class Scored:
         """What each case is called in the report."""
         return [case.name if self.keep_identifiers else f"case {case.number}" for case in self.cases]
 
+    @cached_property
+    def compared(self) -> tuple[list[Table], str | None]:
+        """The evaluation beside what needs no network, and what is to be warned of."""
+        return ([], None) if self.run is None else read_compared(self.run, self.folder)
+
     @property
     def pictures(self) -> bool:
         """Whether the cases are pictures, whose classes have no volumes: their sizes are in pixels."""
@@ -179,6 +184,8 @@ def _summary(held: Scored) -> Iterator[Item]:
     )
     if (nothing := learned_nothing(held.scores)) is not None:
         yield Text(f"{nothing[0].upper()}{nothing[1:]}.", "warning")
+    if (verdict := held.compared[1]) is not None:
+        yield Text(f"{verdict[0].upper()}{verdict[1:]}.", "warning")
     yield from (Text(line, "warning") for line in reservations(held.run, held.record, held.split))
     if per_case.get("cases", 0) and not any(row["interval"].get("dice") for row in rows):
         yield Text("There are too few cases for intervals: the means may be far off.", "warning")
@@ -208,10 +215,13 @@ def _training(held: Scored) -> Iterator[Item]:
 def _scores(held: Scored) -> Iterator[Item]:
     tables = score_tables(held.scores)
     yield from (*tables[1:], tables[0]) if "per_case" in held.scores else tables
-    compared = None if held.run is None else held.run / COMPARED
-    if compared is not None and compared.is_file():
+    yield from (Text(line, "note") for line in meanings(held.scores))
+    compared, _ = held.compared
+    if compared:
         yield Text("Beside what needs no network, on the same images:")
-        yield from tables_of_json(compared.read_text(encoding="utf-8"))
+        yield from compared
+    elif held.run is not None and (held.run / COMPARED).is_file():
+        yield Text("What needs no network was set beside the scores that the training ended with, not these.", "note")
 
 
 def _every_case(held: Scored) -> Iterator[Item]:
@@ -289,8 +299,8 @@ def _volumes(held: Scored) -> Iterator[Item]:
             "cases",
             f"true, mean ({unit})",
             f"found, mean ({unit})",
-            "found less true, mean",
-            "95 % of differences",
+            f"found less true, mean ({unit})",
+            f"95 % of differences ({unit})",
         ],
         [[name, len(each), *_volume_row(np.array(each), digits)] for name, each in pairs.items()],
         notes=[

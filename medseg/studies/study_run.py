@@ -237,7 +237,8 @@ def _refuse(places: Places, study: Study, data: Datalist, cells: Sequence[Cell])
 
 
 def _make_cells(places: Places, missing: Sequence[Cell], executor: Executor, mixed: bool, say: Say) -> None:
-    say(f"{counted(len(missing), 'cell')} to make in {shown(places.folder)}")
+    made = counted(len(missing), "cell")
+    say(f"{made} to make in {shown(places.folder)}; how far each is: {shown(places.log(missing[0].name).parent)}")
     remedy = "once that is mended, the same command makes the rest"
     all_done(executor(places.folder, missing, mixed), len(missing), "cell", remedy, say)
 

@@ -62,6 +62,11 @@ def test_another_scale_is_told(tmp_path: Path, scheme: dict[str, Any]) -> None:
     assert said.startswith("its values go from 0.0")
     assert unlike(image * 16, model)
     assert unlike(255 - image / 4, model)  # all bright
+    two = unlike(torch.where(image > 225, 230.0, 20.0), model)  # a mask: from 20 to 230, as the images are
+    assert two == (
+        "its values go from 20 to 230 (median 20) and are spread otherwise than those of the 9 images that the model "
+        "was trained on"
+    )
 
 
 def test_where_each_image_has_its_own_scale_only_the_spread_counts(tmp_path: Path) -> None:

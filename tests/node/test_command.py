@@ -174,6 +174,24 @@ def test_check(tmp_path, config, archive, capsys):
     assert lines[3] == "destination archive: archive cannot be reached at its host and port"
 
 
+def test_a_class_without_a_code(tmp_path, config, capsys):
+    """Of several models the line did not say which, and named an option that no configuration has."""
+    path, content = config
+    weights(tmp_path / "odd.pt", classes=["background", "thing"])
+    content["models"].append({**content["models"][0], "name": "odd", "model": "odd.pt"})
+    path.write_text(yaml.safe_dump(content))
+    assert main(["node", "check", str(path)]) == 1
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("2 models: "))
+    assert line.startswith("2 models: model odd: the classes 1 (thing) have no code")
+    assert "or here by codes: FILE" in line
+    code = {"1": {"value": "10200004", "scheme": "SCT", "meaning": "Liver"}}
+    (tmp_path / "codes.json").write_text(json.dumps(code))
+    content["models"][1]["codes"] = "codes.json"
+    path.write_text(yaml.safe_dump(content))
+    main(["node", "check", str(path)])
+    assert "2 models: good" in capsys.readouterr().out
+
+
 def test_errors_are_one_line(tmp_path, config, capsys):
     path, _ = config
     for arguments, said in (

@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from medseg.reports.score_tables import long_table, per_case_tables, pooled_table, score_tables
+from medseg.reports.score_tables import long_table, meanings, per_case_tables, pooled_table, score_tables
 
 
 def row(name, iou, dice, precision, recall, support):
@@ -90,6 +90,22 @@ def test_means_over_cases_say_how_many_and_by_which_rule(scores):
     scores["beside_paper"] = "pooled"
     assert pooled_table(scores).title == "pooled over all pixels, as the paper's figures are"
     assert len(score_tables(scores)) == 2
+
+
+def test_accuracy_is_no_iou(scores):
+    """It stood in the first column, under the heading of another score; over all pixels it is the recall."""
+    held = scores["per_case"]
+    held["columns"]["overlap"], held["mean_interval"]["recall"], held["mean_recall"] = ["iou", "recall"], None, 0.8
+    for line in held["classes"]:
+        line["recall"], line["n"]["recall"], line["interval"]["recall"] = 0.8, line["n"]["iou"], None
+    (table,) = per_case_tables(scores)
+    assert table.rows[-1] == ["accuracy of a case", "", "0.850 [0.800, 0.900]", 8]
+
+
+def test_headings_are_explained_where_they_stand(scores):
+    assert [text.split(":")[0] for text in meanings(scores)] == ["IoU", "Pooled"]
+    scores["per_case"]["columns"]["distances"] = ["hd95"]
+    assert [text.split(":")[0] for text in meanings(scores)] == ["IoU", "HD95", "Pooled"]
 
 
 def test_each_score_has_a_table_with_its_unit_and_its_rule(scores):

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from studies.test_plan_rules import case, found, picture
 
-from medseg.data.case_facts import CaseFacts
+from medseg.data.case_facts import QUANTILES, CaseFacts
 from medseg.data.fingerprint import Fingerprint
 from medseg.studies import fingerprint_page
 
@@ -64,6 +64,18 @@ def test_the_page_and_its_picture(tmp_path: Path, cases: tuple[CaseFacts, ...]) 
     assert pixels.shape == (720, 1080)
     for half in (pixels[:360, :540], pixels[360:, :540], pixels[360:, 540:]):
         assert (half < 128).mean() > 0.005
+
+
+def test_pictures_have_an_axis_that_can_be_read() -> None:
+    """Of values from 0 to 255 the axis named 0 and 100 alone; values of other magnitudes need its logarithm."""
+    grey, bright = (tuple(np.linspace(0, most, len(QUANTILES))) for most in (250.0, 250000.0))
+    usual = [case(quantiles=(grey,), foreground=(grey,))] * 4
+    alone, beside = (
+        fingerprint_page.draw(found(*usual)),
+        fingerprint_page.draw(found(*usual, case(quantiles=(bright,), foreground=(bright,)))),
+    )
+    assert alone.axes[3].get_yscale() == "linear"
+    assert beside.axes[3].get_yscale() == "symlog"
 
 
 def test_no_class_in_any_image(tmp_path: Path) -> None:

@@ -195,7 +195,9 @@ def test_a_command_that_was_killed_before_its_training(tmp_path: Path, monkeypat
 
 def test_pictures_beside_otsu(tmp_path: Path) -> None:
     quick = {**QUICK, "network_def#channels": [2, 4, 4, 4]}
-    done = plan_and_train(pictures(tmp_path / "data"), tmp_path / "out", minutes=5, overrides=quick)
+    news: list[str] = []
+    done = plan_and_train(pictures(tmp_path / "data"), tmp_path / "out", minutes=5, overrides=quick, say=news.append)
+    assert news[0] == "reading and checking the images"  # before PyTorch is imported, and a step measured
     held = yaml.safe_load((done.plan / "bundle.yaml").read_text())
     assert held["input"]["intensity"] == {"scheme": "percentiles"}
     assert held["input"]["spacing"] is None
@@ -210,6 +212,7 @@ def test_pictures_beside_otsu(tmp_path: Path) -> None:
     assert kept["difference"]["dice"] == pytest.approx(scored[0] - scored[1])
     assert f"network less {done.baseline.title}: {scored[0] - scored[1]:.3f}" in text
     assert f"the network is no better than {done.baseline.title}: do not use it; give more minutes" in text
+    assert "do not use it" in (done.run / "report.html").read_text().split('id="asked"')[0]  # before all figures
     assert "left out of the training, too few for intervals" in text
     row = row_of("squares", "planned", 5, tmp_path / "out")
     assert (row["steps"], row["cases"], row["difference"]) == (2, done.scores["per_case"]["cases"], kept["difference"])

@@ -23,6 +23,7 @@ from medseg.errors import MedsegError
 from medseg.prediction.predict import predict
 from medseg.reports.page import Facts, Page, Section, Sortable, Text
 from medseg.reports.tables import Table
+from medseg.runs.report import PER_CASE, write_compared
 from medseg.studies.report import make_report
 from medseg.studies.report_predictions import Predictions, _ranked
 
@@ -87,6 +88,8 @@ def test_a_run(scored: Path) -> None:
     assert weights["values"] in (scored / "masks.html").read_text()  # masks of these weights name them so
     assert "not for clinical decisions" in text
     assert "too few cases for intervals" in text
+    assert "IoU: what truth and prediction have in common" in text
+    assert "95 % of differences (ml)</th>" in text
     assert "patient&#39;s right on the left" in text
 
 
@@ -96,6 +99,26 @@ def test_what_a_training_from_data_wrote_stands_for_its_run(scored: Path, tmp_pa
     path = make_report(tmp_path / "out", data=scored / "data")
     assert path == tmp_path / "out" / "run" / "report.html"
     assert "not for clinical decisions" in path.read_text()
+
+
+def test_what_was_compared_stands_beside_those_scores_alone(scored: Path, tmp_path: Path) -> None:
+    """Of other images, the report had the training's comparison, "on the same images"."""
+    run, verdict = tmp_path / "run", "the network is no better than a threshold: do not use it"
+    shutil.copytree(scored / "run", run)
+    (run / "metrics.jsonl").write_text('{"epoch": 1, "steps": 2, "loss": 1.0}\n')
+    shutil.copytree(run / "test", run / "test_other")
+    rows = (run / "test" / PER_CASE).read_text()
+    (run / "test_other" / PER_CASE).write_text(rows.replace("image1", "other1"))
+    write_compared(run, run / "test", [Table(["", "Dice low"], [["a threshold", 0.987]])], verdict)
+    ours, other = (
+        make_report(folder, tmp_path / f"{folder.name}.html", data=scored / "data").read_text()
+        for folder in (run, run / "test_other")
+    )
+    assert "Beside what needs no network, on the same images" in ours
+    assert "0.987" in ours
+    assert ours.index('id="summary"') < ours.index(f"T{verdict[1:]}.") < ours.index('id="asked"')
+    assert not any(each in other for each in ("0.987", "do not use it", "on the same images"))
+    assert "set beside the scores that the training ended with, not these" in other
 
 
 def test_volumes_are_those_of_the_labels(scored: Path) -> None:

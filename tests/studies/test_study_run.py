@@ -354,6 +354,7 @@ def test_cells_that_fail_are_named_and_the_others_made(copied: Path) -> None:
         run_study(
             read_study(copied / "squares.yaml"), copied / "out", executor=half, tracking=False, say=said.append
         )  # fmt: skip
+    assert f"2 cells to make in {copied / 'out'}; how far each is: {copied / 'out' / 'logs'}" in said
     assert said[-1].startswith("2 of 2  u_net-fold1-seed0  about 0 min left")
 
 
