@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medseg.atomic import atomic_write
-from medseg.errors import MedsegError
+from medseg.errors import MedsegError, shown
 from medseg.io.parts import file_hash
 from medseg.reports.palette import Named
 from medseg.runs.run_folder import RunFolder
@@ -58,7 +58,10 @@ def read_compared(run: Path, scored: Path) -> tuple[list[Table], str | None]:
         held = json.loads(path.read_text(encoding="utf-8"))
         of, warning, tables = held["of"], held["warning"], json.dumps(held["tables"])
     except (ValueError, KeyError, TypeError) as error:
-        raise MedsegError(f"{path} cannot be read ({type(error).__name__}); delete it, or train anew") from error
+        raise MedsegError(
+            f"{shown(path)}: broken, or of a medseg that did not keep of which scores it is ({type(error).__name__}); "
+            "delete it, and the report is without that table"
+        ) from error
     return (tables_of_json(tables), warning) if of == _cases_hash(scored) else ([], None)
 
 

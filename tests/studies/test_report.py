@@ -23,7 +23,7 @@ from medseg.errors import MedsegError
 from medseg.prediction.predict import predict
 from medseg.reports.page import Facts, Page, Section, Sortable, Text
 from medseg.reports.tables import Table
-from medseg.runs.report import PER_CASE, write_compared
+from medseg.runs.report import COMPARED, PER_CASE, write_compared
 from medseg.studies.report import make_report
 from medseg.studies.report_predictions import Predictions, _ranked
 
@@ -119,6 +119,9 @@ def test_what_was_compared_stands_beside_those_scores_alone(scored: Path, tmp_pa
     assert ours.index('id="summary"') < ours.index(f"T{verdict[1:]}.") < ours.index('id="asked"')
     assert not any(each in other for each in ("0.987", "do not use it", "on the same images"))
     assert "set beside the scores that the training ended with, not these" in other
+    (run / COMPARED).write_text("[]")
+    with pytest.raises(MedsegError, match=r"compared.json: broken, or of a medseg that did not .*; delete it"):
+        make_report(run, tmp_path / "broken.html", data=scored / "data")
 
 
 def test_volumes_are_those_of_the_labels(scored: Path) -> None:
