@@ -143,6 +143,7 @@ def _joined(paths: Sequence[Path], facts: Mapping[tuple[Path, bool], FileFacts])
             notes=tuple(dict.fromkeys((*joined.notes, *more.notes))),
             lossy=joined.lossy or more.lossy,
             sha256=f"{joined.sha256}{more.sha256}",
+            pixels=f"{joined.pixels}{more.pixels}",
         )
     return paths[0], joined
 

@@ -74,7 +74,7 @@ def _spelled_alike(members: Mapping[tuple[str, str], Mapping[Hashable, Sequence[
 
 
 def twins(cases: Sequence[Case], fold_keys: Sequence[str]) -> Iterator[Finding]:
-    """Find images listed twice, labels used twice and copies of one image.
+    """Find images listed twice, labels used twice and copies of one image, also as another file than it.
 
     Args:
         cases: all entries.
@@ -88,7 +88,7 @@ def twins(cases: Sequence[Case], fold_keys: Sequence[str]) -> Iterator[Finding]:
         if case.label is not None:
             by_label[case.label].append(case)
         if case.readable_image is not None:
-            by_content[case.readable_image.sha256].setdefault(case.image, case)
+            by_content[case.readable_image.pixels].setdefault(case.image, case)
     for path, same in by_path.items():
         if len(same) > 1:
             places = ", ".join(case.place for case in same)

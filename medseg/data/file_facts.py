@@ -27,7 +27,7 @@ __all__ = [
     *("measure", "measure_all", "save_cache", "usual_workers"),
 ]
 
-CHECKER_VERSION = 9
+CHECKER_VERSION = 10
 """Counted up when a measurement changes, so that older cache entries are not used."""
 
 MAX_LABEL_VALUES = 512
@@ -64,6 +64,7 @@ class FileFacts:
             see `medseg.data.case_facts.lone`; empty where there is none.
         notes: what the reader found doubtful.
         sha256: hash of the file's bytes.
+        pixels: of an image, hash of its shape and values, whatever format, compression and type they are stored in.
         error: why the file cannot be read, or ``None``; then the rest means nothing.
     """
 
@@ -83,6 +84,7 @@ class FileFacts:
     lone: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
     sha256: str = ""
+    pixels: str = ""
     error: str | None = None
 
 
@@ -153,7 +155,17 @@ def measure(path: Path, *, label: bool, mapping: Mapping[int, int] | None = None
         lone=lone(array, rows) if rows else (),
         notes=image.notes,
         sha256=digest,
+        pixels="" if label else _hash_of_values(image.array),
     )
+
+
+def _hash_of_values(array: npt.NDArray[Any]) -> str:
+    """Return a hash of values that is one for all types that hold them, made of a plane at a time."""
+    digest = hashlib.sha256(str(array.shape).encode())
+    with np.errstate(over="ignore"):
+        for plane in array.T if array.ndim > 2 else array:  # as volumes lie in memory, as pictures do
+            digest.update((plane.T.astype(np.float32, order="A") + np.float32(0)).tobytes("F"))  # -0 is 0
+    return digest.hexdigest()
 
 
 def _label_values(array: npt.NDArray[Any]) -> tuple[tuple[int, ...], tuple[int, ...], bool]:

@@ -225,6 +225,21 @@ def test_duplicates(data):
     assert len(finding.files) == 3
 
 
+@pytest.mark.parametrize("suffix", ["png", "nii"])
+def test_duplicates_saved_anew(data, suffix):
+    """An image that is compressed, named or typed anew is still the same one, on both sides of a split."""
+    if suffix == "png":
+        Image.open(data.folder / "i0.png").save(data.folder / "i7.png", compress_level=0)
+    else:
+        values = np.random.default_rng(0).integers(0, 200, (16, 16, 4)).astype(np.int16)
+        nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), data.folder / "i0.nii")
+        nibabel.save(nibabel.Nifti1Image(values.astype(np.float32), np.eye(4)), data.folder / "i7.nii.gz")
+        data.training[0]["image"], data.training[7]["image"] = "i0.nii", "i7.nii.gz"
+    (finding,) = [found for found in data.check().findings if found.code == "duplicate-image"]
+    assert "on both sides of a split (folds 0, 1)" in finding.message
+    assert len(finding.files) == 2
+
+
 def test_listed_twice(data):
     data.training[1]["image"] = "i0.png"
     assert "i0.png: is the image of training[0], training[1]" in only(data.check(), "listed-twice").message
