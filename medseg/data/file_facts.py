@@ -64,7 +64,8 @@ class FileFacts:
             see `medseg.data.case_facts.lone`; empty where there is none.
         notes: what the reader found doubtful.
         sha256: hash of the file's bytes.
-        pixels: of an image, hash of its shape and values, whatever format, compression and type they are stored in.
+        pixels: of an image, hash of its shape and values, whatever format, compression and type they are stored in; of
+            one that has a single value, such as a black slice, ``sha256``.
         error: why the file cannot be read, or ``None``; then the rest means nothing.
     """
 
@@ -155,7 +156,7 @@ def measure(path: Path, *, label: bool, mapping: Mapping[int, int] | None = None
         lone=lone(array, rows) if rows else (),
         notes=image.notes,
         sha256=digest,
-        pixels="" if label else _hash_of_values(image.array),
+        pixels="" if label else digest if image.array.min() == image.array.max() else _hash_of_values(image.array),
     )
 
 

@@ -274,6 +274,7 @@ def _which(stored: list[int], where: Path, held: Sequence[set[int]] = ()) -> Imp
         proposal = "1-255=1" if smooth and 0 in stored else "ascending"
     else:
         proposal = " ".join(f"{value}={index}" for index, value in enumerate(stored) if value != index)
+        said = f" ({_GREY} may be a class, or mean what counts nowhere: {_GREY}={IGNORE})" * (_GREY in stored)
     number = f"{len(stored)} values, " if len(stored) > 1 else "only the value "
     some = f" (or {stored[0]}-{stored[-1]}=background {stored[1]}=NAME, for one of them alone)" if stored[1:] else ""
     return Question(

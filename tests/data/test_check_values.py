@@ -1,6 +1,7 @@
 """What values tell together: unlike palettes of labels, and volumes of a CT that are no Hounsfield units."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +28,16 @@ def write(folder: Path, suffix: str, modality: str, number: int) -> Datalist:
 
 def found(data: Datalist, code: str) -> list[Finding]:
     return [finding for finding in check_datalist(data).findings if finding.code == code]
+
+
+def test_black_images_are_no_copies(tmp_path: Path) -> None:
+    """Slices beside the object look alike in every patient; of those only the same bytes are a copy."""
+    for number in range(2):
+        Image.new("L", (8, 8)).save(tmp_path / f"i{number}.png", compress_level=9 * number)
+        Image.new("L", (8, 8)).save(tmp_path / f"l{number}.png")
+    assert not found(write(tmp_path, ".png", "EM", 2), "duplicate-image")
+    shutil.copy(tmp_path / "i0.png", tmp_path / "i1.png")
+    assert found(write(tmp_path, ".png", "EM", 2), "duplicate-image")
 
 
 @pytest.mark.parametrize(("odd", "told"), [([], 0), ([2], 1), ([0, 2], 2)])

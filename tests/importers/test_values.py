@@ -31,6 +31,7 @@ def test_values_that_count_from_zero_need_nothing():
         ([255], "255=1"),
         ([0, 1, 2, 255], "255=ignore"),
         ([0, 2, 5], "2=1 5=2"),
+        ([0, 2, 7, 255], "2=1 7=2 255=3"),
         ([0, 2, *range(10, 20)], "ascending"),
         ([0, *range(3, 40), 255], "1-255=1"),
     ],
@@ -41,6 +42,8 @@ def test_others_are_asked_for(present, proposal):
     ) as error:
         classes(present)
     assert (error.value.option, error.value.proposal) == ("values", proposal)
+    asks = "(255 may be a class, or mean what counts nowhere: 255=ignore)" in str(error.value)
+    assert asks is (present == [0, 2, 7, 255])
 
 
 @pytest.mark.parametrize(
