@@ -185,10 +185,10 @@ def plan_and_train(
     if network is not None:
         networks.resolve(network)
     with nothing_left(folder, ("data", "plan"), folder / "run"):
-        say("reading and checking the images")
         datalist = data_of(data, folder, say)
         parts: Parts = ([], [], []) if changes.get("fold") == "all" else _parts(datalist, changes)
         _refuse_unscored(datalist, parts)
+        say("reading and checking the images")
         from medseg.studies.plan import DEFAULT_NETWORK  # and PyTorch, for which the mistakes above do not wait
         from medseg.studies.plan_asked import Asked
 
