@@ -319,8 +319,7 @@ def slugs(class_names: Sequence[str]) -> list[str]:
     Blanks are underscores. Names that MLflow would take for one, which has neither ``<`` nor ``>`` and cuts what is
     long, end in the class's index: ``<3_mm_1`` and ``>3_mm_2``.
     """
-    plain = [name.replace(" ", "_") for name in class_names]
-    found = plain
+    found = [name.replace(" ", "_") for name in class_names]
     while True:
         alike = Counter(map(_as_mlflow, found))
         if max(alike.values(), default=1) == 1:

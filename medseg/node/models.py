@@ -18,12 +18,11 @@ from medseg.node.config import Config, ModelRoute
 from medseg.prediction.audit import RUN_RECORD
 from medseg.prediction.cases import ImageFolder
 from medseg.prediction.faults import FailuresError
+from medseg.prediction.mask_record import Maker
 from medseg.prediction.model import load
 from medseg.prediction.outputs import make_sinks
 from medseg.prediction.predictor import Predictor
 from medseg.prediction.sinks import RunInfo
-from medseg.runs.checkpoint import unwrap
-from medseg.runs.metadata import weights_hash
 
 __all__ = ["LoadedModel", "PredictionError", "load_models"]
 
@@ -55,11 +54,9 @@ class LoadedModel:
         if route.codes is not None:
             codes = {**self._description.codes, **read_codes(route.codes, self._description.classes)}
             self._description = replace(self._description, codes=codes)
-        hashes = [
-            known or weights_hash(unwrap(network).state_dict())
-            for known, network in zip(self._model.hashes, self._model.networks, strict=True)
-        ]
-        said = [hashes, self._model.temperatures, self._description.to_dict(), self._description.codes, self.rules]
+        networks = zip(self._model.networks, self._model.hashes, strict=True)
+        makers = [Maker.of(network, self._description, known) for network, known in networks]
+        said = [makers, self._model.temperatures, self._description.to_dict(), self.rules]
         self.state = hashlib.sha256(repr(said).encode()).hexdigest()
         for sink in make_sinks(route.outputs):  # classes without codes are refused before the first study
             sink.open(RunInfo(records, self._description, []))

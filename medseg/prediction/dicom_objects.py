@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     *("Algorithm", "DicomError", "Segment", "category_of", "check_grid", "coded", "concept"),
     *("made_by", "meaning_of", "series_number"),
-    "name_patient",
-    "numbered",
+    *("name_patient", "numbered", "put_modifiers"),
     *("refuse_uncoded", "require_highdicom", "said_by", "save", "segments_of", "sources_of", "stable_uid"),
 ]
 
@@ -185,6 +184,20 @@ def coded(code: Mapping[str, Any]) -> Any:
 def category_of(code: Mapping[str, Any]) -> Any:
     """Return what kind of thing a coded concept is: anatomy, where it does not say."""
     return concept(code.get("category", ANATOMY))
+
+
+def put_modifiers(code: Mapping[str, Any], what: Any, where: Any | None) -> None:
+    """Say what modifies a coded concept and its region, such as a side, in the items that an object has of them.
+
+    Args:
+        code: of a class.
+        what: the item of its concept.
+        where: that of its region, if it has one.
+    """
+    if "modifier" in code:
+        what.SegmentedPropertyTypeModifierCodeSequence = [coded(code["modifier"])]
+    if where is not None and "modifier" in code["region"]:
+        where.AnatomicRegionModifierSequence = [coded(code["region"]["modifier"])]
 
 
 def stable_uid(*parts: object) -> str:

@@ -31,6 +31,7 @@ from medseg.prediction.dicom_objects import (
     meaning_of,
     name_patient,
     numbered,
+    put_modifiers,
     said_by,
     series_number,
     sources_of,
@@ -176,8 +177,8 @@ def _contour(ring: npt.NDArray[np.float64], plane: Plane, slices: Slices) -> Any
 
 def _observation(segment: Segment) -> Any:
     what, region = coded(segment.code), segment.code.get("region")
-    if "modifier" in segment.code:
-        what.SegmentedPropertyTypeModifierCodeSequence = [coded(segment.code["modifier"])]
+    where = coded(region) if region else None
+    put_modifiers(segment.code, what, where)
     made = _item(
         ObservationNumber=segment.number,
         ReferencedROINumber=segment.number,
@@ -186,8 +187,6 @@ def _observation(segment: Segment) -> Any:
         RTROIInterpretedType=None,
         ROIInterpreter=None,
     )
-    if region:
-        made.AnatomicRegionSequence = [coded(region)]
-        if "modifier" in region:
-            made.AnatomicRegionSequence[0].AnatomicRegionModifierSequence = [coded(region["modifier"])]
+    if where is not None:
+        made.AnatomicRegionSequence = [where]
     return made

@@ -22,12 +22,12 @@ from medseg.prediction.dicom_objects import (
     Segment,
     category_of,
     check_grid,
-    coded,
     concept,
     made_by,
     meaning_of,
     name_patient,
     numbered,
+    put_modifiers,
     require_highdicom,
     said_by,
     series_number,
@@ -199,9 +199,6 @@ def _description(segment: Segment, slices: Slices, algorithm: Algorithm) -> Any:
         anatomic_regions=[concept(region)] if region else None,
         display_color=highdicom.color.CIELabColor.from_rgb(*segment.colour),
     )
-    if "modifier" in segment.code:
-        item = made.SegmentedPropertyTypeCodeSequence[0]
-        item.SegmentedPropertyTypeModifierCodeSequence = [coded(segment.code["modifier"])]
-    if region and "modifier" in region:
-        made.AnatomicRegionSequence[0].AnatomicRegionModifierSequence = [coded(region["modifier"])]
+    where = made.AnatomicRegionSequence[0] if region else None
+    put_modifiers(segment.code, made.SegmentedPropertyTypeCodeSequence[0], where)
     return made

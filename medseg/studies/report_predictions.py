@@ -30,7 +30,7 @@ from medseg.prediction.audit import RUN_RECORD, records_in
 from medseg.reports.page import Facts, Item, Legend, Section, Sortable, Text
 from medseg.reports.palette import Colour, background_index, class_palette
 from medseg.reports.slices import make_slices
-from medseg.reports.tables import Table, csv_cell
+from medseg.reports.tables import Table, csv_text
 from medseg.reports.viewer import make_viewer
 from medseg.reports.windows import Window, as_window, window_of
 from medseg.studies.case_scores import all_alike
@@ -110,7 +110,7 @@ class Predictions:
         masks = []
         for number, name, path in there:
             case, unlike = cases.get(name, (name, ()))
-            value = unsure.get(str(csv_cell(case)), unsure.get(_row(case), math.nan))
+            value = unsure.get(case, unsure.get(_stem(case), math.nan))
             if "uncertainty" not in self.record["images"].get(name, {}).get("outputs", ()):  # it is another image's
                 value = math.nan
             masks.append(replace(_measured(number, name, path, value), unlike=unlike))
@@ -135,7 +135,7 @@ class Predictions:
         try:
             with path.open(encoding="utf-8", newline="") as file:
                 rows = [row for row in csv.DictReader(file) if row.get("uncertainty")]
-            found = {row["case"]: float(row["uncertainty"]) for row in rows}
+            found = {csv_text(row["case"]): float(row["uncertainty"]) for row in rows}
         except (OSError, ValueError, KeyError, csv.Error) as error:
             raise MedsegError(
                 f"{shown(path)} cannot be read ({type(error).__name__}); take it away, and predict there again"
@@ -219,11 +219,6 @@ def _measured(number: int, name: str, path: Path, uncertainty: float) -> Mask:
 def _stem(name: str) -> str:
     """Return a name without the suffix of its format: a mask may have another one than its image."""
     return name[: len(name) - len(image_suffix(name))]
-
-
-def _row(case: str) -> str:
-    """Return what a case is called in a table, where spreadsheets run no name as a formula, without its suffix."""
-    return _stem(str(csv_cell(case)))
 
 
 def _summary(held: Predictions) -> Iterator[Item]:

@@ -14,11 +14,9 @@ from medseg.bundle.description import Description, DescriptionError, misplaced
 from medseg.bundle.ensemble import joined
 from medseg.bundle.model_card import card
 from medseg.bundle.networks import create
-from medseg.bundle.record import header_of, read_weights
+from medseg.bundle.record import read_weights
 from medseg.data.datalist import Datalist
 from medseg.prediction.predict import predict
-from medseg.runs.checkpoint import save_checkpoint
-from medseg.runs.header import write_header
 
 TRAINED = ["T1", "FLAIR"]
 CLASSES = ["background", "b", "c"]
@@ -89,13 +87,9 @@ def test_images_in_another_order_are_refused(model: Path, tmp_path: Path) -> Non
     workflow.evaluate(model.parent, data=right.parent, overrides={**ON_CPU, "mlflow": False})
 
 
-def test_weights_that_a_training_starts_from(tmp_path: Path) -> None:
-    network = create("unet", 2, 2, 3, channels=[4, 8], seed=0)
+def test_weights_that_a_training_starts_from(model: Path, tmp_path: Path) -> None:
     overrides = {**ON_CPU, "mlflow": False, "max_epochs": 1, "network_def#channels": [4, 8]}
-    overrides |= {"start_from": str(tmp_path / "run"), "patch": [16, 16], "batch_size": 1}
-    described = assembly.description({"name": "m"}, write_data(tmp_path / "data", TRAINED), network)
-    (tmp_path / "run").mkdir()
-    save_checkpoint(write_header(network.state_dict(), header_of(described)), tmp_path / "run" / "model.pt")
+    overrides |= {"start_from": str(model.parent), "patch": [16, 16], "batch_size": 1}
     for modality in (TRAINED, TRAINED[::-1]):
         path = write_data(tmp_path / "data", modality).path
         content = json.loads(path.read_text())
