@@ -19,8 +19,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Orthanc", "free_port", "program"]
+__all__ = ["Orthanc", "free_port", "place_of", "program"]
 
+_DCMQI = ("itkimage2segimage", "segimage2itkimage", "tid1500reader")
 _HOST, _HTTP = "127.0.0.1", 8042
 _URL = f"http://{_HOST}:{_HTTP}"
 
@@ -31,18 +32,24 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def program(name: str) -> str:
-    """Return the path of a program of others.
+def place_of(name: str) -> str | None:
+    """Return the path of a program of others, if there is one.
 
     Of pip is dcmqi alone: beside the interpreter lies a ``storescu`` too, which is pynetdicom's.
+    """
+    home = Path(sys.executable).parent
+    places = [place for place in os.environ.get("PATH", "").split(os.pathsep) if Path(place) != home]
+    places = [str(home), *places] if name in _DCMQI else [*places, "/usr/sbin"]
+    return shutil.which(name, path=os.pathsep.join(places))
+
+
+def program(name: str) -> str:
+    """Return the path of a program of others.
 
     Raises:
         SystemExit: if there is none.
     """
-    home = Path(sys.executable).parent
-    places = [place for place in os.environ.get("PATH", "").split(os.pathsep) if Path(place) != home]
-    places = [str(home), *places] if name == "segimage2itkimage" else [*places, "/usr/sbin"]
-    found = shutil.which(name, path=os.pathsep.join(places))
+    found = place_of(name)
     if found is None:
         raise SystemExit(f"needs {name}: pip install dcmqi; apt install dcmtk dicom3tools orthanc")
     return found

@@ -1,12 +1,10 @@
 """Programs of others that read or send DICOM: of dcmqi (pip), dicom3tools, plastimatch and dcmtk (apt)."""
 
-import os
-import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+
+from benchmarks.orthanc import place_of
 
 FROM = {
     "itkimage2segimage": "pip install dcmqi",
@@ -19,14 +17,8 @@ FROM = {
 
 
 def tool(name):
-    """Return the path of a program; skip the test where there is none.
-
-    Of pip it lies beside the interpreter, where pynetdicom has a ``storescu`` of its own, which is not dcmtk's.
-    """
-    home = Path(sys.executable).parent
-    places = [place for place in os.environ.get("PATH", "").split(os.pathsep) if Path(place) != home]
-    places = [str(home), *places] if FROM[name].startswith("pip") else places
-    found = shutil.which(name, path=os.pathsep.join(places))
+    """Return the path of a program; skip the test where there is none."""
+    found = place_of(name)
     if found is None:
         pytest.skip(f"needs {name}: {FROM[name]}")
     return found

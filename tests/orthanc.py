@@ -20,6 +20,8 @@ from pathlib import Path
 import pytest
 from dicomweb_server import PASSWORD, USER
 
+from benchmarks.orthanc import place_of
+
 PORT, TLS_PORT = 8042, 8443
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 _NETWORK = 0x40000000  # CLONE_NEWNET
@@ -42,7 +44,7 @@ class Orthanc:
 
     def start(self):
         """Start it in a new network, with what it held."""
-        inside = f"ip link set lo up && exec {orthanc_program()} {self.folder / 'orthanc.json'}"
+        inside = f"ip link set lo up && exec {place_of('Orthanc')} {self.folder / 'orthanc.json'}"
         with open(self.folder / "orthanc.log", "ab") as log:
             self.process = subprocess.Popen(["unshare", "--net", "sh", "-c", inside], stdout=log, stderr=log)
         until = time.monotonic() + 120
@@ -120,7 +122,7 @@ http {{
 @contextlib.contextmanager
 def behind_tls(there, certificate, key):
     """Yield the address of an Orthanc behind nginx, in its network; skip where there is no nginx."""
-    program = shutil.which("nginx", path=f"/usr/sbin:{os.environ.get('PATH', '')}")
+    program = place_of("nginx")
     if program is None:
         pytest.skip("needs nginx: apt install nginx-light")
     folder = certificate.parent
@@ -144,16 +146,12 @@ def why_not():
     """Return why Orthanc cannot run here; empty where it can."""
     if not sys.platform.startswith("linux"):
         return "needs Linux: Orthanc runs in a network namespace"
-    if orthanc_program() is None or not PLUGIN.exists():
+    if place_of("Orthanc") is None or not PLUGIN.exists():
         return "needs Orthanc: apt install orthanc orthanc-dicomweb"
     if shutil.which("ip") is None:
         return "needs ip: apt install iproute2"
     made = subprocess.run(["unshare", "--net", "true"], capture_output=True, text=True, check=False)
     return f"no network namespace can be made here: {made.stderr.strip()}" if made.returncode else ""
-
-
-def orthanc_program():
-    return shutil.which("Orthanc", path=f"/usr/sbin:{os.environ.get('PATH', '')}")
 
 
 @contextlib.contextmanager
